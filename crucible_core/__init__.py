@@ -1,0 +1,84 @@
+"""Experiments as small files, run as pipelines of stages that thread one Context.
+
+This package knows nothing of Dagster, and nothing of training, data sets or any other domain.
+"""
+
+from crucible_core.context import Context
+from crucible_core.errors import (
+    CrucibleError,
+    InvalidExperimentError,
+    InvalidOptionsError,
+    MissingExtraError,
+    RunInterrupted,
+    StageFailedError,
+    UnknownStageError,
+)
+from crucible_core.experiment import (
+    Execution,
+    Experiment,
+    OutputSpec,
+    Reliability,
+    RetryPolicy,
+    Schedule,
+    StageDef,
+    Stats,
+)
+from crucible_core.jsonable import to_jsonable
+from crucible_core.loading import load_experiment
+from crucible_core.registry import Registry, builtin_registry
+from crucible_core.runner import PlannedStage, plan_experiment, plan_stage, run_experiment, run_stage
+from crucible_core.stage import Stage, StageDescription, stage
+from crucible_core.trace import (
+    Decision,
+    Event,
+    Observer,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Context",
+    "CrucibleError",
+    "Decision",
+    "Event",
+    "Execution",
+    "Experiment",
+    "InvalidExperimentError",
+    "InvalidOptionsError",
+    "MissingExtraError",
+    "Observer",
+    "OutputSpec",
+    "PlannedStage",
+    "Registry",
+    "Reliability",
+    "RetryPolicy",
+    "RunInterrupted",
+    "Schedule",
+    "Stage",
+    "StageDef",
+    "StageDescription",
+    "StageFailed",
+    "StageFailedError",
+    "StageRetried",
+    "StageSkipped",
+    "StageStarted",
+    "StageSucceeded",
+    "Stats",
+    "Trace",
+    "UnknownStageError",
+    "__version__",
+    "builtin_registry",
+    "load_experiment",
+    "plan_experiment",
+    "plan_stage",
+    "run_experiment",
+    "run_stage",
+    "stage",
+    "to_jsonable",
+]

@@ -1,0 +1,233 @@
+"""The command line: `crucible run`, `validate`, `stages`, `schema`.
+
+Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from crucible_core import __version__
+from crucible_core.context import Context
+from crucible_core.errors import (
+    CrucibleError,
+    InvalidExperimentError,
+    MissingExtraError,
+    RunInterrupted,
+    StageFailedError,
+)
+from crucible_core.experiment import Experiment
+from crucible_core.jsonable import to_json_text
+from crucible_core.loading import load_experiment, parse_scalar
+from crucible_core.registry import builtin_registry
+from crucible_core.runner import plan_experiment, run_experiment
+from crucible_core.trace import StageFailed
+from crucible_core.wording import closest
+
+__all__ = ["main"]
+
+FAILED, INVALID, INTERRUPTED = 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="crucible")
+def main() -> None:
+    """Experiments as small files, run as pipelines of stages."""
+
+
+@main.command()
+@click.argument("file")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="STAGE.OPTION=VALUE",
+    multiple=True,
+    help="Replace an option of a stage; VALUE is read as YAML.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else there."
+)
+@click.option(
+    "--dagster",
+    "on_dagster",
+    is_flag=True,
+    help="Run the compiled job on Dagster: the instance of DAGSTER_HOME, or one under .crucible/.",
+)
+def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) -> None:
+    """Run the experiment in FILE and show its result."""
+    from crucible_core.terminal import Progress, make_console, print_summary  # noqa: PLC0415  # rich only where it shows
+
+    with _input_errors():
+        experiment = _with_overrides(load_experiment(file), overrides)
+        execute = _dagster_runner() if on_dagster else run_experiment
+        plan_experiment(experiment, builtin_registry())
+    console = make_console(sys.stderr if as_json else sys.stdout)
+    run_id = str(uuid.uuid4())
+    console.print(f"[bold]{experiment.id}[/] [dim]run {run_id}{' on Dagster' if on_dagster else ''}[/]")
+    # Reports for stdout and prints of stages must not mix with the JSON.
+    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    code, partial = 0, None
+    try:
+        with quiet, Progress(console, len(experiment.pipeline)) as progress:
+            context = execute(experiment, run_id=run_id, observers=[progress])
+    except StageFailedError as error:
+        context, code = error.context, FAILED
+        partial = _keep_partial(context)
+    except RunInterrupted as error:
+        context, code = error.context, INTERRUPTED
+        partial = _keep_partial(context)
+    except CrucibleError as error:
+        _fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
+    if as_json:
+        from crucible_core.reporting import summarize_run  # noqa: PLC0415
+
+        status = {INTERRUPTED: {"status": "interrupted"}}.get(code, {})
+        click.echo(to_json_text({**summarize_run(context), **status}))
+    else:
+        print_summary(console, context)
+    if code:
+        _explain(context, code, partial)
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def validate(files: tuple[str, ...], as_json: bool) -> None:
+    """Check experiment files without running them: the file, every stage, every option."""
+    findings: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        findings[file] = []
+        try:
+            plan_experiment(load_experiment(file), builtin_registry())
+        except InvalidExperimentError as error:
+            findings[file] = [
+                {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
+                for one in error.each()
+            ]
+            if not as_json:
+                click.echo(str(error), err=True)
+        else:
+            if not as_json:
+                click.echo(f"{file}: valid")
+    if as_json:
+        click.echo(to_json_text({file: {"valid": not found, "mistakes": found} for file, found in findings.items()}))
+    sys.exit(INVALID if any(findings.values()) else 0)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def stages(name: str | None, as_json: bool) -> None:
+    """List the registered stages, or describe the stage NAME (registered, or package.module:Class)."""
+    from crucible_core.experiment import StageDef  # noqa: PLC0415
+
+    with _input_errors():
+        registry = builtin_registry()
+        if name is None:
+            described = [registry.describe(one) for one in registry.names()]
+        else:
+            described = [{**registry.resolve(StageDef(name="stage", module=name)).describe(), "name": name}]
+    if as_json:
+        click.echo(to_json_text(described if name is None else described[0]))
+    elif name is None:
+        width = max(len(one["name"]) for one in described)
+        for one in described:
+            click.echo(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}")
+    else:
+        _print_stage(described[0])
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the experiment file, for editors."""
+    made = Experiment.model_json_schema()
+    click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2))
+
+
+def _print_stage(one: Mapping[str, Any]) -> None:
+    click.echo(f"{one['name']}\n\n{one['description']}\n")
+    properties = one["schema"].get("properties", {})
+    for option in [*one["required"], *one["optional"]]:
+        state = "required" if option in one["required"] else f"default {json.dumps(one['defaults'].get(option))}"
+        click.echo(f"  {option}: {one['types'][option]}  ({state})")
+        if properties[option].get("description"):
+            click.echo("      " + " ".join(properties[option]["description"].split()))
+
+
+def _with_overrides(experiment: Experiment, overrides: tuple[str, ...]) -> Experiment:
+    names = [definition.name for definition in experiment.pipeline]
+    for override in overrides:
+        place, equals, text = override.partition("=")
+        # A stage's name may hold dots itself: the longest name that fits is meant.
+        stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+        if not equals or "." not in place:
+            raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")
+        if stage is None:
+            asked = place.partition(".")[0]
+            raise InvalidExperimentError(
+                f"--set {override!r}: no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}"
+            )
+        option, *inner = place.removeprefix(f"{stage}.").split(".")
+        value = parse_scalar(text)
+        if inner:
+            current = next(one.options or {} for one in experiment.pipeline if one.name == stage).get(option)
+            value = _nested(current, inner, value)
+        experiment = experiment.with_options(stage, {option: value})
+    return experiment
+
+
+def _nested(current: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    inside = current if isinstance(current, Mapping) else {}
+    return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
+
+
+def _dagster_runner() -> Callable[..., Context]:
+    if importlib.util.find_spec("dagster") is None:
+        raise MissingExtraError("running on Dagster", "dagster")
+    from crucible_dagster import execute_experiment  # noqa: PLC0415  # loads dagster
+
+    return execute_experiment
+
+
+@contextlib.contextmanager
+def _input_errors() -> Iterator[None]:
+    try:
+        yield
+    except CrucibleError as error:
+        _fail(error, INVALID)
+
+
+def _fail(error: CrucibleError, code: int) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(code)
+
+
+def _keep_partial(ctx: Context) -> str:
+    from crucible_core.output_root import write_atomically  # noqa: PLC0415
+    from crucible_core.reporting import render_report  # noqa: PLC0415
+
+    try:
+        return str(write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/partial.json", render_report(ctx, "json")))
+    except CrucibleError as error:
+        return f"not kept: {error}"
+
+
+def _explain(ctx: Context, code: int, partial: str | None) -> None:
+    failed = next(event for event in reversed(ctx.trace.events[:]) if isinstance(event, StageFailed))
+    if code == INTERRUPTED:
+        click.echo(f"\ninterrupted in stage {failed.stage!r}", err=True)
+    else:
+        why = f"{failed.error_type}: {failed.message}"
+        click.echo(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {why}", err=True)
+    click.echo(f"partial results: {partial}", err=True)

@@ -1,0 +1,185 @@
+"""The Context: the one value that is threaded through the stages of a run."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crucible_core.errors import CrucibleError
+from crucible_core.experiment import Experiment
+from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.same import same
+from crucible_core.trace import Decision, StageSucceeded, Trace, current_listener
+
+__all__ = ["Context"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Context:
+    """What a stage reads and what it returns: a value. Every verb returns a new Context and leaves this one alone.
+
+    `metrics` are the numbers (and small JSON-able structures) that the run is judged by, `outputs` its records,
+    `artifacts` name -> path or URL, `assigns` everything else: data, models, whatever stages hand to each other.
+    """
+
+    experiment_id: str
+    run_id: str
+    experiment: Experiment
+    outputs: PersistentList[Any] = field(default_factory=PersistentList)
+    metrics: PersistentDict[Any] = field(default_factory=PersistentDict)
+    artifacts: PersistentDict[Any] = field(default_factory=PersistentDict)
+    trace: Trace = field(default_factory=Trace)
+    assigns: PersistentDict[Any] = field(default_factory=PersistentDict)
+
+    def __post_init__(self) -> None:
+        if not _RUN_ID.fullmatch(self.run_id):
+            raise CrucibleError(
+                f"run id {self.run_id!r} cannot be used: it names files, so it must be 1 to 128 letters, digits, "
+                "'.', '_' or '-', and begin with a letter or digit"
+            )
+        if not isinstance(self.outputs, PersistentList):
+            self.__dict__["outputs"] = PersistentList(self.outputs)
+        for name in ("metrics", "artifacts", "assigns"):
+            if not isinstance(self.__dict__[name], PersistentDict):
+                self.__dict__[name] = PersistentDict(self.__dict__[name])
+
+    @classmethod
+    def begin(
+        cls, experiment: Experiment, *, run_id: str | None = None, assigns: Mapping[str, Any] | None = None
+    ) -> Context:
+        """The Context before the first stage; a missing `run_id` becomes a new random one."""
+        return cls(experiment.id, run_id or str(uuid.uuid4()), experiment, assigns=PersistentDict(assigns))
+
+    def _with(self, name: str, value: object) -> Context:
+        # dataclasses.replace would validate and convert all eight fields again, at ten times the cost.
+        changed = object.__new__(Context)
+        state = changed.__dict__
+        state.update(self.__dict__)
+        state[name] = value
+        return changed
+
+    def assign(self, values: Mapping[str, Any] | str | None = None, value: Any = None, /, **named: Any) -> Context:
+        """`ctx.assign(model=m)`, `ctx.assign("model", m)` or `ctx.assign({"model": m})`."""
+        if isinstance(values, str):
+            return self._with("assigns", self.assigns.put(values, value))
+        return self._with("assigns", self.assigns.merge({**(values or {}), **named}))
+
+    def put_metric(self, name: str, value: Any) -> Context:
+        if not isinstance(name, str):
+            raise TypeError(f"a metric's name is a string, not {name!r}")
+        return self._with("metrics", self.metrics.put(name, value))
+
+    def get_metric(self, name: str, default: Any = None) -> Any:
+        return self.metrics.get(name, default)
+
+    def has_metric(self, name: str) -> bool:
+        return name in self.metrics
+
+    def update_metric(self, name: str, update: Callable[[Any], Any], default: Any = None) -> Context:
+        """Replace the metric by `update(current value)`; one that is missing counts as `default`."""
+        return self.put_metric(name, update(self.metrics.get(name, default)))
+
+    def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
+        return self._with("metrics", self.metrics.merge(metrics))
+
+    def add_output(self, output: Any) -> Context:
+        return self._with("outputs", self.outputs.append(output))
+
+    def add_outputs(self, outputs: Iterable[Any]) -> Context:
+        return self._with("outputs", self.outputs.extend(outputs))
+
+    def put_artifact(self, name: str, artifact: Any) -> Context:
+        """Name a path or URL that the run produced."""
+        return self._with("artifacts", self.artifacts.put(name, artifact))
+
+    def get_artifact(self, name: str, default: Any = None) -> Any:
+        return self.artifacts.get(name, default)
+
+    def has_artifact(self, name: str) -> bool:
+        return name in self.artifacts
+
+    def decide(
+        self,
+        decision: str,
+        reasoning: str,
+        *,
+        alternatives: Iterable[str] = (),
+        confidence: float | None = None,
+    ) -> Context:
+        """Record a choice in the trace, under the stage that is running."""
+        stage = self.trace.events[-1].stage if len(self.trace) else ""
+        event = Decision(
+            stage=stage,
+            decision=decision,
+            reasoning=reasoning,
+            alternatives=tuple(alternatives),
+            confidence=confidence,
+        )
+        listener = current_listener.get()
+        if listener is not None:
+            listener(event)
+        return self._with("trace", self.trace.append(event))
+
+    @property
+    def completed_stages(self) -> tuple[str, ...]:
+        """The stages that succeeded, in order."""
+        return tuple(event.stage for event in self.trace.events if isinstance(event, StageSucceeded))
+
+    def stage_completed(self, name: str) -> bool:
+        return name in self.completed_stages
+
+    def differences(self, other: Context) -> tuple[str, ...]:
+        """What the two runs' results differ in, for example ("metrics['accuracy']",); times and ids do not count.
+
+        Compared are metrics, outputs, artifacts, assigns, decisions and how each stage ended. NaN equals NaN, arrays
+        and data frames are compared element by element, types must be the same.
+        """
+        found = [
+            f"{part}[{key!r}]"
+            for part in ("metrics", "artifacts", "assigns")
+            for key in dict.fromkeys([*getattr(self, part), *getattr(other, part)])
+            if not same(self._without_id(part, key), other._without_id(part, key))
+        ]
+        if not same(list(self.outputs), list(other.outputs)):
+            found.append("outputs")
+        if self._decisions() != other._decisions():
+            found.append("decisions")
+        if self._endings() != other._endings():
+            found.append("stages")
+        return tuple(found)
+
+    def _without_id(self, part: str, key: str) -> Any:
+        value = getattr(self, part).get(key, _MISSING)
+        # A report's path names its run, which is another one in every run.
+        return value.replace(self.run_id, "RUN") if part == "artifacts" and isinstance(value, str) else value
+
+    def _decisions(self) -> list[dict[str, Any]]:
+        return [decision.model_dump(exclude={"at"}) for decision in self.trace.decisions]
+
+    def _endings(self) -> list[dict[str, Any]]:
+        return [ending.model_dump(exclude={"at", "seconds", "traceback"}) for ending in self.trace.endings.values()]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Context):
+            return NotImplemented
+        return (
+            (self.experiment_id, self.run_id, self.experiment, self.trace)
+            == (other.experiment_id, other.run_id, other.experiment, other.trace)
+        ) and not self.differences(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it holds whatever the stages put in
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={list(getattr(self, name))}" for name in ("metrics", "artifacts", "assigns")]
+        return (
+            f"Context({self.experiment_id!r}, run {self.run_id!r}, {', '.join(parts)}, "
+            f"{len(self.outputs)} outputs, {len(self.trace)} events)"
+        )
+
+
+_MISSING = object()

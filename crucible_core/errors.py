@@ -1,0 +1,156 @@
+"""Every error this package raises: one root, few leaves, the facts as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crucible_core.context import Context
+
+__all__ = [
+    "CrucibleError",
+    "InvalidExperimentError",
+    "InvalidOptionsError",
+    "Location",
+    "MissingExtraError",
+    "RunInterrupted",
+    "StageFailedError",
+    "UnknownStageError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in an experiment file something stands; lines and columns count from 1."""
+
+    path: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.path, self.line, self.column) if part is not None)
+
+
+class CrucibleError(Exception):
+    """The root of every error that crucible_core and crucible_dagster raise."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with their own signatures do not survive pickling otherwise, and these cross processes.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(cls: type[CrucibleError], args: tuple[Any, ...], state: dict[str, Any]) -> CrucibleError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidExperimentError(CrucibleError):
+    """The experiment cannot be run as it is written.
+
+    `location` says where (or is None for an experiment made in code); `others` holds further mistakes of the same
+    experiment, so that all of them can be mended at once.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        location: Location | None = None,
+        others: Iterable[InvalidExperimentError] = (),
+    ) -> None:
+        super().__init__(message)
+        self.location = location
+        self.others = tuple(others)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the place."""
+        return str(self.args[0])
+
+    @property
+    def path(self) -> str | None:
+        return self.location.path if self.location else None
+
+    @property
+    def line(self) -> int | None:
+        return self.location.line if self.location else None
+
+    @property
+    def column(self) -> int | None:
+        return self.location.column if self.location else None
+
+    def each(self) -> tuple[InvalidExperimentError, ...]:
+        """The first mistake and the others, flat."""
+        return (self, *(found for other in self.others for found in other.each()))
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{error.location}: {error.message}" if error.location else error.message for error in self.each()
+        )
+
+
+class UnknownStageError(InvalidExperimentError):
+    """A stage of the pipeline is neither registered nor importable."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        known: Iterable[str] = (),
+        location: Location | None = None,
+        others: Iterable[InvalidExperimentError] = (),
+    ) -> None:
+        super().__init__(message, location=location, others=others)
+        self.stage = stage
+        self.known = tuple(known)
+
+
+class InvalidOptionsError(InvalidExperimentError):
+    """The options of a stage do not fit the stage."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        location: Location | None = None,
+        others: Iterable[InvalidExperimentError] = (),
+    ) -> None:
+        super().__init__(message, location=location, others=others)
+        self.stage = stage
+
+
+class MissingExtraError(CrucibleError):
+    """Something needs a package that the base install leaves out."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra {extra!r}: pip install 'crucible-dagster[{extra}]'")
+        self.what = what
+        self.extra = extra
+
+
+class StageFailedError(CrucibleError):
+    """A stage raised. `context` is the Context as it stood, its trace ending in the failure; `__cause__` is why."""
+
+    def __init__(self, stage: str, context: Context, reason: str) -> None:
+        super().__init__(f"stage {stage!r} of experiment {context.experiment_id!r} failed: {reason}")
+        self.stage = stage
+        self.context = context
+        self.reason = reason
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was interrupted (Ctrl-C, a cancelled Dagster run) inside a stage; `context` holds what was finished.
+
+    Not a CrucibleError and not an Exception, so that `except Exception` around a run does not swallow Ctrl-C.
+    """
+
+    def __init__(self, stage: str, context: Context) -> None:
+        super().__init__(f"interrupted in stage {stage!r} of experiment {context.experiment_id!r}")
+        self.stage = stage
+        self.context = context

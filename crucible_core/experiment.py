@@ -1,0 +1,376 @@
+"""The experiment IR: what an experiment file says, as frozen data with closed vocabularies.
+
+It reads the experiments that the Elixir `crucible_ir` 0.2 and 0.3 write, and writes them back without loss: `null`
+stays `null`, what was not said stays unsaid, and what this package does not read is carried as it came.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from crucible_core.errors import Location, UnknownStageError
+from crucible_core.vocabulary import (
+    Backoff,
+    CorrectionName,
+    EffectSizeName,
+    ExecutorName,
+    Jitter,
+    ReportFormat,
+    ScheduleStatus,
+    Sink,
+    TestSpelling,
+)
+from crucible_core.wording import closest
+
+__all__ = [
+    "Execution",
+    "Experiment",
+    "OutputSpec",
+    "Reliability",
+    "RetryPolicy",
+    "Schedule",
+    "Source",
+    "StageDef",
+    "Stats",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+def _check_name(value: str) -> str:
+    if _NAME.fullmatch(value):
+        return value
+    raise PydanticCustomError(
+        "name",
+        "{shown} cannot be a name: use 1 to 128 letters, digits, '_', '-' or '.', and begin with none of the last two",
+        {"shown": repr(value[:140])},
+    )
+
+
+def _check_text(value: str) -> str:
+    # Neither PostgreSQL nor a browser takes these, and a run that holds one cannot be shown any more.
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise PydanticCustomError("text", "the text holds a NUL or half of a surrogate pair")
+    return value
+
+
+def _check_data(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return _check_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("finite", "numbers in an experiment are finite, not {value}", {"value": value})
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise PydanticCustomError("int64", "whole numbers in an experiment fit 64 bits")
+    if isinstance(value, list):
+        for item in value:
+            _check_data(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key)
+            _check_data(item)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Text = Annotated[str, AfterValidator(_check_text)]
+Data = Annotated[JsonValue, AfterValidator(_check_data)]
+Options = dict[Text, Data]
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def __eq__(self, other: object) -> bool:
+        # Where an experiment was read from is not part of what it says.
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # options are dicts
+
+    def to_dict(self) -> dict[str, Any]:
+        """The data as JSON types; what was not said is left out, so that reading it again gives the same."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        return self.model_dump_json(exclude_unset=True, indent=indent)
+
+
+class RetryPolicy(_Node):
+    """How often and when a stage that raised is run again. The fields are those of Dagster's RetryPolicy."""
+
+    max_retries: int = Field(default=1, ge=0, le=1000, strict=True)
+    """Attempts after the first one."""
+    delay: float | None = Field(default=None, ge=0, le=86_400, strict=True)
+    """Seconds before the next attempt."""
+    backoff: Backoff | None = None
+    """`linear`: delay x attempt; `exponential`: delay x (2^attempt - 1); otherwise always the delay."""
+    jitter: Jitter | None = None
+    """`full`: a random part of the delay; `plus_minus`: up to one `delay` more or less."""
+
+    @model_validator(mode="after")
+    def _delay_to_vary(self) -> Self:
+        if self.delay is None and (self.backoff or self.jitter):
+            raise ValueError("backoff and jitter change the delay, and there is no delay")
+        return self
+
+    def delay_after(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
+        """Seconds to wait after failed attempt number `attempt` (1 is the first); `draw` gives uniform [0, 1)."""
+        base = self.delay or 0.0
+        factors: dict[Backoff | None, int] = {None: 1, "linear": attempt, "exponential": 2**attempt - 1}
+        delay = base * factors[self.backoff]
+        if self.jitter == "full":
+            return draw() * delay
+        if self.jitter == "plus_minus":
+            return max(0.0, delay + (2 * draw() - 1) * base)
+        return delay
+
+
+class StageDef(_Node):
+    """One entry of the pipeline."""
+
+    name: Name
+    """Names the stage in this pipeline; also the registered stage to run, unless `module` says otherwise."""
+    module: Text | None = None
+    """A registered stage by its name, or `package.module:Attribute`."""
+    options: Options | None = None
+    """The stage's options."""
+    enabled: bool = Field(default=True, strict=True)
+    """`false` skips the stage; its record in the trace says so."""
+    retry: RetryPolicy | None = None
+
+
+class OutputSpec(_Node):
+    """A report to write."""
+
+    name: Name
+    """The name of the report, and of its files."""
+    formats: tuple[ReportFormat, ...] = ("markdown",)
+    sink: Sink = "file"
+    """`file`: under the output root; `stdout`: printed."""
+    options: Options | None = None
+    """`path`: where under the output root to write, without the suffix; `title`: the heading."""
+
+    @property
+    def path(self) -> str | None:
+        value = (self.options or {}).get("path")
+        return value if value is None else str(value)
+
+    @property
+    def title(self) -> str | None:
+        value = (self.options or {}).get("title")
+        return value if value is None else str(value)
+
+
+class Stats(_Node):
+    """How comparisons are made, for every `bench` stage that does not say otherwise."""
+
+    tests: tuple[TestSpelling, ...] | None = None
+    alpha: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    """Level of significance."""
+    confidence_level: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    """Of the intervals; 1 - alpha unless said."""
+    effect_size_type: EffectSizeName | None = None
+    """Reported by the tests that define it; the others keep their own."""
+    multiple_testing_correction: CorrectionName | None = None
+    bootstrap_iterations: int | None = Field(default=None, ge=1, strict=True)
+    options: Options | None = None
+
+
+class Reliability(_Node):
+    """`stats` is read here; the rest is carried for the stages that read it."""
+
+    stats: Stats | None = None
+    ensemble: Data = None
+    hedging: Data = None
+    guardrails: Data = None
+    fairness: Data = None
+    monitoring: Data = None
+    drift: Data = None
+    circuit_breaker: Data = None
+    feedback: Data = None
+
+
+class Schedule(_Node):
+    """When the experiment is run again."""
+
+    cron: str
+    """Five fields (minute, hour, day of month, month, day of week), or @hourly, @daily, @weekly, @monthly, @yearly."""
+    timezone: str = "UTC"
+    """An IANA time zone, for example Europe/Berlin."""
+    default_status: ScheduleStatus = "stopped"
+    """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if not re.fullmatch(
+            r"@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[\d*/,\-?LW#A-Za-z]+( +[\d*/,\-?LW#A-Za-z]+){4}",
+            value,
+        ):
+            raise PydanticCustomError(
+                "cron",
+                "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily",
+                {"value": repr(value)},
+            )
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise PydanticCustomError(
+                "timezone", "{value} is no IANA time zone, such as Europe/Berlin", {"value": repr(value)}
+            ) from None
+        return value
+
+
+class Execution(_Node):
+    """How Dagster runs the experiment; `run_experiment` runs it in this process."""
+
+    executor: ExecutorName = "in_process"
+    max_concurrent: int | None = Field(default=None, ge=1, strict=True)
+    """Steps at once under `multiprocess`; unsaid, the number of cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file an experiment was read from, and where in it each value stands."""
+
+    path: str
+    find: Callable[[], Mapping[tuple[str | int, ...], tuple[int, int]]] = field(default=dict, repr=False)
+
+    def __reduce__(self) -> tuple[type[Source], tuple[str]]:
+        return Source, (self.path,)  # mistakes are looked up where the file was read
+
+    def location(self, *place: str | int) -> Location:
+        """The position of the value at `place`, for example ("pipeline", 2, "options"), or of what holds it."""
+        positions = self.find()
+        for length in range(len(place), -1, -1):
+            if place[:length] in positions:
+                return Location(self.path, *positions[place[:length]])
+        return Location(self.path)
+
+
+class Experiment(_Node):
+    """An experiment: a pipeline of stages, what to report, and when to run it again."""
+
+    id: Name
+    """The name of the experiment: letters, digits, '_', '-', '.'."""
+    description: Text | None = None
+    owner: Text | None = None
+    """A person's e-mail address, or `team:name`."""
+    tags: tuple[Text, ...] | None = None
+    metadata: Options | None = None
+    pipeline: tuple[StageDef, ...]
+    """The stages, in the order in which they run."""
+    outputs: tuple[OutputSpec, ...] | None = None
+    """The reports that the `report` stage writes."""
+    reliability: Reliability | None = None
+    schedule: Schedule | None = None
+    execution: Execution | None = None
+
+    # Carried for the stages that read them.
+    backend: Data = None
+    dataset: Data = None
+    experiment_type: Data = None
+    model_version: Data = None
+    training_config: Data = None
+    baseline: Data = None
+    created_at: Data = None
+    updated_at: Data = None
+
+    _source: Source | None = PrivateAttr(default=None)
+
+    @field_validator("pipeline")
+    @classmethod
+    def _some_stages_under_their_own_names(cls, pipeline: tuple[StageDef, ...]) -> tuple[StageDef, ...]:
+        if not pipeline:
+            raise PydanticCustomError("empty_pipeline", "the pipeline is empty: it needs at least one stage")
+        _check_distinct(
+            "pipeline", pipeline, "give one of them another name, and say with `module:` which stage it runs"
+        )
+        return pipeline
+
+    @field_validator("outputs")
+    @classmethod
+    def _reports_under_their_own_names(cls, outputs: tuple[OutputSpec, ...] | None) -> tuple[OutputSpec, ...] | None:
+        _check_distinct("outputs", outputs or (), "each report needs a name of its own")
+        return outputs
+
+    @property
+    def stats(self) -> Stats:
+        return (self.reliability and self.reliability.stats) or Stats()
+
+    @property
+    def source(self) -> Source | None:
+        """The file it was read from, or None if it was made in code."""
+        return self._source
+
+    def read_from(self, source: Source) -> Self:
+        self._source = source
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file it was read from: stage modules beside the file are found."""
+        return Path(self._source.path).parent if self._source else None
+
+    def location(self, *place: str | int) -> Location | None:
+        return self._source.location(*place) if self._source else None
+
+    def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
+        """The same experiment with some options of one stage replaced.
+
+        Raises UnknownStageError if the pipeline has no stage of that name.
+        """
+        names = [definition.name for definition in self.pipeline]
+        if stage not in names:
+            raise UnknownStageError(
+                f"experiment {self.id!r} has no stage {stage!r}{closest(stage, names)}; its stages: {', '.join(names)}",
+                stage=stage,
+                known=names,
+            )
+        data = self.to_dict()
+        entry = data["pipeline"][names.index(stage)]
+        entry["options"] = {**(entry.get("options") or {}), **options}
+        changed = Experiment.model_validate(data)
+        changed._source = self._source
+        return changed
+
+
+def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec], remedy: str) -> None:
+    seen: dict[str, int] = {}
+    for index, item in enumerate(items):
+        if item.name in seen:
+            raise PydanticCustomError(
+                "duplicate_name",
+                "two entries are named {name} (positions {first} and {second}): {remedy}",
+                {
+                    "name": repr(item.name),
+                    "first": seen[item.name] + 1,
+                    "second": index + 1,
+                    "remedy": remedy,
+                    "place": (what, index, "name"),
+                },
+            )
+        seen[item.name] = index

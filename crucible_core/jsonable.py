@@ -1,0 +1,162 @@
+r"""How any value becomes JSON when it leaves a Context: one rendering for reports, the command line and Dagster.
+
+| value                                  | as JSON                                                           |
+| -------------------------------------- | ----------------------------------------------------------------- |
+| None, bool, str, int within 64 bits    | itself; half surrogates and NUL in text become escapes (`\\udc80`) |
+| larger int                             | its decimal digits as text, in hexadecimal above 4,000 digits     |
+| float                                  | itself; "NaN", "Infinity", "-Infinity" as text                    |
+| list, tuple, any other sequence        | array                                                             |
+| set, frozenset                         | array, sorted by rendering                                        |
+| mapping                                | object; a key that is no text is rendered as text                 |
+| dataclass, pydantic model              | object of its fields (secrets of pydantic stay masked)            |
+| numpy scalar                           | as the Python number, or text, that it is                         |
+| numpy array up to 10,000 elements      | nested arrays                                                     |
+| larger array, data frame, any other object | `{"type": "package.Class", ...}` with its shape, dtype or length |
+| datetime, date, time                   | ISO 8601 text                                                     |
+| timedelta                              | seconds                                                           |
+| Path, UUID, Decimal, complex           | text                                                              |
+| Enum                                   | its value                                                         |
+| bytes                                  | `{"type": "bytes", "length": n}`                                  |
+| what contains itself, or is nested 50 deep | `{"type": ..., "omitted": "..."}`                              |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence, Set
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+__all__ = ["safe_text", "to_json_text", "to_jsonable", "type_name"]
+
+MAX_ELEMENTS = 10_000
+MAX_DEPTH = 50
+_UNSAFE = re.compile("[\x00\ud800-\udfff]")
+
+
+def to_jsonable(value: Any) -> Any:
+    """The value as JSON types, by the table above. Never raises, whatever the value is."""
+    return _render(value, ())
+
+
+def to_json_text(value: Any, *, indent: int | None = 2) -> str:
+    return json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def safe_text(text: str) -> str:
+    """The text with what databases and browsers refuse (NUL, half surrogates) written as escapes."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def type_name(value: object) -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _render(value: Any, above: tuple[int, ...]) -> Any:
+    try:
+        return _render_simple(value) if _is_simple(value) else _render_nested(value, above)
+    except Exception as error:  # noqa: BLE001  # properties of strange objects may raise anything, and a report must not
+        return {"type": type_name(value), "omitted": safe_text(f"{type(error).__name__}: {error}"[:200])}
+
+
+def _is_simple(value: Any) -> bool:
+    return value is None or isinstance(
+        value,
+        bool
+        | int
+        | float
+        | str
+        | bytes
+        | bytearray
+        | date
+        | time
+        | timedelta
+        | PurePath
+        | UUID
+        | Enum
+        | Decimal
+        | complex,
+    )
+
+
+def _render_simple(value: Any) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case Enum():
+            return to_jsonable(value.value)
+        case int():
+            return _render_int(int(value))
+        case float():
+            if math.isfinite(value):
+                return float(value)
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case str():
+            return safe_text(str(value))
+        case bytes() | bytearray():
+            return {"type": type_name(value), "length": len(value)}
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return safe_text(str(value))
+
+
+def _render_int(value: int) -> int | str:
+    if abs(value) < 2**63:
+        return value
+    return str(value) if value.bit_length() < 13_000 else hex(value)
+
+
+def _render_nested(value: Any, above: tuple[int, ...]) -> Any:
+    if id(value) in above:
+        return {"type": type_name(value), "omitted": "contains itself"}
+    if len(above) >= MAX_DEPTH:
+        return {"type": type_name(value), "omitted": f"nested more than {MAX_DEPTH} deep"}
+    above = (*above, id(value))
+    if isinstance(value, BaseModel):
+        return _render(value.model_dump(mode="json", warnings=False), above)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _render(getattr(value, field.name), above) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {_key(key): _render(item, above) for key, item in value.items()}
+    if isinstance(value, Set):
+        return sorted((_render(item, above) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    if isinstance(value, Sequence):
+        return [_render(item, above) for item in value]
+    return _render_object(value, above)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return safe_text(key)
+    rendered = to_jsonable(key)
+    return rendered if isinstance(rendered, str) else json.dumps(rendered, ensure_ascii=False)
+
+
+def _render_object(value: Any, above: tuple[int, ...]) -> Any:
+    described: dict[str, Any] = {"type": type_name(value)}
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if dtype is not None and shape == () and hasattr(value, "item"):
+        item = value.item()
+        return described if item is value else _render(item, above)
+    if dtype is not None and isinstance(shape, tuple) and hasattr(value, "tolist"):
+        if math.prod(shape) <= MAX_ELEMENTS and len(shape) > 0:
+            return _render(value.tolist(), above)
+        described |= {"dtype": str(dtype), "shape": list(shape)}
+    elif isinstance(shape, tuple):
+        described |= {"shape": list(shape)}
+    elif hasattr(value, "__len__"):
+        described |= {"length": len(value)}
+    return described

@@ -1,0 +1,395 @@
+"""From an experiment file to an Experiment, or to an InvalidExperimentError that says where and why.
+
+The file is untrusted. It is read as a stream of parser events, which do not recurse, against limits on size, depth and
+number of values before anything is built; YAML is read by the core schema of YAML 1.2.2 (section 10.3), so `1e-3` is a
+number and `on` is no boolean, and what older readers take for something else must be quoted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from crucible_core.errors import InvalidExperimentError, Location
+from crucible_core.experiment import Experiment, Source
+from crucible_core.wording import describe_mistake
+
+__all__ = ["load_experiment", "parse_scalar"]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
+MAX_VALUES = 50_000
+MAX_ALIASES = 100
+MAX_SCALAR = 100_000
+
+Place = tuple[str | int, ...]
+Positions = dict[Place, tuple[int, int]]
+
+
+def load_experiment(path: str | os.PathLike[str]) -> Experiment:
+    """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
+
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled.
+
+    Raises InvalidExperimentError with the file, the line and the column of the first mistake; `others` of it are the
+    further ones.
+    """
+    file = Path(path)
+    text = _read(file)
+    shown = str(file)
+    positions: Callable[[], Mapping[Place, tuple[int, int]]]
+    if file.suffix.lower() == ".json":
+        data = _parse_json(text, shown)
+        positions = functools.cache(lambda: _json_positions(text))
+    else:
+        data, found = _parse_yaml(text, shown)
+        positions = lambda: found  # noqa: E731
+    source = Source(str(file.absolute()), positions)
+    shown_source = Source(shown, positions)
+    if not isinstance(data, dict):
+        raise InvalidExperimentError(
+            f"an experiment is a mapping with `id:` and `pipeline:`, and this file holds {_kind(data)}",
+            location=Location(shown, 1, 1),
+        )
+    try:
+        return Experiment.model_validate(data).read_from(source)
+    except ValidationError as error:
+        raise _mistakes(error, shown_source) from None
+
+
+def parse_scalar(text: str) -> Any:
+    """A value from the command line, read as one in an experiment file: `1e-3` is a number, `[1, 2]` a list.
+
+    Raises InvalidExperimentError if it is not one YAML value.
+    """
+    return _parse_yaml(text, "value")[0]
+
+
+def _kind(data: Any) -> str:
+    if data is None:
+        return "nothing"
+    return "a list" if isinstance(data, list) else f"the single value {data!r:.80}"
+
+
+def _read(file: Path) -> str:
+    shown = Location(str(file))
+    try:
+        if file.is_dir():
+            raise InvalidExperimentError("is a folder; name an experiment file in it", location=shown)
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = sorted(p.name for p in file.parent.glob("*") if p.suffix in {".yaml", ".yml", ".json"})[:10]
+        there = f"; {file.parent} holds: {', '.join(near)}" if near else ""
+        raise InvalidExperimentError(f"there is no such file{there}", location=shown) from None
+    except (OSError, ValueError) as error:
+        raise InvalidExperimentError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", location=shown
+        ) from error
+    if len(raw) > MAX_BYTES:
+        raise InvalidExperimentError(
+            f"is larger than {MAX_BYTES:,} bytes; an experiment names its data, it does not contain it", location=shown
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidExperimentError(
+            f"is not UTF-8: byte {error.start} is {raw[error.start]:#04x}", location=shown
+        ) from error
+
+
+def _mistakes(error: ValidationError, source: Source) -> InvalidExperimentError:
+    found = []
+    for mistake in error.errors(include_url=False):
+        # A union or a validator adds words of its own to the place; only steps into the data count.
+        place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
+        known = _fields_at(Experiment, place[:-1]) if mistake["type"] == "extra_forbidden" else ()
+        found.append(InvalidExperimentError(describe_mistake(dict(mistake), known), location=source.location(*place)))
+    first, *others = sorted(found, key=lambda one: (one.line or 0, one.column or 0))
+    return InvalidExperimentError(first.message, location=first.location, others=others)
+
+
+def _fields_at(model: type[BaseModel], place: Place) -> list[str]:
+    """The field names of the model at `place` below `model`."""
+    for step in place:
+        if isinstance(step, str):
+            nested = _nested_model(model.model_fields[step].annotation) if step in model.model_fields else None
+            if nested is None:
+                return []
+            model = nested
+    return list(model.model_fields)
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a)) is not None), None)
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def _parse_json(text: str, shown: str) -> Any:
+    def refuse(reason: str) -> NoReturn:
+        raise InvalidExperimentError(reason, location=Location(shown))
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(items)
+        if len(mapping) != len(items):
+            twice = next(key for i, (key, _) in enumerate(items) if any(key == k for k, _ in items[:i]))
+            refuse(f"the key {twice!r} stands twice in one mapping")
+        return mapping
+
+    try:
+        data = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=lambda name: refuse(f"{name} is no JSON number; numbers in an experiment are finite"),
+        )
+    except json.JSONDecodeError as error:
+        raise InvalidExperimentError(
+            f"is no JSON: {error.msg}", location=Location(shown, error.lineno, error.colno)
+        ) from None
+    except RecursionError:
+        refuse(f"is nested more than {MAX_DEPTH} deep")
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise InvalidExperimentError(f"is no JSON: {error}", location=Location(shown)) from None
+    _check_size(data, refuse)
+    return data
+
+
+def _check_size(data: Any, refuse: Callable[[str], NoReturn]) -> None:
+    level, values = [data], 0
+    for depth in range(MAX_DEPTH + 2):
+        if not level:
+            return
+        if depth > MAX_DEPTH:
+            refuse(f"is nested more than {MAX_DEPTH} deep")
+        values += len(level)
+        if values > MAX_VALUES:
+            refuse(f"holds more than {MAX_VALUES:,} values")
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+
+
+def _json_positions(text: str) -> Positions:
+    # JSON is YAML but for corners such as surrogate pairs; there, mistakes are shown without their line.
+    try:
+        return _Builder("").build(_events(text, ""))[1]
+    except InvalidExperimentError:
+        return {}
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+
+def _parse_yaml(text: str, shown: str) -> tuple[Any, Positions]:
+    return _Builder(shown).build(_events(text, shown))
+
+
+def _events(text: str, shown: str) -> Iterator[Any]:
+    try:
+        yield from YAML(typ="safe").parse(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = Location(shown, mark.line + 1, mark.column + 1) if mark else Location(shown)
+        why = ", ".join(part for part in (error.problem, error.context) if part)
+        raise InvalidExperimentError(f"is no YAML: {why}", location=at) from None
+    except (YAMLError, UnicodeError, ValueError) as error:
+        raise InvalidExperimentError(f"is no YAML: {str(error).splitlines()[0]}", location=Location(shown)) from None
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sequence or mapping whose end has not come yet."""
+
+    value: Any
+    place: Place
+    anchor: str | None
+    values_before: int
+    key: str | None = None
+    next_is_key: bool = False
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Builds plain data from parser events with a stack of its own: no recursion, every limit checked on the way."""
+
+    shown: str
+    positions: Positions = field(default_factory=dict)
+    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    stack: list[_Open] = field(default_factory=list)
+    root: Any = None
+    values: int = 0
+    aliases: int = 0
+    documents: int = 0
+
+    def build(self, events: Iterator[Any]) -> tuple[Any, Positions]:
+        # The events' classes differ between the C and the Python parser by module, not by name.
+        for event in events:
+            match type(event).__name__:
+                case "ScalarEvent":
+                    self._scalar(event)
+                case "MappingStartEvent" | "SequenceStartEvent":
+                    self._open(event, {} if type(event).__name__ == "MappingStartEvent" else [])
+                case "MappingEndEvent" | "SequenceEndEvent":
+                    self._close()
+                case "AliasEvent":
+                    self._alias(event)
+                case "DocumentStartEvent":
+                    self.documents += 1
+                    if self.documents > 1:
+                        self._refuse("the file holds a second YAML document; an experiment file holds one", event)
+        return self.root, self.positions
+
+    def _refuse(self, reason: str, event: Any) -> NoReturn:
+        mark = event.start_mark
+        raise InvalidExperimentError(reason, location=Location(self.shown, mark.line + 1, mark.column + 1))
+
+    def _count(self, number: int, event: Any) -> None:
+        self.values += number
+        if self.values > MAX_VALUES:
+            self._refuse(
+                f"the file holds more than {MAX_VALUES:,} values, aliases counted as what they stand for", event
+            )
+
+    def _scalar(self, event: Any) -> None:
+        self._count(1, event)
+        if len(event.value) > MAX_SCALAR:
+            self._refuse(f"a value of more than {MAX_SCALAR:,} characters", event)
+        self._no_tag(event)
+        plain = not event.style or event.style == "plain"
+        parent = self.stack[-1] if self.stack else None
+        if parent is not None and parent.next_is_key:
+            self._key(event.value, plain, event, parent)
+            return
+        try:
+            value = _resolve(event.value) if plain else event.value
+        except ValueError as error:
+            self._refuse(str(error), event)
+        if event.anchor:
+            self.anchors[event.anchor] = (value, 1)
+        self._put(value, event)
+
+    def _key(self, key: str, plain: bool, event: Any, parent: _Open) -> None:
+        if key == "<<" and plain:
+            self._refuse("merge keys (<<) are not read; write the values out", event)
+        if key in parent.value:
+            self._refuse(f"the key {key!r} stands twice in one mapping", event)
+        parent.key, parent.next_is_key = key, False
+        self.positions[(*parent.place, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _no_tag(self, event: Any) -> None:
+        if event.tag is not None and str(event.tag) != "!":
+            self._refuse(f"YAML tags are not read: {event.tag}", event)
+
+    def _put(self, value: Any, event: Any) -> Place:
+        if not self.stack:
+            self.root = value
+            self.positions[()] = (event.start_mark.line + 1, event.start_mark.column + 1)
+            return ()
+        parent = self.stack[-1]
+        if isinstance(parent.value, list):
+            place = (*parent.place, len(parent.value))
+            parent.value.append(value)
+            self.positions[place] = (event.start_mark.line + 1, event.start_mark.column + 1)
+            return place
+        assert parent.key is not None
+        place = (*parent.place, parent.key)
+        parent.value[parent.key] = value
+        parent.next_is_key = True
+        return place
+
+    def _open(self, event: Any, value: Any) -> None:
+        self._count(1, event)
+        self._no_tag(event)
+        if self.stack and self.stack[-1].next_is_key:
+            self._refuse("a key is a single word or text, not a list or mapping", event)
+        if len(self.stack) >= MAX_DEPTH:
+            self._refuse(f"nested more than {MAX_DEPTH} deep", event)
+        place = self._put(value, event)
+        self.stack.append(_Open(value, place, event.anchor, self.values - 1, next_is_key=isinstance(value, dict)))
+
+    def _close(self) -> None:
+        closed = self.stack.pop()
+        if closed.anchor:
+            self.anchors[closed.anchor] = (closed.value, self.values - closed.values_before)
+
+    def _alias(self, event: Any) -> None:
+        self.aliases += 1
+        if self.aliases > MAX_ALIASES:
+            self._refuse(f"more than {MAX_ALIASES} aliases", event)
+        if self.stack and self.stack[-1].next_is_key:
+            self._refuse("a key is a single word or text, not an alias", event)
+        if event.anchor not in self.anchors:
+            self._refuse(f"the alias *{event.anchor} has no anchor &{event.anchor} that ends before it", event)
+        value, size = self.anchors[event.anchor]
+        self._count(size, event)
+        # Validation copies what it keeps, so that sharing one object here is not seen by anyone.
+        self._put(value, event)
+
+
+# YAML 1.2.2, section 10.3.2, "Tag Resolution" of the core schema.
+_NULL = {"", "~", "null", "Null", "NULL"}
+_TRUE = {"true", "True", "TRUE"}
+_FALSE = {"false", "False", "FALSE"}
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCT = re.compile(r"0o[0-7]+")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+# Read as something else by YAML 1.1 readers (Dagster's among them).
+_OLD_BOOL = re.compile(r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF")
+_OLD_OCTAL = re.compile(r"[-+]?0[0-9_]+")
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
+
+
+def _resolve(text: str) -> Any:
+    """The value of a plain scalar. Raises ValueError, worded for the user, where it must be quoted or changed."""
+    if text in _NULL:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    first = text[0]
+    if not (first.isdigit() or first in "+-." or first in "yYnNoO"):
+        return text
+    if _OLD_BOOL.fullmatch(text):
+        raise ValueError(f'{text} is a word in YAML 1.2 and a boolean in YAML 1.1: write true, false or "{text}"')
+    if _OLD_OCTAL.fullmatch(text):
+        raise ValueError(
+            f'{text} is decimal in YAML 1.2 and octal in YAML 1.1: write "{text}", or drop the zero, or write 0o...'
+        )
+    if _DATE.fullmatch(text) or _SEXAGESIMAL.fullmatch(text):
+        raise ValueError(f'{text} is a text in YAML 1.2 and a date or a number of seconds in YAML 1.1: write "{text}"')
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text}: numbers in an experiment are finite")
+    if _INT.fullmatch(text) or _OCT.fullmatch(text) or _HEX.fullmatch(text):
+        return _integer(text)
+    if _FLOAT.fullmatch(text):
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text} is too large for a number")
+        return value
+    return text
+
+
+def _integer(text: str) -> int:
+    if len(text) > 40:
+        raise ValueError(f"a whole number of {len(text)} digits does not fit 64 bits")
+    return int(text, 0) if text[:2] in {"0o", "0x"} else int(text)

@@ -1,0 +1,148 @@
+"""The two collections a Context is made of: immutable to the reader, cheap to extend.
+
+Every version of a collection shares one growing buffer with the versions it came from and sees only its own first
+`len` entries. The newest version is extended in place (constant time); extending an older one, or overwriting a key,
+copies. So N additions one by one cost N steps and not N squared, and every version keeps its value for ever.
+
+Two threads may extend one version at once. No lock is needed: each adds to the buffer first (one atomic operation of
+list or dict) and then looks whether its entry landed right behind its own version; whoever finds that it did not,
+takes a copy. An entry left behind in the buffer is beyond the end of every version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Generic, TypeVar, overload
+
+__all__ = ["PersistentDict", "PersistentList"]
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class PersistentList(Sequence[T], Generic[T]):
+    """An immutable sequence; `append` and `extend` return the longer one."""
+
+    __slots__ = ("_buffer", "_size")
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        self._buffer: list[T] = list(items)
+        self._size = len(self._buffer)
+
+    @classmethod
+    def _view(cls, buffer: list[T], size: int) -> PersistentList[T]:
+        view: PersistentList[T] = cls.__new__(cls)
+        view._buffer = buffer
+        view._size = size
+        return view
+
+    def append(self, item: T) -> PersistentList[T]:
+        buffer, size = self._buffer, self._size
+        if len(buffer) == size:
+            buffer.append(item)
+        if len(buffer) <= size or buffer[size] is not item:
+            buffer = [*buffer[:size], item]
+        return self._view(buffer, size + 1)
+
+    def extend(self, items: Iterable[T]) -> PersistentList[T]:
+        extended = self
+        for item in items:
+            extended = extended.append(item)
+        return extended
+
+    def extends(self, earlier: PersistentList[T]) -> bool:
+        """Whether this sequence begins with `earlier`."""
+        if self._buffer is earlier._buffer:
+            return self._size >= earlier._size
+        return self._size >= earlier._size and all(a is b or a == b for a, b in zip(earlier, self, strict=False))
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._buffer[i] for i in range(*index.indices(self._size))]
+        if not -self._size <= index < self._size:
+            raise IndexError(f"index {index} of a sequence of {self._size}")
+        return self._buffer[index if index >= 0 else self._size + index]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[T]:
+        return islice(self._buffer, self._size)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PersistentList | list | tuple):
+            return len(self) == len(other) and all(a is b or a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as a list: equal to lists, and its items may be mutable
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self),)
+
+
+class PersistentDict(Mapping[str, V], Generic[V]):
+    """An immutable mapping in insertion order; `put` and `merge` return the changed one."""
+
+    __slots__ = ("_buffer", "_size")
+
+    def __init__(self, items: Mapping[str, V] | None = None) -> None:
+        self._buffer: dict[str, V] = dict(items or {})
+        self._size = len(self._buffer)
+
+    @classmethod
+    def _view(cls, buffer: dict[str, V], size: int) -> PersistentDict[V]:
+        view: PersistentDict[V] = cls.__new__(cls)
+        view._buffer = buffer
+        view._size = size
+        return view
+
+    def put(self, key: str, value: V) -> PersistentDict[V]:
+        buffer, size = self._buffer, self._size
+        if (
+            len(buffer) == size
+            and key not in buffer
+            and buffer.setdefault(key, value) is value
+            and len(buffer) == size + 1
+        ):
+            return self._view(buffer, size + 1)
+        return self.merge({key: value})
+
+    def merge(self, items: Mapping[str, V]) -> PersistentDict[V]:
+        copy = {**self._own(), **items}
+        return self._view(copy, len(copy))
+
+    def _own(self) -> dict[str, V]:
+        # A version that others have grown past takes its own copy the first time it is read.
+        if len(self._buffer) != self._size:
+            copy = self._buffer.copy()
+            while len(copy) > self._size:
+                copy.popitem()
+            self._buffer = copy
+        return self._buffer
+
+    def __getitem__(self, key: str) -> V:
+        return self._own()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._own()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[str]:
+        # A snapshot: `for name in ctx.metrics: ctx = ctx.put_metric(...)` grows the shared buffer meanwhile.
+        return iter(list(self._own())[: self._size])
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)

@@ -1,0 +1,209 @@
+"""Registry: from the name in an experiment file to the stage class. An object you make and pass."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from crucible_core.errors import InvalidExperimentError, UnknownStageError
+from crucible_core.experiment import StageDef
+from crucible_core.stage import Stage, StageDescription
+from crucible_core.wording import closest, listing
+
+__all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
+
+ENTRY_POINT_GROUP = "crucible.stages"
+IMPORTABLE_VARIABLE = "CRUCIBLE_IMPORTABLE"
+
+
+class Registry:
+    """The stages that experiments may name.
+
+    `importable` limits what `module: package.module:Attribute` of an experiment file may import: None allows any
+    module (an author's own machine), a collection allows those packages and what is below them, () allows none.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, type[Stage] | EntryPoint] | None = None,
+        *,
+        importable: Collection[str] | None = None,
+    ) -> None:
+        checked = dict(stages or {})
+        for name, found in checked.items():
+            if not isinstance(found, EntryPoint):
+                _check_stage(found, f"the stage registered as {name!r}")
+        self._stages = checked
+        self.importable = None if importable is None else frozenset(importable)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._stages))
+
+    def describe(self, name: str) -> StageDescription:
+        return {**self[name].describe(), "name": name}
+
+    def __getitem__(self, name: str) -> type[Stage]:
+        """The stage of that name. Raises UnknownStageError with the closest name and all others."""
+        if name not in self._stages:
+            raise UnknownStageError(
+                f"unknown stage {name!r}{closest(name, self._stages)}; registered: {listing(self._stages)}",
+                stage=name,
+                known=self.names(),
+            )
+        found = self._stages[name]
+        if isinstance(found, EntryPoint):
+            self._stages[name] = found = _load_entry_point(found)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stages
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __or__(self, more: Mapping[str, type[Stage]] | Registry) -> Registry:
+        """A registry with these stages too; on the same name, the right one wins."""
+        added = more._stages if isinstance(more, Registry) else more
+        return Registry({**self._stages, **added}, importable=self.importable)
+
+    def __repr__(self) -> str:
+        return f"Registry({', '.join(self.names())})"
+
+    def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[Stage]:
+        """The stage class of a pipeline entry; modules are also looked for in `folder`, the experiment file's.
+
+        Raises UnknownStageError.
+        """
+        module = definition.module
+        try:
+            if module is not None and ":" in module:
+                return self._import(module, folder)
+            return self[module or definition.name]
+        except InvalidExperimentError as error:
+            reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
+            raise UnknownStageError(reason, stage=definition.name, known=self.names()) from error.__cause__
+
+    def _remedy(self, module: str | None) -> str:
+        if module is None:
+            return "; or name its class with `module: package.module:Class`"
+        if module.startswith("Elixir."):
+            return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
+        if ":" not in module and "." in module:
+            package, _, attribute = module.rpartition(".")
+            return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
+        return ""
+
+    def _import(self, reference: str, folder: Path | None) -> type[Stage]:
+        module_name, _, attribute = reference.partition(":")
+        if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+            raise InvalidExperimentError(f"{reference!r} is not of the form package.module:Attribute")
+        self._check_importable(module_name)
+        module = _import_module(module_name, folder)
+        found: Any = module
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                names = [name for name, value in vars(module).items() if _is_stage(value)]
+                raise InvalidExperimentError(
+                    f"{module_name!r} has no {attribute!r}{closest(attribute, names)}; its stages: {listing(names)}"
+                )
+            found = getattr(found, part)
+        try:
+            return _check_stage(found, repr(reference))
+        except TypeError as error:
+            raise InvalidExperimentError(str(error)) from error
+
+    def _check_importable(self, module_name: str) -> None:
+        if self.importable is None:
+            return
+        parts = module_name.split(".")
+        if not any(".".join(parts[:length]) in self.importable for length in range(1, len(parts) + 1)):
+            raise InvalidExperimentError(
+                f"importing {module_name!r} is not allowed here; importable: {listing(self.importable)} "
+                f"(set by {IMPORTABLE_VARIABLE} or Registry(importable=...))"
+            )
+
+
+def builtin_registry() -> Registry:
+    """The stages of this package and those that installed packages offer under the entry point group
+    `crucible.stages`. The environment variable CRUCIBLE_IMPORTABLE, a comma-separated list of packages, limits what
+    experiment files may import; unset, they may import anything.
+
+    Raises CrucibleError if two packages offer a stage under one name.
+    """
+    from crucible_core.stages import BUILTIN_STAGES  # noqa: PLC0415  # they need the registry themselves
+
+    found: dict[str, type[Stage] | EntryPoint] = dict(BUILTIN_STAGES)
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        if entry.name in found:
+            other = found[entry.name]
+            first = other.value if isinstance(other, EntryPoint) else f"{other.__module__}:{other.__qualname__}"
+            raise InvalidExperimentError(
+                f"two packages register a stage {entry.name!r}: {first} and {entry.value}; uninstall or rename one"
+            )
+        found[entry.name] = entry
+    listed = os.environ.get(IMPORTABLE_VARIABLE)
+    importable = None if listed is None else [part.strip() for part in listed.split(",") if part.strip()]
+    return Registry(found, importable=importable)
+
+
+def _is_stage(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Stage) and value is not Stage
+
+
+def _check_stage(value: Any, what: str) -> type[Stage]:
+    if not _is_stage(value):
+        hint = "; decorate it with @stage" if callable(value) and not isinstance(value, type) else ""
+        raise TypeError(f"{what} is no stage but {value!r:.80}; a stage is a subclass of crucible_core.Stage{hint}")
+    if getattr(value, "__abstractmethods__", None):
+        raise TypeError(f"{what} has no run(self, ctx) method")
+    return value  # type: ignore[no-any-return]
+
+
+def _load_entry_point(entry: EntryPoint) -> type[Stage]:
+    try:
+        return _check_stage(entry.load(), f"the entry point {entry.name!r} ({entry.value})")
+    except Exception as error:
+        raise InvalidExperimentError(
+            f"the installed stage {entry.name!r} ({entry.value}) cannot be loaded: {error}"
+        ) from error
+
+
+def _import_module(name: str, folder: Path | None) -> Any:
+    if folder is not None and str(folder) not in sys.path:
+        # Last, so that a file beside an experiment never hides an installed package; and for good, because what the
+        # stages put into a Context is unpickled by module name later.
+        sys.path.append(str(folder))
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        missing = (
+            isinstance(error, ModuleNotFoundError)
+            and error.name is not None
+            and (name + ".").startswith(error.name + ".")
+        )
+        if missing:
+            beside = f" (looked beside the experiment file in {folder} too)" if folder else ""
+            raise InvalidExperimentError(f"there is no module {name!r} to import{beside}") from error
+        raise InvalidExperimentError(f"importing {name!r} failed: {type(error).__name__}: {error}") from error
+    _check_origin(module, name, folder)
+    return module
+
+
+def _check_origin(module: Any, name: str, folder: Path | None) -> None:
+    # Two experiments in two folders may both mean a `stages.py` of their own; Python would give both the first.
+    top = name.partition(".")[0]
+    if folder is None or not ((folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()):
+        return
+    origin = getattr(module, "__file__", None)
+    if origin is not None and folder.resolve() not in Path(origin).resolve().parents:
+        raise InvalidExperimentError(
+            f"the module {name!r} beside the experiment file is hidden by {origin}, which was found first; rename it"
+        )

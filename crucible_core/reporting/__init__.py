@@ -1,0 +1,20 @@
+"""What a person reads after a run: one document made of a Context, rendered in every format."""
+
+from crucible_core.reporting.content import flatten, headline, report_on, stages_table, summarize_run
+from crucible_core.reporting.rendering import RENDERERS, SUFFIXES, render_report
+from crucible_core.reporting.traces import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
+
+__all__ = [
+    "RENDERERS",
+    "SUFFIXES",
+    "TRACE_FORMATS",
+    "TraceFormat",
+    "diff_traces",
+    "flatten",
+    "headline",
+    "render_report",
+    "render_trace",
+    "report_on",
+    "stages_table",
+    "summarize_run",
+]

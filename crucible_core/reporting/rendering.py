@@ -1,0 +1,234 @@
+"""A document in each format. Every text is escaped for the format it goes into."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from crucible_core.context import Context
+from crucible_core.jsonable import safe_text, to_json_text, to_jsonable
+from crucible_core.reporting.content import flatten, report_on, summarize_run
+from crucible_core.reporting.document import Block, Document, Items, Paragraph, Table
+from crucible_core.vocabulary import ReportFormat
+
+__all__ = ["RENDERERS", "SUFFIXES", "html_of", "latex_of", "markdown_of", "render_report"]
+
+SUFFIXES: Mapping[ReportFormat, str] = {
+    "csv": ".csv",
+    "html": ".html",
+    "json": ".json",
+    "latex": ".tex",
+    "markdown": ".md",
+}
+
+
+def render_report(ctx: Context, report_format: ReportFormat, *, title: str | None = None) -> str:
+    """The report on a run as text in the given format."""
+    return RENDERERS[report_format](ctx, title)
+
+
+def _json_report(ctx: Context, title: str | None) -> str:
+    return to_json_text({"title": title or ctx.experiment_id, **summarize_run(ctx)})
+
+
+def _csv_report(ctx: Context, _title: str | None) -> str:
+    """The metrics, one a line, at full precision."""
+    rows = [("experiment", "run", "metric", "value")]
+    for name, value in flatten(ctx.metrics):
+        rendered = to_jsonable(value)
+        text = rendered if isinstance(rendered, str) else json.dumps(rendered, ensure_ascii=False)
+        rows.append((ctx.experiment_id, ctx.run_id, name, text))
+    return csv_of(rows)
+
+
+def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
+    written = io.StringIO()
+    # A cell that begins like a formula is one to a spreadsheet, whatever the quotes; numbers stay numbers.
+    csv.writer(written, lineterminator="\n").writerows(
+        [f"'{cell}" if cell[:1] in {"=", "@", "\t", "\r"} else cell for cell in map(safe_text, row)] for row in rows
+    )
+    return written.getvalue()
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
+
+
+def _markdown(text: str) -> str:
+    line = _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
+    # Bare addresses become links by themselves in GitHub's dialect.
+    return re.sub(r"(?i)\b(https?|ftp|www|mailto)([:.])", r"\1<!-- -->\2", line)
+
+
+def _markdown_line(text: str) -> str:
+    # `-`, `+`, `=` and `1.` mean something at the start of a line.
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", _markdown(text))
+
+
+def markdown_of(document: Document) -> str:
+    parts = [f"# {_markdown(document.title)}", *map(_markdown_block, document.blocks)]
+    for section in document.sections:
+        parts += [f"## {_markdown(section.title)}", *map(_markdown_block, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_block(block: Block) -> str:
+    match block:
+        case Paragraph(text, strong):
+            return f"**{_markdown(text)}**" if strong else _markdown_line(text)
+        case Items(items):
+            return "\n".join(f"- {_markdown_line(item)}" for item in items)
+        case Table(columns, rows, numeric):
+            rule = ["---:" if column in numeric else "---" for column in columns]
+            lines = [list(map(_markdown, columns)), rule, *(list(map(_markdown, row)) for row in rows)]
+            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- HTML -----------------------------------------------------------------------------------------------------------
+
+# Were a text ever to get through unescaped, it could still load and run nothing.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1a1f29; --soft: #5b6472; --line: #d9dee5; --paper: #fff; --band: #f5f7fa; --mark: #0b63ce; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #343b47; --paper: #14171d; --band: #1b2028; --mark: #7ab4ff; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .75rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .6rem; }
+p.strong { font-size: 1.15rem; line-height: 1.5; border-left: 4px solid var(--mark);
+  padding: .2rem 0 .2rem .9rem; margin: 0 0 1.2rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line);
+  overflow-wrap: break-word; }
+td { max-width: 26rem; min-width: 3rem; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; } tr:hover td { background: var(--band); }
+.right { text-align: right; } ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
+table.plain td { border: 0; padding: .1rem 1.2rem .1rem 0; } table.plain td:first-child { color: var(--soft); }
+@media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; } }
+"""
+
+
+def html_of(document: Document) -> str:
+    """One file that needs nothing else: no script, no address, its style inside."""
+    body = [f"<h1>{_html(document.title)}</h1>", *map(_html_block, document.blocks)]
+    for section in document.sections:
+        body += [f"<section><h2>{_html(section.title)}</h2>", *map(_html_block, section.blocks), "</section>"]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_html(document.title)}</title>",
+            f"<style>{_STYLE}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            "</body>",
+            "</html>\n",
+        ]
+    )
+
+
+def _html(text: str) -> str:
+    return html.escape(safe_text(text), quote=True)
+
+
+def _html_block(block: Block) -> str:
+    match block:
+        case Paragraph(text, strong):
+            return f'<p class="strong">{_html(text)}</p>' if strong else f"<p>{_html(text)}</p>"
+        case Items(items):
+            return f"<ul>{''.join(f'<li>{_html(item)}</li>' for item in items)}</ul>"
+        case Table(columns, rows, numeric):
+            sides = ['class="right"' if column in numeric else "" for column in columns]
+            named = any(column.strip() for column in columns)
+            head = "".join(f"<th {side}>{_html(column)}</th>" for column, side in zip(columns, sides, strict=True))
+            lines = "\n".join(
+                f"<tr>{''.join(f'<td {side}>{_html(cell)}</td>' for cell, side in zip(row, sides, strict=True))}</tr>"
+                for row in rows
+            )
+            top = f"<thead><tr>{head}</tr></thead>" if named else ""
+            kind = "" if named else ' class="plain"'
+            return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
+
+
+# --- LaTeX ----------------------------------------------------------------------------------------------------------
+
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": r"\ensuremath{-}",
+    "∞": r"\ensuremath{\infty}",
+    "…": r"\ldots{}",
+    "–": "--",
+    "²": r"\textsuperscript{2}",
+    "ε": r"\ensuremath{\varepsilon}",
+    "η": r"\ensuremath{\eta}",
+    "ω": r"\ensuremath{\omega}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX_SPECIAL.get(char, char) for char in " ".join(safe_text(text).split()))
+
+
+def latex_of(document: Document) -> str:
+    r"""A fragment to \input into a document that loads the package booktabs."""
+    parts = [
+        r"% needs \usepackage{booktabs}",
+        rf"\section*{{{_latex(document.title)}}}",
+        *map(_latex_block, document.blocks),
+    ]
+    for section in document.sections:
+        parts += [rf"\subsection*{{{_latex(section.title)}}}", *map(_latex_block, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_block(block: Block) -> str:
+    match block:
+        case Paragraph(text, strong):
+            return rf"\textbf{{{_latex(text)}}}" if strong else _latex(text)
+        case Items(items):
+            lines = "\n".join(rf"  \item {_latex(item)}" for item in items)
+            return f"\\begin{{itemize}}\n{lines}\n\\end{{itemize}}"
+        case Table(columns, rows, numeric):
+            align = "".join("r" if column in numeric else "l" for column in columns)
+            named = any(column.strip() for column in columns)
+            head = [" & ".join(map(_latex, columns)) + r" \\", r"\midrule"] if named else []
+            body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+            return "\n".join(
+                [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
+            )
+
+
+RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {
+    "csv": _csv_report,
+    "html": lambda ctx, title: html_of(report_on(ctx, title=title)),
+    "json": _json_report,
+    "latex": lambda ctx, title: latex_of(report_on(ctx, title=title)),
+    "markdown": lambda ctx, title: markdown_of(report_on(ctx, title=title)),
+}

@@ -1,0 +1,95 @@
+"""A trace in each format, and the difference of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from crucible_core.reporting.content import decisions_table, stages_table
+from crucible_core.reporting.document import Document, Section
+from crucible_core.reporting.rendering import csv_of, html_of, markdown_of
+from crucible_core.trace import Trace
+
+__all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
+
+TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
+
+
+def render_trace(trace: Trace, trace_format: TraceFormat) -> str:
+    """The trace as text; only `json` can be read back, with `Trace.from_json`."""
+    return TRACE_FORMATS[trace_format](trace)
+
+
+def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
+    """What differs, one line each, `-` from the left and `+` from the right trace; times do not count."""
+    lines: list[str] = []
+    before, after = _facts(left), _facts(right)
+    for place in dict.fromkeys([*before, *after]):
+        if before.get(place) != after.get(place):
+            lines += [f"- {place}: {before[place]}"] if place in before else []
+            lines += [f"+ {place}: {after[place]}"] if place in after else []
+    return tuple(lines)
+
+
+def _facts(trace: Trace) -> dict[str, str]:
+    facts = {}
+    for stage, ending in trace.endings.items():
+        said = ending.model_dump(exclude={"stage", "at", "seconds", "traceback", "kind"})
+        facts[stage] = f"{ending.kind.removeprefix('stage_')} {said}"
+    counts: dict[str, int] = {}
+    for decision in trace.decisions:
+        counts[decision.stage] = counts.get(decision.stage, 0) + 1
+        facts[f"{decision.stage}, decision {counts[decision.stage]}"] = (
+            f"{decision.decision}, because {decision.reasoning}; instead of {list(decision.alternatives)}"
+        )
+    return facts
+
+
+def _document(trace: Trace) -> Document:
+    tables = (("What ran", stages_table(trace.events)), ("Decisions", decisions_table(trace.events)))
+    return Document("Trace", (), tuple(Section(title, (table,)) for title, table in tables if table.rows))
+
+
+def _csv(trace: Trace) -> str:
+    told = ("seconds", "attempts", "decision", "reasoning", "error_type", "message", "reason")
+    columns: tuple[str, ...] = ("at", "stage", "kind", *told)
+    rows = [columns]
+    for event in trace.events:
+        values = event.model_dump(mode="json")
+        rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in columns))
+    return csv_of(rows)
+
+
+def _mermaid(trace: Trace) -> str:
+    lines = ["flowchart TD"]
+    previous = None
+    for index, (stage, outcome, time, _) in enumerate(stages_table(trace.events).rows):
+        lines.append(f'  s{index}["{_label(stage)}<br/>{outcome} {time}"]:::{outcome}')
+        if previous is not None:
+            lines.append(f"  s{previous} --> s{index}")
+        for number, decision in enumerate(one for one in trace.decisions if one.stage == stage):
+            lines.append(f'  s{index} -.- d{index}_{number}("{_label(decision.decision)}")')
+        previous = index
+    lines += [
+        "  classDef succeeded fill:#d7f0dd,stroke:#2e7d32,color:#111",
+        "  classDef failed fill:#f8d7da,stroke:#b3261e,color:#111",
+        "  classDef skipped fill:#eceff1,stroke:#78909c,color:#111",
+        "  classDef running fill:#fff3cd,stroke:#b58900,color:#111",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    # Mermaid reads character references, and nothing else that is special between quotes.
+    return "".join(
+        char if char.isalnum() or char in " .,:_-=()" else f"#{ord(char)};" for char in " ".join(text.split())
+    )
+
+
+TRACE_FORMATS: Mapping[TraceFormat, Callable[[Trace], str]] = {
+    "csv": _csv,
+    "html": lambda trace: html_of(_document(trace)),
+    "json": Trace.to_json,
+    "markdown": lambda trace: markdown_of(_document(trace)),
+    "mermaid": _mermaid,
+}

@@ -1,0 +1,143 @@
+"""Stage: one step of a pipeline, whose options are the fields of a frozen pydantic model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+if TYPE_CHECKING:
+    from crucible_core.context import Context
+    from crucible_core.experiment import Experiment
+
+__all__ = ["Stage", "StageDescription", "stage"]
+
+
+class StageDescription(TypedDict):
+    """What a stage is and takes, derived from its class; every value is JSON-able."""
+
+    name: str
+    description: str
+    required: list[str]
+    optional: list[str]
+    types: dict[str, str]
+    defaults: dict[str, Any]
+    schema: dict[str, Any]
+
+
+class Stage(BaseModel):
+    """Base class of stages: the fields are the options, `run` is the work, the docstring is the description.
+
+    A string below a field is that option's description. A stage fails by raising.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @abstractmethod
+    def run(self, ctx: Context) -> Context:
+        """Do the work and return the Context with what was added."""
+
+    def check(self, experiment: Experiment) -> Iterable[str]:  # noqa: ARG002
+        """What makes it certain, before any stage has run, that this one would fail; one sentence each.
+
+        Called once when a run, `crucible validate` or a compilation begins. Nothing is known of the data yet.
+        """
+        return ()
+
+    @classmethod
+    def describe(cls) -> StageDescription:
+        """Name, description, required and optional options, their types, defaults and JSON schema."""
+        fields = cls.model_fields
+        schema = cls.model_json_schema()
+        return StageDescription(
+            name=_snake_case(cls.__name__),
+            description=inspect.getdoc(cls) or "" if cls.__doc__ else "",
+            required=[name for name, option in fields.items() if option.is_required()],
+            optional=[name for name, option in fields.items() if not option.is_required()],
+            types={name: _type_name(option.annotation) for name, option in fields.items()},
+            defaults={
+                name: schema["properties"][name]["default"]
+                for name, option in fields.items()
+                if "default" in schema["properties"][name] and not option.is_required()
+            },
+            schema=schema,
+        )
+
+
+class FunctionStage(Stage):
+    """What `@stage` makes of a function."""
+
+    function: ClassVar[Callable[..., Any]]
+
+    def run(self, ctx: Context) -> Context:
+        result: Context = type(self).function(ctx, **self.__dict__)
+        return result
+
+
+def stage(function: Callable[..., Context]) -> type[Stage]:
+    """Make a stage of `def train(ctx, *, lr: float = 0.1) -> Context`: its keyword-only arguments are the options.
+
+    Bounds and descriptions go into the annotation: `lr: Annotated[float, Field(gt=0, description="Step size.")] = 0.1`.
+    The function itself stays reachable as `train.function`.
+
+    Raises TypeError if the function has another shape, or an option without a type.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.isfunction(function):
+        raise TypeError(f"@stage goes on a function, without parentheses; {name} is none")
+    context, *options = inspect.signature(function).parameters.values()
+    if context.kind not in (context.POSITIONAL_ONLY, context.POSITIONAL_OR_KEYWORD):
+        raise TypeError(f"the first argument of {name} must take the Context")
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for option in options:
+        if option.kind is not option.KEYWORD_ONLY:
+            raise TypeError(f"the options of {name} must be keyword-only: put a * before {option.name!r}")
+        if option.name not in hints:
+            raise TypeError(f"the option {option.name!r} of {name} has no type")
+        if hasattr(FunctionStage, option.name):
+            raise TypeError(
+                f"the option {option.name!r} of {name} has the name of a method of Stage; call it otherwise"
+            )
+        fields[option.name] = (hints[option.name], ... if option.default is option.empty else option.default)
+    made = create_model(function.__name__, __base__=FunctionStage, __module__=function.__module__, **fields)
+    made.__qualname__ = function.__qualname__
+    made.__doc__ = function.__doc__
+    made.function = staticmethod(function)
+    return made
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _type_name(annotation: Any) -> str:
+    """`list[int] | None`, `"a" | "b"`: the annotation as one would write it, without module names."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "None"
+    if origin is Literal:
+        return " | ".join(json.dumps(value) if isinstance(value, str) else repr(value) for value in arguments)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_name, arguments))
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    return f"{name}[{', '.join('...' if one is ... else _type_name(one) for one in arguments)}]" if arguments else name

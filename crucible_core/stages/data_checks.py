@@ -1,0 +1,62 @@
+"""The `data_checks` stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from crucible_core.context import Context
+from crucible_core.stage import Stage
+
+__all__ = ["DataChecks"]
+
+
+class DataChecks(Stage):
+    """Checks that every example of `assigns["examples"]` has the required fields.
+
+    A field is missing when it is absent, None, NaN or an empty text. `metrics["data_checks"]` gets `total`,
+    `missing_required` (examples with a field missing) and `required_fields`; `assigns["data_issues"]` lists each such
+    example's index and missing fields.
+    """
+
+    required_fields: list[str] = Field(default=["input", "output"], min_length=1)
+    """The fields that each example must have."""
+    fail_fast: bool = False
+    """Fail the run when a field is missing, instead of counting only."""
+
+    def run(self, ctx: Context) -> Context:
+        issues: list[dict[str, Any]] = []
+        total = 0
+        for index, example in enumerate(_examples(ctx)):
+            total += 1
+            if not isinstance(example, Mapping):
+                raise TypeError(f"example {index} is no mapping of field to value but {example!r:.80}")
+            missing = [name for name in self.required_fields if _is_missing(example.get(name))]
+            if missing:
+                issues.append({"index": index, "missing": missing})
+        if self.fail_fast and issues:
+            first = issues[0]
+            raise ValueError(
+                f"{len(issues)} of {total} examples lack a required field; the first is example {first['index']}, "
+                f"which lacks {', '.join(first['missing'])}"
+            )
+        checked = {"total": total, "missing_required": len(issues), "required_fields": list(self.required_fields)}
+        return ctx.put_metric("data_checks", checked).assign(data_issues=issues)
+
+
+def _examples(ctx: Context) -> Iterable[Any]:
+    examples = ctx.assigns.get("examples")
+    if examples is None:
+        raise ValueError('there is nothing to check: no stage before this one put assigns["examples"]')
+    if hasattr(examples, "to_dict") and hasattr(examples, "columns"):
+        return examples.to_dict("records")  # type: ignore[no-any-return]  # a data frame, of whatever library
+    if isinstance(examples, str | Mapping) or not isinstance(examples, Iterable):
+        raise TypeError(f'assigns["examples"] is no sequence of mappings but {examples!r:.80}')
+    return examples
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,54 @@
+"""The `report` stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from crucible_core.context import Context
+from crucible_core.experiment import Experiment, OutputSpec
+from crucible_core.output_root import path_problem, write_atomically
+from crucible_core.reporting import SUFFIXES, render_report
+from crucible_core.stage import Stage
+from crucible_core.wording import listing
+
+__all__ = ["Report"]
+
+DEFAULT_OUTPUTS = (OutputSpec(name="report", formats=("markdown", "html")),)
+KNOWN_OPTIONS = {"path", "title"}
+
+
+class Report(Stage):
+    """Writes what the experiment's `outputs` ask for: the result, the metrics, the decisions and what ran.
+
+    Files go below the output root (`reports/`, or the folder that CRUCIBLE_OUTPUT_ROOT names), by default as
+    EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file becomes an
+    artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written.
+    """
+
+    def check(self, experiment: Experiment) -> Iterable[str]:
+        for spec in experiment.outputs or ():
+            unknown = set(spec.options or {}) - KNOWN_OPTIONS
+            if unknown:
+                yield f"output {spec.name!r}: unknown option {listing(map(repr, unknown))}; known: path, title"
+            problem = path_problem(spec.path) if spec.path is not None else None
+            if problem:
+                yield f"output {spec.name!r}: {problem}"
+
+    def run(self, ctx: Context) -> Context:
+        for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS:
+            for report_format in spec.formats:
+                text = render_report(ctx, report_format, title=spec.title)
+                if spec.sink == "stdout":
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+                else:
+                    path = write_atomically(_place(spec, ctx) + SUFFIXES[report_format], text)
+                    ctx = ctx.put_artifact(f"{spec.name}.{report_format}", str(path))
+        return ctx
+
+
+def _place(spec: OutputSpec, ctx: Context) -> str:
+    if spec.path is None:
+        return f"{ctx.experiment_id}/{ctx.run_id}/{spec.name}"
+    return next((spec.path.removesuffix(end) for end in SUFFIXES.values() if spec.path.endswith(end)), spec.path)

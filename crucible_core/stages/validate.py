@@ -1,0 +1,41 @@
+"""The `validate` stage."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import PrivateAttr, ValidationInfo, model_validator
+
+from crucible_core.context import Context
+from crucible_core.registry import Registry, builtin_registry
+from crucible_core.runner import plan_experiment
+from crucible_core.stage import Stage
+
+__all__ = ["Validate"]
+
+
+class Validate(Stage):
+    """Checks the whole experiment: every stage resolves, every option is valid, no stage knows itself to be impossible.
+
+    A run makes the same checks before its first stage; this stage puts on record that and what was checked, as
+    `metrics["validate"]` with `total` and `skipped` (how many stages) and `stages` (the class behind each name).
+    """
+
+    _registry: Registry | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _remember_registry(self, info: ValidationInfo) -> Self:
+        if info.context:
+            self._registry = info.context.get("registry")
+        return self
+
+    def run(self, ctx: Context) -> Context:
+        planned = plan_experiment(ctx.experiment, builtin_registry() if self._registry is None else self._registry)
+        return ctx.put_metric(
+            "validate",
+            {
+                "total": len(planned),
+                "skipped": sum(not one.definition.enabled for one in planned),
+                "stages": {one.name: f"{type(one.stage).__module__}:{type(one.stage).__qualname__}" for one in planned},
+            },
+        )

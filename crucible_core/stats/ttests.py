@@ -1,0 +1,146 @@
+"""Comparing two means: Welch's t-test for independent groups, Student's for pairs."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import special
+
+from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
+from crucible_core.stats.pairs import pair_differences
+from crucible_core.stats.refusal import CannotTestError
+from crucible_core.stats.result import Choice, Interval, Settings, TestResult, conclude
+from crucible_core.stats.sample import Sample, scale_exponent, unscaled
+from crucible_core.stats.standardized import standardized_difference, standardized_mean
+
+
+def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Welch's two-sided t-test (Welch 1947) with Satterthwaite's degrees of freedom."""
+    first, second, exponent = independent_moments("ttest", samples)
+    parts = first.variance / first.n, second.variance / second.n
+    error = math.sqrt(sum(parts))
+    # Satterthwaite (1946), from the shares of the variance so that tiny variances do not underflow when
+    # squared.
+    shares = parts[0] / sum(parts), parts[1] / sum(parts)
+    df = 1.0 / (shares[0] ** 2 / (first.n - 1) + shares[1] ** 2 / (second.n - 1))
+    difference = first.minus(second)
+    t = difference / error
+    return conclude(
+        "ttest",
+        samples,
+        settings,
+        method="Welch's t-test, two-sided",
+        statistic=("t", t),
+        df=(df,),
+        p_value=two_sided_t(t, df),
+        estimate=(
+            f"difference of means ({samples[0].name} - {samples[1].name})",
+            unscaled("ttest", difference, exponent),
+            _t_interval("ttest", difference, error * _t_quantile(df, settings.tail), exponent),
+        ),
+        effect=standardized_difference(first, second, settings),
+        assumptions=(
+            "observations are independent, within and between the groups",
+            "group means are approximately normal (normal data, or groups that are not small)",
+            "the effect size and its interval also assume equal variances; the test does not",
+        ),
+        notes=_constant_notes(samples),
+        decisions=(
+            Choice(
+                "Welch's t-test",
+                "it keeps its level when the variances differ and loses next to nothing when they do "
+                "not, so the "
+                "choice is not made by a preliminary test of the variances",
+                ("Student's t-test with pooled variance",),
+            ),
+        ),
+    )
+
+
+def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Student's two-sided t-test (Student 1908) of the differences within pairs."""
+    pairs = pair_differences("paired_ttest", samples)
+    n = pairs.values.size
+    if n < 2:
+        raise CannotTestError("paired_ttest", "one pair has no spread to judge by; at least two pairs are needed")
+    if pairs.is_constant:
+        raise CannotTestError(
+            "paired_ttest",
+            f"all {n} differences are equal up to rounding, so their standard deviation is zero and t "
+            "is undefined; "
+            "no test is needed for a difference without variation",
+        )
+    of = moments(pairs.values, 0)
+    error = math.sqrt(of.variance / n)
+    t = of.mean / error
+    return conclude(
+        "paired_ttest",
+        samples,
+        settings,
+        method="paired t-test, two-sided",
+        statistic=("t", t),
+        df=(n - 1.0,),
+        p_value=two_sided_t(t, n - 1.0),
+        estimate=(
+            f"mean difference ({samples[0].name} - {samples[1].name})",
+            unscaled("paired_ttest", of.mean, pairs.exponent),
+            _t_interval("paired_ttest", of.mean, error * _t_quantile(n - 1.0, settings.tail), pairs.exponent),
+        ),
+        effect=standardized_mean(of, settings),
+        assumptions=(
+            "values at the same position of the two groups belong together",
+            "pairs are independent of each other",
+            "the mean difference is approximately normal (normal differences, or many pairs)",
+        ),
+        notes=(),
+        decisions=(),
+    )
+
+
+def independent_moments(test: str, samples: tuple[Sample, ...]) -> tuple[Moments, Moments, int]:
+    """Scaled moments of two groups whose difference of means has a standard error, and the scale's
+    exponent.
+    """
+    for sample in samples:
+        if sample.n < 2:
+            raise CannotTestError(
+                test,
+                f"group {sample.name!r} has 1 value, from which no variance can be estimated; "
+                "at least 2 per group are needed",
+            )
+    if all(sample.is_constant for sample in samples):
+        shown = ", ".join(f"{sample.name!r} is always {float(sample.values[0])!r}" for sample in samples)
+        raise CannotTestError(
+            test,
+            f"neither group varies ({shown}), so the standard error is zero and t is undefined; "
+            "compare the two numbers directly",
+        )
+    exponent = scale_exponent(samples)
+    first, second = (moments(sample.values, exponent) for sample in samples)
+    if first.squares + second.squares < LEAST_SQUARES:
+        raise CannotTestError(
+            test,
+            "the groups vary too little, next to the size of their values, for double precision; rescale",
+        )
+    return first, second, exponent
+
+
+def two_sided_t(t: float, df: float) -> float:
+    """P(|T| >= |t|) for Student's t."""
+    return 2.0 * float(special.stdtr(df, -abs(t)))
+
+
+def _t_quantile(df: float, tail: float) -> float:
+    return -float(special.stdtrit(df, tail))
+
+
+def _t_interval(test: str, centre: float, reach: float, exponent: int) -> Interval:
+    return unscaled(test, centre - reach, exponent), unscaled(test, centre + reach, exponent)
+
+
+def _constant_notes(samples: tuple[Sample, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"group {sample.name!r} is constant; the whole standard error comes from the other group"
+        for sample in samples
+        if sample.is_constant
+    )

@@ -1,0 +1,37 @@
+"""The closed vocabularies: which tests, effect sizes and corrections exist, and how they are spelled."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias, get_args
+
+from crucible_core.stats.refusal import CannotTestError
+
+TestName: TypeAlias = Literal[
+    "anova", "bootstrap", "kruskal_wallis", "mann_whitney", "paired_ttest", "ttest", "wilcoxon"
+]
+EffectSizeName: TypeAlias = Literal[
+    "cohens_d", "cohens_dz", "epsilon_squared", "eta_squared", "hedges_g", "omega_squared", "rank_biserial"
+]
+CorrectionName: TypeAlias = Literal["bonferroni", "fdr", "holm", "none"]
+
+TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
+TEST_ALIASES: Final[Mapping[str, TestName]] = MappingProxyType(
+    {"kruskal": "kruskal_wallis", "mannwhitney": "mann_whitney"}
+)
+
+
+def canonical_test_name(name: str) -> TestName:
+    """The one spelling of a test's name, given that spelling or an alias of it.
+
+    Raises CannotTestError, which lists the known names and the closest one, for any other name.
+    """
+    if name in TEST_NAMES:
+        return name
+    if name in TEST_ALIASES:
+        return TEST_ALIASES[name]
+    close = difflib.get_close_matches(str(name), [*TEST_NAMES, *TEST_ALIASES], n=1)
+    hint = f"; did you mean {TEST_ALIASES.get(close[0], close[0])!r}?" if close else ""
+    raise CannotTestError(str(name), f"there is no test of that name; known: {', '.join(TEST_NAMES)}{hint}")

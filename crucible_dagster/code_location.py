@@ -1,0 +1,88 @@
+"""From experiment files to Dagster Definitions."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dagster import Definitions
+
+from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
+from crucible_core.errors import Location
+from crucible_dagster.job import asset_for, job_for, schedule_for
+from crucible_dagster.names import check_ids
+
+__all__ = ["build_definitions", "experiment_files"]
+
+PathLike = str | os.PathLike[str]
+SUFFIXES = frozenset({".json", ".yaml", ".yml"})
+
+
+def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None) -> Definitions:
+    """A job, an asset and, where the file asks for one, a schedule for each experiment.
+
+    `paths` are files, folders (every .yaml, .yml and .json below them) or glob patterns. Merge the result with your own
+    by `Definitions.merge`.
+
+    Raises InvalidExperimentError with every mistake of every file: a location that leaves experiments out would look
+    as if they did not exist.
+    """
+    registry = builtin_registry() if registry is None else registry
+    mistakes: list[InvalidExperimentError] = []
+    experiments: list[Experiment] = []
+    for file in experiment_files(paths):
+        try:
+            experiments.append(load_experiment(file))
+        except InvalidExperimentError as error:
+            mistakes.extend(error.each())
+    jobs, schedules = [], []
+    for experiment in experiments:
+        try:
+            job = job_for(experiment, registry)
+            jobs.append(job)
+            schedules += [schedule] if (schedule := schedule_for(experiment, job)) else []
+        except InvalidExperimentError as error:
+            mistakes.extend(error.each())
+    try:
+        check_ids(experiments)
+    except InvalidExperimentError as error:
+        mistakes.append(error)
+    if mistakes:
+        first, *others = mistakes
+        first.others = tuple(others)
+        raise first
+    return Definitions(assets=[asset_for(experiment) for experiment in experiments], jobs=jobs, schedules=schedules)
+
+
+def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
+    """The experiment files that `paths` name, each once, in order.
+
+    Raises InvalidExperimentError for a path where there is nothing.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found: dict[Path, None] = {}
+    for path in listed:
+        files = list(_expand(Path(path)))
+        if not files:
+            raise InvalidExperimentError(
+                "there is no experiment file (.yaml, .yml, .json) here", location=Location(str(Path(path).absolute()))
+            )
+        found.update(dict.fromkeys(file.absolute() for file in files))
+    return tuple(found)
+
+
+def _expand(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix in SUFFIXES
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+    elif path.exists():
+        yield path
+    else:
+        yield from sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too

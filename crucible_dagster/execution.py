@@ -1,0 +1,214 @@
+"""Running an experiment as a Dagster job, from Python and from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, JobDefinition, build_reconstructable_job
+
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Experiment,
+    Observer,
+    Registry,
+    RunInterrupted,
+    Stage,
+    StageFailedError,
+    builtin_registry,
+)
+from crucible_core.experiment import Source
+from crucible_core.vocabulary import ExecutorName
+from crucible_dagster.context_store import ContextIOManager, store_base
+from crucible_dagster.dagster_internals import execute_run
+from crucible_dagster.job import job_for
+from crucible_dagster.names import op_names
+
+__all__ = ["embedded_home", "execute_experiment", "open_instance", "rebuild_job"]
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def execute_experiment(
+    experiment: Experiment,
+    *,
+    registry: Registry | None = None,
+    instance: DagsterInstance | None = None,
+    executor: ExecutorName | None = None,
+    run_id: str | None = None,
+    observers: Sequence[Observer] = (),
+) -> Context:
+    """Run the experiment's job on a Dagster instance and return the Context read back from its store.
+
+    `instance` is the one of DAGSTER_HOME unless given, or an embedded one in `.crucible/dagster` below the working
+    directory. `executor` is what the experiment says unless given. `observers` hear each event as it happens; under
+    `multiprocess`, when the run is over.
+
+    Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
+    must be importable by module and name; CrucibleError says which one is not.
+    """
+    registry = builtin_registry() if registry is None else registry
+    chosen = executor or (experiment.execution.executor if experiment.execution else "in_process")
+    with contextlib.ExitStack() as stack:
+        if instance is None:
+            instance = stack.enter_context(open_instance())
+        run_id = run_id or str(uuid.uuid4())
+        EXECUTE[chosen](experiment, registry, instance, run_id, observers)
+        context, error = _outcome(experiment, instance, run_id)
+    if chosen != "in_process":
+        for event in context.trace.events:
+            for observer in observers:
+                observer(event)
+    if error is not None:
+        raise error
+    return context
+
+
+def embedded_home() -> Path:
+    """Where the embedded instance keeps its files."""
+    return Path(".crucible", "dagster").absolute()
+
+
+def open_instance() -> DagsterInstance:
+    """The instance of DAGSTER_HOME, or the embedded one, on SQLite files, which is made when there is none."""
+    if os.environ.get("DAGSTER_HOME"):
+        return DagsterInstance.get()
+    home = embedded_home()
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    with (home / ".lock").open("w") as lock:
+        # Two processes that open fresh SQLite storage at once both make its tables, and both may fail.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not settings.exists():
+            settings.write_text("telemetry:\n  enabled: false\n")
+        instance = DagsterInstance.from_config(str(home))
+        # Each storage makes its tables when it is first used.
+        instance.get_runs_count()
+        instance.all_asset_keys()
+        instance.all_instigator_state()
+    return instance
+
+
+def _outcome(
+    experiment: Experiment, instance: DagsterInstance, run_id: str
+) -> tuple[Context, StageFailedError | RunInterrupted | None]:
+    """The Context as it stood when the run ended, and the error that ended it, if one did."""
+    store = ContextIOManager(store_base(instance))
+    names = op_names(experiment)
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.status is DagsterRunStatus.SUCCESS:
+        return store.load_context(run_id, names[-1]), None
+    failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
+    if failure is None:
+        why = _why(instance, run_id)
+        raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {why}")
+    if failure.interrupted:
+        return failure.context, RunInterrupted(failure.stage, failure.context)
+    error = StageFailedError(failure.stage, failure.context, failure.reason)
+    error.__cause__ = failure.cause
+    return failure.context, error
+
+
+def _why(instance: DagsterInstance, run_id: str) -> str:
+    events = [
+        entry.dagster_event
+        for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE})
+        if entry.dagster_event
+    ]
+    for event in events:
+        error = getattr(event.event_specific_data, "error", None)
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            return f"step {event.step_key}: {error.message.strip()}" if event.step_key else str(error.message).strip()
+    return "; ".join(event.message or "" for event in events) or "nothing is known of it"
+
+
+# --- the two ways to execute -----------------------------------------------------------------------------------------
+
+
+def _execute_here(
+    experiment: Experiment, registry: Registry, instance: DagsterInstance, run_id: str, observers: Sequence[Observer]
+) -> None:
+    job = job_for(experiment, registry, observers=observers)
+    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id)
+
+
+def _execute_apart(
+    experiment: Experiment, registry: Registry, instance: DagsterInstance, run_id: str, _observers: Sequence[Observer]
+) -> None:
+    if instance.is_ephemeral:
+        raise CrucibleError(
+            "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
+            "leave `instance` out"
+        )
+    described: dict[str, Any] = {
+        "experiment": experiment.to_json(indent=None),
+        "path": experiment.source.path if experiment.source else None,
+        "stages": _references(experiment, registry),
+        "importable": None if registry.importable is None else sorted(registry.importable),
+    }
+    job = build_reconstructable_job("crucible_dagster.execution", "rebuild_job", reconstructable_kwargs=described)
+    definition = job.get_definition()
+    run = instance.create_run_for_job(
+        job_def=definition,
+        run_id=run_id,
+        run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(experiment)}}},
+        tags=dict(definition.tags),
+    )
+    execute_run(job, run, instance)
+
+
+EXECUTE: Mapping[ExecutorName, Callable[..., None]] = {"in_process": _execute_here, "multiprocess": _execute_apart}
+
+
+def _limits(experiment: Experiment) -> dict[str, Any]:
+    most = experiment.execution and experiment.execution.max_concurrent
+    return {"max_concurrent": most} if most else {}
+
+
+def rebuild_job(
+    *, experiment: str, path: str | None, stages: Mapping[str, str], importable: Sequence[str] | None
+) -> JobDefinition:
+    """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
+    made = Experiment.model_validate_json(experiment)
+    if path is not None:
+        made.read_from(Source(path))
+    registered = {name: _dereference(reference) for name, reference in stages.items()}
+    return job_for(made, Registry(registered, importable=importable))
+
+
+def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
+    found = {}
+    for definition in experiment.pipeline:
+        name = definition.module or definition.name
+        if ":" in name or name not in registry:
+            continue
+        stage = registry[name]
+        reference = f"{stage.__module__}:{stage.__qualname__}"
+        try:
+            importable = stage.__module__ != "__main__" and _dereference(reference) is stage
+        except (ImportError, AttributeError):
+            importable = False
+        if not importable:
+            raise CrucibleError(
+                f"stage {definition.name!r} ({reference}) cannot be imported by another process, as the multiprocess "
+                "executor needs: define it at the top level of a module"
+            )
+        found[name] = reference
+    return found
+
+
+def _dereference(reference: str) -> type[Stage]:
+    module, _, qualname = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found  # type: ignore[no-any-return]

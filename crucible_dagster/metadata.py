@@ -1,0 +1,154 @@
+"""What Dagster shows of a Context: metrics to plot, the report, the trace, decisions, failures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
+
+from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
+from crucible_core.jsonable import safe_text, to_jsonable
+from crucible_core.reporting import flatten, headline, render_report, stages_table
+from crucible_dagster.names import asset_path
+
+__all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
+
+MAX_TEXT = 1_000
+MAX_MARKDOWN = 250_000
+MAX_JSON = 20_000
+MAX_ENTRIES = 1_000
+
+Metadata = dict[str, MetadataValue[Any]]
+
+
+def asset_key(experiment: Experiment) -> AssetKey:
+    """The asset that shows the experiment's results over time."""
+    return AssetKey(asset_path(experiment))
+
+
+def metric_metadata(before: Context | None, after: Context) -> Metadata:
+    """The metrics that a stage added or changed; numbers under their plain names, so that Dagster plots them."""
+    earlier = {} if before is None else before.metrics
+    changed = {
+        name: value for name, value in after.metrics.items() if name not in earlier or earlier[name] is not value
+    }
+    return dict(_limited(flatten(changed)))
+
+
+def materialization(ctx: Context) -> AssetMaterialization:
+    """The run's result on the asset's page: every metric, the report, what ran, the artifacts."""
+    metadata: Metadata = {
+        "headline": MetadataValue.text(safe_text(headline(ctx))),
+        "report": MetadataValue.md(_cut(render_report(ctx, "markdown"), MAX_MARKDOWN)),
+        "stages": _table(ctx),
+        **{name: _artifact(value) for name, value in ctx.artifacts.items()},
+        **dict(_limited(flatten(ctx.metrics))),
+    }
+    return AssetMaterialization(
+        asset_key=asset_key(ctx.experiment),
+        description=_cut(safe_text(headline(ctx)), MAX_TEXT),
+        metadata=metadata,
+        tags={"crucible/run": ctx.run_id[:63]},
+    )
+
+
+def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
+    """A decision, in the run's log and on the asset's page."""
+    metadata: Metadata = {
+        "stage": MetadataValue.text(decision.stage),
+        "decision": _text(decision.decision),
+        "reasoning": _text(decision.reasoning),
+        "alternatives": _text(", ".join(decision.alternatives)),
+    }
+    if decision.confidence is not None:
+        metadata["confidence"] = MetadataValue.float(decision.confidence)
+    described = f"{decision.stage} decided: {decision.decision}"
+    return AssetObservation(
+        asset_key=asset_key(experiment), description=_cut(safe_text(described), MAX_TEXT), metadata=metadata
+    )
+
+
+def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
+    """What is shown of a failed stage: which, with what options, why, and what ran before it."""
+    failed = ctx.trace.endings[planned.name]
+    assert isinstance(failed, StageFailed)
+    options = planned.stage.model_dump(mode="json", warnings=False)
+    return {
+        "stage": MetadataValue.text(planned.name),
+        "options": MetadataValue.json(to_jsonable(options)),
+        "error": _text(f"{failed.error_type}: {failed.message}"),
+        "traceback": MetadataValue.md(_code(failed.traceback)),
+        "trace": _table(ctx),
+    }
+
+
+def _limited(values: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, MetadataValue[Any]]]:
+    left_out = 0
+    for number, (name, value) in enumerate(values):
+        if number < MAX_ENTRIES:
+            yield safe_text(name), _value(value)
+        else:
+            left_out += 1
+    if left_out:
+        yield "left out", MetadataValue.text(f"{left_out:,} more metrics; the JSON report has them all")
+
+
+def _value(value: Any) -> MetadataValue[Any]:
+    rendered = to_jsonable(value)
+    match rendered:
+        case bool():
+            return MetadataValue.bool(rendered)
+        case int():
+            return MetadataValue.int(rendered)
+        case float() if math.isfinite(rendered):
+            return MetadataValue.float(rendered)
+        case str():
+            return _text(rendered)
+        case None:
+            return MetadataValue.null()
+        case _:
+            size = len(str(rendered))
+            return (
+                MetadataValue.json(rendered)
+                if size <= MAX_JSON
+                else MetadataValue.text(f"{size:,} characters; see the JSON report")
+            )
+
+
+def _text(text: str) -> MetadataValue[Any]:
+    return MetadataValue.text(_cut(safe_text(text), MAX_TEXT))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}\n\n… cut after {limit:,} of {len(text):,} characters"
+
+
+def _code(text: str) -> str:
+    fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
+    return f"{fence}\n{_cut(text, MAX_JSON)}\n{fence}"
+
+
+def _backtick_runs(text: str) -> Iterator[str]:
+    yield from "".join(char if char == "`" else " " for char in text).split()
+
+
+def _artifact(value: Any) -> MetadataValue[Any]:
+    rendered = to_jsonable(value)
+    if not isinstance(rendered, str):
+        return _value(value)
+    # Dagster makes a live link of any URL, `javascript:` included.
+    if urlsplit(rendered).scheme in {"http", "https"}:
+        return MetadataValue.url(rendered)
+    return MetadataValue.path(rendered) if rendered.startswith("/") else _text(rendered)
+
+
+def _table(ctx: Context) -> MetadataValue[Any]:
+    table = stages_table(ctx.trace.events)
+    records = [
+        TableRecord({name: _cut(cell, MAX_TEXT) for name, cell in zip(table.columns, row, strict=True)})
+        for row in table.rows
+    ]
+    return MetadataValue.table(records=records) if records else _text("nothing ran")

@@ -1,0 +1,71 @@
+"""From the names of an experiment file to the names that Dagster accepts.
+
+Dagster allows letters, digits and underscores, and reserves some words; `-` and `.` become `_`. Two names that would
+become one are refused, and so is a reserved word: the original stays readable in tags and metadata, and no name is
+changed in any other way.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable
+
+from crucible_core import Experiment, InvalidExperimentError
+
+__all__ = ["asset_path", "check_ids", "dagster_name", "op_names"]
+
+RESERVED = frozenset(keyword.kwlist) | {
+    *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
+    *("int", "str", "float", "bool", "input", "output", "type"),
+}
+
+
+def dagster_name(name: str) -> str:
+    return name.replace("-", "_").replace(".", "_")
+
+
+def asset_path(experiment: Experiment) -> tuple[str, str]:
+    return ("crucible", dagster_name(experiment.id))
+
+
+def op_names(experiment: Experiment) -> tuple[str, ...]:
+    """The name of each stage's op.
+
+    Raises InvalidExperimentError if Dagster reserves one of the names, or two of them become the same.
+    """
+    if dagster_name(experiment.id) in RESERVED:
+        raise InvalidExperimentError(
+            f"Dagster reserves the name {experiment.id!r}; give the experiment another id",
+            location=experiment.location("id"),
+        )
+    taken: dict[str, str] = {}
+    for index, definition in enumerate(experiment.pipeline):
+        name = dagster_name(definition.name)
+        location = experiment.location("pipeline", index, "name")
+        if name in RESERVED:
+            raise InvalidExperimentError(
+                f"Dagster reserves the name {definition.name!r}; give the stage another name, and say with `module:` "
+                "which stage it runs",
+                location=location,
+            )
+        if name in taken:
+            raise InvalidExperimentError(
+                f"the stages {taken[name]!r} and {definition.name!r} would both be the op {name!r}; rename one",
+                location=location,
+            )
+        taken[name] = definition.name
+    return tuple(taken)
+
+
+def check_ids(experiments: Iterable[Experiment]) -> None:
+    """Raises InvalidExperimentError if two experiments would have the same name in Dagster."""
+    taken: dict[str, Experiment] = {}
+    for experiment in experiments:
+        other = taken.setdefault(dagster_name(experiment.id), experiment)
+        if other is not experiment:
+            where = f" ({other.source.path})" if other.source else ""
+            raise InvalidExperimentError(
+                f"the id {experiment.id!r} is taken by experiment {other.id!r}{where}: both are "
+                f"{dagster_name(experiment.id)!r} in Dagster; change one of them",
+                location=experiment.location("id"),
+            )

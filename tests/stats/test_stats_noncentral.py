@@ -1,0 +1,115 @@
+"""Noncentral t and F: against published limits, and against integrals written out another way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+from crucible_core.stats import run_test
+from crucible_core.stats.noncentral import (
+    noncentral_chi_square_interval,
+    noncentral_f_interval,
+    noncentral_t_cdf,
+    noncentral_t_interval,
+)
+from crucible_core.stats.standardized import bias_factor
+
+
+def test_limits_of_the_noncentral_t_are_those_of_mbess() -> None:
+    # Kelley (2007), J. Stat. Softw. 20(8), and ?MBESS::conf.limits.nct: ncp = 2.83, df = 126, 95 %
+    assert noncentral_t_interval(2.83, 126, 0.95) == pytest.approx((0.8337502, 4.815359), abs=5e-7)
+
+
+def test_limits_agree_with_harms_published_r_output() -> None:
+    # Harms (2016), ConfidenceIntervals-Noncentral.R, README: after Steiger (2004)
+    assert noncentral_f_interval(13.18, (1, 314), 0.95) == pytest.approx((2.713216, 31.44969), rel=1e-6)
+    assert noncentral_t_interval(3.04, 314, 0.99) == pytest.approx((0.4429486, 5.632345), rel=1e-6)
+
+
+@pytest.mark.parametrize("df", [1, 2, 7, 60, 900])
+@pytest.mark.parametrize("t", [0.0, 0.4, 2.5, 12.0])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 2.0])
+def test_noncentral_t_equals_the_integral_over_the_chi_distribution(t: float, df: int, shift: float) -> None:
+    delta = t + shift
+    whole, _ = integrate.quad(
+        lambda s: float(special.ndtr(t * s - delta) * stats.chi.pdf(s * math.sqrt(df), df) * math.sqrt(df)),
+        0.0,
+        1.0 + 14.0 / math.sqrt(df),
+        points=[1.0],
+        epsabs=1e-12,
+        limit=200,
+    )
+    assert noncentral_t_cdf(t, df, delta) == pytest.approx(whole, abs=2e-10)
+
+
+def test_noncentral_t_has_digits_where_series_run_out() -> None:
+    # For huge t, T <= t means S >= (delta + Z) / t, and Z no longer matters: a chi-square tail is left.
+    assert noncentral_t_cdf(1e9, 20, 1e9) == pytest.approx(float(special.chdtrc(20, 20.0)), abs=1e-8)
+    low, high = noncentral_t_interval(1e9, 20, 0.95)
+    assert low == pytest.approx(1e9 * math.sqrt(special.chdtri(20, 0.975) / 20), rel=1e-6)
+    assert high == pytest.approx(1e9 * math.sqrt(special.chdtri(20, 0.025) / 20), rel=1e-6)
+
+
+@pytest.mark.parametrize("df", [(2.0, 20.0), (4.0, 1e6), (30.0, 1.0)])
+def test_limits_of_the_noncentral_f_join_where_the_method_changes(df: tuple[float, float]) -> None:
+    below, above = (np.array(noncentral_f_interval(f, df, 0.95)) / f for f in (9.999e6, 1.0001e7))
+    assert above == pytest.approx(below, rel=1e-5)
+
+
+def test_f_with_one_numerator_df_is_the_square_of_t() -> None:
+    t_low, t_high = noncentral_t_interval(4.2, 30, 0.9)
+    tail = 0.05
+    f_low, f_high = noncentral_f_interval(4.2**2, (1, 30), 0.9)
+    # Not exactly: F also counts T <= -t, which is improbable at this distance from zero.
+    assert (f_low, f_high) == pytest.approx((t_low**2, t_high**2), rel=1e-3)
+    assert stats.ncf.cdf(4.2**2, 1, 30, f_low) == pytest.approx(1 - tail, abs=1e-9)
+
+
+def test_limits_of_the_noncentral_chi_square_are_where_the_tails_say() -> None:
+    low, high = noncentral_chi_square_interval(17.0, 3, 0.95)
+    assert stats.ncx2.cdf(17.0, 3, low) == pytest.approx(0.975, abs=1e-9)
+    assert stats.ncx2.cdf(17.0, 3, high) == pytest.approx(0.025, abs=1e-9)
+    assert noncentral_chi_square_interval(0.05, 3, 0.95) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("df", [2, 3, 10, 100])
+def test_hedges_factor_is_the_exact_one(df: int) -> None:
+    # Hedges (1981), equation 6e
+    exact = math.gamma(df / 2) / (math.sqrt(df / 2) * math.gamma((df - 1) / 2))
+    assert bias_factor(df) == pytest.approx(exact, rel=1e-12)
+    if df == 10:
+        assert bias_factor(df) == pytest.approx(1 - 3 / (4 * df - 1), abs=1e-3)
+
+
+def test_d_and_g_follow_from_the_textbook_formula_and_share_the_interval() -> None:
+    x, y = [6.1, 7.4, 5.2, 8.8, 6.9], [4.0, 5.5, 6.1, 3.9]
+    d = run_test("ttest", {"x": x, "y": y}, effect_size="cohens_d")
+    g = run_test("ttest", {"x": x, "y": y})
+    pooled = math.sqrt((4 * np.var(x, ddof=1) + 3 * np.var(y, ddof=1)) / 7)
+    assert d.effect_size == pytest.approx((np.mean(x) - np.mean(y)) / pooled, rel=1e-12)
+    assert g.effect_size == pytest.approx(d.effect_size * bias_factor(7), rel=1e-12)
+    assert d.effect_size_interval == g.effect_size_interval
+    root, t = math.sqrt(20 / 9), d.effect_size * math.sqrt(20 / 9)
+    assert stats.nct.cdf(t, 7, d.effect_size_interval[0] * root) == pytest.approx(0.975, abs=1e-8)
+    assert stats.nct.cdf(t, 7, d.effect_size_interval[1] * root) == pytest.approx(0.025, abs=1e-8)
+
+
+def test_dz_interval_inverts_the_noncentral_t() -> None:
+    x, y = [3.1, 4.0, 5.2, 6.6, 4.9, 7.0], [2.0, 4.4, 3.9, 5.0, 4.1, 5.5]
+    result = run_test("paired_ttest", {"x": x, "y": y})
+    assert result.effect_size == pytest.approx(result.statistic / math.sqrt(6))
+    low, high = (end * math.sqrt(6) for end in result.effect_size_interval)
+    assert stats.nct.cdf(result.statistic, 5, low) == pytest.approx(0.975, abs=1e-8)
+    assert stats.nct.cdf(result.statistic, 5, high) == pytest.approx(0.025, abs=1e-8)
+
+
+def test_an_f_below_every_expectation_gives_an_interval_at_zero_and_says_so() -> None:
+    groups = {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [1.0, 2.0, 3.0]}
+    result = run_test("anova", groups, effect_size="omega_squared")
+    assert result.effect_size_interval == (0.0, 0.0)
+    assert result.effect_size == 0.0
+    assert any("improbable" in note for note in result.notes)
+    assert any("given as 0" in note for note in result.notes)
