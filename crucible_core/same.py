@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 __all__ = ["same"]
@@ -31,7 +32,8 @@ def same(left: Any, right: Any) -> bool:
         return _same_array(left, right)
     if hasattr(left, "equals"):
         return bool(left.equals(right))
-    if _has_no_equality(left) and hasattr(left, "__dict__"):
+    if (_has_no_equality(left) or is_dataclass(left)) and hasattr(left, "__dict__"):
+        # The == of a dataclass compares all its fields at once, which arrays among them refuse.
         return same(vars(left), vars(right))
     return bool(left == right)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import pickle
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dagster import Field, InitResourceContext, InputContext, OutputContext, UPathIOManager, io_manager
 from upath import UPath
 
-from crucible_core import Context, CrucibleError
+from crucible_core import Context, CrucibleError, RunInterrupted, StageFailedError
 from crucible_core.jsonable import type_name
 
 __all__ = ["STORE_KEY", "ContextIOManager", "context_store", "store_base"]
@@ -35,8 +35,32 @@ class StoredFailure:
     context: Context
     stage: str
     reason: str
-    cause: BaseException | None = None
-    interrupted: bool = False
+    interrupted: bool
+    pickled_cause: bytes | None
+
+    @classmethod
+    def of(cls, error: StageFailedError | RunInterrupted) -> StoredFailure:
+        interrupted = isinstance(error, RunInterrupted)
+        reason = str(error) if isinstance(error, RunInterrupted) else error.reason
+        return cls(error.context, error.stage, reason, interrupted, _pickle_if_possible(error.__cause__))
+
+    def to_error(self) -> StageFailedError | RunInterrupted:
+        """The error again, with its cause, or with the cause's text where the cause itself cannot be kept."""
+        if self.interrupted:
+            return RunInterrupted(self.stage, self.context)
+        error = StageFailedError(self.stage, self.context, self.reason)
+        error.__cause__ = pickle.loads(self.pickled_cause) if self.pickled_cause else CrucibleError(self.reason)  # noqa: S301
+        return error
+
+
+def _pickle_if_possible(cause: BaseException | None) -> bytes | None:
+    # Many exceptions can be pickled and not unpickled: their constructors want more than `args` holds.
+    try:
+        pickled = pickle.dumps(cause, protocol=5)
+        pickle.loads(pickled)  # noqa: S301  # made in the line above
+    except Exception:  # noqa: BLE001  # whatever a user's exception class does here
+        return None
+    return pickled
 
 
 class ContextIOManager(UPathIOManager):
@@ -59,12 +83,7 @@ class ContextIOManager(UPathIOManager):
         return _expect(_read(path), Context, path)
 
     def put_failure(self, run_id: str, step_key: str, failure: StoredFailure) -> None:
-        path = self._place(run_id, step_key, "failed")
-        try:
-            _write(path, failure, failure.context)
-        except CrucibleError:
-            # An exception of the user's own making may refuse to be pickled; its reason is kept as text anyway.
-            _write(path, replace(failure, cause=None), failure.context)
+        _write(self._place(run_id, step_key, "failed"), failure, failure.context)
 
     def load_failure(self, run_id: str, step_key: str) -> StoredFailure | None:
         path = self._place(run_id, step_key, "failed")

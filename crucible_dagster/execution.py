@@ -109,11 +109,7 @@ def _outcome(
     if failure is None:
         why = _why(instance, run_id)
         raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {why}")
-    if failure.interrupted:
-        return failure.context, RunInterrupted(failure.stage, failure.context)
-    error = StageFailedError(failure.stage, failure.context, failure.reason)
-    error.__cause__ = failure.cause
-    return failure.context, error
+    return failure.context, failure.to_error()
 
 
 def _why(instance: DagsterInstance, run_id: str) -> str:
@@ -123,11 +119,15 @@ def _why(instance: DagsterInstance, run_id: str) -> str:
         if entry.dagster_event
     ]
     for event in events:
-        error = getattr(event.event_specific_data, "error", None)
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            return f"step {event.step_key}: {error.message.strip()}" if event.step_key else str(error.message).strip()
+        chain = [getattr(event.event_specific_data, "error", None)]
+        while chain[-1] is not None:
+            chain.append(chain[-1].cause)
+        # Our own words where there are any; else what was first raised, below Dagster's wrappings.
+        found = [error for error in chain if error is not None]
+        ours = [error for error in found if error.cls_name == CrucibleError.__name__]
+        if found:
+            where = f"step {event.step_key}: " if event.step_key else ""
+            return f"{where}{(ours or found[-1:])[0].message.strip()}"
     return "; ".join(event.message or "" for event in events) or "nothing is known of it"
 
 

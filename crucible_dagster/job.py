@@ -15,9 +15,12 @@
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
-import itertools
+import functools
+import hashlib
+import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dagster import (
@@ -28,12 +31,15 @@ from dagster import (
     GraphDefinition,
     In,
     JobDefinition,
+    NodeInvocation,
     OpDefinition,
     OpExecutionContext,
     Out,
     Output,
+    ResourceDefinition,
     ScheduleDefinition,
 )
+from pydantic_core import to_json
 
 from crucible_core import (
     Context,
@@ -44,6 +50,7 @@ from crucible_core import (
     PlannedStage,
     Registry,
     RunInterrupted,
+    Stage,
     StageFailedError,
     StageRetried,
     builtin_registry,
@@ -61,12 +68,23 @@ from crucible_dagster.option_fields import merge_options, option_fields
 
 __all__ = ["EXPERIMENT_TAG", "asset_for", "job_for", "schedule_for"]
 
+EXPERIMENT_KEY = "experiment"
 EXPERIMENT_TAG = "crucible/experiment"
 
 SCHEDULE_STATUS: Mapping[ScheduleStatus, DefaultScheduleStatus] = {
     "running": DefaultScheduleStatus.RUNNING,
     "stopped": DefaultScheduleStatus.STOPPED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledExperiment:
+    """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
+
+    experiment: Experiment
+    registry: Registry
+    observers: Sequence[Observer]
+    op_names: tuple[str, ...]
 
 
 def job_for(
@@ -80,14 +98,24 @@ def job_for(
     registry = builtin_registry() if registry is None else registry
     names = op_names(experiment)
     planned = plan_experiment(experiment, registry)
-    ops = [_op_for(experiment, registry, index, names, one, observers) for index, one in enumerate(planned)]
-    dependencies: dict[str, Mapping[str, DependencyDefinition]] = {
-        name: {"upstream": DependencyDefinition(before)} for before, name in itertools.pairwise(names)
-    }
-    graph = GraphDefinition(name=dagster_name(experiment.id), node_defs=ops, dependencies=dependencies)
+    dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
+    ops = []
+    for index, one in enumerate(planned):
+        options = to_json(one.definition.options or {}).decode()
+        op = _op_for(type(one.stage), options, first=index == 0)
+        ops.append(op)
+        upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
+        dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
+    graph = GraphDefinition(
+        name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
+    )
+    compiled = CompiledExperiment(experiment, registry, tuple(observers), names)
     return graph.to_job(
         description=experiment.description,
-        resource_defs={STORE_KEY: context_store},
+        resource_defs={
+            STORE_KEY: context_store,
+            EXPERIMENT_KEY: ResourceDefinition.hardcoded_resource(compiled, "The experiment that this job runs."),
+        },
         executor_def=executor_for(experiment),
         tags={EXPERIMENT_TAG: experiment.id},
     )
@@ -123,48 +151,43 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
         ) from error
 
 
-def _op_for(
-    experiment: Experiment,
-    registry: Registry,
-    index: int,
-    names: tuple[str, ...],
-    planned: PlannedStage,
-    observers: Sequence[Observer],
-) -> OpDefinition:
-    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
-        yield from _run_op(context, inputs.get("upstream"), experiment, registry, index, observers)
+@functools.cache
+def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
+    """The op of a stage with these options (JSON) as its defaults: made once, however many experiments use it.
 
-    stage = type(planned.stage)
+    Its name in a job is that of the pipeline entry; within a code location, definitions of one name must be one object.
+    """
+
+    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        yield from _run_op(context, inputs.get("upstream"))
+
+    identity = f"{stage.__module__}:{stage.__qualname__} {options} {first} {id(stage)}"
     return OpDefinition(
         compute_fn=compute,
-        name=names[index],
-        description=stage.__doc__,
-        ins={} if index == 0 else {"upstream": In(Context)},
+        name=f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
+        description=inspect.getdoc(stage) if stage.__doc__ else None,
+        ins={} if first else {"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
-        config_schema=option_fields(stage, planned.definition.options or {}),
-        required_resource_keys={STORE_KEY},
+        config_schema=option_fields(stage, json.loads(options)),
+        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
     )
 
 
-def _run_op(
-    context: OpExecutionContext,
-    upstream: Context | None,
-    experiment: Experiment,
-    registry: Registry,
-    index: int,
-    observers: Sequence[Observer],
-) -> Iterator[Any]:
-    launched = _as_launched(experiment, registry, context.run_config)
+def _run_op(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
+    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    index = compiled.op_names.index(context.op_handle.name)
+    launched = _as_launched(compiled, context.run_config)
     try:
         # The whole pipeline before the first stage, and again where a re-execution changed the options.
         whole = upstream is None or upstream.experiment != launched
+        registry = compiled.registry
         planned = plan_experiment(launched, registry)[index] if whole else plan_stage(launched, index, registry)
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     before = (
         Context.begin(launched, run_id=context.run_id) if upstream is None else replace(upstream, experiment=launched)
     )
-    after = _run_planned(context, planned, before, observers)
+    after = _run_planned(context, planned, before, compiled.observers)
     if index == len(launched.pipeline) - 1:
         yield materialization(after)
     yield Output(after, output_name="result", metadata=metric_metadata(upstream, after))
@@ -187,28 +210,22 @@ def _run_planned(
     try:
         return run_stage(planned, before, [tell, *observers])
     except StageFailedError as error:
-        store.put_failure(
-            context.run_id, step, StoredFailure(error.context, error.stage, error.reason, error.__cause__)
-        )
-        raise Failure(
-            description=str(error), metadata=failure_metadata(planned, error.context), allow_retries=False
-        ) from error.__cause__
+        store.put_failure(context.run_id, step, StoredFailure.of(error))
+        shown = failure_metadata(planned, error.context)
+        raise Failure(description=str(error), metadata=shown, allow_retries=False) from error.__cause__
     except RunInterrupted as interrupt:
-        store.put_failure(
-            context.run_id, step, StoredFailure(interrupt.context, interrupt.stage, str(interrupt), interrupted=True)
-        )
+        store.put_failure(context.run_id, step, StoredFailure.of(interrupt))
         raise (interrupt.__cause__ or interrupt) from None
 
 
-def _as_launched(experiment: Experiment, registry: Registry, run_config: Mapping[str, Any]) -> Experiment:
+def _as_launched(compiled: CompiledExperiment, run_config: Mapping[str, Any]) -> Experiment:
     """The experiment with the options that this run's config replaces."""
-    config = run_config.get("ops") or {}
-    for index, name in enumerate(op_names(experiment)):
-        changed = (config.get(name) or {}).get("config")
+    experiment = compiled.experiment
+    ops = run_config.get("ops") or {}
+    for definition, name in zip(experiment.pipeline, compiled.op_names, strict=True):
+        changed = (ops.get(name) or {}).get("config")
         if changed:
-            definition = experiment.pipeline[index]
-            stage = registry.resolve(definition, folder=experiment.folder)
-            experiment = experiment.with_options(
-                definition.name, merge_options(stage, definition.options or {}, changed)
-            )
+            stage = compiled.registry.resolve(definition, folder=experiment.folder)
+            merged = merge_options(stage, definition.options or {}, changed)
+            experiment = experiment.with_options(definition.name, merged)
     return experiment

@@ -69,23 +69,20 @@ def _fields(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int
     fields = {}
     for name, one in schema.get("properties", {}).items():
         resolved = _resolve(one, defs)
+        given = options.get(name, one.get("default"))
+        kind = _config_type(resolved, defs, given if isinstance(given, Mapping) else {}, depth)
         settings: dict[str, Any] = {}
-        if name in options and not _is_shape(resolved, depth):
-            settings = {"default_value": options[name]}
-        elif name not in required and one.get("default") is not None and not _is_shape(resolved, depth):
-            settings = {"default_value": one["default"]}
-        elif name not in required or name in options:
+        if isinstance(kind, Shape):
+            # Its fields carry the defaults, and Dagster fills it in from them unless one of them has none.
+            complete = not any(field.is_required for field in kind.fields.values())
+            settings = {} if complete or name in required else {"is_required": False}
+        elif given is not None:
+            settings = {"default_value": given}
+        elif name not in required:
             # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
             settings = {"is_required": False}
-        nested = options.get(name, one.get("default"))
-        kind = _config_type(resolved, defs, nested if isinstance(nested, Mapping) else {}, depth)
         fields[name] = Field(kind, description=_description(one, resolved), **settings)
     return fields
-
-
-def _is_shape(schema: Schema, depth: int) -> bool:
-    # The parts of a nested model carry the defaults themselves.
-    return "properties" in schema and depth < MAX_NESTING
 
 
 def _config_type(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int) -> Any:

@@ -1,7 +1,7 @@
 """Statistical tests as pure functions: groups of numbers in, one typed, frozen result out.
 
-Nothing here knows of pipelines. Every result carries an effect size with an interval, the group sizes, what
-was assumed, and each choice that was made on the way.
+Nothing here knows of pipelines. Every result carries an effect size with an interval, the group sizes, what was
+assumed, and each choice that was made on the way.
 """
 
 from crucible_core.stats.comparison import run_test

@@ -83,11 +83,10 @@ def _between(parts: list[Moments]) -> float:
 
 
 def _explained_variance(f: float, table: _Table, settings: Settings) -> Effect:
-    """Eta squared (Pearson 1905) or omega squared (Hays 1963), with one interval for the share that both
-    estimate.
+    """Eta squared (Pearson 1905) or omega squared (Hays 1963), with one interval for the share that both estimate.
 
-    The population share is lambda / (lambda + n), lambda being F's noncentrality (Steiger 2004); the
-    interval is exact for normal groups of equal variance.
+    The population share is lambda / (lambda + n), lambda being F's noncentrality (Steiger 2004); the interval is
+    exact for normal groups of equal variance.
     """
     notes: list[str] = []
     mean_within = table.within / table.df[1]

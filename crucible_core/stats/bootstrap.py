@@ -25,11 +25,10 @@ _PerGroup = tuple[float, float]
 def bootstrap_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Bootstrap test and interval for the difference of two means, groups resampled separately.
 
-    One set of resamples serves all three answers. The p-value is that of the studentized difference under
-    the null, both groups moved to a common mean (Efron & Tibshirani 1993, algorithm 16.2), counted as (b +
-    1) / (B + 1) (Davison & Hinkley 1997, section 4.2). The interval is BCa with the empirical influence
-    values' acceleration (Efron 1987). Memory beyond the data is one copy of the larger group and a
-    constant.
+    One set of resamples serves all three answers. The p-value is that of the studentized difference under the null,
+    both groups moved to a common mean (Efron & Tibshirani 1993, algorithm 16.2), counted as (b + 1) / (B + 1)
+    (Davison & Hinkley 1997, section 4.2). The interval is BCa with the empirical influence values' acceleration
+    (Efron 1987). Memory beyond the data is one copy of the larger group and a constant.
     """
     check_resamples("bootstrap", settings.resamples, (settings.alpha, settings.tail))
     first, second, exponent = independent_moments("bootstrap", samples)
@@ -166,8 +165,8 @@ def _effect(both: _Both, drawn: tuple[_Drawn, ...], settings: Settings) -> Effec
 def _acceleration(both: _Both, slope: _PerGroup, curve: _PerGroup, unit: float) -> float:
     """Efron's (1987) acceleration from the influence values slope * x + curve * (x**2 - mean square).
 
-    x is a value minus its group's mean, over `unit`. These are the exact empirical influence values of the
-    difference of means (curve 0) and of its ratio to the pooled standard deviation. nan where nothing varies.
+    x is a value minus its group's mean, over `unit`. These are the exact empirical influence values of the difference
+    of means (curve 0) and of its ratio to the pooled standard deviation. nan where nothing varies.
     """
     cubes = total = 0.0
     for group, of in enumerate(both.moments):

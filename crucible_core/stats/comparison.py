@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from crucible_core.stats.vocabulary import EffectSizeName, TestName, canonical_t
 from crucible_core.stats.wilcoxon import wilcoxon_test
 
 _FEWEST_RESAMPLES = 100
+_LEAST_TAIL = 1e-12
 
 
 def run_test(
@@ -34,8 +36,7 @@ def run_test(
 ) -> TestResult:
     """Compare groups of numbers (mapping of name to shape (n,)) with the named test, two-sided.
 
-    `confidence_level` is 1 - alpha unless given. `effect_size` is one the test defines, the first of its
-    row:
+    `confidence_level` is 1 - alpha unless given. `effect_size` is one the test defines, the first of its row:
 
     | test | groups | effect sizes |
     | --- | --- | --- |
@@ -49,13 +50,15 @@ def run_test(
 
     `resamples` and `seed` matter to bootstrap only; equal seeds give equal results.
 
-    Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError
-    for an alpha, confidence level, number of resamples or seed out of range. Never returns a result that is
-    not a number.
+    Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
+    alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.
     """
     name = canonical_test_name(test)
     definition = TESTS[name]
     level = 1.0 - _share("alpha", alpha) if confidence_level is None else _share("confidence_level", confidence_level)
+    if 1.0 - level < 2.0 * _LEAST_TAIL:
+        raise ValueError(f"a confidence level of {level!r} leaves tails that double precision cannot resolve")
+    resamples, seed = operator.index(resamples), operator.index(seed)
     if resamples < _FEWEST_RESAMPLES:
         raise ValueError(f"resamples must be at least {_FEWEST_RESAMPLES}, not {resamples}")
     if seed < 0:
@@ -68,14 +71,12 @@ def run_test(
         )
     samples = read_groups(name, groups)
     _check_count(name, samples, definition.pairwise)
-    return definition.run(samples, Settings(_share("alpha", alpha), level, effect, int(resamples), int(seed)))
+    return definition.run(samples, Settings(_share("alpha", alpha), level, effect, resamples, seed))
 
 
 @dataclass(frozen=True, slots=True)
 class TestDefinition:
-    """A test's implementation, whether it compares exactly two groups, and its effect sizes, the default
-    first.
-    """
+    """A test's implementation, whether it compares exactly two groups, and its effect sizes, the default first."""
 
     __test__ = False
 
@@ -104,8 +105,7 @@ def _check_count(name: TestName, samples: tuple[Sample, ...], pairwise: bool) ->
     if pairwise and len(samples) > 2:
         raise CannotTestError(
             name,
-            f"it compares two groups, but {len(samples)} were given ({listed}); choose two of them, "
-            "or use anova or "
+            f"it compares two groups, but {len(samples)} were given ({listed}); choose two of them, or use anova or "
             "kruskal_wallis for all at once",
         )
 

@@ -16,10 +16,10 @@ from crucible_core.stats.vocabulary import CorrectionName
 def adjust_p_values(p_values: Sequence[float], method: CorrectionName) -> tuple[float, ...]:
     """Adjusted p-values, in the order given; compare each with alpha as you would an unadjusted one.
 
-    "bonferroni" (Dunn 1961) and "holm" (Holm 1979) bound the chance of any false rejection in the family,
-    under any dependence, and Holm's rejects whatever Bonferroni's does. "fdr" (Benjamini & Hochberg 1995)
-    bounds the expected share of false rejections among the rejections, for independent or positively
-    dependent tests. "none" returns the p-values as they are. An empty family has no adjusted values.
+    "bonferroni" (Dunn 1961) and "holm" (Holm 1979) bound the chance of any false rejection in the family, under any
+    dependence, and Holm's rejects whatever Bonferroni's does. "fdr" (Benjamini & Hochberg 1995) bounds the expected
+    share of false rejections among the rejections, for independent or positively dependent tests. "none" returns the
+    p-values as they are. An empty family has no adjusted values.
 
     Raises ValueError for an unknown method and for anything that is not a probability.
     """

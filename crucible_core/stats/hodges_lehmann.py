@@ -1,6 +1,4 @@
-"""Hodges-Lehmann estimates and their intervals: order statistics of all pairwise sums, without forming
-them.
-"""
+"""Hodges-Lehmann estimates and their intervals: order statistics of all pairwise sums, without forming them."""
 
 from __future__ import annotations
 
@@ -20,11 +18,10 @@ _SAMPLED = 4096
 
 
 def pseudomedian(test: str, differences: Vector, exponent: int, depth: int) -> tuple[float, Interval]:
-    """Median of the Walsh averages (d_i + d_j) / 2, i <= j, and the interval between the depth-th from each
-    end.
+    """Median of the Walsh averages (d_i + d_j) / 2, i <= j, and the interval between the depth-th from each end.
 
-    `differences` has shape (n,) and is divided by 2**exponent, within [-1, 1]; depth 0 stands for no finite
-    ends (Hodges & Lehmann 1963; Hollander & Wolfe 1999).
+    `differences` has shape (n,) and is divided by 2**exponent, within [-1, 1]; depth 0 stands for no finite ends
+    (Hodges & Lehmann 1963; Hollander & Wolfe 1999).
     """
     whole = _on_grid(differences)
     return _estimate(test, _Sums(whole, whole, np.arange(whole.size)), exponent - 1, depth)
@@ -43,8 +40,8 @@ def shift(test: str, first: Vector, second: Vector, exponent: int, depth: int) -
 class _Sums:
     """All rows[i] + columns[j] with j >= first[i]; rows and columns ascend.
 
-    Whole numbers, because sums of doubles would be rounded and counting them by bisection would then be off
-    by one here and there. `at` takes memory for a few vectors, not for the n * m sums.
+    Whole numbers, because sums of doubles would be rounded and counting them by bisection would then be off by one
+    here and there. `at` takes memory for a few vectors, not for the n * m sums.
     """
 
     rows: Integers

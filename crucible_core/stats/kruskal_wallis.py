@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from crucible_core.stats.noncentral import noncentral_chi_square_interval
-from crucible_core.stats.rank_distributions import tie_sum
+from crucible_core.stats.rank_distributions import midranks, tie_sum
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector
@@ -19,7 +19,7 @@ def kruskal_wallis_test(samples: tuple[Sample, ...], settings: Settings) -> Test
     """Rank test that two or more groups have one distribution (Kruskal & Wallis 1952), tie-corrected."""
     sizes = [sample.n for sample in samples]
     pooled = np.concatenate([sample.values for sample in samples])
-    ranks = stats.rankdata(pooled)
+    ranks = midranks(pooled)
     n, k = ranks.size, len(samples)
     if np.ptp(ranks) == 0.0:
         raise CannotTestError(
@@ -69,11 +69,10 @@ def _h(ranks: Vector, sizes: list[int]) -> float:
 
 
 def _rank_effect(h: float, n: int, k: int, settings: Settings) -> Effect:
-    """Epsilon squared H / (n - 1) (Kelley 1935; Tomczak & Tomczak 2014), or eta squared (H - k + 1) / (n -
-    k).
+    """Epsilon squared H / (n - 1) (Kelley 1935; Tomczak & Tomczak 2014), or eta squared (H - k + 1) / (n - k).
 
-    Both estimate the same share, so both carry the same interval: the noncentralities under which H is not
-    extreme, by the limiting noncentral chi-square distribution of H (Andrews 1954), over n - 1.
+    Both estimate the same share, so both carry the same interval: the noncentralities under which H is not extreme,
+    by the limiting noncentral chi-square distribution of H (Andrews 1954), over n - 1.
     """
     notes: tuple[str, ...] = ()
     value = h / (n - 1.0)

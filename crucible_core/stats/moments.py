@@ -17,8 +17,8 @@ LEAST_SQUARES: Final = 1e-280
 class Moments:
     """n, the mean in two parts and the sum of squared deviations of a group, all on the scaled values.
 
-    The mean is `reference + offset`. The parts are kept apart because the difference of two means near 1e12
-    has no digits left once each has been rounded to a double.
+    The mean is `reference + offset`. The parts are kept apart because the difference of two means near 1e12 has no
+    digits left once each has been rounded to a double.
     """
 
     n: int

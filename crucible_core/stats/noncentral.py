@@ -1,6 +1,4 @@
-"""Intervals for the noncentrality parameters of t, F and chi-square, by inverting their distribution
-functions.
-"""
+"""Intervals for the noncentrality parameters of t, F and chi-square, by inverting their distribution functions."""
 
 from __future__ import annotations
 
@@ -19,11 +17,10 @@ _F_AS_T = 1e7
 
 
 def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple[float, float]:
-    """Two-sided interval of the noncentrality delta of which `t` on `df` degrees of freedom is one
-    observation.
+    """Two-sided interval of the noncentrality delta of which `t` on `df` degrees of freedom is one observation.
 
-    The ends are the deltas under which a t so high, or so low, has probability (1 - confidence_level) / 2
-    (Steiger & Fouladi 1997; Cumming & Finch 2001).
+    The ends are the deltas under which a t so high, or so low, has probability (1 - confidence_level) / 2 (Steiger &
+    Fouladi 1997; Cumming & Finch 2001).
     """
     if t < 0.0:
         low, high = noncentral_t_interval(-t, df, confidence_level)
@@ -40,8 +37,8 @@ def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple
 def noncentral_t_cdf(t: float, df: float, delta: float) -> float:
     """P(T <= t) for noncentral T = (Z + delta) / S, with S**2 a chi-square over its df; for t >= 0.
 
-    Written as an expectation over whichever of Z and S leaves a smooth integrand, it keeps about twelve
-    digits for any t, where the series that libraries sum run out of terms near t = 1e5.
+    Written as an expectation over whichever of Z and S leaves a smooth integrand, it keeps about twelve digits for
+    any t, where the series that libraries sum lose theirs from t = 1e4 on.
     """
     if t * math.sqrt(0.5 / df) <= 1.0:
         return _averaged_over_s(t, df, delta)
@@ -55,8 +52,7 @@ def noncentral_f_interval(f: float, df: tuple[float, float], confidence_level: f
     """
     tail = (1.0 - confidence_level) / 2.0
     if f > _F_AS_T:
-        # The numerator is then (Z + sqrt(lambda))**2 up to a chi-square that varies by less than 1 in 1e7
-        # of it.
+        # The numerator is then (Z + sqrt(lambda))**2 up to a chi-square that varies by less than 1 in 1e7 of it.
         low, high = noncentral_t_interval(math.sqrt(df[0] * f), df[1], confidence_level)
         return max(0.0, low * low - df[0] + 1.0), max(0.0, high * high - df[0] + 1.0)
     spread = 2.0 * math.sqrt(df[0] + df[0] * f) + df[0] * f * math.sqrt(2.0 / df[1])

@@ -21,8 +21,8 @@ _EPS = float(np.finfo(np.float64).eps)
 class PairDifferences:
     """First minus second of each pair, divided by 2**exponent, with the rounding error each may carry.
 
-    0.81 - 0.80 and 0.41 - 0.40 are not the same double. Ties and zeros are therefore judged within the
-    rounding error of the two numbers that were subtracted, or the order of noise would decide a rank test.
+    0.81 - 0.80 and 0.41 - 0.40 are not the same double. Ties and zeros are therefore judged within the rounding error
+    of the two numbers that were subtracted, or the order of noise would decide a rank test.
     """
 
     values: Vector
@@ -37,8 +37,7 @@ class PairDifferences:
         return bool(spread <= 2.0 * (self.error[high] + self.error[low]))
 
     def signed_levels(self) -> Integers:
-        """Shape (n,): the sign of each difference times the rank of its size among the distinct sizes, from
-        1.
+        """Shape (n,): the sign of each difference times the rank of its size among the distinct sizes, from 1.
 
         Zero for differences that are zero.
         """
@@ -59,8 +58,7 @@ def pair_differences(test: str, samples: tuple[Sample, ...]) -> PairDifferences:
         raise CannotTestError(
             test,
             f"a paired test needs groups of one length, but {first.name!r} has {first.n} values and "
-            f"{second.name!r} has {second.n}; pair them, or use a test for independent groups (ttest, "
-            "mann_whitney)",
+            f"{second.name!r} has {second.n}; pair them, or use a test for independent groups (ttest, mann_whitney)",
         )
     exponent = scale_exponent(samples)
     x, y = scaled(first.values, exponent), scaled(second.values, exponent)

@@ -1,4 +1,4 @@
-"""Null distributions of the rank statistics, and what intervals take from them."""
+"""Ranks, the null distributions of their statistics, and what intervals take from them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ EXACT_WITH_TIES_UP_TO: Final = 8
 _SLACK = 1e-12
 
 
+def midranks(values: Vector) -> Vector:
+    """Ranks from 1, shape (n,); equal values share the mean of their ranks."""
+    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Vector = (np.cumsum(counts) - (counts - 1) / 2.0)[level]
+    return ranks
+
+
 def signed_rank_null(ranks: Vector) -> Vector:
     """P(2 W = w) for w = 0, 1, ..., where W sums the ranks that random signs make positive.
 
-    Ranks may be midranks; doubling makes them whole. One convolution per rank (Wilcoxon 1945, the exact
-    table).
+    Ranks may be midranks; doubling makes them whole. One convolution per rank (Wilcoxon 1945, the exact table).
     """
     doubled = np.rint(2.0 * ranks).astype(int)
     probability = np.zeros(int(doubled.sum()) + 1)
@@ -83,9 +89,8 @@ def normal_tail(deviation: float, variance: float) -> float:
 
 
 def exact_depth(null: Vector, tail: float) -> int:
-    """How many values of the statistic have a lower tail of at most `tail`: the depth k of the interval
-    that runs from the k-th smallest to the k-th largest pairwise value (Hollander & Wolfe 1999); 0 if there
-    is none.
+    """How many values of the statistic have a lower tail of at most `tail`: the depth k of the interval that runs
+    from the k-th smallest to the k-th largest pairwise value (Hollander & Wolfe 1999); 0 if there is none.
     """
     return int(np.count_nonzero(np.cumsum(null) <= tail * (1.0 + _SLACK)))
 

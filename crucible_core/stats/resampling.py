@@ -30,8 +30,7 @@ def check_resamples(test: str, resamples: int, tails: Sequence[float]) -> None:
     if resamples < needed:
         raise CannotTestError(
             test,
-            f"{resamples} resamples cannot resolve a tail of {min(tails):.3g}; at least {needed} are "
-            "needed at this "
+            f"{resamples} resamples cannot resolve a tail of {min(tails):.3g}; at least {needed} are needed at this "
             "alpha and confidence level",
         )
 
@@ -39,9 +38,9 @@ def check_resamples(test: str, resamples: int, tails: Sequence[float]) -> None:
 def bca_interval(deviations: Vector, acceleration: float, tail: float) -> tuple[Interval, Choice]:
     """Bias-corrected accelerated interval (Efron 1987), as deviations from the estimate.
 
-    `deviations`, shape (B,), are the replicates minus the estimate. Where the correction is undefined (all
-    replicates on one side, or a skewness that turns the quantiles round) the percentile interval stands in,
-    and the choice says so.
+    `deviations`, shape (B,), are the replicates minus the estimate. Where the correction is undefined (all replicates
+    on one side, or a skewness that turns the quantiles round) the percentile interval stands in, and the choice says
+    so.
     """
     z = np.array([special.ndtri(tail), -special.ndtri(tail)])
     largest = float(np.abs(deviations).max())

@@ -28,8 +28,8 @@ class TestResult:
     """One comparison of groups.
 
     Differences are the first group minus the second, in the units of the data; effect sizes have no unit.
-    `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is
-    infinite only where no finite end has the confidence asked for, and `notes` then says so.
+    `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only
+    where no finite end has the confidence asked for, and `notes` then says so.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
@@ -106,8 +106,7 @@ def conclude(
 ) -> TestResult:
     """Put a result together, or refuse where a number that must be finite is not.
 
-    `disagreement` says why test and interval of the estimate may differ about zero; it is noted where they
-    do.
+    `disagreement` says why test and interval of the estimate may differ about zero; it is noted where they do.
     """
     numbers = {
         statistic[0]: statistic[1],

@@ -1,6 +1,4 @@
-"""Reading the groups: whatever the caller holds becomes finite float64 vectors, or is refused with the
-reason.
-"""
+"""Reading the groups: whatever the caller holds becomes finite float64 vectors, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -48,10 +46,10 @@ class Sample:
 def read_groups(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]:
     """The groups in the mapping's order.
 
-    Accepted: sequences and one-dimensional arrays of real numbers. Refused with CannotTestError: names that
-    are empty or not text or differ only in surrounding blanks, anything that is not one-dimensional, empty
-    groups, missing and infinite values, text, complex numbers, and booleans (they are outcomes, not
-    measurements: a test for proportions fits them, and whoever wants means of 0 and 1 can pass numbers).
+    Accepted: sequences and one-dimensional arrays of real numbers. Refused with CannotTestError: names that are empty
+    or not text or differ only in surrounding blanks, anything that is not one-dimensional, empty groups, missing and
+    infinite values, text, complex numbers, and booleans (they are outcomes, not measurements: a test for proportions
+    fits them, and whoever wants means of 0 and 1 can pass numbers).
     """
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(test, f"groups must be a mapping of name to numbers, not {type(groups).__name__}")
@@ -86,8 +84,8 @@ def read_sample(test: str, name: str, values: Values) -> Sample:
 def scale_exponent(samples: Iterable[Sample]) -> int:
     """The e for which every value divided by 2**e lies in [-1, 1].
 
-    Squares of numbers near 1e300 overflow and those near 1e-300 vanish. Dividing by a power of two is
-    exact, so the tests compute on the scaled values and scale the estimates back.
+    Squares of numbers near 1e300 overflow and those near 1e-300 vanish. Dividing by a power of two is exact, so the
+    tests compute on the scaled values and scale the estimates back.
     """
     largest = max(sample.largest for sample in samples)
     return math.frexp(largest)[1] if largest > 0.0 else 0
@@ -113,7 +111,7 @@ def _numbers(test: str, name: str, values: Any) -> Vector:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         count = int(np.ma.getmaskarray(values).sum())
         raise CannotTestError(test, f"group {name!r} has {count} masked (missing) values; drop or impute them")
-    readable = hasattr(values, "__len__") or hasattr(values, "__array__")
+    readable = hasattr(values, "__getitem__") or hasattr(values, "__array__")
     if isinstance(values, (str, bytes, Mapping)) or not readable:
         raise CannotTestError(test, f"group {name!r} must be a sequence of numbers, not {type(values).__name__}")
     if not hasattr(values, "__array__"):
@@ -122,8 +120,7 @@ def _numbers(test: str, name: str, values: Any) -> Vector:
     if array.ndim != 1:
         raise CannotTestError(
             test,
-            f"group {name!r} has shape {array.shape}; a group is one row of numbers, so pass each row "
-            "or column "
+            f"group {name!r} has shape {array.shape}; a group is one row of numbers, so pass each row or column "
             "as a group of its own, or ravel() it",
         )
     if array.dtype.kind == "b":
@@ -135,8 +132,7 @@ def _numbers(test: str, name: str, values: Any) -> Vector:
 
 
 def _from_sequence(test: str, name: str, values: list[Any]) -> Vector:
-    # Types are looked at one by one: numpy would turn True into 1.0 and, in a mixed list, "7" into a string
-    # of 1.0.
+    # Types are looked at one by one: numpy would turn True into 1.0 and, in a mixed list, "7" into a string of 1.0.
     for kind in {type(value) for value in values}:
         if issubclass(kind, (bool, np.bool_)):
             raise _booleans(test, name)
@@ -163,7 +159,6 @@ def _not_a_number(name: str, where: int, value: Any) -> str:
 def _booleans(test: str, name: str) -> CannotTestError:
     return CannotTestError(
         test,
-        f"group {name!r} holds booleans; successes and failures need a test for proportions, which "
-        "this is not; "
+        f"group {name!r} holds booleans; successes and failures need a test for proportions, which this is not; "
         "pass 0 and 1 as numbers if a comparison of their means is what you want",
     )

@@ -14,10 +14,9 @@ from crucible_core.stats.result import Choice, Effect, Settings
 def standardized_difference(first: Moments, second: Moments, settings: Settings) -> Effect:
     """Cohen's d or Hedges' g of two independent groups, first minus second, in pooled standard deviations.
 
-    d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes
-    its bias in normal samples (Hedges 1981). Both estimate the same population delta, so both carry the
-    same interval: the deltas under which the pooled t statistic is not extreme. It is exact for normal
-    groups of equal variance.
+    d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes its bias
+    in normal samples (Hedges 1981). Both estimate the same population delta, so both carry the same interval: the
+    deltas under which the pooled t statistic is not extreme. It is exact for normal groups of equal variance.
     """
     df = first.n + second.n - 2
     d = first.minus(second) / pooled_sd(first, second)
@@ -49,9 +48,7 @@ def pooled_sd(first: Moments, second: Moments) -> float:
 
 
 def bias_factor(df: int) -> float:
-    """The factor that unbiases d for normal samples of equal variance (Hedges 1981, exact); needs df >=
-    2.
-    """
+    """The factor that unbiases d for normal samples of equal variance (Hedges 1981, exact); needs df >= 2."""
     log_ratio = float(special.gammaln(df / 2.0) - special.gammaln((df - 1.0) / 2.0))
     return math.exp(log_ratio) / math.sqrt(df / 2.0)
 

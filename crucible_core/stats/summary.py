@@ -29,8 +29,8 @@ class GroupSummary:
 def summarize(values: Values) -> GroupSummary:
     """Describe one group of numbers, of any scale.
 
-    Raises CannotTestError for what no test would take either: no values, missing or infinite ones, booleans,
-    text, more than one dimension.
+    Raises CannotTestError for what no test would take either: no values, missing or infinite ones, booleans, text,
+    more than one dimension.
     """
     sample = read_sample("summary", "values", values)
     exponent = scale_exponent((sample,))

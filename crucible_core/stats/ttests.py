@@ -19,8 +19,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     first, second, exponent = independent_moments("ttest", samples)
     parts = first.variance / first.n, second.variance / second.n
     error = math.sqrt(sum(parts))
-    # Satterthwaite (1946), from the shares of the variance so that tiny variances do not underflow when
-    # squared.
+    # Satterthwaite (1946), from the shares of the variance so that tiny variances do not underflow when squared.
     shares = parts[0] / sum(parts), parts[1] / sum(parts)
     df = 1.0 / (shares[0] ** 2 / (first.n - 1) + shares[1] ** 2 / (second.n - 1))
     difference = first.minus(second)
@@ -48,8 +47,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
         decisions=(
             Choice(
                 "Welch's t-test",
-                "it keeps its level when the variances differ and loses next to nothing when they do "
-                "not, so the "
+                "it keeps its level when the variances differ and loses next to nothing when they do not, so the "
                 "choice is not made by a preliminary test of the variances",
                 ("Student's t-test with pooled variance",),
             ),
@@ -66,8 +64,7 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     if pairs.is_constant:
         raise CannotTestError(
             "paired_ttest",
-            f"all {n} differences are equal up to rounding, so their standard deviation is zero and t "
-            "is undefined; "
+            f"all {n} differences are equal up to rounding, so their standard deviation is zero and t is undefined; "
             "no test is needed for a difference without variation",
         )
     of = moments(pairs.values, 0)
@@ -98,9 +95,7 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 
 def independent_moments(test: str, samples: tuple[Sample, ...]) -> tuple[Moments, Moments, int]:
-    """Scaled moments of two groups whose difference of means has a standard error, and the scale's
-    exponent.
-    """
+    """Scaled moments of two groups whose difference of means has a standard error, and the scale's exponent."""
     for sample in samples:
         if sample.n < 2:
             raise CannotTestError(

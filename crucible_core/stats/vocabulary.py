@@ -1,21 +1,16 @@
-"""The closed vocabularies: which tests, effect sizes and corrections exist, and how they are spelled."""
+"""How tests may be spelled; which tests, effect sizes and corrections exist is said in `crucible_core.vocabulary`."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, cast, get_args
 
 from crucible_core.stats.refusal import CannotTestError
+from crucible_core.vocabulary import CorrectionName, EffectSizeName, TestName
 
-TestName: TypeAlias = Literal[
-    "anova", "bootstrap", "kruskal_wallis", "mann_whitney", "paired_ttest", "ttest", "wilcoxon"
-]
-EffectSizeName: TypeAlias = Literal[
-    "cohens_d", "cohens_dz", "epsilon_squared", "eta_squared", "hedges_g", "omega_squared", "rank_biserial"
-]
-CorrectionName: TypeAlias = Literal["bonferroni", "fdr", "holm", "none"]
+__all__ = ["TEST_ALIASES", "TEST_NAMES", "CorrectionName", "EffectSizeName", "TestName", "canonical_test_name"]
 
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
 TEST_ALIASES: Final[Mapping[str, TestName]] = MappingProxyType(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from crucible_core.stats.hodges_lehmann import pseudomedian
 from crucible_core.stats.pairs import Integers, pair_differences
@@ -14,6 +14,7 @@ from crucible_core.stats.rank_distributions import (
     EXACT_WITH_TIES_UP_TO,
     approximate_depth,
     exact_depth,
+    midranks,
     normal_tail,
     signed_rank_null,
     tie_sum,
@@ -34,7 +35,7 @@ def wilcoxon_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         raise CannotTestError(
             "wilcoxon", f"none of {counted(levels.size, 'difference')} is other than zero: there is nothing to rank"
         )
-    ranks = stats.rankdata(np.abs(nonzero))
+    ranks = midranks(np.abs(nonzero))
     w = float(ranks[nonzero > 0].sum())
     p_value, notes, choice = _p_value(w, ranks, levels.size)
     depth, depth_note = _depth(levels.size, settings.tail)
@@ -112,8 +113,8 @@ def _depth(n: int, tail: float) -> tuple[int, tuple[str, ...]]:
 def _matched_rank_biserial(levels: Integers, settings: Settings) -> Effect:
     """(R+ - R-) / (R+ + R-) of the nonzero differences (King & Minium 2003; Kerby 2014).
 
-    It equals the mean sign of the Walsh averages, a U-statistic, whose jackknife standard error (Arvesen
-    1969) gives an interval on Fisher's z scale with t quantiles.
+    It equals the mean sign of the Walsh averages, a U-statistic, whose jackknife standard error (Arvesen 1969) gives
+    an interval on Fisher's z scale with t quantiles.
     """
     n = levels.size
     ordered = np.sort(levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 import pickle
 from collections.abc import Mapping
@@ -9,7 +10,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from crucible_core.errors import CrucibleError
@@ -17,6 +17,19 @@ from crucible_core.stats import TEST_NAMES, CannotTestError, run_test, summarize
 
 PAIRWISE = sorted(set(TEST_NAMES) - {"anova", "kruskal_wallis"})
 GOOD = [1.0, 2.5, 3.0, 7.0]
+
+
+class Column:
+    """The part of a data frame's column that is read here."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype)
+
+    def __getitem__(self, index: int) -> float:
+        return self.values[index]
 
 
 def refusal(test: str, groups: Mapping[str, Any], **options: Any) -> str:
@@ -43,6 +56,7 @@ def refusal(test: str, groups: Mapping[str, Any], **options: Any) -> str:
         ("1234", "must be a sequence of numbers, not str"),
         ({1.0: 2.0}, "must be a sequence of numbers, not dict"),
         (iter([1.0, 2.0]), "must be a sequence of numbers"),
+        ({1.0, 2.0, 3.0, 4.0}, "must be a sequence of numbers, not set"),
         (3.0, "must be a sequence of numbers, not float"),
         ([True, False, True, True], "holds booleans"),
         ([1.0, 0.0, True, 2.0], "holds booleans"),
@@ -75,7 +89,8 @@ def test_data_that_are_not_numbers_are_refused_with_the_place(test: str, values:
         np.array([1, 2, 5, 7], dtype=np.float16),
         np.array([1, 2, 5, 7], dtype=object),
         np.arange(8.0)[::2],
-        pd.Series([1, 2, 5, 7]),
+        array.array("d", [1, 2, 5, 7]),
+        Column([1, 2, 5, 7]),
     ],
     ids=lambda values: type(values).__name__,
 )
@@ -217,6 +232,18 @@ def test_alpha_and_confidence_level_outside_zero_and_one_are_refused(alpha: floa
         run_test("ttest", {"a": GOOD, "b": GOOD}, alpha=alpha)
     with pytest.raises(ValueError, match="confidence_level must lie between 0 and 1"):
         run_test("ttest", {"a": GOOD, "b": GOOD}, confidence_level=alpha)
+
+
+def test_a_confidence_level_next_to_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="double precision cannot resolve"):
+        run_test("ttest", {"a": GOOD, "b": GOOD}, confidence_level=1.0 - 1e-15)
+
+
+@pytest.mark.parametrize("test", sorted(set(TEST_NAMES) - {"bootstrap"}))
+def test_very_high_confidence_levels_still_end(test: str) -> None:
+    groups = {"a": GOOD, "b": [2.0, 9.0, 4.5, 11.0]}
+    low, high = run_test(test, groups, confidence_level=1.0 - 1e-11).effect_size_interval
+    assert low < high
 
 
 @pytest.mark.parametrize("resamples", [-1, 0, 99])

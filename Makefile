@@ -1,0 +1,45 @@
+# Everything here needs Python 3.11 or later and make; the rest is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test dev lint bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+# A folder of its own for each set of extras, so that `make demo` does not install what only the tests need.
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dagster,examples]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance and show the result
+	$(BIN)/crucible run examples/digits/digits.yaml --dagster
+	@echo
+	@echo "The report:  open $$(ls -t reports/digits/*/report.html | head -n 1)"
+	@echo "The run:     make dev   (opens Dagster's UI on http://localhost:3000)"
+
+test: $(VENV)/dev ## Run the tests, as CI does
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+dev: $(VENV)/demo ## Open Dagster's UI on the examples
+	@mkdir -p $(EMBEDDED_HOME)
+	@test -f $(EMBEDDED_HOME)/dagster.yaml || cp deploy/dagster.yaml $(EMBEDDED_HOME)/dagster.yaml
+	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster instance migrate
+	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster dev -w workspace.yaml
+
+lint: $(VENV)/dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) .crucible reports dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,262 @@
+"""The examples are run as a user runs them, and their results compared with those of other libraries."""
+
+import heapq
+import inspect
+import math
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.datasets import load_digits
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from crucible_core import (
+    Context,
+    InvalidOptionsError,
+    builtin_registry,
+    load_experiment,
+    plan_experiment,
+    run_experiment,
+)
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DIGITS = EXAMPLES / "digits" / "digits.yaml"
+RETRIEVAL = EXAMPLES / "retrieval" / "retrieval.yaml"
+
+
+def run(file: Path, reports: Path) -> Context:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRUCIBLE_OUTPUT_ROOT", str(reports))
+        return run_experiment(load_experiment(file))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return run(DIGITS, tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory):
+    return run(RETRIEVAL, tmp_path_factory.mktemp("retrieval"))
+
+
+def column(ctx, group_by, group, value):
+    return [output[value] for output in ctx.outputs if output[group_by] == group]
+
+
+def reciprocal_ranks(ctx, ranker):
+    return column(ctx, "ranker", ranker, "reciprocal_rank")
+
+
+# --- every example ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda file: file.stem)
+def test_every_example_can_be_run_as_it_is_written(file):
+    assert plan_experiment(load_experiment(file), builtin_registry())
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda file: file.stem)
+def test_every_option_of_an_example_s_stages_has_a_description(file):
+    for planned in plan_experiment(load_experiment(file), builtin_registry()):
+        described = planned.stage.describe()
+        assert described["description"]
+        assert all(option.get("description") for option in described["schema"]["properties"].values()), planned.name
+
+
+@pytest.mark.parametrize("name", ["digits", "retrieval"])
+def test_every_stage_of_an_example_succeeds_once(name, request):
+    ctx = request.getfixturevalue(name)
+    assert ctx.completed_stages == tuple(stage.name for stage in ctx.experiment.pipeline)
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("digits", "svm is higher than logistic: mean difference"),
+        ("retrieval", "bm25 is higher than tf_idf: mean difference"),
+    ],
+)
+def test_the_reports_are_written_and_open_with_the_result(name, result, request):
+    ctx = request.getfixturevalue(name)
+    (output,) = ctx.experiment.outputs
+    assert set(ctx.artifacts) == {f"{output.name}.{report_format}" for report_format in output.formats}
+    markdown = Path(ctx.get_artifact(f"{name}.markdown")).read_text("utf-8")
+    first_paragraph = markdown.split("\n\n")[1]
+    assert first_paragraph.startswith(f"**{result}")
+    html = Path(ctx.get_artifact(f"{name}.html")).read_text("utf-8")
+    assert result in html
+    assert html.index(result) < html.index("<table")
+
+
+# --- digits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "classifier"), [("svm", SVC()), ("logistic", LogisticRegression(solver="newton-cg"))]
+)
+def test_the_accuracies_are_those_of_scikit_learn_s_own_cross_validation(digits, model, classifier):
+    images, labels = load_digits(return_X_y=True)
+    folds = StratifiedKFold(10, shuffle=True, random_state=0)
+    expected = cross_val_score(make_pipeline(StandardScaler(), classifier), images, labels, cv=folds)
+    assert digits.assigns["bench_data"][model] == pytest.approx(expected)
+    assert column(digits, "model", model, "accuracy") == pytest.approx(expected)
+    assert digits.get_metric(f"{model}_accuracy") == pytest.approx(expected.mean())
+
+
+def test_every_image_is_tested_in_exactly_one_fold_and_every_fold_has_every_digit(digits):
+    fold_of_image, labels = digits.assigns["fold_of_image"], digits.assigns["labels"]
+    assert fold_of_image.shape == (1797,)
+    assert set(fold_of_image.tolist()) == set(range(10))
+    for fold in range(10):
+        in_fold = np.bincount(labels[fold_of_image == fold], minlength=10)
+        assert in_fold.min() >= 17
+        assert in_fold.max() <= 19
+
+
+@pytest.mark.parametrize("model", ["svm", "logistic"])
+def test_no_model_and_no_scaler_has_seen_an_image_of_its_test_fold(digits, model):
+    images, fold_of_image = digits.assigns["images"], digits.assigns["fold_of_image"]
+    for fold, trained in enumerate(digits.assigns[f"{model}_models"]):
+        others = images[fold_of_image != fold]
+        scaler = trained.named_steps["standardscaler"]
+        assert scaler.n_samples_seen_ == len(others) < len(images)
+        np.testing.assert_allclose(scaler.mean_, others.mean(axis=0))
+
+
+def test_the_support_vectors_are_images_of_the_other_folds(digits):
+    images, fold_of_image = digits.assigns["images"], digits.assigns["fold_of_image"]
+    for fold, (scaler, machine) in enumerate(digits.assigns["svm_models"]):
+        others = scaler.transform(images[fold_of_image != fold])
+        np.testing.assert_array_equal(machine.support_vectors_, others[machine.support_])
+
+
+def test_the_comparison_of_the_digits_models_is_scipy_s(digits):
+    svm, logistic = digits.assigns["bench_data"]["svm"], digits.assigns["bench_data"]["logistic"]
+    bench = digits.get_metric("bench")
+    assert bench["paired"] is True
+    assert {name: group["n"] for name, group in bench["groups"].items()} == {"svm": 10, "logistic": 10}
+    expected = stats.ttest_rel(svm, logistic)
+    ttest, wilcoxon = bench["tests"]["paired_ttest"], bench["tests"]["wilcoxon"]
+    assert ttest["statistic"] == pytest.approx(expected.statistic)
+    assert ttest["p_value"] == pytest.approx(expected.pvalue)
+    assert ttest["confidence_interval"] == pytest.approx(list(expected.confidence_interval()))
+    # Holm's correction: the smaller of two p-values counts twice.
+    smaller, larger = sorted([ttest["p_value"], wilcoxon["p_value"]])
+    adjusted = sorted([ttest["p_adjusted"], wilcoxon["p_adjusted"]])
+    assert adjusted == pytest.approx([2 * smaller, max(2 * smaller, larger)])
+
+
+def test_the_number_of_folds_is_a_decision_with_its_reason(digits):
+    (decision,) = [one for one in digits.trace.decisions if one.stage == "split"]
+    assert decision.decision == "10 folds"
+    assert "the rarest digit has 174 images" in decision.reasoning
+
+
+def test_the_digits_are_benchmarked_every_night_once_somebody_starts_the_schedule():
+    schedule = load_experiment(DIGITS).schedule
+    assert (schedule.cron, schedule.timezone, schedule.default_status) == ("0 2 * * *", "Europe/Berlin", "stopped")
+
+
+def test_a_model_that_the_train_stage_does_not_know_is_refused_before_anything_runs():
+    experiment = load_experiment(DIGITS).with_options("train_svm", {"model": "forest"})
+    with pytest.raises(InvalidOptionsError, match=r"train_svm.*model.*'svm' or 'logistic'"):
+        run_experiment(experiment)
+
+
+def test_two_runs_of_digits_have_the_same_results(digits, tmp_path):
+    assert same_but_for_reports(digits, run(DIGITS, tmp_path))
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def test_the_functions_are_those_that_python_documents(retrieval):
+    functions = {function["name"]: function for function in retrieval.assigns["functions"]}
+    documented = " ".join(inspect.getdoc(heapq.merge).split())
+    merge = functions["heapq.merge"]
+    assert f"{merge['summary']} {merge['explanation']}" == documented
+
+
+def test_every_query_has_one_right_answer_and_does_not_quote_it(retrieval):
+    functions = retrieval.assigns["functions"]
+    assert len(functions) == retrieval.get_metric("queries") >= 100
+    assert len({function["summary"] for function in functions}) == len(functions)
+    assert not any(function["summary"] in function["explanation"] for function in functions)
+    checked = retrieval.get_metric("data_checks")
+    assert checked["total"] - checked["missing_required"] >= len(functions)
+
+
+def test_the_rankers_answer_the_same_queries_in_the_same_order(retrieval):
+    queries = [function["name"] for function in retrieval.assigns["functions"]]
+    for ranker in ("word_overlap", "tf_idf", "bm25"):
+        assert column(retrieval, "ranker", ranker, "query") == queries
+
+
+def test_tf_idf_ranks_as_scikit_learn_s_vectorizer_and_cosine_similarity_do(retrieval):
+    functions = retrieval.assigns["functions"]
+    vectorizer = TfidfVectorizer().fit(function["explanation"] for function in functions)
+    similarity = cosine_similarity(
+        vectorizer.transform(function["summary"] for function in functions),
+        vectorizer.transform(function["explanation"] for function in functions),
+    )
+    expected = [1 / int((row >= row[i] - 1e-12).sum()) for i, row in enumerate(similarity)]
+    assert reciprocal_ranks(retrieval, "tf_idf") == pytest.approx(expected)
+    assert retrieval.get_metric("tf_idf_mean_reciprocal_rank") == pytest.approx(fmean(expected))
+
+
+def test_word_overlap_and_bm25_rank_as_their_definitions_say(retrieval):
+    functions = retrieval.assigns["functions"]
+    words_of = CountVectorizer().build_analyzer()
+    documents = [Counter(words_of(function["explanation"])) for function in functions]
+    mean_length = fmean(document.total() for document in documents)
+    holders = Counter(word for document in documents for word in document)
+
+    def bm25(query, document):
+        norm = 1.2 * (1 - 0.75 + 0.75 * document.total() / mean_length)
+        return math.fsum(
+            math.log(1 + (len(documents) - holders[word] + 0.5) / (holders[word] + 0.5))
+            * document[word]
+            / (document[word] + norm)
+            for word in query & document.keys()
+        )
+
+    def word_overlap(query, document):
+        return len(query & document.keys())
+
+    for ranker, score in (("word_overlap", word_overlap), ("bm25", bm25)):
+        recorded = reciprocal_ranks(retrieval, ranker)
+        for i in range(0, len(functions), 20):
+            query = set(words_of(functions[i]["summary"]))
+            scores = [score(query, document) for document in documents]
+            expected = 1 / sum(one >= scores[i] - 1e-12 for one in scores)
+            assert recorded[i] == pytest.approx(expected), (ranker, functions[i]["name"])
+
+
+@pytest.mark.parametrize("other", ["tf_idf", "word_overlap"])
+def test_the_comparison_of_two_rankers_is_scipy_s(retrieval, other):
+    bench = retrieval.get_metric(f"bm25_against_{other}")
+    test = bench["tests"]["paired_ttest"]
+    expected = stats.ttest_rel(reciprocal_ranks(retrieval, "bm25"), reciprocal_ranks(retrieval, other))
+    assert bench["groups"].keys() == {"bm25", other}
+    assert test["n"] == [retrieval.get_metric("queries")] * 2
+    assert test["p_value"] == pytest.approx(expected.pvalue)
+    assert test["confidence_interval"] == pytest.approx(list(expected.confidence_interval(0.975)))
+    assert test["significant"] == (expected.pvalue <= 0.025)
+
+
+def test_two_runs_of_retrieval_have_the_same_results(retrieval, tmp_path):
+    assert same_but_for_reports(retrieval, run(RETRIEVAL, tmp_path))
+
+
+def same_but_for_reports(ctx, again):
+    return not [name for name in ctx.differences(again) if not name.startswith("artifacts")]

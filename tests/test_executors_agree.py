@@ -1,0 +1,153 @@
+"""Promise 1: the same experiment gives the same Context, or the same failure, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agreement_stages import Model
+from dagster import DagsterInstance
+
+from crucible_core import Context, Experiment, StageFailedError, run_experiment
+from crucible_core.reporting import diff_traces
+from crucible_dagster import execute_experiment
+
+Run = Callable[[Experiment], Context]
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    home = tmp_path_factory.mktemp("dagster_home")
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with DagsterInstance.from_config(str(home)) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["in_process", "multiprocess"])
+def run(request: pytest.FixtureRequest, instance: DagsterInstance) -> Run:
+    return lambda experiment: execute_experiment(experiment, instance=instance, executor=request.param)
+
+
+def experiment(*stages: dict[str, Any], **more: Any) -> Experiment:
+    pipeline = [{"module": f"agreement_stages:{entry['name']}", **entry} for entry in stages]
+    return Experiment.model_validate({"id": "agree", "pipeline": pipeline, **more})
+
+
+def test_every_kind_of_value_comes_back_as_it_was(run: Run) -> None:
+    described = experiment({"name": "odd_values"}, {"name": "produce", "options": {"scale": 2, "names": ["a", "b"]}})
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert type(dagster.metrics["float32"]) is type(direct.metrics["float32"])
+    assert dagster.assigns["names"] == ("a", "b")
+    assert isinstance(dagster.assigns["model"], Model)
+
+
+def test_what_a_stage_changes_in_place_is_kept(run: Run) -> None:
+    described = experiment({"name": "produce"}, {"name": "mutate"}, {"name": "summarize"})
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert dagster.metrics["list"] == [1, 2, 3, 4]
+    assert dagster.metrics["dict"] == {"b": 1, "c": 2}
+    assert dagster.metrics["sum"] == 14.0
+    assert dagster.metrics["history"] == [0.5]
+
+
+def test_decisions_and_a_skipped_stage_are_recorded_alike(run: Run) -> None:
+    described = experiment({"name": "decide_twice"}, {"name": "produce", "enabled": False})
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert diff_traces(direct.trace, dagster.trace) == ()
+    assert [one.decision for one in dagster.trace.decisions] == ["first", "again"]
+    assert dagster.trace.endings["produce"].kind == "stage_skipped"
+    assert dagster.completed_stages == ("decide_twice",)
+
+
+def test_a_comparison_and_its_report_are_the_same(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path))
+    described = Experiment.model_validate(
+        {
+            "id": "agree",
+            "pipeline": [
+                {"name": "validate"},
+                {"name": "rows", "module": "agreement_stages:rows"},
+                {
+                    "name": "bench",
+                    "options": {
+                        "data": "outputs",
+                        "group_by": "group",
+                        "value": "score",
+                        "tests": ["ttest", "bootstrap"],
+                    },
+                },
+                {"name": "report"},
+            ],
+            "outputs": [{"name": "report", "formats": ["markdown", "json"]}],
+        }
+    )
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert set(dagster.metrics["bench"]["tests"]) == {"ttest", "bootstrap"}
+    assert Path(dagster.artifacts["report.markdown"]).read_text().count("Welch") >= 1
+
+
+def test_retries_are_counted_alike(run: Run, tmp_path: Path) -> None:
+    def described(counter: str) -> Experiment:
+        options = {"counter": str(tmp_path / counter), "successes_after": 2}
+        return experiment({"name": "fail_until", "options": options, "retry": {"max_retries": 2, "delay": 0.01}})
+
+    direct, dagster = run_experiment(described("direct")), run(described("dagster"))
+    assert direct.differences(dagster) == ()
+    assert dagster.metrics["calls"] == 3
+    assert dagster.trace.endings["fail_until"].attempts == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", ["raise", "exit", "none", "mutate"])
+def test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood(run: Run, how: str) -> None:
+    described = experiment({"name": "produce"}, {"name": "fail", "options": {"how": how}}, {"name": "summarize"})
+    with pytest.raises(StageFailedError) as direct:
+        run_experiment(described)
+    with pytest.raises(StageFailedError) as dagster:
+        run(described)
+    assert str(dagster.value) == str(direct.value)
+    assert dagster.value.stage == direct.value.stage == "fail"
+    assert type(dagster.value.__cause__) is type(direct.value.__cause__)
+    assert str(dagster.value.__cause__) == str(direct.value.__cause__)
+    assert direct.value.context.differences(dagster.value.context) == ()
+    assert dagster.value.context.completed_stages == ("produce",)
+    assert not dagster.value.context.has_metric("lost")
+
+
+@pytest.mark.parametrize("how", ["unpicklable", "text", "own", "chained"])
+def test_every_way_to_fail_is_the_same_in_process(instance: DagsterInstance, how: str) -> None:
+    described = experiment({"name": "produce"}, {"name": "fail", "options": {"how": how}})
+    with pytest.raises(StageFailedError) as direct:
+        run_experiment(described)
+    with pytest.raises(StageFailedError) as dagster:
+        execute_experiment(described, instance=instance, executor="in_process")
+    assert str(dagster.value) == str(direct.value)
+    assert direct.value.context.differences(dagster.value.context) == ()
+
+
+@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
+def test_observers_hear_the_same_events(instance: DagsterInstance, executor: Any) -> None:
+    described = experiment({"name": "decide_twice"}, {"name": "produce"})
+    direct: list[str] = []
+    dagster: list[str] = []
+    run_experiment(described, observers=[lambda event: direct.append(f"{event.kind} {event.stage}")])
+    execute_experiment(
+        described,
+        instance=instance,
+        executor=executor,
+        observers=[lambda event: dagster.append(f"{event.kind} {event.stage}")],
+    )
+    assert direct == dagster
+    assert direct == [
+        "stage_started decide_twice",
+        "decision decide_twice",
+        "decision decide_twice",
+        "stage_succeeded decide_twice",
+        "stage_started produce",
+        "stage_succeeded produce",
+    ]
