@@ -24,7 +24,7 @@ $(VENV)/dev: pyproject.toml
 demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance and show the result
 	$(BIN)/crucible run examples/digits/digits.yaml --dagster
 	@echo
-	@echo "The report:  open $$(ls -t reports/digits/*/report.html | head -n 1)"
+	@echo "The report:  open $$(ls -t reports/digits/*/*.html | head -n 1)"
 	@echo "The run:     make dev   (opens Dagster's UI on http://localhost:3000)"
 
 test: $(VENV)/dev ## Run the tests, as CI does

@@ -228,6 +228,5 @@ def _explain(ctx: Context, code: int, partial: str | None) -> None:
     if code == INTERRUPTED:
         click.echo(f"\ninterrupted in stage {failed.stage!r}", err=True)
     else:
-        why = f"{failed.error_type}: {failed.message}"
-        click.echo(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {why}", err=True)
+        click.echo(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}", err=True)
     click.echo(f"partial results: {partial}", err=True)

@@ -163,9 +163,10 @@ def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Obser
                 attempt += 1
                 continue
             failed = _failure(name, error, attempt, time.perf_counter() - started)
-            raise StageFailedError(name, _record(context, failed, observers), _reason(error)) from error
+            raise StageFailedError(name, _record(context, failed, observers), failed.reason) from error
         except BaseException as interrupt:
-            failed = _failure(name, interrupt, attempt, time.perf_counter() - started)
+            # Dagster interrupts with an exception of its own; the record is the same in both worlds.
+            failed = _failure(name, KeyboardInterrupt("interrupted"), attempt, time.perf_counter() - started)
             raise RunInterrupted(name, _record(context, failed, observers)) from interrupt
         succeeded = StageSucceeded.of(name, seconds=time.perf_counter() - started, attempts=attempt)
         return _record(result, succeeded, observers)
@@ -232,15 +233,15 @@ def _retry(
 
 
 def _failure(name: str, error: BaseException, attempts: int, seconds: float) -> StageFailed:
+    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
         stage=name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=safe_text(str(error)),
-        traceback=safe_text(
-            "".join(traceback.format_exception(type(error), error, _below_this_module(error.__traceback__)))
-        ),
+        message=safe_text(message),
+        traceback=safe_text("".join(shown)),
     )
 
 
@@ -248,9 +249,3 @@ def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     return trace
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
-    return f"{type_name(error)}: {error}" if str(error) else type_name(error)

@@ -58,10 +58,10 @@ class Progress:
             case StageSkipped():
                 self._end("[dim]–[/]", f"{name}  [dim]skipped ({escape(event.reason)})[/]")
             case StageFailed():
-                why = escape(safe_text(f"{event.error_type}: {event.message}"))
+                why = escape(safe_text(event.reason))
                 self._end("[red]✗[/]", f"{name}  [dim]{format_duration(event.seconds)}[/]  {why}")
             case StageRetried():
-                why = escape(safe_text(f"{event.error_type}: {event.message}"))
+                why = escape(safe_text(event.reason))
                 self._console.print(
                     f"  [yellow]↻[/] {name}  attempt {event.attempt} failed: {why}; again in {event.delay:.1f} s"
                 )

@@ -81,15 +81,23 @@ class StageSucceeded(_Event):
     attempts: int = 1
 
 
-class StageFailed(_Event):
+class _Raised(_Event):
+    error_type: str
+    message: str
+
+    @property
+    def reason(self) -> str:
+        """`ValueError: too small`, or the type alone where there is no message."""
+        return f"{self.error_type}: {self.message}" if self.message else self.error_type
+
+
+class StageFailed(_Raised):
     """A stage raised, in its last attempt, or was interrupted."""
 
     kind: Literal["stage_failed"] = "stage_failed"
     seconds: float
     """Wall time from the start, retries and their delays included."""
     attempts: int = 1
-    error_type: str
-    message: str
     traceback: str
     """The traceback within the stage's own code, as text."""
 
@@ -101,7 +109,7 @@ class StageSkipped(_Event):
     reason: str
 
 
-class StageRetried(_Event):
+class StageRetried(_Raised):
     """An attempt raised and another follows."""
 
     kind: Literal["stage_retried"] = "stage_retried"
@@ -109,8 +117,6 @@ class StageRetried(_Event):
     """The attempt that failed, counted from 1."""
     delay: float
     """Seconds until the next attempt."""
-    error_type: str
-    message: str
 
 
 class Decision(_Event):

@@ -87,7 +87,7 @@ def open_instance() -> DagsterInstance:
         # Two processes that open fresh SQLite storage at once both make its tables, and both may fail.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not settings.exists():
-            settings.write_text("telemetry:\n  enabled: false\n")
+            settings.write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
         instance = DagsterInstance.from_config(str(home))
         # Each storage makes its tables when it is first used.
         instance.get_runs_count()

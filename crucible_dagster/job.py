@@ -203,9 +203,7 @@ def _run_planned(
         if isinstance(event, Decision):
             context.log_event(observation(before.experiment, event))
         elif isinstance(event, StageRetried):
-            context.log.warning(
-                f"attempt {event.attempt} failed: {event.error_type}: {event.message}; again in {event.delay:.1f} s"
-            )
+            context.log.warning(f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s")
 
     try:
         return run_stage(planned, before, [tell, *observers])

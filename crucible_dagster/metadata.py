@@ -11,7 +11,7 @@ from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataVa
 
 from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
 from crucible_core.jsonable import safe_text, to_jsonable
-from crucible_core.reporting import flatten, headline, render_report, stages_table
+from crucible_core.reporting import flatten, headline, render_report, results, stages_table
 from crucible_dagster.names import asset_path
 
 __all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
@@ -39,13 +39,14 @@ def metric_metadata(before: Context | None, after: Context) -> Metadata:
 
 
 def materialization(ctx: Context) -> AssetMaterialization:
-    """The run's result on the asset's page: every metric, the report, what ran, the artifacts."""
+    """The run's result on the asset's page: the report, the metrics, what ran, the artifacts."""
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
         "report": MetadataValue.md(_cut(render_report(ctx, "markdown"), MAX_MARKDOWN)),
+        **dict(_limited(results(ctx))),
+        **{name: _text(value) for name, value in ctx.metrics.items() if isinstance(value, str)},
         "stages": _table(ctx),
         **{name: _artifact(value) for name, value in ctx.artifacts.items()},
-        **dict(_limited(flatten(ctx.metrics))),
     }
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
@@ -79,7 +80,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
     return {
         "stage": MetadataValue.text(planned.name),
         "options": MetadataValue.json(to_jsonable(options)),
-        "error": _text(f"{failed.error_type}: {failed.message}"),
+        "error": _text(failed.reason),
         "traceback": MetadataValue.md(_code(failed.traceback)),
         "trace": _table(ctx),
     }

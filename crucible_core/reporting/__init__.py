@@ -1,6 +1,6 @@
 """What a person reads after a run: one document made of a Context, rendered in every format."""
 
-from crucible_core.reporting.content import flatten, headline, report_on, stages_table, summarize_run
+from crucible_core.reporting.content import flatten, headline, report_on, results, stages_table, summarize_run
 from crucible_core.reporting.rendering import RENDERERS, SUFFIXES, render_report
 from crucible_core.reporting.traces import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
 
@@ -15,6 +15,7 @@ __all__ = [
     "render_report",
     "render_trace",
     "report_on",
+    "results",
     "stages_table",
     "summarize_run",
 ]

@@ -13,7 +13,7 @@ from crucible_core.reporting.numbers import format_duration, format_interval, fo
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.vocabulary import EffectSizeName
 
-__all__ = ["decisions_table", "flatten", "headline", "report_on", "stages_table", "summarize_run"]
+__all__ = ["decisions_table", "flatten", "headline", "report_on", "results", "stages_table", "summarize_run"]
 
 EFFECT_LABELS: Mapping[EffectSizeName, str] = {
     "cohens_d": "Cohen's d",
@@ -53,11 +53,11 @@ def headline(ctx: Context) -> str:
     """The result in one sentence: what failed, else what was found, else the numbers."""
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return f"Failed at stage {failed[-1].stage}: {failed[-1].error_type}: {failed[-1].message}"
+        return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
     found = [sentence for _, bench in _benches(ctx) for sentence in _finding(bench)]
     if found:
         return " ".join(found)
-    numbers = [(name, value) for name, value in flatten(ctx.metrics) if _is_number(value)]
+    numbers = list(results(ctx))
     if numbers:
         shown = ", ".join(f"{name} = {format_number(value)}" for name, value in numbers[:3])
         return f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."
@@ -92,8 +92,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
+def results(ctx: Context) -> Iterator[tuple[str, Any]]:
+    """The numbers worth following from run to run: every metric, and of a comparison its findings, not its settings."""
+    compared = dict(_benches(ctx))
+    for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
+        if _is_number(value):
+            yield name, value
+    for name, bench in compared.items():
+        for group, one in bench["groups"].items():
+            yield f"{name}.{group}.mean", one["mean"]
+        for test, result in bench["tests"].items():
+            for key in ("estimate", "effect_size", "p_value", "p_adjusted"):
+                if key in result:
+                    yield f"{name}.{test}.{key}", result[key]
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(to_jsonable(value), int | float) and not isinstance(value, bool)
+    rendered = to_jsonable(value)
+    return isinstance(rendered, int | float) and not isinstance(rendered, bool)
 
 
 def _section(title: str, table: Table | None) -> Section | None:
@@ -260,16 +276,14 @@ def stages_table(events: Iterable[Event]) -> Table:
             case StageStarted():
                 rows[event.stage] = (event.stage, "running", "", "")
             case StageRetried():
-                retries.setdefault(event.stage, []).append(
-                    f"attempt {event.attempt}: {event.error_type}: {event.message}"
-                )
+                retries.setdefault(event.stage, []).append(f"attempt {event.attempt}: {event.reason}")
             case StageSkipped():
                 rows[event.stage] = (event.stage, "skipped", "", event.reason)
             case StageSucceeded() | StageFailed():
                 said = retries.get(event.stage, [])
                 outcome = "succeeded"
                 if isinstance(event, StageFailed):
-                    outcome, said = "failed", [*said, f"{event.error_type}: {event.message}"]
+                    outcome, said = "failed", [*said, event.reason]
                 note = "; ".join([*([f"{event.attempts} attempts"] if event.attempts > 1 else []), *said])
                 rows[event.stage] = (event.stage, outcome, format_duration(event.seconds), note)
     return Table(("stage", "outcome", "time", "note"), tuple(rows.values()), frozenset({"time"}))

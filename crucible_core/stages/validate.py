@@ -18,7 +18,7 @@ class Validate(Stage):
     """Checks the whole experiment: every stage resolves, every option is valid, no stage knows itself to be impossible.
 
     A run makes the same checks before its first stage; this stage puts on record that and what was checked, as
-    `metrics["validate"]` with `total` and `skipped` (how many stages) and `stages` (the class behind each name).
+    `metrics["validate"]` with `stages` (the class behind each name) and `skipped` (names).
     """
 
     _registry: Registry | None = PrivateAttr(default=None)
@@ -34,8 +34,7 @@ class Validate(Stage):
         return ctx.put_metric(
             "validate",
             {
-                "total": len(planned),
-                "skipped": sum(not one.definition.enabled for one in planned),
                 "stages": {one.name: f"{type(one.stage).__module__}:{type(one.stage).__qualname__}" for one in planned},
+                "skipped": [one.name for one in planned if not one.definition.enabled],
             },
         )

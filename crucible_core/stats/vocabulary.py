@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, cast, get_args
+from typing import Final, get_args
 
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.vocabulary import CorrectionName, EffectSizeName, TestName

@@ -6,9 +6,11 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
@@ -97,29 +99,26 @@ def bm25(
 
 def _documented_functions(node: ast.Module | ast.ClassDef, path: str) -> Iterator[dict[str, str]]:
     for child in node.body:
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef) or child.name.startswith("_"):
+            continue
+        name = f"{path}.{child.name}"
         if isinstance(child, ast.ClassDef):
-            yield from _documented_functions(child, f"{path}.{child.name}")
-        elif isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
-            docstring = ast.get_docstring(child)
-            if docstring:
-                summary, _, explanation = docstring.partition("\n\n")
-                yield {
-                    "name": f"{path}.{child.name}",
-                    "summary": " ".join(summary.split()),
-                    "explanation": " ".join(explanation.split()),
-                }
+            yield from _documented_functions(child, name)
+        elif docstring := ast.get_docstring(child):
+            summary, _, explanation = docstring.partition("\n\n")
+            yield {"name": name, "summary": " ".join(summary.split()), "explanation": " ".join(explanation.split())}
 
 
-def _add_ranks(ctx: Context, ranker: str, scores: np.ndarray[Any, Any]) -> Context:
-    """Row i of `scores` is query i, column j document j; the right answer to query i is document i.
+def _add_ranks(ctx: Context, ranker: str, scores: NDArray[Any]) -> Context:
+    """Row i of `scores` belongs to query i, column j to document j, and document i is the answer to query i.
 
-    A tie counts against the ranker: documents with the right one's score come before it.
+    Ties count against the ranker: a document that scores as high as the answer comes before it.
     """
-    right = scores.diagonal()[:, np.newaxis]
-    ranks = (scores >= right).sum(axis=1)
+    answers = scores.diagonal()[:, np.newaxis]
+    ranks = (scores >= answers).sum(axis=1)
     reciprocal_ranks = (1 / ranks).tolist()
     outputs = [
         {"query": function["name"], "ranker": ranker, "reciprocal_rank": reciprocal_rank}
         for function, reciprocal_rank in zip(ctx.assigns["functions"], reciprocal_ranks, strict=True)
     ]
-    return ctx.add_outputs(outputs).put_metric(f"{ranker}_mean_reciprocal_rank", float(np.mean(reciprocal_ranks)))
+    return ctx.add_outputs(outputs).put_metric(f"{ranker}_mean_reciprocal_rank", fmean(reciprocal_ranks))
