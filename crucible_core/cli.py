@@ -11,6 +11,7 @@ import json
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -135,7 +136,8 @@ def stages(name: str | None, as_json: bool) -> None:
         if name is None:
             described = [registry.describe(one) for one in registry.names()]
         else:
-            described = [{**registry.resolve(StageDef(name="stage", module=name)).describe(), "name": name}]
+            definition = StageDef(name=name.rpartition(":")[2], module=name)
+            described = [{**registry.resolve(definition, folder=Path.cwd()).describe(), "name": name}]
     if as_json:
         click.echo(to_json_text(described if name is None else described[0]))
     elif name is None:

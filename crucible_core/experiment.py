@@ -257,18 +257,21 @@ class Source:
     """The file an experiment was read from, and where in it each value stands."""
 
     path: str
+    """Absolute: what stands beside the file is found from anywhere."""
+    shown: str
+    """As it was given, which is how mistakes name it."""
     find: Callable[[], Mapping[tuple[str | int, ...], tuple[int, int]]] = field(default=dict, repr=False)
 
-    def __reduce__(self) -> tuple[type[Source], tuple[str]]:
-        return Source, (self.path,)  # mistakes are looked up where the file was read
+    def __reduce__(self) -> tuple[type[Source], tuple[str, str]]:
+        return Source, (self.path, self.shown)  # mistakes are looked up where the file was read
 
     def location(self, *place: str | int) -> Location:
         """The position of the value at `place`, for example ("pipeline", 2, "options"), or of what holds it."""
         positions = self.find()
         for length in range(len(place), -1, -1):
             if place[:length] in positions:
-                return Location(self.path, *positions[place[:length]])
-        return Location(self.path)
+                return Location(self.shown, *positions[place[:length]])
+        return Location(self.shown)
 
 
 class Experiment(_Node):

@@ -55,8 +55,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     else:
         data, found = _parse_yaml(text, shown)
         positions = lambda: found  # noqa: E731
-    source = Source(str(file.absolute()), positions)
-    shown_source = Source(shown, positions)
+    source = Source(str(file.absolute()), shown, positions)
     if not isinstance(data, dict):
         raise InvalidExperimentError(
             f"an experiment is a mapping with `id:` and `pipeline:`, and this file holds {_kind(data)}",
@@ -65,7 +64,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     try:
         return Experiment.model_validate(data).read_from(source)
     except ValidationError as error:
-        raise _mistakes(error, shown_source) from None
+        raise _mistakes(error, source) from None
 
 
 def parse_scalar(text: str) -> Any:

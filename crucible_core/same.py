@@ -28,12 +28,13 @@ def same(left: Any, right: Any) -> bool:
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
     if isinstance(left, Sequence):
         return len(left) == len(right) and all(map(same, left, right))
-    if hasattr(left, "dtype") and hasattr(left, "shape"):
+    if hasattr(left, "dtype") and hasattr(left, "shape") and hasattr(left, "__array__"):
         return _same_array(left, right)
     if hasattr(left, "equals"):
         return bool(left.equals(right))
-    if (_has_no_equality(left) or is_dataclass(left)) and hasattr(left, "__dict__"):
-        # The == of a dataclass compares all its fields at once, which arrays among them refuse.
+    if (_has_no_equality(left) or is_dataclass(left) or hasattr(left, "nnz")) and hasattr(left, "__dict__"):
+        # The == of a dataclass compares all its fields at once, which arrays among them refuse; that of a sparse
+        # matrix gives a sparse matrix.
         return same(vars(left), vars(right))
     return bool(left == right)
 

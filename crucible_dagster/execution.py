@@ -180,7 +180,7 @@ def rebuild_job(
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
     if path is not None:
-        made.read_from(Source(path))
+        made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}
     return job_for(made, Registry(registered, importable=importable))
 

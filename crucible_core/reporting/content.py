@@ -149,7 +149,8 @@ def _finding(bench: Mapping[str, Any]) -> Iterator[str]:
     if test is None:
         return
     p = test.get("p_adjusted", test["p_value"])
-    level = f"{test['confidence_level']:.0%}"
+    measure = f" in {bench['measure']}" if bench["measure"] else ""
+    level = _percent(test["confidence_level"])
     adjusted = f" ({bench['correction']}-adjusted)" if "p_adjusted" in test else ""
     numbers = (
         f"{test['estimate_name']} {format_number(test['estimate'])}, "
@@ -158,14 +159,18 @@ def _finding(bench: Mapping[str, Any]) -> Iterator[str]:
     )
     if len(test["groups"]) != 2:
         differ = "differ" if test["significant"] else "could not be told apart"
-        yield f"The {len(test['groups'])} groups {', '.join(test['groups'])} {differ}: {numbers}."
+        yield f"The {len(test['groups'])} groups {', '.join(test['groups'])} {differ}{measure}: {numbers}."
         return
     first, second = test["groups"]
     if test["significant"]:
         word = "higher" if test["estimate"] > 0 else "lower"
-        yield f"{first} is {word} than {second}: {numbers}."
+        yield f"{first} is {word} than {second}{measure}: {numbers}."
     else:
-        yield f"{first} and {second} could not be told apart: {numbers}."
+        yield f"{first} and {second} could not be told apart{measure}: {numbers}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g}%"
 
 
 def _counts(bench: Mapping[str, Any], test: Mapping[str, Any]) -> str:
@@ -207,7 +212,7 @@ def _comparison(name: str, bench: Mapping[str, Any]) -> Section:
             format_p(test["p_value"]).removeprefix("= "),
             *((format_p(test["p_adjusted"]).removeprefix("= "),) if adjusted else ()),
             f"{test['estimate_name']} = {format_number(test['estimate'])}",
-            f"{test['confidence_level']:.0%} {format_interval(test['confidence_interval'])}",
+            f"{_percent(test['confidence_level'])} {format_interval(test['confidence_interval'])}",
             f"{EFFECT_LABELS[test['effect_size_name']]} = {format_number(test['effect_size'])}",
             format_interval(test["effect_size_interval"]),
             "significant" if test["significant"] else "not significant",
@@ -231,8 +236,8 @@ def _degrees(df: list[float]) -> str:
 
 
 def _metrics_table(ctx: Context) -> Table:
-    benches = {name for name, _ in _benches(ctx)}
-    kept = {name: value for name, value in ctx.metrics.items() if name not in benches}
+    told_elsewhere = {name for name, _ in _benches(ctx)} | {"validate"}
+    kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
     return Table(
         ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})
     )

@@ -39,6 +39,8 @@ class Bench(Stage):
     """With `data: outputs`: the field of each output that names its group."""
     value: str | None = None
     """With `data: outputs`: the field of each output that holds its number."""
+    pair_by: str | None = None
+    """With `data: outputs` and `paired: true`: the field that says which values belong together, such as the fold."""
     groups: list[str] | None = Field(default=None, min_length=2)
     """The groups to compare, in this order; all of them unless said."""
     paired: bool = False
@@ -57,6 +59,8 @@ class Bench(Stage):
     """Of the bootstrap; 10,000 unless said."""
     seed: int = Field(default=0, ge=0)
     """Of whatever is drawn at random: the same seed gives the same numbers."""
+    measure: str | None = None
+    """What the numbers are, for the report: accuracy, say; with `data: outputs`, the name in `value` unless said."""
     metric: str = "bench"
     """The metric that takes the result; several `bench` stages need one each."""
 
@@ -68,6 +72,8 @@ class Bench(Stage):
             yield f"data: {self.data!r} is none of assigns.NAME, metrics.NAME or outputs"
         if source == "outputs" and not (self.group_by and self.value):
             yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
+        if self.pair_by and not (source == "outputs" and self.paired):
+            yield "pair_by: is for data: outputs with paired: true"
         tests = self.tests or experiment.stats.tests or ()
         independent = [test for test in tests if test not in PAIRED_TESTS]
         if self.paired and independent:
@@ -99,6 +105,7 @@ class Bench(Stage):
                 "alpha": alpha,
                 "correction": correction if len(results) > 1 else None,
                 "family_size": len(results),
+                "measure": self.measure or self.value,
                 "paired": all(test in PAIRED_TESTS for test in tests),
                 "groups": {name: summarize(values).to_dict() for name, values in groups.items()},
                 "tests": {
@@ -176,14 +183,31 @@ class Bench(Stage):
         return {str(group): values for group, values in groups.items()}
 
     def _from_outputs(self, ctx: Context) -> dict[str, Any]:
-        groups: dict[str, list[Any]] = {}
+        fields = [name for name in (self.group_by, self.value, self.pair_by) if name]
+        groups: dict[str, dict[Any, Any]] = {}
         for index, output in enumerate(ctx.outputs):
-            if not isinstance(output, Mapping) or self.group_by not in output or self.value not in output:
-                raise KeyError(f"output {index} has no {self.group_by!r} or no {self.value!r}: {output!r:.80}")
-            groups.setdefault(str(output[self.group_by]), []).append(output[self.value])
+            if not isinstance(output, Mapping) or any(name not in output for name in fields):
+                raise KeyError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
+            group = groups.setdefault(str(output[self.group_by]), {})
+            pair = output[self.pair_by] if self.pair_by else index
+            if pair in group:
+                raise ValueError(f"two outputs of group {output[self.group_by]!r} have {self.pair_by} {pair!r}")
+            group[pair] = output[self.value]
         if not groups:
             raise ValueError("there is nothing to compare: no stage before this one added an output")
-        return groups
+        if self.pair_by:
+            groups = _in_pairs(groups, self.pair_by)
+        return {name: list(group.values()) for name, group in groups.items()}
+
+
+def _in_pairs(groups: Mapping[str, dict[Any, Any]], pair_by: str) -> dict[str, dict[Any, Any]]:
+    """The groups in the order of the first one's pairs. Raises ValueError if a group lacks a pair of another."""
+    pairs = list(dict.fromkeys(pair for group in groups.values() for pair in group))
+    for name, group in groups.items():
+        missing = [pair for pair in pairs if pair not in group]
+        if missing:
+            raise ValueError(f"group {name!r} has no output with {pair_by} {missing[0]!r} ({len(missing)} are missing)")
+    return {name: {pair: group[pair] for pair in pairs} for name, group in groups.items()}
 
 
 def _report(result: TestResult, p_adjusted: float | None, alpha: float) -> dict[str, Any]:

@@ -59,4 +59,4 @@ def _examples(ctx: Context) -> Iterable[Any]:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from crucible_core.context import Context
 from crucible_core.experiment import Experiment, OutputSpec
-from crucible_core.output_root import path_problem, write_atomically
+from crucible_core.output_root import output_root, path_problem, write_atomically
 from crucible_core.reporting import SUFFIXES, render_report
 from crucible_core.stage import Stage
+from crucible_core.vocabulary import ReportFormat
 from crucible_core.wording import listing
 
 __all__ = ["Report"]
@@ -36,19 +37,23 @@ class Report(Stage):
                 yield f"output {spec.name!r}: {problem}"
 
     def run(self, ctx: Context) -> Context:
-        for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS:
-            for report_format in spec.formats:
-                text = render_report(ctx, report_format, title=spec.title)
-                if spec.sink == "stdout":
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-                else:
-                    path = write_atomically(_place(spec, ctx) + SUFFIXES[report_format], text)
-                    ctx = ctx.put_artifact(f"{spec.name}.{report_format}", str(path))
+        wanted = [(spec, each) for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS for each in spec.formats]
+        # Before the first is written, so that each report names all of them.
+        for spec, report_format in wanted:
+            if spec.sink == "file":
+                path = output_root() / _place(spec, report_format, ctx)
+                ctx = ctx.put_artifact(f"{spec.name}.{report_format}", str(path))
+        for spec, report_format in wanted:
+            text = render_report(ctx, report_format, title=spec.title)
+            if spec.sink == "file":
+                write_atomically(_place(spec, report_format, ctx), text)
+            else:
+                sys.stdout.write(text)
+                sys.stdout.flush()
         return ctx
 
 
-def _place(spec: OutputSpec, ctx: Context) -> str:
-    if spec.path is None:
-        return f"{ctx.experiment_id}/{ctx.run_id}/{spec.name}"
-    return next((spec.path.removesuffix(end) for end in SUFFIXES.values() if spec.path.endswith(end)), spec.path)
+def _place(spec: OutputSpec, report_format: ReportFormat, ctx: Context) -> str:
+    place = spec.path if spec.path is not None else f"{ctx.experiment_id}/{ctx.run_id}/{spec.name}"
+    named = next((end for end in SUFFIXES.values() if spec.path is not None and place.endswith(end)), "")
+    return place.removesuffix(named) + SUFFIXES[report_format]

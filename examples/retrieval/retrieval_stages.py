@@ -71,9 +71,13 @@ def word_overlap(ctx: Context) -> Context:
 
 
 @stage
-def tf_idf(ctx: Context) -> Context:
+def tf_idf(
+    ctx: Context,
+    *,
+    sublinear: Annotated[bool, Field(description="Let a repeated word count by its logarithm only.")] = False,
+) -> Context:
     """Scores a document by the cosine between its weighted words and the query's; rare words weigh more."""
-    weighting = TfidfTransformer().fit(ctx.assigns["documents"])
+    weighting = TfidfTransformer(sublinear_tf=sublinear).fit(ctx.assigns["documents"])
     scores = weighting.transform(ctx.assigns["queries"]) @ weighting.transform(ctx.assigns["documents"]).T
     return _add_ranks(ctx, "tf_idf", scores.toarray())
 

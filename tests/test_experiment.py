@@ -1,0 +1,220 @@
+"""The experiment as data: names, equality, options, retries, where things stand in the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from crucible_core import (
+    Experiment,
+    OutputSpec,
+    RetryPolicy,
+    Schedule,
+    StageDef,
+    Stats,
+    UnknownStageError,
+    load_experiment,
+    vocabulary,
+)
+from crucible_core.reporting import RENDERERS, SUFFIXES
+from crucible_core.stats import TEST_ALIASES, TEST_NAMES
+from crucible_core.stats.comparison import TESTS
+from crucible_core.stats.corrections import CORRECTIONS
+from stages_for_tests import experiment_of
+
+
+@pytest.mark.parametrize("name", ["a", "A1", "_private", "gpt-4o.mini_v2", "0", "a" * 128, "a..b", "a--"])
+def test_letters_digits_and_three_signs_make_a_name(name: str) -> None:
+    assert Experiment.model_validate({"id": name, "pipeline": [{"name": name}]}).id == name
+    assert OutputSpec(name=name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".a", "-a", "a b", "a/b", "a\\b", "a\n", "\na", "a\x00", "ä", "a:b", "a" * 129, "٣", "a​b", "%2e"],
+)
+def test_anything_else_is_no_name(name: str) -> None:
+    for bad in ({"id": name, "pipeline": [{"name": "s"}]}, {"id": "a", "pipeline": [{"name": name}]}):
+        with pytest.raises(ValidationError, match="cannot be a name"):
+            Experiment.model_validate(bad)
+
+
+def test_an_experiment_is_frozen() -> None:
+    experiment = experiment_of("a")
+    with pytest.raises(ValidationError, match="frozen"):
+        experiment.id = "b"
+    with pytest.raises(ValidationError, match="frozen"):
+        experiment.pipeline[0].enabled = False
+
+
+def test_what_was_not_said_is_not_written_and_null_stays_null() -> None:
+    data = {"id": "a", "description": None, "pipeline": [{"name": "s", "options": None}], "baseline": None}
+    assert Experiment.model_validate(data).to_dict() == data
+    assert json.loads(Experiment.model_validate(data).to_json()) == data
+
+
+def test_where_an_experiment_was_read_from_is_no_part_of_what_it_says() -> None:
+    made = experiment_of("a")
+    Path("a.json").write_text(made.to_json())
+    assert load_experiment("a.json") == made
+    assert made.source is None
+    assert made.folder is None
+    assert made.location("pipeline") is None
+
+
+def test_experiments_that_say_different_things_are_unequal() -> None:
+    assert experiment_of("a") != experiment_of("b")
+    assert experiment_of("a") != experiment_of("a", description="x")
+    assert experiment_of("a") != "a"
+
+
+def test_the_position_of_each_part_is_known_and_of_what_is_not_there_that_of_what_holds_it() -> None:
+    Path("a.yaml").write_text("id: a\npipeline:\n  - name: s\n    options:\n      lr: 1\n")
+    experiment = load_experiment("a.yaml")
+    place = experiment.location("pipeline", 0, "options", "lr")
+    assert (place.line, place.column) == (5, 7)
+    assert experiment.location("pipeline", 0, "options", "other").line == 4
+    assert experiment.location("nothing", "there").line == 1
+    assert str(place) == f"{Path('a.yaml').absolute()}:5:7"
+
+
+def test_options_are_replaced_one_by_one_in_a_new_experiment() -> None:
+    before = experiment_of({"name": "s", "options": {"lr": 1, "epochs": 2}}, "t")
+    after = before.with_options("s", {"lr": 3})
+    assert after.pipeline[0].options == {"lr": 3, "epochs": 2}
+    assert before.pipeline[0].options == {"lr": 1, "epochs": 2}
+    assert before.with_options("t", {"x": None}).pipeline[1].options == {"x": None}
+
+
+def test_replacing_options_of_an_unknown_stage_is_refused_with_the_closest_name() -> None:
+    with pytest.raises(UnknownStageError, match="has no stage 'trian'; did you mean 'train'\\?; its stages: train, b"):
+        experiment_of("train", "b").with_options("trian", {})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2**63, -(2**63) - 1, "\x00", "\ud800", {"a": [math.nan]}, {"\x00": 1}])
+def test_options_made_in_code_obey_the_rules_of_the_file(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        StageDef(name="s", options={"x": value})
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", Path("a")])
+def test_options_are_json_data(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        StageDef(name="s", options={"x": value})
+
+
+def test_the_statistics_are_there_when_nothing_was_said() -> None:
+    assert experiment_of("a").stats == Stats()
+    assert experiment_of("a", reliability=None).stats == Stats()
+    assert experiment_of("a", reliability={"stats": {"alpha": 0.01}}).stats.alpha == 0.01
+
+
+# --- schedules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/5 * * * 1-5", "0 0 1,15 * *", "0 0 * * MON", "@daily", "@hourly"])
+def test_cron_schedules_are_read(cron: str) -> None:
+    assert Schedule(cron=cron).cron == cron
+
+
+@pytest.mark.parametrize(
+    "cron", ["", "* * * *", "* * * * * *", "daily", "@reboot", "every day", "0\t2 * * *", "0 2 * * *\n", "* * * * $(x)"]
+)
+def test_what_is_no_cron_schedule_is_refused(cron: str) -> None:
+    with pytest.raises(ValidationError, match="no cron schedule"):
+        Schedule(cron=cron)
+
+
+@pytest.mark.parametrize("cron", ["61 * * * *", "* 24 * * *", "* * 32 * *", "* * * 13 *", "a b c d e", "- - - - -"])
+def test_a_time_that_never_comes_is_refused_here_and_not_by_dagster_later(cron: str) -> None:
+    with pytest.raises(ValidationError, match="no cron schedule"):
+        Schedule(cron=cron)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
+def test_time_zones_of_the_iana_are_read(zone: str) -> None:
+    assert Schedule(cron="@daily", timezone=zone).timezone == zone
+
+
+@pytest.mark.parametrize("zone", ["", "Berlin", "../UTC", "/etc/localtime", "Europe", "CEST+1", "UTC\x00", "\ud800"])
+def test_other_time_zones_are_refused(zone: str) -> None:
+    with pytest.raises(ValidationError):
+        Schedule(cron="@daily", timezone=zone)
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "delays"),
+    [
+        ({"max_retries": 3}, [0, 0, 0]),
+        ({"delay": 2.0}, [2, 2, 2]),
+        ({"delay": 2.0, "backoff": "linear"}, [2, 4, 6]),
+        ({"delay": 2.0, "backoff": "exponential"}, [2, 6, 14]),
+    ],
+)
+def test_delays_grow_by_the_formulas_of_dagster(policy: dict[str, Any], delays: list[float]) -> None:
+    assert [RetryPolicy(**policy).delay_after(attempt) for attempt in (1, 2, 3)] == delays
+
+
+@pytest.mark.parametrize(
+    ("jitter", "draw", "delay"),
+    [("full", 0.0, 0.0), ("full", 0.5, 3.0), ("plus_minus", 0.0, 4.0), ("plus_minus", 0.5, 6.0), ("plus_minus", 1.0, 8.0)],
+)
+def test_jitter_varies_the_delay(jitter: str, draw: float, delay: float) -> None:
+    policy = RetryPolicy(delay=2.0, backoff="exponential", jitter=jitter)
+    assert policy.delay_after(2, draw=lambda: draw) == delay
+
+
+@given(
+    delay=st.floats(0, 86_400),
+    backoff=st.sampled_from([None, "linear", "exponential"]),
+    jitter=st.sampled_from([None, "full", "plus_minus"]),
+    attempt=st.integers(1, 1000),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_delay_is_never_negative_and_always_a_number(
+    delay: float, backoff: Any, jitter: Any, attempt: int, draw: float
+) -> None:
+    policy = RetryPolicy(max_retries=1000, delay=delay, backoff=backoff, jitter=jitter)
+    waited = policy.delay_after(attempt, draw=lambda: draw)
+    assert 0 <= waited < math.inf
+
+
+@pytest.mark.parametrize(
+    "policy", [{"max_retries": -1}, {"delay": -1.0}, {"delay": math.inf}, {"delay": math.nan}, {"backoff": "linear"}, {"jitter": "full"}, {"delay": "1"}, {"max_retries": True}, {"backoff": "quadratic", "delay": 1.0}]
+)
+def test_impossible_retries_are_refused(policy: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RetryPolicy(**policy)
+
+
+# --- vocabularies ---------------------------------------------------------------------------------------------------
+
+
+def choices(literal: Any) -> set[str]:
+    return {name for part in typing.get_args(literal) for name in (choices(part) or {part})}
+
+
+def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertised() -> None:
+    assert choices(vocabulary.TestName) == set(TESTS) == set(TEST_NAMES)
+    assert choices(vocabulary.TestSpelling) == set(TESTS) | set(TEST_ALIASES)
+    assert choices(vocabulary.CorrectionName) == set(CORRECTIONS)
+    assert choices(vocabulary.EffectSizeName) == {name for test in TESTS.values() for name in test.effect_sizes}
+    assert choices(vocabulary.ReportFormat) == set(RENDERERS) == set(SUFFIXES)
+
+
+def test_the_core_and_the_statistics_spell_the_choices_alike() -> None:
+    from crucible_core.stats import vocabulary as stats_vocabulary
+
+    for name in ("TestName", "EffectSizeName", "CorrectionName"):
+        assert choices(getattr(vocabulary, name)) == choices(getattr(stats_vocabulary, name))
