@@ -46,7 +46,8 @@ def measure_run(job: str, executor: str) -> dict[str, float]:
         "execution": {"config": config},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
-    with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home) as instance:
+    quiet = {"telemetry": {"enabled": False}}
+    with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home, overrides=quiet) as instance:
         windows = []
         for _ in range(2 if executor == "in-process" else 1):
             with dg.execute_job(reconstructable, instance=instance, run_config=run_config, raise_on_error=True) as done:

@@ -62,8 +62,9 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
         "stage": MetadataValue.text(decision.stage),
         "decision": _text(decision.decision),
         "reasoning": _text(decision.reasoning),
-        "alternatives": _text(", ".join(decision.alternatives)),
     }
+    if decision.alternatives:
+        metadata["alternatives"] = _text(", ".join(decision.alternatives))
     if decision.confidence is not None:
         metadata["confidence"] = MetadataValue.float(decision.confidence)
     described = f"{decision.stage} decided: {decision.decision}"

@@ -26,7 +26,7 @@ EFFECT_LABELS: Mapping[EffectSizeName, str] = {
 }
 
 MAX_ROWS = 200
-MAX_OUTPUT_ROWS = 20
+MAX_OUTPUT_ROWS = 10
 MAX_OUTPUT_COLUMNS = 8
 
 
@@ -254,11 +254,17 @@ def _outputs_table(ctx: Context) -> Table | None:
         columns, rows = ("output",), [(format_value(output),) for output in shown]
     if len(ctx.outputs) > len(shown):
         rows.append((f"… and {len(ctx.outputs) - len(shown):,} more", *("",) * (len(columns) - 1)))
-    return Table(columns, tuple(rows))
+    numeric = {
+        name
+        for name in columns
+        if all(_is_number(one[name]) for one in shown if isinstance(one, Mapping) and name in one)
+    }
+    return Table(columns, tuple(rows), frozenset(numeric if isinstance(shown[0], Mapping) else ()))
 
 
 def decisions_table(events: Iterable[Event]) -> Table:
-    rows = tuple(
+    columns: tuple[str, ...] = ("stage", "decision", "why", "instead of", "confidence")
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             event.stage,
             event.decision,
@@ -269,7 +275,9 @@ def decisions_table(events: Iterable[Event]) -> Table:
         for event in events
         if isinstance(event, Decision)
     )
-    return Table(("stage", "decision", "why", "instead of", "confidence"), rows, frozenset({"confidence"}))
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    return Table(columns, rows, frozenset({"confidence"}))
 
 
 def stages_table(events: Iterable[Event]) -> Table:

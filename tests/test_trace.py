@@ -1,0 +1,215 @@
+"""The trace: tagged events that go to JSON and back, and in every other format."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import pickle
+import typing
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from crucible_core import (
+    Decision,
+    Event,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+    run_experiment,
+)
+from crucible_core.reporting import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
+from stages_for_tests import experiment_of, registry
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+EVENTS = [
+    StageStarted(stage="train", at=AT),
+    Decision(stage="train", at=AT, decision="adam", reasoning="it converged", alternatives=["sgd"], confidence=0.5),
+    StageRetried(stage="train", at=AT, attempt=1, delay=0.5, error_type="ValueError", message="once"),
+    StageSucceeded(stage="train", at=AT, seconds=1.5, attempts=2),
+    StageSkipped(stage="bench", at=AT, reason="enabled: false"),
+    StageFailed(stage="report", at=AT, seconds=0.1, error_type="OSError", message="disk", traceback="Traceback\n"),
+]
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+moments = st.datetimes(timezones=st.just(UTC) | st.builds(lambda h: timezone(timedelta(hours=h)), st.integers(-12, 12)))
+finite = st.floats(allow_nan=False, allow_infinity=False)
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(StageStarted, stage=texts, at=moments),
+    st.builds(StageSucceeded, stage=texts, at=moments, seconds=finite, attempts=st.integers(1, 9)),
+    st.builds(StageFailed, stage=texts, at=moments, seconds=finite, error_type=texts, message=texts, traceback=texts),
+    st.builds(StageSkipped, stage=texts, at=moments, reason=texts),
+    st.builds(StageRetried, stage=texts, at=moments, attempt=st.integers(1, 9), delay=finite, error_type=texts, message=texts),
+    st.builds(
+        Decision,
+        stage=texts,
+        at=moments,
+        decision=texts,
+        reasoning=texts,
+        alternatives=st.lists(texts, max_size=3),
+        confidence=st.none() | st.floats(0, 1),
+    ),
+)
+traces = st.lists(events, max_size=8).map(Trace)
+
+
+@given(traces)
+def test_a_trace_survives_json(trace: Trace) -> None:
+    back = Trace.from_json(trace.to_json())
+    assert back == trace
+    assert [type(event) for event in back] == [type(event) for event in trace]
+    assert back.to_json() == trace.to_json()
+
+
+def test_a_trace_of_a_real_run_survives_json_and_pickle() -> None:
+    trace = run_experiment(experiment_of("choose", "odd_values"), registry=registry()).trace
+    assert Trace.from_json(trace.to_json()) == trace
+    assert Trace.from_json(trace.to_json().encode()) == trace
+    assert pickle.loads(pickle.dumps(trace)) == trace
+    assert copy.deepcopy(trace) == trace
+    assert hash(Trace.from_json(trace.to_json())) == hash(trace)
+
+
+def test_events_made_by_the_runner_are_like_validated_ones() -> None:
+    made = StageFailed.of("a", seconds=1.0, error_type="E", message="m", traceback="t")
+    validated = StageFailed(stage="a", at=made.at, seconds=1.0, error_type="E", message="m", traceback="t")
+    assert made == validated
+    assert made.model_dump() == validated.model_dump()
+    assert made.model_dump_json() == validated.model_dump_json()
+    assert hash(made) == hash(validated)
+    assert repr(made) == repr(validated)
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert made.model_copy(update={"attempts": 5}).attempts == 5
+    assert made.attempts == 1
+    with pytest.raises(ValidationError, match="frozen"):
+        made.attempts = 2
+    assert StageStarted.of("b").model_fields_set == StageStarted.of("c").model_fields_set
+
+
+def test_each_kind_is_the_tag_of_one_class() -> None:
+    union = typing.get_args(typing.get_args(Event)[0])
+    tags = {event.model_fields["kind"].default: event for event in union}
+    assert len(tags) == len(union) == len(EVENTS)
+    for event in EVENTS:
+        data = json.loads(Trace([event]).to_json())[0]
+        assert tags[data["kind"]] is type(event)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[{}]", '[{"kind": "unknown", "stage": "a"}]', '[{"kind": "stage_started"}]', "[1]", "nul",
+        '[{"kind": "stage_skipped", "stage": "a", "at": "2026-01-01T00:00:00Z", "reason": "x", "extra": 1}]',
+        '[{"kind": "stage_started", "stage": "a", "at": "2026-01-01T00:00:00"}]',
+        '[{"kind": "decision", "stage": "a", "at": "2026-01-01T00:00:00Z", "decision": "x", "reasoning": "y", "confidence": 2}]',
+    ],
+)  # fmt: skip
+def test_a_damaged_trace_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Trace.from_json(text)
+
+
+def test_a_trace_is_immutable() -> None:
+    trace = Trace(EVENTS)
+    with pytest.raises(AttributeError, match="immutable"):
+        trace.events = []
+    longer = trace.append(StageStarted(stage="x"))
+    assert (len(trace), len(longer)) == (6, 7)
+    assert list(trace) == EVENTS
+
+
+def test_a_trace_knows_its_decisions_and_endings() -> None:
+    trace = Trace(EVENTS)
+    assert [decision.decision for decision in trace.decisions] == ["adam"]
+    assert {name: ending.kind for name, ending in trace.endings.items()} == {
+        "train": "stage_succeeded",
+        "bench": "stage_skipped",
+        "report": "stage_failed",
+    }
+    assert Trace([EVENTS[0]]).endings == {}
+    assert repr(trace) == "Trace(6 events)"
+
+
+def test_times_are_in_utc_and_have_a_zone() -> None:
+    assert StageStarted(stage="a").at.utcoffset() == timedelta(0)
+    assert StageStarted.of("a").at.utcoffset() == timedelta(0)
+    with pytest.raises(ValidationError):
+        StageStarted(stage="a", at=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+# --- other formats --------------------------------------------------------------------------------------------------
+
+
+def test_each_advertised_format_is_implemented() -> None:
+    assert set(TRACE_FORMATS) == set(typing.get_args(TraceFormat))
+
+
+@pytest.mark.parametrize("trace_format", sorted(TRACE_FORMATS))
+def test_each_format_tells_what_ran_and_what_was_decided(trace_format: Any) -> None:
+    text = render_trace(Trace(EVENTS), trace_format)
+    for part in ("train", "bench", "report", "adam", "skipped"):
+        assert part in text
+    if trace_format != "mermaid":
+        assert "it converged" in text
+
+
+@pytest.mark.parametrize("trace_format", sorted(TRACE_FORMATS))
+def test_an_empty_trace_can_be_rendered(trace_format: Any) -> None:
+    assert render_trace(Trace(), trace_format)
+
+
+@settings(max_examples=60)
+@given(traces, st.sampled_from(sorted(TRACE_FORMATS)))
+def test_any_trace_can_be_rendered_in_any_format(trace: Trace, trace_format: Any) -> None:
+    render_trace(trace, trace_format).encode()
+
+
+def test_the_csv_holds_one_line_per_event() -> None:
+    rows = list(csv.DictReader(io.StringIO(render_trace(Trace(EVENTS), "csv"))))
+    assert [row["kind"] for row in rows] == [event.kind for event in EVENTS]
+    assert rows[1]["decision"] == "adam"
+    assert rows[3]["seconds"] == "1.5"
+    assert rows[5]["message"] == "disk"
+
+
+@given(texts)
+def test_no_text_gets_out_of_its_quotes_in_mermaid(text: str) -> None:
+    trace = Trace([StageStarted(stage=text), Decision(stage=text, decision=text, reasoning=text)])
+    lines = render_trace(trace, "mermaid").splitlines()
+    assert lines[0] == "flowchart TD"
+    assert lines[1].startswith('  s0["')
+    assert lines[1].endswith('"]:::running')
+    assert lines[1].count('"') == 2
+    assert lines[2].count('"') == 2
+    assert len(lines) == 7
+
+
+def test_two_equal_traces_have_no_difference_whatever_their_times() -> None:
+    later = [event.model_copy(update={"at": AT + timedelta(days=1)}) for event in EVENTS]
+    later[3] = StageSucceeded(stage="train", at=AT, seconds=99.0, attempts=2)
+    assert diff_traces(Trace(EVENTS), Trace(later)) == ()
+
+
+def test_the_difference_of_two_traces_names_what_changed() -> None:
+    other = [
+        *EVENTS[:1],
+        Decision(stage="train", decision="sgd", reasoning="it was faster"),
+        StageSucceeded(stage="train", seconds=1.0),
+        StageSucceeded(stage="bench", seconds=1.0),
+    ]
+    lines = diff_traces(Trace(EVENTS), Trace(other))
+    assert any(line.startswith("- train, decision 1: adam, because it converged") for line in lines)
+    assert any(line.startswith("+ train, decision 1: sgd, because it was faster") for line in lines)
+    assert any(line.startswith("- bench: skipped") for line in lines)
+    assert any(line.startswith("+ bench: succeeded") for line in lines)
+    assert any(line.startswith("- report: failed") for line in lines)
+    assert not any(line.startswith("+ report") for line in lines)
