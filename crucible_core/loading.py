@@ -32,6 +32,7 @@ MAX_DEPTH = 50
 MAX_VALUES = 50_000
 MAX_ALIASES = 100
 MAX_SCALAR = 100_000
+MAX_SECOND_TRY = 32_000
 
 Place = tuple[str | int, ...]
 Positions = dict[Place, tuple[int, int]]
@@ -144,10 +145,12 @@ def _parse_json(text: str, shown: str) -> Any:
         raise InvalidExperimentError(reason, location=Location(shown))
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(items)
-        if len(mapping) != len(items):
-            twice = next(key for i, (key, _) in enumerate(items) if any(key == k for k, _ in items[:i]))
-            refuse(f"the key {twice!r} stands twice in one mapping")
+        mapping: dict[str, Any] = {}
+        for key, value in items:
+            if key in mapping:
+                _find_in_json(text, shown)
+                refuse(f"the key {key!r:.80} stands twice in one mapping")
+            mapping[key] = value
         return mapping
 
     try:
@@ -187,30 +190,56 @@ def _check_size(data: Any, refuse: Callable[[str], NoReturn]) -> None:
 
 
 def _json_positions(text: str) -> Positions:
-    # JSON is YAML but for corners such as surrogate pairs; there, mistakes are shown without their line.
     try:
-        return _Builder("").build(_events(text, ""))[1]
+        return _find_in_json(text, "")
     except InvalidExperimentError:
+        return {}
+
+
+def _find_in_json(text: str, shown: str) -> Positions:
+    """Read JSON as YAML, which knows where things stand, and raises for a key that stands twice with its place."""
+    # YAML has no surrogate pairs: their escapes make way for as many other characters.
+    readable = re.sub(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", "surrog", text)
+    try:
+        return _Builder(shown).build(_events(readable, shown, pure=False))[1]
+    except _Unparsable:
         return {}
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------
 
 
+class _Unparsable(Exception):
+    """What a parser says of a text that it cannot read; which parser is tried next is still open."""
+
+    def __init__(self, reason: str, location: Location) -> None:
+        super().__init__(reason)
+        self.mistake = InvalidExperimentError(f"is no YAML: {reason}", location=location)
+
+
 def _parse_yaml(text: str, shown: str) -> tuple[Any, Positions]:
-    return _Builder(shown).build(_events(text, shown))
-
-
-def _events(text: str, shown: str) -> Iterator[Any]:
     try:
-        yield from YAML(typ="safe").parse(text)
+        return _Builder(shown).build(_events(text, shown, pure=False))
+    except _Unparsable as error:
+        # The C parser does not read all of YAML 1.2: `{module: package.module:Stage}` is too much for it. The Python
+        # parser does, thirteen times slower, so that it gets the second try, and only texts of a size it can manage.
+        if len(text) > MAX_SECOND_TRY:
+            raise error.mistake from None
+    try:
+        return _Builder(shown).build(_events(text, shown, pure=True))
+    except _Unparsable as error:
+        raise error.mistake from None
+
+
+def _events(text: str, shown: str, *, pure: bool) -> Iterator[Any]:
+    try:
+        yield from YAML(typ="safe", pure=pure).parse(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = Location(shown, mark.line + 1, mark.column + 1) if mark else Location(shown)
-        why = ", ".join(part for part in (error.problem, error.context) if part)
-        raise InvalidExperimentError(f"is no YAML: {why}", location=at) from None
+        raise _Unparsable(", ".join(part for part in (error.problem, error.context) if part), at) from None
     except (YAMLError, UnicodeError, ValueError) as error:
-        raise InvalidExperimentError(f"is no YAML: {str(error).splitlines()[0]}", location=Location(shown)) from None
+        raise _Unparsable(str(error).splitlines()[0], Location(shown)) from None
 
 
 @dataclass(slots=True)
@@ -289,13 +318,13 @@ class _Builder:
         if key == "<<" and plain:
             self._refuse("merge keys (<<) are not read; write the values out", event)
         if key in parent.value:
-            self._refuse(f"the key {key!r} stands twice in one mapping", event)
+            self._refuse(f"the key {key!r:.80} stands twice in one mapping", event)
         parent.key, parent.next_is_key = key, False
         self.positions[(*parent.place, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
 
     def _no_tag(self, event: Any) -> None:
         if event.tag is not None and str(event.tag) != "!":
-            self._refuse(f"YAML tags are not read: {event.tag}", event)
+            self._refuse(f"YAML tags are not read: {str(event.tag)!r:.80}", event)
 
     def _put(self, value: Any, event: Any) -> Place:
         if not self.stack:
@@ -355,6 +384,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 # Read as something else by YAML 1.1 readers (Dagster's among them).
 _OLD_BOOL = re.compile(r"yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF")
 _OLD_OCTAL = re.compile(r"[-+]?0[0-9_]+")
+_OLD_NUMBER = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?)")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
@@ -375,7 +405,9 @@ def _resolve(text: str) -> Any:
             f'{text} is decimal in YAML 1.2 and octal in YAML 1.1: write "{text}", or drop the zero, or write 0o...'
         )
     if _DATE.fullmatch(text) or _SEXAGESIMAL.fullmatch(text):
-        raise ValueError(f'{text} is a text in YAML 1.2 and a date or a number of seconds in YAML 1.1: write "{text}"')
+        raise ValueError(
+            f'{text:.40} is a text in YAML 1.2 and a date or a number of seconds in YAML 1.1: write "{text}"'
+        )
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"{text}: numbers in an experiment are finite")
     if _INT.fullmatch(text) or _OCT.fullmatch(text) or _HEX.fullmatch(text):
@@ -383,8 +415,12 @@ def _resolve(text: str) -> Any:
     if _FLOAT.fullmatch(text):
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError(f"{text} is too large for a number")
+            raise ValueError(f"{text:.40} is too large for a number")
         return value
+    if _OLD_NUMBER.fullmatch(text):
+        raise ValueError(
+            f'{text:.40} is a text in YAML 1.2 and a number in YAML 1.1: write "{text:.40}", or plain digits'
+        )
     return text
 
 

@@ -6,13 +6,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["closest", "describe_mistake", "listing"]
+__all__ = ["closest", "describe_mistake", "listing", "printable"]
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
     """`; did you mean 'bench'?`, or nothing when no known name is near."""
     found = difflib.get_close_matches(asked, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which would speak to a terminal, written as escapes; cut at 100 characters."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:100])
+    return shown if len(text) <= 100 else f"{shown}…"
 
 
 def listing(names: Iterable[str]) -> str:
@@ -25,7 +31,7 @@ def describe_mistake(mistake: dict[str, Any], known: Iterable[str]) -> str:
     Pydantic's own message stands; added are the name of the field, the value as given, and for an unknown name the
     closest known one.
     """
-    where = ".".join(str(part) for part in mistake["loc"] if not str(part).startswith("function-"))
+    where = ".".join(printable(str(part)) for part in mistake["loc"] if not str(part).startswith("function-"))
     if mistake["type"] == "extra_forbidden":
         name = str(mistake["loc"][-1])
         return f"unknown key {where!r}{closest(name, known)}; known: {listing(known)}"

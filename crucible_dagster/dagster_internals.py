@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dagster._core.execution.api import execute_run
-from dagster._core.instance import InstanceType
-from dagster._core.instance.ref import InstanceRef
 
-__all__ = ["PRELOADED_MODULES", "InstanceRef", "InstanceType", "execute_run"]
+__all__ = ["PRELOADED_MODULES", "execute_run"]
 
 # What each step's process would import for itself: most of the second and a half that a step costs otherwise.
 PRELOADED_MODULES = (

@@ -1,0 +1,32 @@
+"""Each name that Dagster does not promise to keep is still there and does what is relied on."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from crucible_dagster import dagster_internals
+from crucible_dagster.dagster_internals import PRELOADED_MODULES, execute_run
+
+PACKAGE = Path(dagster_internals.__file__).parent
+
+
+@pytest.mark.parametrize("name", PRELOADED_MODULES)
+def test_a_preloaded_module_is_there(name: str) -> None:
+    assert importlib.import_module(name).__name__ == name
+
+
+def test_execute_run_takes_a_job_a_run_and_an_instance() -> None:
+    assert list(inspect.signature(execute_run).parameters)[:3] == ["job", "dagster_run", "instance"]
+
+
+def test_nothing_else_imports_from_an_underscore_module() -> None:
+    offenders = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "dagster_internals.py" and "dagster._" in path.read_text()
+    ]
+    assert offenders == []

@@ -1,0 +1,102 @@
+"""What is loaded, and what is not: the core knows nothing of Dagster, and heavy libraries wait until they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crucible_core
+
+HEAVY = ["crucible_dagster", "dagster", "matplotlib", "numpy", "pandas", "plotly", "scipy", "sklearn"]
+CORE = Path(crucible_core.__file__).parent
+
+
+def loaded(program: str) -> set[str]:
+    """Which of the heavy modules a new interpreter has loaded after the program."""
+    report = f"\nimport sys\nprint('loaded:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program + report], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("loaded:").split())
+
+
+def command(*arguments: str) -> str:
+    return (
+        "from crucible_core.cli import main\n"
+        "try:\n"
+        f"    main({list(arguments)!r})\n"
+        "except SystemExit as done:\n"
+        "    assert not done.code, done.code\n"
+    )
+
+
+@pytest.fixture
+def file() -> str:
+    Path("experiment.yaml").write_text(
+        "id: a\npipeline: [{name: data_checks}, {name: bench}, {name: report}, {name: validate}]\n"
+        "outputs: [{name: r, formats: [markdown, html, json, latex, csv]}]\n"
+    )
+    return "experiment.yaml"
+
+
+def test_importing_the_core_loads_nothing_heavy() -> None:
+    assert loaded("import crucible_core") == set()
+    assert loaded("from crucible_core import *") == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["stages"], ["stages", "bench"], ["schema"], ["run", "--help"]])
+def test_looking_around_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded(command(*arguments)) == set()
+
+
+def test_validating_loads_nothing_heavy(file: str) -> None:
+    assert loaded(command("validate", file)) == set()
+
+
+def test_running_without_statistics_loads_nothing_heavy() -> None:
+    Path("experiment.yaml").write_text("id: a\npipeline: [{name: validate}, {name: report}]\n")
+    assert loaded(command("run", "experiment.yaml")) == set()
+
+
+def test_comparing_loads_scipy_but_neither_dagster_nor_plots() -> None:
+    Path("experiment.yaml").write_text("id: a\npipeline: [{name: g, module: 'g:groups'}, {name: bench}]\n")
+    Path("g.py").write_text(
+        "from crucible_core import Context, stage\n@stage\ndef groups(ctx: Context) -> Context:\n"
+        "    return ctx.assign(bench_data={'a': [1, 2, 3, 4], 'b': [2, 3, 5, 6]})\n"
+    )
+    assert loaded(command("run", "experiment.yaml")) <= {"numpy", "scipy", "pandas"}
+
+
+def test_the_core_names_dagster_in_no_import_but_that_of_the_command_line() -> None:
+    for source in CORE.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                if name.partition(".")[0] in {"dagster", "crucible_dagster"}:
+                    assert source.name == "cli.py", f"{source.name} imports {name}"
+
+
+def test_every_public_name_exists_and_is_listed_in_order() -> None:
+    names = crucible_core.__all__
+    assert sorted(names) == list(names)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert hasattr(crucible_core, name)
+    assert set(names) <= set(dir(crucible_core))
+
+
+def test_no_module_of_the_core_reads_pickles_or_evaluates_text() -> None:
+    forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+    for source in CORE.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                assert not forbidden & {alias.name.partition(".")[0] for alias in node.names}, source
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec", "compile", "__import__"}, source
