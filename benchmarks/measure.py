@@ -74,19 +74,20 @@ def ratio(times: Times, ours: str, reference: str) -> float:
     return median(one / other for one, other in zip(times[ours], times[reference], strict=True))
 
 
-def child(arguments: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter with `arguments` in a process of its own. Raises if it fails."""
+def child(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter with `arguments` in a process of its own, with byte code as usual. Raises if it fails."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
         raise RuntimeError(f"{shlex.join(arguments)} failed:\n{done.stderr}")
     return done
 
 
-def child_json(arguments: Sequence[str], **environment: str) -> Any:
+def child_json(arguments: Sequence[str]) -> Any:
     """What a child process prints as the last line of its output, read as JSON."""
-    return json.loads(child(arguments, **environment).stdout.splitlines()[-1])
+    return json.loads(child(arguments).stdout.splitlines()[-1])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from crucible_core.errors import CrucibleError
 from crucible_core.experiment import Experiment
+from crucible_core.jsonable import safe_text
 from crucible_core.persistent import PersistentDict, PersistentList
 from crucible_core.same import same
 from crucible_core.trace import Decision, StageSucceeded, Trace, current_listener
@@ -63,16 +64,21 @@ class Context:
         state[name] = value
         return changed
 
-    def assign(self, values: Mapping[str, Any] | str | None = None, value: Any = None, /, **named: Any) -> Context:
-        """`ctx.assign(model=m)`, `ctx.assign("model", m)` or `ctx.assign({"model": m})`."""
-        if isinstance(values, str):
-            return self._with("assigns", self.assigns.put(values, value))
-        return self._with("assigns", self.assigns.merge({**(values or {}), **named}))
+    def assign(self, /, *given: Any, **named: Any) -> Context:
+        """`ctx.assign(model=m)`, `ctx.assign({"model": m})` or `ctx.assign("model", m)`."""
+        match given:
+            case ():
+                values = named
+            case (Mapping() as mapping,):
+                values = {**mapping, **named}
+            case (name, value) if not named and not isinstance(name, Mapping):
+                values = {name: value}
+            case _:
+                raise TypeError("assign takes name=value, or a mapping, or one name and its value")
+        return self._with("assigns", self.assigns.merge(_checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
-        if not isinstance(name, str):
-            raise TypeError(f"a metric's name is a string, not {name!r}")
-        return self._with("metrics", self.metrics.put(name, value))
+        return self._with("metrics", self.metrics.put(_checked_name(name), value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         return self.metrics.get(name, default)
@@ -85,17 +91,19 @@ class Context:
         return self.put_metric(name, update(self.metrics.get(name, default)))
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
-        return self._with("metrics", self.metrics.merge(metrics))
+        return self._with("metrics", self.metrics.merge(_checked_names(metrics)))
 
     def add_output(self, output: Any) -> Context:
         return self._with("outputs", self.outputs.append(output))
 
     def add_outputs(self, outputs: Iterable[Any]) -> Context:
+        if isinstance(outputs, str | bytes | Mapping):
+            raise TypeError(f"add_outputs takes several records; for the one {outputs!r:.80}, use add_output")
         return self._with("outputs", self.outputs.extend(outputs))
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
         """Name a path or URL that the run produced."""
-        return self._with("artifacts", self.artifacts.put(name, artifact))
+        return self._with("artifacts", self.artifacts.put(_checked_name(name), artifact))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
         return self.artifacts.get(name, default)
@@ -113,16 +121,17 @@ class Context:
     ) -> Context:
         """Record a choice in the trace, under the stage that is running."""
         stage = self.trace.events[-1].stage if len(self.trace) else ""
+        instead = (alternatives,) if isinstance(alternatives, str) else alternatives
         event = Decision(
             stage=stage,
-            decision=decision,
-            reasoning=reasoning,
-            alternatives=tuple(alternatives),
+            decision=safe_text(decision),
+            reasoning=safe_text(reasoning),
+            alternatives=tuple(map(safe_text, instead)),
             confidence=confidence,
         )
-        listener = current_listener.get()
-        if listener is not None:
-            listener(event)
+        listening = current_listener.get()
+        if listening is not None and listening[0] == self.run_id:
+            listening[1](event)
         return self._with("trace", self.trace.append(event))
 
     @property
@@ -183,3 +192,15 @@ class Context:
 
 
 _MISSING = object()
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a name in a Context is a string, not {name!r:.80}")
+    return name
+
+
+def _checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in values:
+        _checked_name(name)
+    return values

@@ -83,6 +83,15 @@ class InvalidExperimentError(CrucibleError):
     def column(self) -> int | None:
         return self.location.column if self.location else None
 
+    @classmethod
+    def of(cls, mistakes: Iterable[InvalidExperimentError]) -> InvalidExperimentError:
+        """Several mistakes, at least one, as one error: the first, with the others behind it."""
+        first, *others = [found for mistake in mistakes for found in mistake.each()]
+        for mistake in others:
+            mistake.others = ()
+        first.others = tuple(others)
+        return first
+
     def each(self) -> tuple[InvalidExperimentError, ...]:
         """The first mistake and the others, flat."""
         return (self, *(found for other in self.others for found in other.each()))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -112,29 +112,9 @@ def _read(file: Path) -> str:
 def _mistakes(error: ValidationError, source: Source) -> InvalidExperimentError:
     found = []
     for mistake in error.errors(include_url=False):
-        # A union or a validator adds words of its own to the place; only steps into the data count.
         place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
-        known = _fields_at(Experiment, place[:-1]) if mistake["type"] == "extra_forbidden" else ()
-        found.append(InvalidExperimentError(describe_mistake(dict(mistake), known), location=source.location(*place)))
-    first, *others = sorted(found, key=lambda one: (one.line or 0, one.column or 0))
-    return InvalidExperimentError(first.message, location=first.location, others=others)
-
-
-def _fields_at(model: type[BaseModel], place: Place) -> list[str]:
-    """The field names of the model at `place` below `model`."""
-    for step in place:
-        if isinstance(step, str):
-            nested = _nested_model(model.model_fields[step].annotation) if step in model.model_fields else None
-            if nested is None:
-                return []
-            model = nested
-    return list(model.model_fields)
-
-
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a)) is not None), None)
+        found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=source.location(*place)))
+    return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Dagster's ops call the same `run_stage`, so that both worlds give the same resul
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import traceback
@@ -24,7 +25,7 @@ from crucible_core.errors import (
     StageFailedError,
     UnknownStageError,
 )
-from crucible_core.experiment import Experiment, RetryPolicy, StageDef
+from crucible_core.experiment import Experiment, StageDef
 from crucible_core.jsonable import safe_text, type_name
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import Stage
@@ -38,11 +39,13 @@ from crucible_core.trace import (
     StageSucceeded,
     current_listener,
 )
-from crucible_core.wording import describe_mistake
+from crucible_core.wording import describe_mistake, error_text
 
 __all__ = ["PlannedStage", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
 
 _log = logging.getLogger("crucible")
+
+MAX_TEXT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,9 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
         try:
             planned.append(plan_stage(experiment, index, registry))
         except InvalidExperimentError as error:
-            mistakes.extend(error.each())
+            mistakes.append(error)
     if mistakes:
-        first, *others = mistakes
-        first.others = tuple(others)
-        raise first
+        raise InvalidExperimentError.of(mistakes)
     return tuple(planned)
 
 
@@ -109,36 +110,33 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
     except UnknownStageError as error:
         error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
         raise
+    refuse = functools.partial(_refuse, experiment, index)
     try:
         # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple.
         stage = found.model_validate_json(
             to_json(definition.options or {}), strict=True, context={"registry": registry}
         )
     except ValidationError as error:
-        raise _invalid_options(error, experiment, index, found) from None
-    if definition.enabled and (problems := tuple(stage.check(experiment))):
-        raise InvalidOptionsError(
-            f"stage {definition.name!r}: {'; '.join(problems)}",
-            stage=definition.name,
-            location=experiment.location("pipeline", index, "options"),
-        )
+        described = [(f"option {describe_mistake(one, found)}", one["loc"]) for one in error.errors(include_url=False)]
+        raise InvalidExperimentError.of(refuse(said, *place) for said, place in described) from None
+    except Exception as error:
+        raise refuse(f"its options cannot be checked: {type_name(error)}: {error_text(error)}") from error
+    if definition.enabled:
+        try:
+            problems = stage.check(experiment) or ()
+            said = "; ".join([problems] if isinstance(problems, str) else problems)
+        except Exception as error:
+            raise refuse(f"its check failed: {type_name(error)}: {error_text(error)}") from error
+        if said:
+            raise refuse(said)
     return PlannedStage(definition, stage)
 
 
-def _invalid_options(
-    error: ValidationError, experiment: Experiment, index: int, found: type[Stage]
-) -> InvalidOptionsError:
+def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:
     name = experiment.pipeline[index].name
-    first, *others = (
-        InvalidOptionsError(
-            f"stage {name!r}, option {describe_mistake(dict(mistake), found.model_fields)}",
-            stage=name,
-            location=experiment.location("pipeline", index, "options", *mistake["loc"]),
-        )
-        for mistake in error.errors(include_url=False)
-    )
-    first.others = tuple(others)
-    return first
+    location = experiment.location("pipeline", index, "options", *place)
+    separator = "," if reason.startswith("option ") else ":"
+    return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
 
 
 def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Observer] = ()) -> Context:
@@ -151,44 +149,49 @@ def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Obser
     if not definition.enabled:
         return _record(context, StageSkipped.of(name, reason="enabled: false"), observers)
     started = time.perf_counter()
-    context = _record(context, StageStarted.of(name), observers)
     attempt = 1
-    while True:
-        try:
-            result = _attempt(planned, context, observers)
-        except (Exception, SystemExit) as error:
-            policy = definition.retry
-            if policy is not None and attempt <= policy.max_retries and isinstance(error, Exception):
-                context = _retry(name, attempt, policy, error, context, observers)
-                attempt += 1
-                continue
-            failed = _failure(name, error, attempt, time.perf_counter() - started)
-            raise StageFailedError(name, _record(context, failed, observers), failed.reason) from error
-        except BaseException as interrupt:
-            # Dagster interrupts with an exception of its own; the record is the same in both worlds.
-            failed = _failure(name, KeyboardInterrupt("interrupted"), attempt, time.perf_counter() - started)
-            raise RunInterrupted(name, _record(context, failed, observers)) from interrupt
+    try:
+        context = _record(context, StageStarted.of(name), observers)
+        while True:
+            try:
+                result = _attempt(planned, context, observers)
+                break
+            except (Exception, SystemExit) as error:
+                policy = definition.retry
+                if policy is None or attempt > policy.max_retries or isinstance(error, SystemExit):
+                    failed = _failure(name, error, attempt, time.perf_counter() - started)
+                    raise StageFailedError(name, _record(context, failed, observers), failed.reason) from error
+                delay = policy.delay_after(attempt)
+                context = _record(context, _retried(name, attempt, delay, error), observers)
+            time.sleep(delay)
+            attempt += 1
         succeeded = StageSucceeded.of(name, seconds=time.perf_counter() - started, attempts=attempt)
         return _record(result, succeeded, observers)
+    except Exception:
+        raise
+    except BaseException as interrupt:
+        # Dagster interrupts with an exception of its own; the record is the same in both worlds.
+        failed = _failure(name, KeyboardInterrupt("interrupted"), attempt, time.perf_counter() - started)
+        raise RunInterrupted(name, _record(context, failed, observers)) from interrupt
 
 
 def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observer]) -> Context:
     if not observers:
         return _checked(planned.stage.run(context), planned, context)
-    heard: list[Event] = []
+    heard: dict[int, Event] = {}
 
     def listen(event: Event) -> None:
-        heard.append(event)
+        heard[id(event)] = event
         _announce(event, observers)
 
-    token = current_listener.set(listen)
+    token = current_listener.set((context.run_id, listen))
     try:
         result = _checked(planned.stage.run(context), planned, context)
     finally:
         current_listener.reset(token)
     for event in result.trace.events[len(context.trace) :]:
         # Decisions taken where the listener was out of hearing, in a thread or process of the stage's own.
-        if not any(event is one for one in heard):
+        if id(event) not in heard:
             _announce(event, observers)
     return result
 
@@ -198,7 +201,13 @@ def _checked(result: object, planned: PlannedStage, context: Context) -> Context
     if not isinstance(result, Context):
         what = "None" if result is None else f"{type(result).__name__} {result!r:.80}"
         raise TypeError(f"stage {name!r} returned {what}; run() must return the Context: `return ctx.put_metric(...)`")
-    if result.run_id != context.run_id or not result.trace.events.extends(context.trace.events):
+    same_run = (
+        result.experiment is context.experiment
+        and result.run_id == context.run_id
+        and result.experiment_id == context.experiment_id
+        and result.trace.events.extends(context.trace.events)
+    )
+    if not same_run:
         raise ValueError(
             f"stage {name!r} returned a Context of its own making; return one made from the ctx it was given"
         )
@@ -220,29 +229,29 @@ def _announce(event: Event, observers: Sequence[Observer]) -> None:
             _log.exception("the observer %r failed on %s of stage %r", observer, event.kind, event.stage)
 
 
-def _retry(
-    name: str, attempt: int, policy: RetryPolicy, error: Exception, context: Context, observers: Sequence[Observer]
-) -> Context:
-    delay = policy.delay_after(attempt)
-    event = StageRetried(
-        stage=name, attempt=attempt, delay=delay, error_type=type_name(error), message=safe_text(str(error))
+def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:
+    return StageRetried(
+        stage=name, attempt=attempt, delay=delay, error_type=type_name(error), message=_readable(error_text(error))
     )
-    context = _record(context, event, observers)
-    time.sleep(delay)
-    return context
 
 
 def _failure(name: str, error: BaseException, attempts: int, seconds: float) -> StageFailed:
-    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
     shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
         stage=name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=safe_text(message),
-        traceback=safe_text("".join(shown)),
+        message=_readable(message),
+        traceback=_readable("".join(shown)),
     )
+
+
+def _readable(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT // 2]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-MAX_TEXT // 2 :]}"
+    return safe_text(text)
 
 
 def _below_this_module(trace: TracebackType | None) -> TracebackType | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["closest", "describe_mistake", "listing", "printable"]
+from pydantic import BaseModel
+
+__all__ = ["closest", "describe_mistake", "error_text", "listing", "printable"]
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
@@ -25,16 +27,24 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def describe_mistake(mistake: dict[str, Any], known: Iterable[str]) -> str:
-    """One pydantic error as a sentence; `known` are the field names that exist where it was found.
+def error_text(error: BaseException) -> str:
+    """`str(error)`, also of an exception that has no text of its own."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
+        return f"(its text cannot be had: {type(broken).__name__})"
+
+
+def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """One pydantic error of `model` as a sentence.
 
     Pydantic's own message stands; added are the name of the field, the value as given, and for an unknown name the
     closest known one.
     """
     where = ".".join(printable(str(part)) for part in mistake["loc"] if not str(part).startswith("function-"))
     if mistake["type"] == "extra_forbidden":
-        name = str(mistake["loc"][-1])
-        return f"unknown key {where!r}{closest(name, known)}; known: {listing(known)}"
+        known = _fields_at(model, tuple(mistake["loc"][:-1]))
+        return f"unknown key {where!r}{closest(str(mistake['loc'][-1]), known)}; known: {listing(known)}"
     if mistake["type"] == "missing":
         return f"{where!r} is missing"
     message = str(mistake["msg"]).removeprefix("Value error, ")
@@ -43,3 +53,20 @@ def describe_mistake(mistake: dict[str, Any], known: Iterable[str]) -> str:
     if mistake["type"] in {"name", "cron", "timezone", "duplicate_name"} or len(shown) > 80:
         shown = ""
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """The field names of the model at `place` below `model`."""
+    for step in place:
+        if isinstance(step, str) and step in model.model_fields:
+            nested = _nested_model(model.model_fields[step].annotation)
+            if nested is None:
+                return []
+            model = nested
+    return list(model.model_fields)
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a)) is not None), None)

@@ -36,7 +36,7 @@ def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registr
         try:
             experiments.append(load_experiment(file))
         except InvalidExperimentError as error:
-            mistakes.extend(error.each())
+            mistakes.append(error)
     jobs, schedules = [], []
     for experiment in experiments:
         try:
@@ -44,15 +44,13 @@ def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registr
             jobs.append(job)
             schedules += [schedule] if (schedule := schedule_for(experiment, job)) else []
         except InvalidExperimentError as error:
-            mistakes.extend(error.each())
+            mistakes.append(error)
     try:
         check_ids(experiments)
     except InvalidExperimentError as error:
         mistakes.append(error)
     if mistakes:
-        first, *others = mistakes
-        first.others = tuple(others)
-        raise first
+        raise InvalidExperimentError.of(mistakes)
     return Definitions(assets=[asset_for(experiment) for experiment in experiments], jobs=jobs, schedules=schedules)
 
 

@@ -185,7 +185,7 @@ class Bounds(Stage):
     """A switch."""
     pair: tuple[int, float] = (1, 2.0)
     """Two numbers."""
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default={})
     """By class."""
     file: Path | None = None
     """A file."""

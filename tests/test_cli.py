@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from stages_for_tests import HERE, STAGES
+from crucible_core.cli import main
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -32,6 +34,13 @@ def crucible(*arguments: str | Path, stdin: str | None = None, **environment: st
         check=False,
         env={**os.environ, "PYTHONPATH": str(HERE), "COLUMNS": "100", **environment},
     )
+
+
+def crucible_here(*arguments: str) -> Result:
+    """The same command in this process, which is quicker; for tables of inputs."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    return done
 
 
 def write(text: str, name: str = "experiment.yaml") -> str:
@@ -77,16 +86,17 @@ def test_a_run_writes_its_reports_and_says_where() -> None:
 
 def test_a_skipped_stage_is_shown_as_skipped() -> None:
     file = write("id: a\npipeline:\n  - {name: validate}\n  - {name: report, enabled: false}\n")
-    assert "– report  skipped (enabled: false)" in crucible("run", file).stdout
+    assert "– report  skipped (enabled: false)" in crucible_here("run", file).stdout
 
 
 def test_a_retried_stage_is_shown_with_its_reason() -> None:
     file = write(
-        "id: a\npipeline:\n  - name: s\n    module: stages_for_tests:fail_until\n    options: {counter: n, succeed_at: 2}\n"
+        "id: a\npipeline:\n  - name: s\n    module: stages_for_tests:fail_until\n"
+        "    options: {counter: n, succeed_at: 2}\n"
         "    retry: {max_retries: 1, delay: 0.01}\n"
     )
-    done = crucible("run", file)
-    assert done.returncode == 0
+    done = crucible_here("run", file)
+    assert done.exit_code == 0
     assert "attempt 1 failed: stages_for_tests.Broken: attempt 1; again in 0.0 s" in done.stdout
     assert "2 attempts" in done.stdout
 
@@ -162,7 +172,10 @@ def test_a_failure_with_the_marks_of_the_terminal_library_is_shown_as_it_is() ->
 
 def test_no_text_sends_commands_to_the_terminal() -> None:
     clear = r'"\e[2J\e]0;owned\a"'
-    done = crucible("run", experiment(f"choose: {{decision: {clear}}}", f"measure: {{name: {clear}}}", f"fail: {{message: {clear}}}"))
+    done = crucible(
+        "run",
+        experiment(f"choose: {{decision: {clear}}}", f"measure: {{name: {clear}}}", f"fail: {{message: {clear}}}"),
+    )
     assert done.returncode == 1
     assert "\x1b" not in done.stdout + done.stderr
     assert "\x07" not in done.stdout + done.stderr
@@ -177,7 +190,7 @@ def test_a_failed_experiment_exits_with_1_says_which_stage_and_why_and_keeps_par
     assert "✗ fail" in done.stdout
     assert "… add" not in done.stdout
     assert "error: stage 'fail' failed: stages_for_tests.Broken: the loss is NaN" in done.stderr
-    assert 'raise Broken(message)' in done.stderr
+    assert "raise Broken(message)" in done.stderr
     assert "crucible_core/runner.py" not in done.stderr
     kept = Path(re.search(r"partial results: (.+\.json)", done.stderr).group(1))
     data = json.loads(kept.read_text())
@@ -199,8 +212,8 @@ def test_a_failed_experiment_with_json_prints_the_failure_as_json() -> None:
 
 @pytest.mark.parametrize("code", ["null", "0", "3", "no data"])
 def test_a_stage_that_calls_sys_exit_fails_the_experiment_whatever_the_code(code: str) -> None:
-    done = crucible("run", experiment("measure", f"leave: {{code: {code}}}"))
-    assert done.returncode == 1
+    done = crucible_here("run", experiment("measure", f"leave: {{code: {code}}}"))
+    assert done.exit_code == 1
     assert "error: stage 'leave' failed: SystemExit: it called sys.exit(" in done.stderr
     assert "partial results:" in done.stderr
 
@@ -210,8 +223,8 @@ def test_a_stage_that_calls_sys_exit_fails_the_experiment_whatever_the_code(code
     [("returns_none", "returned None"), ("returns_metrics", "returned dict"), ("returns_foreign", "of its own making")],
 )
 def test_a_stage_that_returns_the_wrong_thing_fails_the_experiment(stage: str, part: str) -> None:
-    done = crucible("run", experiment(stage))
-    assert done.returncode == 1
+    done = crucible_here("run", experiment(stage))
+    assert done.exit_code == 1
     assert part in done.stderr
 
 
@@ -235,8 +248,8 @@ def test_no_metric_breaks_the_summary(values: str) -> None:
     )
     file = write(f"id: a\npipeline: [{{name: s, module: 'odd:put', options: {{values: {values}}}}}]\n")
     for arguments in (["run", file], ["run", "--json", file]):
-        done = crucible(*arguments)
-        assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+        done = crucible_here(*arguments)
+        assert (done.exit_code, done.stderr.count("Traceback")) == (0, 0), done.stderr
 
 
 # --- run, when it is interrupted --------------------------------------------------------------------------------------
@@ -306,8 +319,14 @@ def test_ctrl_c_while_a_module_is_imported_exits_with_130() -> None:
 # --- run, when the input is wrong -------------------------------------------------------------------------------------
 
 BAD_FILES = [
-    ("id: a\npipeline: [{name: bnech}]\n", "experiment.yaml:2:13: stage 'bnech': unknown stage 'bnech'; did you mean 'bench'?"),
-    ("id: a\npipeline: [{name: bench, options: {alfa: 1}}]\n", "experiment.yaml:2:36: stage 'bench', option unknown key 'alfa'"),
+    (
+        "id: a\npipeline: [{name: bnech}]\n",
+        "experiment.yaml:2:13: stage 'bnech': unknown stage 'bnech'; did you mean 'bench'?",
+    ),
+    (
+        "id: a\npipeline: [{name: bench, options: {alfa: 1}}]\n",
+        "experiment.yaml:2:36: stage 'bench', option unknown key 'alfa'",
+    ),
     ("id: a\npipeline: []\n", "experiment.yaml:2:1: pipeline: the pipeline is empty"),
     ("id: a\npipeline: [\n", "experiment.yaml:3:1: is no YAML"),
     ("- a\n", "experiment.yaml:1:1: an experiment is a mapping"),
@@ -322,12 +341,20 @@ BAD_FILES = [
 @pytest.mark.parametrize("command", ["run", "validate"])
 @pytest.mark.parametrize(("text", "part"), BAD_FILES)
 def test_a_wrong_file_exits_with_2_and_says_where_and_what(command: str, text: str, part: str) -> None:
-    done = crucible(command, write(text))
-    assert done.returncode == 2
+    done = crucible_here(command, write(text))
+    assert done.exit_code == 2
     assert part in done.stderr
-    assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not Path("reports").exists()
+
+
+def test_a_wrong_file_makes_the_process_exit_with_2() -> None:
+    done = crucible("run", write(BAD_FILES[0][0]))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: experiment.yaml:2:13: stage 'bnech': unknown stage 'bnech'; did you mean 'bench'?; registered: bench, "
+        "data_checks, report, validate; or name its class with `module: package.module:Class`\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "validate"])
@@ -337,10 +364,9 @@ def test_a_wrong_file_exits_with_2_and_says_where_and_what(command: str, text: s
 )
 def test_a_path_that_cannot_be_read_exits_with_2(command: str, path: str, part: str) -> None:
     Path("loop.yaml").symlink_to("loop.yaml")
-    done = crucible(command, path)
-    assert done.returncode == 2
+    done = crucible_here(command, path)
+    assert done.exit_code == 2
     assert part in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("code", ["0", "3"])
@@ -348,22 +374,22 @@ def test_a_module_that_exits_when_it_is_imported_is_wrong_input(code: str) -> No
     Path("script.py").write_text(f"import sys\nsys.exit({code})\n")
     file = write("id: a\npipeline: [{name: s, module: 'script:Train'}]\n")
     for command in ("run", "validate"):
-        done = crucible(command, file)
-        assert done.returncode == 2
+        done = crucible_here(command, file)
+        assert done.exit_code == 2
         assert "script" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["run", "a", "b"], ["rnu"], ["run", "--wrong", "a"], ["validate"]])
 def test_a_wrong_command_exits_with_2(arguments: list[str]) -> None:
-    done = crucible(*arguments)
-    assert done.returncode == 2
-    assert "Usage: crucible" in done.stderr
+    done = crucible_here(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr
 
 
 def test_a_file_whose_name_is_not_unicode_is_handled() -> None:
     name = b"caf\xe9.yaml"
     Path(os.fsdecode(name)).write_text("id: a\npipeline: [{name: validate}]\n")
-    for command in ([b"validate"], [b"validate", b"--json"], [b"run"], [b"run", b"--json"]):
+    for command in ([b"validate"], [b"run", b"--json"]):
         done = subprocess.run([CRUCIBLE.encode(), *command, name], capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr.decode()
 
@@ -372,8 +398,8 @@ def test_a_file_whose_name_is_not_unicode_is_handled() -> None:
 
 
 def metrics_of(*arguments: str) -> dict[str, Any]:
-    done = crucible("run", "--json", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = crucible_here("run", "--json", *arguments)
+    assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)["metrics"]
 
 
@@ -396,7 +422,8 @@ def test_an_option_is_replaced_and_the_others_stay(overrides: list[str], options
     flags = [part for override in overrides for part in ("--set", override)]
     taken = metrics_of(file, *flags)["options"]
     assert taken == {
-        "share": 0.5, "count": 7, "size": 1, "mode": "fast", "verbose": False, "pair": [3, 4.0], "weights": {"a": 0.5}, "file": None,
+        "share": 0.5, "count": 7, "size": 1, "mode": "fast", "verbose": False, "pair": [3, 4.0],
+        "weights": {"a": 0.5}, "file": None,
         **options,
     }  # fmt: skip
 
@@ -428,15 +455,14 @@ def test_the_stage_is_named_by_its_whole_name_even_with_dots() -> None:
     ],
 )
 def test_a_wrong_override_exits_with_2_and_says_what_is_wrong(override: str, part: str) -> None:
-    done = crucible("run", experiment("measure"), "--set", override)
-    assert done.returncode == 2
+    done = crucible_here("run", experiment("measure"), "--set", override)
+    assert done.exit_code == 2
     assert part in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_mistake_in_an_override_is_not_shown_at_a_line_of_the_file() -> None:
     file = write("id: a\npipeline:\n  - name: m\n    module: 'stages_for_tests:measure'\n    options: {value: 0.5}\n")
-    done = crucible("run", file, "--set", "m.value=high")
+    done = crucible_here("run", file, "--set", "m.value=high")
     assert "experiment.yaml:5" not in done.stderr
     assert "high" in done.stderr
 
@@ -456,8 +482,8 @@ def test_every_file_is_checked_and_every_mistake_told() -> None:
     assert done.returncode == 2
     assert done.stdout == "a.yaml: valid\n"
     assert len(done.stderr.splitlines()) == 4
-    as_json = crucible("validate", "--json", bad, good, "missing.yaml")
-    assert as_json.returncode == 2
+    as_json = crucible_here("validate", "--json", bad, good, "missing.yaml")
+    assert as_json.exit_code == 2
     data = json.loads(as_json.stdout)
     assert data["a.yaml"] == {"valid": True, "mistakes": []}
     assert [(one["line"], one["column"]) for one in data["b.yaml"]["mistakes"]] == [(1, 1), (2, 12), (2, 13)]
@@ -465,7 +491,7 @@ def test_every_file_is_checked_and_every_mistake_told() -> None:
 
 
 def test_validating_runs_nothing() -> None:
-    assert crucible("validate", experiment("sleep: {seconds: 60, ready: ran}", "report")).returncode == 0
+    assert crucible_here("validate", experiment("sleep: {seconds: 60, ready: ran}", "report")).exit_code == 0
     assert not Path("ran").exists()
     assert not Path("reports").exists()
 
@@ -484,12 +510,19 @@ def test_stages_are_listed_with_their_first_sentence() -> None:
 def test_stages_as_json_are_their_descriptions() -> None:
     listed = json.loads(crucible("stages", "--json").stdout)
     assert [one["name"] for one in listed] == list(builtin_registry().names())
-    assert json.loads(crucible("stages", "bench", "--json").stdout) == json.loads(json.dumps(builtin_registry().describe("bench")))
+    assert json.loads(crucible_here("stages", "bench", "--json").stdout) == json.loads(
+        json.dumps(builtin_registry().describe("bench"))
+    )
 
 
 def test_one_stage_is_described_with_its_options() -> None:
-    shown = crucible("stages", "stages_for_tests:Train").stdout
-    for part in ("Fits a line", "epochs: int  (required)", "How often every point is seen.", "seeds: list[int]  (default [0])"):
+    shown = crucible_here("stages", "stages_for_tests:Train").stdout
+    for part in (
+        "Fits a line",
+        "epochs: int  (required)",
+        "How often every point is seen.",
+        "seeds: list[int]  (default [0])",
+    ):
         assert part in shown
 
 
@@ -498,19 +531,24 @@ def test_a_default_made_by_a_factory_is_shown_as_it_is() -> None:
         "from pydantic import Field\nfrom crucible_core import Context, Stage\nclass Load(Stage):\n    'Loads.'\n"
         "    files: list[str] = Field(default_factory=list)\n    def run(self, ctx): return ctx\n"
     )
-    shown = crucible("stages", "made:Load").stdout
+    shown = crucible_here("stages", "made:Load").stdout
     assert "files: list[str]  (default [])" in shown
 
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("bnech", "did you mean 'bench'?"), ("os:system", "is no stage"), ("not_there:X", "there is no module 'not_there'"), ("a b", ""), ("", "")],
+    [
+        ("bnech", "did you mean 'bench'?"),
+        ("os:system", "is no stage"),
+        ("not_there:X", "there is no module 'not_there'"),
+        ("a b", ""),
+        ("", ""),
+    ],
 )
 def test_an_unknown_stage_exits_with_2(name: str, part: str) -> None:
-    done = crucible("stages", name)
-    assert done.returncode == 2
+    done = crucible_here("stages", name)
+    assert done.exit_code == 2
     assert part in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------
@@ -520,6 +558,7 @@ def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> 
     done = crucible("schema")
     assert (done.returncode, done.stderr) == (0, "")
     schema = json.loads(done.stdout)
+    assert schema == json.loads(crucible_here("schema").stdout)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(schema["properties"]) == set(Experiment.model_fields)
     assert schema["required"] == ["id", "pipeline"]
@@ -527,7 +566,7 @@ def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> 
     stage = schema["$defs"]["StageDef"]
     assert set(stage["properties"]) == {"name", "module", "options", "enabled", "retry"}
     assert stage["additionalProperties"] is False
-    assert all(one.get("description") for one in stage["properties"].values() if one["title"] not in {"Retry"})
+    assert all(one.get("description") for name, one in stage["properties"].items() if name != "retry")
 
 
 def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
@@ -538,7 +577,15 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         return any(conforms(value, one, root) for one in schema["anyOf"])
     if "enum" in schema and value not in schema["enum"]:
         return False
-    kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+    }
     kind = schema.get("type")
     if kind and (not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind in {"integer", "number"})):
         return False
@@ -564,9 +611,13 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("file", sorted(HERE.parent.glob("examples/**/*.yaml")) + sorted(HERE.glob("interchange/*.json")), ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file",
+    sorted(HERE.parent.glob("examples/**/*.yaml")) + sorted(HERE.glob("interchange/*.json")),
+    ids=lambda f: f.name,
+)
 def test_the_schema_accepts_the_examples(file: Path) -> None:
-    schema = json.loads(crucible("schema").stdout)
+    schema = json.loads(crucible_here("schema").stdout)
     experiment = load_experiment(file).to_dict()
     assert conforms(experiment, schema, schema)
     if _has_jsonschema():
@@ -588,7 +639,7 @@ def test_the_schema_accepts_the_examples(file: Path) -> None:
     ],
 )
 def test_the_schema_refuses_a_bad_file(bad: dict[str, Any]) -> None:
-    schema = json.loads(crucible("schema").stdout)
+    schema = json.loads(crucible_here("schema").stdout)
     if _has_jsonschema():
         import jsonschema
 
@@ -617,18 +668,20 @@ def test_the_version_is_shown() -> None:
     assert crucible("--version").stdout == f"crucible, version {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["run", "-h"], ["validate", "-h"], ["stages", "-h"], ["schema", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["-h"], ["--help"], ["run", "-h"], ["validate", "-h"], ["stages", "-h"], ["schema", "-h"]]
+)
 def test_help_is_shown(arguments: list[str]) -> None:
-    done = crucible(*arguments)
-    assert done.returncode == 0
-    assert done.stdout.startswith("Usage: crucible")
+    done = crucible_here(*arguments)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("Usage: ")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_pipe_that_takes_no_check_marks_gets_something_it_takes(encoding: str) -> None:
     outputs = "outputs: [{name: r, sink: stdout}]\n"
     file = experiment("measure: {name: größe}", "choose: {decision: ε²}", "report", more=outputs)
-    for arguments in (["run", file], ["run", "--json", file], ["stages"]):
+    for arguments in (["run", file], ["run", "--json", file]):
         done = subprocess.run(
             [CRUCIBLE, *arguments],
             capture_output=True,

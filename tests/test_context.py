@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from stages_for_tests import experiment_of
 
 from crucible_core import Context, CrucibleError, StageStarted, StageSucceeded, Trace
-from stages_for_tests import experiment_of
 
 names = st.sampled_from(["a", "b", "c"])
 values = st.integers() | st.none() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
@@ -26,9 +26,7 @@ verbs: st.SearchStrategy[tuple[str, Callable[[Context], Context]]] = st.one_of(
         st.just("metrics"),
         st.builds(lambda n, v: lambda c: c.update_metric(n, lambda old: [old, v]), names, values),
     ),
-    st.tuples(
-        st.just("metrics"), st.builds(lambda d: lambda c: c.merge_metrics(d), st.dictionaries(names, values))
-    ),
+    st.tuples(st.just("metrics"), st.builds(lambda d: lambda c: c.merge_metrics(d), st.dictionaries(names, values))),
     st.tuples(st.just("outputs"), st.builds(lambda v: lambda c: c.add_output(v), values)),
     st.tuples(st.just("outputs"), st.builds(lambda v: lambda c: c.add_outputs(v), st.lists(values, max_size=3))),
     st.tuples(st.just("artifacts"), st.builds(lambda n, v: lambda c: c.put_artifact(n, v), names, values)),
@@ -249,7 +247,9 @@ def test_none_differs_from_nothing() -> None:
 
 
 def test_nan_is_the_same_as_nan() -> None:
-    assert begun(x=float("nan"), y=[np.array([1, np.nan])]).differences(begun(x=math.nan, y=[np.array([1, np.nan])])) == ()
+    assert (
+        begun(x=float("nan"), y=[np.array([1, np.nan])]).differences(begun(x=math.nan, y=[np.array([1, np.nan])])) == ()
+    )
 
 
 def test_a_context_equals_its_copies() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from stages_for_tests import experiment_of
 
 from crucible_core import (
     Experiment,
@@ -28,7 +29,6 @@ from crucible_core.reporting import RENDERERS, SUFFIXES
 from crucible_core.stats import TEST_ALIASES, TEST_NAMES
 from crucible_core.stats.comparison import TESTS
 from crucible_core.stats.corrections import CORRECTIONS
-from stages_for_tests import experiment_of
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "_private", "gpt-4o.mini_v2", "0", "a" * 128, "a..b", "a--"])
@@ -39,7 +39,25 @@ def test_letters_digits_and_three_signs_make_a_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", ".a", "-a", "a b", "a/b", "a\\b", "a\n", "\na", "a\x00", "ä", "a:b", "a" * 129, "٣", "a​b", "%2e"],
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "a b",
+        "a/b",
+        "a\\b",
+        "a\n",
+        "\na",
+        "a\x00",
+        "ä",
+        "a:b",
+        "a" * 129,
+        "٣",
+        "a\u200bb",
+        "%2e",
+    ],
 )
 def test_anything_else_is_no_name(name: str) -> None:
     for bad in ({"id": name, "pipeline": [{"name": "s"}]}, {"id": "a", "pipeline": [{"name": name}]}):
@@ -83,7 +101,7 @@ def test_the_position_of_each_part_is_known_and_of_what_is_not_there_that_of_wha
     assert (place.line, place.column) == (5, 7)
     assert experiment.location("pipeline", 0, "options", "other").line == 4
     assert experiment.location("nothing", "there").line == 1
-    assert str(place) == f"{Path('a.yaml').absolute()}:5:7"
+    assert str(place) == "a.yaml:5:7"
 
 
 def test_options_are_replaced_one_by_one_in_a_new_experiment() -> None:
@@ -99,7 +117,9 @@ def test_replacing_options_of_an_unknown_stage_is_refused_with_the_closest_name(
         experiment_of("train", "b").with_options("trian", {})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 2**63, -(2**63) - 1, "\x00", "\ud800", {"a": [math.nan]}, {"\x00": 1}])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 2**63, -(2**63) - 1, "\x00", "\ud800", {"a": [math.nan]}, {"\x00": 1}]
+)
 def test_options_made_in_code_obey_the_rules_of_the_file(value: Any) -> None:
     with pytest.raises(ValidationError):
         StageDef(name="s", options={"x": value})
@@ -168,7 +188,13 @@ def test_delays_grow_by_the_formulas_of_dagster(policy: dict[str, Any], delays: 
 
 @pytest.mark.parametrize(
     ("jitter", "draw", "delay"),
-    [("full", 0.0, 0.0), ("full", 0.5, 3.0), ("plus_minus", 0.0, 4.0), ("plus_minus", 0.5, 6.0), ("plus_minus", 1.0, 8.0)],
+    [
+        ("full", 0.0, 0.0),
+        ("full", 0.5, 3.0),
+        ("plus_minus", 0.0, 4.0),
+        ("plus_minus", 0.5, 6.0),
+        ("plus_minus", 1.0, 8.0),
+    ],
 )
 def test_jitter_varies_the_delay(jitter: str, draw: float, delay: float) -> None:
     policy = RetryPolicy(delay=2.0, backoff="exponential", jitter=jitter)
@@ -191,7 +217,18 @@ def test_a_delay_is_never_negative_and_always_a_number(
 
 
 @pytest.mark.parametrize(
-    "policy", [{"max_retries": -1}, {"delay": -1.0}, {"delay": math.inf}, {"delay": math.nan}, {"backoff": "linear"}, {"jitter": "full"}, {"delay": "1"}, {"max_retries": True}, {"backoff": "quadratic", "delay": 1.0}]
+    "policy",
+    [
+        {"max_retries": -1},
+        {"delay": -1.0},
+        {"delay": math.inf},
+        {"delay": math.nan},
+        {"backoff": "linear"},
+        {"jitter": "full"},
+        {"delay": "1"},
+        {"max_retries": True},
+        {"backoff": "quadratic", "delay": 1.0},
+    ],
 )
 def test_impossible_retries_are_refused(policy: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stages_for_tests import HERE, nothing
 
 from crucible_core import (
     Experiment,
@@ -18,15 +19,14 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from stages_for_tests import HERE, nothing
 
 FILES = sorted((HERE / "interchange").glob("*.json"))
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
-EXPERIMENT_FIELDS = (
-    "id backend pipeline description owner tags metadata dataset reliability outputs created_at updated_at "
-    "experiment_type model_version training_config baseline"
-).split()
+EXPERIMENT_FIELDS = [
+    "id", "backend", "pipeline", "description", "owner", "tags", "metadata", "dataset", "reliability", "outputs",
+    "created_at", "updated_at", "experiment_type", "model_version", "training_config", "baseline",
+]  # fmt: skip
 
 
 @files
@@ -102,7 +102,10 @@ def test_planning_says_which_stages_cannot_be_resolved_here_and_what_to_do(name:
         assert f"{file}:{one.line}:{one.column}: stage {one.stage!r}: unknown stage " in str(one)
         assert (f'"{module}"' if module else f'"{one.stage}"') in lines[one.line - 1]
         if module:
-            assert f"this is an Elixir module: register its Python successor as {module!r}, or change `module:`" in one.message
+            assert (
+                f"this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
+                in one.message
+            )
         else:
             assert "registered: bench, data_checks, report, validate" in one.message
 

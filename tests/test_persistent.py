@@ -60,7 +60,12 @@ class Lists(RuleBasedStateMachine):
         (made, model), (before, model_before) = version, earlier
         assert made.extends(before) == (model[: len(model_before)] == model_before)
 
-    @rule(version=versions, start=st.integers(-5, 5), stop=st.none() | st.integers(-5, 5), step=st.sampled_from([1, 2, -1]))
+    @rule(
+        version=versions,
+        start=st.integers(-5, 5),
+        stop=st.none() | st.integers(-5, 5),
+        step=st.sampled_from([1, 2, -1]),
+    )
     def slice(self, version: Any, start: int, stop: int | None, step: int) -> None:
         made, model = version
         assert made[start:stop:step] == model[start:stop:step]

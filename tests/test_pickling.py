@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stages_for_tests import experiment_of, registry
 
 from crucible_core import (
     Context,
@@ -28,7 +29,6 @@ from crucible_core import (
 )
 from crucible_core.errors import Location
 from crucible_core.stats import CannotTestError
-from stages_for_tests import experiment_of, registry
 
 ROUND_TRIPS = [lambda value: pickle.loads(pickle.dumps(value)), copy.copy, copy.deepcopy]
 round_trips = pytest.mark.parametrize("round_trip", ROUND_TRIPS, ids=["pickle", "copy", "deepcopy"])
@@ -100,7 +100,10 @@ def test_a_stage_gives_the_same_in_another_process() -> None:
 
 def test_a_failure_in_another_process_arrives_with_its_context() -> None:
     context = Context.begin(experiment_of("fail"), run_id="r").put_metric("before", 1)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.raises(StageFailedError) as caught:
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(StageFailedError) as caught,
+    ):
         pool.submit(run_first, context).result()
     assert caught.value.stage == "fail"
     assert caught.value.context.get_metric("before") == 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stages_for_tests import HERE, Train, experiment_of, fail, measure, nothing
 
 from crucible_core import (
     CrucibleError,
@@ -20,7 +21,6 @@ from crucible_core import (
     run_experiment,
     stage,
 )
-from stages_for_tests import HERE, Train, experiment_of, fail, measure, nothing
 
 STAGE_MODULE = """\
 from crucible_core import Context, Stage, stage
@@ -45,7 +45,9 @@ text = "load"
 
 def refused(module: str | None, *, registry: Registry | None = None, name: str = "s") -> UnknownStageError:
     with pytest.raises(UnknownStageError) as caught:
-        (builtin_registry() if registry is None else registry).resolve(StageDef(name=name, module=module), folder=Path.cwd())
+        (builtin_registry() if registry is None else registry).resolve(
+            StageDef(name=name, module=module), folder=Path.cwd()
+        )
     assert caught.value.stage == name
     return caught.value
 
@@ -86,7 +88,7 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all_others() -> None:
 
 
 def test_an_empty_registry_says_that_it_is_empty() -> None:
-    with pytest.raises(UnknownStageError, match="registered: none$"):
+    with pytest.raises(UnknownStageError, match=r"registered: none$"):
         Registry()["a"]
 
 
@@ -256,7 +258,7 @@ def test_two_folders_with_a_module_of_one_name_never_get_each_others() -> None:
         Path(folder, "twice_named.py").write_text(STAGE_MODULE.replace("= 3", f"= {rows}"))
         Path(folder, "a.yaml").write_text("id: a\npipeline: [{name: s, module: 'twice_named:load'}]\n")
     assert run_experiment(load_experiment("one/a.yaml")).get_metric("rows") == 1
-    with pytest.raises(UnknownStageError, match="hidden by .*one.*twice_named.py, which was found first; rename it"):
+    with pytest.raises(UnknownStageError, match=r"hidden by .*one.*twice_named.py, which was found first; rename it"):
         run_experiment(load_experiment("two/a.yaml"))
     assert run_experiment(load_experiment("one/a.yaml")).get_metric("rows") == 1
 
@@ -307,7 +309,8 @@ def test_one_package_given_as_a_text_is_that_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "allowed"), [("my_stages", True), ("other, my_stages ,", True), ("other", False), ("", False), (" ", False)]
+    ("listed", "allowed"),
+    [("my_stages", True), ("other, my_stages ,", True), ("other", False), ("", False), (" ", False)],
 )
 def test_a_deployment_lists_what_may_be_imported(listed: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my_stages.py").write_text(STAGE_MODULE)
@@ -363,17 +366,21 @@ def test_an_installed_stage_is_imported_when_it_is_first_used(install: Callable[
 def test_two_packages_that_offer_one_name_are_refused(install: Callable[..., None]) -> None:
     install("one_package", fit="stages_for_tests:Train")
     install("other_package", fit="stages_for_tests:measure")
-    with pytest.raises(CrucibleError, match="two packages register a stage 'fit': stages_for_tests:.* and stages_for_t"):
+    with pytest.raises(
+        CrucibleError, match=r"two packages register a stage 'fit': stages_for_tests:.* and stages_for_t"
+    ):
         builtin_registry()
 
 
 def test_a_package_cannot_replace_a_built_in_stage(install: Callable[..., None]) -> None:
     install("their_package", bench="stages_for_tests:measure")
-    with pytest.raises(CrucibleError, match="'bench': crucible_core.stages.bench:Bench and stages_for_tests:measure"):
+    with pytest.raises(CrucibleError, match=r"'bench': crucible_core.stages.bench:Bench and stages_for_tests:measure"):
         builtin_registry()
 
 
-@pytest.mark.parametrize("value", ["not_there:Train", "stages_for_tests:Trian", "stages_for_tests:experiment_of", "os:path"])
+@pytest.mark.parametrize(
+    "value", ["not_there:Train", "stages_for_tests:Trian", "stages_for_tests:experiment_of", "os:path"]
+)
 def test_a_broken_installed_stage_is_refused_when_it_is_used_and_only_then(
     install: Callable[..., None], value: str
 ) -> None:

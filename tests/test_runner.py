@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator
+from stages_for_tests import STAGES, Broken, Train, experiment_of, registry
 
 from crucible_core import (
     Context,
@@ -43,7 +44,6 @@ from crucible_core import (
     run_stage,
     stage,
 )
-from stages_for_tests import STAGES, Broken, Train, experiment_of, registry
 
 
 def run(*pipeline: str | dict[str, Any], **more: Any) -> Context:
@@ -95,7 +95,7 @@ def test_the_run_id_is_kept() -> None:
 
 
 def test_a_run_id_that_cannot_be_used_is_refused_before_the_first_stage() -> None:
-    with pytest.raises(CrucibleError, match="run id '../x' cannot be used"):
+    with pytest.raises(CrucibleError, match=r"run id '\.\./x' cannot be used"):
         run({"name": "sleep", "options": {"ready": "ran"}}, run_id="../x")
     assert not Path("ran").exists()
 
@@ -142,7 +142,11 @@ def test_a_run_changes_no_options_of_the_experiment() -> None:
 def test_each_stage_ends_in_exactly_one_record(plan: list[str], failing: int | None) -> None:
     modules = {"ok": "nothing", "skip": "fail", "decide": "choose"}
     pipeline = [
-        {"name": f"s{i}", "module": "fail" if i == failing else modules[kind], "enabled": i == failing or kind != "skip"}
+        {
+            "name": f"s{i}",
+            "module": "fail" if i == failing else modules[kind],
+            "enabled": i == failing or kind != "skip",
+        }
         for i, kind in enumerate(plan)
     ]
     try:
@@ -254,7 +258,9 @@ def test_mistakes_are_shown_with_their_place_in_the_file() -> None:
 
 
 def test_a_plan_names_each_stage_and_holds_its_options() -> None:
-    planned = plan_experiment(experiment_of("nothing", {"name": "fit", "module": "train", "options": {"epochs": 2}}), registry())
+    planned = plan_experiment(
+        experiment_of("nothing", {"name": "fit", "module": "train", "options": {"epochs": 2}}), registry()
+    )
     assert [one.name for one in planned] == ["nothing", "fit"]
     assert planned[1].stage == Train(epochs=2)
 
@@ -401,7 +407,7 @@ class Unprintable(Exception):
 
 class NoText(Exception):
     def __str__(self) -> str:
-        return None
+        return self.args
 
 
 @pytest.mark.parametrize(
@@ -440,9 +446,7 @@ def test_a_failure_that_talks_without_end_is_recorded_at_a_readable_length() -> 
     assert len(failed.context.trace.to_json()) < 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("code", "shown"), [(None, "None"), (0, "0"), (3, "3"), ("no data", "'no data'")]
-)
+@pytest.mark.parametrize(("code", "shown"), [(None, "None"), (0, "0"), (3, "3"), ("no data", "'no data'")])
 def test_sys_exit_is_a_failure_whatever_the_code(code: Any, shown: str) -> None:
     error = stopped("measure", {"name": "leave", "options": {"code": code}}, "nothing")
     assert str(error).endswith(f"it called sys.exit({shown})")
@@ -560,8 +564,8 @@ def test_ctrl_c_while_a_retry_is_waited_for_is_an_interruption() -> None:
     interrupt_after(0.3)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt) as caught:
-        run("measure", {"name": "fail", "retry": {"max_retries": 1, "delay": 20.0}})
-    assert time.monotonic() - started < 10
+        run("measure", {"name": "fail", "retry": {"max_retries": 1, "delay": 6.0}})
+    assert time.monotonic() - started < 5
     assert isinstance(caught.value, RunInterrupted)
     assert caught.value.stage == "fail"
     assert caught.value.context.get_metric("accuracy") == 0.5
@@ -649,7 +653,9 @@ def test_an_attempt_begins_with_the_context_that_the_first_one_had() -> None:
 def test_observers_are_told_every_event_of_the_trace_in_order_as_it_happens() -> None:
     heard: list[Event] = []
     also: list[Event] = []
-    ctx = run("choose", {"name": "off", "module": "fail", "enabled": False}, "measure", observers=[heard.append, also.append])
+    ctx = run(
+        "choose", {"name": "off", "module": "fail", "enabled": False}, "measure", observers=[heard.append, also.append]
+    )
     assert heard == also == list(ctx.trace.events)
     assert all(one is other for one, other in zip(heard, ctx.trace.events, strict=True))
 
@@ -672,7 +678,9 @@ def test_a_decision_is_told_while_the_stage_still_works() -> None:
     run("patient", registry=registry() | {"patient": patient}, observers=[lambda event: heard.append(event.kind)])
 
 
-def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     heard: list[Event] = []
 
     def broken(event: Event) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
+from stages_for_tests import Bounds, Train, experiment_of, measure, nothing
 
 from crucible_core import Context, Registry, Stage, run_experiment, stage
-from stages_for_tests import Bounds, Train, experiment_of, measure, nothing
 
 
 @stage
@@ -155,7 +155,7 @@ def test_a_stage_may_have_an_option_that_begins_with_model() -> None:
 
 def test_the_default_of_one_run_is_not_changed_by_another() -> None:
     @stage
-    def grow(ctx: Context, *, items: list[int] = []) -> Context:  # noqa: B006
+    def grow(ctx: Context, *, items: list[int] = []) -> Context:
         items.append(1)
         return ctx.put_metric("items", len(items))
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from stages_for_tests import experiment_of, registry
 
 from crucible_core import (
     Decision,
@@ -28,7 +29,6 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.reporting import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
-from stages_for_tests import experiment_of, registry
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EVENTS = [
@@ -48,7 +48,9 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(StageSucceeded, stage=texts, at=moments, seconds=finite, attempts=st.integers(1, 9)),
     st.builds(StageFailed, stage=texts, at=moments, seconds=finite, error_type=texts, message=texts, traceback=texts),
     st.builds(StageSkipped, stage=texts, at=moments, reason=texts),
-    st.builds(StageRetried, stage=texts, at=moments, attempt=st.integers(1, 9), delay=finite, error_type=texts, message=texts),
+    st.builds(
+        StageRetried, stage=texts, at=moments, attempt=st.integers(1, 9), delay=finite, error_type=texts, message=texts
+    ),
     st.builds(
         Decision,
         stage=texts,
@@ -110,7 +112,8 @@ def test_each_kind_is_the_tag_of_one_class() -> None:
         "", "{}", "[{}]", '[{"kind": "unknown", "stage": "a"}]', '[{"kind": "stage_started"}]', "[1]", "nul",
         '[{"kind": "stage_skipped", "stage": "a", "at": "2026-01-01T00:00:00Z", "reason": "x", "extra": 1}]',
         '[{"kind": "stage_started", "stage": "a", "at": "2026-01-01T00:00:00"}]',
-        '[{"kind": "decision", "stage": "a", "at": "2026-01-01T00:00:00Z", "decision": "x", "reasoning": "y", "confidence": 2}]',
+        '[{"kind": "decision", "stage": "a", "at": "2026-01-01T00:00:00Z", "decision": "x",'
+        ' "reasoning": "y", "confidence": 2}]',
     ],
 )  # fmt: skip
 def test_a_damaged_trace_is_refused(text: str) -> None:
@@ -143,7 +146,7 @@ def test_times_are_in_utc_and_have_a_zone() -> None:
     assert StageStarted(stage="a").at.utcoffset() == timedelta(0)
     assert StageStarted.of("a").at.utcoffset() == timedelta(0)
     with pytest.raises(ValidationError):
-        StageStarted(stage="a", at=datetime(2026, 1, 1))  # noqa: DTZ001
+        StageStarted(stage="a", at=datetime(2026, 1, 1))
 
 
 # --- other formats --------------------------------------------------------------------------------------------------
