@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +44,9 @@ FAILED, INVALID, INTERRUPTED = 1, 2, 130
 @click.version_option(__version__, prog_name="crucible")
 def main() -> None:
     """Experiments as small files, run as pipelines of stages."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
 @main.command()
@@ -66,27 +71,26 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) 
     """Run the experiment in FILE and show its result."""
     from crucible_core.terminal import Progress, make_console, print_summary  # noqa: PLC0415  # rich only where it shows
 
-    with _input_errors():
-        experiment = _with_overrides(load_experiment(file), overrides)
-        execute = _dagster_runner() if on_dagster else run_experiment
-        plan_experiment(experiment, builtin_registry())
-    console = make_console(sys.stderr if as_json else sys.stdout)
-    run_id = str(uuid.uuid4())
-    console.print(f"[bold]{experiment.id}[/] [dim]run {run_id}{' on Dagster' if on_dagster else ''}[/]")
-    # Reports for stdout and prints of stages must not mix with the JSON.
-    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    code, partial = 0, None
-    try:
-        with quiet, Progress(console, len(experiment.pipeline)) as progress:
-            context = execute(experiment, run_id=run_id, observers=[progress])
-    except StageFailedError as error:
-        context, code = error.context, FAILED
-        partial = _keep_partial(context)
-    except RunInterrupted as error:
-        context, code = error.context, INTERRUPTED
-        partial = _keep_partial(context)
-    except CrucibleError as error:
-        _fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
+    with _nothing_else_on_stdout() if as_json else contextlib.nullcontext():
+        with _input_errors():
+            experiment = _with_overrides(load_experiment(file), overrides)
+            execute = _dagster_runner() if on_dagster else run_experiment
+            plan_experiment(experiment, builtin_registry())
+        console = make_console(sys.stdout)
+        run_id = str(uuid.uuid4())
+        console.print(f"{experiment.id} run {run_id}{' on Dagster' if on_dagster else ''}", style="bold")
+        code, partial = 0, None
+        try:
+            with Progress(console, len(experiment.pipeline)) as progress:
+                context = execute(experiment, run_id=run_id, observers=[progress])
+        except StageFailedError as error:
+            context, code = error.context, FAILED
+            partial = _keep_partial(context)
+        except RunInterrupted as error:
+            context, code = error.context, INTERRUPTED
+            partial = _keep_partial(context)
+        except CrucibleError as error:
+            _fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
     if as_json:
         from crucible_core.reporting import summarize_run  # noqa: PLC0415
 
@@ -108,14 +112,15 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     for file in files:
         findings[file] = []
         try:
-            plan_experiment(load_experiment(file), builtin_registry())
+            with _nothing_else_on_stdout():
+                plan_experiment(load_experiment(file), builtin_registry())
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
                 for one in error.each()
             ]
             if not as_json:
-                click.echo(str(error), err=True)
+                _say(str(error))
         else:
             if not as_json:
                 click.echo(f"{file}: valid")
@@ -129,15 +134,13 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stages(name: str | None, as_json: bool) -> None:
     """List the registered stages, or describe the stage NAME (registered, or package.module:Class)."""
-    from crucible_core.experiment import StageDef  # noqa: PLC0415
-
-    with _input_errors():
+    with _input_errors(), _nothing_else_on_stdout():
         registry = builtin_registry()
         if name is None:
             described = [registry.describe(one) for one in registry.names()]
         else:
-            definition = StageDef(name=name.rpartition(":")[2], module=name)
-            described = [{**registry.resolve(definition, folder=Path.cwd()).describe(), "name": name}]
+            found = registry.load(name, folder=Path.cwd()) if ":" in name else registry[name]
+            described = [{**found.describe(), "name": name}]
     if as_json:
         click.echo(to_json_text(described if name is None else described[0]))
     elif name is None:
@@ -203,16 +206,41 @@ def _dagster_runner() -> Callable[..., Context]:
 
 
 @contextlib.contextmanager
+def _nothing_else_on_stdout() -> Iterator[None]:
+    """What modules and stages print, and the programs and libraries that they call, goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file, as in tests
+            output, error = sys.__stdout__, sys.__stderr__
+            assert output is not None
+            assert error is not None
+            kept = os.dup(output.fileno())
+            stack.callback(os.close, kept)
+            output.flush()
+            os.dup2(error.fileno(), output.fileno())
+            stack.callback(os.dup2, kept, output.fileno())
+        yield
+
+
+@contextlib.contextmanager
 def _input_errors() -> Iterator[None]:
     try:
         yield
     except CrucibleError as error:
         _fail(error, INVALID)
+    except KeyboardInterrupt:
+        click.echo("interrupted before the first stage", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _fail(error: CrucibleError, code: int) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
+    _say(f"error: {error}")
     sys.exit(code)
+
+
+def _say(text: str) -> None:
+    from crucible_core.terminal import plain  # noqa: PLC0415
+
+    click.echo(plain(text), err=True)
 
 
 def _keep_partial(ctx: Context) -> str:
@@ -228,7 +256,7 @@ def _keep_partial(ctx: Context) -> str:
 def _explain(ctx: Context, code: int, partial: str | None) -> None:
     failed = next(event for event in reversed(ctx.trace.events[:]) if isinstance(event, StageFailed))
     if code == INTERRUPTED:
-        click.echo(f"\ninterrupted in stage {failed.stage!r}", err=True)
+        _say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        click.echo(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}", err=True)
-    click.echo(f"partial results: {partial}", err=True)
+        _say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
+    _say(f"partial results: {partial}")

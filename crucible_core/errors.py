@@ -33,15 +33,17 @@ class Location:
         return ":".join(str(part) for part in (self.path, self.line, self.column) if part is not None)
 
 
-class CrucibleError(Exception):
-    """The root of every error that crucible_core and crucible_dagster raise."""
-
+class _Portable(BaseException):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with their own signatures do not survive pickling otherwise, and these cross processes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(cls: type[CrucibleError], args: tuple[Any, ...], state: dict[str, Any]) -> CrucibleError:
+class CrucibleError(_Portable, Exception):
+    """The root of every error that crucible_core and crucible_dagster raise."""
+
+
+def _rebuild(cls: type[_Portable], args: tuple[Any, ...], state: dict[str, Any]) -> _Portable:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -153,7 +155,7 @@ class StageFailedError(CrucibleError):
         self.reason = reason
 
 
-class RunInterrupted(KeyboardInterrupt):
+class RunInterrupted(_Portable, KeyboardInterrupt):
     """The run was interrupted (Ctrl-C, a cancelled Dagster run) inside a stage; `context` holds what was finished.
 
     Not a CrucibleError and not an Exception, so that `except Exception` around a run does not swallow Ctrl-C.

@@ -22,12 +22,13 @@ from pydantic import (
     Field,
     JsonValue,
     PrivateAttr,
+    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from crucible_core.errors import Location, UnknownStageError
+from crucible_core.errors import InvalidOptionsError, Location, UnknownStageError
 from crucible_core.vocabulary import (
     Backoff,
     CorrectionName,
@@ -39,7 +40,7 @@ from crucible_core.vocabulary import (
     Sink,
     TestSpelling,
 )
-from crucible_core.wording import closest
+from crucible_core.wording import closest, describe_mistake
 
 __all__ = [
     "Execution",
@@ -90,7 +91,7 @@ def _check_data(value: JsonValue) -> JsonValue:
     return value
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$"})]
 Text = Annotated[str, AfterValidator(_check_text)]
 Data = Annotated[JsonValue, AfterValidator(_check_data)]
 Options = dict[Text, Data]
@@ -208,6 +209,32 @@ class Reliability(_Node):
     feedback: Data = None
 
 
+_CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# Lowest value, highest value and names of: minute, hour, day of month, month, day of week.
+_CRON: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, _MONTHS),
+    (0, 7, _DAYS),
+)
+
+
+def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
+    low, high, names = field
+    numbers = {name: str(index + low) for index, name in enumerate(names)}
+    for part in text.lower().split(","):
+        span, _, step = part.partition("/")
+        ends = [numbers.get(end, end) for end in span.split("-")]
+        if step and not (step.isdecimal() and 1 <= int(step) <= high):
+            return False
+        if span != "*" and not (len(ends) <= 2 and all(end.isdecimal() and low <= int(end) <= high for end in ends)):
+            return False
+    return not (text.endswith("/") or "//" in text)
+
+
 class Schedule(_Node):
     """When the experiment is run again."""
 
@@ -220,17 +247,14 @@ class Schedule(_Node):
 
     @field_validator("cron")
     @classmethod
-    def _five_fields(cls, value: str) -> str:
-        if not re.fullmatch(
-            r"@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[\d*/,\-?LW#A-Za-z]+( +[\d*/,\-?LW#A-Za-z]+){4}",
-            value,
-        ):
-            raise PydanticCustomError(
-                "cron",
-                "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily",
-                {"value": repr(value)},
-            )
-        return value
+    def _times_that_come(cls, value: str) -> str:
+        fields = value.split(" ")
+        times = len(fields) == len(_CRON) and all(map(_is_cron_field, fields, _CRON))
+        if times or value in _CRON_WORDS:
+            return value
+        raise PydanticCustomError(
+            "cron", "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
+        )
 
     @field_validator("timezone")
     @classmethod
@@ -284,7 +308,7 @@ class Experiment(_Node):
     """A person's e-mail address, or `team:name`."""
     tags: tuple[Text, ...] | None = None
     metadata: Options | None = None
-    pipeline: tuple[StageDef, ...]
+    pipeline: tuple[StageDef, ...] = Field(json_schema_extra={"minItems": 1})
     """The stages, in the order in which they run."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
@@ -303,6 +327,7 @@ class Experiment(_Node):
     updated_at: Data = None
 
     _source: Source | None = PrivateAttr(default=None)
+    _replaced: frozenset[tuple[str | int, ...]] = PrivateAttr(default=frozenset())
 
     @field_validator("pipeline")
     @classmethod
@@ -339,12 +364,13 @@ class Experiment(_Node):
         return Path(self._source.path).parent if self._source else None
 
     def location(self, *place: str | int) -> Location | None:
-        return self._source.location(*place) if self._source else None
+        """Where in its file the value at `place` stands; None if it was not read from one, or was replaced since."""
+        return self._source.location(*place) if self._source and place[:4] not in self._replaced else None
 
     def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
         """The same experiment with some options of one stage replaced.
 
-        Raises UnknownStageError if the pipeline has no stage of that name.
+        Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is no data.
         """
         names = [definition.name for definition in self.pipeline]
         if stage not in names:
@@ -356,8 +382,13 @@ class Experiment(_Node):
         data = self.to_dict()
         entry = data["pipeline"][names.index(stage)]
         entry["options"] = {**(entry.get("options") or {}), **options}
-        changed = Experiment.model_validate(data)
+        try:
+            changed = Experiment.model_validate(data)
+        except ValidationError as error:
+            said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
+            raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
+        changed._replaced = self._replaced | {("pipeline", names.index(stage), "options", name) for name in options}
         return changed
 
 

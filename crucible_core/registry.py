@@ -13,7 +13,7 @@ from typing import Any
 from crucible_core.errors import InvalidExperimentError, UnknownStageError
 from crucible_core.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
-from crucible_core.wording import closest, listing
+from crucible_core.wording import closest, error_text, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
 
@@ -32,13 +32,15 @@ class Registry:
         self,
         stages: Mapping[str, type[Stage] | EntryPoint] | None = None,
         *,
-        importable: Collection[str] | None = None,
+        importable: Collection[str] | str | None = None,
     ) -> None:
         checked = dict(stages or {})
         for name, found in checked.items():
             if not isinstance(found, EntryPoint):
                 _check_stage(found, f"the stage registered as {name!r}")
         self._stages = checked
+        if isinstance(importable, str):
+            importable = (importable,)
         self.importable = None if importable is None else frozenset(importable)
 
     def names(self) -> tuple[str, ...]:
@@ -85,23 +87,17 @@ class Registry:
         module = definition.module
         try:
             if module is not None and ":" in module:
-                return self._import(module, folder)
+                return self.load(module, folder=folder)
             return self[module or definition.name]
         except InvalidExperimentError as error:
             reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
             raise UnknownStageError(reason, stage=definition.name, known=self.names()) from error.__cause__
 
-    def _remedy(self, module: str | None) -> str:
-        if module is None:
-            return "; or name its class with `module: package.module:Class`"
-        if module.startswith("Elixir."):
-            return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
-        if ":" not in module and "." in module:
-            package, _, attribute = module.rpartition(".")
-            return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
-        return ""
+    def load(self, reference: str, *, folder: Path | None = None) -> type[Stage]:
+        """The stage class that `package.module:Attribute` names.
 
-    def _import(self, reference: str, folder: Path | None) -> type[Stage]:
+        Raises InvalidExperimentError if it is not allowed here, cannot be imported or is no stage.
+        """
         module_name, _, attribute = reference.partition(":")
         if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
             raise InvalidExperimentError(f"{reference!r} is not of the form package.module:Attribute")
@@ -119,6 +115,16 @@ class Registry:
             return _check_stage(found, repr(reference))
         except TypeError as error:
             raise InvalidExperimentError(str(error)) from error
+
+    def _remedy(self, module: str | None) -> str:
+        if module is None:
+            return "; or name its class with `module: package.module:Class`"
+        if module.startswith("Elixir."):
+            return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
+        if ":" not in module and "." in module:
+            package, _, attribute = module.rpartition(".")
+            return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
+        return ""
 
     def _check_importable(self, module_name: str) -> None:
         if self.importable is None:
@@ -183,7 +189,7 @@ def _import_module(name: str, folder: Path | None) -> Any:
         sys.path.append(str(folder))
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = (
             isinstance(error, ModuleNotFoundError)
             and error.name is not None
@@ -192,7 +198,8 @@ def _import_module(name: str, folder: Path | None) -> Any:
         if missing:
             beside = f" (looked beside the experiment file in {folder} too)" if folder else ""
             raise InvalidExperimentError(f"there is no module {name!r} to import{beside}") from error
-        raise InvalidExperimentError(f"importing {name!r} failed: {type(error).__name__}: {error}") from error
+        why = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
+        raise InvalidExperimentError(f"importing {name!r} failed: {type(error).__name__}: {why}") from error
     _check_origin(module, name, folder)
     return module
 
@@ -203,7 +210,8 @@ def _check_origin(module: Any, name: str, folder: Path | None) -> None:
     if folder is None or not ((folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()):
         return
     origin = getattr(module, "__file__", None)
-    if origin is not None and folder.resolve() not in Path(origin).resolve().parents:
+    if origin is None or folder.resolve() not in Path(origin).resolve().parents:
+        found = origin or "the module of that name in Python itself"
         raise InvalidExperimentError(
-            f"the module {name!r} beside the experiment file is hidden by {origin}, which was found first; rename it"
+            f"the module {name!r} beside the experiment file is hidden by {found}, which was found first; rename it"
         )

@@ -7,6 +7,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from inspect import Parameter
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
@@ -22,6 +23,9 @@ from typing import (
 )
 
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.fields import FieldInfo
+
+from crucible_core.jsonable import to_jsonable
 
 if TYPE_CHECKING:
     from crucible_core.context import Context
@@ -48,7 +52,9 @@ class Stage(BaseModel):
     A string below a field is that option's description. A stage fails by raising.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
+    )
 
     @abstractmethod
     def run(self, ctx: Context) -> Context:
@@ -64,20 +70,16 @@ class Stage(BaseModel):
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""
-        fields = cls.model_fields
-        schema = cls.model_json_schema()
+        # An option with an alias has it as its name in the file.
+        fields = {_file_name(name, field): field for name, field in cls.model_fields.items()}
         return StageDescription(
             name=_snake_case(cls.__name__),
             description=inspect.getdoc(cls) or "" if cls.__doc__ else "",
-            required=[name for name, option in fields.items() if option.is_required()],
-            optional=[name for name, option in fields.items() if not option.is_required()],
-            types={name: _type_name(option.annotation) for name, option in fields.items()},
-            defaults={
-                name: schema["properties"][name]["default"]
-                for name, option in fields.items()
-                if "default" in schema["properties"][name] and not option.is_required()
-            },
-            schema=schema,
+            required=[name for name, field in fields.items() if field.is_required()],
+            optional=[name for name, field in fields.items() if not field.is_required()],
+            types={name: _type_name(field.annotation) for name, field in fields.items()},
+            defaults={name: to_jsonable(_default(field)) for name, field in fields.items() if not field.is_required()},
+            schema=cls.model_json_schema(),
         )
 
 
@@ -102,26 +104,48 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
     name = getattr(function, "__qualname__", repr(function))
     if not inspect.isfunction(function):
         raise TypeError(f"@stage goes on a function, without parentheses; {name} is none")
-    context, *options = inspect.signature(function).parameters.values()
-    if context.kind not in (context.POSITIONAL_ONLY, context.POSITIONAL_OR_KEYWORD):
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"{name} is asynchronous or a generator; a stage is a plain function that returns the Context")
+    arguments = list(inspect.signature(function).parameters.values())
+    if not arguments or arguments[0].kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
         raise TypeError(f"the first argument of {name} must take the Context")
-    hints = get_type_hints(function, include_extras=True)
+    options = arguments[1:]
+    hints = _option_types(function, [option.name for option in options])
     fields: dict[str, Any] = {}
     for option in options:
         if option.kind is not option.KEYWORD_ONLY:
             raise TypeError(f"the options of {name} must be keyword-only: put a * before {option.name!r}")
         if option.name not in hints:
             raise TypeError(f"the option {option.name!r} of {name} has no type")
-        if hasattr(FunctionStage, option.name):
-            raise TypeError(
-                f"the option {option.name!r} of {name} has the name of a method of Stage; call it otherwise"
-            )
+        if hasattr(FunctionStage, option.name) or option.name.startswith("_"):
+            what = "begins with an underscore" if option.name.startswith("_") else "has the name of a method of Stage"
+            raise TypeError(f"the option {option.name!r} of {name} {what}; call it otherwise")
         fields[option.name] = (hints[option.name], ... if option.default is option.empty else option.default)
     made = create_model(function.__name__, __base__=FunctionStage, __module__=function.__module__, **fields)
     made.__qualname__ = function.__qualname__
     made.__doc__ = function.__doc__
     made.function = staticmethod(function)
     return made
+
+
+def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
+    # Of the options only: the Context may be imported for type checkers alone.
+    annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}
+    holder = type("Options", (), {"__annotations__": annotations})
+    return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)
+
+
+def _file_name(name: str, field: FieldInfo) -> str:
+    return field.validation_alias if isinstance(field.validation_alias, str) else field.alias or name
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.default_factory is None:
+        return field.default
+    try:
+        return field.get_default(call_default_factory=True, validated_data={})
+    except Exception:  # noqa: BLE001  # a factory that needs the other options
+        return None
 
 
 def _snake_case(name: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import IO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from crucible_core.context import Context
 from crucible_core.jsonable import safe_text
@@ -16,17 +17,39 @@ from crucible_core.reporting.document import Table as ReportTable
 from crucible_core.reporting.numbers import format_duration
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 
-__all__ = ["Progress", "make_console", "print_summary"]
+__all__ = ["Progress", "make_console", "plain", "print_summary"]
 
 PIPE_WIDTH = 160
 LEFT_TO_THE_REPORT = frozenset({"Decisions", "Options", "Outputs"})
 
 
+class _LastingConsole(Console):
+    def on_broken_pipe(self) -> None:
+        # `crucible run FILE | head` stops reading, which is no reason to stop the run.
+        self.quiet = True
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
 def make_console(stream: IO[str]) -> Console:
     """A console on `stream`; in a pipe, lines are not folded at the width of a terminal that is not there."""
-    return Console(
-        file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=not stream.isatty()
+    piped = not stream.isatty()
+    return _LastingConsole(
+        file=stream, width=PIPE_WIDTH if piped else None, highlight=False, soft_wrap=piped, emoji=False, markup=False
     )
+
+
+def plain(text: str) -> str:
+    """The text without what would speak to the terminal: its control characters are written as escapes."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in safe_text(text).expandtabs(4)
+    )
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line of texts, or (text, style) pairs; nothing in a text is read as markup."""
+    return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
 
 class Progress:
@@ -48,38 +71,33 @@ class Progress:
             self._status.stop()
 
     def __call__(self, event: Event) -> None:
-        name = escape(event.stage)
+        name = event.stage
         match event:
             case StageStarted():
                 self._started(name)
             case StageSucceeded():
                 attempts = f", {event.attempts} attempts" if event.attempts > 1 else ""
-                self._end("[green]✓[/]", f"{name}  [dim]{format_duration(event.seconds)}{attempts}[/]")
+                self._end(("✓", "green"), name, (f"  {format_duration(event.seconds)}{attempts}", "dim"))
             case StageSkipped():
-                self._end("[dim]–[/]", f"{name}  [dim]skipped ({escape(event.reason)})[/]")
+                self._end(("–", "dim"), name, (f"  skipped ({event.reason})", "dim"))
             case StageFailed():
-                why = escape(safe_text(event.reason))
-                self._end("[red]✗[/]", f"{name}  [dim]{format_duration(event.seconds)}[/]  {why}")
+                self._end(("✗", "red"), name, (f"  {format_duration(event.seconds)}  ", "dim"), event.reason)
             case StageRetried():
-                why = escape(safe_text(event.reason))
-                self._console.print(
-                    f"  [yellow]↻[/] {name}  attempt {event.attempt} failed: {why}; again in {event.delay:.1f} s"
-                )
+                why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
+                self._console.print(_line("  ", ("↻", "yellow"), f" {name}  {why}"))
             case Decision():
-                self._console.print(
-                    f"      [cyan]{escape(safe_text(event.decision))}[/] [dim]{escape(safe_text(event.reasoning))}[/]"
-                )
+                self._console.print(_line("      ", (event.decision, "cyan"), (f" {event.reasoning}", "dim")))
 
     def _started(self, name: str) -> None:
         if self._status is None:
-            self._console.print(f"  … {name}")
+            self._console.print(_line(f"  … {name}"))
         else:
-            self._status.update(f"[bold]{name}[/] [dim]{self._ended + 1} of {self._total}[/]")
+            self._status.update(_line((name, "bold"), (f" {self._ended + 1} of {self._total}", "dim")))
             self._status.start()
 
-    def _end(self, mark: str, line: str) -> None:
+    def _end(self, mark: tuple[str, str], *line: str | tuple[str, str]) -> None:
         self._ended += 1
-        self._console.print(f"  {mark} {line}")
+        self._console.print(_line("  ", mark, " ", *line))
 
 
 def print_summary(console: Console, ctx: Context) -> None:
@@ -87,17 +105,17 @@ def print_summary(console: Console, ctx: Context) -> None:
     for section in report_on(ctx).sections:
         if section.title in LEFT_TO_THE_REPORT:
             continue
-        console.print(f"\n[bold]{escape(section.title)}[/]")
+        console.print(_line("\n", (section.title, "bold")))
         for block in section.blocks:
             if isinstance(block, ReportTable):
                 _print_table(console, block)
-    console.print(f"\n[bold]{escape(safe_text(headline(ctx)))}[/]")
+    console.print(_line("\n", (headline(ctx), "bold")))
 
 
 def _print_table(console: Console, table: ReportTable) -> None:
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for column in table.columns:
-        shown.add_column(escape(column), justify="right" if column in table.numeric else "left", overflow="fold")
+        shown.add_column(_line(column), justify="right" if column in table.numeric else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(escape(safe_text(cell)) for cell in row))
+        shown.add_row(*map(_line, row))
     console.print(shown)

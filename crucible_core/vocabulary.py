@@ -5,9 +5,13 @@ Whatever implements a choice is a mapping keyed by these same names, and a test 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 __all__ = [
+    "EFFECT_SIZES",
+    "PAIRED_TESTS",
+    "TEST_ALIASES",
     "Backoff",
     "CorrectionName",
     "EffectSizeName",
@@ -31,6 +35,22 @@ CorrectionName = Literal["bonferroni", "fdr", "holm", "none"]
 EffectSizeName = Literal[
     "cohens_d", "cohens_dz", "epsilon_squared", "eta_squared", "hedges_g", "omega_squared", "rank_biserial"
 ]
+
+EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
+    "anova": ("eta_squared", "omega_squared"),
+    "bootstrap": ("hedges_g", "cohens_d"),
+    "kruskal_wallis": ("epsilon_squared", "eta_squared"),
+    "mann_whitney": ("rank_biserial",),
+    "paired_ttest": ("cohens_dz",),
+    "ttest": ("hedges_g", "cohens_d"),
+    "wilcoxon": ("rank_biserial",),
+}
+"""The effect sizes that each test defines, its own first."""
+
+PAIRED_TESTS: frozenset[TestName] = frozenset({"paired_ttest", "wilcoxon"})
+"""The tests in which value i of each group belongs together."""
+
+TEST_ALIASES: Mapping[str, TestName] = {"kruskal": "kruskal_wallis", "mannwhitney": "mann_whitney"}
 
 ReportFormat = Literal["csv", "html", "json", "latex", "markdown"]
 

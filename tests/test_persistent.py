@@ -135,7 +135,7 @@ class Dicts(RuleBasedStateMachine):
             assert repr(made) == repr(model)
 
 
-small = settings(max_examples=60, stateful_step_count=20)
+small = settings(max_examples=40, stateful_step_count=15)
 Lists.TestCase.settings = small
 Dicts.TestCase.settings = small
 test_lists_behave_as_lists_under_any_interleaving = Lists.TestCase
@@ -212,14 +212,14 @@ def test_neither_can_be_hashed_as_their_items_may_change() -> None:
 
 def test_appending_one_by_one_costs_no_copy_of_the_whole() -> None:
     def cost(count: int) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         grown_list: PersistentList[int] = PersistentList()
         grown_dict: PersistentDict[int] = PersistentDict()
         for number in range(count):
             grown_list = grown_list.append(number)
             grown_dict = grown_dict.put(str(number), number)
             grown_dict.get("0")
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     assert cost(40_000) < 3.0  # quadratic, it would be minutes
 

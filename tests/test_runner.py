@@ -737,10 +737,10 @@ def test_runs_in_different_threads_do_not_hear_each_other() -> None:
 
 def test_many_decisions_are_told_without_getting_slower_and_slower() -> None:
     heard: list[Event] = []
-    started = time.perf_counter()
+    started = time.process_time()
     run({"name": "choose", "options": {"times": 20_000}}, observers=[heard.append])
     assert len(heard) == 20_002
-    assert time.perf_counter() - started < 3.0
+    assert time.process_time() - started < 3.0
 
 
 # --- one stage ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,6 +110,15 @@ def test_a_default_that_is_made_by_a_factory_is_described() -> None:
 
     assert Listing.describe()["optional"] == ["items"]
     assert Listing.describe()["defaults"] == {"items": [1, 2]}
+
+
+def test_a_default_that_json_does_not_have_is_described() -> None:
+    @stage
+    def clip(ctx: Context, *, limit: float = math.inf) -> Context:
+        return ctx
+
+    assert clip.describe()["defaults"] == {"limit": "Infinity"}
+    json.dumps(clip.describe(), allow_nan=False)
 
 
 class Blur(Stage):

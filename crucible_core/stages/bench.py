@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
 from crucible_core.context import Context
 from crucible_core.experiment import Experiment
 from crucible_core.stage import Stage
-from crucible_core.vocabulary import CorrectionName, EffectSizeName, TestName, TestSpelling
+from crucible_core.vocabulary import (
+    EFFECT_SIZES,
+    PAIRED_TESTS,
+    TEST_ALIASES,
+    CorrectionName,
+    EffectSizeName,
+    TestName,
+    TestSpelling,
+)
 from crucible_core.wording import closest, listing
 
 if TYPE_CHECKING:
@@ -19,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench"]
 
-PAIRED_TESTS: frozenset[TestName] = frozenset({"paired_ttest", "wilcoxon"})
 SOURCES = ("assigns", "metrics", "outputs")
+MIN_RESAMPLES = 100
 
 
 class Bench(Stage):
@@ -55,7 +63,7 @@ class Bench(Stage):
     """Reported by the tests that define it; the others keep their own."""
     correction: CorrectionName | None = None
     """Adjustment of the p-values when there are several tests; holm unless said."""
-    resamples: int | None = Field(default=None, ge=100)
+    resamples: int | None = Field(default=None, ge=MIN_RESAMPLES)
     """Of the bootstrap; 10,000 unless said."""
     seed: int = Field(default=0, ge=0)
     """Of whatever is drawn at random: the same seed gives the same numbers."""
@@ -75,7 +83,13 @@ class Bench(Stage):
         if self.pair_by and not (source == "outputs" and self.paired):
             yield "pair_by: is for data: outputs with paired: true"
         tests = self.tests or experiment.stats.tests or ()
-        independent = [test for test in tests if test not in PAIRED_TESTS]
+        named = [TEST_ALIASES.get(test, cast("TestName", test)) for test in tests]
+        if self.effect_size and named and not any(self.effect_size in EFFECT_SIZES[test] for test in named):
+            yield f"effect_size: none of the tests {', '.join(named)} defines {self.effect_size}"
+        iterations = self.resamples or experiment.stats.bootstrap_iterations
+        if iterations is not None and iterations < MIN_RESAMPLES:
+            yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
+        independent = [test for test in named if test not in PAIRED_TESTS]
         if self.paired and independent:
             yield (
                 f"paired: true, but {', '.join(independent)} would ignore the pairing; "
@@ -122,6 +136,11 @@ class Bench(Stage):
         asked = self.tests or stats.tests
         if asked:
             tests = list(dict.fromkeys(canonical_test_name(test) for test in asked))
+        elif self.paired and len(groups) > 2:
+            raise ValueError(
+                f"there are {len(groups)} paired groups ({', '.join(groups)}), and the paired tests compare two: "
+                "choose two of them with `groups`"
+            )
         else:
             tests = ["paired_ttest" if self.paired else "ttest"] if len(groups) == 2 else ["anova"]
             ctx = ctx.decide(
@@ -138,7 +157,7 @@ class Bench(Stage):
     def _run_tests(
         self, ctx: Context, tests: list[TestName], groups: Mapping[str, Any], alpha: float
     ) -> tuple[Context, list[TestResult]]:
-        from crucible_core.stats.comparison import TESTS, run_test  # noqa: PLC0415
+        from crucible_core.stats import run_test  # noqa: PLC0415
 
         stats = ctx.experiment.stats
         effect_size = self.effect_size or stats.effect_size_type
@@ -149,7 +168,7 @@ class Bench(Stage):
                 groups,
                 alpha=alpha,
                 confidence_level=self.confidence_level or stats.confidence_level,
-                effect_size=effect_size if effect_size in TESTS[test].effect_sizes else None,
+                effect_size=effect_size if effect_size in EFFECT_SIZES[test] else None,
                 resamples=self.resamples or stats.bootstrap_iterations or 10_000,
                 seed=self.seed,
             )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -53,10 +52,20 @@ def _examples(ctx: Context) -> Iterable[Any]:
         raise ValueError('there is nothing to check: no stage before this one put assigns["examples"]')
     if hasattr(examples, "to_dict") and hasattr(examples, "columns"):
         return examples.to_dict("records")  # type: ignore[no-any-return]  # a data frame, of whatever library
+    if isinstance(examples, Iterator):
+        raise TypeError('assigns["examples"] is an iterator, which reading would use up; assign a list')
     if isinstance(examples, str | Mapping) or not isinstance(examples, Iterable):
         raise TypeError(f'assigns["examples"] is no sequence of mappings but {examples!r:.80}')
     return examples
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
+    """None, an empty text, or a single value that is not itself, as NaN, NaT and pandas' NA are."""
+    if value is None or isinstance(value, str):
+        return not value
+    if hasattr(value, "__len__") or getattr(value, "shape", ()) != ():
+        return False
+    try:
+        return bool(value != value)  # noqa: PLR0124
+    except TypeError:
+        return type(value).__name__ == "NAType"

@@ -19,6 +19,7 @@ from crucible_core.stats.sample import Sample, Values, read_groups
 from crucible_core.stats.ttests import paired_ttest, welch_ttest
 from crucible_core.stats.vocabulary import EffectSizeName, TestName, canonical_test_name
 from crucible_core.stats.wilcoxon import wilcoxon_test
+from crucible_core.vocabulary import EFFECT_SIZES
 
 _FEWEST_RESAMPLES = 100
 _LEAST_TAIL = 1e-12
@@ -87,13 +88,13 @@ class TestDefinition:
 
 TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
     {
-        "anova": TestDefinition(anova_test, False, ("eta_squared", "omega_squared")),
-        "bootstrap": TestDefinition(bootstrap_test, True, ("hedges_g", "cohens_d")),
-        "kruskal_wallis": TestDefinition(kruskal_wallis_test, False, ("epsilon_squared", "eta_squared")),
-        "mann_whitney": TestDefinition(mann_whitney_test, True, ("rank_biserial",)),
-        "paired_ttest": TestDefinition(paired_ttest, True, ("cohens_dz",)),
-        "ttest": TestDefinition(welch_ttest, True, ("hedges_g", "cohens_d")),
-        "wilcoxon": TestDefinition(wilcoxon_test, True, ("rank_biserial",)),
+        "anova": TestDefinition(anova_test, False, EFFECT_SIZES["anova"]),
+        "bootstrap": TestDefinition(bootstrap_test, True, EFFECT_SIZES["bootstrap"]),
+        "kruskal_wallis": TestDefinition(kruskal_wallis_test, False, EFFECT_SIZES["kruskal_wallis"]),
+        "mann_whitney": TestDefinition(mann_whitney_test, True, EFFECT_SIZES["mann_whitney"]),
+        "paired_ttest": TestDefinition(paired_ttest, True, EFFECT_SIZES["paired_ttest"]),
+        "ttest": TestDefinition(welch_ttest, True, EFFECT_SIZES["ttest"]),
+        "wilcoxon": TestDefinition(wilcoxon_test, True, EFFECT_SIZES["wilcoxon"]),
     }
 )
 

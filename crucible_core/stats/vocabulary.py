@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final, get_args
 
 from crucible_core.stats.refusal import CannotTestError
-from crucible_core.vocabulary import CorrectionName, EffectSizeName, TestName
+from crucible_core.vocabulary import TEST_ALIASES, CorrectionName, EffectSizeName, TestName
 
 __all__ = ["TEST_ALIASES", "TEST_NAMES", "CorrectionName", "EffectSizeName", "TestName", "canonical_test_name"]
 
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
-TEST_ALIASES: Final[Mapping[str, TestName]] = MappingProxyType(
-    {"kruskal": "kruskal_wallis", "mannwhitney": "mann_whitney"}
-)
 
 
 def canonical_test_name(name: str) -> TestName:
