@@ -101,7 +101,7 @@ def job_by_hand(values: Mapping[str, Any]) -> Any:
         limit: int = values["limit"]
 
     class ChecksConfig(dg.Config):
-        required_fields: list[str] = ["input", "output"]
+        required_fields: list[str] = ["input", "output"]  # noqa: RUF012  # Dagster copies it
         fail_fast: bool = True
 
     class TrainConfig(dg.Config):
@@ -110,12 +110,12 @@ def job_by_hand(values: Mapping[str, Any]) -> Any:
         epochs: int = values["epochs"]
 
     class EvaluateConfig(dg.Config):
-        metrics: list[str] = ["accuracy", "loss"]
+        metrics: list[str] = ["accuracy", "loss"]  # noqa: RUF012  # Dagster copies it
         folds: int = values["folds"]
 
     class BenchConfig(dg.Config):
         paired: bool = True
-        tests: list[str] = ["paired_ttest", "wilcoxon"]
+        tests: list[str] = ["paired_ttest", "wilcoxon"]  # noqa: RUF012  # Dagster copies it
         alpha: float = values["alpha"]
 
     n = values["n"]

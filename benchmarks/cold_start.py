@@ -9,13 +9,30 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from measure import alternate, arguments, child, child_json, number, print_header, print_table, print_target, ratio, seconds
+from measure import (
+    alternate,
+    arguments,
+    child,
+    child_json,
+    number,
+    print_header,
+    print_table,
+    print_target,
+    ratio,
+    seconds,
+)
 
 PYDANTIC = "pydantic with one model"
 CORE = "`import crucible_core`"
-COMMANDS = ("`crucible --help`", "`crucible validate`, built-in stages", "`crucible validate examples/digits/digits.yaml`")
+COMMANDS = (
+    "`crucible --help`",
+    "`crucible validate`, built-in stages",
+    "`crucible validate examples/digits/digits.yaml`",
+)
 
-MODEL = "from pydantic import BaseModel\nclass Model(BaseModel):\n    name: str\n    value: float = 0.0\nModel(name='one')"
+MODEL = (
+    "from pydantic import BaseModel\nclass Model(BaseModel):\n    name: str\n    value: float = 0.0\nModel(name='one')"
+)
 BUILTIN_ONLY = "id: built_in\npipeline:\n  - name: validate\n  - name: data_checks\n  - name: bench\n  - name: report\n"
 HEAVY = ("dagster", "scipy", "matplotlib", "numpy", "pandas")
 FORBIDDEN = HEAVY[:3]

@@ -10,7 +10,11 @@ ASSET = dg.AssetKey(["by_hand", "five_ops"])
 
 
 def _op_of(index: int, *, last: bool) -> dg.OpDefinition:
-    @dg.op(name=f"stage_{index}", ins={"value": dg.In()} if index else {}, config_schema={"metric": dg.Field(str, default_value=f"metric_{index}")})
+    @dg.op(
+        name=f"stage_{index}",
+        ins={"value": dg.In()} if index else {},
+        config_schema={"metric": dg.Field(str, default_value=f"metric_{index}")},
+    )
     def add_metric(context: dg.OpExecutionContext, **inputs: Value) -> Any:
         before = inputs.get("value") or {"run_id": context.run_id, "metrics": {}, "outputs": [], "artifacts": {}}
         metric = context.op_config["metric"]

@@ -77,9 +77,7 @@ def ratio(times: Times, ours: str, reference: str) -> float:
 def child(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run this interpreter with `arguments` in a process of its own, with byte code as usual. Raises if it fails."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(arguments)} failed:\n{done.stderr}")
     return done

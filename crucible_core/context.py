@@ -165,7 +165,9 @@ class Context:
     def _without_id(self, part: str, key: str) -> Any:
         value = getattr(self, part).get(key, _MISSING)
         # A report's path names its run, which is another one in every run.
-        return value.replace(self.run_id, "RUN") if part == "artifacts" and isinstance(value, str) else value
+        if part != "artifacts" or not isinstance(value, str):
+            return value
+        return "/".join("RUN" if step == self.run_id else step for step in value.split("/"))
 
     def _decisions(self) -> list[dict[str, Any]]:
         return [decision.model_dump(exclude={"at"}) for decision in self.trace.decisions]

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from crucible_core.errors import CrucibleError
+from crucible_core.jsonable import safe_text
 
 __all__ = ["OUTPUT_ROOT_VARIABLE", "output_root", "path_problem", "write_atomically"]
 
@@ -21,10 +22,14 @@ def output_root() -> Path:
 def path_problem(relative: str) -> str | None:
     """Why `relative` is no place under the output root, or None if it is one."""
     path = Path(relative)
-    if not relative.strip() or "\x00" in relative or path.is_absolute() or relative.startswith("~"):
+    if safe_text(relative) != relative:
+        return f"the path {relative!r} holds a NUL or half of a surrogate pair"
+    if not relative.strip() or path.is_absolute() or relative.startswith("~"):
         return f"the path {relative!r} is not relative to the output root ({output_root()})"
     if ".." in path.parts or "\\" in relative:
         return f"the path {relative!r} leaves the output root ({output_root()})"
+    if relative.rpartition("/")[2] in {"", "."}:
+        return f"the path {relative!r} names a folder, not a file"
     if any(len(part.encode()) > 200 for part in path.parts):
         return f"the path {relative[:60]!r}... has a part of more than 200 bytes"
     return None
@@ -41,9 +46,10 @@ def write_atomically(relative: str, text: str) -> Path:
     root = output_root()
     target = root / relative
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        # Before any folder is made, or it would be made behind the link.
         if not target.parent.resolve().is_relative_to(root.resolve()):
             raise CrucibleError(f"the path {relative!r} leaves the output root ({root}) by a symbolic link")
+        target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
@@ -55,8 +61,8 @@ def write_atomically(relative: str, text: str) -> Path:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise CrucibleError(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # Python before 3.13 says RuntimeError of a link that leads to itself
+        raise CrucibleError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     return target
 
 

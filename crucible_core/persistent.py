@@ -116,16 +116,20 @@ class PersistentDict(Mapping[str, V], Generic[V]):
         return self.merge({key: value})
 
     def merge(self, items: Mapping[str, V]) -> PersistentDict[V]:
-        copy = {**self._own(), **items}
+        copy = self._copy()
+        copy.update(items)
         return self._view(copy, len(copy))
+
+    def _copy(self) -> dict[str, V]:
+        copy = self._buffer.copy()
+        while len(copy) > self._size:
+            copy.popitem()
+        return copy
 
     def _own(self) -> dict[str, V]:
         # A version that others have grown past takes its own copy the first time it is read.
         if len(self._buffer) != self._size:
-            copy = self._buffer.copy()
-            while len(copy) > self._size:
-                copy.popitem()
-            self._buffer = copy
+            self._buffer = self._copy()
         return self._buffer
 
     def __getitem__(self, key: str) -> V:

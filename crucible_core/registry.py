@@ -76,6 +76,9 @@ class Registry:
         added = more._stages if isinstance(more, Registry) else more
         return Registry({**self._stages, **added}, importable=self.importable)
 
+    def __bool__(self) -> bool:
+        return True  # `registry or builtin_registry()` must not replace an empty one
+
     def __repr__(self) -> str:
         return f"Registry({', '.join(self.names())})"
 

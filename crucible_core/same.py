@@ -2,54 +2,88 @@
 
 from __future__ import annotations
 
-import math
+import cmath
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
+
+from pydantic import BaseModel
 
 __all__ = ["same"]
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values are the same: same type, same content.
+    """Whether two values are the same: same type, same content. Never raises.
 
     NaN is the same as NaN; numpy arrays are compared with their dtype and shape, pandas objects by `equals`; an object
-    with no `==` of its own is compared by its attributes.
+    with no `==` of its own, or none that says yes or no, is compared by what pickle would keep of it. A value that
+    refuses to be compared is the same as itself only.
     """
+    try:
+        return _same(left, right, ())
+    except Exception:  # noqa: BLE001  # the == of a user's class may raise anything
+        return False
+
+
+def _same(left: Any, right: Any, above: tuple[tuple[int, int], ...]) -> bool:
+    """`above` are the ids of the pairs that these two are inside of."""
     if left is right:
         return True
     if type(left) is not type(right):
         return False
-    if isinstance(left, float) and math.isnan(left):
-        return math.isnan(right)
-    if isinstance(left, str | bytes | int | float):
-        return bool(left == right)
+    if isinstance(left, str | bytes | int | float | complex | range):
+        return bool(left == right) or (isinstance(left, float | complex) and _same_nan(left, right))
+    if (id(left), id(right)) in above:
+        return True  # they contain themselves at the same place; whether they differ is found elsewhere
+    above = (*above, (id(left), id(right)))
     if isinstance(left, Mapping):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+        return _same(list(left.items()), list(right.items()), above)
     if isinstance(left, Sequence):
-        return len(left) == len(right) and all(map(same, left, right))
-    if hasattr(left, "dtype") and hasattr(left, "shape") and hasattr(left, "__array__"):
-        return _same_array(left, right)
-    if hasattr(left, "equals"):
+        return len(left) == len(right) and all(_same(a, b, above) for a, b in zip(left, right, strict=True))
+    if hasattr(type(left), "equals"):
         return bool(left.equals(right))
-    if (_has_no_equality(left) or is_dataclass(left) or hasattr(left, "nnz")) and hasattr(left, "__dict__"):
-        # The == of a dataclass compares all its fields at once, which arrays among them refuse; that of a sparse
-        # matrix gives a sparse matrix.
-        return same(vars(left), vars(right))
-    return bool(left == right)
+    if all(hasattr(type(left), name) for name in ("dtype", "shape", "__array__")):
+        return _same_array(left, right, above)
+    if not (_has_no_equality(left) or is_dataclass(left) or hasattr(type(left), "nnz")):
+        found = left == right
+        if isinstance(found, bool):
+            return found
+    # The == of a dataclass or a model compares all its fields at once, which arrays among them refuse; that of a sparse
+    # matrix gives a sparse matrix, and a warning.
+    return _same(_parts(left), _parts(right), above)
+
+
+def _same_nan(left: complex, right: complex) -> bool:
+    return cmath.isnan(left) and all(
+        a == b or (a != a and b != b)  # noqa: PLR0124
+        for a, b in ((left.real, right.real), (left.imag, right.imag))
+    )
 
 
 def _has_no_equality(value: Any) -> bool:
-    return type(value).__eq__ is object.__eq__  # type: ignore[comparison-overlap]  # for all mypy knows, never
+    equality: object = type(value).__eq__
+    return equality in (object.__eq__, BaseModel.__eq__)
 
 
-def _same_array(left: Any, right: Any) -> bool:
+def _parts(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return [vars(value), value.model_extra]  # which fields were said, and private attributes, are not its content
+    reduced = value.__reduce_ex__(4)
+    # What subclasses of list and dict hold comes as iterators.
+    return reduced if isinstance(reduced, str) else [*reduced[:3], *(part and list(part) for part in reduced[3:5])]
+
+
+def _same_array(left: Any, right: Any, above: tuple[tuple[int, int], ...]) -> bool:
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
-    if hasattr(left, "equals"):
-        return bool(left.equals(right))
     if left.dtype == object:
-        return same(left.tolist(), right.tolist())
+        return _same(left.tolist(), right.tolist(), above)
+    if getattr(left.dtype, "names", None):
+        return all(_same_array(left[name], right[name], above) for name in left.dtype.names)
+    if getattr(left.dtype, "kind", "") == "c":
+        return _same_array(left.real, right.real, above) and _same_array(left.imag, right.imag, above)
     # NaN in the same places, everything else equal; also for dtypes that have no NaN.
     equal = (left == right) | ((left != left) & (right != right))  # noqa: PLR0124
+    if hasattr(equal, "filled"):  # what is under a mask does not count
+        equal = equal.filled(True) & (left.mask == right.mask)
     return bool(equal.all())

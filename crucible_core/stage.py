@@ -79,7 +79,7 @@ class Stage(BaseModel):
             optional=[name for name, field in fields.items() if not field.is_required()],
             types={name: _type_name(field.annotation) for name, field in fields.items()},
             defaults={name: to_jsonable(_default(field)) for name, field in fields.items() if not field.is_required()},
-            schema=cls.model_json_schema(),
+            schema=to_jsonable(cls.model_json_schema()),
         )
 
 
@@ -118,7 +118,11 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
         if option.name not in hints:
             raise TypeError(f"the option {option.name!r} of {name} has no type")
         if hasattr(FunctionStage, option.name) or option.name.startswith("_"):
-            what = "begins with an underscore" if option.name.startswith("_") else "has the name of a method of Stage"
+            what = (
+                "begins with an underscore"
+                if option.name.startswith("_")
+                else "has the name of a method of Stage, or of pydantic's models"
+            )
             raise TypeError(f"the option {option.name!r} of {name} {what}; call it otherwise")
         fields[option.name] = (hints[option.name], ... if option.default is option.empty else option.default)
     made = create_model(function.__name__, __base__=FunctionStage, __module__=function.__module__, **fields)

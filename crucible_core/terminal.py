@@ -20,6 +20,7 @@ from crucible_core.trace import Decision, Event, StageFailed, StageRetried, Stag
 __all__ = ["Progress", "make_console", "plain", "print_summary"]
 
 PIPE_WIDTH = 160
+MAX_COLUMNS = 6
 LEFT_TO_THE_REPORT = frozenset({"Decisions", "Options", "Outputs"})
 
 
@@ -113,6 +114,11 @@ def print_summary(console: Console, ctx: Context) -> None:
 
 
 def _print_table(console: Console, table: ReportTable) -> None:
+    if len(table.columns) > MAX_COLUMNS and console.width < PIPE_WIDTH:
+        # On its side, so that no column is squeezed to a few letters.
+        columns = (table.columns[0], *(row[0] for row in table.rows))
+        rows = tuple((name, *(row[index + 1] for row in table.rows)) for index, name in enumerate(table.columns[1:]))
+        table = ReportTable(columns, rows)
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for column in table.columns:
         shown.add_column(_line(column), justify="right" if column in table.numeric else "left", overflow="fold")

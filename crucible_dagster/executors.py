@@ -23,6 +23,7 @@ from dagster import (
 from crucible_core import Experiment
 from crucible_core.vocabulary import ExecutorName
 from crucible_dagster.dagster_internals import PRELOADED_MODULES
+from crucible_dagster.preload import announce_stage_modules
 
 __all__ = ["EXECUTORS", "executor_for"]
 
@@ -55,7 +56,8 @@ def _create(init: InitExecutorContext) -> Executor:
     ((name, config),) = init.executor_config.items()
     settings: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
     if name == "multiprocess" and not settings.get("start_method"):
-        # Dagster's own default, spawn, imports everything again for every step: five times slower.
+        # Dagster's own default, spawn, imports everything again for every step.
+        announce_stage_modules()
         settings["start_method"] = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
     create = EXECUTORS[name].executor_creation_fn  # type: ignore[index]  # the selector admits these names only
     assert create is not None

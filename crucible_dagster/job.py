@@ -161,7 +161,7 @@ def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from _run_op(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {options} {first} {id(stage)}"
+    identity = f"{stage.__module__}:{stage.__qualname__} {options} {first}"
     return OpDefinition(
         compute_fn=compute,
         name=f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
@@ -176,8 +176,8 @@ def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
 def _run_op(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
     index = compiled.op_names.index(context.op_handle.name)
-    launched = _as_launched(compiled, context.run_config)
     try:
+        launched = _as_launched(compiled, context.run_config)
         # The whole pipeline before the first stage, and again where a re-execution changed the options.
         whole = upstream is None or upstream.experiment != launched
         registry = compiled.registry

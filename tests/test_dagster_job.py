@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -313,6 +315,16 @@ def test_a_job_is_not_compiled_from_an_experiment_that_cannot_run(registry: Regi
         job_for(experiment({"name": "train"}), registry)
 
 
+def test_a_job_compiled_twice_is_the_same_job_to_dagster(registry: Registry) -> None:
+    code = (
+        "from crucible_core import Experiment; from crucible_dagster import job_for;"
+        "e = Experiment.model_validate({'id': 'x', 'pipeline': [{'name': 'validate'}, {'name': 'bench'}]});"
+        "print(job_for(e).get_job_snapshot_id())"
+    )
+    snapshots = {subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(snapshots) == 1
+
+
 def test_options_of_a_union_are_replaced_whole() -> None:
     assert merge_options(Train, {"either": [1, 2], "weights": {"a": 1}}, {"either": 3, "weights": {"b": 2}}) == {
         "either": 3,
@@ -395,14 +407,15 @@ def test_every_mistake_of_every_file_is_said_at_once(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "id: a\npipeline: [{name: valdiate}]\n")
     write(tmp_path, "b.yaml", "id: b\npipeline: [\n")
     write(tmp_path, "c.yaml", "id: c-x\npipeline: [{name: validate}]\n")
-    write(tmp_path, "d.yaml", "id: c.x\npipeline: [{name: validate}]\nschedule: {cron: 99 99 * * *}\n")
+    write(tmp_path, "d.yaml", "id: c.x\npipeline: [{name: validate}]\n")
+    write(tmp_path, "e.yaml", "id: e\npipeline: [{name: validate}]\nschedule: {cron: 99 99 * * *}\n")
     with pytest.raises(InvalidExperimentError) as caught:
         build_definitions(tmp_path)
     said = str(caught.value).splitlines()
     assert len(said) == 4
     assert "b.yaml:3:1: is no YAML" in said[0]
-    assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[1]
-    assert "d.yaml:3:12: Dagster refuses the schedule" in said[2]
+    assert "e.yaml:3:12: schedule.cron: '99 99 * * *' is no cron schedule" in said[1]
+    assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[2]
     assert "d.yaml:1:1: the id 'c.x' is taken by experiment 'c-x'" in said[3]
 
 

@@ -64,8 +64,7 @@ def test_decisions_and_a_skipped_stage_are_recorded_alike(run: Run) -> None:
     assert dagster.completed_stages == ("decide_twice",)
 
 
-def test_a_comparison_and_its_report_are_the_same(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path))
+def test_a_comparison_and_its_report_are_the_same(run: Run) -> None:
     described = Experiment.model_validate(
         {
             "id": "agree",

@@ -398,30 +398,23 @@ def test_markdown_makes_no_mail_link(text: str) -> None:
     assert not re.search(r"[\w.+-]@[\w-]+\.\w", render_report(hostile(text), "markdown"))
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_markdown_tables_keep_their_shape(text: str) -> None:
+def shape(rendered: str) -> list[tuple[str, list[int]]]:
+    """The headings, and for every table how many bars that are not escaped stand in each of its lines."""
+    found: list[tuple[str, list[int]]] = []
+    for line in rendered.splitlines():
+        if line.startswith("## "):
+            found.append((line, []))
+        elif line.startswith("|") and found:
+            found[-1][1].append(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)))
+    return found
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text])
+def test_markdown_keeps_its_headings_and_tables_whatever_the_texts(text: str) -> None:
     rendered = render_report(hostile(text), "markdown")
-    columns: list[int] = []
-    row = 0
-    for token in PARSER.parse(rendered):
-        if token.type == "tr_open":
-            row = 0
-        elif token.type in {"td_open", "th_open"}:
-            row += 1
-        elif token.type == "tr_close":
-            columns.append(row)
-    headings = [token for token in PARSER.parse(rendered) if token.type == "heading_open"]
-    plain = render_report(hostile("plain"), "markdown")
-    assert len(headings) == sum(token.type == "heading_open" for token in PARSER.parse(plain))
-    assert (
-        columns
-        == [
-            sum(1 for child in line.split(" | "))
-            for line in plain.splitlines()
-            if line.startswith("|") and "---" not in line
-        ]
-        or len(columns) > 0
-    )
+    sections = ["Metrics", "Outputs", "Decisions", "What ran", "Artifacts", "Options"]
+    assert [heading for heading, _ in shape(rendered)] == [f"## {section}" for section in sections]
+    assert all(len(set(bars)) == 1 for _, bars in shape(rendered)), rendered
 
 
 LATEX_COMMANDS = {
@@ -516,6 +509,7 @@ def test_no_path_writes_outside_the_root(tmp_path: Path, path: str) -> None:
     outside.mkdir(exist_ok=True)
     root.mkdir(exist_ok=True)
     if not (root / "link").is_symlink():
+        (root / "link").unlink(missing_ok=True)  # an earlier example wrote over it
         (root / "link").symlink_to(outside)
     before = {one for one in snapshot(tmp_path) if not one.startswith("reports")}
     try:

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 CHROMIUM = shutil.which("chromium")
 
+expect.set_options(timeout=60_000)
+
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which .ci/run installs"),
     pytest.mark.xdist_group("ui"),
@@ -85,7 +87,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         "CRUCIBLE_EXPERIMENTS": str(folder / "experiments"),
         "CRUCIBLE_OUTPUT_ROOT": str(folder / "reports"),
     }
-    subprocess.run([BIN / "dagster", "instance", "migrate"], env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [BIN / "dagster", "instance", "migrate"], env=environment, check=True, capture_output=True, timeout=120
+    )
     with (folder / "dev.log").open("w") as log:
         server = subprocess.Popen(
             [BIN / "dagster", "dev", "-w", ROOT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],

@@ -7,23 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.jsonable import to_jsonable
-from crucible_core.reporting.document import Block, Document, Items, Paragraph, Section, Table
-from crucible_core.reporting.numbers import format_duration, format_interval, format_number, format_p, format_value
+from crucible_core.jsonable import MAX_DEPTH, key_text, to_jsonable
+from crucible_core.reporting.comparison import comparison_section, comparisons, finding
+from crucible_core.reporting.document import Block, Document, Paragraph, Section, Table
+from crucible_core.reporting.numbers import format_duration, format_value
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
-from crucible_core.vocabulary import EffectSizeName
 
 __all__ = ["decisions_table", "flatten", "headline", "report_on", "results", "stages_table", "summarize_run"]
-
-EFFECT_LABELS: Mapping[EffectSizeName, str] = {
-    "cohens_d": "Cohen's d",
-    "cohens_dz": "Cohen's d_z",
-    "epsilon_squared": "ε²",
-    "eta_squared": "η²",
-    "hedges_g": "Hedges' g",
-    "omega_squared": "ω²",
-    "rank_biserial": "rank-biserial r",
-}
 
 MAX_ROWS = 200
 MAX_OUTPUT_ROWS = 10
@@ -38,7 +28,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
-        *(_comparison(name, bench) for name, bench in _benches(ctx)),
+        *(comparison_section(name, comparison) for name, comparison in comparisons(ctx).items()),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -54,12 +44,12 @@ def headline(ctx: Context) -> str:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
         return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
-    found = [sentence for _, bench in _benches(ctx) for sentence in _finding(bench)]
+    found = [finding(comparison) for comparison in comparisons(ctx).values()]
     if found:
         return " ".join(found)
     numbers = list(results(ctx))
     if numbers:
-        shown = ", ".join(f"{name} = {format_number(value)}" for name, value in numbers[:3])
+        shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
         return f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."
     return f"{len(ctx.completed_stages)} of {len(ctx.experiment.pipeline)} stages succeeded; no metrics."
 
@@ -71,7 +61,7 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     return {
         "experiment": ctx.experiment.to_dict(),
         "run_id": ctx.run_id,
-        "status": "failed" if failed else "succeeded" if len(endings) == len(ctx.experiment.pipeline) else "running",
+        "status": "failed" if failed else "running" if _is_to_go_on(ctx) else "succeeded",
         "failure": failed and {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message},
         "headline": headline(ctx),
         "metrics": to_jsonable(ctx.metrics),
@@ -83,28 +73,52 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     }
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings opened, everything else as it is."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
+def _is_to_go_on(ctx: Context) -> bool:
+    # The stage that the trace ends with may be the one that writes this very report: where no other one is left, what
+    # the report tells of is over.
+    at_work = {event.stage for event in ctx.trace.events[-1:]}
+    over = ctx.trace.endings.keys() | at_work
+    return any(definition.enabled and definition.name not in over for definition in ctx.experiment.pipeline)
+
+
+def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings opened, everything else as it is.
+
+    What cannot be opened is not: an empty mapping, one that contains itself, is nested too deep or raises.
+    """
+    return _flatten(_entries(values), "", ())
+
+
+def _flatten(entries: list[tuple[str, Any]], prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    for name, value in entries:
+        inner = _entries(value) if id(value) not in above and len(above) < MAX_DEPTH else []
+        if inner:
+            yield from _flatten(inner, f"{prefix}{name}.", (*above, id(value)))
         else:
             yield f"{prefix}{name}", value
 
 
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    """The entries of a mapping under the names they have in JSON; none of what is no mapping or cannot be read."""
+    try:
+        return [(key_text(key), item) for key, item in value.items()] if isinstance(value, Mapping) else []
+    except Exception:  # noqa: BLE001  # a mapping of the user's own may raise anything; it is rendered as one value
+        return []
+
+
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
     """The numbers worth following from run to run: every metric, and of a comparison its findings, not its settings."""
-    compared = dict(_benches(ctx))
+    compared = comparisons(ctx)
     for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
         if _is_number(value):
             yield name, value
-    for name, bench in compared.items():
-        for group, one in bench["groups"].items():
-            yield f"{name}.{group}.mean", one["mean"]
-        for test, result in bench["tests"].items():
+    for name, comparison in compared.items():
+        for group, summary in comparison.groups.items():
+            yield f"{name}.{group}.mean", summary.mean
+        for test, result in comparison.tests.items():
             for key in ("estimate", "effect_size", "p_value", "p_adjusted"):
-                if key in result:
-                    yield f"{name}.{test}.{key}", result[key]
+                if (number := getattr(result, key)) is not None:
+                    yield f"{name}.{test}.{key}", number
 
 
 def _is_number(value: Any) -> bool:
@@ -132,111 +146,11 @@ def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
         yield "tags", ", ".join(ctx.experiment.tags)
 
 
-# --- the comparison -------------------------------------------------------------------------------------------------
-
-
-def _benches(ctx: Context) -> list[tuple[str, Mapping[str, Any]]]:
-    return [
-        (name, value)
-        for name, value in ctx.metrics.items()
-        if isinstance(value, Mapping) and {"alpha", "groups", "tests"} <= set(value)
-    ]
-
-
-def _finding(bench: Mapping[str, Any]) -> Iterator[str]:
-    # The first test declared is the one the headline reports; picking the smallest p would be picking the result.
-    test = next(iter(bench["tests"].values()), None)
-    if test is None:
-        return
-    p = test.get("p_adjusted", test["p_value"])
-    measure = f" in {bench['measure']}" if bench["measure"] else ""
-    level = _percent(test["confidence_level"])
-    adjusted = f" ({bench['correction']}-adjusted)" if "p_adjusted" in test else ""
-    numbers = (
-        f"{test['estimate_name']} {format_number(test['estimate'])}, "
-        f"{level} CI {format_interval(test['confidence_interval'])}, "
-        f"{test['method']}, p {format_p(p)}{adjusted}, n = {_counts(bench, test)}"
-    )
-    if len(test["groups"]) != 2:
-        differ = "differ" if test["significant"] else "could not be told apart"
-        yield f"The {len(test['groups'])} groups {', '.join(test['groups'])} {differ}{measure}: {numbers}."
-        return
-    first, second = test["groups"]
-    if test["significant"]:
-        word = "higher" if test["estimate"] > 0 else "lower"
-        yield f"{first} is {word} than {second}{measure}: {numbers}."
-    else:
-        yield f"{first} and {second} could not be told apart{measure}: {numbers}."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g}%"
-
-
-def _counts(bench: Mapping[str, Any], test: Mapping[str, Any]) -> str:
-    if bench["paired"]:
-        return f"{test['n'][0]} pairs"
-    return " and ".join(str(n) for n in test["n"]) if len(set(test["n"])) > 1 else f"{test['n'][0]} per group"
-
-
-def _comparison(name: str, bench: Mapping[str, Any]) -> Section:
-    tests = bench["tests"].values()
-    groups = Table(
-        ("group", "n", "mean", "sd", "median"),
-        tuple(
-            (
-                group,
-                format_number(one["n"]),
-                *("–" if one[key] is None else format_number(one[key]) for key in ("mean", "sd", "median")),
-            )
-            for group, one in bench["groups"].items()
-        ),
-        frozenset({"n", "mean", "sd", "median"}),
-    )
-    adjusted = bench["correction"] is not None
-    columns = (
-        "test",
-        "statistic",
-        "p",
-        *(("p adjusted",) if adjusted else ()),
-        "estimate",
-        "interval",
-        "effect size",
-        "effect interval",
-        "verdict",
-    )
-    rows = tuple(
-        (
-            test["method"],
-            f"{test['statistic_name']}{_degrees(test['df'])} = {format_number(test['statistic'])}",
-            format_p(test["p_value"]).removeprefix("= "),
-            *((format_p(test["p_adjusted"]).removeprefix("= "),) if adjusted else ()),
-            f"{test['estimate_name']} = {format_number(test['estimate'])}",
-            f"{_percent(test['confidence_level'])} {format_interval(test['confidence_interval'])}",
-            f"{EFFECT_LABELS[test['effect_size_name']]} = {format_number(test['effect_size'])}",
-            format_interval(test["effect_size_interval"]),
-            "significant" if test["significant"] else "not significant",
-        )
-        for test in tests
-    )
-    blocks: list[Block] = [groups, Table(columns, rows, frozenset({"p", "p adjusted"}))]
-    family = f"alpha = {format_number(bench['alpha'])}"
-    if adjusted:
-        family += f"; {bench['family_size']} tests, p-values adjusted by {bench['correction']}"
-    said = [f"{test['test']}: {line}" for test in tests for line in (*test["assumptions"], *test["notes"])]
-    blocks.append(Items((family, *said)))
-    return Section("Comparison" if name == "bench" else f"Comparison: {name}", tuple(blocks))
-
-
-def _degrees(df: list[float]) -> str:
-    return f"({', '.join(format_number(value) for value in df)})" if df else ""
-
-
 # --- the tables -----------------------------------------------------------------------------------------------------
 
 
 def _metrics_table(ctx: Context) -> Table:
-    told_elsewhere = {name for name, _ in _benches(ctx)} | {"validate"}
+    told_elsewhere = {*comparisons(ctx), "validate"}
     kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
     return Table(
         ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})
@@ -245,21 +159,21 @@ def _metrics_table(ctx: Context) -> Table:
 
 def _outputs_table(ctx: Context) -> Table | None:
     shown = ctx.outputs[:MAX_OUTPUT_ROWS]
-    if not shown:
-        return None
-    if all(isinstance(output, Mapping) for output in shown):
-        columns = tuple(dict.fromkeys(str(key) for output in shown for key in output))[:MAX_OUTPUT_COLUMNS]
-        rows = [tuple(format_value(output.get(column, ""), 80) for column in columns) for output in shown]
-    else:
-        columns, rows = ("output",), [(format_value(output),) for output in shown]
-    if len(ctx.outputs) > len(shown):
-        rows.append((f"… and {len(ctx.outputs) - len(shown):,} more", *("",) * (len(columns) - 1)))
-    numeric = {
-        name
-        for name in columns
-        if all(_is_number(one[name]) for one in shown if isinstance(one, Mapping) and name in one)
-    }
-    return Table(columns, tuple(rows), frozenset(numeric if isinstance(shown[0], Mapping) else ()))
+    opened = [dict(_entries(output)) for output in shown]
+    more = f"… and {len(ctx.outputs) - len(shown):,} more" if len(ctx.outputs) > len(shown) else None
+    if not all(opened):
+        cells = [*map(format_value, shown), *([more] if more else [])]
+        return Table(("output",), tuple((cell,) for cell in cells))
+    names = list(dict.fromkeys(name for output in opened for name in output))
+    columns, left_out = names[:MAX_OUTPUT_COLUMNS], len(names[MAX_OUTPUT_COLUMNS:])
+    rows = [[format_value(output[name], 80) if name in output else "" for name in columns] for output in opened]
+    numeric = {name for name in columns if all(_is_number(output[name]) for output in opened if name in output)}
+    if left_out:
+        columns.append(f"… and {left_out:,} more")
+        rows = [[*row, "…"] for row in rows]
+    if more:
+        rows.append([more, *[""] * (len(columns) - 1)])
+    return Table(tuple(columns), tuple(map(tuple, rows)), frozenset(numeric))
 
 
 def decisions_table(events: Iterable[Event]) -> Table:
@@ -303,7 +217,7 @@ def stages_table(events: Iterable[Event]) -> Table:
 
 
 def _artifacts_table(ctx: Context) -> Table:
-    return Table(("artifact", "where"), tuple((name, format_value(value)) for name, value in ctx.artifacts.items()))
+    return Table(("artifact", "where"), tuple((name, format_value(value)) for name, value in _entries(ctx.artifacts)))
 
 
 def _options_table(ctx: Context) -> Table:

@@ -47,22 +47,33 @@ def _csv_report(ctx: Context, _title: str | None) -> str:
 
 def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
     written = io.StringIO()
-    # A cell that begins like a formula is one to a spreadsheet, whatever the quotes; numbers stay numbers.
-    csv.writer(written, lineterminator="\n").writerows(
-        [f"'{cell}" if cell[:1] in {"=", "@", "\t", "\r"} else cell for cell in map(safe_text, row)] for row in rows
-    )
+    csv.writer(written, lineterminator="\n").writerows([_csv_cell(safe_text(cell)) for cell in row] for row in rows)
     return written.getvalue()
+
+
+def _csv_cell(text: str) -> str:
+    # A cell that begins like a formula is one to a spreadsheet, whatever the quotes; numbers stay numbers.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
+# Bare addresses, and names after @, become links by themselves in GitHub's dialect, escaped or not.
+_MARKDOWN_LINK = re.compile(r"(?i)(https?|ftp|www|mailto|xmpp)(?=[:.])|@(?=\S)")
 
 
 def _markdown(text: str) -> str:
     line = _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
-    # Bare addresses become links by themselves in GitHub's dialect.
-    return re.sub(r"(?i)\b(https?|ftp|www|mailto)([:.])", r"\1<!-- -->\2", line)
+    return _MARKDOWN_LINK.sub(r"\g<0><!-- -->", line)
 
 
 def _markdown_line(text: str) -> str:
@@ -196,6 +207,15 @@ def _latex(text: str) -> str:
     return "".join(_LATEX_SPECIAL.get(char, char) for char in " ".join(safe_text(text).split()))
 
 
+def _latex_row(cells: Iterable[str]) -> str:
+    return _latex_start(" & ".join(map(_latex, cells))) + r" \\"
+
+
+def _latex_start(line: str) -> str:
+    # After a row, a rule or an \item, `[` and `*` begin an argument of that command.
+    return f"{{{line[0]}}}{line[1:]}" if line.startswith(("[", "*")) else line
+
+
 def latex_of(document: Document) -> str:
     r"""A fragment to \input into a document that loads the package booktabs."""
     parts = [
@@ -213,13 +233,13 @@ def _latex_block(block: Block) -> str:
         case Paragraph(text, strong):
             return rf"\textbf{{{_latex(text)}}}" if strong else _latex(text)
         case Items(items):
-            lines = "\n".join(rf"  \item {_latex(item)}" for item in items)
+            lines = "\n".join(rf"  \item {_latex_start(_latex(item))}" for item in items)
             return f"\\begin{{itemize}}\n{lines}\n\\end{{itemize}}"
         case Table(columns, rows, numeric):
             align = "".join("r" if column in numeric else "l" for column in columns)
             named = any(column.strip() for column in columns)
-            head = [" & ".join(map(_latex, columns)) + r" \\", r"\midrule"] if named else []
-            body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+            head = [_latex_row(columns), r"\midrule"] if named else []
+            body = map(_latex_row, rows)
             return "\n".join(
                 [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
             )

@@ -204,13 +204,17 @@ class Bench(Stage):
     def _from_outputs(self, ctx: Context) -> dict[str, Any]:
         fields = [name for name in (self.group_by, self.value, self.pair_by) if name]
         groups: dict[str, dict[Any, Any]] = {}
+        names: dict[str, Any] = {}
         for index, output in enumerate(ctx.outputs):
             if not isinstance(output, Mapping) or any(name not in output for name in fields):
                 raise KeyError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
-            group = groups.setdefault(str(output[self.group_by]), {})
+            name = output[self.group_by]
+            if names.setdefault(str(name), name) != name:
+                raise ValueError(f"two groups read alike: {names[str(name)]!r} and {name!r}")
+            group = groups.setdefault(str(name), {})
             pair = output[self.pair_by] if self.pair_by else index
             if pair in group:
-                raise ValueError(f"two outputs of group {output[self.group_by]!r} have {self.pair_by} {pair!r}")
+                raise ValueError(f"two outputs of group {name!r} have {self.pair_by} {pair!r}")
             group[pair] = output[self.value]
         if not groups:
             raise ValueError("there is nothing to compare: no stage before this one added an output")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 
 from crucible_core.context import Context
 from crucible_core.experiment import Experiment, OutputSpec
@@ -16,7 +17,7 @@ from crucible_core.wording import listing
 __all__ = ["Report"]
 
 DEFAULT_OUTPUTS = (OutputSpec(name="report", formats=("markdown", "html")),)
-KNOWN_OPTIONS = {"path", "title"}
+KNOWN_OPTIONS = ("path", "title")
 
 
 class Report(Stage):
@@ -28,13 +29,15 @@ class Report(Stage):
     """
 
     def check(self, experiment: Experiment) -> Iterable[str]:
+        written: dict[PurePath, str] = {}
         for spec in experiment.outputs or ():
-            unknown = set(spec.options or {}) - KNOWN_OPTIONS
-            if unknown:
-                yield f"output {spec.name!r}: unknown option {listing(map(repr, unknown))}; known: path, title"
-            problem = path_problem(spec.path) if spec.path is not None else None
-            if problem:
-                yield f"output {spec.name!r}: {problem}"
+            yield from (f"output {spec.name!r}: {problem}" for problem in _problems(spec))
+            if spec.path is None or spec.sink != "file":
+                continue
+            for place in (PurePath(_suffixed(spec.path, each)) for each in spec.formats):
+                first = written.setdefault(place, spec.name)
+                if first != spec.name:
+                    yield f"output {spec.name!r}: it would overwrite output {first!r}; both are written to {place}"
 
     def run(self, ctx: Context) -> Context:
         wanted = [(spec, each) for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS for each in spec.formats]
@@ -53,7 +56,28 @@ class Report(Stage):
         return ctx
 
 
+def _problems(spec: OutputSpec) -> Iterator[str]:
+    options = spec.options or {}
+    unknown = set(options).difference(KNOWN_OPTIONS)
+    if unknown:
+        yield f"unknown option {listing(map(repr, unknown))}; known: {', '.join(KNOWN_OPTIONS)}"
+    for name in KNOWN_OPTIONS:
+        value = options.get(name)
+        if not (value is None or isinstance(value, str)):
+            yield f"{name} must be a text, not {value!r:.80}"
+        elif name == "path" and value is not None:
+            if PurePath(value).name in SUFFIXES.values():
+                yield f"the path {value!r} has no file name before the suffix"
+            places = (value, *(_suffixed(value, each) for each in spec.formats))
+            yield from [problem for problem in map(path_problem, places) if problem][:1]
+
+
 def _place(spec: OutputSpec, report_format: ReportFormat, ctx: Context) -> str:
-    place = spec.path if spec.path is not None else f"{ctx.experiment_id}/{ctx.run_id}/{spec.name}"
-    named = next((end for end in SUFFIXES.values() if spec.path is not None and place.endswith(end)), "")
-    return place.removesuffix(named) + SUFFIXES[report_format]
+    if spec.path is None:
+        return f"{ctx.experiment_id}/{ctx.run_id}/{spec.name}{SUFFIXES[report_format]}"
+    return _suffixed(spec.path, report_format)
+
+
+def _suffixed(path: str, report_format: ReportFormat) -> str:
+    said = next((end for end in SUFFIXES.values() if path.endswith(end)), "")
+    return path.removesuffix(said) + SUFFIXES[report_format]

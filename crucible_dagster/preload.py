@@ -1,0 +1,45 @@
+"""Imported by the server that step processes are forked from: what is imported here, no step has to import again.
+
+Python gives the server neither the search path of its parent nor more than module names, so that what stands beside an
+experiment file reaches it through the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from crucible_core import Stage
+
+__all__ = ["VARIABLE", "announce_stage_modules"]
+
+VARIABLE = "CRUCIBLE_PRELOAD"
+
+
+def announce_stage_modules() -> None:
+    """Tell a server that is started from now on to import the modules that this process has stages from."""
+    modules = {stage.__module__ for stage in _all_below(Stage)} - {"__main__"}
+    os.environ[VARIABLE] = json.dumps({"path": sys.path, "modules": sorted(modules)})
+
+
+def _all_below(cls: type[Any]) -> Iterable[type[Any]]:
+    for below in cls.__subclasses__():
+        yield below
+        yield from _all_below(below)
+
+
+def _import_announced() -> None:
+    announced = json.loads(os.environ.get(VARIABLE, "{}"))
+    sys.path += [path for path in announced.get("path", ()) if path not in sys.path]
+    for name in announced.get("modules", ()):
+        # A module that cannot be imported here fails where it is needed, with a message that reaches the user.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+_import_announced()
