@@ -1,4 +1,4 @@
-"""`crucible run --dagster`: the same result as without, on the instance that is meant, and marked when it ends badly."""
+"""`crucible run --dagster`: the same result as without, on the right instance, and marked when it ends badly."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def crucible(*arguments: str, folder: Path, **environment: str) -> subprocess.Co
         capture_output=True,
         text=True,
         timeout=180,
+        check=False,
     )
 
 

@@ -47,7 +47,7 @@ def _csv_report(ctx: Context, _title: str | None) -> str:
 
 def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
     written = io.StringIO()
-    csv.writer(written, lineterminator="\n").writerows([_csv_cell(safe_text(cell)) for cell in row] for row in rows)
+    csv.writer(written, lineterminator="\r\n").writerows([_csv_cell(safe_text(cell)) for cell in row] for row in rows)
     return written.getvalue()
 
 
