@@ -5,12 +5,12 @@ Dagster's ops call the same `run_stage`, so that both worlds give the same resul
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -92,9 +92,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
     """
     planned: list[PlannedStage] = []
     mistakes: list[InvalidExperimentError] = []
+    folder = experiment.folder
     for index in range(len(experiment.pipeline)):
         try:
-            planned.append(plan_stage(experiment, index, registry))
+            planned.append(_plan(experiment, index, registry, folder))
         except InvalidExperimentError as error:
             mistakes.append(error)
     if mistakes:
@@ -104,13 +105,16 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
 
 def plan_stage(experiment: Experiment, index: int, registry: Registry) -> PlannedStage:
     """The stage at `index` of the pipeline (from 0), found and checked. Raises as `plan_experiment`."""
+    return _plan(experiment, index, registry, experiment.folder)
+
+
+def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path | None) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
-        found = registry.resolve(definition, folder=experiment.folder)
+        found = registry.resolve(definition, folder=folder)
     except UnknownStageError as error:
         error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
         raise
-    refuse = functools.partial(_refuse, experiment, index)
     try:
         # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple.
         stage = found.model_validate_json(
@@ -118,18 +122,24 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
         )
     except ValidationError as error:
         described = [(f"option {describe_mistake(one, found)}", one["loc"]) for one in error.errors(include_url=False)]
-        raise InvalidExperimentError.of(refuse(said, *place) for said, place in described) from None
+        raise InvalidExperimentError.of(_refuse(experiment, index, said, *place) for said, place in described) from None
     except Exception as error:
-        raise refuse(f"its options cannot be checked: {type_name(error)}: {error_text(error)}") from error
+        reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
+        raise _refuse(experiment, index, reason) from error
     if definition.enabled:
-        try:
-            problems = stage.check(experiment) or ()
-            said = "; ".join([problems] if isinstance(problems, str) else problems)
-        except Exception as error:
-            raise refuse(f"its check failed: {type_name(error)}: {error_text(error)}") from error
-        if said:
-            raise refuse(said)
+        _ask(stage, experiment, index)
     return PlannedStage(definition, stage)
+
+
+def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
+    """Raises InvalidOptionsError if the stage knows itself to be impossible."""
+    try:
+        problems = stage.check(experiment) or ()
+        said = "; ".join([problems] if isinstance(problems, str) else problems)
+    except Exception as error:
+        raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
+    if said:
+        raise _refuse(experiment, index, said)
 
 
 def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:
