@@ -89,6 +89,9 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) 
         except RunInterrupted as error:
             context, code = error.context, INTERRUPTED
             partial = _keep_partial(context)
+        except KeyboardInterrupt:
+            _say("interrupted between the stages")
+            sys.exit(INTERRUPTED)
         except CrucibleError as error:
             _fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
     if as_json:

@@ -53,8 +53,12 @@ class Context:
     def begin(
         cls, experiment: Experiment, *, run_id: str | None = None, assigns: Mapping[str, Any] | None = None
     ) -> Context:
-        """The Context before the first stage; a missing `run_id` becomes a new random one."""
-        return cls(experiment.id, run_id or str(uuid.uuid4()), experiment, assigns=PersistentDict(assigns))
+        """The Context before the first stage; a missing `run_id` becomes a new random one.
+
+        What the experiment carries for its stages is copied: a stage that changes it does so for its own run only.
+        """
+        own = experiment.with_own_data()
+        return cls(experiment.id, run_id or str(uuid.uuid4()), own, assigns=PersistentDict(assigns))
 
     def _with(self, name: str, value: object) -> Context:
         # dataclasses.replace would validate and convert all eight fields again, at ten times the cost.

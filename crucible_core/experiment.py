@@ -6,6 +6,7 @@ stays `null`, what was not said stays unsaid, and what this package does not rea
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import re
@@ -232,6 +233,8 @@ def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
             return False
         if span != "*" and not (len(ends) <= 2 and all(end.isdecimal() and low <= int(end) <= high for end in ends)):
             return False
+        if len(ends) == 2 and int(ends[0]) > int(ends[1]):
+            return False
     return not (text.endswith("/") or "//" in text)
 
 
@@ -367,6 +370,11 @@ class Experiment(_Node):
         """Where in its file the value at `place` stands; None if it was not read from one, or was replaced since."""
         return self._source.location(*place) if self._source and place[:4] not in self._replaced else None
 
+    def with_own_data(self) -> Experiment:
+        """The same experiment, holding copies of the data that it carries for stages."""
+        carried = {name: copy.deepcopy(value) for name in _CARRIED if (value := getattr(self, name)) is not None}
+        return self.model_copy(update=carried) if carried else self
+
     def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
         """The same experiment with some options of one stage replaced.
 
@@ -390,6 +398,12 @@ class Experiment(_Node):
         changed._source = self._source
         changed._replaced = self._replaced | {("pipeline", names.index(stage), "options", name) for name in options}
         return changed
+
+
+_CARRIED = (
+    *("metadata", "reliability", "backend", "dataset", "experiment_type", "model_version"),
+    *("training_config", "baseline"),
+)
 
 
 def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec], remedy: str) -> None:

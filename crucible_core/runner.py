@@ -28,7 +28,7 @@ from crucible_core.errors import (
 from crucible_core.experiment import Experiment, StageDef
 from crucible_core.jsonable import safe_text, type_name
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.stage import Stage
+from crucible_core.stage import Stage, wrong_default
 from crucible_core.trace import (
     Event,
     Observer,
@@ -41,7 +41,7 @@ from crucible_core.trace import (
 )
 from crucible_core.wording import describe_mistake, error_text
 
-__all__ = ["PlannedStage", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
+__all__ = ["PlannedStage", "announce", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
 
 _log = logging.getLogger("crucible")
 
@@ -95,7 +95,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
     folder = experiment.folder
     for index in range(len(experiment.pipeline)):
         try:
-            planned.append(_plan(experiment, index, registry, folder))
+            one = _plan(experiment, index, registry, folder)
+            if one.definition.enabled:
+                _ask(one.stage, experiment, index)
+            planned.append(one)
         except InvalidExperimentError as error:
             mistakes.append(error)
     if mistakes:
@@ -104,7 +107,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
 
 
 def plan_stage(experiment: Experiment, index: int, registry: Registry) -> PlannedStage:
-    """The stage at `index` of the pipeline (from 0), found and checked. Raises as `plan_experiment`."""
+    """The stage at `index` of the pipeline (from 0), found and its options checked; its own `check` is not asked.
+
+    Raises as `plan_experiment`.
+    """
     return _plan(experiment, index, registry, experiment.folder)
 
 
@@ -126,8 +132,8 @@ def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path |
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
         raise _refuse(experiment, index, reason) from error
-    if definition.enabled:
-        _ask(stage, experiment, index)
+    if (wrong := wrong_default(found)) is not None:
+        raise _refuse(experiment, index, wrong)
     return PlannedStage(definition, stage)
 
 
@@ -149,10 +155,17 @@ def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) 
     return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
 
 
-def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Observer] = ()) -> Context:
+def run_stage(
+    planned: PlannedStage,
+    context: Context,
+    observers: Sequence[Observer] = (),
+    *,
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+) -> Context:
     """Run one stage on `context`, with its retries, and return the Context with the stage's record in its trace.
 
-    Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if it was interrupted.
+    Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts`
+    came: the Context of either holds the decisions that were taken before.
     """
     definition = planned.definition
     name = definition.name
@@ -160,15 +173,19 @@ def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Obser
         return _record(context, StageSkipped.of(name, reason="enabled: false"), observers)
     started = time.perf_counter()
     attempt = 1
+    heard: list[Event] = []
     try:
         context = _record(context, StageStarted.of(name), observers)
         while True:
             try:
-                result = _attempt(planned, context, observers)
+                result = _attempt(planned, context, observers, heard)
                 break
-            except (Exception, SystemExit) as error:
+            except interrupts:
+                raise
+            except BaseException as error:
+                context = _keep(context, heard)
                 policy = definition.retry
-                if policy is None or attempt > policy.max_retries or isinstance(error, SystemExit):
+                if policy is None or attempt > policy.max_retries or not isinstance(error, Exception):
                     failed = _failure(name, error, attempt, time.perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, observers), failed.reason) from error
                 delay = policy.delay_after(attempt)
@@ -177,33 +194,37 @@ def run_stage(planned: PlannedStage, context: Context, observers: Sequence[Obser
             attempt += 1
         succeeded = StageSucceeded.of(name, seconds=time.perf_counter() - started, attempts=attempt)
         return _record(result, succeeded, observers)
-    except Exception:
-        raise
-    except BaseException as interrupt:
-        # Dagster interrupts with an exception of its own; the record is the same in both worlds.
+    except interrupts as interrupt:
+        # Whatever interrupts a run where it runs, its record is the same everywhere.
         failed = _failure(name, KeyboardInterrupt("interrupted"), attempt, time.perf_counter() - started)
-        raise RunInterrupted(name, _record(context, failed, observers)) from interrupt
+        raise RunInterrupted(name, _record(_keep(context, heard), failed, observers)) from interrupt
 
 
-def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observer]) -> Context:
-    if not observers:
-        return _checked(planned.stage.run(context), planned, context)
-    heard: dict[int, Event] = {}
-
+def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observer], heard: list[Event]) -> Context:
     def listen(event: Event) -> None:
-        heard[id(event)] = event
-        _announce(event, observers)
+        heard.append(event)
+        announce(event, observers)
 
     token = current_listener.set((context.run_id, listen))
     try:
         result = _checked(planned.stage.run(context), planned, context)
     finally:
         current_listener.reset(token)
-    for event in result.trace.events[len(context.trace) :]:
-        # Decisions taken where the listener was out of hearing, in a thread or process of the stage's own.
-        if id(event) not in heard:
-            _announce(event, observers)
+    if observers and len(result.trace) > len(context.trace):
+        told = {id(event) for event in heard}
+        for event in result.trace.events[len(context.trace) :]:
+            # Decisions taken where the listener was out of hearing, in a thread or process of the stage's own.
+            if id(event) not in told:
+                announce(event, observers)
     return result
+
+
+def _keep(context: Context, heard: list[Event]) -> Context:
+    """The Context with the decisions of an attempt that gave none back."""
+    for event in heard:
+        context = context._with("trace", context.trace.append(event))
+    heard.clear()
+    return context
 
 
 def _checked(result: object, planned: PlannedStage, context: Context) -> Context:
@@ -212,7 +233,7 @@ def _checked(result: object, planned: PlannedStage, context: Context) -> Context
         what = "None" if result is None else f"{type(result).__name__} {result!r:.80}"
         raise TypeError(f"stage {name!r} returned {what}; run() must return the Context: `return ctx.put_metric(...)`")
     same_run = (
-        result.experiment is context.experiment
+        (result.experiment is context.experiment or result.experiment == context.experiment)
         and result.run_id == context.run_id
         and result.experiment_id == context.experiment_id
         and result.trace.events.extends(context.trace.events)
@@ -226,11 +247,12 @@ def _checked(result: object, planned: PlannedStage, context: Context) -> Context
 
 def _record(context: Context, event: Event, observers: Sequence[Observer]) -> Context:
     if observers:
-        _announce(event, observers)
+        announce(event, observers)
     return context._with("trace", context.trace.append(event))
 
 
-def _announce(event: Event, observers: Sequence[Observer]) -> None:
+def announce(event: Event, observers: Sequence[Observer]) -> None:
+    """Tell the observers of an event; one that raises is logged."""
     for observer in observers:
         try:
             observer(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -22,7 +23,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from crucible_core.jsonable import to_jsonable
@@ -52,9 +53,7 @@ class Stage(BaseModel):
     A string below a field is that option's description. A stage fails by raising.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     @abstractmethod
     def run(self, ctx: Context) -> Context:
@@ -130,6 +129,19 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
     made.__doc__ = function.__doc__
     made.function = staticmethod(function)
     return made
+
+
+@functools.lru_cache(maxsize=1024)
+def wrong_default(stage: type[Stage]) -> str | None:
+    """Why the default of one of the stage's options is no value of that option, or None."""
+    for name, field in stage.model_fields.items():
+        if not field.is_required() and field.default_factory is None:
+            try:
+                kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+                TypeAdapter(kind).validate_python(field.default)
+            except ValidationError as error:
+                return f"the default of option {name} is no value of it: {error.errors()[0]['msg']}"
+    return None
 
 
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:

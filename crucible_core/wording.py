@@ -49,10 +49,22 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{where!r} is missing"
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = mistake.get("input")
+    message = _PLAIN_WORDS.get(mistake["type"], message)
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    field = model.model_fields.get(str(mistake["loc"][0])) if mistake["loc"] else None
+    if field is not None and "Secret" in repr(field.annotation):
+        shown = ""
     if mistake["type"] in {"name", "cron", "timezone", "duplicate_name"} or len(shown) > 80:
         shown = ""
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
+
+
+_PLAIN_WORDS = {
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "model_type": "should be a mapping",
+    "model_attributes_type": "should be a mapping",
+}
 
 
 def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:

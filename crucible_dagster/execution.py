@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, JobDefinition, build_reconstructable_job
+from dagster import (
+    DagsterError,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    JobDefinition,
+    build_reconstructable_job,
+)
+from dagster_shared.check import CheckError
 
 from crucible_core import (
     Context,
@@ -25,6 +33,7 @@ from crucible_core import (
     builtin_registry,
 )
 from crucible_core.experiment import Source
+from crucible_core.runner import announce
 from crucible_core.vocabulary import ExecutorName
 from crucible_dagster.context_store import ContextIOManager, store_base
 from crucible_dagster.dagster_internals import execute_run
@@ -60,12 +69,15 @@ def execute_experiment(
         if instance is None:
             instance = stack.enter_context(open_instance())
         run_id = run_id or str(uuid.uuid4())
+        try:
+            uuid.UUID(run_id)
+        except ValueError:
+            raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
         EXECUTE[chosen](experiment, registry, instance, run_id, observers)
         context, error = _outcome(experiment, instance, run_id)
     if chosen != "in_process":
         for event in context.trace.events:
-            for observer in observers:
-                observer(event)
+            announce(event, observers)
     if error is not None:
         raise error
     return context
@@ -78,9 +90,15 @@ def embedded_home() -> Path:
 
 def open_instance() -> DagsterInstance:
     """The instance of DAGSTER_HOME, or the embedded one, on SQLite files, which is made when there is none."""
-    if os.environ.get("DAGSTER_HOME"):
-        return DagsterInstance.get()
-    home = embedded_home()
+    home = os.environ.get("DAGSTER_HOME")
+    try:
+        return DagsterInstance.get() if home else _open_embedded(embedded_home())
+    except (OSError, DagsterError, CheckError) as error:
+        where = f"DAGSTER_HOME={home}" if home else str(embedded_home())
+        raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {error}") from error
+
+
+def _open_embedded(home: Path) -> DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     with (home / ".lock").open("w") as lock:

@@ -25,6 +25,7 @@ from typing import Any
 
 from dagster import (
     AssetSpec,
+    DagsterExecutionInterruptedError,
     DefaultScheduleStatus,
     DependencyDefinition,
     Failure,
@@ -70,6 +71,8 @@ __all__ = ["EXPERIMENT_TAG", "asset_for", "job_for", "schedule_for"]
 
 EXPERIMENT_KEY = "experiment"
 EXPERIMENT_TAG = "crucible/experiment"
+
+INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 SCHEDULE_STATUS: Mapping[ScheduleStatus, DefaultScheduleStatus] = {
     "running": DefaultScheduleStatus.RUNNING,
@@ -178,15 +181,19 @@ def _run_op(context: OpExecutionContext, upstream: Context | None) -> Iterator[A
     index = compiled.op_names.index(context.op_handle.name)
     try:
         launched = _as_launched(compiled, context.run_config)
-        # The whole pipeline before the first stage, and again where a re-execution changed the options.
-        whole = upstream is None or upstream.experiment != launched
+        # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
+        whole = upstream is None or upstream.run_id != context.run_id
         registry = compiled.registry
         planned = plan_experiment(launched, registry)[index] if whole else plan_stage(launched, index, registry)
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
-    before = (
-        Context.begin(launched, run_id=context.run_id) if upstream is None else replace(upstream, experiment=launched)
-    )
+    if upstream is None:
+        before = Context.begin(launched, run_id=context.run_id)
+    elif upstream.run_id != context.run_id:
+        # A re-execution goes on from what another run left, as a run of its own and with its own options.
+        before = replace(upstream, experiment=launched.with_own_data(), run_id=context.run_id)
+    else:
+        before = upstream
     after = _run_planned(context, planned, before, compiled.observers)
     if index == len(launched.pipeline) - 1:
         yield materialization(after)
@@ -206,7 +213,7 @@ def _run_planned(
             context.log.warning(f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s")
 
     try:
-        return run_stage(planned, before, [tell, *observers])
+        return run_stage(planned, before, [tell, *observers], interrupts=INTERRUPTS)
     except StageFailedError as error:
         store.put_failure(context.run_id, step, StoredFailure.of(error))
         shown = failure_metadata(planned, error.context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -43,11 +44,13 @@ def materialization(ctx: Context) -> AssetMaterialization:
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
         "report": MetadataValue.md(_cut(render_report(ctx, "markdown"), MAX_MARKDOWN)),
-        **dict(_limited(results(ctx))),
-        **{name: _text(value) for name, value in ctx.metrics.items() if isinstance(value, str)},
         "stages": _table(ctx),
-        **{name: _artifact(value) for name, value in ctx.artifacts.items()},
     }
+    texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
+    for name, shown in _limited(itertools.chain(results(ctx), texts)):
+        metadata[_free_name(name, "metric", metadata)] = shown
+    for name, value in itertools.islice(ctx.artifacts.items(), MAX_ENTRIES):
+        metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
         description=_cut(safe_text(headline(ctx)), MAX_TEXT),
@@ -85,6 +88,11 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
         "traceback": MetadataValue.md(_code(failed.traceback)),
         "trace": _table(ctx),
     }
+
+
+def _free_name(name: str, kind: str, taken: Metadata) -> str:
+    """The name as it is, or with its kind where something else on the page has that name already."""
+    return name if name not in taken else f"{name} ({kind})"
 
 
 def _limited(values: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, MetadataValue[Any]]]:

@@ -33,7 +33,7 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
 
     Raises InvalidExperimentError if Dagster reserves one of the names, or two of them become the same.
     """
-    if dagster_name(experiment.id) in RESERVED:
+    if dagster_name(experiment.id) in RESERVED or experiment.id.startswith("__"):
         raise InvalidExperimentError(
             f"Dagster reserves the name {experiment.id!r}; give the experiment another id",
             location=experiment.location("id"),

@@ -20,6 +20,7 @@ the file sets are the defaults of the job's own fields, so that config which set
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,14 +44,19 @@ _SCALARS: Mapping[str, Any] = {
 
 def option_fields(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Field]:
     """The config fields of an op: the stage's options, with `options` of the experiment file as their defaults."""
-    schema = stage.model_json_schema()
+    schema = _schema_of(stage)
     return _fields(schema, schema.get("$defs", {}), options, depth=0)
 
 
 def merge_options(stage: type[Stage], options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The options with those that run config sets replaced; of nested options, only the ones it sets."""
-    schema = stage.model_json_schema()
+    schema = _schema_of(stage)
     return _merge(schema, schema.get("$defs", {}), options, config)
+
+
+@functools.cache
+def _schema_of(stage: type[Stage]) -> Schema:
+    return stage.model_json_schema()
 
 
 def _merge(schema: Schema, defs: Schema, options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,13 +82,18 @@ def _fields(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int
             # Its fields carry the defaults, and Dagster fills it in from them unless one of them has none.
             complete = not any(field.is_required for field in kind.fields.values())
             settings = {} if complete or name in required else {"is_required": False}
-        elif given is not None:
+        elif given is not None and not _is_hidden(resolved, given):
             settings = {"default_value": given}
         elif name not in required:
             # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
             settings = {"is_required": False}
         fields[name] = Field(kind, description=_description(one, resolved), **settings)
     return fields
+
+
+def _is_hidden(schema: Schema, default: Any) -> bool:
+    # The stars that stand for a secret would replace it, and run config cannot say infinity.
+    return bool(schema.get("writeOnly")) or (isinstance(default, float) and not math.isfinite(default))
 
 
 def _config_type(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int) -> Any:

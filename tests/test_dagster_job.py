@@ -19,6 +19,9 @@ from dagster import (
     DefaultScheduleStatus,
     Definitions,
     ExecuteInProcessResult,
+    ReexecutionOptions,
+    build_reconstructable_job,
+    execute_job,
     validate_run_config,
 )
 from pydantic import BaseModel, Field
@@ -35,7 +38,7 @@ from crucible_core import (
     builtin_registry,
     stage,
 )
-from crucible_dagster import build_definitions, execute_experiment, job_for
+from crucible_dagster import build_definitions, execute_experiment, job_for, open_instance
 from crucible_dagster.context_store import ContextIOManager, store_base
 from crucible_dagster.option_fields import merge_options
 
@@ -431,3 +434,90 @@ def test_patterns_name_files_too(tmp_path: Path) -> None:
     write(tmp_path, "y/two.yaml", "id: two\npipeline: [{name: validate}]\n")
     made = build_definitions([f"{tmp_path}/*/one.yaml"])
     assert {job.name for job in made.resolve_all_job_defs() if not job.name.startswith("__")} == {"one"}
+
+
+def test_a_reexecution_goes_on_as_a_run_of_its_own(tmp_path: Path) -> None:
+    options = {"counter": str(tmp_path / "calls"), "successes_after": 1}
+    described = experiment(
+        {"name": "first", "module": "agreement_stages:decide_twice"},
+        {"name": "sometimes", "module": "agreement_stages:fail_until", "options": options},
+    )
+    job = build_reconstructable_job(
+        "crucible_dagster.execution",
+        "rebuild_job",
+        reconstructable_kwargs={
+            "experiment": described.to_json(indent=None),
+            "path": None,
+            "stages": {},
+            "importable": None,
+        },
+    )
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        failed = execute_job(job, instance)
+        again = execute_job(job, instance, reexecution_options=ReexecutionOptions.from_failure(failed.run_id, instance))
+        assert (failed.success, again.success) == (False, True)
+        assert {event.step_key for event in again.all_events if event.is_step_start} == {"sometimes"}
+        context = ContextIOManager(store_base(instance)).load_context(again.run_id, "sometimes")
+    assert context.run_id == again.run_id != failed.run_id
+    assert context.metrics == {"decided": 2, "calls": 2}
+    assert context.completed_stages == ("first", "sometimes")
+
+
+def test_metrics_named_like_parts_of_the_page_do_not_replace_them(instance: DagsterInstance) -> None:
+    @stage
+    def clash(ctx: Context) -> Context:
+        return ctx.merge_metrics({"report": 3.0, "accuracy": 1.0}).put_artifact("accuracy", "https://example.org/x")
+
+    result = launch(experiment({"name": "clash"}), Registry({"clash": clash}), instance)
+    (event,) = [one for one in result.all_events if one.event_type is DagsterEventType.ASSET_MATERIALIZATION]
+    shown = event.step_materialization_data.materialization.metadata
+    assert str(shown["report"].value).startswith("# exp")
+    assert shown["report (metric)"].value == 3.0
+    assert shown["accuracy"].value == 1.0
+    assert shown["accuracy (artifact)"].value == "https://example.org/x"
+
+
+def test_a_check_is_not_asked_again_while_the_run_goes_on(instance: DagsterInstance, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    @stage
+    def make(ctx: Context) -> Context:
+        made.touch()
+        return ctx
+
+    class Once(Stage):
+        """Would not overwrite what is there."""
+
+        def check(self, experiment: Experiment) -> Iterator[str]:
+            if made.exists():
+                yield "it would overwrite what is there"
+
+        def run(self, ctx: Context) -> Context:
+            return ctx.put_metric("done", 1)
+
+    stages = Registry({"make": make, "once": Once})
+    assert launch(experiment({"name": "make"}, {"name": "once"}), stages, instance).success
+
+
+@pytest.mark.parametrize("name", ["reports", "venv"])
+def test_files_that_are_no_experiments_do_not_break_the_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "one.yaml", "id: one\npipeline: [{name: validate}]\n")
+    write(tmp_path, "dagster.yaml", "telemetry: {enabled: false}\n")
+    write(tmp_path, "package.json", '{"name": "x"}')
+    write(tmp_path, f"{name}/pyvenv.cfg" if name == "venv" else f"{name}/notes.md", "")
+    write(tmp_path, f"{name}/run/partial.json", '{"experiment": {"id": "one", "pipeline": []}}')
+    made = build_definitions(tmp_path)
+    assert [job.name for job in made.resolve_all_job_defs() if not job.name.startswith("__")] == ["one"]
+
+
+@pytest.mark.parametrize("home", ["/nowhere/at/all", "relative"])
+def test_an_instance_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", home)
+    with pytest.raises(CrucibleError, match=f"the Dagster instance of DAGSTER_HOME={home} cannot be opened"):
+        open_instance()
+
+
+def test_a_run_id_that_dagster_refuses_is_refused_in_our_words(registry: Registry, instance: DagsterInstance) -> None:
+    with pytest.raises(CrucibleError, match="'abc' is no UUID"):
+        execute_experiment(experiment({"name": "measure"}), registry=registry, instance=instance, run_id="abc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import signal
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from stages_for_tests import STAGES, Broken, Train, experiment_of, registry
 
 from crucible_core import (
@@ -609,7 +610,7 @@ def test_without_a_policy_a_stage_is_tried_once() -> None:
 
 def test_no_retries_are_no_retries() -> None:
     error = stopped({"name": "fail", "retry": {"max_retries": 0}})
-    assert kinds(error.context) == [("fail", "started"), ("fail", "failed")]
+    assert kinds(error.context) == [("fail", "started"), ("fail", "decision"), ("fail", "failed")]
 
 
 def test_delays_are_waited_for() -> None:
@@ -630,7 +631,7 @@ def test_sys_exit_is_not_retried() -> None:
     assert error.context.trace.endings["leave"].attempts == 1
 
 
-def test_an_attempt_begins_with_the_context_that_the_first_one_had() -> None:
+def test_an_attempt_begins_with_what_the_first_one_had_and_the_decisions_of_those_before_it() -> None:
     attempts: list[tuple[Any, int]] = []
 
     @stage
@@ -642,9 +643,9 @@ def test_an_attempt_begins_with_the_context_that_the_first_one_had() -> None:
         return changed
 
     ctx = run({"name": "unsteady", "retry": {"max_retries": 3}}, registry=registry() | {"unsteady": unsteady})
-    assert attempts == [({}, 0)] * 3
+    assert attempts == [({}, 0), ({}, 1), ({}, 2)]
     assert ctx.get_metric("seen") == 3
-    assert len(ctx.trace.decisions) == 1
+    assert len(ctx.trace.decisions) == 3
 
 
 # --- observers ------------------------------------------------------------------------------------------------------
@@ -660,10 +661,59 @@ def test_observers_are_told_every_event_of_the_trace_in_order_as_it_happens() ->
     assert all(one is other for one, other in zip(heard, ctx.trace.events, strict=True))
 
 
-def test_observers_are_told_of_the_failure() -> None:
+def test_observers_are_told_of_the_failure_and_of_the_decisions_before_it() -> None:
     heard: list[Event] = []
     error = stopped("measure", "fail", observers=[heard.append])
-    assert [event for event in heard if not isinstance(event, Decision)] == list(error.context.trace.events)
+    assert heard == list(error.context.trace.events)
+
+
+def test_an_option_of_any_type_may_have_a_default() -> None:
+    class Defaults(Stage):
+        """Does nothing."""
+
+        root: Path = Path("data")
+        key: SecretStr = SecretStr("hunter2")
+        paths: list[Path] = Field(default=[Path("x")])
+
+        def run(self, ctx: Context) -> Context:
+            return ctx.put_metric("root", self.root)
+
+    assert run("defaults", registry=registry() | {"defaults": Defaults}).get_metric("root") == Path("data")
+
+
+def test_a_secret_is_not_shown_when_it_is_wrong() -> None:
+    class Careful(Stage):
+        """Does nothing."""
+
+        key: SecretStr = Field(min_length=10)
+
+        def run(self, ctx: Context) -> Context:
+            return ctx
+
+    with pytest.raises(InvalidOptionsError) as caught:
+        run({"name": "careful", "options": {"key": "hunter2"}}, registry=registry() | {"careful": Careful})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_a_stage_changes_in_the_experiment_stays_in_its_run() -> None:
+    @stage
+    def spoil(ctx: Context) -> Context:
+        ctx.experiment.training_config["lr"] = 2
+        return ctx.put_metric("lr", ctx.experiment.training_config["lr"])
+
+    described = Experiment.model_validate({"id": "x", "pipeline": [{"name": "spoil"}], "training_config": {"lr": 1}})
+    assert run_experiment(described, registry=Registry({"spoil": spoil})).get_metric("lr") == 2
+    assert described.training_config == {"lr": 1}
+
+
+def test_an_exception_that_is_no_interruption_is_a_failure() -> None:
+    @stage
+    def cancelled(ctx: Context) -> Context:
+        raise asyncio.CancelledError("the query was cancelled")
+
+    error = stopped("cancelled", registry=registry() | {"cancelled": cancelled})
+    assert isinstance(error, StageFailedError)
+    assert "the query was cancelled" in str(error)
 
 
 def test_a_decision_is_told_while_the_stage_still_works() -> None:

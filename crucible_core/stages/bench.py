@@ -183,7 +183,7 @@ class Bench(Stage):
             return found
         unknown = [name for name in self.groups if name not in found]
         if unknown:
-            raise KeyError(
+            raise ValueError(
                 f"there is no group {unknown[0]!r} in {self.data}{closest(unknown[0], found)}; groups: {listing(found)}"
             )
         return {name: found[name] for name in self.groups}
@@ -192,7 +192,7 @@ class Bench(Stage):
         source, _, name = self.data.partition(".")
         held: Mapping[str, Any] = getattr(ctx, source)
         if name not in held:
-            raise KeyError(
+            raise ValueError(
                 f"there is nothing to compare: no stage before this one put {source}[{name!r}]"
                 f"{closest(name, held)}; {source}: {listing(held)}"
             )
@@ -207,7 +207,7 @@ class Bench(Stage):
         names: dict[str, Any] = {}
         for index, output in enumerate(ctx.outputs):
             if not isinstance(output, Mapping) or any(name not in output for name in fields):
-                raise KeyError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
+                raise ValueError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
             name = output[self.group_by]
             if names.setdefault(str(name), name) != name:
                 raise ValueError(f"two groups read alike: {names[str(name)]!r} and {name!r}")
