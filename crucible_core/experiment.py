@@ -6,15 +6,18 @@ stays `null`, what was not said stays unsaid, and what this package does not rea
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import math
 import random
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -98,8 +101,23 @@ Data = Annotated[JsonValue, AfterValidator(_check_data)]
 Options = dict[Text, Data]
 
 
+def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put the text below each field into the JSON schema.
+
+    Pydantic's `use_attribute_docstrings` would read this file once per class whenever the package is imported.
+    """
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(found, ast.ClassDef)
+    for statement, below in pairwise(found.body):
+        match statement, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
+                schema["properties"][name]["description"] = inspect.cleandoc(text)
+
+
 class _Node(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), json_schema_extra=_describe_fields, defer_build=True
+    )
 
     def __eq__(self, other: object) -> bool:
         # Where an experiment was read from is not part of what it says.
@@ -262,6 +280,8 @@ class Schedule(_Node):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo  # noqa: PLC0415  # most experiments have no schedule
+
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.experiment import Experiment, Source
@@ -212,6 +210,9 @@ def _parse_yaml(text: str, shown: str) -> tuple[Any, Positions]:
 
 
 def _events(text: str, shown: str, *, pure: bool) -> Iterator[Any]:
+    from ruamel.yaml import YAML  # noqa: PLC0415  # whoever makes experiments in code needs no YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+
     try:
         yield from YAML(typ="safe", pure=pure).parse(text)
     except MarkedYAMLError as error:

@@ -53,7 +53,7 @@ class Stage(BaseModel):
     A string below a field is that option's description. A stage fails by raising.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @abstractmethod
     def run(self, ctx: Context) -> Context:
@@ -82,8 +82,14 @@ class Stage(BaseModel):
         )
 
 
+# For the classes below this one: pydantic reads the source of each, and this one has no option to describe.
+Stage.model_config["use_attribute_docstrings"] = True
+
+
 class FunctionStage(Stage):
     """What `@stage` makes of a function."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     function: ClassVar[Callable[..., Any]]
 

@@ -34,7 +34,7 @@ _NONE_SET: set[str] = set()
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     _template: ClassVar[dict[str, object]]
 
