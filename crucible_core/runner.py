@@ -5,14 +5,14 @@ Dagster's ops call the same `run_stage`, so that both worlds give the same resul
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -48,8 +48,7 @@ _log = logging.getLogger("crucible")
 MAX_TEXT = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStage:
+class PlannedStage(NamedTuple):
     """A pipeline entry with its stage found and its options checked."""
 
     definition: StageDef
@@ -201,10 +200,7 @@ def run_stage(
 
 
 def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observer], heard: list[Event]) -> Context:
-    def listen(event: Event) -> None:
-        heard.append(event)
-        announce(event, observers)
-
+    listen = heard.append if not observers else functools.partial(_hear, heard, observers)
     token = current_listener.set((context.run_id, listen))
     try:
         result = _checked(planned.stage.run(context), planned, context)
@@ -217,6 +213,11 @@ def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observ
             if id(event) not in told:
                 announce(event, observers)
     return result
+
+
+def _hear(heard: list[Event], observers: Sequence[Observer], event: Event) -> None:
+    heard.append(event)
+    announce(event, observers)
 
 
 def _keep(context: Context, heard: list[Event]) -> Context:

@@ -29,7 +29,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-_set = object.__setattr__
+# The slots of a pydantic model themselves: models refuse plain assignment, and each detour costs as much as the slot.
+_set_values, _set_fields_set, _set_extra, _set_private = (
+    vars(BaseModel)[slot].__set__
+    for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 _NONE_SET: set[str] = set()
 
 
@@ -53,14 +57,14 @@ class _Event(BaseModel):
 
         Two of these are made for every stage that runs, so that validating them would be most of a run's overhead.
         """
-        event = cls.__new__(cls)
+        event = object.__new__(cls)
         fields = cls._template | values
         fields["stage"] = stage
         fields["at"] = _now()
-        _set(event, "__dict__", fields)
-        _set(event, "__pydantic_fields_set__", _NONE_SET)
-        _set(event, "__pydantic_extra__", None)
-        _set(event, "__pydantic_private__", None)
+        _set_values(event, fields)
+        _set_fields_set(event, _NONE_SET)
+        _set_extra(event, None)
+        _set_private(event, None)
         return event
 
 

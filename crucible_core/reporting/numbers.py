@@ -42,8 +42,10 @@ def format_interval(interval: Sequence[float | None]) -> str:
 
 
 def format_duration(seconds: float) -> str:
+    if not abs(seconds) < 1e12:
+        return f"{format_number(seconds)} s"
     # Rounded first: there are no 1000 ms and no 60.0 s.
-    if seconds < 1 and round(seconds * 1000) < 1000:
+    if round(seconds * 1000) < 1000:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "< 1 ms"
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
