@@ -1,4 +1,4 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`.
+"""The command line: `crucible run`, `validate`, `stages`, `schema`, and the commands of crucible_dagster.cli.
 
 Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupt
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -35,9 +36,30 @@ from crucible_core.runner import plan_experiment, run_experiment
 from crucible_core.trace import StageFailed
 from crucible_core.wording import closest
 
-__all__ = ["main"]
+__all__ = ["INVALID", "LATER", "input_errors", "main", "nothing_else_on_stdout"]
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
+
+
+LATER = {
+    "runs": "List the runs that Dagster has kept, newest first.",
+    "show": "Show everything about one run.",
+    "compare": "Show what two runs do not have in common.",
+}
+"""The commands of crucible_dagster.cli: loading them would load dagster, which takes over a second."""
+
+
+class _LaterCommand(click.Command):
+    """A command whose name and first sentence are known, and whose module is loaded when it is called."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with input_errors():
+            if importlib.util.find_spec("dagster") is None:
+                raise MissingExtraError(f"crucible {self.name}", "dagster")
+            from crucible_dagster.cli import COMMANDS  # noqa: PLC0415  # loads dagster
+        return COMMANDS[str(self.name)].make_context(info_name, args, parent, **extra)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,8 +93,8 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) 
     """Run the experiment in FILE and show its result."""
     from crucible_core.terminal import Progress, make_console, print_summary  # noqa: PLC0415  # rich only where it shows
 
-    with _nothing_else_on_stdout() if as_json else contextlib.nullcontext():
-        with _input_errors():
+    with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
+        with input_errors():
             experiment = _with_overrides(load_experiment(file), overrides)
             execute = _dagster_runner() if on_dagster else run_experiment
             plan_experiment(experiment, builtin_registry())
@@ -90,10 +112,10 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) 
             context, code = error.context, INTERRUPTED
             partial = _keep_partial(context)
         except KeyboardInterrupt:
-            _say("interrupted between the stages")
+            say("interrupted between the stages")
             sys.exit(INTERRUPTED)
         except CrucibleError as error:
-            _fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
+            fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
     if as_json:
         from crucible_core.reporting import summarize_run  # noqa: PLC0415
 
@@ -115,7 +137,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     for file in files:
         findings[file] = []
         try:
-            with _nothing_else_on_stdout():
+            with nothing_else_on_stdout():
                 plan_experiment(load_experiment(file), builtin_registry())
         except InvalidExperimentError as error:
             findings[file] = [
@@ -123,7 +145,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
                 for one in error.each()
             ]
             if not as_json:
-                _say(str(error))
+                say(str(error))
         else:
             if not as_json:
                 click.echo(f"{file}: valid")
@@ -137,7 +159,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stages(name: str | None, as_json: bool) -> None:
     """List the registered stages, or describe the stage NAME (registered, or package.module:Class)."""
-    with _input_errors(), _nothing_else_on_stdout():
+    with input_errors(), nothing_else_on_stdout():
         registry = builtin_registry()
         if name is None:
             described = [registry.describe(one) for one in registry.names()]
@@ -159,6 +181,10 @@ def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors."""
     made = Experiment.model_json_schema()
     click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2))
+
+
+for _name, _sentence in LATER.items():
+    main.add_command(_LaterCommand(_name, help=_sentence))
 
 
 def _print_stage(one: Mapping[str, Any]) -> None:
@@ -205,11 +231,11 @@ def _dagster_runner() -> Callable[..., Context]:
         raise MissingExtraError("running on Dagster", "dagster")
     from crucible_dagster import execute_experiment  # noqa: PLC0415  # loads dagster
 
-    return execute_experiment
+    return functools.partial(execute_experiment, launched_by="cli")
 
 
 @contextlib.contextmanager
-def _nothing_else_on_stdout() -> Iterator[None]:
+def nothing_else_on_stdout() -> Iterator[None]:
     """What modules and stages print, and the programs and libraries that they call, goes to standard error."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ValueError):  # a stream that is no file, as in tests
@@ -225,22 +251,23 @@ def _nothing_else_on_stdout() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _input_errors() -> Iterator[None]:
+def input_errors() -> Iterator[None]:
+    """What is wrong with the input is said in one sentence, and ends the program with exit code 2."""
     try:
         yield
     except CrucibleError as error:
-        _fail(error, INVALID)
+        fail(error, INVALID)
     except KeyboardInterrupt:
         click.echo("interrupted before the first stage", err=True)
         sys.exit(INTERRUPTED)
 
 
-def _fail(error: CrucibleError, code: int) -> NoReturn:
-    _say(f"error: {error}")
+def fail(error: CrucibleError, code: int) -> NoReturn:
+    say(f"error: {error}")
     sys.exit(code)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     from crucible_core.terminal import plain  # noqa: PLC0415
 
     click.echo(plain(text), err=True)
@@ -259,7 +286,7 @@ def _keep_partial(ctx: Context) -> str:
 def _explain(ctx: Context, code: int, partial: str | None) -> None:
     failed = next(event for event in reversed(ctx.trace.events[:]) if isinstance(event, StageFailed))
     if code == INTERRUPTED:
-        _say(f"\ninterrupted in stage {failed.stage!r}")
+        say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        _say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
-    _say(f"partial results: {partial}")
+        say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
+    say(f"partial results: {partial}")

@@ -62,7 +62,7 @@ class Context:
 
     def _with(self, name: str, value: object) -> Context:
         # dataclasses.replace would validate and convert all eight fields again, at ten times the cost.
-        changed = object.__new__(Context)
+        changed = object.__new__(type(self))
         state = changed.__dict__
         state.update(self.__dict__)
         state[name] = value
@@ -177,7 +177,8 @@ class Context:
         return [decision.model_dump(exclude={"at"}) for decision in self.trace.decisions]
 
     def _endings(self) -> list[dict[str, Any]]:
-        return [ending.model_dump(exclude={"at", "seconds", "traceback"}) for ending in self.trace.endings.values()]
+        left_out = {"at", "seconds", "traceback", "reused_from"}
+        return [ending.model_dump(exclude=left_out) for ending in self.trace.endings.values()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Context):

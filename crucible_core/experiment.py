@@ -175,6 +175,8 @@ class StageDef(_Node):
     enabled: bool = Field(default=True, strict=True)
     """`false` skips the stage; its record in the trace says so."""
     retry: RetryPolicy | None = None
+    cache: bool = Field(default=False, strict=True)
+    """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
 
 
 class OutputSpec(_Node):

@@ -30,9 +30,8 @@ class PersistentList(Sequence[T], Generic[T]):
         self._buffer: list[T] = list(items)
         self._size = len(self._buffer)
 
-    @classmethod
-    def _view(cls, buffer: list[T], size: int) -> PersistentList[T]:
-        view: PersistentList[T] = cls.__new__(cls)
+    def _view(self, buffer: list[T], size: int) -> PersistentList[T]:
+        view: PersistentList[T] = object.__new__(type(self))
         view._buffer = buffer
         view._size = size
         return view
@@ -97,9 +96,8 @@ class PersistentDict(Mapping[str, V], Generic[V]):
         self._buffer: dict[str, V] = dict(items or {})
         self._size = len(self._buffer)
 
-    @classmethod
-    def _view(cls, buffer: dict[str, V], size: int) -> PersistentDict[V]:
-        view: PersistentDict[V] = cls.__new__(cls)
+    def _view(self, buffer: dict[str, V], size: int) -> PersistentDict[V]:
+        view: PersistentDict[V] = object.__new__(type(self))
         view._buffer = buffer
         view._size = size
         return view

@@ -17,7 +17,7 @@ from crucible_core.reporting.document import Table as ReportTable
 from crucible_core.reporting.numbers import format_duration
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 
-__all__ = ["Progress", "make_console", "plain", "print_summary"]
+__all__ = ["Progress", "make_console", "plain", "print_summary", "print_table", "styled"]
 
 PIPE_WIDTH = 160
 MAX_COLUMNS = 6
@@ -48,7 +48,7 @@ def plain(text: str) -> str:
     )
 
 
-def _line(*parts: str | tuple[str, str]) -> Text:
+def styled(*parts: str | tuple[str, str]) -> Text:
     """One line of texts, or (text, style) pairs; nothing in a text is read as markup."""
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
@@ -76,6 +76,8 @@ class Progress:
         match event:
             case StageStarted():
                 self._started(name)
+            case StageSucceeded(reused_from=str(run_id)):
+                self._end(("✓", "green"), name, (f"  reused from run {run_id}", "dim"))
             case StageSucceeded():
                 attempts = f", {event.attempts} attempts" if event.attempts > 1 else ""
                 self._end(("✓", "green"), name, (f"  {format_duration(event.seconds)}{attempts}", "dim"))
@@ -85,20 +87,20 @@ class Progress:
                 self._end(("✗", "red"), name, (f"  {format_duration(event.seconds)}  ", "dim"), event.reason)
             case StageRetried():
                 why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
-                self._console.print(_line("  ", ("↻", "yellow"), f" {name}  {why}"))
+                self._console.print(styled("  ", ("↻", "yellow"), f" {name}  {why}"))
             case Decision():
-                self._console.print(_line("      ", (event.decision, "cyan"), (f" {event.reasoning}", "dim")))
+                self._console.print(styled("      ", (event.decision, "cyan"), (f" {event.reasoning}", "dim")))
 
     def _started(self, name: str) -> None:
         if self._status is None:
-            self._console.print(_line(f"  … {name}"))
+            self._console.print(styled(f"  … {name}"))
         else:
-            self._status.update(_line((name, "bold"), (f" {self._ended + 1} of {self._total}", "dim")))
+            self._status.update(styled((name, "bold"), (f" {self._ended + 1} of {self._total}", "dim")))
             self._status.start()
 
     def _end(self, mark: tuple[str, str], *line: str | tuple[str, str]) -> None:
         self._ended += 1
-        self._console.print(_line("  ", mark, " ", *line))
+        self._console.print(styled("  ", mark, " ", *line))
 
 
 def print_summary(console: Console, ctx: Context) -> None:
@@ -106,14 +108,14 @@ def print_summary(console: Console, ctx: Context) -> None:
     for section in report_on(ctx).sections:
         if section.title in LEFT_TO_THE_REPORT:
             continue
-        console.print(_line("\n", (section.title, "bold")))
+        console.print(styled("\n", (section.title, "bold")))
         for block in section.blocks:
             if isinstance(block, ReportTable):
-                _print_table(console, block)
-    console.print(_line("\n", (headline(ctx), "bold")))
+                print_table(console, block)
+    console.print(styled("\n", (headline(ctx), "bold")))
 
 
-def _print_table(console: Console, table: ReportTable) -> None:
+def print_table(console: Console, table: ReportTable) -> None:
     if len(table.columns) > MAX_COLUMNS and console.width < PIPE_WIDTH:
         # On its side, so that no column is squeezed to a few letters.
         columns = (table.columns[0], *(row[0] for row in table.rows))
@@ -121,7 +123,7 @@ def _print_table(console: Console, table: ReportTable) -> None:
         table = ReportTable(columns, rows)
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for column in table.columns:
-        shown.add_column(_line(column), justify="right" if column in table.numeric else "left", overflow="fold")
+        shown.add_column(styled(column), justify="right" if column in table.numeric else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*map(_line, row))
+        shown.add_row(*map(styled, row))
     console.print(shown)

@@ -81,6 +81,8 @@ class StageSucceeded(_Event):
     seconds: float
     """Wall time from the start, retries and their delays included."""
     attempts: int = 1
+    reused_from: str | None = None
+    """The run whose result was taken instead of running the stage again."""
 
 
 class _Raised(_Event):

@@ -8,6 +8,7 @@ import importlib
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ from crucible_core import (
 from crucible_core.experiment import Source
 from crucible_core.runner import announce
 from crucible_core.vocabulary import ExecutorName
-from crucible_dagster.context_store import ContextIOManager, store_base
+from crucible_dagster.context_store import open_store
 from crucible_dagster.dagster_internals import execute_run
 from crucible_dagster.job import job_for
 from crucible_dagster.names import op_names
+from crucible_dagster.provenance import LaunchedBy, launch_tags
+from crucible_dagster.store import RefusedWriteError, StoreError, detached
 
 __all__ = ["embedded_home", "execute_experiment", "open_instance", "rebuild_job"]
 
+OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -53,12 +57,13 @@ def execute_experiment(
     executor: ExecutorName | None = None,
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
+    launched_by: LaunchedBy = "python",
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
     `instance` is the one of DAGSTER_HOME unless given, or an embedded one in `.crucible/dagster` below the working
     directory. `executor` is what the experiment says unless given. `observers` hear each event as it happens; under
-    `multiprocess`, when the run is over.
+    `multiprocess`, when the run is over. `launched_by` is for the run's tags, beside the name of the user.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
     must be importable by module and name; CrucibleError says which one is not.
@@ -73,7 +78,7 @@ def execute_experiment(
             uuid.UUID(run_id)
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
-        EXECUTE[chosen](experiment, registry, instance, run_id, observers)
+        EXECUTE[chosen](experiment, registry, instance, run_id, observers, launch_tags(launched_by))
         context, error = _outcome(experiment, instance, run_id)
     if chosen != "in_process":
         for event in context.trace.events:
@@ -118,15 +123,16 @@ def _outcome(
     experiment: Experiment, instance: DagsterInstance, run_id: str
 ) -> tuple[Context, StageFailedError | RunInterrupted | None]:
     """The Context as it stood when the run ended, and the error that ended it, if one did."""
-    store = ContextIOManager(store_base(instance))
+    store = open_store(instance)
     names = op_names(experiment)
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is DagsterRunStatus.SUCCESS:
-        return store.load_context(run_id, names[-1]), None
+        return detached(store.load(run_id, names[-1])), None
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
         why = _why(instance, run_id)
         raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {why}")
+    failure = replace(failure, context=detached(failure.context))
     return failure.context, failure.to_error()
 
 
@@ -142,7 +148,7 @@ def _why(instance: DagsterInstance, run_id: str) -> str:
             chain.append(chain[-1].cause)
         # Our own words where there are any; else what was first raised, below Dagster's wrappings.
         found = [error for error in chain if error is not None]
-        ours = [error for error in found if error.cls_name == CrucibleError.__name__]
+        ours = [error for error in found if error.cls_name in OURS]
         if found:
             where = f"step {event.step_key}: " if event.step_key else ""
             return f"{where}{(ours or found[-1:])[0].message.strip()}"
@@ -153,14 +159,24 @@ def _why(instance: DagsterInstance, run_id: str) -> str:
 
 
 def _execute_here(
-    experiment: Experiment, registry: Registry, instance: DagsterInstance, run_id: str, observers: Sequence[Observer]
+    experiment: Experiment,
+    registry: Registry,
+    instance: DagsterInstance,
+    run_id: str,
+    observers: Sequence[Observer],
+    tags: Mapping[str, str],
 ) -> None:
     job = job_for(experiment, registry, observers=observers)
-    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id)
+    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
 
 
 def _execute_apart(
-    experiment: Experiment, registry: Registry, instance: DagsterInstance, run_id: str, _observers: Sequence[Observer]
+    experiment: Experiment,
+    registry: Registry,
+    instance: DagsterInstance,
+    run_id: str,
+    _observers: Sequence[Observer],
+    tags: Mapping[str, str],
 ) -> None:
     if instance.is_ephemeral:
         raise CrucibleError(
@@ -179,7 +195,7 @@ def _execute_apart(
         job_def=definition,
         run_id=run_id,
         run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(experiment)}}},
-        tags=dict(definition.tags),
+        tags={**definition.tags, **tags},
     )
     execute_run(job, run, instance)
 

@@ -10,6 +10,7 @@
 | a decision             | an observation of the asset                                                    |
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
 | `retry:`               | done by the stage's own runner, in the op, as it is without Dagster            |
+| `cache:`               | done by the op: an earlier result from the store in place of running the stage |
 | `execution:`           | the job's executor, which the Launchpad can change                             |
 | `schedule:`            | a schedule                                                                     |
 """
@@ -20,15 +21,12 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from dagster import (
     AssetSpec,
-    DagsterExecutionInterruptedError,
     DefaultScheduleStatus,
     DependencyDefinition,
-    Failure,
     GraphDefinition,
     In,
     JobDefinition,
@@ -36,7 +34,6 @@ from dagster import (
     OpDefinition,
     OpExecutionContext,
     Out,
-    Output,
     ResourceDefinition,
     ScheduleDefinition,
 )
@@ -44,50 +41,30 @@ from pydantic_core import to_json
 
 from crucible_core import (
     Context,
-    Event,
     Experiment,
     InvalidExperimentError,
     Observer,
-    PlannedStage,
     Registry,
-    RunInterrupted,
     Stage,
-    StageFailedError,
-    StageRetried,
     builtin_registry,
     plan_experiment,
-    plan_stage,
-    run_stage,
 )
-from crucible_core.trace import Decision
 from crucible_core.vocabulary import ScheduleStatus
-from crucible_dagster.context_store import STORE_KEY, StoredFailure, context_store
+from crucible_dagster.context_store import STORE_KEY, context_store
 from crucible_dagster.executors import executor_for
-from crucible_dagster.metadata import asset_key, failure_metadata, materialization, metric_metadata, observation
+from crucible_dagster.metadata import asset_key
 from crucible_dagster.names import dagster_name, op_names
-from crucible_dagster.option_fields import merge_options, option_fields
+from crucible_dagster.option_fields import option_fields
+from crucible_dagster.step import EXPERIMENT_KEY, CompiledExperiment, run_step
 
 __all__ = ["EXPERIMENT_TAG", "asset_for", "job_for", "schedule_for"]
 
-EXPERIMENT_KEY = "experiment"
 EXPERIMENT_TAG = "crucible/experiment"
-
-INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 SCHEDULE_STATUS: Mapping[ScheduleStatus, DefaultScheduleStatus] = {
     "running": DefaultScheduleStatus.RUNNING,
     "stopped": DefaultScheduleStatus.STOPPED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledExperiment:
-    """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
-
-    experiment: Experiment
-    registry: Registry
-    observers: Sequence[Observer]
-    op_names: tuple[str, ...]
 
 
 def job_for(
@@ -162,7 +139,7 @@ def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
     """
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
-        yield from _run_op(context, inputs.get("upstream"))
+        yield from run_step(context, inputs.get("upstream"))
 
     identity = f"{stage.__module__}:{stage.__qualname__} {options} {first}"
     return OpDefinition(
@@ -174,63 +151,3 @@ def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
         config_schema=option_fields(stage, json.loads(options)),
         required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
     )
-
-
-def _run_op(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
-    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
-    index = compiled.op_names.index(context.op_handle.name)
-    try:
-        launched = _as_launched(compiled, context.run_config)
-        # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
-        whole = upstream is None or upstream.run_id != context.run_id
-        registry = compiled.registry
-        planned = plan_experiment(launched, registry)[index] if whole else plan_stage(launched, index, registry)
-    except InvalidExperimentError as error:
-        raise Failure(description=str(error), allow_retries=False) from error
-    if upstream is None:
-        before = Context.begin(launched, run_id=context.run_id)
-    elif upstream.run_id != context.run_id:
-        # A re-execution goes on from what another run left, as a run of its own and with its own options.
-        before = replace(upstream, experiment=launched.with_own_data(), run_id=context.run_id)
-    else:
-        before = upstream
-    after = _run_planned(context, planned, before, compiled.observers)
-    if index == len(launched.pipeline) - 1:
-        yield materialization(after)
-    yield Output(after, output_name="result", metadata=metric_metadata(upstream, after))
-
-
-def _run_planned(
-    context: OpExecutionContext, planned: PlannedStage, before: Context, observers: Sequence[Observer]
-) -> Context:
-    store = getattr(context.resources, STORE_KEY)
-    step = context.op_handle.name
-
-    def tell(event: Event) -> None:
-        if isinstance(event, Decision):
-            context.log_event(observation(before.experiment, event))
-        elif isinstance(event, StageRetried):
-            context.log.warning(f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s")
-
-    try:
-        return run_stage(planned, before, [tell, *observers], interrupts=INTERRUPTS)
-    except StageFailedError as error:
-        store.put_failure(context.run_id, step, StoredFailure.of(error))
-        shown = failure_metadata(planned, error.context)
-        raise Failure(description=str(error), metadata=shown, allow_retries=False) from error.__cause__
-    except RunInterrupted as interrupt:
-        store.put_failure(context.run_id, step, StoredFailure.of(interrupt))
-        raise (interrupt.__cause__ or interrupt) from None
-
-
-def _as_launched(compiled: CompiledExperiment, run_config: Mapping[str, Any]) -> Experiment:
-    """The experiment with the options that this run's config replaces."""
-    experiment = compiled.experiment
-    ops = run_config.get("ops") or {}
-    for definition, name in zip(experiment.pipeline, compiled.op_names, strict=True):
-        changed = (ops.get(name) or {}).get("config")
-        if changed:
-            stage = compiled.registry.resolve(definition, folder=experiment.folder)
-            merged = merge_options(stage, definition.options or {}, changed)
-            experiment = experiment.with_options(definition.name, merged)
-    return experiment

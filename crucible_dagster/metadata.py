@@ -14,6 +14,7 @@ from crucible_core import Context, Decision, Experiment, PlannedStage, StageFail
 from crucible_core.jsonable import safe_text, to_jsonable
 from crucible_core.reporting import flatten, headline, render_report, results, stages_table
 from crucible_dagster.names import asset_path
+from crucible_dagster.store.lazy import changed_names
 
 __all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
 
@@ -32,11 +33,8 @@ def asset_key(experiment: Experiment) -> AssetKey:
 
 def metric_metadata(before: Context | None, after: Context) -> Metadata:
     """The metrics that a stage added or changed; numbers under their plain names, so that Dagster plots them."""
-    earlier = {} if before is None else before.metrics
-    changed = {
-        name: value for name, value in after.metrics.items() if name not in earlier or earlier[name] is not value
-    }
-    return dict(_limited(flatten(changed)))
+    changed = changed_names({} if before is None else before.metrics, after.metrics)
+    return dict(_limited(flatten({name: after.metrics[name] for name in changed})))
 
 
 def materialization(ctx: Context) -> AssetMaterialization:

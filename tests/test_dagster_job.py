@@ -39,7 +39,7 @@ from crucible_core import (
     stage,
 )
 from crucible_dagster import build_definitions, execute_experiment, job_for, open_instance
-from crucible_dagster.context_store import ContextIOManager, store_base
+from crucible_dagster.context_store import open_store
 from crucible_dagster.option_fields import merge_options
 
 
@@ -106,7 +106,7 @@ def launch(
 
 
 def context_of(result: ExecuteInProcessResult, instance: DagsterInstance, step: str) -> Context:
-    return ContextIOManager(store_base(instance)).load_context(result.run_id, step)
+    return open_store(instance).load(result.run_id, step)
 
 
 def test_config_that_sets_one_option_keeps_all_others_of_the_file(
@@ -362,7 +362,8 @@ def test_a_stage_that_other_processes_cannot_import_is_named(tmp_path: Path) -> 
 
 def test_a_value_that_cannot_be_stored_is_named_with_its_place_and_type(instance: DagsterInstance) -> None:
     described = experiment({"name": "hold", "module": "agreement_stages:hold_lambda"})
-    with pytest.raises(CrucibleError, match=r"step hold: .*assigns\['function'\] is a function and cannot be stored"):
+    said = r"step hold: .*assigns\['function'\] \(step 'hold', run .*\) is a function, which cannot be stored"
+    with pytest.raises(CrucibleError, match=said):
         execute_experiment(described, instance=instance)
 
 
@@ -458,7 +459,7 @@ def test_a_reexecution_goes_on_as_a_run_of_its_own(tmp_path: Path) -> None:
         again = execute_job(job, instance, reexecution_options=ReexecutionOptions.from_failure(failed.run_id, instance))
         assert (failed.success, again.success) == (False, True)
         assert {event.step_key for event in again.all_events if event.is_step_start} == {"sometimes"}
-        context = ContextIOManager(store_base(instance)).load_context(again.run_id, "sometimes")
+        context = open_store(instance).load(again.run_id, "sometimes")
     assert context.run_id == again.run_id != failed.run_id
     assert context.metrics == {"decided": 2, "calls": 2}
     assert context.completed_stages == ("first", "sometimes")

@@ -19,7 +19,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from playwright.sync_api import Page, expect, sync_playwright
 
-from crucible_dagster.context_store import ContextIOManager, store_base
+from crucible_dagster.context_store import open_store
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -77,7 +77,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     (folder / "experiments" / "small.yaml").write_text(EXPERIMENT)
     home = folder / "home"
     home.mkdir()
-    shutil.copy(ROOT / "deploy" / "dagster.yaml", home)
+    shutil.copy(ROOT / "deploy" / "local" / "dagster.yaml", home)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -178,7 +178,7 @@ def test_a_changed_option_reaches_the_run_and_the_asset_shows_the_results(page: 
     first = launch(page, deployment, "ops: {measure: {config: {shift: 10.0}}}")
     launch(page, deployment, "{}")
     with DagsterInstance.from_config(str(deployment.home)) as instance:
-        context = ContextIOManager(store_base(instance)).load_context(first, "report")
+        context = open_store(instance).load(first, "report")
     assert context.metrics["best"] == 16.4
     assert context.experiment.pipeline[1].options == {"paired": True}
 

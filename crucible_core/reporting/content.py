@@ -211,6 +211,9 @@ def stages_table(events: Iterable[Event]) -> Table:
                 outcome = "succeeded"
                 if isinstance(event, StageFailed):
                     outcome, said = "failed", [*said, event.reason]
+                elif event.reused_from is not None:
+                    outcome = "reused"
+                    said = [f"reused from run {event.reused_from}", *said]
                 note = "; ".join([*([f"{event.attempts} attempts"] if event.attempts > 1 else []), *said])
                 rows[event.stage] = (event.stage, outcome, format_duration(event.seconds), note)
     return Table(("stage", "outcome", "time", "note"), tuple(rows.values()), frozenset({"time"}))

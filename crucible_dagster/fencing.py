@@ -1,0 +1,83 @@
+"""A step that nobody waits for any more stops itself.
+
+When the process that runs a job is killed, the processes of its steps live on; and a run that was declared dead may
+still be running. What such an orphan would write is refused by the store; this is what ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+
+from dagster import DagsterInstance
+
+__all__ = ["Watch", "watch"]
+
+INTERVAL = 2.0
+"""Seconds between two looks at the run's status."""
+ORPHAN_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+
+class Watch:
+    """Knows whether the run that a step belongs to was given up."""
+
+    def __init__(self, instance: DagsterInstance, run_id: str) -> None:
+        self._instance = instance
+        self._run_id = run_id
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self.given_up = False
+        self._steps_thread = threading.current_thread()
+
+    def run(self) -> None:
+        # The worker that started this process, also where a fork server stands between them.
+        parent = multiprocessing.parent_process()
+        while not self._done.is_set():
+            if parent is not None and wait([parent.sentinel], timeout=INTERVAL):
+                self._stop(now=True)
+            elif parent is None:
+                self._done.wait(INTERVAL)
+            if not self._done.is_set() and self._is_finished():
+                self._stop(now=parent is not None)
+                return
+
+    def _is_finished(self) -> bool:
+        # A database that is away says nothing about the run.
+        with contextlib.suppress(Exception):
+            run = self._instance.get_run_by_id(self._run_id)
+            return run is not None and run.is_finished
+        return False
+
+    def _stop(self, *, now: bool) -> None:
+        with self._lock:
+            if self._done.is_set():
+                return  # a run is finished as soon as its last step is
+            self.given_up = True
+            if now:
+                os._exit(ORPHAN_EXIT_CODE)
+            if self._steps_thread is threading.main_thread():
+                # A signal, because it wakes what sleeps or waits; whoever asked for the run may be above the step.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._done.set()
+
+
+@contextlib.contextmanager
+def watch(instance: DagsterInstance, run_id: str) -> Iterator[Watch]:
+    """Watch over the run while a step of it works."""
+    watching = Watch(instance, run_id)
+    # The storage of an ephemeral instance is this process's alone, and not made for two threads.
+    if not instance.is_ephemeral:
+        threading.Thread(target=watching.run, name="crucible-watch", daemon=True).start()
+    try:
+        yield watching
+    finally:
+        watching.stop()

@@ -1,0 +1,245 @@
+"""What an op does: run one stage, on the Context that the store has for it, and tell Dagster of it.
+
+In this order: what happens is written to the store, then told to Dagster, whose event log drops messages while its
+database is away.
+"""
+
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from dagster import (
+    DagsterExecutionInterruptedError,
+    Failure,
+    MetadataValue,
+    OpExecutionContext,
+    Output,
+)
+
+from crucible_core import (
+    Context,
+    Event,
+    Experiment,
+    InvalidExperimentError,
+    Observer,
+    PlannedStage,
+    Registry,
+    RunInterrupted,
+    Stage,
+    StageFailedError,
+    StageRetried,
+    StageStarted,
+    StageSucceeded,
+    plan_experiment,
+    plan_stage,
+    run_stage,
+)
+from crucible_core.runner import announce
+from crucible_core.trace import Decision
+from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
+from crucible_dagster.fencing import watch
+from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata, observation
+from crucible_dagster.option_fields import merge_options
+from crucible_dagster.provenance import record_run
+from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of
+from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
+from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+
+__all__ = ["EXPERIMENT_KEY", "FRESH_TAG", "CompiledExperiment", "run_step"]
+
+EXPERIMENT_KEY = "experiment"
+FRESH_TAG = "crucible/fresh"
+"""On a run: `true` has every stage run, also those whose earlier results fit."""
+
+INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledExperiment:
+    """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
+
+    experiment: Experiment
+    registry: Registry
+    observers: Sequence[Observer]
+    op_names: tuple[str, ...]
+
+
+def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
+    """The generator that an op's compute function is."""
+    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    manager: ContextIOManager = getattr(context.resources, STORE_KEY)
+    step = context.op_handle.name
+    index = compiled.op_names.index(step)
+    begins = upstream is None or upstream.run_id != context.run_id
+    try:
+        launched = _as_launched(compiled, context.run_config)
+        # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
+        pipeline = plan_experiment(launched, compiled.registry) if begins else ()
+        planned = pipeline[index] if begins else plan_stage(launched, index, compiled.registry)
+    except InvalidExperimentError as error:
+        raise Failure(description=str(error), allow_retries=False) from error
+    if begins:
+        record = record_run(launched, pipeline, compiled.op_names, context.run)
+        manager.store.put_run_record(context.run_id, record.to_json())
+        _close_what_is_run_again(manager, context, compiled.op_names[index:])
+    after = manager.find_result(context.run_id, step)
+    if after is not None:
+        context.log.warning(f"another attempt at step {step} has a result already, and that counts")
+    else:
+        after = _Step(context, manager, compiled, planned, step).run(_before(context, upstream, launched))
+    if index == len(launched.pipeline) - 1:
+        yield materialization(after)
+    ending = after.trace.endings.get(planned.name)
+    reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
+    shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
+    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
+
+
+class _Step:
+    """One attempt at a step."""
+
+    def __init__(
+        self,
+        context: OpExecutionContext,
+        manager: ContextIOManager,
+        compiled: CompiledExperiment,
+        planned: PlannedStage,
+        step: str,
+    ) -> None:
+        self.dagster = context
+        self.manager = manager
+        self.experiment = compiled.experiment
+        self.planned = planned
+        self.step = step
+        self.attempt = new_attempt()
+        self.observers = (self._keep, self._tell, *compiled.observers)
+
+    def run(self, before: Context) -> Context:
+        definition = self.planned.definition
+        if not (definition.cache and definition.enabled):
+            return self._commit(self._run(self.planned, before), {})
+        index = ReuseIndex(self.manager.store)
+        key = key_of(self.planned, before.experiment_id)
+        fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
+        hit = None if fresh else index.find(key, before)
+        if hit is not None:
+            return self._reuse(hit, before, key)
+        if fresh:
+            why: dict[str, Any] = {"fresh": True}
+        else:
+            run_id, parts = index.compare_with_last(key, before)
+            why = {"last": run_id, "parts": parts}
+        return self._run_watched(before, index, key, why)
+
+    def _run(self, planned: PlannedStage, before: Context) -> Context:
+        run_id = self.dagster.run_id
+        with watch(self.dagster.instance, run_id) as watching:
+            try:
+                after = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
+            except StageFailedError as error:
+                self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
+                shown = failure_metadata(self.planned, error.context)
+                raise Failure(description=str(error), metadata=shown, allow_retries=False) from error.__cause__
+            except RunInterrupted as interrupt:
+                self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
+                raise (interrupt.__cause__ or interrupt) from None
+        if watching.given_up:
+            raise RefusedWriteError(f"run {run_id} was given up while step {self.step!r} ran; its result is refused")
+        return after
+
+    def _run_watched(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
+        reads = _reads_of(before)
+        experiment = before.experiment.to_json()
+        after = self._run(self.planned._replace(stage=cast("Stage", _Watching(self.planned.stage, reads))), before)
+        seen = dict(reads.seen)
+        notes = {"reuse": {**why, "key": key.parts(), "reads": [[list(read), seen[read]] for read in seen]}}
+        kept = self._commit(after, notes)
+        unfit = (
+            index.remember(key, self.dagster.run_id, before, kept, seen)
+            if kept.experiment.to_json() == experiment
+            else "it changed the experiment in place"
+        )
+        if unfit:
+            self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be used again: {unfit}")
+        return kept
+
+    def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
+        name = self.planned.name
+        events: list[Event] = [StageStarted.of(name), *hit.context.trace.events]
+        events.append(StageSucceeded.of(name, seconds=0.0, reused_from=hit.run_id))
+        trace = before.trace
+        for event in events:
+            announce(event, self.observers)
+            trace = trace.append(event)
+        self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
+        after = replace(hit.context, trace=trace)
+        reads = [[list(read), digest] for read, digest in hit.reads.items()]
+        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
+
+    def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
+        return self.manager.commit(unwatched(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+
+    def _keep(self, event: Event) -> None:
+        self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Decision):
+            self.dagster.log_event(observation(self.experiment, event))
+        elif isinstance(event, StageRetried):
+            self.dagster.log.warning(f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s")
+
+
+class _Watching:
+    """Runs a stage and has it watched."""
+
+    def __init__(self, stage: Stage, reads: Reads) -> None:
+        self._stage = stage
+        self._reads = reads
+
+    def run(self, ctx: Context) -> Context:
+        self._reads.listening = True
+        try:
+            after: object = self._stage.run(watched(ctx, self._reads))
+        finally:
+            self._reads.listening = False
+        return unwatched(after) if isinstance(after, Context) else cast("Context", after)
+
+
+def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
+    if upstream is None:
+        begun = Context.begin(launched, run_id=context.run_id)
+        reads = Reads()
+        parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
+        return replace(begun, **parts, outputs=StoredList((), reads))
+    if upstream.run_id != context.run_id:
+        # A re-execution goes on from what another run left, as a run of its own and with its own options.
+        return replace(upstream, experiment=launched.with_own_data(), run_id=context.run_id)
+    return upstream
+
+
+def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionContext, steps: Sequence[str]) -> None:
+    """Whatever still runs of the run that this one replaces comes too late from now on."""
+    replaced = context.run.parent_run_id
+    parent = context.instance.get_run_by_id(replaced) if replaced is not None else None
+    if parent is not None and parent.is_finished:
+        for step in steps:
+            manager.store.close(parent.run_id, step, by=context.run_id)
+
+
+def _reads_of(before: Context) -> Reads:
+    assert isinstance(before.assigns, StoredDict)
+    return before.assigns.reads
+
+
+def _as_launched(compiled: CompiledExperiment, run_config: Mapping[str, Any]) -> Experiment:
+    """The experiment with the options that this run's config replaces."""
+    experiment = compiled.experiment
+    ops = run_config.get("ops") or {}
+    for definition, name in zip(experiment.pipeline, compiled.op_names, strict=True):
+        changed = (ops.get(name) or {}).get("config")
+        if changed:
+            stage = compiled.registry.resolve(definition, folder=experiment.folder)
+            merged = merge_options(stage, definition.options or {}, changed)
+            experiment = experiment.with_options(definition.name, merged)
+    return experiment

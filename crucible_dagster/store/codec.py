@@ -1,0 +1,303 @@
+r"""How a value becomes bytes and comes back as the same value, with pickle only where a value needs it.
+
+| codec    | for                                                              | what it keeps |
+| -------- | ---------------------------------------------------------------- | ------------------------------------- |
+| `json`   | None, bool, int, finite float, str, lists and dicts of these     | JSON text |
+| `tagged` | also tuples, sets, bytes, NaN, dates, paths, Decimal, UUID,      | JSON text in which `{"$tuple": [...]}` |
+|          | other keys than text, numpy arrays and scalars                   | is a tuple; large arrays beside it |
+| `pickle` | everything else                                                  | protocol 5; what it hands out of band |
+|          |                                                                  | beside it |
+
+Types are exact: a subclass of dict is no dict here. A value in which one list or dict stands at two places is pickled,
+because JSON would make two of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import io
+import json
+import marshal
+import math
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+__all__ = ["Codec", "Encoded", "decode", "encode"]
+
+Codec = Literal["json", "tagged", "pickle"]
+
+# A buffer below this is kept with its value: a file of its own would cost more than it saves.
+MIN_BUFFER = 16 * 1024
+# Python reads and writes no longer decimal integers by default.
+MAX_DECIMAL_BITS = 14_000
+
+
+class Encoded(NamedTuple):
+    """The bytes of a value: its text or pickle, and the large blocks of memory beside it, which are not copied."""
+
+    codec: Codec
+    head: bytes
+    buffers: tuple[memoryview, ...] = ()
+
+
+class _Unfit(Exception):
+    """The value needs another codec."""
+
+
+def encode(value: Any) -> Encoded:
+    """Encode by the first codec that keeps the value as it is.
+
+    Raises whatever pickle raises for a value that cannot be pickled.
+    """
+    text = _plain(value)
+    if text is not None:
+        return Encoded("json", text)
+    try:
+        buffers: list[memoryview] = []
+        tagged = _Tagger(buffers).tag(value)
+        return Encoded("tagged", json.dumps(tagged, separators=(",", ":")).encode(), tuple(buffers))
+    except (_Unfit, RecursionError):
+        return _pickled(value)
+
+
+def decode(codec: str, head: bytes, buffers: Sequence[memoryview]) -> Any:
+    """The value again. `buffers` become its memory: what is written to them, it changes.
+
+    Raises ValueError for bytes that no codec wrote, and whatever unpickling raises.
+    """
+    match codec:
+        case "json":
+            return from_json(head)
+        case "tagged":
+            return _untag(json.loads(head), buffers)
+        case "pickle":
+            return pickle.loads(head, buffers=buffers)  # noqa: S301  # the store asks first whether it may
+    raise ValueError(f"there is no codec {codec!r}")
+
+
+# --- plain JSON ------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> bytes | None:
+    """JSON text that gives exactly this value again, or None. All of the work is done in C."""
+    try:
+        exact = marshal.dumps(value, 2)  # version 2: equal bytes for equal values, types included
+        text: bytes = to_json(value, inf_nan_mode="null")
+        if marshal.dumps(from_json(text), 2) != exact or _shares(value):
+            return None
+    except (ValueError, TypeError, RecursionError):  # pydantic's errors of serialization are ValueErrors
+        return None
+    return text
+
+
+def _shares(value: Any) -> bool:
+    """Whether a list or dict stands at two places in a value of lists and dicts."""
+    level = [value] if type(value) is list or type(value) is dict else []
+    ids: set[int] = set()
+    count = 0
+    while level:
+        ids.update(map(id, level))
+        count += len(level)
+        if len(ids) != count:
+            return True
+        level = [inner for inner in gc.get_referents(*level) if type(inner) is list or type(inner) is dict]
+    return False
+
+
+# --- tagged JSON -----------------------------------------------------------------------------------------------------
+
+_PATHS: Mapping[str, type[PurePath]] = {one.__name__: one for one in (PosixPath, PurePosixPath, PureWindowsPath)}
+
+
+class _Tagger:
+    def __init__(self, buffers: list[memoryview]) -> None:
+        self.buffers = buffers
+        self.seen: set[int] = set()
+
+    def tag(self, value: Any) -> Any:
+        kind = type(value)
+        if value is None or kind is bool or kind is str:
+            return value
+        if kind is int:
+            return value if value.bit_length() < MAX_DECIMAL_BITS else {"$int": hex(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if kind in _MUTABLE or self._is_array(value):
+            if id(value) in self.seen:
+                raise _Unfit
+            self.seen.add(id(value))
+        if kind is list:
+            return [self.tag(item) for item in value]
+        if kind is dict or kind is tuple or kind is set or kind is frozenset:
+            return self._tag_collection(kind, value)
+        return self._tag_scalar(kind, value)
+
+    def _tag_collection(self, kind: type, value: Any) -> Any:
+        if kind is dict:
+            if all(type(key) is str and not key.startswith("$") for key in value):
+                return {key: self.tag(item) for key, item in value.items()}
+            return {"$dict": [[self.tag(key), self.tag(item)] for key, item in value.items()]}
+        if kind is tuple:
+            return {"$tuple": [self.tag(item) for item in value]}
+        return {f"${kind.__name__}": sorted((self.tag(item) for item in value), key=json.dumps)}
+
+    def _tag_scalar(self, kind: type, value: Any) -> Any:
+        simple = _SIMPLE.get(kind)
+        if simple is not None:
+            return {f"${kind.__name__}": simple(value)}
+        if kind is complex:
+            return {"$complex": [self.tag(value.real), self.tag(value.imag)]}
+        if kind is datetime and value.fold == 0 and (value.tzinfo is None or value.tzinfo is UTC):
+            return {"$datetime": value.isoformat()}
+        if kind.__name__ in _PATHS and kind is _PATHS[kind.__name__]:
+            return {"$path": [kind.__name__, str(value)]}
+        return self._tag_numpy(value)
+
+    def _is_array(self, value: Any) -> bool:
+        numpy = sys.modules.get("numpy")
+        return numpy is not None and type(value) is numpy.ndarray
+
+    def _tag_numpy(self, value: Any) -> Any:
+        numpy: Any = sys.modules.get("numpy")
+        if numpy is None or not (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+            raise _Unfit
+        dtype = value.dtype
+        if dtype.hasobject or dtype.metadata or dtype.isalignedstruct:
+            raise _Unfit
+        described = numpy.lib.format.dtype_to_descr(dtype)
+        if json.loads(json.dumps(described)) != described and not isinstance(described, list):
+            raise _Unfit
+        if numpy.lib.format.descr_to_dtype(_descr(json.loads(json.dumps(described)))) != dtype:
+            raise _Unfit
+        if type(value) is not numpy.ndarray:
+            if dtype.names or type(value) is not dtype.type:
+                raise _Unfit
+            return {"$scalar": [described, base64.b64encode(value.tobytes()).decode()]}
+        fortran = bool(value.flags.f_contiguous and not value.flags.c_contiguous)
+        flat = (value.T if fortran else numpy.ascontiguousarray(value)).reshape(-1)
+        block = memoryview(flat.view(numpy.uint8)) if flat.nbytes else memoryview(b"")
+        if block.nbytes < MIN_BUFFER:
+            content: Any = base64.b64encode(block).decode()
+        else:
+            content = len(self.buffers)
+            self.buffers.append(block)
+        return {"$array": [described, list(value.shape), fortran, bool(value.flags.writeable), content]}
+
+
+_MUTABLE = frozenset({list, dict, set, bytearray})
+
+
+def _b64(value: bytes | bytearray) -> str:
+    return base64.b64encode(value).decode()
+
+
+_SIMPLE: Mapping[type, Callable[[Any], Any]] = {
+    bytes: _b64,
+    bytearray: _b64,
+    date: date.isoformat,
+    timedelta: lambda value: [value.days, value.seconds, value.microseconds],
+    Decimal: str,
+    Fraction: str,
+    UUID: str,
+}
+
+
+def _untag(tagged: Any, buffers: Sequence[memoryview]) -> Any:
+    if type(tagged) is list:
+        return [_untag(item, buffers) for item in tagged]
+    if type(tagged) is not dict:
+        return tagged
+    if len(tagged) == 1:
+        ((tag, content),) = tagged.items()
+        if tag.startswith("$"):
+            return _UNTAG[tag](content, buffers)
+    return {key: _untag(item, buffers) for key, item in tagged.items()}
+
+
+def _untag_array(content: Any, buffers: Sequence[memoryview]) -> Any:
+    import numpy  # noqa: PLC0415  # only where an array is read
+
+    described, shape, fortran, writeable, kept = content
+    block: Any = bytearray(base64.b64decode(kept)) if isinstance(kept, str) else buffers[kept]
+    dtype = numpy.lib.format.descr_to_dtype(_descr(described))
+    if dtype.itemsize == 0 or not len(block):
+        return numpy.empty(shape, dtype)
+    flat = numpy.frombuffer(block, dtype=dtype)
+    array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    if not writeable:
+        array.flags.writeable = False
+    return array
+
+
+def _untag_scalar(content: Any, _: Sequence[memoryview]) -> Any:
+    import numpy  # noqa: PLC0415
+
+    described, text = content
+    return numpy.frombuffer(base64.b64decode(text), dtype=numpy.lib.format.descr_to_dtype(_descr(described)))[0]
+
+
+def _descr(described: Any) -> Any:
+    """The description that numpy has of a dtype, with the tuples that JSON made lists of."""
+    if not isinstance(described, list):
+        return described
+    return [
+        (tuple(field[0]) if isinstance(field[0], list) else field[0], _descr(field[1]), *map(_shape, field[2:]))
+        for field in described
+    ]
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_UNTAG: Mapping[str, Callable[[Any, Sequence[memoryview]], Any]] = {
+    "$int": lambda content, _: int(content, 16),
+    "$float": lambda content, _: float(content),
+    "$dict": lambda content, buffers: {_untag(key, buffers): _untag(item, buffers) for key, item in content},
+    "$tuple": lambda content, buffers: tuple(_untag(item, buffers) for item in content),
+    "$set": lambda content, buffers: {_untag(item, buffers) for item in content},
+    "$frozenset": lambda content, buffers: frozenset(_untag(item, buffers) for item in content),
+    "$complex": lambda content, buffers: complex(*(_untag(part, buffers) for part in content)),
+    "$bytes": lambda content, _: base64.b64decode(content),
+    "$bytearray": lambda content, _: bytearray(base64.b64decode(content)),
+    "$datetime": lambda content, _: datetime.fromisoformat(content),
+    "$date": lambda content, _: date.fromisoformat(content),
+    "$timedelta": lambda content, _: timedelta(*content),
+    "$Decimal": lambda content, _: Decimal(content),
+    "$Fraction": lambda content, _: Fraction(content),
+    "$UUID": lambda content, _: UUID(content),
+    "$path": lambda content, _: _PATHS[content[0]](content[1]),
+    "$scalar": _untag_scalar,
+    "$array": _untag_array,
+}
+
+
+# --- pickle ----------------------------------------------------------------------------------------------------------
+
+
+def _pickled(value: Any) -> Encoded:
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            block = buffer.raw()
+        except BufferError:  # not one block of memory
+            return True
+        if block.nbytes < MIN_BUFFER:
+            return True
+        buffers.append(block)
+        return False
+
+    stream = io.BytesIO()
+    pickle.Pickler(stream, protocol=5, buffer_callback=keep_in_band).dump(value)
+    return Encoded("pickle", stream.getvalue(), tuple(buffers))

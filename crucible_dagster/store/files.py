@@ -1,0 +1,285 @@
+"""The bytes below the store's base: whole files that are written once, on a local disk or on any fsspec file system.
+
+A name is relative to the base, with `/` between its parts. What is written is there whole or not at all, whatever dies
+in between; on a local disk it has also reached the disk when `write` or `create` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from upath import UPath
+
+from crucible_core import CrucibleError
+
+__all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "open_files"]
+
+TEMPORARY = ".writing-"
+
+# What was written longer ago counts as old: younger than what the garbage collection spares, by a wide margin.
+FRESH_SECONDS = 12 * 3600.0
+
+
+class FileInfo(NamedTuple):
+    """A file below the base."""
+
+    name: str
+    size: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+class Files(Protocol):
+    """What the store needs of a file system."""
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def map(self, name: str) -> memoryview:
+        """The file's bytes as memory that can be written to without changing the file. Raises FileNotFoundError."""
+
+    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a file whose name says its content: one that is there already is as good."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the file unless there is one: of several writers, one gets True."""
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a file that this process alone writes."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+
+    def list(self, folder: str) -> Iterator[FileInfo]:
+        """Every file below the folder."""
+
+    def children(self, folder: str) -> Sequence[str]:
+        """The names of the files and folders in the folder, sorted; nothing if there is none."""
+
+    def keep(self, name: str, size: int) -> bool:
+        """Have a file of this size look as if it were written now; False if it must be written for that."""
+
+    def delete(self, name: str) -> None:
+        """Remove the file if it is there."""
+
+
+def open_files(base: UPath) -> Files:
+    """The files below `base`. Raises CrucibleError if its file system's package is missing."""
+    try:
+        if base.protocol in {"", "file", "local"}:
+            return LocalFiles(Path(str(base.path)))
+        return RemoteFiles(base)
+    except ImportError as error:
+        raise CrucibleError(
+            f"the context store {base} needs a package that is not installed: {error}; for s3:// it is s3fs"
+        ) from error
+
+
+class LocalFiles:
+    """A folder of this machine."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    def __repr__(self) -> str:
+        return f"LocalFiles({str(self.base)!r})"
+
+    def path(self, name: str) -> Path:
+        return self.base / name
+
+    def read(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def map(self, name: str) -> memoryview:
+        with self.path(name).open("rb") as stream:
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+
+    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+        temporary = self._write_beside(name, parts)
+        try:
+            temporary.replace(self.path(name))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.path(name).parent)
+
+    def create(self, name: str, data: bytes) -> bool:
+        temporary = self._write_beside(name, [data])
+        try:
+            # A link, because unlike a rename it does not replace what is there.
+            os.link(temporary, self.path(name))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+                raise
+            # A file system without links: a lock by name, and a reader that looks between is told of a damaged file.
+            try:
+                with self.path(name).open("xb") as stream:
+                    stream.write(data)
+            except FileExistsError:
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(self.path(name).parent)
+        return True
+
+    def append(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        try:
+            stream = path.open("ab")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("ab")
+        with stream:
+            stream.write(data)
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def list(self, folder: str) -> Iterator[FileInfo]:
+        for path in sorted(self.path(folder).rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    status = path.stat()
+                    yield FileInfo(path.relative_to(self.base).as_posix(), status.st_size, status.st_mtime)
+
+    def children(self, folder: str) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208  # names are wanted
+        except FileNotFoundError:
+            return []
+
+    def keep(self, name: str, size: int) -> bool:
+        path = self.path(name)
+        try:
+            if path.stat().st_size != size:
+                return False
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder holds something else
+            while path.parent != self.base:
+                path = path.parent
+                path.rmdir()
+
+    def _write_beside(self, name: str, parts: Sequence[bytes | memoryview]) -> Path:
+        folder = self.path(name).parent
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        except FileNotFoundError:
+            _make_folder(folder)
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for part in parts:
+                    stream.write(part)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return Path(temporary)
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [folder, *(parent for parent in folder.parents if not parent.exists())]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's new entries to the disk: without it, a file that was synced can be lost with its name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RemoteFiles:
+    """Any file system that fsspec knows: an object store, or memory.
+
+    An object there appears whole when it is written, and `create` is a conditional write.
+    """
+
+    def __init__(self, base: UPath) -> None:
+        self.base = base
+        self._fs: Any = base.fs
+        self._written: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"RemoteFiles({str(self.base)!r})"
+
+    def path(self, name: str) -> str:
+        return f"{self.base.path.rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes:
+        return cast("bytes", self._fs.cat_file(self.path(name)))
+
+    def map(self, name: str) -> memoryview:
+        return memoryview(bytearray(self.read(name)))
+
+    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+        with self._fs.open(self.path(name), "wb") as stream:
+            for part in parts:
+                stream.write(part)
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def append(self, name: str, data: bytes) -> None:
+        # Objects cannot grow. What is appended to is small: the events of one stage.
+        self._written[name] = self._written.get(name, b"") + data
+        self._fs.pipe_file(self.path(name), self._written[name])
+
+    def exists(self, name: str) -> bool:
+        return bool(self._fs.exists(self.path(name)))
+
+    def list(self, folder: str) -> Iterator[FileInfo]:
+        base = self.path("").lstrip("/")
+        with contextlib.suppress(FileNotFoundError):
+            for path, info in sorted(self._fs.find(self.path(folder), detail=True).items()):
+                yield FileInfo(path.lstrip("/").removeprefix(base), int(info["size"]), _modified(info))
+
+    def children(self, folder: str) -> Sequence[str]:
+        try:
+            found = self._fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def keep(self, name: str, size: int) -> bool:
+        # The time of an object is that of its last write, and cannot be set.
+        try:
+            info = self._fs.info(self.path(name))
+        except FileNotFoundError:
+            return False
+        return bool(info["size"] == size and time.time() - _modified(info) < FRESH_SECONDS)
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self.path(name))
+
+
+def _modified(info: dict[str, Any]) -> float:
+    found: Any = info.get("LastModified") or info.get("created") or info.get("mtime")
+    return float(found.timestamp() if hasattr(found, "timestamp") else found or 0)

@@ -1,0 +1,323 @@
+"""The parts of a Context that come from the store: each value is read when a stage first looks at it, and who looked at
+what is remembered, which is what a stage's result depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from crucible_core import Context
+from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_dagster.store.objects import ObjectStore, Ref
+
+__all__ = [
+    "PARTS",
+    "Cell",
+    "Chunk",
+    "Read",
+    "Reads",
+    "StoredDict",
+    "StoredList",
+    "detached",
+    "digest_of_read",
+    "unwatched",
+    "watched",
+]
+
+PARTS = ("assigns", "metrics", "artifacts")
+
+_UNREAD = object()
+
+
+class Cell:
+    """A value of the store: read once, and remembered with what it was when it was handed out.
+
+    Two keys that hold the same object hold the same cell.
+    """
+
+    __slots__ = ("_objects", "_value", "baseline", "ref", "shared", "touched", "where")
+
+    def __init__(self, objects: ObjectStore, ref: Ref, where: str, value: Any = _UNREAD, baseline: Ref | None = None):
+        self._objects = objects
+        self._value = value
+        self.ref = ref
+        self.where = where
+        self.baseline = baseline
+        self.shared: str | None = None
+        """What the entries of one and the same object have in common in a manifest."""
+        self.touched = False
+
+    @property
+    def is_read(self) -> bool:
+        return self._value is not _UNREAD
+
+    @property
+    def value(self) -> Any:
+        if self._value is _UNREAD:
+            self._value = self._objects.get(self.ref, self.where)
+            # Pickling what was unpickled gives other bytes than it was read from, but the same ones each time.
+            self.baseline = self._objects.ref(self._value, self.where)[0] if self.ref.codec == "pickle" else self.ref
+        self.touched = True
+        return self._value
+
+    def peek(self) -> Any:
+        """The value, without counting as a reader of it."""
+        touched = self.touched
+        value = self.value
+        self.touched = touched
+        return value
+
+    def stored_again(self, objects: ObjectStore) -> Cell:
+        """A cell for the next stage: the same reference, or another if the value was changed in place."""
+        again = Cell(objects, self.ref, self.where, self._value, self.baseline)
+        again.shared = self.shared
+        if self.touched:
+            ref, encoded = objects.ref(self._value, self.where)
+            if ref != self.baseline:
+                objects.write(ref, encoded)
+                again.ref = again.baseline = ref
+        return again
+
+
+Read = tuple[str, ...]
+
+
+class Reads:
+    """What a stage looked at while this was listening, and the digest of what it saw.
+
+    A read is ("value", "assigns", "model"), ("has", "metrics", "loss"), ("names", "assigns"), ("outputs",),
+    ("number of outputs",), or the name of another field of the Context.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[Read, str] = {}
+        self.listening = False
+
+    def note(self, read: Read, digest: Callable[[], str]) -> None:
+        if self.listening and read not in self.seen:
+            self.seen[read] = digest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reads, ()
+
+
+ABSENT = "absent"
+NEVER_THE_SAME = "never the same"
+
+
+def digest_of_read(context: Context, read: Read) -> str:
+    """What a stage that reads this of the Context before it sees."""
+    match read:
+        case ("value" | "has" | "names", part, *rest):
+            return _digest_in(getattr(context, part), read[0], rest)
+        case ("outputs" | "number of outputs",):
+            outputs = context.outputs
+            assert isinstance(outputs, StoredList)
+            if read[0] == "number of outputs":
+                return str(outputs.before)
+            return _digest([chunk.cell.ref.digest for chunk in outputs.chunks])
+        case ("experiment",):
+            return _digest([context.experiment.to_json()])
+        case ("experiment_id",):
+            return context.experiment_id
+    return NEVER_THE_SAME
+
+
+def _digest_in(part: PersistentDict[Any], what: str, names: list[str]) -> str:
+    assert isinstance(part, StoredDict)
+    entries = {name: entry for name, entry in part.entries().items() if isinstance(entry, Cell)}
+    match what:
+        case "value":
+            return entries[names[0]].ref.digest if names[0] in entries else ABSENT
+        case "has":
+            return str(names[0] in entries)
+    return _digest(list(entries))
+
+
+class StoredDict(PersistentDict[Any]):
+    """A mapping with cells among its values: those that a stage has put itself are plain values."""
+
+    __slots__ = ("origin", "part", "reads")
+
+    def __init__(self, items: Mapping[str, Any], part: str, reads: Reads, origin: object) -> None:
+        super().__init__(items)
+        self.part = part
+        self.reads = reads
+        self.origin = origin
+        """The manifest that the cells are from."""
+
+    def _view(self, buffer: dict[str, Any], size: int) -> StoredDict:
+        view = super()._view(buffer, size)
+        assert isinstance(view, StoredDict)
+        view.part, view.reads, view.origin = self.part, self.reads, self.origin
+        return view
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            entry = self._own()[key]
+        except KeyError:
+            self.reads.note(("value", self.part, key), lambda: ABSENT)
+            raise
+        if isinstance(entry, Cell):
+            self.reads.note(("value", self.part, key), lambda: entry.ref.digest)
+            return entry.value
+        return entry
+
+    def __contains__(self, key: object) -> bool:
+        there = super().__contains__(key)
+        if isinstance(key, str) and (not there or isinstance(self._own()[key], Cell)):
+            self.reads.note(("has", self.part, key), lambda: str(there))
+        return there
+
+    def __iter__(self) -> Iterator[str]:
+        self._note_names()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._note_names()
+        return self._size
+
+    def _note_names(self) -> None:
+        self.reads.note(("names", self.part), lambda: _digest_in(self, "names", []))
+
+    def entries(self) -> dict[str, Any]:
+        """Cells and plain values as they are; nobody's reading."""
+        return dict(self._own())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PersistentDict, (dict(self),)
+
+
+def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names whose values a step added or replaced, without reading any."""
+    earlier, later = (
+        {name: entry.ref for name, entry in part.entries().items() if isinstance(entry, Cell)}
+        if isinstance(part, StoredDict)
+        else {}
+        for part in (before, after)
+    )
+    return [name for name, ref in later.items() if earlier.get(name) != ref]
+
+
+class Chunk:
+    """Outputs that were stored together."""
+
+    __slots__ = ("cell", "count")
+
+    def __init__(self, cell: Cell, count: int) -> None:
+        self.cell = cell
+        self.count = count
+
+
+class StoredList(PersistentList[Any]):
+    """The outputs of earlier stages, which are read when one is looked at, and behind them those of this stage."""
+
+    __slots__ = ("before", "chunks", "reads")
+
+    def __init__(self, chunks: Iterable[Chunk], reads: Reads) -> None:
+        super().__init__()
+        self.chunks = tuple(chunks)
+        self.before = sum(chunk.count for chunk in self.chunks)
+        self.reads = reads
+
+    def _view(self, buffer: list[Any], size: int) -> StoredList:
+        view = super()._view(buffer, size)
+        assert isinstance(view, StoredList)
+        view.chunks, view.before, view.reads = self.chunks, self.before, self.reads
+        return view
+
+    def added(self) -> list[Any]:
+        """The outputs that are not stored yet."""
+        return self._buffer[: self._size]
+
+    def __len__(self) -> int:
+        self.reads.note(("number of outputs",), lambda: str(self.before))
+        return self.before + self._size
+
+    def __iter__(self) -> Iterator[Any]:
+        for chunk in self._read_chunks():
+            yield from chunk.cell.value
+        yield from super().__iter__()
+
+    def __getitem__(self, index: Any) -> Any:
+        size = self.before + self._size
+        if isinstance(index, slice):
+            return list(self)[index]
+        if not -size <= index < size:
+            raise IndexError(f"index {index} of a sequence of {size}")
+        position = index if index >= 0 else size + index
+        if position >= self.before:
+            return self._buffer[position - self.before]
+        for chunk in self._read_chunks():
+            if position < chunk.count:
+                return chunk.cell.value[position]
+            position -= chunk.count
+        raise AssertionError(index)
+
+    def _read_chunks(self) -> tuple[Chunk, ...]:
+        self.reads.note(("outputs",), lambda: _digest([chunk.cell.ref.digest for chunk in self.chunks]))
+        return self.chunks
+
+    def extends(self, earlier: PersistentList[Any]) -> bool:
+        if isinstance(earlier, StoredList) and earlier.chunks == self.chunks:
+            return self._size >= earlier._size and self._buffer[: earlier._size] == earlier._buffer[: earlier._size]
+        return super().extends(earlier)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PersistentList, (list(self),)
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def detached(context: Context) -> Context:
+    """The Context with every value read: it needs the store no more."""
+    plain = object.__new__(Context)
+    plain.__dict__.update(context.__dict__)
+    for part in PARTS:
+        plain.__dict__[part] = PersistentDict(dict(getattr(context, part)))
+    plain.__dict__["outputs"] = PersistentList(context.outputs)
+    return plain
+
+
+# --- what else of a Context a stage may look at -----------------------------------------------------------------------
+
+
+class _Watched(Context):
+    """A Context that tells its `Reads` of the fields that are not collections."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _WATCHED:
+            fields = super().__getattribute__("__dict__")
+            reads: Reads | None = fields.get("_reads")
+            if reads is not None:
+                reads.note((name,), lambda: digest_of_read(unwatched(self), (name,)))
+            return fields[name]
+        return super().__getattribute__(name)
+
+    def decide(self, *args: Any, **named: Any) -> Context:
+        reads = self.__dict__["_reads"]
+        return watched(unwatched(self).decide(*args, **named), reads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Context, tuple(self.__dict__[name] for name in Context.__dataclass_fields__)
+
+
+_WATCHED = frozenset({"experiment", "experiment_id", "run_id", "trace"})
+
+
+def watched(context: Context, reads: Reads) -> Context:
+    """The same Context, but `reads` hears of everything that is looked at."""
+    watching = object.__new__(_Watched)
+    watching.__dict__.update(context.__dict__)
+    watching.__dict__["_reads"] = reads
+    return watching
+
+
+def unwatched(context: Context) -> Context:
+    plain = object.__new__(Context)
+    plain.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
+    return plain

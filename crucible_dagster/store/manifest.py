@@ -1,0 +1,134 @@
+"""What a step wrote, in one small file: where each value of the Context is kept, and the trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crucible_dagster.store.errors import StoreError
+from crucible_dagster.store.lazy import PARTS
+from crucible_dagster.store.objects import ObjectStore, Ref
+
+__all__ = ["FORMAT", "Log", "Manifest", "read_document", "write_document"]
+
+FORMAT = 2
+MAGIC = b"crucible-store"
+# What a manifest holds itself of a log that grows; beyond that it refers to an object.
+MAX_TAIL = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Items in order, of which a long run of steps writes each once: the older ones in objects, the newest here."""
+
+    sealed: tuple[str, ...] = ()
+    tail: tuple[Any, ...] = ()
+    size: int = 0
+    """Bytes of the tail."""
+
+    def items(self, objects: ObjectStore, where: str) -> list[Any]:
+        found: list[Any] = []
+        for blob in self.sealed:
+            found += json.loads(objects.get_bytes(blob, where))
+        return [*found, *self.tail]
+
+    def extended(self, items: Sequence[Any], objects: ObjectStore) -> Log:
+        if not items:
+            return self
+        tail = (*self.tail, *items)
+        size = self.size + len(_json(items))
+        if size <= MAX_TAIL:
+            return Log(self.sealed, tail, size)
+        return Log((*self.sealed, objects.put_bytes(_json(tail))))
+
+    def to_json(self) -> list[Any]:
+        return [list(self.sealed), list(self.tail)]
+
+    @classmethod
+    def from_json(cls, found: Sequence[Any]) -> Log:
+        sealed, tail = found
+        return cls(tuple(sealed), tuple(tail), len(_json(tail)))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One attempt of one step."""
+
+    run_id: str
+    step: str
+    attempt: str
+    experiment_id: str
+    experiment: Ref
+    parts: Mapping[str, Log]
+    """Of assigns, metrics, artifacts: `[name, ref, what entries of one object have in common, or null]`."""
+    outputs: Log
+    """`[ref of a list of outputs, how many]`."""
+    trace: Log
+    """The events."""
+    failure: Mapping[str, Any] | None = None
+    """Of a step that failed: stage, reason, interrupted, and the ref of its cause."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the step read, for a stage whose results are reused, and why its own was or was not."""
+
+    def to_bytes(self) -> bytes:
+        return write_document(
+            {
+                "run_id": self.run_id,
+                "step": self.step,
+                "attempt": self.attempt,
+                "experiment_id": self.experiment_id,
+                "experiment": self.experiment.to_json(),
+                **{part: self.parts[part].to_json() for part in PARTS},
+                "outputs": self.outputs.to_json(),
+                "trace": self.trace.to_json(),
+                "failure": self.failure,
+                "notes": dict(self.notes),
+            }
+        )
+
+    @classmethod
+    def from_document(cls, found: Mapping[str, Any]) -> Manifest:
+        return cls(
+            found["run_id"],
+            found["step"],
+            found["attempt"],
+            found["experiment_id"],
+            Ref.from_json(found["experiment"]),
+            {part: Log.from_json(found[part]) for part in PARTS},
+            Log.from_json(found["outputs"]),
+            Log.from_json(found["trace"]),
+            found["failure"],
+            found["notes"],
+        )
+
+
+def write_document(body: Mapping[str, Any]) -> bytes:
+    """A JSON document with its format and its digest before it."""
+    text = _json(body)
+    return b"%s %d %s\n%s\n" % (MAGIC, FORMAT, hashlib.sha256(text).hexdigest().encode(), text)
+
+
+def read_document(data: bytes, name: str) -> dict[str, Any]:
+    """Raises StoreError, which names the file, if it is damaged or of a format to come."""
+    head, _, text = data.partition(b"\n")
+    match head.split(b" "):
+        case [magic, version, digest] if magic == MAGIC and version.isdigit():
+            if int(version) > FORMAT:
+                raise StoreError(
+                    f"{name} in the context store has format {int(version)}, and this version of crucible reads up to "
+                    f"format {FORMAT}; upgrade crucible-dagster"
+                )
+            if hashlib.sha256(text.removesuffix(b"\n")).hexdigest().encode() == digest:
+                found: dict[str, Any] = json.loads(text)
+                return found
+    raise StoreError(
+        f"{name} in the context store is damaged: its {len(data):,} bytes are not those that were written. Run the "
+        "step again: re-execute it from the step before"
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,260 @@
+"""Immutable objects, named by the digest of their bytes, and values made of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from crucible_core.jsonable import safe_text, type_name
+from crucible_dagster.store.codec import Encoded, decode, encode
+from crucible_dagster.store.errors import StoreError
+from crucible_dagster.store.files import Files, LocalFiles
+from crucible_dagster.store.memory import digest_of, remember_mapping
+
+__all__ = ["FOLDER", "ObjectStore", "Ref", "object_name"]
+
+FOLDER = "objects"
+# A value up to this many bytes stands in the manifest itself.
+MAX_INLINE = 1024
+# A buffer from this many bytes on is mapped rather than read.
+MIN_MAPPED = 256 * 1024
+CHUNK = 4 * 1024 * 1024
+MAX_RECENT = 64
+
+
+class Ref(NamedTuple):
+    """Where a value is kept: two values with equal refs are equal.
+
+    `head` and `buffers` are either `text:` or `base64:` with the bytes themselves, or `sha256:<digest>:<size>` of an
+    object; buffers of memory that must not be written to end in `:r`.
+    """
+
+    codec: str
+    head: str
+    buffers: tuple[str, ...] = ()
+    type: str = ""
+    """The value's type, for messages, where the codec is pickle."""
+
+    def to_json(self) -> list[Any]:
+        full: list[Any] = [self.codec, self.head, list(self.buffers), self.type]
+        while len(full) > 2 and not full[-1]:
+            del full[-1]
+        return full
+
+    @classmethod
+    def from_json(cls, items: list[Any]) -> Ref:
+        codec, head, *rest = items
+        return cls(codec, head, tuple(rest[0]) if rest else (), rest[1] if len(rest) > 1 else "")
+
+    @property
+    def digest(self) -> str:
+        """One digest for the whole value."""
+        return hashlib.sha256("\n".join((self.codec, self.head, *self.buffers)).encode()).hexdigest()
+
+    @property
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """Digest and size of each object that the value is made of."""
+        for blob in (self.head, *self.buffers):
+            if blob.startswith("sha256:"):
+                _, digest, size, *_ = blob.split(":")
+                yield digest, int(size)
+
+
+def object_name(digest: str) -> str:
+    return f"{FOLDER}/{digest[:2]}/{digest[2:]}"
+
+
+class ObjectStore:
+    """Values in, values out."""
+
+    def __init__(self, files: Files, *, allow_pickle: bool = True) -> None:
+        self.files = files
+        self.allow_pickle = allow_pickle
+        self._verified: set[str] = set()
+        self._recent: dict[str, bytes] = {}
+
+    # --- values ---
+
+    def ref(self, value: Any, where: str) -> tuple[Ref, Encoded]:
+        """Where the value is kept, or would be if it were written. `where` names the value in errors.
+
+        Raises StoreError for a value that cannot be stored.
+        """
+        try:
+            encoded = encode(value)
+        except Exception as error:
+            raise StoreError(_unstorable(value, where, error)) from error
+        if len(encoded.head) + sum(block.nbytes for block in encoded.buffers) <= MAX_INLINE:
+            head = _inline(encoded.head)
+        else:
+            head = f"sha256:{digest_of(encoded.head)}:{len(encoded.head)}"
+        buffers = tuple(
+            f"sha256:{digest_of(block)}:{block.nbytes}{':r' if block.readonly else ''}" for block in encoded.buffers
+        )
+        kind = type_name(value) if encoded.codec == "pickle" else ""
+        return Ref(encoded.codec, head, buffers, kind), encoded
+
+    def write(self, ref: Ref, encoded: Encoded) -> None:
+        """Write what `ref` returned. Raises OSError."""
+        blocks: list[bytes | memoryview] = [encoded.head, *encoded.buffers]
+        for blob, block in zip((ref.head, *ref.buffers), blocks, strict=True):
+            if blob.startswith("sha256:"):
+                self._put(blob.split(":")[1], block)
+
+    def put(self, value: Any, where: str) -> Ref:
+        """Write a value. Raises StoreError for one that cannot be stored, and OSError."""
+        ref, encoded = self.ref(value, where)
+        self.write(ref, encoded)
+        return ref
+
+    def get(self, ref: Ref, where: str) -> Any:
+        """Read a value back. Raises StoreError that names the object that is damaged, missing or refused."""
+        if ref.codec == "pickle" and not self.allow_pickle:
+            raise StoreError(
+                f"{where} is a {ref.type}, which is kept as a pickle, and reading pickles is switched off "
+                "(CRUCIBLE_ALLOW_PICKLE=false): a pickle can run any code where it is read. Keep such values in files "
+                "of a format of your own, and their paths in the Context"
+            )
+        head = self._head(ref.head, where)
+        blocks = [self._buffer(blob, where) for blob in ref.buffers]
+        try:
+            return decode(ref.codec, head, blocks)
+        except Exception as error:
+            kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
+            raise StoreError(
+                f"{where}, {kind}, cannot be made again from the context store: {type(error).__name__}: {error}"
+                + ("; was its class moved or changed since it was stored?" if ref.codec == "pickle" else "")
+            ) from error
+
+    # --- bytes ---
+
+    def put_bytes(self, data: bytes) -> str:
+        """Write bytes; the blob that `get_bytes` reads. Raises OSError."""
+        digest = digest_of(data)
+        self._put(digest, data)
+        return f"sha256:{digest}:{len(data)}"
+
+    def get_bytes(self, blob: str, where: str) -> bytes:
+        """Raises StoreError."""
+        # The next step's manifest begins with what this one's holds.
+        if blob not in self._recent:
+            self._recent[blob] = self._head(blob, where)
+            while len(self._recent) > MAX_RECENT:
+                del self._recent[next(iter(self._recent))]
+        return self._recent[blob]
+
+    def _put(self, digest: str, block: bytes | memoryview) -> None:
+        name = object_name(digest)
+        # What is there already may be old and not referred to by now: the garbage collection must see that it is again.
+        if not self.files.keep(name, len(block) if isinstance(block, bytes) else block.nbytes):
+            self.files.write(name, [block])
+
+    def _head(self, blob: str, where: str) -> bytes:
+        kind, _, content = blob.partition(":")
+        if kind == "text":
+            return content.encode()
+        if kind == "base64":
+            return base64.b64decode(content)
+        digest, size, *_ = content.split(":")
+        name = object_name(digest)
+        try:
+            data = self.files.read(name)
+        except FileNotFoundError:
+            raise _missing(name, where) from None
+        except OSError as error:
+            raise _unreadable(name, where, error) from error
+        if len(data) != int(size) or hashlib.sha256(data).hexdigest() != digest:
+            raise _damaged(name, where, len(data), int(size))
+        return data
+
+    def _buffer(self, blob: str, where: str) -> memoryview:
+        digest, size = blob.split(":")[1:3]
+        if not isinstance(self.files, LocalFiles) or int(size) < MIN_MAPPED:
+            block = memoryview(bytearray(self._head(blob, where)))
+        else:
+            name = object_name(digest)
+            try:
+                if digest not in self._verified:
+                    found = self._verify(self.files, name, int(size))
+                    if found is not None:
+                        raise _damaged(name, where, found, int(size))
+                    self._verified.add(digest)
+                block = self.files.map(name)
+            except FileNotFoundError:
+                raise _missing(name, where) from None
+            except OSError as error:
+                raise _unreadable(name, where, error) from error
+            if block.nbytes != int(size):
+                raise _damaged(name, where, block.nbytes, int(size))
+            remember_mapping(block, digest)
+        return block.toreadonly() if blob.endswith(":r") else block
+
+    def _verify(self, files: LocalFiles, name: str, size: int) -> int | None:
+        """The size that a damaged file has, None for a whole one. Read through a small window, not through the map."""
+        hashed, found = hashlib.sha256(), 0
+        window = memoryview(bytearray(min(CHUNK, max(size, 1))))
+        with files.path(name).open("rb", buffering=0) as stream:
+            while count := stream.readinto(window):
+                hashed.update(window[:count])
+                found += count
+        digest = name.removeprefix(f"{FOLDER}/").replace("/", "")
+        return None if found == size and hashed.hexdigest() == digest else found
+
+    def verify(self, digest: str, size: int | None = None) -> str | None:
+        """What is wrong with an object, or None."""
+        name = object_name(digest)
+        hashed, found = hashlib.sha256(), 0
+        try:
+            for part in self._parts(name):
+                hashed.update(part)
+                found += len(part)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+        if hashed.hexdigest() != digest or (size is not None and found != size):
+            return f"{name} is damaged: its {found:,} bytes are not those that were written"
+        return None
+
+    def _parts(self, name: str) -> Iterable[bytes]:
+        if not isinstance(self.files, LocalFiles):
+            yield self.files.read(name)
+            return
+        with self.files.path(name).open("rb") as stream:
+            while part := stream.read(CHUNK):
+                yield part
+
+
+def _inline(data: bytes) -> str:
+    try:
+        return f"text:{data.decode()}"
+    except UnicodeDecodeError:
+        return f"base64:{base64.b64encode(data).decode()}"
+
+
+def _missing(name: str, where: str) -> StoreError:
+    return StoreError(
+        f"{where} cannot be read: {name} is missing from the context store; was it removed by hand, or the store moved "
+        "without it? `crucible store verify` lists what is missing"
+    )
+
+
+def _damaged(name: str, where: str, found: int, size: int) -> StoreError:
+    difference = f"it has {found:,} bytes and was written with {size:,}" if found != size else "its bytes were altered"
+    return StoreError(
+        f"{where} cannot be read: {name} in the context store is damaged: {difference}. Delete that file and run the "
+        "stage that made it again"
+    )
+
+
+def _unreadable(name: str, where: str, error: OSError) -> StoreError:
+    return StoreError(f"{where} cannot be read: {name} in the context store: {error.strerror or error}")
+
+
+def _unstorable(value: Any, where: str, error: Exception) -> str:
+    return safe_text(
+        f"{where} is a {type_name(value)}, which cannot be stored: {type(error).__name__}: {error}. What passes from "
+        "one stage to the next must be data: keep what it is made of and make it again where it is needed"
+    )

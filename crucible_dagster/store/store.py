@@ -1,0 +1,412 @@
+"""The context store: what each step returned, kept for the next step, for a run that goes on where another stopped, and
+for whoever reads last month's runs.
+
+| file below the base                    | what it is                                                             |
+| -------------------------------------- | ---------------------------------------------------------------------- |
+| `objects/ab/cdef...`                   | an immutable object, named by the SHA-256 of its bytes                 |
+| `runs/<run>/run.json`                  | how the run came about, written once                                   |
+| `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
+| `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
+| `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
+| `reuse/...`                            | which results may be used again: `crucible_dagster.reuse`              |
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upath import UPath
+
+from crucible_core import Context, Event, Experiment, RunInterrupted, StageFailedError, Trace
+from crucible_core.experiment import Source
+from crucible_dagster.store.errors import RefusedWriteError, StoreError
+from crucible_dagster.store.failure import StoredFailure
+from crucible_dagster.store.files import open_files
+from crucible_dagster.store.format_1 import load_format_1
+from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList
+from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
+from crucible_dagster.store.objects import ObjectStore, Ref
+
+__all__ = ["ContextStore"]
+
+RUNS = "runs"
+RESULT = "result"
+RECORD = "run.json"
+
+
+class ContextStore:
+    """Contexts by run and step, below `base`: a folder, or any fsspec URL."""
+
+    def __init__(self, base: UPath, *, allow_pickle: bool = True) -> None:
+        self.base = base
+        self.files = open_files(base)
+        self.objects = ObjectStore(self.files, allow_pickle=allow_pickle)
+
+    def __repr__(self) -> str:
+        return f"ContextStore({str(self.base)!r})"
+
+    # --- results ---
+
+    def save(
+        self, context: Context, run_id: str, step: str, *, attempt: str, notes: Mapping[str, Any] | None = None
+    ) -> Context:
+        """Keep what a step returned, and give it back as the next step is to have it.
+
+        Raises StoreError for a value that cannot be stored or a store that cannot be written to, and RefusedWriteError
+        if another attempt's result counts already.
+        """
+        manifest, cells = self._write_values(context, run_id, step, attempt, None, notes or {})
+        if not self._create(self.result_name(run_id, step), manifest.to_bytes()):
+            taken = self.find(run_id, step)
+            raise RefusedWriteError(
+                f"the result of step {step!r} of run {run_id} comes too late and is refused: "
+                + ("the run was given up and goes on in another" if taken is None else "another attempt's counts")
+            )
+        return _restored(context, manifest, cells, Reads())
+
+    def load(self, run_id: str, step: str, *, reads: Reads | None = None) -> Context:
+        """The Context that a step returned, each value read when it is looked at.
+
+        Raises StoreError if there is none, it is damaged, or it is of a newer format.
+        """
+        manifest = self.find(run_id, step)
+        if manifest is None:
+            older = load_format_1(self.base, run_id, step, RESULT, allow_pickle=self.objects.allow_pickle)
+            if isinstance(older, Context):
+                return older
+            raise StoreError(
+                f"the context store {self.base} has no result of step {step!r} of run {run_id}: the step did not "
+                "finish, or the run was removed from the store"
+            )
+        return self._context(manifest, reads or Reads())
+
+    def find(self, run_id: str, step: str) -> Manifest | None:
+        """The manifest that counts, or None. Raises StoreError if it is damaged or of a newer format."""
+        found = self._document(self.result_name(run_id, step))
+        return None if found is None or "closed_by" in found else Manifest.from_document(found)
+
+    def has_result(self, run_id: str, step: str) -> bool:
+        name = self.result_name(run_id, step)
+        return (self.files.exists(name) and self.find(run_id, step) is not None) or (
+            self.base / run_id / step / RESULT
+        ).exists()
+
+    def close(self, run_id: str, step: str, by: str) -> None:
+        """See to it that a step of a run that was given up has no result: what still runs of it comes too late."""
+        self._create(self.result_name(run_id, step), write_document({"closed_by": by}))
+
+    # --- failures ---
+
+    def save_failure(self, error: StageFailedError | RunInterrupted, run_id: str, step: str, *, attempt: str) -> None:
+        """Keep the Context as it stood when a step failed. Raises StoreError."""
+        interrupted = isinstance(error, RunInterrupted)
+        cause = None if interrupted else self._cause(error.__cause__)
+        failure = {
+            "stage": error.stage,
+            "reason": str(error) if isinstance(error, RunInterrupted) else error.reason,
+            "interrupted": interrupted,
+            "cause": cause and cause.to_json(),
+        }
+        manifest, _ = self._write_values(error.context, run_id, step, attempt, failure, {})
+        self._create(f"{self.step_folder(run_id, step)}/{attempt}.failed", manifest.to_bytes())
+
+    def load_failure(self, run_id: str, step: str) -> StoredFailure | None:
+        """How the step's last attempt failed, or None. Raises StoreError as `load` does."""
+        folder = self.step_folder(run_id, step)
+        found = [
+            Manifest.from_document(document)
+            for name in self.files.children(folder)
+            if name.endswith(".failed") and (document := self._document(f"{folder}/{name}")) is not None
+        ]
+        if not found:
+            older = load_format_1(self.base, run_id, step, "failed", allow_pickle=self.objects.allow_pickle)
+            return older if isinstance(older, StoredFailure) else None
+        manifest = max(found, key=lambda one: one.attempt)
+        failure = manifest.failure or {}
+        cause = Ref.from_json(failure["cause"]) if failure["cause"] and self.objects.allow_pickle else None
+        return StoredFailure(
+            self._context(manifest, Reads()),
+            failure["stage"],
+            failure["reason"],
+            failure["interrupted"],
+            cause and self.objects.get(cause, f"the cause of the failure of step {step!r} of run {run_id}"),
+        )
+
+    def _cause(self, cause: BaseException | None) -> Ref | None:
+        # Many exceptions can be pickled and not unpickled: their constructors want more than `args` holds.
+        try:
+            if cause is None:
+                return None
+            pickle.loads(pickle.dumps(cause, protocol=5))  # noqa: S301  # made in this line
+            return self.objects.put(cause, "the cause")
+        except Exception:  # noqa: BLE001  # whatever a user's exception class does here
+            return None
+
+    # --- what is beside the Contexts ---
+
+    def put_run_record(self, run_id: str, text: str) -> None:
+        """Keep how the run came about; the first record counts. Raises StoreError."""
+        self._create(f"{RUNS}/{run_id}/{RECORD}", write_document({"record": text}))
+
+    def run_record(self, run_id: str) -> str | None:
+        """What `put_run_record` was given. Raises StoreError if it is damaged."""
+        found = self._document(f"{RUNS}/{run_id}/{RECORD}")
+        return None if found is None else found["record"]
+
+    def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
+        """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
+        name = f"{self.step_folder(run_id, step)}/{attempt}.events"
+        self.files.append(name, event.model_dump_json().encode() + b"\n")
+
+    def events(self, run_id: str, step: str) -> Trace:
+        """What all attempts of a step recorded, also those that ended without a word."""
+        folder = self.step_folder(run_id, step)
+        lines: list[bytes] = []
+        for name in self.files.children(folder):
+            if name.endswith(".events"):
+                # The last line of a process that was killed may be a part of one.
+                lines += self.files.read(f"{folder}/{name}").split(b"\n")[:-1]
+        return Trace.from_json(b"[%s]" % b",".join(lines))
+
+    def runs(self) -> Sequence[str]:
+        """Every run that the store has something of, without those of format 1."""
+        return self.files.children(RUNS)
+
+    def steps(self, run_id: str) -> Sequence[str]:
+        return [name for name in self.files.children(f"{RUNS}/{run_id}") if name != RECORD]
+
+    def step_folder(self, run_id: str, step: str) -> str:
+        return f"{RUNS}/{run_id}/{step}"
+
+    def result_name(self, run_id: str, step: str) -> str:
+        return f"{self.step_folder(run_id, step)}/{RESULT}"
+
+    def manifests(self, run_id: str) -> Iterator[tuple[str, Manifest]]:
+        """File name and manifest of every attempt of a run. Raises StoreError for a damaged one."""
+        for step in self.steps(run_id):
+            folder = self.step_folder(run_id, step)
+            for name in self.files.children(folder):
+                if name == RESULT or name.endswith(".failed"):
+                    document = self._document(f"{folder}/{name}")
+                    if document is not None and "closed_by" not in document:
+                        yield f"{folder}/{name}", Manifest.from_document(document)
+
+    def _document(self, name: str) -> dict[str, Any] | None:
+        try:
+            return read_document(self.files.read(name), name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{name} in the context store cannot be read: {error.strerror or error}") from error
+
+    def _create(self, name: str, data: bytes) -> bool:
+        try:
+            return self.files.create(name, data)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(f"cannot write to the context store at {self.base}: {error.strerror or error}")
+
+    # --- writing a Context ---
+
+    def _write_values(
+        self,
+        context: Context,
+        run_id: str,
+        step: str,
+        attempt: str,
+        failure: Mapping[str, Any] | None,
+        notes: Mapping[str, Any],
+    ) -> tuple[Manifest, _Cells]:
+        before = next(
+            (one.origin for part in PARTS if isinstance(one := getattr(context, part), StoredDict)),
+            None,
+        )
+        assert before is None or isinstance(before, Manifest)
+        try:
+            cells = _Writer(self.objects, f"(step {step!r}, run {run_id})").write(context)
+            manifest = Manifest(
+                run_id,
+                step,
+                attempt,
+                context.experiment_id,
+                self._put_experiment(context.experiment, before),
+                {
+                    part: self._extend_part(
+                        before.parts[part] if before else None,
+                        {name: [name, cell.ref.to_json(), cell.shared] for name, cell in cells.parts[part].items()},
+                    )
+                    for part in PARTS
+                },
+                self._extend(
+                    before.outputs if before else None,
+                    [[chunk.cell.ref.to_json(), chunk.count] for chunk in cells.outputs],
+                ),
+                self._extend_trace(before, context.trace),
+                failure,
+                notes,
+            )
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return manifest, cells
+
+    def _extend(self, before: Log | None, items: Sequence[Any]) -> Log:
+        """The log of these outputs, as an addition to the one before where it is one."""
+        known = before.items(self.objects, "the manifest before") if before else []
+        if before is None or items[: len(known)] != known:
+            return Log().extended(items, self.objects)
+        return before.extended(items[len(known) :], self.objects)
+
+    def _extend_part(self, before: Log | None, items: Mapping[str, Any]) -> Log:
+        """The log of these named entries: of several with one name, the last counts, at the place of the first."""
+        known = {item[0]: item for item in before.items(self.objects, "the manifest before")} if before else {}
+        if before is None or list(known) != list(items)[: len(known)]:
+            return Log().extended(list(items.values()), self.objects)
+        changed = [item for name, item in items.items() if known.get(name) != item]
+        return before.extended(changed, self.objects)
+
+    def _extend_trace(self, before: Manifest | None, trace: Trace) -> Log:
+        log = before.trace if before else Log()
+        known = len(log.items(self.objects, "the trace before"))
+        return log.extended(json.loads(Trace(trace.events[known:]).to_json()), self.objects)
+
+    def _put_experiment(self, experiment: Experiment, before: Manifest | None) -> Ref:
+        source = experiment.source
+        try:
+            described = {
+                "experiment": experiment.to_json(indent=None),
+                "path": source.path if source else None,
+                "shown": source.shown if source else None,
+            }
+            ref, encoded = self.objects.ref(described, "the experiment")
+            if before is not None and before.experiment == ref:
+                return ref
+            kept = Experiment.model_validate_json(described["experiment"] or "") == experiment
+        except ValueError:  # pydantic's errors are: a stage put something into the experiment that is no JSON
+            kept = False
+        if not kept:
+            ref, encoded = self.objects.ref(experiment, "the experiment")
+        self.objects.write(ref, encoded)
+        return ref
+
+    # --- reading a Context ---
+
+    def _context(self, manifest: Manifest, reads: Reads) -> Context:
+        where = f"(step {manifest.step!r}, run {manifest.run_id})"
+        shared: dict[str, Cell] = {}
+        cells: dict[str, dict[str, Cell]] = {}
+        for part in PARTS:
+            cells[part] = {}
+            for name, ref, group in manifest.parts[part].items(self.objects, f"{part} {where}"):
+                cell = Cell(self.objects, Ref.from_json(ref), f"{part}[{name!r}] {where}")
+                if group is not None:
+                    cell = shared.setdefault(f"{group} {cell.ref.digest}", cell)
+                    cell.shared = group
+                cells[part][name] = cell
+        outputs = [
+            Chunk(Cell(self.objects, Ref.from_json(ref), f"outputs {where}"), count)
+            for ref, count in manifest.outputs.items(self.objects, f"outputs {where}")
+        ]
+        described = self.objects.get(manifest.experiment, f"the experiment {where}")
+        events = manifest.trace.items(self.objects, f"the trace {where}")
+        context = Context(
+            manifest.experiment_id,
+            manifest.run_id,
+            described if isinstance(described, Experiment) else _experiment(described),
+            trace=Trace.from_json(json.dumps(events)),
+        )
+        return _restored(context, manifest, _Cells(cells, outputs), reads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    parts: Mapping[str, Mapping[str, Cell]]
+    outputs: Sequence[Chunk]
+
+
+class _Writer:
+    """Writes the values of one Context, each object once however many names it has."""
+
+    def __init__(self, objects: ObjectStore, where: str) -> None:
+        self.objects = objects
+        self.where = where
+        self.again: dict[int, Cell] = {}
+        """By the id of the cell that a value was read through."""
+        self.by_value: dict[int, Cell] = {}
+        self.uses: dict[int, int] = {}
+
+    def write(self, context: Context) -> _Cells:
+        entries = {part: _entries(getattr(context, part)) for part in PARTS}
+        for entry in (entry for part in PARTS for entry in entries[part].values()):
+            if isinstance(entry, Cell) and id(entry) not in self.again:
+                again = self.again[id(entry)] = entry.stored_again(self.objects)
+                if entry.is_read:
+                    self._remember(entry.peek(), again)
+        parts = {
+            part: {name: self._cell(entry, f"{part}[{name!r}]") for name, entry in entries[part].items()}
+            for part in PARTS
+        }
+        return _Cells(parts, self._outputs(context.outputs))
+
+    def _cell(self, entry: Any, place: str) -> Cell:
+        if isinstance(entry, Cell):
+            cell = self.again[id(entry)]
+        elif (found := self.by_value.get(id(entry))) is not None:
+            cell = found
+        else:
+            where = f"{place} {self.where}"
+            ref = self.objects.put(entry, where)
+            cell = Cell(self.objects, ref, where, entry, ref)
+            self._remember(entry, cell)
+        self.uses[id(cell)] = self.uses.get(id(cell), 0) + 1
+        if self.uses[id(cell)] > 1 and cell.shared is None:
+            cell.shared = uuid.uuid4().hex[:12]
+        return cell
+
+    def _remember(self, value: Any, cell: Cell) -> None:
+        if not isinstance(value, str | bytes | int | float | complex | None):  # these cannot be changed in place
+            self.by_value[id(value)] = cell
+
+    def _outputs(self, outputs: Sequence[Any]) -> Sequence[Chunk]:
+        if not isinstance(outputs, StoredList):
+            return self._chunks(list(outputs))
+        kept = [Chunk(chunk.cell.stored_again(self.objects), chunk.count) for chunk in outputs.chunks]
+        return [*kept, *self._chunks(outputs.added())]
+
+    def _chunks(self, added: list[Any]) -> Sequence[Chunk]:
+        if not added:
+            return []
+        where = f"outputs {self.where}"
+        try:
+            ref = self.objects.put(added, where)
+        except StoreError:
+            for index, output in enumerate(added):
+                self.objects.ref(output, f"outputs[{index}] {self.where}")  # raises for the one that is to blame
+            raise
+        return [Chunk(Cell(self.objects, ref, where, added, ref), len(added))]
+
+
+def _entries(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return part.entries() if isinstance(part, StoredDict) else dict(part)
+
+
+def _restored(context: Context, manifest: Manifest, cells: _Cells, reads: Reads) -> Context:
+    restored = object.__new__(Context)
+    restored.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
+    for part in PARTS:
+        restored.__dict__[part] = StoredDict(cells.parts[part], part, reads, manifest)
+    restored.__dict__["outputs"] = StoredList(cells.outputs, reads)
+    return restored
+
+
+def _experiment(described: Mapping[str, Any]) -> Experiment:
+    experiment = Experiment.model_validate_json(described["experiment"])
+    if described["path"] is not None:
+        experiment.read_from(Source(described["path"], described["shown"]))
+    return experiment
