@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,10 +33,20 @@ from crucible_core.jsonable import to_json_text
 from crucible_core.loading import load_experiment, parse_scalar
 from crucible_core.registry import builtin_registry
 from crucible_core.runner import plan_experiment, run_experiment
-from crucible_core.trace import StageFailed
+from crucible_core.trace import Observer, StageFailed
 from crucible_core.wording import closest
 
-__all__ = ["INVALID", "LATER", "input_errors", "main", "nothing_else_on_stdout"]
+__all__ = [
+    "FAILED",
+    "INVALID",
+    "LATER",
+    "input_errors",
+    "main",
+    "nothing_else_on_stdout",
+    "run_and_show",
+    "set_options",
+    "with_overrides",
+]
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -45,6 +55,10 @@ LATER = {
     "runs": "List the runs that Dagster has kept, newest first.",
     "show": "Show everything about one run.",
     "compare": "Show what two runs do not have in common.",
+    "resume": "Go on with a failed, cancelled or killed run where it stopped.",
+    "replay": "Run a recorded run again, without Dagster, and compare the results.",
+    "why": "Say why a stage's earlier result was, or was not, used again.",
+    "store": "Look after the context store: gc, verify, pin, unpin.",
 }
 """The commands of crucible_dagster.cli: loading them would load dagster, which takes over a second."""
 
@@ -71,15 +85,18 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
-@main.command()
-@click.argument("file")
-@click.option(
+set_options = click.option(
     "--set",
     "overrides",
     metavar="STAGE.OPTION=VALUE",
     multiple=True,
     help="Replace an option of a stage; VALUE is read as YAML.",
 )
+
+
+@main.command()
+@click.argument("file")
+@set_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else there."
 )
@@ -89,22 +106,44 @@ def main() -> None:
     is_flag=True,
     help="Run the compiled job on Dagster: the instance of DAGSTER_HOME, or one under .crucible/.",
 )
-def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) -> None:
+@click.option("--fresh", is_flag=True, help="Run every stage, also those with `cache: true` (with --dagster).")
+def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool, fresh: bool) -> None:
     """Run the experiment in FILE and show its result."""
+    with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
+        experiment = with_overrides(load_experiment(file), overrides)
+        execute = _dagster_runner(fresh=fresh) if on_dagster else run_experiment
+        if fresh and not on_dagster:
+            raise CrucibleError("--fresh goes with --dagster: a direct run keeps no results, and uses none again")
+        plan_experiment(experiment, builtin_registry())
+    run_id = str(uuid.uuid4())
+    heading = f"{experiment.id} run {run_id}{' on Dagster' if on_dagster else ''}"
+    run_and_show(
+        heading,
+        len(experiment.pipeline),
+        lambda observers: execute(experiment, run_id=run_id, observers=observers),
+        as_json=as_json,
+        resumable=on_dagster,
+    )
+
+
+def run_and_show(
+    heading: str,
+    stages: int,
+    execute: Callable[[Sequence[Observer]], Context],
+    *,
+    as_json: bool,
+    resumable: bool,
+) -> NoReturn:
+    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code."""
     from crucible_core.terminal import Progress, make_console, print_summary  # noqa: PLC0415  # rich only where it shows
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
-        with input_errors():
-            experiment = _with_overrides(load_experiment(file), overrides)
-            execute = _dagster_runner() if on_dagster else run_experiment
-            plan_experiment(experiment, builtin_registry())
         console = make_console(sys.stdout)
-        run_id = str(uuid.uuid4())
-        console.print(f"{experiment.id} run {run_id}{' on Dagster' if on_dagster else ''}", style="bold")
+        console.print(heading, style="bold")
         code, partial = 0, None
         try:
-            with Progress(console, len(experiment.pipeline)) as progress:
-                context = execute(experiment, run_id=run_id, observers=[progress])
+            with Progress(console, stages) as progress:
+                context = execute([progress])
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context)
@@ -125,6 +164,8 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool) 
         print_summary(console, context)
     if code:
         _explain(context, code, partial)
+        if resumable:
+            say(f"to go on from there: crucible resume {context.run_id}")
     sys.exit(code)
 
 
@@ -197,7 +238,8 @@ def _print_stage(one: Mapping[str, Any]) -> None:
             click.echo("      " + " ".join(properties[option]["description"].split()))
 
 
-def _with_overrides(experiment: Experiment, overrides: tuple[str, ...]) -> Experiment:
+def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The experiment with options replaced as `--set` says. Raises InvalidExperimentError."""
     names = [definition.name for definition in experiment.pipeline]
     for override in overrides:
         place, equals, text = override.partition("=")
@@ -226,12 +268,12 @@ def _nested(current: Any, path: list[str], value: Any) -> Any:
     return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
 
 
-def _dagster_runner() -> Callable[..., Context]:
+def _dagster_runner(*, fresh: bool) -> Callable[..., Context]:
     if importlib.util.find_spec("dagster") is None:
         raise MissingExtraError("running on Dagster", "dagster")
     from crucible_dagster import execute_experiment  # noqa: PLC0415  # loads dagster
 
-    return functools.partial(execute_experiment, launched_by="cli")
+    return functools.partial(execute_experiment, launched_by="cli", fresh=fresh)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from crucible_core import CrucibleError
 from crucible_core.cli import input_errors, nothing_else_on_stdout
@@ -23,6 +25,8 @@ from crucible_core.reporting.content import decisions_table
 from crucible_core.reporting.document import Table
 from crucible_core.reporting.numbers import format_duration, format_number, format_value
 from crucible_core.terminal import make_console, plain, print_table, styled
+from crucible_dagster.cli_again import replay, resume, why
+from crucible_dagster.cli_store import store
 from crucible_dagster.execution import open_instance
 from crucible_dagster.history import (
     Change,
@@ -112,7 +116,15 @@ def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
         _print_comparison(make_console(sys.stdout), found)
 
 
-COMMANDS: Mapping[str, click.Command] = {"runs": runs, "show": show, "compare": compare}
+COMMANDS: Mapping[str, click.Command] = {
+    "runs": runs,
+    "show": show,
+    "compare": compare,
+    "resume": resume,
+    "replay": replay,
+    "why": why,
+    "store": store,
+}
 
 
 @contextmanager
@@ -139,6 +151,7 @@ def _recorded(history: History, run: str) -> RunRecord:
 
 def _yaml(record: RunRecord) -> str:
     yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = _Careful
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.width = 100
@@ -147,6 +160,19 @@ def _yaml(record: RunRecord) -> str:
     beside = f"; its file was {record.source}, beside which its modules may be" if record.source else ""
     heading = plain(f"as run by {record.run_id}{beside}").replace("\n", "\\n")
     return f"# {record.experiment.get('id')}, {heading}\n{stream.getvalue()}"
+
+
+class _Careful(SafeRepresenter):
+    """Quotes every text but names, and the names that some version of YAML reads as something else."""
+
+    def text(self, text: str) -> Any:
+        plain_name = _NAME.fullmatch(text) is not None and text.lower() not in _NOT_TEXT
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain_name else '"')
+
+
+_Careful.add_representer(str, _Careful.text)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z_][A-Za-z0-9_.]*)?")
+_NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

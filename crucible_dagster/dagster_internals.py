@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import execute_run
+from dagster._core.storage.tags import RESUME_RETRY_TAG
 
-__all__ = ["PRELOADED_MODULES", "execute_run"]
+__all__ = ["PRELOADED_MODULES", "RESUME_RETRY_TAG", "ReconstructableJob", "execute_run"]
 
 # What each step's process would import for itself: most of the second and a half that a step costs otherwise.
 PRELOADED_MODULES = (

@@ -7,7 +7,7 @@ import fcntl
 import importlib
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ from crucible_core.experiment import Source
 from crucible_core.runner import announce
 from crucible_core.vocabulary import ExecutorName
 from crucible_dagster.context_store import open_store
-from crucible_dagster.dagster_internals import execute_run
+from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
 from crucible_dagster.job import job_for
 from crucible_dagster.names import op_names
 from crucible_dagster.provenance import LaunchedBy, launch_tags
+from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
 
-__all__ = ["embedded_home", "execute_experiment", "open_instance", "rebuild_job"]
+__all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -58,12 +59,14 @@ def execute_experiment(
     run_id: str | None = None,
     observers: Sequence[Observer] = (),
     launched_by: LaunchedBy = "python",
+    fresh: bool = False,
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
     `instance` is the one of DAGSTER_HOME unless given, or an embedded one in `.crucible/dagster` below the working
     directory. `executor` is what the experiment says unless given. `observers` hear each event as it happens; under
-    `multiprocess`, when the run is over. `launched_by` is for the run's tags, beside the name of the user.
+    `multiprocess`, when the run is over. `launched_by` is for the run's tags, beside the name of the user. `fresh` runs
+    every stage, also those with `cache: true`.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
     must be importable by module and name; CrucibleError says which one is not.
@@ -78,8 +81,9 @@ def execute_experiment(
             uuid.UUID(run_id)
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
-        EXECUTE[chosen](experiment, registry, instance, run_id, observers, launch_tags(launched_by))
-        context, error = _outcome(experiment, instance, run_id)
+        tags = {**launch_tags(launched_by), **({FRESH_TAG: "true"} if fresh else {})}
+        EXECUTE[chosen](experiment, registry, instance, run_id, observers, tags)
+        context, error = outcome(experiment, instance, run_id)
     if chosen != "in_process":
         for event in context.trace.events:
             announce(event, observers)
@@ -119,10 +123,13 @@ def _open_embedded(home: Path) -> DagsterInstance:
     return instance
 
 
-def _outcome(
+def outcome(
     experiment: Experiment, instance: DagsterInstance, run_id: str
 ) -> tuple[Context, StageFailedError | RunInterrupted | None]:
-    """The Context as it stood when the run ended, and the error that ended it, if one did."""
+    """The Context as it stood when the run ended, and the error that ended it, if one did.
+
+    Raises CrucibleError if the run failed outside its stages.
+    """
     store = open_store(instance)
     names = op_names(experiment)
     run = instance.get_run_by_id(run_id)
@@ -183,21 +190,45 @@ def _execute_apart(
             "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
-    described: dict[str, Any] = {
-        "experiment": experiment.to_json(indent=None),
-        "path": experiment.source.path if experiment.source else None,
-        "stages": _references(experiment, registry),
-        "importable": None if registry.importable is None else sorted(registry.importable),
-    }
-    job = build_reconstructable_job("crucible_dagster.execution", "rebuild_job", reconstructable_kwargs=described)
-    definition = job.get_definition()
-    run = instance.create_run_for_job(
-        job_def=definition,
-        run_id=run_id,
-        run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(experiment)}}},
-        tags={**definition.tags, **tags},
-    )
-    execute_run(job, run, instance)
+    with job_in_processes(experiment, registry, ()) as job:
+        definition = job.get_definition()
+        run = instance.create_run_for_job(
+            job_def=definition,
+            run_id=run_id,
+            run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(experiment)}}},
+            tags={**definition.tags, **tags},
+        )
+        execute_run(job, run, instance)
+
+
+@contextlib.contextmanager
+def job_in_processes(
+    experiment: Experiment, registry: Registry, observers: Sequence[Observer]
+) -> Iterator[ReconstructableJob]:
+    """The experiment's job as one that other processes can make too; in this one `observers` hear of what happens.
+
+    Raises CrucibleError for a stage that other processes cannot import.
+    """
+    token = uuid.uuid4().hex
+    _observers[token] = tuple(observers)
+    try:
+        yield build_reconstructable_job(
+            "crucible_dagster.execution",
+            "rebuild_job",
+            reconstructable_kwargs={
+                "experiment": experiment.to_json(indent=None),
+                "path": experiment.source.path if experiment.source else None,
+                "stages": _references(experiment, registry),
+                "importable": None if registry.importable is None else sorted(registry.importable),
+                "token": token,
+            },
+        )
+    finally:
+        del _observers[token]
+
+
+# Of the jobs that this process executes: nothing that could be told to another one.
+_observers: dict[str, tuple[Observer, ...]] = {}
 
 
 EXECUTE: Mapping[ExecutorName, Callable[..., None]] = {"in_process": _execute_here, "multiprocess": _execute_apart}
@@ -209,14 +240,19 @@ def _limits(experiment: Experiment) -> dict[str, Any]:
 
 
 def rebuild_job(
-    *, experiment: str, path: str | None, stages: Mapping[str, str], importable: Sequence[str] | None
+    *,
+    experiment: str,
+    path: str | None,
+    stages: Mapping[str, str],
+    importable: Sequence[str] | None,
+    token: str = "",
 ) -> JobDefinition:
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}
-    return job_for(made, Registry(registered, importable=importable))
+    return job_for(made, Registry(registered, importable=importable), observers=_observers.get(token, ()))
 
 
 def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 from dagster import (
     AssetKey,
@@ -59,18 +59,27 @@ T = TypeVar("T")
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
-STATUSES: Mapping[RunStatus, tuple[DagsterRunStatus, ...]] = {
-    "queued": (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.MANAGED),
-    "running": (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING),
-    "succeeded": (DagsterRunStatus.SUCCESS,),
-    "failed": (DagsterRunStatus.FAILURE,),
-    "canceled": (DagsterRunStatus.CANCELED,),
+_STATUS_OF: Mapping[str, RunStatus] = {
+    "NOT_STARTED": "queued",
+    "MANAGED": "queued",
+    "QUEUED": "queued",
+    "SUSPENDED": "running",
+    "STARTING": "running",
+    "STARTED": "running",
+    "CANCELING": "running",
+    "SUCCESS": "succeeded",
+    "FAILURE": "failed",
+    "CANCELED": "canceled",
 }
-_STATUS_OF: Mapping[DagsterRunStatus, RunStatus] = {one: name for name, ours in STATUSES.items() for one in ours}
+STATUSES: Mapping[RunStatus, tuple[DagsterRunStatus, ...]] = {
+    name: tuple(one for one in DagsterRunStatus if _STATUS_OF.get(one.value) == name) for name in get_args(RunStatus)
+}
+"""By name, because Dagster adds some from version to version."""
 
 PAGE = 1_000
 SMALLEST_PAGE = 50
 EVENTS = 100  # a materialization may hold a report of 250 kB
+CLOCKS = 3_600.0  # seconds by which those of two machines may differ
 SHORTEST_PREFIX = 4
 MAX_CANDIDATES = 5
 
@@ -433,8 +442,8 @@ class History:
         missing = {one.dagster_run.run_id for one in runs}
         window = AssetRecordsFilter(
             AssetKey(["crucible", dagster_name(experiment)]),
-            after_timestamp=min(one.create_timestamp.timestamp() for one in runs) - 1,
-            before_timestamp=max(one.end_time or one.update_timestamp.timestamp() for one in runs) + 1,
+            after_timestamp=min(one.create_timestamp.timestamp() for one in runs) - CLOCKS,
+            before_timestamp=max(one.end_time or one.update_timestamp.timestamp() for one in runs) + CLOCKS,
         )
         cursor, more = None, True
         while missing and more:
@@ -543,7 +552,7 @@ def _summary(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
     return RunSummary(
         run_id=run.run_id,
         experiment=_experiment_of(run),
-        status=_STATUS_OF[run.status],
+        status=_STATUS_OF[run.status.value],
         created=found.create_timestamp,
         started=started,
         ended=ended,
@@ -640,9 +649,14 @@ def _options(record: RunRecord) -> dict[str, Any]:
 def _experiment(record: RunRecord) -> dict[str, Any]:
     pipeline = record.experiment.get("pipeline")
     entries = [one for one in pipeline if isinstance(one, dict)] if isinstance(pipeline, list) else []
-    stages = {str(one.get("name")): {key: one[key] for key in one if key not in {"name", "options"}} for one in entries}
+    stages = {
+        f"stage.{one.get('name')}.{key}": value for one in entries for key, value in one.items() if key not in _TOLD
+    }
     rest = {key: value for key, value in record.experiment.items() if key != "pipeline"}
-    return dict(flatten({**rest, "stages": [stage.name for stage in record.stages], "stage": stages}))
+    return dict(flatten({**rest, "stages": [stage.name for stage in record.stages], **stages}))
+
+
+_TOLD = frozenset({"name", "options"})  # elsewhere in a comparison
 
 
 def _code(record: RunRecord) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, Validation
 from crucible_core import CrucibleError, Experiment, PlannedStage, Stage
 from crucible_core.jsonable import safe_text, to_jsonable
 from crucible_core.stage import FunctionStage
+from crucible_dagster.processes import worker_of_this_step
 
 __all__ = [
     "LAUNCHED_BY_TAG",
@@ -121,6 +122,8 @@ class RunRecord(_Recorded):
     platform: str
     host: str
     """Where the first stage ran."""
+    worker: str | None = None
+    """The process that ran the run: host, process id, start."""
     launched: Launch
 
     def to_json(self) -> str:
@@ -151,6 +154,7 @@ def record_run(
         python=platform.python_version(),
         platform=platform.platform(),
         host=socket.gethostname(),
+        worker=worker_of_this_step(),
         launched=launch_of(run),
     )
 

@@ -38,6 +38,7 @@ from crucible_core import (
 from crucible_core.runner import announce
 from crucible_core.trace import Decision
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
+from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata, observation
 from crucible_dagster.option_fields import merge_options
@@ -87,7 +88,9 @@ def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[
     if after is not None:
         context.log.warning(f"another attempt at step {step} has a result already, and that counts")
     else:
-        after = _Step(context, manager, compiled, planned, step).run(_before(context, upstream, launched))
+        before = _before(context, upstream, launched)
+        one = _Step(context, manager, compiled, planned, step)
+        after = (one.adopt(before) if begins and upstream is not None else None) or one.run(before)
     if index == len(launched.pipeline) - 1:
         yield materialization(after)
     ending = after.trace.endings.get(planned.name)
@@ -131,6 +134,20 @@ class _Step:
             run_id, parts = index.compare_with_last(key, before)
             why = {"last": run_id, "parts": parts}
         return self._run_watched(before, index, key, why)
+
+    def adopt(self, before: Context) -> Context | None:
+        """The result that the run which this one resumes has of the step, if its process died before saying so."""
+        run = self.dagster.run
+        if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
+            return None
+        store = self.manager.store
+        if not store.has_result(run.parent_run_id, self.step):
+            return None
+        found = store.load(run.parent_run_id, self.step)
+        if self.planned.definition not in found.experiment.pipeline:
+            return None  # its options were changed meanwhile
+        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
+        return self._commit(replace(found, experiment=before.experiment, run_id=run.run_id), {})
 
     def _run(self, planned: PlannedStage, before: Context) -> Context:
         run_id = self.dagster.run_id

@@ -7,9 +7,10 @@ import inspect
 from pathlib import Path
 
 import pytest
+from dagster import build_reconstructable_job
 
 from crucible_dagster import dagster_internals
-from crucible_dagster.dagster_internals import PRELOADED_MODULES, execute_run
+from crucible_dagster.dagster_internals import PRELOADED_MODULES, RESUME_RETRY_TAG, ReconstructableJob, execute_run
 
 PACKAGE = Path(dagster_internals.__file__).parent
 
@@ -21,6 +22,15 @@ def test_a_preloaded_module_is_there(name: str) -> None:
 
 def test_execute_run_takes_a_job_a_run_and_an_instance() -> None:
     assert list(inspect.signature(execute_run).parameters)[:3] == ["job", "dagster_run", "instance"]
+
+
+def test_a_reconstructable_job_is_what_dagster_s_own_function_makes() -> None:
+    made = build_reconstructable_job("crucible_dagster.execution", "rebuild_job", reconstructable_kwargs={})
+    assert isinstance(made, ReconstructableJob)
+
+
+def test_the_tag_of_a_run_that_goes_on_from_a_failure() -> None:
+    assert RESUME_RETRY_TAG == "dagster/is_resume_retry"
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

@@ -1,0 +1,151 @@
+"""Going on with a run where it stopped: the stages that finished are not run again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, ReexecutionOptions, execute_job
+
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Experiment,
+    InvalidExperimentError,
+    Observer,
+    Registry,
+    builtin_registry,
+)
+from crucible_core.runner import announce
+from crucible_dagster.context_store import open_store
+from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.execution import QUIET, job_in_processes, outcome
+from crucible_dagster.history import History
+from crucible_dagster.names import op_names
+from crucible_dagster.processes import is_gone
+from crucible_dagster.provenance import LaunchedBy, RunRecord, launch_tags
+from crucible_dagster.replay import recorded_experiment, recorded_run
+from crucible_dagster.step import FRESH_TAG
+from crucible_dagster.store import ContextStore
+
+__all__ = ["resume_run"]
+
+OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+
+
+def resume_run(
+    instance: DagsterInstance,
+    run: str,
+    *,
+    registry: Registry | None = None,
+    override: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+    force: bool = False,
+    fresh: bool = False,
+    observers: Sequence[Observer] = (),
+    launched_by: LaunchedBy = "python",
+) -> Context:
+    """Run the stages of a failed, cancelled or killed run that have no result, as a new run, and return its Context.
+
+    What is run is the experiment as recorded with the run, after `override`, which may change options of stages that
+    have no result yet; with the code as it is now. `force` gives up a run that Dagster takes to be running, where it
+    cannot be told whether its process is still there.
+
+    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to go on from;
+    InvalidExperimentError for options of a stage that has a result already; and what `execute_experiment` raises.
+    """
+    registry = builtin_registry() if registry is None else registry
+    history = History(instance)
+    record = recorded_run(history, run)
+    parent = instance.get_run_by_id(record.run_id)
+    assert parent is not None
+    store = open_store(instance)
+    _give_up(instance, parent, record, force=force)
+    recorded = recorded_experiment(record)
+    experiment = override(recorded)
+    names = op_names(experiment)
+    changed = _changed_options(recorded, experiment)
+    for definition, name in zip(experiment.pipeline, names, strict=True):
+        if definition.name in changed and _has_result(instance, store, parent, name):
+            raise InvalidExperimentError(
+                f"stage {definition.name!r} has a result in run {parent.run_id}, so its options cannot be changed any "
+                "more: run the experiment anew for that (with `cache: true`, stages that do not depend on it are not "
+                "run again)"
+            )
+    steps = dict(zip((definition.name for definition in experiment.pipeline), names, strict=True))
+    config = _run_config(parent.run_config, steps, changed)
+    tags = {**launch_tags(launched_by), RESUME_RETRY_TAG: "true"}
+    if fresh:
+        tags[FRESH_TAG] = "true"
+    with job_in_processes(experiment, registry, observers) as job:
+        result = execute_job(
+            job,
+            instance,
+            run_config=config,
+            tags={**job.get_definition().tags, **tags},
+            reexecution_options=ReexecutionOptions.from_failure(parent.run_id, instance),
+        )
+    context, error = outcome(experiment, instance, result.run_id)
+    if _executor_of(config, experiment) != "in_process":
+        for event in context.trace.events:
+            announce(event, observers)
+    if error is not None:
+        raise error
+    return context
+
+
+def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
+    """See to it that Dagster takes the run for over. Raises CrucibleError if it is not, or may not be."""
+    if run.status in OVER:
+        return
+    if run.status is DagsterRunStatus.SUCCESS:
+        raise CrucibleError(f"run {run.run_id} succeeded; there is nothing to resume")
+    if record.worker is not None and is_gone(record.worker):
+        why = "The process that ran it is gone; it is resumed in another run."
+    elif force:
+        why = "It was given up by hand; it is resumed in another run."
+    else:
+        raise CrucibleError(
+            f"run {run.run_id} is {run.status.value.lower()}, by what Dagster knows, and its process "
+            f"({record.worker or 'not recorded'}) is not known to have ended: cancel the run first, or, if you know it "
+            "to be dead, say --force"
+        )
+    instance.report_run_failed(run, why)
+
+
+def _changed_options(recorded: Experiment, experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Stage -> the options that differ from the recorded ones."""
+    changed = {}
+    for then, now in zip(recorded.pipeline, experiment.pipeline, strict=True):
+        before, after = then.options or {}, now.options or {}
+        differ = {name: value for name, value in after.items() if name not in before or before[name] != value}
+        if differ:
+            changed[now.name] = differ
+    return changed
+
+
+def _has_result(instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> bool:
+    one: DagsterRun | None = run
+    while one is not None:
+        if store.has_result(one.run_id, step):
+            return True
+        one = instance.get_run_by_id(one.parent_run_id) if one.parent_run_id else None
+    return False
+
+
+def _run_config(
+    config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The config of the run that is resumed with the changed options in it: what is launched from it has them too."""
+    ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
+    for stage, options in changed.items():
+        step = ops.setdefault(names[stage], {})
+        step["config"] = {**(step.get("config") or {}), **options}
+    return {**QUIET, **config, **({"ops": ops} if ops else {})}
+
+
+def _executor_of(config: Mapping[str, Any], experiment: Experiment) -> str:
+    with contextlib.suppress(LookupError, TypeError):
+        ((name, _),) = config["execution"]["config"].items()
+        return str(name)
+    return experiment.execution.executor if experiment.execution else "in_process"

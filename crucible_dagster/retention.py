@@ -1,0 +1,58 @@
+"""Which runs the store keeps, by what Dagster knows of them."""
+
+from __future__ import annotations
+
+import time
+
+from dagster import DagsterInstance
+
+from crucible_core import CrucibleError
+from crucible_dagster.context_store import open_store
+from crucible_dagster.store import ContextStore
+from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage, kept_with_ancestors
+
+__all__ = ["PINNED_TAG", "collect", "pin"]
+
+PINNED_TAG = "crucible/pinned"
+DAY = 24 * 3600.0
+
+
+def collect(
+    instance: DagsterInstance,
+    *,
+    days: float,
+    delete: bool = False,
+    store: ContextStore | None = None,
+    grace: float = GRACE_SECONDS,
+) -> Collected:
+    """Remove from the store what only runs older than `days` refer to, but for pinned ones and those still at work.
+
+    Runs that Dagster does not know (any more) count by the time of the last thing they wrote. A run is also kept as
+    long as one that resumed it is. Raises StoreError if a manifest that is kept is damaged.
+    """
+    if days < 0:
+        raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
+    store = open_store(instance) if store is None else store
+    since = time.time() - days * DAY
+    parents: dict[str, str | None] = {}
+    wanted: list[str] = []
+    for run_id in store.runs():
+        record = instance.get_run_record_by_id(run_id)
+        parents[run_id] = record.dagster_run.parent_run_id if record else None
+        if record is None:
+            continue
+        run = record.dagster_run
+        ended = record.end_time or record.update_timestamp.timestamp()
+        if run.tags.get(PINNED_TAG) == "true" or not run.is_finished or ended >= since:
+            wanted.append(run_id)
+    kept = kept_with_ancestors(wanted, parents.get)
+
+    def keep(run_id: str, written: float) -> bool:
+        return run_id in kept or (instance.get_run_by_id(run_id) is None and written >= since)
+
+    return collect_garbage(store, keep, delete=delete, grace=grace)
+
+
+def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
+    """Keep a run in the store for good, or no longer."""
+    instance.add_run_tags(run_id, {PINNED_TAG: "true" if pinned else "false"})

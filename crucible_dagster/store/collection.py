@@ -1,0 +1,169 @@
+"""Looking after a store: removing what no run refers to any more, and finding what is damaged."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from crucible_dagster.store.errors import StoreError
+from crucible_dagster.store.files import TEMPORARY
+from crucible_dagster.store.lazy import PARTS
+from crucible_dagster.store.manifest import Log, Manifest, read_document
+from crucible_dagster.store.objects import FOLDER as OBJECTS
+from crucible_dagster.store.objects import ObjectStore, Ref
+from crucible_dagster.store.store import RUNS, ContextStore
+
+__all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
+
+REUSE = "reuse"
+GRACE_SECONDS = 24 * 3600.0
+"""What is younger is spared, whatever refers to it: a step that is at work refers to its objects only at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was removed, or would be."""
+
+    kept_runs: tuple[str, ...]
+    removed_runs: tuple[str, ...]
+    removed_objects: int
+    removed_bytes: int
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at, and what is wrong with it."""
+
+    runs: int
+    objects: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def collect_garbage(
+    store: ContextStore,
+    keep: Callable[[str, float], bool],
+    *,
+    delete: bool = False,
+    grace: float = GRACE_SECONDS,
+) -> Collected:
+    """Remove the runs that `keep` does not want, and every object that no other run refers to.
+
+    `keep` is asked with a run's id and the time (seconds since the epoch) of the last thing it wrote. Without `delete`
+    nothing is touched. Raises StoreError if the manifest of a run that is kept is damaged, for then it is not known
+    what it refers to.
+    """
+    old = time.time() - grace
+    kept: list[str] = []
+    removed: list[str] = []
+    for run_id in store.runs():
+        written = max((info.modified for info in store.files.list(f"{RUNS}/{run_id}")), default=0.0)
+        (kept if written > old or keep(run_id, written) else removed).append(run_id)
+    wanted = {
+        digest
+        for run_id in kept
+        for _, manifest in store.manifests(run_id)
+        for digest, _ in _objects_of(manifest, store)
+    }
+    garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, frozenset(removed))]
+    for run_id in removed:
+        garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
+    if delete:
+        # The manifests first: what is left after a kill in between refers to nothing that is gone.
+        for name, _ in sorted(garbage, key=lambda one: not one[0].startswith(f"{RUNS}/")):
+            store.files.delete(name)
+    objects = [size for name, size in garbage if name.startswith(f"{OBJECTS}/")]
+    return Collected(tuple(kept), tuple(removed), len(objects), sum(objects), delete)
+
+
+def verify_store(store: ContextStore) -> Verified:
+    """Read every object and every manifest, and look whether what is referred to is there."""
+    problems: list[str] = []
+    there: dict[str, int] = {}
+    for info in store.files.list(OBJECTS):
+        if TEMPORARY in info.name:
+            continue
+        digest = info.name.removeprefix(f"{OBJECTS}/").replace("/", "")
+        there[digest] = info.size
+        problem = store.objects.verify(digest)
+        problems += [problem] if problem else []
+    for run_id in store.runs():
+        for step in store.steps(run_id):
+            problems += _problems_of_step(store, run_id, step, there)
+    return Verified(len(store.runs()), len(there), sum(there.values()), tuple(problems))
+
+
+def _problems_of_step(store: ContextStore, run_id: str, step: str, there: dict[str, int]) -> Iterator[str]:
+    folder = store.step_folder(run_id, step)
+    for name in store.files.children(folder):
+        if name.endswith(".events") or TEMPORARY in name:
+            continue
+        try:
+            document = read_document(store.files.read(f"{folder}/{name}"), f"{folder}/{name}")
+            manifest = None if "closed_by" in document else Manifest.from_document(document)
+            referred = list(_objects_of(manifest, store)) if manifest else []
+        except StoreError as error:
+            yield str(error)
+            continue
+        for digest, size in referred:
+            if there.get(digest) is None:
+                yield f"{OBJECTS}/{digest[:2]}/{digest[2:]} is missing; {folder}/{name} refers to it"
+            elif there[digest] != size:
+                yield f"{OBJECTS}/{digest[:2]}/{digest[2:]} has {there[digest]:,} bytes; {folder}/{name} says {size:,}"
+
+
+def _objects_of(manifest: Manifest, store: ContextStore) -> Iterator[tuple[str, int]]:
+    """Digest and size of all that a manifest refers to, through the logs that it refers to too."""
+    where = f"the manifest of step {manifest.step!r} of run {manifest.run_id}"
+    yield from manifest.experiment.objects
+    if manifest.failure and manifest.failure["cause"]:
+        yield from Ref.from_json(manifest.failure["cause"]).objects
+    for part in PARTS:
+        yield from _objects_of_log(manifest.parts[part], store.objects, where, reference=1)
+    yield from _objects_of_log(manifest.outputs, store.objects, where, reference=0)
+    yield from _objects_of_log(manifest.trace, store.objects, where, reference=None)
+
+
+def _objects_of_log(log: Log, objects: ObjectStore, where: str, *, reference: int | None) -> Iterator[tuple[str, int]]:
+    for blob in log.sealed:
+        yield blob.split(":")[1], int(blob.split(":")[2])
+    if reference is not None:
+        for item in log.items(objects, where):
+            yield from Ref.from_json(item[reference]).objects
+
+
+def _unwanted_objects(store: ContextStore, wanted: set[str], old: float) -> Iterator[tuple[str, int]]:
+    for info in store.files.list(OBJECTS):
+        digest = info.name.removeprefix(f"{OBJECTS}/").replace("/", "")
+        if digest not in wanted and info.modified < old:
+            yield info.name, info.size
+    for info in store.files.list(RUNS):
+        if TEMPORARY in info.name and info.modified < old:
+            yield info.name, info.size
+
+
+def _unwanted_reuse(store: ContextStore, removed: frozenset[str]) -> Iterable[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for info in store.files.list(REUSE):
+        try:
+            document = read_document(store.files.read(info.name), info.name)
+        except (StoreError, json.JSONDecodeError):
+            found.append((info.name, info.size))  # a look-up passes over it
+            continue
+        if document.get("run_id") in removed:
+            found.append((info.name, info.size))
+    return found
+
+
+def kept_with_ancestors(wanted: Sequence[str], parent_of: Callable[[str], str | None]) -> set[str]:
+    """The runs, and those that they go on from: what resumed a run may be resumed itself."""
+    kept: set[str] = set()
+    for run_id in wanted:
+        one: str | None = run_id
+        while one is not None and one not in kept:
+            kept.add(one)
+            one = parent_of(one)
+    return kept
