@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dev lint bench clean
+.PHONY: help demo test conformance dev lint bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -30,9 +30,12 @@ demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance 
 test: $(VENV)/dev ## Run the tests, as CI does
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
+	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)
+
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	@mkdir -p $(EMBEDDED_HOME)
-	@test -f $(EMBEDDED_HOME)/dagster.yaml || cp deploy/dagster.yaml $(EMBEDDED_HOME)/dagster.yaml
+	@test -f $(EMBEDDED_HOME)/dagster.yaml || cp deploy/local/dagster.yaml $(EMBEDDED_HOME)/dagster.yaml
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster instance migrate
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster dev -w workspace.yaml
 
@@ -42,4 +45,4 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/mypy
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) .crucible reports dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .crucible reports dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from crucible_core.reporting.numbers import format_duration, format_number, form
 from crucible_core.terminal import make_console, plain, print_table, styled
 from crucible_dagster.cli_again import replay, resume, why
 from crucible_dagster.cli_store import store
-from crucible_dagster.execution import open_instance
+from crucible_dagster.execution import embedded_home, open_instance
 from crucible_dagster.history import (
     Change,
     History,
@@ -133,8 +134,15 @@ def _history() -> Iterator[History]:
 
     What the modules of the stages print while Contexts are read goes to standard error.
     """
-    with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
-        yield History(instance)
+    with input_errors(), nothing_else_on_stdout():
+        if not os.environ.get("DAGSTER_HOME") and not embedded_home().exists():
+            # Looking for runs must not make the place for them.
+            raise CrucibleError(
+                f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
+                "`crucible run FILE --dagster` makes"
+            )
+        with open_instance() as instance:
+            yield History(instance)
 
 
 def _ask(question: Callable[[History], T]) -> T:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+    from postgres import Postgres, Storage
+
+    OpenInstance = Callable[[], AbstractContextManager[DagsterInstance]]
 
 settings.register_profile("crucible", deadline=None)  # slow machines are no defect
 settings.load_profile("crucible")
@@ -28,6 +37,49 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, started for the first test that wants one. A test that stops it starts it again."""
+    from postgres import environment_of_tests, server
+
+    with server() as started, environment_of_tests(started):
+        yield started
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """Where Dagster keeps runs, events and schedules: a test that asks for this runs once on each."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def open_instance(
+    storage: Storage, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> OpenInstance:
+    """Opens an instance on fresh storage, one at a time; for modules whose tests share an instance."""
+
+    @contextlib.contextmanager
+    def open_one() -> Iterator[DagsterInstance]:
+        from dagster import DagsterInstance
+        from postgres import dagster_home
+
+        server = request.getfixturevalue("postgres") if storage == "postgres" else None
+        with (
+            dagster_home(tmp_path_factory.mktemp("dagster_home"), storage, server) as home,
+            DagsterInstance.from_config(str(home)) as instance,
+        ):
+            yield instance
+
+    return open_one
+
+
+@pytest.fixture
+def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
+    """A Dagster instance on fresh storage, on each kind of storage; `instance.root_directory` is its DAGSTER_HOME."""
+    with open_instance() as opened:
+        yield opened
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

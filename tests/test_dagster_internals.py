@@ -25,8 +25,18 @@ def test_execute_run_takes_a_job_a_run_and_an_instance() -> None:
 
 
 def test_a_reconstructable_job_is_what_dagster_s_own_function_makes() -> None:
-    made = build_reconstructable_job("crucible_dagster.execution", "rebuild_job", reconstructable_kwargs={})
+    described = {"experiment": '{"id": "x", "pipeline": [{"name": "validate"}]}', "path": None, "importable": None}
+    made = build_reconstructable_job(
+        "crucible_dagster.execution",
+        "rebuild_job",
+        reconstructable_kwargs={
+            **described,
+            "stages": {"validate": "crucible_core.stages:Validate"},
+            "importable": None,
+        },
+    )
     assert isinstance(made, ReconstructableJob)
+    assert made.get_definition().name == "x"
 
 
 def test_the_tag_of_a_run_that_goes_on_from_a_failure() -> None:

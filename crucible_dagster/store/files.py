@@ -79,7 +79,8 @@ def open_files(base: UPath) -> Files:
         return RemoteFiles(base)
     except ImportError as error:
         raise CrucibleError(
-            f"the context store {base} needs a package that is not installed: {error}; for s3:// it is s3fs"
+            f"the context store {base} needs a package that is not installed: {error}"
+            + ("; pip install 'crucible-dagster[s3]'" if base.protocol in {"s3", "s3a"} else "")
         ) from error
 
 

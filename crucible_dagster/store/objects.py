@@ -86,7 +86,7 @@ class ObjectStore:
             encoded = encode(value)
         except Exception as error:
             raise StoreError(_unstorable(value, where, error)) from error
-        if len(encoded.head) + sum(block.nbytes for block in encoded.buffers) <= MAX_INLINE:
+        if len(encoded.head) <= MAX_INLINE:
             head = _inline(encoded.head)
         else:
             head = f"sha256:{digest_of(encoded.head)}:{len(encoded.head)}"

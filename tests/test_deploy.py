@@ -1,0 +1,460 @@
+"""deploy/: what a machine without docker can show of it.
+
+The compose file is held against its schema, the image's install steps run in an environment of their own, and the
+services start from there by the compose file's own commands, on a real PostgreSQL server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import DagsterInstance, DagsterRunStatus
+from postgres import DEPLOYED, Postgres
+
+from crucible_core import Experiment
+from crucible_dagster import execute_experiment
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+
+VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::?([-?])([^}]*))?\}")
+
+pytestmark = pytest.mark.xdist_group("deploy")  # one installation and one set of services for them all
+
+
+# --- the compose file ------------------------------------------------------------------------------------------------
+
+
+def test_the_compose_file_follows_the_schema_of_compose_files() -> None:
+    checked = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_schema_check_refuses_what_compose_would(tmp_path: Path) -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    (tmp_path / "compose.yaml").write_text(text.replace("condition: service_healthy", "condition: healthy", 1))
+    checked = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", tmp_path / "compose.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 1
+
+
+def test_whatever_is_waited_for_is_there_and_can_tell() -> None:
+    waited_for = {
+        (name, condition["condition"])
+        for service in SERVICES.values()
+        for name, condition in service.get("depends_on", {}).items()
+    }
+    assert {name for name, condition in waited_for if condition == "service_completed_successfully"} == {"migrate"}
+    for name, condition in waited_for:
+        assert name in SERVICES
+        assert condition != "service_healthy" or SERVICES[name]["healthcheck"]["test"]
+
+
+def test_nothing_starts_before_the_tables_are_made() -> None:
+    assert SERVICES["migrate"]["command"] == ["dagster", "instance", "migrate"]
+    for name in OURS.keys() - {"migrate"}:
+        assert SERVICES[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_only_the_webserver_is_reached_from_outside_and_only_from_this_machine() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports.keys() == {"webserver"}
+    assert all(port.startswith("127.0.0.1:") for port in ports["webserver"])
+
+
+def test_there_can_be_only_one_daemon() -> None:
+    (daemon,) = [service for service in SERVICES.values() if service.get("command", [""])[0] == "dagster-daemon"]
+    assert "container_name" in daemon
+
+
+def test_every_volume_is_declared_and_its_folder_is_made_in_the_image_with_its_owner() -> None:
+    mounted = {tuple(volume.rsplit(":", 1)) for service in OURS.values() for volume in service["volumes"]}
+    named = {name: path for name, path in mounted if name in COMPOSE["volumes"]}
+    made = re.search(r"install -d -o crucible -g crucible -m 0750 ([^&]+)", instructions("RUN", final=True)[0])
+    assert made is not None
+    assert set(made[1].split()) == set(named.values())
+    assert named.keys() | {"database"} == COMPOSE["volumes"].keys()
+    assert SERVICES["database"]["volumes"] == ["database:/var/lib/postgresql"]
+
+
+def test_no_secret_is_in_a_file_and_the_example_has_every_setting_with_its_default() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    for service in SERVICES.values():
+        for name, value in service["environment"].items():
+            assert "PASSWORD" not in name or value == "${DAGSTER_PG_PASSWORD:?set it in .env}"
+    settings = {name: default if kind == "-" else "" for name, kind, default in VARIABLE.findall(text)}
+    del settings["COMPOSE_PROJECT_NAME"]  # which compose itself sets
+    example = re.findall(r"(?m)^#?([A-Z_]+)=(.*)$", (DEPLOY / ".env.example").read_text())
+    assert dict(example) == settings
+
+
+@pytest.mark.parametrize("file", ["dagster.yaml", "workspace.yaml"])
+def test_every_service_is_given_what_the_settings_take_from_the_environment(file: str) -> None:
+    wanted = set(re.findall(r"\{env: (\w+)\}", (DEPLOY / file).read_text()))
+    assert wanted
+    for service in OURS.values():
+        assert wanted <= service["environment"].keys()
+
+
+def test_the_database_is_of_the_version_that_the_tests_run_on(postgres: Postgres) -> None:
+    ((version,),) = postgres.execute("SHOW server_version")
+    assert SERVICES["database"]["image"].split(":")[1].split(".")[0] == version.split(".")[0]
+
+
+# --- the instance ----------------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_runs_on_the_instance_that_is_deployed(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = postgres.create_database()
+    monkeypatch.setenv("DAGSTER_PG_DB", database)
+    shutil.copy(DEPLOYED, tmp_path)
+    described = Experiment.model_validate(
+        {"id": "deployed", "pipeline": [{"name": "produce", "module": "agreement_stages:produce"}]}
+    )
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        context = execute_experiment(described, instance=instance)
+        (run,) = instance.get_runs()
+        assert (run.status, run.run_id) == (DagsterRunStatus.SUCCESS, context.run_id)
+        assert type(instance.run_coordinator).__name__ == "QueuedRunCoordinator"
+        assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_max_runtime_seconds > 0
+        assert instance.run_retries_enabled
+        assert instance.global_op_concurrency_default_limit == 4
+        assert not instance.telemetry_enabled
+    assert postgres.execute("SELECT run_id FROM runs", database) == [(context.run_id,)]
+    postgres.drop_database(database)
+
+
+# --- the image -------------------------------------------------------------------------------------------------------
+
+
+def dockerfile() -> list[list[tuple[str, str]]]:
+    """The instructions of each stage of the Dockerfile."""
+    text = re.sub(r"(?m)^#.*\n", "", (DEPLOY / "Dockerfile").read_text()).replace("\\\n", " ")
+    stages: list[list[tuple[str, str]]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        keyword, _, rest = line.partition(" ")
+        if keyword == "FROM":
+            stages.append([])
+        if stages:
+            stages[-1].append((keyword, re.sub(r"\s+", " ", rest)))
+    return stages
+
+
+def instructions(keyword: str, *, final: bool) -> list[str]:
+    return [rest for found, rest in dockerfile()[-1 if final else 0] if found == keyword]
+
+
+def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", text, re.MULTILINE)
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert requires == ">=3.11"
+    (user,) = instructions("USER", final=True)
+    assert user == "10001:10001"
+    assert "apt-get" not in text
+    assert not any("pip" in run for run in instructions("RUN", final=True))
+
+
+def test_what_is_copied_is_there_and_reaches_docker() -> None:
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = [copy.split()[:-1] for final in (False, True) for copy in instructions("COPY", final=final)]
+    for source in (source for sources in copied if not sources[0].startswith("--from") for source in sources):
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of the image: its first stage, run in folders of this machine."""
+    build, installed = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("image") / "crucible"
+    for copy in instructions("COPY", final=False):
+        *sources, target = copy.split()
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, build / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, build / target)
+    # The image's `python` is the interpreter that the tests' own environment was made of.
+    path = tmp_path_factory.mktemp("path")
+    (path / "python").symlink_to(Path(sys.executable).resolve())
+    environment = {
+        **clean_environment(),
+        "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+        "PIP_NO_COMPILE": "1",  # most modules are never imported here
+    }
+    for run in instructions("RUN", final=False):
+        command = run.replace("/opt/crucible", shlex.quote(str(installed)))
+        ran = subprocess.run(
+            command, shell=True, cwd=build, env=environment, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
+    return installed / "bin"
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment, but for what the tests put into it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE", "PYTHON"))}
+
+
+def test_a_fresh_installation_is_whole_and_has_the_driver_that_the_settings_name(image: Path) -> None:
+    subprocess.run([image / "python", "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
+    script = "import sqlalchemy; print(sqlalchemy.create_engine('postgresql+psycopg2://').dialect.driver)"
+    said = subprocess.run([image / "python", "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert said.stdout == "psycopg2\n"
+
+
+# --- the services ----------------------------------------------------------------------------------------------------
+
+STAGES = """
+import time
+from pathlib import Path
+from crucible_core import Context, stage
+
+@stage
+def measure(ctx: Context, *, shift: float = 2.5) -> Context:
+    data = {"old": [1.0, 2.0, 3.0, 4.0, 6.0], "new": [shift + x for x in (1.1, 2.3, 2.9, 4.2, 6.4)]}
+    return ctx.assign(bench_data=data).put_metric("best", max(data["new"]))
+
+@stage
+def wait(ctx: Context, *, started: str, seconds: float = 6.0) -> Context:
+    Path(started).touch()
+    time.sleep(seconds)
+    return ctx
+"""
+
+EXPERIMENT = """
+id: small-one
+pipeline:
+  - {name: measure, module: "deployed_stages:measure"}
+  - {name: bench, options: {paired: true}}
+  - {name: report}
+"""
+
+SLOW_EXPERIMENT = """
+id: slow-one
+pipeline:
+  - {name: wait, module: "deployed_stages:wait", options: {started: STARTED}}
+"""
+
+LAUNCH = """
+mutation ($job: String!) {
+  launchRun(executionParams: {
+    selector: {repositoryLocationName: "crucible", repositoryName: "__repository__", jobName: $job}
+  }) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+@dataclass
+class Deployment:
+    """What compose.yaml starts, started without docker: its commands, environments and paths, moved to a folder."""
+
+    folder: Path
+    image: Path
+    postgres: Postgres
+    database: str
+    running: dict[str, subprocess.Popen[bytes]]
+    ports: Mapping[str, str]
+
+    def moved(self, text: str) -> str:
+        """A value of compose.yaml or the Dockerfile, with its paths, hosts and ports as they are here."""
+        for inside, here in {"/srv/": f"{self.folder}/srv/", "0.0.0.0": "127.0.0.1", **self.ports}.items():
+            text = text.replace(inside, here)
+        return text
+
+    def environment(self, name: str) -> dict[str, str]:
+        settings = {
+            "CRUCIBLE_EXPERIMENTS_FOLDER": "unused",
+            "CRUCIBLE_IMPORTABLE": "deployed_stages",
+            "DAGSTER_PG_PASSWORD": "of the server",
+        }
+        given = {key: interpolated(value, settings) for key, value in SERVICES[name]["environment"].items()}
+        ours = {key: self.moved(value) for key, value in {**image_environment(), **given}.items() if key != "PATH"}
+        ours |= self.postgres.environment(self.database)
+        ours |= {"CRUCIBLE_CODE_SERVER_HOST": "127.0.0.1", "PATH": f"{self.image}{os.pathsep}{os.environ['PATH']}"}
+        return {**clean_environment(), **ours}
+
+    def start(self, name: str) -> None:
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [self.moved(word) for word in SERVICES[name]["command"]],
+                env=self.environment(name),
+                cwd=self.folder / "srv" / "crucible",
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_healthy(self, *names: str) -> None:
+        """Run the health checks of compose.yaml until they pass."""
+        deadline = time.monotonic() + 120
+        for name in names:
+            _, *check = SERVICES[name]["healthcheck"]["test"]
+            while True:
+                checked = subprocess.run(
+                    [self.moved(word) for word in check], env=self.environment(name), capture_output=True, check=False
+                )
+                if checked.returncode == 0:
+                    break
+                assert self.running[name].poll() is None, self.log(name).read_text()
+                assert time.monotonic() < deadline, self.log(name).read_text() + checked.stderr.decode()
+                time.sleep(0.5)
+
+    def stop(self, name: str) -> int:
+        """Stop a service as `docker stop` does, and return its exit code; nothing that it started stays."""
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+
+    def graphql(self, query: str, **variables: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self.moved("http://127.0.0.1:3000/graphql"),
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    def launch(self, job: str) -> str:
+        launched = self.graphql(LAUNCH, job=job)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def status(self, run_id: str) -> str:
+        ((status,),) = self.postgres.execute(f"SELECT status FROM runs WHERE run_id = '{run_id}'", self.database)
+        return status
+
+    def wait_for(self, run_id: str) -> str:
+        deadline = time.monotonic() + 120
+        while (status := self.status(run_id)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
+            assert time.monotonic() < deadline, status
+            time.sleep(0.25)
+        return status
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+
+def interpolated(value: str, settings: Mapping[str, str]) -> str:
+    def one(found: re.Match[str]) -> str:
+        name, kind, default = found.groups()
+        return settings[name] if name in settings or kind != "-" else default
+
+    return VARIABLE.sub(one, value)
+
+
+def image_environment() -> dict[str, str]:
+    return dict(word.split("=", 1) for env in instructions("ENV", final=True) for word in shlex.split(env))
+
+
+@pytest.fixture(scope="module")
+def deployment(image: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("deployment")
+    experiments = folder / "srv" / "crucible" / "experiments"
+    experiments.mkdir(parents=True)
+    (folder / "srv" / "dagster").mkdir()
+    shutil.copy(DEPLOY / "dagster.yaml", folder / "srv" / "dagster")
+    shutil.copy(DEPLOY / "workspace.yaml", folder / "srv" / "dagster")
+    (experiments / "deployed_stages.py").write_text(STAGES)
+    (experiments / "small.yaml").write_text(EXPERIMENT)
+    (experiments / "slow.yaml").write_text(SLOW_EXPERIMENT.replace("STARTED", str(folder / "started")))
+    database = postgres.create_database()
+    ports = {"4000": free_port(), "3000": free_port()}
+    with ExitStack() as stack:
+        stack.callback(postgres.drop_database, database)
+        made = Deployment(folder, image, postgres, database, {}, ports)
+        stack.callback(lambda: [made.stop(name) for name in tuple(made.running)])
+        made.start("migrate")
+        assert made.running.pop("migrate").wait(timeout=120) == 0, made.log("migrate").read_text()
+        made.start("code-server")
+        made.wait_until_healthy("code-server")
+        made.start("webserver")
+        made.start("daemon")
+        made.wait_until_healthy("webserver", "daemon")
+        yield made
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_the_services_start_and_a_run_launched_in_the_ui_succeeds(deployment: Deployment) -> None:
+    run_id = deployment.launch("small_one")
+    assert deployment.wait_for(run_id) == "SUCCESS", deployment.log("code-server").read_text()
+    events = "SELECT dagster_event_type FROM event_logs WHERE run_id = '{}' ORDER BY id"
+    kinds = [kind for (kind,) in deployment.postgres.execute(events.format(run_id), deployment.database)]
+    assert kinds[:2] == ["PIPELINE_ENQUEUED", "PIPELINE_STARTING"]  # the daemon took it from the queue
+    assert list((deployment.folder / "srv" / "crucible" / "reports").rglob("*.md"))
+
+
+def test_nothing_is_written_but_to_the_volumes(deployment: Deployment) -> None:
+    volumes = {deployment.moved(volume.rsplit(":", 1)[1]) for volume in OURS["code-server"]["volumes"][1:]}
+    stray = [
+        path
+        for path in (deployment.folder / "srv").rglob("*")
+        if path.is_file()
+        and not any(path.is_relative_to(volume) for volume in volumes)
+        and path.suffix not in {".yaml", ".py"}
+    ]
+    assert stray == []
+
+
+def test_a_stop_of_the_code_server_lets_the_run_in_flight_end(deployment: Deployment) -> None:
+    run_id = deployment.launch("slow_one")
+    deadline = time.monotonic() + 60
+    while not (deployment.folder / "started").exists():
+        assert time.monotonic() < deadline, deployment.log("code-server").read_text()
+        time.sleep(0.1)
+    assert deployment.stop("code-server") == 0, deployment.log("code-server").read_text()
+    assert deployment.status(run_id) == "SUCCESS"
+
+
+def test_every_service_stops_when_it_is_told_to(deployment: Deployment) -> None:
+    assert {name: deployment.stop(name) for name in ("daemon", "webserver")} == {"daemon": 0, "webserver": 0}
+    assert not [name for name in deployment.running if name != "code-server"]

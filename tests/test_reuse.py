@@ -1,0 +1,241 @@
+"""A stage's earlier result is used again when its code, its options and what it looked at are the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance
+
+from crucible_core import Context, Experiment, StageSucceeded
+from crucible_core.reporting import render_report
+from crucible_dagster import execute_experiment
+from crucible_dagster.context_store import open_store
+from crucible_dagster.explanation import explain_reuse
+from crucible_dagster.retention import collect
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Any:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with DagsterInstance.from_config(str(home)) as opened:
+        yield opened
+
+
+LARGE = {"name": "prepare", "options": {"size": 5_000}}
+
+
+def stages(*entries: dict[str, Any], **more: Any) -> Experiment:
+    pipeline = [{"module": f"reuse_stages:{entry['name']}", **entry} for entry in entries]
+    return Experiment.model_validate({"id": "reuse", "pipeline": pipeline, **more})
+
+
+def run(instance: DagsterInstance, *entries: dict[str, Any], **how: Any) -> Context:
+    return execute_experiment(stages(*entries), instance=instance, **how)
+
+
+def reused(ctx: Context) -> dict[str, str | None]:
+    return {
+        name: ending.reused_from for name, ending in ctx.trace.endings.items() if isinstance(ending, StageSucceeded)
+    }
+
+
+PREPARE = {"name": "prepare", "options": {"size": 5}}
+TRAIN = {"name": "train", "cache": True, "options": {"rate": 0.5}}
+SCORE = {"name": "score", "cache": True}
+
+
+@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
+def test_a_result_is_used_again_and_gives_the_same_context(instance: DagsterInstance, executor: Any) -> None:
+    first = run(instance, PREPARE, TRAIN, SCORE, executor=executor)
+    second = run(instance, PREPARE, TRAIN, SCORE, executor=executor)
+    assert reused(first) == {"prepare": None, "train": None, "score": None}
+    assert reused(second) == {"prepare": None, "train": first.run_id, "score": first.run_id}
+    assert second.differences(first) == ()
+    assert second.metrics["trained at"] == first.metrics["trained at"], "it was not run"
+    assert [decision.decision for decision in second.trace.decisions] == ["rate 0.5"]
+    assert "reused from run " + first.run_id in render_report(second, "markdown")
+    third = run(instance, PREPARE, TRAIN, SCORE, executor=executor)
+    assert reused(third)["train"] == first.run_id, "the run that made it, not the one that used it"
+
+
+def test_a_different_option_or_input_runs_the_stage_and_those_that_depend_on_it(instance: DagsterInstance) -> None:
+    first = run(instance, PREPARE, TRAIN, SCORE)
+    changed = run(instance, PREPARE, {**TRAIN, "options": {"rate": 0.25}}, SCORE)
+    assert reused(changed) == {"prepare": None, "train": None, "score": None}
+    back = run(instance, PREPARE, TRAIN, SCORE)
+    assert reused(back) == {"prepare": None, "train": first.run_id, "score": first.run_id}
+    larger = run(instance, {"name": "prepare", "options": {"size": 6}}, TRAIN, SCORE)
+    assert reused(larger) == {"prepare": None, "train": None, "score": None}
+
+
+def test_what_a_stage_did_not_look_at_does_not_matter(instance: DagsterInstance) -> None:
+    noise = {"name": "noise", "options": {"value": 1}}
+    first = run(instance, PREPARE, noise, TRAIN)
+    second = run(instance, PREPARE, {**noise, "options": {"value": 2}}, TRAIN)
+    assert reused(second)["train"] == first.run_id
+    assert second.assigns["noise"] == 2
+
+
+def test_a_name_that_was_looked_for_and_not_there_is_a_thing_that_was_read(instance: DagsterInstance) -> None:
+    asks = {"name": "asks_for_noise", "cache": True}
+    first = run(instance, PREPARE, asks)
+    assert reused(run(instance, PREPARE, asks))["asks_for_noise"] == first.run_id
+    other = run(instance, PREPARE, {"name": "noise", "options": {"value": 1}}, asks)
+    assert reused(other)["asks_for_noise"] is None
+    assert other.metrics["noise"] == 1
+
+
+@pytest.mark.parametrize("name", ["lists_names", "counts_outputs", "reads_outputs", "reads_experiment"])
+def test_whatever_is_looked_at_counts(instance: DagsterInstance, name: str) -> None:
+    entry = {"name": name, "cache": True}
+    first = run(instance, PREPARE, entry)
+    assert reused(run(instance, PREPARE, entry))[name] == first.run_id
+    other = run(instance, PREPARE, {"name": "noise", "options": {"value": 1}}, entry)
+    assert reused(other)[name] is None
+    assert (
+        other.differences(run(instance, PREPARE, {"name": "noise", "options": {"value": 1}}, entry, fresh=True)) == ()
+    )
+
+
+@pytest.mark.parametrize("name", ["reads_run_id", "reads_trace"])
+def test_a_stage_that_reads_what_is_new_in_every_run_is_run_and_that_is_said(
+    instance: DagsterInstance, name: str
+) -> None:
+    entry = {"name": name, "cache": True}
+    run(instance, PREPARE, entry)
+    second = run(instance, PREPARE, entry)
+    assert reused(second)[name] is None
+    logs = instance.all_logs(second.run_id)
+    assert any("cannot be used again: it read ctx." in entry.user_message for entry in logs)
+
+
+def test_changes_in_place_are_a_part_of_the_result(instance: DagsterInstance) -> None:
+    entry = {"name": "changes_in_place", "cache": True}
+    first = run(instance, PREPARE, entry)
+    second = run(instance, PREPARE, entry)
+    assert reused(second)["changes_in_place"] == first.run_id
+    assert second.assigns["data"][-1] == "changed"
+    assert second.differences(first) == ()
+
+
+def test_fresh_runs_every_stage_and_its_results_are_the_ones_used_next(instance: DagsterInstance) -> None:
+    run(instance, PREPARE, TRAIN)
+    fresh = run(instance, PREPARE, TRAIN, fresh=True)
+    assert reused(fresh)["train"] is None
+    assert reused(run(instance, PREPARE, TRAIN))["train"] == fresh.run_id
+    assert explain_reuse(instance, fresh.run_id, "train").verdict == "train was run, because --fresh was said"
+
+
+def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) -> None:
+    source = "from crucible_core import stage\n\n@stage\ndef one(ctx):\n    return ctx.put_metric('m', 1)\n"
+    (tmp_path / "changing.py").write_text(source)
+    (tmp_path / "x.yaml").write_text("id: x\npipeline: [{name: one, module: 'changing:one', cache: true}]\n")
+    script = (
+        "import sys\nfrom crucible_core import load_experiment\nfrom crucible_dagster import execute_experiment\n"
+        "from dagster import DagsterInstance\n"
+        "with DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+        "    ctx = execute_experiment(load_experiment('x.yaml'), instance=instance)\n"
+        "    print(ctx.run_id, ctx.metrics['m'], ctx.trace.endings['one'].reused_from)\n"
+    )
+
+    def execute() -> list[str]:
+        import subprocess
+        import sys
+
+        done = subprocess.run(
+            [sys.executable, "-c", script, instance.root_directory],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        return done.stdout.split()
+
+    first = execute()
+    assert execute()[1:] == ["1", first[0]]
+    time.sleep(0.01)
+    (tmp_path / "changing.py").write_text(source.replace("'m', 1", "'m', 2"))
+    third = execute()
+    assert third[1:] == ["2", "None"]
+    explanation = explain_reuse(instance, third[0], "one")
+    assert explanation.verdict.endswith("this is different: code")
+
+
+def test_a_failure_is_never_used_again(instance: DagsterInstance, tmp_path: Path) -> None:
+    from crucible_core import StageFailedError
+
+    entry = {"name": "fails_once", "cache": True, "options": {"marker": str(tmp_path / "marker")}}
+    with pytest.raises(StageFailedError):
+        run(instance, PREPARE, entry)
+    assert run(instance, PREPARE, entry).metrics["worked"] == 1
+
+
+def test_a_result_whose_objects_are_gone_is_made_again(instance: DagsterInstance) -> None:
+    first = run(instance, LARGE, TRAIN)
+    store = open_store(instance)
+    for info in list(store.files.list("objects")):
+        store.files.delete(info.name)
+    second = run(instance, LARGE, TRAIN)
+    assert reused(second)["train"] is None
+    assert second.differences(run(instance, LARGE, TRAIN)) == ()
+    told = explain_reuse(instance, second.run_id, "train")
+    assert told.compared_with == first.run_id
+    assert told.verdict.endswith("the stored result")
+
+
+def test_garbage_collection_takes_results_of_old_runs_and_spares_the_rest(instance: DagsterInstance) -> None:
+    old = run(instance, LARGE, TRAIN)
+    store = open_store(instance)
+    base = Path(str(store.base))
+    for path in base.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    new = run(instance, {"name": "prepare", "options": {"size": 6_000}}, TRAIN)
+    found = collect(instance, days=0, grace=3600)
+    assert (found.removed_runs, found.kept_runs, found.deleted) == ((old.run_id,), (new.run_id,), False)
+    assert store.has_result(old.run_id, "train")
+    done = collect(instance, days=0, grace=3600, delete=True)
+    assert done.removed_objects == found.removed_objects > 0
+    assert not store.has_result(old.run_id, "train")
+    assert store.load(new.run_id, "train").differences(new) == ()
+    assert list(store.runs()) == [new.run_id]
+    assert reused(run(instance, LARGE, TRAIN))["train"] is None
+    assert reused(run(instance, {"name": "prepare", "options": {"size": 6_000}}, TRAIN))["train"] == new.run_id
+
+
+def test_the_event_log_says_where_the_result_is_from(instance: DagsterInstance) -> None:
+    first = run(instance, PREPARE, TRAIN)
+    second = run(instance, PREPARE, TRAIN)
+    (output,) = [
+        entry.dagster_event.step_output_data
+        for entry in instance.all_logs(second.run_id, of_type=DagsterEventType.STEP_OUTPUT)
+        if entry.dagster_event is not None and entry.step_key == "train"
+    ]
+    assert output.metadata["reused_from"].value == first.run_id
+    assert any(f"reused from run {first.run_id}" in entry.user_message for entry in instance.all_logs(second.run_id))
+
+
+def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
+    first = run(instance, PREPARE, TRAIN)
+    explained = explain_reuse(instance, first.run_id, "train")
+    assert explained.verdict == "train was run: there was no earlier result of this stage of the experiment"
+    hit = explain_reuse(instance, run(instance, PREPARE, TRAIN).run_id, "train")
+    assert hit.reused_from == first.run_id
+    assert {part.part: part.verdict for part in hit.parts} == {
+        "stage": "same",
+        "code": "same",
+        "option rate": "same",
+        "assigns['data']": "same",
+    }
+    changed = run(instance, {"name": "prepare", "options": {"size": 4}}, {**TRAIN, "options": {"rate": 0.1}})
+    miss = explain_reuse(instance, changed.run_id, "train")
+    assert miss.compared_with == first.run_id
+    assert [part.part for part in miss.parts if part.verdict == "different"] == ["option rate", "assigns['data']"]
+    assert explain_reuse(instance, changed.run_id, "prepare").verdict == (
+        "prepare was run: its entry in the experiment does not say `cache: true`"
+    )
