@@ -58,7 +58,7 @@ LATER = {
     "resume": "Go on with a failed, cancelled or killed run where it stopped.",
     "replay": "Run a recorded run again, without Dagster, and compare the results.",
     "why": "Say why a stage's earlier result was, or was not, used again.",
-    "store": "Look after the context store: gc, verify, pin, unpin.",
+    "store": "Look after the context store, which keeps what the stages of Dagster's runs returned.",
 }
 """The commands of crucible_dagster.cli: loading them would load dagster, which takes over a second."""
 

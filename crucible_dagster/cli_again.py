@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import click
@@ -15,7 +16,7 @@ from crucible_dagster.execution import open_instance
 from crucible_dagster.explanation import Explanation, explain_reuse
 from crucible_dagster.history import History
 from crucible_dagster.replay import Replay, recorded_run, replay_run
-from crucible_dagster.resume import resume_run
+from crucible_dagster.resume import plan_resumption
 
 __all__ = ["replay", "resume", "why"]
 
@@ -41,23 +42,16 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
     is run is a new run, of the experiment as it was recorded with the first one and the code as it is now. `--set`
     changes options of stages that have no result yet.
     """
-    with input_errors(), nothing_else_on_stdout():
-        instance = open_instance()
-        record = recorded_run(History(instance), run)
-        with_overrides(record.to_experiment(), overrides)
-    with instance:
+    with contextlib.ExitStack() as stack:
+        with input_errors(), nothing_else_on_stdout():
+            instance = stack.enter_context(open_instance())
+            planned = plan_resumption(
+                instance, run, override=lambda experiment: with_overrides(experiment, overrides), force=force
+            )
         run_and_show(
-            f"{record.experiment.get('id')}, going on with run {record.run_id}",
-            len(record.stages),
-            lambda observers: resume_run(
-                instance,
-                record.run_id,
-                override=lambda experiment: with_overrides(experiment, overrides),
-                force=force,
-                fresh=fresh,
-                observers=observers,
-                launched_by="cli",
-            ),
+            f"{planned.experiment.id}, going on with run {planned.parent.run_id}",
+            len(planned.experiment.pipeline),
+            lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
             as_json=as_json,
             resumable=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, ReexecutionOptions, execute_job
@@ -16,6 +17,7 @@ from crucible_core import (
     Observer,
     Registry,
     builtin_registry,
+    plan_experiment,
 )
 from crucible_core.runner import announce
 from crucible_dagster.context_store import open_store
@@ -29,9 +31,41 @@ from crucible_dagster.replay import recorded_experiment, recorded_run
 from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import ContextStore
 
-__all__ = ["resume_run"]
+__all__ = ["Resumption", "plan_resumption", "resume_run"]
 
 OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that can go on, and what is to be run."""
+
+    instance: DagsterInstance
+    parent: DagsterRun
+    experiment: Experiment
+    registry: Registry
+    run_config: Mapping[str, Any]
+
+    def execute(
+        self, *, observers: Sequence[Observer] = (), fresh: bool = False, launched_by: LaunchedBy = "python"
+    ) -> Context:
+        """Run what is left, as a new run. Raises what `execute_experiment` raises."""
+        tags = {**launch_tags(launched_by), RESUME_RETRY_TAG: "true", **({FRESH_TAG: "true"} if fresh else {})}
+        with job_in_processes(self.experiment, self.registry, observers) as job:
+            result = execute_job(
+                job,
+                self.instance,
+                run_config=self.run_config,
+                tags={**job.get_definition().tags, **tags},
+                reexecution_options=ReexecutionOptions.from_failure(self.parent.run_id, self.instance),
+            )
+        context, error = outcome(self.experiment, self.instance, result.run_id)
+        if _executor_of(self.run_config, self.experiment) != "in_process":
+            for event in context.trace.events:
+                announce(event, observers)
+        if error is not None:
+            raise error
+        return context
 
 
 def resume_run(
@@ -39,59 +73,54 @@ def resume_run(
     run: str,
     *,
     registry: Registry | None = None,
-    override: Callable[[Experiment], Experiment] = lambda experiment: experiment,
+    override: Callable[[Experiment], Experiment] | None = None,
     force: bool = False,
     fresh: bool = False,
     observers: Sequence[Observer] = (),
-    launched_by: LaunchedBy = "python",
 ) -> Context:
     """Run the stages of a failed, cancelled or killed run that have no result, as a new run, and return its Context.
+
+    Raises as `plan_resumption` before anything is run, and then what `execute_experiment` raises.
+    """
+    planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
+    return planned.execute(observers=observers, fresh=fresh)
+
+
+def plan_resumption(
+    instance: DagsterInstance,
+    run: str,
+    *,
+    registry: Registry | None = None,
+    override: Callable[[Experiment], Experiment] | None = None,
+    force: bool = False,
+) -> Resumption:
+    """Find out how a run goes on; a run whose process is gone is reported as failed to Dagster.
 
     What is run is the experiment as recorded with the run, after `override`, which may change options of stages that
     have no result yet; with the code as it is now. `force` gives up a run that Dagster takes to be running, where it
     cannot be told whether its process is still there.
 
     Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to go on from;
-    InvalidExperimentError for options of a stage that has a result already; and what `execute_experiment` raises.
+    InvalidExperimentError for options of a stage that has a result already, and for wrong ones.
     """
     registry = builtin_registry() if registry is None else registry
-    history = History(instance)
-    record = recorded_run(history, run)
+    record = recorded_run(History(instance), run)
     parent = instance.get_run_by_id(record.run_id)
     assert parent is not None
-    store = open_store(instance)
-    _give_up(instance, parent, record, force=force)
     recorded = recorded_experiment(record)
-    experiment = override(recorded)
-    names = op_names(experiment)
+    experiment = recorded if override is None else override(recorded)
+    plan_experiment(experiment, registry)
+    steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
     changed = _changed_options(recorded, experiment)
-    for definition, name in zip(experiment.pipeline, names, strict=True):
-        if definition.name in changed and _has_result(instance, store, parent, name):
+    store = open_store(instance)
+    for stage in changed:
+        if _has_result(instance, store, parent, steps[stage]):
             raise InvalidExperimentError(
-                f"stage {definition.name!r} has a result in run {parent.run_id}, so its options cannot be changed any "
-                "more: run the experiment anew for that (with `cache: true`, stages that do not depend on it are not "
-                "run again)"
+                f"stage {stage!r} has a result in run {parent.run_id}, so its options cannot be changed any more: run "
+                "the experiment anew for that (with `cache: true`, stages that do not depend on it are not run again)"
             )
-    steps = dict(zip((definition.name for definition in experiment.pipeline), names, strict=True))
-    config = _run_config(parent.run_config, steps, changed)
-    tags = {**launch_tags(launched_by), RESUME_RETRY_TAG: "true"}
-    if fresh:
-        tags[FRESH_TAG] = "true"
-    with job_in_processes(experiment, registry, observers) as job:
-        result = execute_job(
-            job,
-            instance,
-            run_config=config,
-            tags={**job.get_definition().tags, **tags},
-            reexecution_options=ReexecutionOptions.from_failure(parent.run_id, instance),
-        )
-    context, error = outcome(experiment, instance, result.run_id)
-    if _executor_of(config, experiment) != "in_process":
-        for event in context.trace.events:
-            announce(event, observers)
-    if error is not None:
-        raise error
-    return context
+    _give_up(instance, parent, record, force=force)
+    return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:

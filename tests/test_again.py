@@ -1,0 +1,288 @@
+"""Going on with runs where they stopped, and running them again: on SQLite and on PostgreSQL, on every executor."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from dagster import DagsterInstance, DagsterRunStatus, ReexecutionOptions, execute_job
+
+from crucible_core import (
+    CrucibleError,
+    Experiment,
+    InvalidExperimentError,
+    RunInterrupted,
+    StageFailedError,
+    builtin_registry,
+    run_experiment,
+)
+from crucible_core.cli import main
+from crucible_dagster import execute_experiment
+from crucible_dagster.context_store import open_store
+from crucible_dagster.execution import job_in_processes
+from crucible_dagster.history import History
+from crucible_dagster.replay import replay_run
+from crucible_dagster.resume import resume_run
+
+EXECUTORS = ["in_process", "multiprocess"]
+
+
+def stages(*entries: dict[str, Any], **more: Any) -> Experiment:
+    pipeline = [{"module": f"stages_for_tests:{entry['name']}", **entry} for entry in entries]
+    return Experiment.model_validate({"id": "again", "pipeline": pipeline, **more})
+
+
+def flaky(folder: Path, **more: Any) -> Experiment:
+    """Fails at its second stage the first time it runs."""
+    return stages(
+        {"name": "record", "options": {"outputs": [{"id": 1}]}},
+        {"name": "fail_until", "options": {"counter": str(folder / "counter"), "succeed_at": 2}},
+        {"name": "choose"},
+        {"name": "add", "options": {"by": 2.0}},
+        **more,
+    )
+
+
+def fail(experiment: Experiment, instance: DagsterInstance, **how: Any) -> str:
+    with pytest.raises(StageFailedError) as caught:
+        execute_experiment(experiment, instance=instance, **how)
+    return caught.value.context.run_id
+
+
+def steps_of(instance: DagsterInstance, run_id: str) -> set[str]:
+    return {entry.step_key for entry in instance.all_logs(run_id) if entry.step_key and entry.dagster_event}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_failed_run_goes_on_at_the_stage_that_failed(
+    instance: DagsterInstance, tmp_path: Path, executor: Any
+) -> None:
+    experiment = flaky(tmp_path)
+    failed = fail(experiment, instance, executor=executor)
+    resumed = resume_run(instance, failed[:8])
+    (tmp_path / "counter").write_text("x")
+    undisturbed = run_experiment(experiment)
+    assert resumed.differences(undisturbed) == ()
+    assert resumed.run_id != failed
+    assert steps_of(instance, resumed.run_id) == {"fail_until", "choose", "add"}
+    run = instance.get_run_by_id(resumed.run_id)
+    assert run is not None
+    assert (run.parent_run_id, run.status) == (failed, DagsterRunStatus.SUCCESS)
+    assert ("multiprocess" in str(run.run_config)) == (executor == "multiprocess")
+
+
+def test_what_the_event_log_knows_is_enough_for_dagster_s_own_reexecution(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """The button of the UI and the retries of the daemon go the same way."""
+    experiment = flaky(tmp_path)
+    failed = fail(experiment, instance)
+    with job_in_processes(experiment, builtin_registry(), ()) as job:
+        again = execute_job(job, instance, reexecution_options=ReexecutionOptions.from_failure(failed, instance))
+    assert again.success
+    assert steps_of(instance, again.run_id) == {"fail_until", "choose", "add"}
+    assert open_store(instance).load(again.run_id, "add").metrics == {"attempt": 2, "total": 2.0}
+
+
+def test_a_run_can_be_resumed_more_than_once(instance: DagsterInstance, tmp_path: Path) -> None:
+    counter = str(tmp_path / "counter")
+    experiment = stages(
+        {"name": "measure"}, {"name": "fail_until", "options": {"counter": counter, "succeed_at": 4}}, {"name": "add"}
+    )
+    run_id = fail(experiment, instance)
+    for _ in range(2):
+        with pytest.raises(StageFailedError) as caught:
+            resume_run(instance, run_id)
+        run_id = caught.value.context.run_id
+    resumed = resume_run(instance, run_id)
+    assert resumed.metrics == {"accuracy": 0.5, "attempt": 4, "total": 1.0}
+    assert resumed.completed_stages == ("measure", "fail_until", "add")
+    assert steps_of(instance, resumed.run_id) == {"fail_until", "add"}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_options_of_stages_without_a_result_can_be_changed(
+    instance: DagsterInstance, tmp_path: Path, executor: Any
+) -> None:
+    failed = fail(flaky(tmp_path), instance, executor=executor)
+    resumed = resume_run(instance, failed, override=lambda one: one.with_options("add", {"by": 5.0}))
+    assert resumed.metrics["total"] == 5.0
+    assert resumed.experiment.pipeline[3].options == {"by": 5.0}
+    record = History(instance).record(resumed.run_id)
+    assert record is not None
+    assert record.to_experiment() == resumed.experiment
+    run = instance.get_run_by_id(resumed.run_id)
+    assert run is not None
+    assert run.run_config["ops"] == {"add": {"config": {"by": 5.0}}}
+
+
+def test_options_of_a_stage_with_a_result_cannot(instance: DagsterInstance, tmp_path: Path) -> None:
+    failed = fail(flaky(tmp_path), instance)
+    with pytest.raises(InvalidExperimentError, match=rf"stage 'record' has a result in run {failed}, so its options"):
+        resume_run(instance, failed, override=lambda one: one.with_options("record", {"outputs": []}))
+    with pytest.raises(InvalidExperimentError, match=r"option 'bye': unknown|bye"):
+        resume_run(instance, failed, override=lambda one: one.with_options("add", {"bye": 1}))
+    resume_run(instance, failed)
+
+
+def test_the_options_that_the_run_was_launched_with_are_those_it_goes_on_with(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    with job_in_processes(flaky(tmp_path), builtin_registry(), ()) as job:
+        failed = execute_job(job, instance, run_config={"ops": {"add": {"config": {"by": 7.0}}}})
+    assert resume_run(instance, failed.run_id).metrics["total"] == 7.0
+
+
+def test_a_run_that_needs_no_resuming_says_so(instance: DagsterInstance) -> None:
+    done = execute_experiment(stages({"name": "measure"}), instance=instance)
+    with pytest.raises(CrucibleError, match="succeeded; there is nothing to resume"):
+        resume_run(instance, done.run_id)
+    with pytest.raises(CrucibleError, match="no run of an experiment has an id that begins with"):
+        resume_run(instance, "ffffffff")
+
+
+def test_a_run_that_is_at_work_is_not_taken_over(instance: DagsterInstance, tmp_path: Path) -> None:
+    failed = fail(flaky(tmp_path), instance)
+    run = instance.get_run_by_id(failed)
+    assert run is not None
+    other = instance.create_run_for_job(
+        job_def=_job(flaky(tmp_path)), run_config={}, tags=dict(run.tags), status=DagsterRunStatus.STARTED
+    )
+    record = open_store(instance).run_record(failed)
+    assert record is not None
+    mine = {**json.loads(record), "run_id": other.run_id}
+    open_store(instance).put_run_record(other.run_id, json.dumps(mine))
+    with pytest.raises(CrucibleError, match=rf"is started, by what Dagster knows, and its process .* {os.getpid()} "):
+        resume_run(instance, other.run_id)
+
+
+def _job(experiment: Experiment) -> Any:
+    with job_in_processes(experiment, builtin_registry(), ()) as job:
+        return job.get_definition()
+
+
+def test_an_interrupted_run_goes_on(instance: DagsterInstance, tmp_path: Path) -> None:
+    experiment = stages({"name": "measure"}, {"name": "interrupt"}, {"name": "add"})
+    with pytest.raises(RunInterrupted) as caught:
+        execute_experiment(experiment, instance=instance)
+    with pytest.raises(RunInterrupted) as again:
+        resume_run(instance, caught.value.context.run_id)
+    assert steps_of(instance, again.value.context.run_id) == {"interrupt"}
+    assert again.value.context.metrics == {"accuracy": 0.5}
+
+
+def test_a_replay_says_of_every_result_whether_it_is_the_same(instance: DagsterInstance, tmp_path: Path) -> None:
+    ran = execute_experiment(
+        stages({"name": "measure"}, {"name": "assign", "options": {"values": {"xs": [1, 2]}}}, {"name": "choose"}),
+        instance=instance,
+    )
+    found = replay_run(instance, ran.run_id)
+    assert found.is_same
+    assert {one.name: one.verdict for one in found.results} == {
+        "metrics['accuracy']": "same digest",
+        "assigns['xs']": "same digest",
+        "outputs": "same digest",
+        "decisions": "equal",
+        "stages": "equal",
+    }
+    assert found.changed_code == ()
+    (tmp_path / "counter").write_text("x")
+    again = execute_experiment(flaky(tmp_path), instance=instance)
+    found = replay_run(instance, again.run_id)
+    assert {one.name: one.verdict for one in found.results}["metrics['attempt']"] == "different"
+    assert not found.is_same
+
+
+def test_a_replay_of_a_run_that_failed_fails_in_the_same_place(instance: DagsterInstance) -> None:
+    failed = fail(stages({"name": "measure"}, {"name": "fail"}), instance)
+    found = replay_run(instance, failed)
+    assert found.is_same
+    assert found.error is not None
+    assert found.error.stage == "fail"
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return home
+
+
+def crucible(*arguments: str) -> Any:
+    return CliRunner().invoke(main, arguments)
+
+
+def write(experiment: Experiment) -> str:
+    Path("again.json").write_text(experiment.to_json())
+    return "again.json"
+
+
+def test_resume_on_the_command_line(home: Path, tmp_path: Path) -> None:
+    file = write(flaky(tmp_path))
+    failed = crucible("run", file, "--dagster")
+    assert failed.exit_code == 1
+    assert "to go on from there: crucible resume " in failed.output
+    (run_id,) = [run["run_id"] for run in json.loads(crucible("runs", "--json").stdout)]
+    wrong = crucible("resume", run_id, "--set", "record.outputs=[]")
+    assert (wrong.exit_code, "has a result in run" in wrong.output) == (2, True)
+    unknown = crucible("resume", run_id, "--set", "ad.by=3")
+    assert (unknown.exit_code, "did you mean 'add'?" in unknown.output) == (2, True)
+    resumed = crucible("resume", run_id[:8], "--set", "add.by=3", "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert json.loads(resumed.stdout)["metrics"]["total"] == 3.0
+    done = crucible("resume", json.loads(resumed.stdout)["run_id"])
+    assert (done.exit_code, "there is nothing to resume" in done.output) == (2, True)
+
+
+def test_replay_and_why_on_the_command_line(home: Path, tmp_path: Path) -> None:
+    file = write(stages({"name": "measure", "cache": True}, {"name": "choose"}))
+    first = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    second = crucible("run", file, "--dagster")
+    assert f"reused from run {first}" in second.output
+    replayed = crucible("replay", first[:8])
+    assert replayed.exit_code == 0
+    assert "every result is the same as in run" in replayed.output
+    told = json.loads(crucible("replay", first, "--json").stdout)
+    assert told["same"] is True
+    newest = json.loads(crucible("runs", "--json").stdout)[0]["run_id"]
+    why = crucible("why", newest, "measure")
+    assert why.exit_code == 0
+    assert f"measure was reused from run {first}" in why.output
+    assert json.loads(crucible("why", newest, "measure", "--json").stdout)["reused_from"] == first
+    wrong = crucible("why", newest, "measur")
+    assert (wrong.exit_code, "did you mean 'measure'?" in wrong.output) == (2, True)
+    fresh = crucible("run", file, "--dagster", "--fresh")
+    assert "reused" not in fresh.output
+    assert crucible("run", file, "--fresh").exit_code == 2
+
+
+def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Path) -> None:
+    file = write(stages({"name": "assign", "options": {"values": {"xs": list(range(2_000))}}}))
+    run_id = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    assert "no problems" in crucible("store", "verify").output
+    dry = crucible("store", "gc", "--days", "0")
+    assert "0 runs, 0 objects, 0 bytes would be removed" in dry.output, "what is new is spared"
+    store = home / "storage" / "crucible"
+    for path in store.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert crucible("store", "pin", run_id[:8]).exit_code == 0
+    assert json.loads(crucible("store", "gc", "--days", "0", "--json").stdout)["kept_runs"] == [run_id]
+    assert crucible("store", "unpin", run_id).exit_code == 0
+    found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
+    assert (found["removed_runs"], found["deleted"]) == ([run_id], True)
+    assert not list((store / "objects").rglob("*")) or not any(p.is_file() for p in (store / "objects").rglob("*"))
+    assert "removed from the context store" in crucible("resume", run_id).output
+    (store / "objects" / "ab").mkdir(parents=True)
+    (store / "objects" / "ab" / ("c" * 62)).write_text("not what its name says")
+    broken = crucible("store", "verify")
+    assert broken.exit_code == 1
+    assert f"objects/ab/{'c' * 62} is damaged" in broken.output

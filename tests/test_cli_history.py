@@ -1,0 +1,272 @@
+"""`crucible runs`, `show` and `compare`, as people and machines use them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from dagster import DagsterInstance
+from ruamel.yaml import YAML
+from stages_for_tests import experiment_of, registry
+
+from crucible_core import Context, StageFailedError, load_experiment
+from crucible_core.cli import LATER, main
+from crucible_dagster import execute_experiment
+from crucible_dagster.cli import COMMANDS
+
+HOSTILE = "\x1b[31mred [bold]not bold[/bold] \x07"
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    """The instance that the command line finds."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with DagsterInstance.get() as opened:
+        yield opened
+
+
+def crucible(*arguments: str) -> Result:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    return done
+
+
+def printed(*arguments: str) -> Any:
+    done = crucible(*arguments, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    return json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def run(instance: DagsterInstance, *pipeline: str | dict[str, Any], **fields: Any) -> Context:
+    try:
+        return execute_experiment(experiment_of(*pipeline, **fields), registry=registry(), instance=instance)
+    except StageFailedError as error:
+        return error.context
+
+
+MEASURE = {"name": "measure", "options": {"value": 0.25}}
+
+
+# --- the group ----------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_are_listed_with_the_sentence_that_their_own_help_begins_with() -> None:
+    assert LATER.keys() == COMMANDS.keys()
+    listed = " ".join(crucible("--help").stdout.split())
+    for name, sentence in LATER.items():
+        assert COMMANDS[name].get_short_help_str(200) == sentence.rstrip(".") + "." * sentence.endswith(".")
+        assert f"{name} {sentence[:40]}" in listed
+        assert sentence in " ".join(crucible(name, "--help").stdout.split())
+
+
+def test_without_dagster_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dagster", None)
+    for arguments in (["runs"], ["show", "abcd"], ["compare", "abcd", "efgh"]):
+        done = crucible(*arguments)
+        assert done.exit_code == 2
+        assert f"error: crucible {arguments[0]} needs the extra 'dagster': pip install" in done.stderr
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_with_what_came_out(instance: DagsterInstance) -> None:
+    assert crucible("runs").stdout == "no runs\n"
+    good, bad = run(instance, MEASURE), run(instance, "fail", id="another")
+    lines = crucible("runs").stdout.splitlines()
+    assert lines[0].split() == ["run", "experiment", "status", "started", "time", "launched", "result"]
+    assert lines[1].split()[:3] == [bad.run_id[:8], "another", "failed"]
+    assert lines[2].split()[:3] == [good.run_id[:8], "tried", "succeeded"]
+    assert "python by " in lines[2]
+    assert lines[2].rstrip().endswith("accuracy = 0.25.")
+    assert good.run_id[:8] not in crucible("runs", "another").stdout
+    assert bad.run_id[:8] not in crucible("runs", "--status", "succeeded").stdout
+
+
+def test_a_full_page_says_how_to_go_on(instance: DagsterInstance) -> None:
+    first, second = run(instance, "nothing"), run(instance, "nothing")
+    page = crucible("runs", "--limit", "1").stdout
+    assert f"older ones: --before {second.run_id[:8]}" in page
+    older = crucible("runs", "--limit", "1", "--before", second.run_id[:8]).stdout
+    assert first.run_id[:8] in older
+    assert second.run_id[:8] not in older.splitlines()[1]
+    assert crucible("runs", "--before", first.run_id[:8]).stdout == f"no runs before {first.run_id[:8]}\n"
+
+
+def test_runs_as_json(instance: DagsterInstance) -> None:
+    assert printed("runs") == []
+    context = run(instance, MEASURE)
+    (one,) = printed("runs", "tried")
+    assert (one["run_id"], one["experiment"], one["status"]) == (context.run_id, "tried", "succeeded")
+    assert one["metrics"] == {"accuracy": 0.25}
+    assert one["launched"]["how"] == "python"
+
+
+def test_what_there_is_not_is_said_with_what_there_is(instance: DagsterInstance) -> None:
+    run(instance, "nothing", id="digits")
+    done = crucible("runs", "digts")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no run of an experiment 'digts'; did you mean 'digits'?; experiments with runs: digits" in done.stderr
+    assert crucible("show", "99999999").exit_code == 2
+    assert crucible("runs", "--status", "good").exit_code == 2
+
+
+def test_looking_makes_no_instance(tmp_path: Path) -> None:
+    done = crucible("runs")
+    assert done.exit_code == 2
+    assert f"DAGSTER_HOME is not set, and there is no {tmp_path}/.crucible/dagster, which `crucible run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_instance_is_found(tmp_path: Path) -> None:
+    context = execute_experiment(experiment_of("nothing"), registry=registry())
+    assert [one["run_id"] for one in printed("runs")] == [context.run_id]
+
+
+# --- show ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_shown_whole(instance: DagsterInstance) -> None:
+    context = run(instance, MEASURE, "choose", "odd_values", {"name": "bounds", "options": {"count": 3}})
+    shown = crucible("show", context.run_id[:6])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0] == f"tried run {context.run_id}"
+    for part in ("What ran", "Metrics", "Artifacts", "Decisions", "Options", "Code"):
+        assert part in lines
+    assert "accuracy 0.25" in lines
+    assert "file a/b.bin" in lines
+    assert "measure value 0.25" in lines
+    assert "bounds count 3" in lines
+    assert any(line.startswith("launched python by ") for line in lines)
+    assert any(line.startswith("packages ") and "dagster 1." in line for line in lines)
+    assert any(line.startswith("measure succeeded ") for line in lines)
+    assert any(line.startswith("measure stages_for_tests:measure ") for line in lines)
+    assert any("use the small model" in line for line in lines)
+
+
+def test_a_failed_run_is_shown_with_its_traceback(instance: DagsterInstance) -> None:
+    context = run(instance, MEASURE, "fail")
+    shown = crucible("show", context.run_id)
+    assert shown.exit_code == 0
+    assert "Failed: stages_for_tests.Broken: the loss is NaN" in shown.stdout
+    assert "Failure (stage fail)" in shown.stdout
+    assert "raise Broken(message)" in shown.stdout
+    assert printed("show", context.run_id)["failure"]["stage"] == "fail"
+
+
+def test_a_comparison_is_shown_as_in_a_report(instance: DagsterInstance) -> None:
+    groups = {"name": "groups", "options": {"control": [1.0, 2.0, 3.0, 4.0], "treatment": [2.0, 3.0, 5.0, 6.0]}}
+    context = run(instance, groups, "bench")
+    shown = crucible("show", context.run_id).stdout
+    assert "Comparison" in shown
+    assert "not significant" in shown
+    assert "bench.tests" not in shown
+
+
+def test_a_run_as_json_holds_everything(instance: DagsterInstance) -> None:
+    context = run(instance, MEASURE, "choose", "odd_values")
+    data = printed("show", context.run_id)
+    assert data["summary"]["run_id"] == context.run_id
+    assert data["metrics"]["nan"] == "NaN"
+    assert data["record"]["experiment"] == context.experiment.to_dict()
+    assert data["decisions"][0]["decision"] == "use the small model"
+    assert data["stages"][0]["outcome"] == "succeeded"
+    assert (data["failure"], data["notes"]) == (None, [])
+
+
+def test_hostile_text_does_not_speak_to_the_terminal(instance: DagsterInstance) -> None:
+    stages = [
+        {"name": "choose", "options": {"decision": HOSTILE}},
+        {"name": "measure", "options": {"name": HOSTILE}},
+        {"name": "fail", "options": {"message": HOSTILE}},
+    ]
+    first, second = run(instance, *stages), run(instance, "measure")
+    for arguments in (["show", first.run_id], ["compare", first.run_id, second.run_id], ["runs"]):
+        done = crucible(*arguments)
+        assert done.exit_code == 0
+        assert "\x1b" not in done.stdout
+        assert "\x07" not in done.stdout
+    assert "\\x1b[31mred [bold]not bold[/bold] \\x07" in crucible("show", first.run_id).stdout
+
+
+def test_the_experiment_of_a_run_can_be_run_again(instance: DagsterInstance) -> None:
+    texts = [
+        "1e-3",
+        "on",
+        "12:30",
+        "null",
+        "- x",
+        "a: b # c",
+        "\x1b",
+        "line\nbreak",
+        "",
+        " ",
+        "é",
+        "0x1f",
+        "2026-01-01",
+        *(
+            "y",
+            "N",
+            "nUlL",
+            "=",
+            "<<",
+            "~",
+            ".",
+            "...",
+            "---",
+            "a:b",
+            "0777",
+            "x " * 90,
+            "\u2028",
+            "\t",
+            "\ufeff",
+            "\x85",
+        ),
+    ]
+    values = {"texts": texts, **{text: text for text in texts}, "number": 1e-7, "whole": 10**15, "none": None}
+    context = run(instance, {"name": "assign", "module": "stages_for_tests:assign", "options": {"values": values}})
+    done = crucible("show", context.run_id[:8], "--ir")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"# tried, as run by {context.run_id}\n")
+    Path("again.yaml").write_text(done.stdout)
+    again = load_experiment("again.yaml")
+    assert again == context.experiment
+    assert execute_experiment(again, instance=instance).assigns["texts"] == texts
+    assert YAML(typ="safe").load(done.stdout)["pipeline"][0]["options"] == {"values": values}
+
+
+def test_the_experiment_of_a_run_that_never_began_is_not_known(instance: DagsterInstance) -> None:
+    from dagster import DagsterRun
+
+    made = instance.add_run(DagsterRun(job_name="tried", tags={"crucible/experiment": "tried"}))
+    done = crucible("show", made.run_id, "--ir")
+    assert done.exit_code == 2
+    assert "has no record: its first stage never began" in done.stderr
+    assert "note: " in crucible("show", made.run_id).stdout
+
+
+# --- compare ------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_side_by_side(instance: DagsterInstance) -> None:
+    first, second = run(instance, MEASURE), run(instance, {"name": "measure", "options": {"value": 0.75}})
+    done = crucible("compare", first.run_id[:8], second.run_id[:8])
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert f"run {first.run_id[:8]} {second.run_id[:8]}" in lines
+    assert "accuracy 0.25 0.75 0.5" in lines
+    assert "measure.value 0.25 0.75" in lines
+    assert "the same: experiment, code, surroundings, packages" in lines
+    data = printed("compare", first.run_id, second.run_id, "--values")
+    assert data["metrics"] == [{"name": "accuracy", "a": 0.25, "b": 0.75, "difference": 0.5}]
+    assert data["options"] == [{"name": "measure.value", "a": 0.25, "b": 0.75}]
+    assert data["values"] == ["metrics['accuracy']"]
