@@ -58,7 +58,7 @@ def test_the_python_program_runs_and_prints_numbers(tmp_path: Path, monkeypatch:
 
 
 def test_the_mistake_is_worded_as_shown() -> None:
-    shown = block("console", "$ crucible run")
+    shown = block("console", "split.folds")
     command, said = shown.strip().splitlines()
     ran = crucible(*command.removeprefix("$ crucible ").split(), folder=ROOT)
     assert ran.returncode == 2
