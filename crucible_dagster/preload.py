@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from multiprocessing import forkserver
 from typing import Any
 
 from crucible_core import Stage
@@ -19,12 +20,25 @@ from crucible_core import Stage
 __all__ = ["VARIABLE", "announce_stage_modules"]
 
 VARIABLE = "CRUCIBLE_PRELOAD"
+# What changes without a meaning for any stage: our own message, and pytest's name of the test that runs.
+NOT_MEANT = frozenset({VARIABLE, "PYTEST_CURRENT_TEST"})
+
+_environment_of_server: dict[str, str] = {}
 
 
 def announce_stage_modules() -> None:
-    """Tell a server that is started from now on to import the modules that this process has stages from."""
+    """Tell a server that is started from now on to import the modules that this process has stages from.
+
+    Step processes have the environment that the server was started with: one from before a change of it is stopped.
+    """
     modules = {stage.__module__ for stage in _all_below(Stage)} - {"__main__"}
     os.environ[VARIABLE] = json.dumps({"path": sys.path, "modules": sorted(modules)})
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_MEANT}
+    if _environment_of_server and environment != _environment_of_server:
+        # The only way to end the server; a process that could not would go on with the environment of before.
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    _environment_of_server.clear()
+    _environment_of_server.update(environment)
 
 
 def _all_below(cls: type[Any]) -> Iterable[type[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -164,3 +165,8 @@ def rows(ctx: Context) -> Context:
 @stage
 def hold_lambda(ctx: Context) -> Context:
     return ctx.assign(function=lambda: 1)
+
+
+@stage
+def look_at_environment(ctx: Context, *, name: str = "CRUCIBLE_TEST_VALUE") -> Context:
+    return ctx.put_metric(name, os.environ.get(name))

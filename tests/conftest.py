@@ -101,3 +101,23 @@ def pytest_make_collect_report() -> Iterator[None]:
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on a real server that speaks S3, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
+    before = {name: os.environ.get(name) for name in names}
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(dict(zip(names, ("key", "secret", "us-east-1", f"http://{host}:{port}"), strict=True)))
+    import s3fs
+
+    s3fs.S3FileSystem().mkdir("crucible-bucket")
+    yield "s3://crucible-bucket"
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
