@@ -187,7 +187,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
 
 def test_the_known_keys_of_the_right_part_of_the_file_are_listed() -> None:
     error = refusal("id: a\npipeline:\n  - name: s\n    zzz: 1\n")
-    assert "known: enabled, module, name, options, retry" in error.message
+    assert "known: cache, enabled, module, name, options, retry" in error.message
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
