@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from inspect import Parameter
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from crucible_core.context import Context
     from crucible_core.experiment import Experiment
 
-__all__ = ["Stage", "StageDescription", "stage"]
+__all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 
 
 class StageDescription(TypedDict):
@@ -54,6 +56,13 @@ class Stage(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    source_when_defined: ClassVar[tuple[int, int] | None] = None
+    """When the file of the class's module was last changed (ns), and its size, when the class was made."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.source_when_defined = state_of_source(cls.__module__)
 
     @abstractmethod
     def run(self, ctx: Context) -> Context:
@@ -80,6 +89,15 @@ class Stage(BaseModel):
             defaults={name: to_jsonable(_default(field)) for name, field in fields.items() if not field.is_required()},
             schema=to_jsonable(cls.model_json_schema()),
         )
+
+
+def state_of_source(module: str) -> tuple[int, int] | None:
+    """When the module's file was last changed (ns), and its size; None if it has none."""
+    try:
+        found = os.stat(sys.modules[module].__file__ or "")  # noqa: PTH116  # at every definition of a stage
+    except (KeyError, AttributeError, OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 # For the classes below this one: pydantic reads the source of each, and this one has no option to describe.

@@ -61,6 +61,10 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
         raise CrucibleError(
             f"stage {stage!r} has no result in run {record.run_id}: it failed, or was done by another run"
         )
+    adopted = manifest.notes.get("adopted_from")
+    if adopted is not None:
+        verdict = f"{stage} was not run: its result is that of run {adopted}, which this one goes on from"
+        return Explanation(record.run_id, stage, None, None, verdict, ())
     notes: Mapping[str, Any] | None = manifest.notes.get("reuse")
     if notes is None:
         verdict = f"{stage} was run: its entry in the experiment does not say `cache: true`"
@@ -71,6 +75,10 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
         same = tuple(Part(name, digest, digest, "same") for name, digest in depends.items())
         return Explanation(record.run_id, stage, notes["from"], notes["from"], verdict, same)
     now = tuple(Part(name, None, digest, "only now") for name, digest in depends.items())
+    never = [name for name, digest in depends.items() if digest == NEVER_THE_SAME]
+    if never:
+        verdict = f"{stage} was run: it reads ctx.{never[0]}, which is different in every run"
+        return Explanation(record.run_id, stage, None, None, verdict, now)
     if notes.get("fresh"):
         return Explanation(record.run_id, stage, None, None, f"{stage} was run, because --fresh was said", now)
     if notes.get("last") is None:
@@ -79,15 +87,12 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
     parts = tuple(_part(part) for part in notes["parts"])
     differ = [part.part for part in parts if part.verdict != "same"]
     verdict = f"{stage} was run: since run {notes['last']}, this is different: {', '.join(differ)}"
-    never = [part.part for part in parts if part.then == NEVER_THE_SAME]
-    if never:
-        verdict = f"{stage} was run: it reads ctx.{never[0]}, which is different in every run"
     return Explanation(record.run_id, stage, None, notes["last"], verdict, parts)
 
 
 def _part(found: Mapping[str, Any]) -> Part:
     then, now = found["then"], found["now"]
-    if then == now and then != NEVER_THE_SAME:
+    if then == now:
         return Part(found["part"], then, now, "same")
     if then is None or now is None:
         return Part(found["part"], then, now, "only now" if then is None else "only then")

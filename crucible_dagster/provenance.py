@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, Validation
 
 from crucible_core import CrucibleError, Experiment, PlannedStage, Stage
 from crucible_core.jsonable import safe_text, to_jsonable
-from crucible_core.stage import FunctionStage
+from crucible_core.stage import FunctionStage, state_of_source
 from crucible_dagster.processes import worker_of_this_step
 
 __all__ = [
@@ -193,10 +193,12 @@ def _stage_record(planned: PlannedStage, step: str) -> StageRecord:
 def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
     """The qualified name of a stage's class, and a hash of the source of the modules that define it.
 
-    Hashed are the modules of the class and of all it inherits from, down to `Stage`; what these import is not. The
-    source is read once per process, so it is that of the class unless the file was changed after its import. None
-    stands for a class whose source is not to be had, as of one typed at a prompt.
+    Hashed are the modules of the class and of all it inherits from, down to `Stage`; what these import is not. None
+    stands for a class of which the source does not tell what it does: typed at a prompt, made by a function that can
+    make others of that name, or imported from a file that was changed since.
     """
+    if not _is_what_its_source_says(stage):
+        return _qualified(stage), None
     digest = hashlib.sha256()
     for name in dict.fromkeys(_modules_of(stage)):
         source = _source_of(name)
@@ -205,6 +207,17 @@ def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
         digest.update(f"{name}\0{len(source)}\0".encode())
         digest.update(source.encode(errors="surrogatepass"))
     return _qualified(stage), digest.hexdigest()
+
+
+def _is_what_its_source_says(stage: type[Stage]) -> bool:
+    made = inspect.unwrap(stage.function) if issubclass(stage, FunctionStage) else stage
+    if "<locals>" in made.__qualname__ or getattr(made, "__closure__", None):
+        return False
+    return all(
+        cls.source_when_defined == state_of_source(cls.__module__)
+        for cls in stage.__mro__
+        if issubclass(cls, Stage) and cls not in FunctionStage.__mro__
+    )
 
 
 def _qualified(stage: type[Stage]) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, ReexecutionOptions, execute_job
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    ReexecutionOptions,
+    execute_job,
+)
 
 from crucible_core import (
     Context,
@@ -57,7 +64,7 @@ class Resumption:
                 self.instance,
                 run_config=self.run_config,
                 tags={**job.get_definition().tags, **tags},
-                reexecution_options=ReexecutionOptions.from_failure(self.parent.run_id, self.instance),
+                reexecution_options=self._reexecution(),
             )
         context, error = outcome(self.experiment, self.instance, result.run_id)
         if _executor_of(self.run_config, self.experiment) != "in_process":
@@ -66,6 +73,14 @@ class Resumption:
         if error is not None:
             raise error
         return context
+
+    def _reexecution(self) -> ReexecutionOptions:
+        last = op_names(self.experiment)[-1]
+        ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
+        if any(entry.step_key == last for entry in ended):
+            # It died after its last step and before it said so. That step takes its own result over.
+            return ReexecutionOptions(self.parent.run_id, [last])
+        return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
 
 
 def resume_run(
@@ -114,10 +129,11 @@ def plan_resumption(
     changed = _changed_options(recorded, experiment)
     store = open_store(instance)
     for stage in changed:
-        if _has_result(instance, store, parent, steps[stage]):
+        owner = _owner_of_result(instance, store, parent, steps[stage])
+        if owner is not None:
             raise InvalidExperimentError(
-                f"stage {stage!r} has a result in run {parent.run_id}, so its options cannot be changed any more: run "
-                "the experiment anew for that (with `cache: true`, stages that do not depend on it are not run again)"
+                f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
+                "experiment anew for that (with `cache: true`, stages that do not depend on it are not run again)"
             )
     _give_up(instance, parent, record, force=force)
     return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
@@ -153,13 +169,15 @@ def _changed_options(recorded: Experiment, experiment: Experiment) -> dict[str, 
     return changed
 
 
-def _has_result(instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> bool:
+def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> str | None:
+    """The run whose result of the step the run goes on from: its own, or that of a run which it resumed."""
     one: DagsterRun | None = run
     while one is not None:
         if store.has_result(one.run_id, step):
-            return True
-        one = instance.get_run_by_id(one.parent_run_id) if one.parent_run_id else None
-    return False
+            return one.run_id
+        inherits = one.step_keys_to_execute is not None and step not in one.step_keys_to_execute
+        one = instance.get_run_by_id(one.parent_run_id) if one.parent_run_id and inherits else None
+    return None
 
 
 def _run_config(

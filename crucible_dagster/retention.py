@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from crucible_core import CrucibleError
 from crucible_dagster.context_store import open_store
 from crucible_dagster.store import ContextStore
-from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage, kept_with_ancestors
+from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
 
 __all__ = ["PINNED_TAG", "collect", "pin"]
 
 PINNED_TAG = "crucible/pinned"
 DAY = 24 * 3600.0
+FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+NOT_FINISHED_STATUSES = tuple(status for status in DagsterRunStatus if status not in FINISHED)
 
 
 def collect(
@@ -34,18 +36,18 @@ def collect(
         raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
     store = open_store(instance) if store is None else store
     since = time.time() - days * DAY
-    parents: dict[str, str | None] = {}
-    wanted: list[str] = []
+    # Also those that have written nothing yet: they may be about to go on from another.
+    at_work = instance.get_runs(filters=RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+    kept: set[str] = set()
+    for run in at_work:
+        _keep_with_ancestors(instance, run, kept)
     for run_id in store.runs():
         record = instance.get_run_record_by_id(run_id)
-        parents[run_id] = record.dagster_run.parent_run_id if record else None
-        if record is None:
-            continue
-        run = record.dagster_run
-        ended = record.end_time or record.update_timestamp.timestamp()
-        if run.tags.get(PINNED_TAG) == "true" or not run.is_finished or ended >= since:
-            wanted.append(run_id)
-    kept = kept_with_ancestors(wanted, parents.get)
+        if record is not None:
+            run = record.dagster_run
+            ended = record.end_time or record.update_timestamp.timestamp()
+            if run.tags.get(PINNED_TAG) == "true" or ended >= since:
+                _keep_with_ancestors(instance, run, kept)
 
     def keep(run_id: str, written: float) -> bool:
         return run_id in kept or (instance.get_run_by_id(run_id) is None and written >= since)
@@ -56,3 +58,10 @@ def collect(
 def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
     """Keep a run in the store for good, or no longer."""
     instance.add_run_tags(run_id, {PINNED_TAG: "true" if pinned else "false"})
+
+
+def _keep_with_ancestors(instance: DagsterInstance, run: DagsterRun | None, kept: set[str]) -> None:
+    """A run, and those that it goes on from: what resumed a run may be resumed itself."""
+    while run is not None and run.run_id not in kept:
+        kept.add(run.run_id)
+        run = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from crucible_core import Context, Decision, PlannedStage, Trace
+from crucible_core.jsonable import to_jsonable
 from crucible_core.persistent import PersistentDict
 from crucible_dagster.provenance import stage_identity
 from crucible_dagster.store import ContextStore
@@ -86,10 +87,26 @@ class Hit:
 
 def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
     stage, code = stage_identity(type(planned.stage))
-    options = planned.definition.options or {}
-    return StageKey(
-        experiment_id, planned.name, stage, code, {name: _digest(options[name]) for name in sorted(options)}
-    )
+    # As given, because a secret is masked among those in effect; and those in effect, because of defaults.
+    given, effective = planned.definition.options or {}, to_jsonable(planned.stage)
+    names = sorted({**given, **effective})
+    options = {name: _digest([given.get(name), effective.get(name)]) for name in names}
+    return StageKey(experiment_id, planned.name, stage, code, options)
+
+
+def written_names(before: Context, after: Context) -> dict[str, frozenset[str]]:
+    """Part -> the names that a stage gave a value to, be it the same as before."""
+    return {
+        part: frozenset(
+            name for name, entry in _entries(after, part).items() if _entries(before, part).get(name) is not entry
+        )
+        for part in PARTS
+    }
+
+
+def _entries(context: Context, part: str) -> Mapping[str, Any]:
+    held = getattr(context, part)
+    return held.entries() if isinstance(held, StoredDict) else dict(held)
 
 
 def described_read(read: Read) -> str:
@@ -114,7 +131,11 @@ class ReuseIndex:
         """The newest earlier result of this stage that depends on nothing that is different now."""
         if key.code is None:
             return None
-        for name in self._store.files.children(key.folder):
+        try:
+            names = self._store.files.children(key.folder)
+        except OSError:  # an index that cannot be read is none
+            return None
+        for name in names:
             if not name.endswith(".reads"):
                 continue
             document = self._read(f"{key.folder}/{name}")
@@ -124,21 +145,31 @@ class ReuseIndex:
             now = {read: digest_of_read(before, read) for read in reads}
             found = self._read(f"{key.folder}/{_result_name(now)}")
             if found is not None and self._is_whole(found):
-                return Hit(found["run_id"], now, self._restore(found, before))
+                return Hit(found["run_id"], now, self._restore(found, before, key.name))
         return None
 
     def remember(
-        self, key: StageKey, run_id: str, before: Context, after: Context, reads: Mapping[Read, str]
+        self,
+        key: StageKey,
+        run_id: str,
+        before: Context,
+        after: Context,
+        *,
+        reads: Mapping[Read, str],
+        written: Mapping[str, frozenset[str]],
     ) -> str | None:
         """Offer a result, as committed, to later runs. Returns why it cannot be, if it cannot."""
         never = [described_read(read) for read, digest in reads.items() if digest == NEVER_THE_SAME]
-        delta = _delta(before, after)
+        delta = _delta(before, after, written)
         if key.code is None:
-            return f"the source of {key.stage} is not to be had"
+            return f"the source of {key.stage} is not to be had, or was changed since it was imported"
         if never:
             return f"it read ctx.{never[0]}, which is different in every run"
         if delta is None:
-            return "it took something away from the Context, or changed earlier outputs or the experiment"
+            return (
+                "it took something away from the Context, changed earlier outputs or the experiment, or gave another "
+                "name to an object that had more than one"
+            )
         document = {
             "run_id": run_id,
             "parts": key.parts(),
@@ -146,11 +177,13 @@ class ReuseIndex:
             "delta": delta,
         }
         files = self._store.files
-        files.write(
-            f"{key.folder}/{_names_digest(reads)}.reads", [write_document({"reads": [list(one) for one in reads]})]
-        )
-        files.write(f"{key.folder}/{_result_name(reads)}", [write_document(document)])
-        files.write(key.last, [write_document(document)])
+        names = write_document({"reads": [list(one) for one in reads]})
+        try:
+            files.write(f"{key.folder}/{_names_digest(reads)}.reads", [names])
+            files.write(f"{key.folder}/{_result_name(reads)}", [write_document(document)])
+            files.write(key.last, [write_document(document)])
+        except OSError as error:
+            return f"the store cannot be written to: {error.strerror or error}"
         return None
 
     def compare_with_last(self, key: StageKey, before: Context) -> tuple[str | None, list[Part]]:
@@ -191,7 +224,7 @@ class ReuseIndex:
             for digest, size in ref.objects
         )
 
-    def _restore(self, found: Mapping[str, Any], before: Context) -> Context:
+    def _restore(self, found: Mapping[str, Any], before: Context, stage: str) -> Context:
         delta, where = found["delta"], f"(reused from run {found['run_id']})"
         objects = self._store.objects
         groups: dict[str, Cell] = {}
@@ -209,21 +242,26 @@ class ReuseIndex:
         assert isinstance(before.outputs, StoredList)
         added = [Chunk(Cell(objects, Ref.from_json(ref), f"outputs {where}"), count) for ref, count in delta["outputs"]]
         changed["outputs"] = StoredList([*before.outputs.chunks, *added], Reads())
-        changed["trace"] = Trace.from_json(json.dumps(delta["decisions"]))
+        decisions = [{**decision, "stage": stage} for decision in delta["decisions"]]
+        changed["trace"] = Trace.from_json(json.dumps(decisions))
         restored = object.__new__(Context)
         restored.__dict__.update(before.__dict__)
         restored.__dict__.update(changed)
         return restored
 
 
-def _delta(before: Context, after: Context) -> dict[str, Any] | None:
-    """What a stage added, in references; None if that is not all it did."""
+def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]]) -> dict[str, Any] | None:
+    """What a stage wrote, in references; None if that is not all it did."""
     delta: dict[str, Any] = {}
+    shared = {entry[1] for part in PARTS for entry in _refs_of(getattr(before, part)).values()} - {None}
     for part in PARTS:
         earlier, later = (_refs_of(getattr(one, part)) for one in (before, after))
         if list(earlier) != list(later)[: len(earlier)]:
             return None
-        delta[part] = [[name, *entry] for name, entry in later.items() if earlier.get(name) != entry]
+        changed = {name: entry for name, entry in later.items() if name in written[part] or earlier.get(name) != entry}
+        if any(entry[1] in shared for name, entry in changed.items() if earlier.get(name) != entry):
+            return None
+        delta[part] = [[name, *entry] for name, entry in changed.items()]
     chunks = [[[chunk.cell.ref.to_json(), chunk.count] for chunk in _chunks(one)] for one in (before, after)]
     if chunks[1][: len(chunks[0])] != chunks[0]:
         return None
@@ -260,4 +298,4 @@ def _result_name(reads: Mapping[Read, str]) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -43,7 +43,7 @@ from crucible_dagster.fencing import watch
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata, observation
 from crucible_dagster.option_fields import merge_options
 from crucible_dagster.provenance import record_run
-from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of
+from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
 from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 
@@ -90,7 +90,7 @@ def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[
     else:
         before = _before(context, upstream, launched)
         one = _Step(context, manager, compiled, planned, step)
-        after = (one.adopt(before) if begins and upstream is not None else None) or one.run(before)
+        after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1:
         yield materialization(after)
     ending = after.trace.endings.get(planned.name)
@@ -116,12 +116,14 @@ class _Step:
         self.planned = planned
         self.step = step
         self.attempt = new_attempt()
+        self.raw: Context
+        """What the stage returned, before it was stored."""
         self.observers = (self._keep, self._tell, *compiled.observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
-        if not (definition.cache and definition.enabled):
-            return self._commit(self._run(self.planned, before), {})
+        if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
+            return self._run(self.planned, before, {})
         index = ReuseIndex(self.manager.store)
         key = key_of(self.planned, before.experiment_id)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
@@ -147,33 +149,43 @@ class _Step:
         if self.planned.definition not in found.experiment.pipeline:
             return None  # its options were changed meanwhile
         self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        return self._commit(replace(found, experiment=before.experiment, run_id=run.run_id), {})
+        adopted = replace(found, experiment=before.experiment, run_id=run.run_id)
+        return self._commit(adopted, {"adopted_from": run.parent_run_id})
 
-    def _run(self, planned: PlannedStage, before: Context) -> Context:
+    def _run(
+        self, planned: PlannedStage, before: Context, notes: dict[str, Any], reads: Reads | None = None
+    ) -> Context:
+        """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
         with watch(self.dagster.instance, run_id) as watching:
             try:
-                after = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
+                self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
             except StageFailedError as error:
-                self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
+                lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
+                said = f"{error}\n\nNot kept of the Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
-                raise Failure(description=str(error), metadata=shown, allow_retries=False) from error.__cause__
+                raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
-        if watching.given_up:
-            raise RefusedWriteError(f"run {run_id} was given up while step {self.step!r} ran; its result is refused")
-        return after
+            if watching.given_up:
+                raise RefusedWriteError(
+                    f"run {run_id} was given up while step {self.step!r} ran; its result is refused"
+                )
+            if reads is not None:
+                notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
+            return self._commit(self.raw, notes)
 
     def _run_watched(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
-        after = self._run(self.planned._replace(stage=cast("Stage", _Watching(self.planned.stage, reads))), before)
-        seen = dict(reads.seen)
-        notes = {"reuse": {**why, "key": key.parts(), "reads": [[list(read), seen[read]] for read in seen]}}
-        kept = self._commit(after, notes)
+        watching = _Watching(self.planned.stage, reads)
+        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
+        kept = self._run(self.planned._replace(stage=cast("Stage", watching)), before, notes, reads)
         unfit = (
-            index.remember(key, self.dagster.run_id, before, kept, seen)
+            index.remember(
+                key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
+            )
             if kept.experiment.to_json() == experiment
             else "it changed the experiment in place"
         )

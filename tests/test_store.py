@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -20,7 +21,7 @@ from crucible_core import Context, CrucibleError, Decision, RunInterrupted, Stag
 from crucible_core.same import same
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, detached
 from crucible_dagster.store.files import LocalFiles
-from crucible_dagster.store.memory import digest_of, remember_mapping
+from crucible_dagster.store.memory import Digests, digests_of, remember_mapping
 from crucible_dagster.store.objects import MIN_MAPPED
 
 RUN = "00000000-0000-4000-8000-00000000000a"
@@ -377,13 +378,14 @@ def test_the_kernel_tells_whether_mapped_memory_was_written_to(tmp_path: Path) -
     content = os.urandom(1_000_000)
     (tmp_path / "object").write_bytes(content)
     block = LocalFiles(tmp_path).map("object")
-    remember_mapping(block, "known without reading")
-    assert digest_of(block) == "known without reading"
+    known = Digests("known without reading", "it too")
+    remember_mapping(block, known)
+    assert digests_of(block) == known
     assert bytes(block[:10]) == content[:10]
-    assert digest_of(block) == "known without reading", "reading changes nothing"
-    assert digest_of(block[:5_000]) != "known without reading"
+    assert digests_of(block) == known, "reading changes nothing"
+    assert digests_of(block[:5_000]) != known
     block[999_999] = block[999_999]
-    assert digest_of(block) != "known without reading"
+    assert digests_of(block).sha256 == hashlib.sha256(content).hexdigest()
     del block
     gc.collect()
     from crucible_dagster.store import memory

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import hashlib
 import io
 import json
 import marshal
@@ -32,7 +33,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-__all__ = ["Codec", "Encoded", "decode", "encode"]
+__all__ = ["Codec", "Encoded", "decode", "encode", "exact_digest"]
 
 Codec = Literal["json", "tagged", "pickle"]
 
@@ -48,6 +49,8 @@ class Encoded(NamedTuple):
     codec: Codec
     head: bytes
     buffers: tuple[memoryview, ...] = ()
+    exact: bytes | None = None
+    """`exact_digest` of a value whose codec is json."""
 
 
 class _Unfit(Exception):
@@ -59,9 +62,9 @@ def encode(value: Any) -> Encoded:
 
     Raises whatever pickle raises for a value that cannot be pickled.
     """
-    text = _plain(value)
-    if text is not None:
-        return Encoded("json", text)
+    plain = _plain(value)
+    if plain is not None:
+        return Encoded("json", plain[0], exact=plain[1])
     try:
         buffers: list[memoryview] = []
         tagged = _Tagger(buffers).tag(value)
@@ -88,16 +91,32 @@ def decode(codec: str, head: bytes, buffers: Sequence[memoryview]) -> Any:
 # --- plain JSON ------------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> bytes | None:
-    """JSON text that gives exactly this value again, or None. All of the work is done in C."""
+def exact_digest(value: Any) -> bytes | None:
+    """A digest of a value of lists, dicts and scalars, types included; None for others."""
     try:
-        exact = marshal.dumps(value, 2)  # version 2: equal bytes for equal values, types included
+        # Version 2 of marshal gives equal bytes for equal values.
+        return hashlib.sha256(marshal.dumps(value, 2)).digest() if type(value) in _JSON else None
+    except ValueError:
+        return None
+
+
+def _plain(value: Any) -> tuple[bytes, bytes] | None:
+    """JSON text that gives exactly this value again, and its `exact_digest`, or None. The work is done in C."""
+    if type(value) not in _JSON:
+        return None
+    try:
         text: bytes = to_json(value, inf_nan_mode="null")
-        if marshal.dumps(from_json(text), 2) != exact or _shares(value):
+        # Digests, so that a large value is not in memory four times at once.
+        exact = exact_digest(value)
+        if exact is None or exact_digest(from_json(text)) != exact or _shares(value):
             return None
     except (ValueError, TypeError, RecursionError):  # pydantic's errors of serialization are ValueErrors
         return None
-    return text
+    return text, exact
+
+
+# Others need not be tried: and marshal would copy the memory of an array.
+_JSON = frozenset({type(None), bool, int, float, str, list, dict})
 
 
 def _shares(value: Any) -> bool:
@@ -126,8 +145,10 @@ class _Tagger:
 
     def tag(self, value: Any) -> Any:
         kind = type(value)
-        if value is None or kind is bool or kind is str:
+        if value is None or kind is bool:
             return value
+        if kind is str:
+            return _whole(value)
         if kind is int:
             return value if value.bit_length() < MAX_DECIMAL_BITS else {"$int": hex(value)}
         if kind is float:
@@ -145,7 +166,7 @@ class _Tagger:
     def _tag_collection(self, kind: type, value: Any) -> Any:
         if kind is dict:
             if all(type(key) is str and not key.startswith("$") for key in value):
-                return {key: self.tag(item) for key, item in value.items()}
+                return {_whole(key): self.tag(item) for key, item in value.items()}
             return {"$dict": [[self.tag(key), self.tag(item)] for key, item in value.items()]}
         if kind is tuple:
             return {"$tuple": [self.tag(item) for item in value]}
@@ -180,7 +201,8 @@ class _Tagger:
         if numpy.lib.format.descr_to_dtype(_descr(json.loads(json.dumps(described)))) != dtype:
             raise _Unfit
         if type(value) is not numpy.ndarray:
-            if dtype.names or type(value) is not dtype.type:
+            # Of text, numpy has no empty items, and drops what looks like padding; and some types share a description.
+            if dtype.names or dtype.kind in "US" or type(value) is not numpy.dtype(described).type:
                 raise _Unfit
             return {"$scalar": [described, base64.b64encode(value.tobytes()).decode()]}
         fortran = bool(value.flags.f_contiguous and not value.flags.c_contiguous)
@@ -192,6 +214,15 @@ class _Tagger:
             content = len(self.buffers)
             self.buffers.append(block)
         return {"$array": [described, list(value.shape), fortran, bool(value.flags.writeable), content]}
+
+
+def _whole(text: str) -> str:
+    """The text, unless it has halves of surrogate pairs, of which JSON would make one character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Unfit from None
+    return text
 
 
 _MUTABLE = frozenset({list, dict, set, bytearray})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from crucible_dagster.store.errors import StoreError
@@ -74,7 +74,9 @@ def collect_garbage(
     if delete:
         # The manifests first: what is left after a kill in between refers to nothing that is gone.
         for name, _ in sorted(garbage, key=lambda one: not one[0].startswith(f"{RUNS}/")):
-            store.files.delete(name)
+            # A step that writes the same value meanwhile makes the object look new, and will refer to it.
+            if not name.startswith(f"{OBJECTS}/") or (store.files.modified(name) or 0.0) < old:
+                store.files.delete(name)
     objects = [size for name, size in garbage if name.startswith(f"{OBJECTS}/")]
     return Collected(tuple(kept), tuple(removed), len(objects), sum(objects), delete)
 
@@ -91,6 +93,10 @@ def verify_store(store: ContextStore) -> Verified:
         problem = store.objects.verify(digest)
         problems += [problem] if problem else []
     for run_id in store.runs():
+        try:
+            store.run_record(run_id)
+        except StoreError as error:
+            problems.append(str(error))
         for step in store.steps(run_id):
             problems += _problems_of_step(store, run_id, step, there)
     return Verified(len(store.runs()), len(there), sum(there.values()), tuple(problems))
@@ -156,14 +162,3 @@ def _unwanted_reuse(store: ContextStore, removed: frozenset[str]) -> Iterable[tu
         if document.get("run_id") in removed:
             found.append((info.name, info.size))
     return found
-
-
-def kept_with_ancestors(wanted: Sequence[str], parent_of: Callable[[str], str | None]) -> set[str]:
-    """The runs, and those that they go on from: what resumed a run may be resumed itself."""
-    kept: set[str] = set()
-    for run_id in wanted:
-        one: str | None = run_id
-        while one is not None and one not in kept:
-            kept.add(one)
-            one = parent_of(one)
-    return kept

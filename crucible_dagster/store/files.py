@@ -67,6 +67,9 @@ class Files(Protocol):
     def keep(self, name: str, size: int) -> bool:
         """Have a file of this size look as if it were written now; False if it must be written for that."""
 
+    def modified(self, name: str) -> float | None:
+        """When the file was written, in seconds since the epoch; None if it is not there."""
+
     def delete(self, name: str) -> None:
         """Remove the file if it is there."""
 
@@ -101,6 +104,8 @@ class LocalFiles:
 
     def map(self, name: str) -> memoryview:
         with self.path(name).open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:  # which cannot be mapped
+                return memoryview(b"")
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
 
     def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
@@ -136,12 +141,20 @@ class LocalFiles:
     def append(self, name: str, data: bytes) -> None:
         path = self.path(name)
         try:
-            stream = path.open("ab")
+            stream = path.open("ab", buffering=0)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("ab")
+            stream = path.open("ab", buffering=0)
         with stream:
-            stream.write(data)
+            before = stream.tell()
+            left = memoryview(data)
+            try:
+                while left:
+                    left = left[stream.write(left) :]
+            except OSError:
+                # A part of it would spoil what is added next.
+                stream.truncate(before)
+                raise
 
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
@@ -156,7 +169,7 @@ class LocalFiles:
     def children(self, folder: str) -> Sequence[str]:
         try:
             return sorted(os.listdir(self.path(folder)))  # noqa: PTH208  # names are wanted
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def keep(self, name: str, size: int) -> bool:
@@ -168,6 +181,12 @@ class LocalFiles:
         except FileNotFoundError:
             return False
         return True
+
+    def modified(self, name: str) -> float | None:
+        try:
+            return self.path(name).stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         path = self.path(name)
@@ -275,6 +294,12 @@ class RemoteFiles:
         except FileNotFoundError:
             return False
         return bool(info["size"] == size and time.time() - _modified(info) < FRESH_SECONDS)
+
+    def modified(self, name: str) -> float | None:
+        try:
+            return _modified(self._fs.info(self.path(name)))
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

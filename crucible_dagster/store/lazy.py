@@ -5,11 +5,13 @@ what is remembered, which is what a stage's result depends on.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crucible_core import Context
 from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
 
 __all__ = [
@@ -37,17 +39,19 @@ class Cell:
     Two keys that hold the same object hold the same cell.
     """
 
-    __slots__ = ("_objects", "_value", "baseline", "ref", "shared", "touched", "where")
+    __slots__ = ("_lock", "_objects", "_value", "baseline", "exact", "ref", "shared", "where")
 
     def __init__(self, objects: ObjectStore, ref: Ref, where: str, value: Any = _UNREAD, baseline: Ref | None = None):
         self._objects = objects
+        self._lock = threading.RLock()  # threads of a stage that look at a value get one and the same
         self._value = value
+        self.exact: bytes | None = None
+        """Digest of the value in memory, where it is cheaper than that of its text."""
         self.ref = ref
         self.where = where
         self.baseline = baseline
         self.shared: str | None = None
         """What the entries of one and the same object have in common in a manifest."""
-        self.touched = False
 
     @property
     def is_read(self) -> bool:
@@ -55,29 +59,36 @@ class Cell:
 
     @property
     def value(self) -> Any:
-        if self._value is _UNREAD:
-            self._value = self._objects.get(self.ref, self.where)
-            # Pickling what was unpickled gives other bytes than it was read from, but the same ones each time.
-            self.baseline = self._objects.ref(self._value, self.where)[0] if self.ref.codec == "pickle" else self.ref
-        self.touched = True
-        return self._value
+        with self._lock:
+            if self._value is _UNREAD:
+                value = self._objects.get(self.ref, self.where)
+                # Pickling what was unpickled gives other bytes than it was read from, but the same ones each time.
+                self.baseline = self._objects.ref(value, self.where)[0] if self.ref.codec == "pickle" else self.ref
+                self.exact = exact_digest(value) if self.ref.codec == "json" else None
+                self._value = value
+            return self._value
 
-    def peek(self) -> Any:
-        """The value, without counting as a reader of it."""
-        touched = self.touched
-        value = self.value
-        self.touched = touched
-        return value
-
-    def stored_again(self, objects: ObjectStore) -> Cell:
-        """A cell for the next stage: the same reference, or another if the value was changed in place."""
-        again = Cell(objects, self.ref, self.where, self._value, self.baseline)
+    def unread(self) -> Cell:
+        """The value as it is stored, whatever was done to it in memory."""
+        again = Cell(self._objects, self.ref, self.where)
         again.shared = self.shared
-        if self.touched:
-            ref, encoded = objects.ref(self._value, self.where)
+        return again
+
+    def stored_again(self, objects: ObjectStore, where: str) -> Cell:
+        """A cell for the next stage: the same reference, or another if the value was changed in place (`where`).
+
+        Every value in memory is compared, also one that nobody asked the Context for: a stage may have reached it
+        through another value that it is a part of.
+        """
+        again = Cell(objects, self.ref, self.where, self._value, self.baseline)
+        again.shared, again.exact = self.shared, self.exact
+        if self.is_read and (self.exact is None or exact_digest(self._value) != self.exact):
+            ref, encoded = objects.ref(self._value, where)
+            again.exact = encoded.exact
             if ref != self.baseline:
-                objects.write(ref, encoded)
+                objects.write(ref, encoded, where)
                 again.ref = again.baseline = ref
+                again.where = where
         return again
 
 
@@ -119,7 +130,7 @@ def digest_of_read(context: Context, read: Read) -> str:
                 return str(outputs.before)
             return _digest([chunk.cell.ref.digest for chunk in outputs.chunks])
         case ("experiment",):
-            return _digest([context.experiment.to_json()])
+            return _digest([context.experiment.to_json(), str(context.experiment.folder)])
         case ("experiment_id",):
             return context.experiment_id
     return NEVER_THE_SAME
@@ -127,48 +138,58 @@ def digest_of_read(context: Context, read: Read) -> str:
 
 def _digest_in(part: PersistentDict[Any], what: str, names: list[str]) -> str:
     assert isinstance(part, StoredDict)
-    entries = {name: entry for name, entry in part.entries().items() if isinstance(entry, Cell)}
     match what:
         case "value":
-            return entries[names[0]].ref.digest if names[0] in entries else ABSENT
+            return _digest_of_value(part, names[0])
         case "has":
-            return str(names[0] in entries)
-    return _digest(list(entries))
+            return str(names[0] in part.before)
+    return _digest(list(part.before))
+
+
+def _digest_of_value(part: StoredDict, name: str) -> str:
+    cell = part.before.get(name)
+    if cell is None:
+        return ABSENT
+    # With which other names it is one object: what is changed in place is changed under all of them.
+    others = [other for other, entry in part.before.items() if entry is cell] if cell.shared else []
+    return _digest([cell.ref.digest, *others]) if len(others) > 1 else str(cell.ref.digest)
 
 
 class StoredDict(PersistentDict[Any]):
     """A mapping with cells among its values: those that a stage has put itself are plain values."""
 
-    __slots__ = ("origin", "part", "reads")
+    __slots__ = ("before", "origin", "part", "reads")
 
     def __init__(self, items: Mapping[str, Any], part: str, reads: Reads, origin: object) -> None:
         super().__init__(items)
         self.part = part
         self.reads = reads
+        self.before = dict(items)
+        """What there was when the stage began."""
         self.origin = origin
         """The manifest that the cells are from."""
 
     def _view(self, buffer: dict[str, Any], size: int) -> StoredDict:
         view = super()._view(buffer, size)
         assert isinstance(view, StoredDict)
-        view.part, view.reads, view.origin = self.part, self.reads, self.origin
+        view.part, view.reads, view.origin, view.before = self.part, self.reads, self.origin, self.before
         return view
 
     def __getitem__(self, key: str) -> Any:
         try:
             entry = self._own()[key]
         except KeyError:
-            self.reads.note(("value", self.part, key), lambda: ABSENT)
+            self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
             raise
         if isinstance(entry, Cell):
-            self.reads.note(("value", self.part, key), lambda: entry.ref.digest)
+            self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
             return entry.value
         return entry
 
     def __contains__(self, key: object) -> bool:
         there = super().__contains__(key)
         if isinstance(key, str) and (not there or isinstance(self._own()[key], Cell)):
-            self.reads.note(("has", self.part, key), lambda: str(there))
+            self.reads.note(("has", self.part, key), lambda: str(key in self.before))
         return there
 
     def __iter__(self) -> Iterator[str]:
@@ -242,7 +263,7 @@ class StoredList(PersistentList[Any]):
         yield from super().__iter__()
 
     def __getitem__(self, index: Any) -> Any:
-        size = self.before + self._size
+        size = len(self)
         if isinstance(index, slice):
             return list(self)[index]
         if not -size <= index < size:
@@ -299,11 +320,12 @@ class _Watched(Context):
         return super().__getattribute__(name)
 
     def decide(self, *args: Any, **named: Any) -> Context:
-        reads = self.__dict__["_reads"]
-        return watched(unwatched(self).decide(*args, **named), reads)
+        after = unwatched(self).decide(*args, **named)
+        reads = self.__dict__.get("_reads")
+        return after if reads is None else watched(after, reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Context, tuple(self.__dict__[name] for name in Context.__dataclass_fields__)
+        return Context, tuple(getattr(self, name) for name in Context.__dataclass_fields__)
 
 
 _WATCHED = frozenset({"experiment", "experiment_id", "run_id", "trace"})

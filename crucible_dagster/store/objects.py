@@ -11,7 +11,7 @@ from crucible_core.jsonable import safe_text, type_name
 from crucible_dagster.store.codec import Encoded, decode, encode
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles
-from crucible_dagster.store.memory import digest_of, remember_mapping
+from crucible_dagster.store.memory import Digests, checksum, count_mappings, digests_of, remember_mapping
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "object_name"]
 
@@ -20,6 +20,8 @@ FOLDER = "objects"
 MAX_INLINE = 1024
 # A buffer from this many bytes on is mapped rather than read.
 MIN_MAPPED = 256 * 1024
+# Each map holds a file open.
+MAX_MAPPED = 256
 CHUNK = 4 * 1024 * 1024
 MAX_RECENT = 64
 
@@ -27,8 +29,8 @@ MAX_RECENT = 64
 class Ref(NamedTuple):
     """Where a value is kept: two values with equal refs are equal.
 
-    `head` and `buffers` are either `text:` or `base64:` with the bytes themselves, or `sha256:<digest>:<size>` of an
-    object; buffers of memory that must not be written to end in `:r`.
+    `head` is either `text:` or `base64:` with the bytes themselves, or `sha256:<digest>:<size>` of an object. `buffers`
+    are `sha256:<digest>:<size>:<checksum>`, and those of memory that must not be written to end in `:r`.
     """
 
     codec: str
@@ -89,15 +91,15 @@ class ObjectStore:
         if len(encoded.head) <= MAX_INLINE:
             head = _inline(encoded.head)
         else:
-            head = f"sha256:{digest_of(encoded.head)}:{len(encoded.head)}"
-        buffers = tuple(
-            f"sha256:{digest_of(block)}:{block.nbytes}{':r' if block.readonly else ''}" for block in encoded.buffers
-        )
+            head = f"sha256:{hashlib.sha256(encoded.head).hexdigest()}:{len(encoded.head)}"
+        buffers = tuple(map(_described, encoded.buffers))
         kind = type_name(value) if encoded.codec == "pickle" else ""
         return Ref(encoded.codec, head, buffers, kind), encoded
 
-    def write(self, ref: Ref, encoded: Encoded) -> None:
-        """Write what `ref` returned. Raises OSError."""
+    def write(self, ref: Ref, encoded: Encoded, where: str) -> None:
+        """Write what `ref` returned. Raises OSError, and StoreError for a pickle where none may be read."""
+        if ref.codec == "pickle" and not self.allow_pickle:
+            raise _refused(ref, where)
         blocks: list[bytes | memoryview] = [encoded.head, *encoded.buffers]
         for blob, block in zip((ref.head, *ref.buffers), blocks, strict=True):
             if blob.startswith("sha256:"):
@@ -106,17 +108,13 @@ class ObjectStore:
     def put(self, value: Any, where: str) -> Ref:
         """Write a value. Raises StoreError for one that cannot be stored, and OSError."""
         ref, encoded = self.ref(value, where)
-        self.write(ref, encoded)
+        self.write(ref, encoded, where)
         return ref
 
     def get(self, ref: Ref, where: str) -> Any:
         """Read a value back. Raises StoreError that names the object that is damaged, missing or refused."""
         if ref.codec == "pickle" and not self.allow_pickle:
-            raise StoreError(
-                f"{where} is a {ref.type}, which is kept as a pickle, and reading pickles is switched off "
-                "(CRUCIBLE_ALLOW_PICKLE=false): a pickle can run any code where it is read. Keep such values in files "
-                "of a format of your own, and their paths in the Context"
-            )
+            raise _refused(ref, where)
         head = self._head(ref.head, where)
         blocks = [self._buffer(blob, where) for blob in ref.buffers]
         try:
@@ -132,7 +130,7 @@ class ObjectStore:
 
     def put_bytes(self, data: bytes) -> str:
         """Write bytes; the blob that `get_bytes` reads. Raises OSError."""
-        digest = digest_of(data)
+        digest = hashlib.sha256(data).hexdigest()
         self._put(digest, data)
         return f"sha256:{digest}:{len(data)}"
 
@@ -170,37 +168,23 @@ class ObjectStore:
         return data
 
     def _buffer(self, blob: str, where: str) -> memoryview:
-        digest, size = blob.split(":")[1:3]
-        if not isinstance(self.files, LocalFiles) or int(size) < MIN_MAPPED:
-            block = memoryview(bytearray(self._head(blob, where)))
-        else:
-            name = object_name(digest)
-            try:
-                if digest not in self._verified:
-                    found = self._verify(self.files, name, int(size))
-                    if found is not None:
-                        raise _damaged(name, where, found, int(size))
-                    self._verified.add(digest)
+        _, digest, size, expected, *_ = blob.split(":")
+        name = object_name(digest)
+        try:
+            if isinstance(self.files, LocalFiles) and int(size) >= MIN_MAPPED and count_mappings() < MAX_MAPPED:
                 block = self.files.map(name)
-            except FileNotFoundError:
-                raise _missing(name, where) from None
-            except OSError as error:
-                raise _unreadable(name, where, error) from error
-            if block.nbytes != int(size):
-                raise _damaged(name, where, block.nbytes, int(size))
-            remember_mapping(block, digest)
+            else:
+                block = memoryview(bytearray(self.files.read(name)))
+        except FileNotFoundError:
+            raise _missing(name, where) from None
+        except OSError as error:
+            raise _unreadable(name, where, error) from error
+        # Through the map itself: the stage that asks for the value is about to read the same pages.
+        if block.nbytes != int(size) or (digest not in self._verified and checksum(block) != expected):
+            raise _damaged(name, where, block.nbytes, int(size))
+        self._verified.add(digest)
+        remember_mapping(block, Digests(digest, expected))
         return block.toreadonly() if blob.endswith(":r") else block
-
-    def _verify(self, files: LocalFiles, name: str, size: int) -> int | None:
-        """The size that a damaged file has, None for a whole one. Read through a small window, not through the map."""
-        hashed, found = hashlib.sha256(), 0
-        window = memoryview(bytearray(min(CHUNK, max(size, 1))))
-        with files.path(name).open("rb", buffering=0) as stream:
-            while count := stream.readinto(window):
-                hashed.update(window[:count])
-                found += count
-        digest = name.removeprefix(f"{FOLDER}/").replace("/", "")
-        return None if found == size and hashed.hexdigest() == digest else found
 
     def verify(self, digest: str, size: int | None = None) -> str | None:
         """What is wrong with an object, or None."""
@@ -227,11 +211,24 @@ class ObjectStore:
                 yield part
 
 
+def _described(block: memoryview) -> str:
+    digest, checked = digests_of(block)
+    return f"sha256:{digest}:{block.nbytes}:{checked}{':r' if block.readonly else ''}"
+
+
 def _inline(data: bytes) -> str:
     try:
         return f"text:{data.decode()}"
     except UnicodeDecodeError:
         return f"base64:{base64.b64encode(data).decode()}"
+
+
+def _refused(ref: Ref, where: str) -> StoreError:
+    return StoreError(
+        f"{where} is a {ref.type}, which is kept as a pickle, and reading pickles is switched off "
+        "(CRUCIBLE_ALLOW_PICKLE=false): a pickle can run any code where it is read. Keep such values in files of a "
+        "format of your own, and their paths in the Context"
+    )
 
 
 def _missing(name: str, where: str) -> StoreError:

@@ -26,7 +26,7 @@ from crucible_core import Context, Event, Experiment, RunInterrupted, StageFaile
 from crucible_core.experiment import Source
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
-from crucible_dagster.store.files import open_files
+from crucible_dagster.store.files import TEMPORARY, open_files
 from crucible_dagster.store.format_1 import load_format_1
 from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList
 from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
@@ -102,8 +102,14 @@ class ContextStore:
 
     # --- failures ---
 
-    def save_failure(self, error: StageFailedError | RunInterrupted, run_id: str, step: str, *, attempt: str) -> None:
-        """Keep the Context as it stood when a step failed. Raises StoreError."""
+    def save_failure(
+        self, error: StageFailedError | RunInterrupted, run_id: str, step: str, *, attempt: str
+    ) -> Sequence[str]:
+        """Keep the Context as it stood when a step failed.
+
+        Returns why values are not kept as they stood: one that cannot be stored must not hide why the stage failed.
+        Raises StoreError if the store cannot be written to.
+        """
         interrupted = isinstance(error, RunInterrupted)
         cause = None if interrupted else self._cause(error.__cause__)
         failure = {
@@ -112,8 +118,9 @@ class ContextStore:
             "interrupted": interrupted,
             "cause": cause and cause.to_json(),
         }
-        manifest, _ = self._write_values(error.context, run_id, step, attempt, failure, {})
+        manifest, cells = self._write_values(error.context, run_id, step, attempt, failure, {})
         self._create(f"{self.step_folder(run_id, step)}/{attempt}.failed", manifest.to_bytes())
+        return cells.lost
 
     def load_failure(self, run_id: str, step: str) -> StoredFailure | None:
         """How the step's last attempt failed, or None. Raises StoreError as `load` does."""
@@ -178,7 +185,10 @@ class ContextStore:
         return self.files.children(RUNS)
 
     def steps(self, run_id: str) -> Sequence[str]:
-        return [name for name in self.files.children(f"{RUNS}/{run_id}") if name != RECORD]
+        """The steps that the store has something of."""
+        # A process that was killed while it wrote the record left its temporary file.
+        found = self.files.children(f"{RUNS}/{run_id}")
+        return [name for name in found if name != RECORD and not name.startswith(TEMPORARY)]
 
     def step_folder(self, run_id: str, step: str) -> str:
         return f"{RUNS}/{run_id}/{step}"
@@ -230,7 +240,8 @@ class ContextStore:
         )
         assert before is None or isinstance(before, Manifest)
         try:
-            cells = _Writer(self.objects, f"(step {step!r}, run {run_id})").write(context)
+            writer = _Writer(self.objects, f"(step {step!r}, run {run_id})", lenient=failure is not None)
+            cells = writer.write(context)
             manifest = Manifest(
                 run_id,
                 step,
@@ -292,7 +303,7 @@ class ContextStore:
             kept = False
         if not kept:
             ref, encoded = self.objects.ref(experiment, "the experiment")
-        self.objects.write(ref, encoded)
+        self.objects.write(ref, encoded, "the experiment")
         return ref
 
     # --- reading a Context ---
@@ -328,14 +339,20 @@ class ContextStore:
 class _Cells:
     parts: Mapping[str, Mapping[str, Cell]]
     outputs: Sequence[Chunk]
+    lost: Sequence[str] = ()
 
 
 class _Writer:
-    """Writes the values of one Context, each object once however many names it has."""
+    """Writes the values of one Context, each object once however many names it has.
 
-    def __init__(self, objects: ObjectStore, where: str) -> None:
+    If `lenient`, a value that cannot be stored is left out, or is as it was stored before, and `lost` says so.
+    """
+
+    def __init__(self, objects: ObjectStore, where: str, *, lenient: bool) -> None:
         self.objects = objects
         self.where = where
+        self.lenient = lenient
+        self.lost: list[str] = []
         self.again: dict[int, Cell] = {}
         """By the id of the cell that a value was read through."""
         self.by_value: dict[int, Cell] = {}
@@ -343,26 +360,44 @@ class _Writer:
 
     def write(self, context: Context) -> _Cells:
         entries = {part: _entries(getattr(context, part)) for part in PARTS}
-        for entry in (entry for part in PARTS for entry in entries[part].values()):
-            if isinstance(entry, Cell) and id(entry) not in self.again:
-                again = self.again[id(entry)] = entry.stored_again(self.objects)
-                if entry.is_read:
-                    self._remember(entry.peek(), again)
-        parts = {
-            part: {name: self._cell(entry, f"{part}[{name!r}]") for name, entry in entries[part].items()}
-            for part in PARTS
-        }
-        return _Cells(parts, self._outputs(context.outputs))
+        for part in PARTS:
+            for name, entry in entries[part].items():
+                if isinstance(entry, Cell) and id(entry) not in self.again:
+                    again = self.again[id(entry)] = self._again(entry, f"{part}[{name!r}]")
+                    if entry.is_read:
+                        self._remember(entry.value, again)
+        parts: dict[str, dict[str, Cell]] = {}
+        for part in PARTS:
+            parts[part] = {}
+            for name, entry in entries[part].items():
+                cell = self._cell(entry, f"{part}[{name!r}]")
+                if cell is not None:
+                    parts[part][name] = cell
+        return _Cells(parts, self._outputs(context.outputs), self.lost)
 
-    def _cell(self, entry: Any, place: str) -> Cell:
+    def _again(self, cell: Cell, place: str) -> Cell:
+        try:
+            return cell.stored_again(self.objects, f"{place} {self.where}")
+        except StoreError as error:
+            self._lose(error)
+            return cell.unread()
+
+    def _lose(self, error: StoreError) -> None:
+        if not self.lenient:
+            raise error
+        self.lost.append(str(error))
+
+    def _cell(self, entry: Any, place: str) -> Cell | None:
         if isinstance(entry, Cell):
             cell = self.again[id(entry)]
         elif (found := self.by_value.get(id(entry))) is not None:
             cell = found
         else:
-            where = f"{place} {self.where}"
-            ref = self.objects.put(entry, where)
-            cell = Cell(self.objects, ref, where, entry, ref)
+            try:
+                cell = self._put(entry, f"{place} {self.where}")
+            except StoreError as error:
+                self._lose(error)
+                return None
             self._remember(entry, cell)
         self.uses[id(cell)] = self.uses.get(id(cell), 0) + 1
         if self.uses[id(cell)] > 1 and cell.shared is None:
@@ -376,20 +411,32 @@ class _Writer:
     def _outputs(self, outputs: Sequence[Any]) -> Sequence[Chunk]:
         if not isinstance(outputs, StoredList):
             return self._chunks(list(outputs))
-        kept = [Chunk(chunk.cell.stored_again(self.objects), chunk.count) for chunk in outputs.chunks]
+        kept = [Chunk(self._again(chunk.cell, "outputs"), chunk.count) for chunk in outputs.chunks]
         return [*kept, *self._chunks(outputs.added())]
 
     def _chunks(self, added: list[Any]) -> Sequence[Chunk]:
         if not added:
             return []
-        where = f"outputs {self.where}"
         try:
-            ref = self.objects.put(added, where)
-        except StoreError:
+            return [Chunk(self._put(added, f"outputs {self.where}"), len(added))]
+        except StoreError as error:
+            fit, blamed = [], []
             for index, output in enumerate(added):
-                self.objects.ref(output, f"outputs[{index}] {self.where}")  # raises for the one that is to blame
-            raise
-        return [Chunk(Cell(self.objects, ref, where, added, ref), len(added))]
+                try:
+                    self.objects.put(output, f"outputs[{index}] {self.where}")
+                    fit.append(output)
+                except StoreError as unfit:
+                    blamed.append(unfit)
+            for one in blamed or [error]:
+                self._lose(one)
+            return self._chunks(fit) if blamed else []
+
+    def _put(self, value: Any, where: str) -> Cell:
+        ref, encoded = self.objects.ref(value, where)
+        self.objects.write(ref, encoded, where)
+        cell = Cell(self.objects, ref, where, value, ref)
+        cell.exact = encoded.exact
+        return cell
 
 
 def _entries(part: Mapping[str, Any]) -> Mapping[str, Any]:
