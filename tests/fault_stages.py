@@ -1,0 +1,364 @@
+"""Stages whose run is disturbed, and the processes that run them: importable by name, as other processes need.
+
+`serve` is the program of a process that forks one process for each run it is told of: what takes two seconds to import
+is imported once, and a run's process is there, to be killed, at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import signal
+import stat
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crucible_core import Context, stage
+
+PATIENCE = 60.0
+_replace = os.replace  # as it is before `die_at`
+
+
+@dataclass
+class Model:
+    """A value that has to be pickled."""
+
+    weights: np.ndarray
+    history: list[float] = field(default_factory=list)
+
+
+def mark(folder: str, name: str) -> None:
+    """Note that a stage is executed, in one write to the file: it is there whatever happens next."""
+    with (Path(folder) / "executed").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def wait_for(path: Path, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
+    while not path.exists():
+        assert time.monotonic() < deadline, f"nobody made {path}"
+        time.sleep(0.01)
+
+
+@stage
+def begin(ctx: Context, *, folder: str) -> Context:
+    """Puts values of every kind."""
+    mark(folder, "begin")
+    ctx = ctx.decide("begin", "somebody must", alternatives=["leave it"], confidence=0.5)
+    shared = [1, 2]
+    return ctx.assign(
+        array=np.arange(40_000.0).reshape(200, 200),  # more than what is mapped when it is read
+        small=np.arange(6),
+        settings={"deep": {"list": [1]}, "share": float("nan")},
+        names=("a", "b"),
+        model=Model(np.ones(5_000)),
+        one=shared,
+        other=shared,
+    ).add_outputs({"row": number, "square": number * number} for number in range(100))
+
+
+@stage
+def change(ctx: Context, *, folder: str, name: str = "change") -> Context:
+    """Changes in place what it was given."""
+    mark(folder, name)
+    ctx.assigns["array"][::7, 3] += 1.0
+    ctx.assigns["settings"]["deep"]["list"].append(len(ctx.outputs))
+    ctx.assigns["model"].history.append(float(ctx.assigns["array"].sum()))
+    ctx.assigns["model"].weights[0] *= 2
+    ctx.assigns["one"].append(3)
+    return ctx.put_metric(name, ctx.assigns["other"])
+
+
+@stage
+def measure(ctx: Context, *, folder: str) -> Context:
+    mark(folder, "measure")
+    ctx = ctx.decide("take the mean", "it is an average").decide("and its spread", "likewise", confidence=0.25)
+    array = ctx.assigns["array"]
+    ctx = ctx.merge_metrics({"mean": float(array.mean()), "spread": float(array.std()), "nan": float("nan")})
+    return ctx.add_output({"row": -1, "square": 1}).put_artifact("page", "https://example.org/page")
+
+
+@stage
+def hold(ctx: Context, *, folder: str, patience: float = PATIENCE) -> Context:
+    """Changes things, says that it has, and waits until it may go on."""
+    mark(folder, "hold")
+    ctx.assigns["array"][0, 0] -= 5.0
+    ctx.assigns["settings"]["deep"]["held"] = True
+    ctx = ctx.decide("hold", "to be killed").add_output("held").put_metric("held", 1)
+    written = Path(folder) / f"held.{os.getpid()}"
+    written.write_text(str(os.getpid()))
+    written.replace(Path(folder) / "held")
+    wait_for(Path(folder) / "go", patience)
+    return ctx
+
+
+@stage
+def doze(ctx: Context, *, folder: str, seconds: float = 60.0) -> Context:
+    """Sleeps, as a stage does that waits for something slow, and would be successful in the end."""
+    mark(folder, "doze")
+    written = Path(folder) / f"held.{os.getpid()}"
+    written.write_text(str(os.getpid()))
+    written.replace(Path(folder) / "held")
+    if not (Path(folder) / "go").exists():
+        time.sleep(seconds)
+    return ctx.put_metric("slept", True)
+
+
+@stage
+def sum_up(ctx: Context, *, folder: str) -> Context:
+    mark(folder, "sum_up")
+    assigns = ctx.assigns
+    return ctx.merge_metrics(
+        {
+            "sum": float(assigns["array"].sum()),
+            "list": list(assigns["settings"]["deep"]["list"]),
+            "history": list(assigns["model"].history),
+            "outputs": len(ctx.outputs),
+            "same": assigns["one"] is assigns["other"],
+        }
+    )
+
+
+@stage
+def decide_around(ctx: Context, *, folder: str) -> Context:
+    """Decides before, while and after something is away."""
+    mark(folder, "decide_around")
+    ctx = ctx.decide("before", "all is well")
+    (Path(folder) / "held").write_text(str(os.getpid()))
+    wait_for(Path(folder) / "go")
+    ctx = ctx.decide("during", "it is away")
+    wait_for(Path(folder) / "back")
+    return ctx.decide("after", "it is back").put_metric("decided", 3)
+
+
+@stage
+def large(ctx: Context, *, folder: str, megabytes: int = 1) -> Context:
+    """Puts more than fits."""
+    mark(folder, "large")
+    ctx = ctx.decide("much", "to see whether it fits")
+    return ctx.assign(large=np.random.default_rng(0).integers(0, 255, megabytes << 20, dtype=np.uint8))
+
+
+@stage
+def numbers(ctx: Context, *, folder: str, seed: int = 0) -> Context:
+    """Values of JSON and arrays, and nothing else; it takes a moment."""
+    mark(folder, "numbers")
+    array = np.random.default_rng(seed).normal(size=5_000)
+    return ctx.assign(array=array, settings={"seed": seed, "list": [1, 2]}).put_metric("mean", float(array.mean()))
+
+
+@stage
+def total(ctx: Context, *, folder: str) -> Context:
+    mark(folder, "total")
+    ctx.assigns["settings"]["list"].append(3)
+    return ctx.put_metric("total", float(ctx.assigns["array"].sum())).add_output(ctx.assigns["settings"]["seed"])
+
+
+@stage
+def unstorable(ctx: Context, *, folder: str, where: str = "assigns") -> Context:
+    """Puts what no store can keep."""
+    mark(folder, "unstorable")
+    value = (number for number in range(3))
+    match where:
+        case "assigns":
+            return ctx.assign(fine=1, rows=value)
+        case "metrics":
+            return ctx.put_metric("rows", value)
+        case "artifacts":
+            return ctx.put_artifact("rows", value)
+    return ctx.add_outputs([1, value])
+
+
+@stage
+def spoil(ctx: Context, *, folder: str) -> Context:
+    """Puts into a value of an earlier stage what no store can keep."""
+    mark(folder, "spoil")
+    ctx.assigns["settings"]["rows"] = (number for number in range(3))
+    return ctx
+
+
+@stage
+def need_pickle(ctx: Context, *, folder: str) -> Context:
+    mark(folder, "need_pickle")
+    return ctx.assign(model=Model(np.ones(3)))
+
+
+# --- the processes ----------------------------------------------------------------------------------------------------
+
+
+def execute(
+    *,
+    home: str,
+    experiment: str,
+    run_id: str,
+    folder: str,
+    executor: Any = None,
+    slow_watch: bool = False,
+    limit: int | None = None,
+) -> Context:
+    """Run an experiment, and say so in `folder` right before; with a limit to the size of files, if one is given."""
+    from crucible_core import Experiment
+    from crucible_dagster import execute_experiment, fencing
+
+    if slow_watch:
+        fencing.INTERVAL = 3600.0
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with _instance(home) as instance:
+        (Path(folder) / f"begun {run_id}").touch()
+        return execute_experiment(
+            Experiment.model_validate_json(experiment), instance=instance, run_id=run_id, executor=executor
+        )
+
+
+def execute_together(*, start: str, **arguments: Any) -> Context:
+    """Run an experiment as soon as there is the file `start`."""
+    (Path(arguments["folder"]) / f"ready {arguments['run_id']}").touch()
+    wait_for(Path(start))
+    return execute(**arguments)
+
+
+def execute_and_die(*, call: str, nth: int, **arguments: Any) -> Context:
+    """Run an experiment, with a SIGKILL at the nth call that a write to the store makes: see `die_at`."""
+    die_at(call, nth, Path(arguments["folder"]))
+    return execute(**arguments)
+
+
+def resume(*, home: str, run_id: str) -> Context:
+    from crucible_dagster.resume import resume_run
+
+    with _instance(home) as instance:
+        return resume_run(instance, run_id)
+
+
+def save_and_die(*, base: str, step: str, values: Mapping[str, Any], call: str, nth: int, folder: str) -> None:
+    """Save what a step returned, with a SIGKILL at the nth call of a kind."""
+    store, context = _context_of_step(base, step, values)
+    die_at(call, nth, Path(folder))
+    store.save(context, context.run_id, step, attempt="1")
+
+
+def save_together(*, base: str, step: str, attempt: str, start: str) -> None:
+    """Save what an attempt returned, at the same time as others do."""
+    store, context = _context_of_step(base, step, {"attempt": attempt})
+    (Path(start).parent / f"ready {attempt}").touch()
+    wait_for(Path(start))
+    store.save(context, context.run_id, step, attempt=attempt)
+
+
+def _context_of_step(base: str, step: str, values: Mapping[str, Any]) -> tuple[Any, Context]:
+    from upath import UPath
+
+    from crucible_core import Experiment
+    from crucible_dagster.store import ContextStore
+
+    experiment = Experiment.model_validate({"id": "tried", "pipeline": [{"name": "one"}]})
+    context = Context.begin(experiment, run_id="00000000-0000-4000-8000-000000000009", assigns={"begun": True})
+    made = {name: np.full(size, 1.5) for name, size in values.get("arrays", {}).items()}
+    return ContextStore(UPath(base)), context.assign({**values, **made})
+
+
+def die_at(call: str, nth: int, folder: Path) -> None:
+    """Have this process end with SIGKILL at the nth of some calls that it makes; the calls are counted in a file.
+
+    `half`: the nth time that a file is to be brought to the disk, half of it is there. `fsync`, `replace`, `link`:
+    right after the nth of these.
+    """
+    name = "fsync" if call == "half" else call
+    real = getattr(os, name)
+    count = 0
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        nonlocal count
+        if name == "fsync" and not stat.S_ISREG(os.fstat(arguments[0]).st_mode):
+            real(*arguments)  # a folder
+            return
+        count += 1
+        (folder / f"calls of {call}").write_text(str(count))
+        if count == nth and call == "half":
+            os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments, **named)
+        if count == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, name, counted)
+
+
+def _instance(home: str) -> Any:
+    from dagster import DagsterInstance
+
+    return DagsterInstance.from_config(home)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    one.__name__: one for one in (execute, execute_together, execute_and_die, resume, save_and_die, save_together)
+}
+
+
+def serve() -> None:
+    """Read commands, a JSON object a line: fork a process that calls a function, or wait for one to end."""
+    import crucible_core.stages
+    import crucible_dagster.resume
+
+    assert crucible_core.stages
+    assert crucible_dagster.resume
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "wait" in command:
+            print(json.dumps(_ended(command["wait"], command["seconds"])), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            _be_told(**command)
+        print(json.dumps(pid), flush=True)
+
+
+def _be_told(
+    *, function: str, arguments: Mapping[str, Any], environment: Mapping[str, str], cwd: str, outcome: str
+) -> None:
+    code = 1
+    try:
+        log = os.open(f"{outcome}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, nowhere), (1, log), (2, log)):
+            os.dup2(source, target)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # what was read ahead is not for this process
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(cwd)
+        told: tuple[Any, BaseException | None]
+        try:
+            told = FUNCTIONS[function](**arguments), None
+        except BaseException as error:  # noqa: BLE001
+            traceback.print_exc()
+            told = None, error
+        with open(f"{outcome}.part", "wb") as file:  # noqa: PTH123
+            pickle.dump(told, file)
+        _replace(f"{outcome}.part", outcome)
+        code = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _ended(pid: int, seconds: float) -> int | None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
