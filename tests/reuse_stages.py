@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from crucible_core import Context, stage
+from crucible_core import Context, Stage, stage
 
 
 @stage
@@ -77,3 +79,78 @@ def fails_once(ctx: Context, *, marker: str) -> Context:
         Path(marker).touch()
         raise ValueError("the first time")
     return ctx.put_metric("worked", 1)
+
+
+@stage
+def mark_done(ctx: Context) -> Context:
+    return ctx.put_metric("done", True)
+
+
+@stage
+def peek_at_outputs(ctx: Context) -> Context:
+    try:
+        found = ctx.outputs[0]
+    except IndexError:
+        found = None
+    return ctx.put_metric("first", found is not None)
+
+
+@stage
+def mapping(ctx: Context, *, weights: dict[str, int]) -> Context:
+    return ctx.put_metric("order", list(weights))
+
+
+@stage
+def share(ctx: Context) -> Context:
+    model = [1]
+    return ctx.assign(model=model, wrap={"model": model}).add_output(model).assign(same=model)
+
+
+@stage
+def change_through_another(ctx: Context) -> Context:
+    ctx.assigns["wrap"]["model"].append(2)
+    return ctx
+
+
+@stage
+def look_at_model(ctx: Context) -> Context:
+    return ctx.put_metric("length", len(ctx.assigns["model"]))
+
+
+@stage
+def in_threads(ctx: Context, *, threads: int = 8) -> Context:
+    def write(number: int) -> None:
+        ctx.assigns["results"][f"{number}"] = number
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(threads)))
+    return ctx
+
+
+@stage
+def empty_results(ctx: Context) -> Context:
+    return ctx.assign(results={})
+
+
+@stage
+def copies_the_context(ctx: Context) -> Context:
+    return ctx.put_metric("owner", copy.copy(ctx).experiment.owner)
+
+
+@stage
+def spoils_and_fails(ctx: Context) -> Context:
+    ctx.assigns["data"].append(lambda: 0)
+    raise ValueError("the reason that counts")
+
+
+def make(value: int) -> type[Stage]:
+    """Makes stages of one name that do different things."""
+
+    @stage
+    def made(ctx: Context) -> Context:
+        return ctx.put_metric("made", value)
+
+    return made
+
+
+made_one, made_two = make(1), make(2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType, DagsterInstance
 
-from crucible_core import Context, Experiment, StageSucceeded
+from crucible_core import Context, Experiment, StageFailedError, StageSucceeded, run_experiment
 from crucible_core.reporting import render_report
 from crucible_dagster import execute_experiment
 from crucible_dagster.context_store import open_store
@@ -113,6 +113,8 @@ def test_a_stage_that_reads_what_is_new_in_every_run_is_run_and_that_is_said(
     assert reused(second)[name] is None
     logs = instance.all_logs(second.run_id)
     assert any("cannot be used again: it read ctx." in entry.user_message for entry in logs)
+    told = explain_reuse(instance, second.run_id, name)
+    assert told.verdict == f"{name} was run: it reads ctx.{name[6:]}, which is different in every run"
 
 
 def test_changes_in_place_are_a_part_of_the_result(instance: DagsterInstance) -> None:
@@ -168,8 +170,6 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
 
 
 def test_a_failure_is_never_used_again(instance: DagsterInstance, tmp_path: Path) -> None:
-    from crucible_core import StageFailedError
-
     entry = {"name": "fails_once", "cache": True, "options": {"marker": str(tmp_path / "marker")}}
     with pytest.raises(StageFailedError):
         run(instance, PREPARE, entry)
@@ -206,6 +206,85 @@ def test_garbage_collection_takes_results_of_old_runs_and_spares_the_rest(instan
     assert list(store.runs()) == [new.run_id]
     assert reused(run(instance, LARGE, TRAIN))["train"] is None
     assert reused(run(instance, {"name": "prepare", "options": {"size": 6_000}}, TRAIN))["train"] == new.run_id
+
+
+def test_a_value_that_a_stage_wrote_counts_also_where_it_changed_nothing(instance: DagsterInstance) -> None:
+    entry = {"name": "mark_done", "cache": True}
+    put = {"name": "put", "module": "stages_for_tests:measure", "options": {"name": "done", "value": 1.0}}
+    run(instance, {"name": "first", "module": "reuse_stages:mark_done"}, entry)
+    other = run(instance, put, entry)
+    assert other.metrics["done"] is True
+
+
+def test_an_output_that_is_not_there_was_looked_for_too(instance: DagsterInstance) -> None:
+    entry = {"name": "peek_at_outputs", "cache": True}
+    empty = {"name": "lists_names"}
+    assert run(instance, empty, entry).metrics["first"] is False
+    assert run(instance, PREPARE, entry).metrics["first"] is True
+
+
+def test_the_order_of_a_mapping_among_the_options_counts(instance: DagsterInstance) -> None:
+    for weights in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
+        entry = {"name": "mapping", "cache": True, "options": {"weights": weights}}
+        assert run(instance, entry).metrics["order"] == list(weights)
+
+
+def test_a_reused_decision_is_that_of_the_entry_that_reuses_it(instance: DagsterInstance) -> None:
+    entries = [{**TRAIN, "name": name, "module": "reuse_stages:train"} for name in ("one", "two")]
+    ctx = run(instance, PREPARE, entries[0], {**entries[1]})
+    assert [decision.stage for decision in ctx.trace.decisions] == ["one", "two"]
+
+
+def test_what_one_function_made_many_of_is_not_used_again(instance: DagsterInstance) -> None:
+    for number, name in ((1, "made_one"), (2, "made_two")):
+        entry = {"name": "made", "module": f"reuse_stages:{name}", "cache": True}
+        assert run(instance, entry).metrics["made"] == number
+
+
+def test_a_copy_of_the_context_is_watched_too(instance: DagsterInstance) -> None:
+    entry = {"name": "copies_the_context", "cache": True}
+    for owner in ("ann", "bob"):
+        ctx = execute_experiment(stages(entry, owner=owner), instance=instance)
+        assert ctx.metrics["owner"] == owner
+
+
+@pytest.mark.parametrize("reader", [False, True])
+def test_what_is_changed_through_another_value_is_kept_in_one_process(instance: DagsterInstance, reader: bool) -> None:
+    look = {"name": "look_at_model", "cache": True}
+    entries = [{"name": "share"}, {"name": "change_through_another"}, *([look] if reader else [])]
+    ctx = run(instance, *entries)
+    assert ctx.differences(run_experiment(stages(*entries))) == ()
+    assert run(instance, {"name": "share"}, look).metrics["length"] == 1
+
+
+@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
+def test_threads_of_a_stage_see_one_value(instance: DagsterInstance, executor: Any) -> None:
+    ctx = run(instance, {"name": "empty_results"}, {"name": "in_threads"}, executor=executor)
+    assert sorted(ctx.assigns["results"].values()) == list(range(8))
+
+
+def test_a_value_that_cannot_be_stored_does_not_hide_why_the_stage_failed(instance: DagsterInstance) -> None:
+    with pytest.raises(StageFailedError, match="the reason that counts") as caught:
+        run(instance, PREPARE, {"name": "spoils_and_fails"})
+    assert caught.value.context.assigns["data"] == list(range(5)), "as it was stored before"
+    said = [
+        entry.dagster_event.step_failure_data
+        for entry in instance.all_logs(caught.value.context.run_id, of_type=DagsterEventType.STEP_FAILURE)
+        if entry.dagster_event
+    ]
+    assert "Not kept of the Context: assigns['data']" in str(said)
+
+
+def test_an_index_that_cannot_be_read_is_no_index(instance: DagsterInstance) -> None:
+    base = Path(str(open_store(instance).base))
+    base.mkdir(parents=True)
+    (base / "reuse").write_text("a file in the place of the folder")
+    ctx = run(instance, PREPARE, TRAIN)
+    assert ctx.completed_stages == ("prepare", "train")
+    assert any(
+        "cannot be used again: the store cannot be written to" in entry.user_message
+        for entry in instance.all_logs(ctx.run_id)
+    )
 
 
 def test_the_event_log_says_where_the_result_is_from(instance: DagsterInstance) -> None:
