@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 from crucible_core.stats.anova import anova_test
 from crucible_core.stats.bootstrap import bootstrap_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
+from crucible_core.stats.levels import levels
 from crucible_core.stats.mann_whitney import mann_whitney_test
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Settings, TestResult
@@ -22,7 +22,6 @@ from crucible_core.stats.wilcoxon import wilcoxon_test
 from crucible_core.vocabulary import EFFECT_SIZES
 
 _FEWEST_RESAMPLES = 100
-_LEAST_TAIL = 1e-12
 
 
 def run_test(
@@ -56,9 +55,7 @@ def run_test(
     """
     name = canonical_test_name(test)
     definition = TESTS[name]
-    level = 1.0 - _share("alpha", alpha) if confidence_level is None else _share("confidence_level", confidence_level)
-    if 1.0 - level < 2.0 * _LEAST_TAIL:
-        raise ValueError(f"a confidence level of {level!r} leaves tails that double precision cannot resolve")
+    alpha, level = levels(alpha, confidence_level)
     resamples, seed = operator.index(resamples), operator.index(seed)
     if resamples < _FEWEST_RESAMPLES:
         raise ValueError(f"resamples must be at least {_FEWEST_RESAMPLES}, not {resamples}")
@@ -72,7 +69,7 @@ def run_test(
         )
     samples = read_groups(name, groups)
     _check_count(name, samples, definition.pairwise)
-    return definition.run(samples, Settings(_share("alpha", alpha), level, effect, resamples, seed))
+    return definition.run(samples, Settings(alpha, level, effect, resamples, seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +106,3 @@ def _check_count(name: TestName, samples: tuple[Sample, ...], pairwise: bool) ->
             f"it compares two groups, but {len(samples)} were given ({listed}); choose two of them, or use anova or "
             "kruskal_wallis for all at once",
         )
-
-
-def _share(name: str, value: float) -> float:
-    if not (0.0 < value < 1.0 and math.isfinite(value)):
-        raise ValueError(f"{name} must lie between 0 and 1, both excluded, but is {value!r}")
-    return float(value)
