@@ -57,7 +57,7 @@ class TestResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = plain_json(asdict(self))
         return plain
 
 
@@ -151,11 +151,11 @@ def conclude(
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and math.isinf(value):
         return None
     return value
