@@ -11,6 +11,14 @@ from crucible_core.stats.anova import anova_test
 from crucible_core.stats.bootstrap import bootstrap_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
 from crucible_core.stats.mann_whitney import mann_whitney_test
+from crucible_core.stats.outcomes import read_outcomes
+from crucible_core.stats.proportions import (
+    PAIRED_PROPORTION_EFFECTS,
+    TWO_PROPORTION_EFFECTS,
+    mcnemar_midp_test,
+    mcnemar_test,
+    two_proportions_test,
+)
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Settings, TestResult
 from crucible_core.stats.sample import Sample, Values, read_groups
@@ -105,7 +113,13 @@ TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
 
 
 # Tests that the experiment file does not name yet: a line moves to TESTS when its name joins the vocabulary.
-FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType({})
+FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType(
+    {
+        "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
+        "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
+        "two_proportions": TestDefinition(two_proportions_test, True, TWO_PROPORTION_EFFECTS, read_outcomes),
+    }
+)
 
 DEFINITIONS: Final[Mapping[TestName | FurtherTestName, TestDefinition]] = MappingProxyType(
     {name: definition for table in (TESTS, FURTHER_TESTS) for name, definition in table.items()}

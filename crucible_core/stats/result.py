@@ -39,7 +39,8 @@ class TestResult:
     Differences are the first group minus the second, in the units of the data; effect sizes have no unit.
     `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only
     where no finite end has the confidence asked for, and `notes` then says so, and on the open side of a one-sided
-    test's interval. The effect size's interval is always two-sided.
+    test's interval. The effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and
+    `notes` says so.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
@@ -67,7 +68,7 @@ class TestResult:
     alternative: Alternative = "two-sided"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
+        """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
         plain: dict[str, Any] = plain_json(asdict(self))
         return plain
 
@@ -115,6 +116,8 @@ class Effect:
     interval: Interval
     choice: Choice
     notes: tuple[str, ...] = ()
+    is_ratio: bool = False
+    """Whether the value, and an estimate that is the same, may be infinite."""
 
 
 def conclude(
@@ -145,7 +148,12 @@ def conclude(
         estimate[0]: estimate[1],
         effect.name: effect.value,
     }
-    wrong = [f"{name} = {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    may_be_infinite = {effect.name} if effect.is_ratio else set[str]()
+    wrong = [
+        f"{name} = {value}"
+        for name, value in numbers.items()
+        if math.isnan(value) or (math.isinf(value) and name not in may_be_infinite)
+    ]
     if wrong or any(math.isnan(end) for end in (*estimate[2], *effect.interval)):
         raise CannotTestError(
             test,

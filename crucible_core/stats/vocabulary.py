@@ -33,6 +33,7 @@ FurtherTestName = Literal[
     "kendall",
     "levene",
     "mcnemar",
+    "mcnemar_midp",
     "paired_permutation",
     "pearson",
     "permutation",
