@@ -9,6 +9,7 @@ from typing import Final
 
 from crucible_core.stats.anova import anova_test
 from crucible_core.stats.bootstrap import bootstrap_test
+from crucible_core.stats.correlation import kendall_test, pearson_test, spearman_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
 from crucible_core.stats.mann_whitney import mann_whitney_test
 from crucible_core.stats.outcomes import read_outcomes
@@ -115,8 +116,11 @@ TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
 # Tests that the experiment file does not name yet: a line moves to TESTS when its name joins the vocabulary.
 FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType(
     {
+        "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
         "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
         "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
+        "pearson": TestDefinition(pearson_test, True, ("pearson_r",)),
+        "spearman": TestDefinition(spearman_test, True, ("spearman_rho",)),
         "two_proportions": TestDefinition(two_proportions_test, True, TWO_PROPORTION_EFFECTS, read_outcomes),
     }
 )
