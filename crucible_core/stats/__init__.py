@@ -5,7 +5,27 @@ assumed, and each choice that was made on the way.
 """
 
 from crucible_core.stats.comparison import run_test
-from crucible_core.stats.corrections import adjust_p_values
+from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.families import (
+    Comparison,
+    FamilyName,
+    FamilyResult,
+    dunn,
+    dunnett,
+    games_howell,
+    nemenyi,
+    pairwise_tests,
+    tukey_hsd,
+)
+from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.rankings import (
+    BestSet,
+    Contender,
+    Ranking,
+    RankingProcedure,
+    indistinguishable_from_best,
+    rank_over_blocks,
+)
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, TestResult
 from crucible_core.stats.summary import GroupSummary, summarize
@@ -21,15 +41,34 @@ from crucible_core.stats.vocabulary import (
 __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
+    "AdjustmentName",
+    "BestSet",
     "CannotTestError",
     "Choice",
+    "Comparison",
+    "Contender",
     "CorrectionName",
     "EffectSizeName",
+    "FamilyName",
+    "FamilyResult",
     "GroupSummary",
+    "MarginResult",
+    "Ranking",
+    "RankingProcedure",
     "TestName",
     "TestResult",
+    "Verdict",
     "adjust_p_values",
     "canonical_test_name",
+    "dunn",
+    "dunnett",
+    "games_howell",
+    "indistinguishable_from_best",
+    "judge_margin",
+    "nemenyi",
+    "pairwise_tests",
+    "rank_over_blocks",
     "run_test",
     "summarize",
+    "tukey_hsd",
 ]

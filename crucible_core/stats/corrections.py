@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -100,15 +100,18 @@ def _in_given_order(stepped: Vector, order: np.ndarray[tuple[int], np.dtype[np.i
     return adjusted
 
 
-CORRECTIONS: Final[Mapping[CorrectionName, Callable[[Vector], Vector]]] = MappingProxyType(
-    {"bonferroni": _bonferroni, "fdr": _benjamini_hochberg, "holm": _holm, "none": lambda p: p}
-)
 _ADJUSTMENTS: Final[Mapping[AdjustmentName, Callable[[Vector], Vector]]] = MappingProxyType(
     {
-        **CORRECTIONS,
         "benjamini_yekutieli": _benjamini_yekutieli,
+        "bonferroni": _bonferroni,
+        "fdr": _benjamini_hochberg,
         "hochberg": _hochberg,
+        "holm": _holm,
         "holm_sidak": _holm_sidak,
+        "none": lambda p: p,
         "sidak": _sidak,
     }
+)
+CORRECTIONS: Final[Mapping[CorrectionName, Callable[[Vector], Vector]]] = MappingProxyType(
+    {name: _ADJUSTMENTS[name] for name in get_args(CorrectionName)}
 )
