@@ -18,6 +18,7 @@ from crucible_core.stats.families import (
     tukey_hsd,
 )
 from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.planning import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
 from crucible_core.stats.rankings import (
     BestSet,
     Contender,
@@ -48,11 +49,14 @@ __all__ = [
     "Comparison",
     "Contender",
     "CorrectionName",
+    "Draw",
     "EffectSizeName",
     "FamilyName",
     "FamilyResult",
     "GroupSummary",
     "MarginResult",
+    "Plan",
+    "PlannedTest",
     "Ranking",
     "RankingProcedure",
     "TestName",
@@ -65,10 +69,13 @@ __all__ = [
     "games_howell",
     "indistinguishable_from_best",
     "judge_margin",
+    "minimum_detectable_effect",
     "nemenyi",
     "pairwise_tests",
+    "power_of",
     "rank_over_blocks",
     "run_test",
+    "sample_size",
     "summarize",
     "tukey_hsd",
 ]
