@@ -9,7 +9,9 @@ from typing import Final
 
 from crucible_core.stats.anova import anova_test
 from crucible_core.stats.bootstrap import bootstrap_test
+from crucible_core.stats.brunner_munzel import brunner_munzel_test
 from crucible_core.stats.correlation import kendall_test, pearson_test, spearman_test
+from crucible_core.stats.friedman import friedman_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
 from crucible_core.stats.mann_whitney import mann_whitney_test
 from crucible_core.stats.outcomes import read_outcomes
@@ -21,9 +23,12 @@ from crucible_core.stats.proportions import (
     two_proportions_test,
 )
 from crucible_core.stats.refusal import CannotTestError
+from crucible_core.stats.repeated_measures import repeated_measures_anova_test
 from crucible_core.stats.result import Settings, TestResult
 from crucible_core.stats.sample import Sample, Values, read_groups
 from crucible_core.stats.settings import read_settings
+from crucible_core.stats.sign import sign_test
+from crucible_core.stats.spread import brown_forsythe_test, levene_test, variance_ratio_test
 from crucible_core.stats.ttests import paired_ttest, welch_ttest
 from crucible_core.stats.vocabulary import (
     Alternative,
@@ -33,6 +38,7 @@ from crucible_core.stats.vocabulary import (
     TestName,
     any_test_name,
 )
+from crucible_core.stats.welch_anova import welch_anova_test
 from crucible_core.stats.wilcoxon import wilcoxon_test
 from crucible_core.vocabulary import EFFECT_SIZES
 
@@ -116,12 +122,20 @@ TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
 # Tests that the experiment file does not name yet: a line moves to TESTS when its name joins the vocabulary.
 FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType(
     {
+        "brown_forsythe": TestDefinition(brown_forsythe_test, False, ("eta_squared", "omega_squared")),
+        "brunner_munzel": TestDefinition(brunner_munzel_test, True, ("rank_biserial", "common_language")),
+        "friedman": TestDefinition(friedman_test, False, ("kendall_w",)),
+        "levene": TestDefinition(levene_test, False, ("eta_squared", "omega_squared")),
         "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
         "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
         "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
         "pearson": TestDefinition(pearson_test, True, ("pearson_r",)),
+        "repeated_measures_anova": TestDefinition(repeated_measures_anova_test, False, ("partial_eta_squared",)),
+        "sign": TestDefinition(sign_test, True, ("cohens_g",)),
         "spearman": TestDefinition(spearman_test, True, ("spearman_rho",)),
         "two_proportions": TestDefinition(two_proportions_test, True, TWO_PROPORTION_EFFECTS, read_outcomes),
+        "variance_ratio": TestDefinition(variance_ratio_test, True, ("variance_ratio",)),
+        "welch_anova": TestDefinition(welch_anova_test, False, ("omega_squared",)),
     }
 )
 

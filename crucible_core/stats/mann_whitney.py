@@ -49,7 +49,7 @@ def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestRe
         df=(),
         p_value=p_value,
         estimate=(f"Hodges-Lehmann shift ({x.name} - {y.name})", point, settings.bounded(interval)),
-        effect=_rank_biserial(x.values, y.values, u, settings),
+        effect=rank_biserial(x.values, y.values, u, settings),
         assumptions=(
             "observations are independent, within and between the groups",
             "the p-value assumes that without an effect both groups have the same distribution",
@@ -107,7 +107,7 @@ def _depth(n: int, m: int, tail: float) -> tuple[int, str]:
     return depth, ("interval for the shift from the pairwise differences, their number cut off by normal approximation")
 
 
-def _rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
+def rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
     """P(X > Y) - P(X < Y): the rank-biserial correlation (Wendt 1972), also Cliff's delta (Cliff 1993).
 
     Interval: the consistent variance of Cliff (1996) in the asymmetric interval of Feng & Cliff (2004), t quantiles.
