@@ -17,6 +17,13 @@ from crucible_core.stats.families import (
     pairwise_tests,
     tukey_hsd,
 )
+from crucible_core.stats.group_sequential import (
+    GroupSequentialPlan,
+    Spending,
+    crossing_probabilities,
+    group_sequential_plan,
+    spent_alpha,
+)
 from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
 from crucible_core.stats.planning import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
 from crucible_core.stats.rankings import (
@@ -29,6 +36,16 @@ from crucible_core.stats.rankings import (
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, TestResult
+from crucible_core.stats.sequential import (
+    ConfidenceSequence,
+    EProcess,
+    SequenceName,
+    betting_sequence,
+    empirical_bernstein_sequence,
+    normal_mixture_sequence,
+    paired_e_values,
+    t_mixture_sequence,
+)
 from crucible_core.stats.summary import GroupSummary, summarize
 from crucible_core.stats.vocabulary import (
     TEST_ALIASES,
@@ -47,35 +64,48 @@ __all__ = [
     "CannotTestError",
     "Choice",
     "Comparison",
+    "ConfidenceSequence",
     "Contender",
     "CorrectionName",
     "Draw",
+    "EProcess",
     "EffectSizeName",
     "FamilyName",
     "FamilyResult",
+    "GroupSequentialPlan",
     "GroupSummary",
     "MarginResult",
     "Plan",
     "PlannedTest",
     "Ranking",
     "RankingProcedure",
+    "SequenceName",
+    "Spending",
     "TestName",
     "TestResult",
     "Verdict",
     "adjust_p_values",
+    "betting_sequence",
     "canonical_test_name",
+    "crossing_probabilities",
     "dunn",
     "dunnett",
+    "empirical_bernstein_sequence",
     "games_howell",
+    "group_sequential_plan",
     "indistinguishable_from_best",
     "judge_margin",
     "minimum_detectable_effect",
     "nemenyi",
+    "normal_mixture_sequence",
+    "paired_e_values",
     "pairwise_tests",
     "power_of",
     "rank_over_blocks",
     "run_test",
     "sample_size",
+    "spent_alpha",
     "summarize",
+    "t_mixture_sequence",
     "tukey_hsd",
 ]
