@@ -36,6 +36,7 @@ from crucible_core.stats.rankings import (
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, TestResult
+from crucible_core.stats.selection import Layout, Outcome, TestChoice, choose_test
 from crucible_core.stats.sequential import (
     ConfidenceSequence,
     EProcess,
@@ -74,19 +75,23 @@ __all__ = [
     "FamilyResult",
     "GroupSequentialPlan",
     "GroupSummary",
+    "Layout",
     "MarginResult",
+    "Outcome",
     "Plan",
     "PlannedTest",
     "Ranking",
     "RankingProcedure",
     "SequenceName",
     "Spending",
+    "TestChoice",
     "TestName",
     "TestResult",
     "Verdict",
     "adjust_p_values",
     "betting_sequence",
     "canonical_test_name",
+    "choose_test",
     "crossing_probabilities",
     "dunn",
     "dunnett",

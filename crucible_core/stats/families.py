@@ -17,6 +17,7 @@ from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
 from crucible_core.stats.levels import levels
 from crucible_core.stats.mean_difference import standard_error
 from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
+from crucible_core.stats.pairs import check_blocks
 from crucible_core.stats.rank_distributions import midranks, tie_sum
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, plain_json
@@ -351,10 +352,7 @@ def block_ranks(test: str, samples: Sequence[Sample]) -> Vector:
 
     CannotTestError for groups of different lengths and for blocks that are all tied.
     """
-    lengths = {sample.n for sample in samples}
-    if len(lengths) > 1:
-        shown = ", ".join(f"{sample.name!r} has {sample.n}" for sample in samples)
-        raise CannotTestError(test, f"value i of every group belongs to block i, but the lengths differ: {shown}")
+    check_blocks(test, tuple(samples))
     ranks: Vector = np.stack([midranks(block) for block in np.column_stack([s.values for s in samples])])
     if not np.ptp(ranks, axis=1).any():
         raise CannotTestError(test, "within every block all groups have the same value: there is nothing to rank")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
+from crucible_core.stats.comparison import run_test
 from crucible_core.stats.families import FamilyResult, block_ranks, nemenyi, pairwise_tests
 from crucible_core.stats.levels import share
 from crucible_core.stats.mean_difference import independent_difference, paired_difference
@@ -29,7 +30,7 @@ class Ranking:
     `groups` stand from the best to the worst, `mean_ranks` with them, 1 being the best possible. `cliques` are the
     largest sets of groups of which no two are told apart: the diagram's bars. `critical_difference` is None for the
     Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df..., p-value) of the
-    test that all groups are alike.
+    test that all groups are alike, Friedman's p-value exact for few groups and data sets.
     """
 
     procedure: RankingProcedure
@@ -126,10 +127,9 @@ def rank_over_blocks(
     else:
         family, difference = pairwise_tests("wilcoxon", groups, correction="holm", alpha=alpha), None
     order = [int(place) for place in np.argsort(means, kind="stable")]
-    friedman, iman_davenport = _friedman(ranks)
+    friedman = run_test("friedman", groups, alpha=alpha)
     alike = {frozenset((row.first, row.second)) for row in family.comparisons if not row.significant}
     names = tuple(samples[place].name for place in order)
-    rejected = friedman[-1] <= alpha
     return Ranking(
         procedure=procedure,
         groups=names,
@@ -138,11 +138,11 @@ def rank_over_blocks(
         higher_is_better=higher_is_better,
         critical_difference=difference,
         cliques=_cliques(names, alike),
-        friedman=friedman,
-        iman_davenport=iman_davenport,
+        friedman=(friedman.statistic, friedman.df[0], friedman.p_value),
+        iman_davenport=_iman_davenport(friedman.statistic, n, k),
         family=family,
         notes=()
-        if rejected or not any(row.significant for row in family.comparisons)
+        if friedman.significant or not any(row.significant for row in family.comparisons)
         else ("Friedman's test does not reject at this alpha although single comparisons do; both are valid alone",),
         decisions=(
             Choice(
@@ -239,18 +239,14 @@ def _block_shape(test: str, samples: Sequence[Sample]) -> tuple[int, int]:
     return n, k
 
 
-def _friedman(ranks: Vector) -> tuple[tuple[float, float, float], tuple[float, float, float, float]]:
-    """Friedman's chi-square (1937), tie-corrected, and the F that Iman and Davenport (1980) make of it."""
-    n, k = ranks.shape
-    spread = n * float(np.square(ranks.mean(axis=0) - (k + 1.0) / 2.0).sum())
-    chi_square = spread * n * (k - 1.0) / float(np.square(ranks - (k + 1.0) / 2.0).sum())
-    p = float(special.chdtrc(k - 1.0, chi_square))
+def _iman_davenport(q: float, n: int, k: int) -> tuple[float, float, float, float]:
+    """The F that Iman and Davenport (1980) make of Friedman's Q, its degrees of freedom and p-value."""
     df = k - 1.0, (k - 1.0) * (n - 1.0)
-    rest = n * (k - 1.0) - chi_square
-    if rest <= 1e-12 * chi_square:  # every block has the same order
-        return (chi_square, k - 1.0, p), (math.inf, *df, 0.0)
-    f = (n - 1.0) * chi_square / rest
-    return (chi_square, k - 1.0, p), (f, *df, float(special.fdtrc(*df, f)))
+    rest = n * (k - 1.0) - q
+    if rest <= 1e-12 * q:  # every block has the same order
+        return math.inf, *df, 0.0
+    f = (n - 1.0) * q / rest
+    return f, *df, float(special.fdtrc(*df, f))
 
 
 def _cliques(names: Sequence[str], alike: set[frozenset[str]]) -> tuple[tuple[str, ...], ...]:

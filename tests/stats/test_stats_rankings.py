@@ -47,7 +47,8 @@ def test_demsars_example_gives_his_ranks_statistics_and_critical_difference() ->
 def test_friedmans_statistic_is_scipys_and_iman_davenports_follows() -> None:
     ranking = rank_over_blocks(AUC)
     theirs = stats.friedmanchisquare(*AUC.values())
-    assert ranking.friedman == pytest.approx((theirs.statistic, 3, theirs.pvalue))
+    assert ranking.friedman[:2] == pytest.approx((theirs.statistic, 3))
+    assert ranking.friedman[2] == pytest.approx(theirs.pvalue, abs=5e-3)  # ours is exact where that is quick
     f = 13 * theirs.statistic / (14 * 3 - theirs.statistic)
     assert ranking.iman_davenport == pytest.approx((f, 3, 39, stats.f.sf(f, 3, 39)))
 
@@ -98,7 +99,7 @@ def test_one_order_in_every_block_has_an_infinite_f_and_json_for_it() -> None:
     [
         ({"a": [1.0, 2.0], "b": [2.0, 1.0]}, "at least 3 groups and 2 data sets, not 2 and 2"),
         ({"a": [1.0], "b": [2.0], "c": [3.0]}, "not 3 and 1"),
-        ({"a": [1.0, 2.0], "b": [2.0, 1.0], "c": [1.0, 2.0, 3.0]}, "lengths differ"),
+        ({"a": [1.0, 2.0], "b": [2.0, 1.0], "c": [1.0, 2.0, 3.0]}, "their lengths are"),
         ({"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]}, "nothing to rank"),
         ({"a": [1.0, math.nan], "b": [1.0, 2.0], "c": [1.0, 2.0]}, "missing"),
     ],
