@@ -4,18 +4,15 @@ Nothing here knows of pipelines. Every result carries an effect size with an int
 assumed, and each choice that was made on the way.
 """
 
+from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
+from crucible_core.stats.compared_ranks import dunn, nemenyi
 from crucible_core.stats.comparison import run_test
 from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
 from crucible_core.stats.families import (
     Comparison,
     FamilyName,
     FamilyResult,
-    dunn,
-    dunnett,
-    games_howell,
-    nemenyi,
     pairwise_tests,
-    tukey_hsd,
 )
 from crucible_core.stats.group_sequential import (
     GroupSequentialPlan,

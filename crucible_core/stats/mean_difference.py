@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-from crucible_core.stats.moments import moments
+from crucible_core.stats.moments import moments, standard_error
 from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Interval
@@ -66,15 +66,6 @@ def independent_difference(test: str, samples: tuple[Sample, Sample]) -> MeanDif
     """Of two independent groups, under the rules of the t-test."""
     first, second, exponent = independent_moments(test, samples)
     return _difference(first.minus(second), exponent, (first.variance, second.variance), (first.n, second.n))
-
-
-def standard_error(variances: tuple[float, ...], counts: tuple[int, ...]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a mean, or of a difference of two (Welch 1947; Satterthwaite 1946)."""
-    parts = [variance / n for variance, n in zip(variances, counts, strict=True)]
-    total = sum(parts)
-    # From the shares of the variance, so that tiny variances do not underflow when squared.
-    df = 1.0 / sum((part / total) ** 2 / (n - 1) for part, n in zip(parts, counts, strict=True))
-    return math.sqrt(total), df
 
 
 def paired_difference(test: str, samples: tuple[Sample, Sample]) -> MeanDifference:

@@ -13,7 +13,7 @@ from scipy import optimize, special
 
 from crucible_core.stats.comparison import run_test
 from crucible_core.stats.levels import share
-from crucible_core.stats.mean_difference import standard_error
+from crucible_core.stats.moments import standard_error
 from crucible_core.stats.noncentral import noncentral_t_cdf
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import plain_json

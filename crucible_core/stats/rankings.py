@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
+from crucible_core.stats.compared_ranks import block_ranks, nemenyi
 from crucible_core.stats.comparison import run_test
-from crucible_core.stats.families import FamilyResult, block_ranks, nemenyi, pairwise_tests
+from crucible_core.stats.families import FamilyResult, pairwise_tests
 from crucible_core.stats.levels import share
 from crucible_core.stats.mean_difference import independent_difference, paired_difference
 from crucible_core.stats.refusal import CannotTestError

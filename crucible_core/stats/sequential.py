@@ -155,7 +155,7 @@ def normal_mixture_sequence(
     alpha, sample = share("alpha", alpha), read_sample("normal_mixture", "values", values)
     if not (math.isfinite(sd) and sd > 0.0):
         raise CannotTestError("normal_mixture", f"the standard deviation must be a positive number, not {sd!r}")
-    rho, (values_scaled, unit) = _mixing(alpha, tightest_at), _scaled(sample)
+    rho, (values_scaled, unit) = _mixing(alpha, tightest_at), _scaled(sample, sd)
     t = np.arange(1.0, sample.n + 1.0)
     centre = _running_means(values_scaled)
     reach = sd / unit * np.sqrt((t + rho) * (np.log((t + rho) / rho) - 2.0 * math.log(alpha))) / t
@@ -315,9 +315,9 @@ def _mixing(alpha: float, tightest_at: int) -> float:
     return tightest_at / (-float(special.lambertw(-(alpha**2) / math.e, -1).real) - 1.0)
 
 
-def _scaled(sample: Sample) -> tuple[Vector, float]:
-    """The values over a power of two that brings them within [-2, 2], and that power."""
-    exponent = max(scale_exponent((sample,)) - 1, -1021)
+def _scaled(sample: Sample, sd: float = 0.0) -> tuple[Vector, float]:
+    """The values over a power of two that brings them, and `sd`, within [-2, 2]; and that power."""
+    exponent = max(scale_exponent((sample,)), math.frexp(sd)[1] if sd > 0.0 else -1020) - 1
     return scaled(sample.values, exponent), math.ldexp(1.0, exponent)
 
 

@@ -6,7 +6,7 @@ import math
 
 from scipy import special
 
-from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
+from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments, standard_error
 from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, Settings, TestResult, conclude
@@ -18,11 +18,7 @@ from crucible_core.stats.vocabulary import Alternative
 def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Welch's t-test (Welch 1947) with Satterthwaite's degrees of freedom."""
     first, second, exponent = independent_moments("ttest", samples)
-    parts = first.variance / first.n, second.variance / second.n
-    error = math.sqrt(sum(parts))
-    # Satterthwaite (1946), from the shares of the variance so that tiny variances do not underflow when squared.
-    shares = parts[0] / sum(parts), parts[1] / sum(parts)
-    df = 1.0 / (shares[0] ** 2 / (first.n - 1) + shares[1] ** 2 / (second.n - 1))
+    error, df = standard_error((first.variance, second.variance), (first.n, second.n))
     difference = first.minus(second)
     t = difference / error
     return conclude(

@@ -16,17 +16,10 @@ from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.multitest import multipletests
 
 from crucible_core.stats import CannotTestError
+from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
+from crucible_core.stats.compared_ranks import block_ranks, dunn, nemenyi
 from crucible_core.stats.corrections import adjust_p_values
-from crucible_core.stats.families import (
-    FamilyResult,
-    block_ranks,
-    dunn,
-    dunnett,
-    games_howell,
-    nemenyi,
-    pairwise_tests,
-    tukey_hsd,
-)
+from crucible_core.stats.families import FamilyResult, pairwise_tests
 from crucible_core.stats.sample import read_groups
 from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 
