@@ -42,6 +42,7 @@ from crucible_core.stats.sequential import (
     empirical_bernstein_sequence,
     normal_mixture_sequence,
     paired_e_values,
+    sequence_difference,
     t_mixture_sequence,
 )
 from crucible_core.stats.summary import GroupSummary, summarize
@@ -106,6 +107,7 @@ __all__ = [
     "rank_over_blocks",
     "run_test",
     "sample_size",
+    "sequence_difference",
     "spent_alpha",
     "summarize",
     "t_mixture_sequence",

@@ -21,6 +21,7 @@ from crucible_core.stats.sequential import (
     empirical_bernstein_sequence,
     normal_mixture_sequence,
     paired_e_values,
+    sequence_difference,
     t_mixture_sequence,
 )
 
@@ -213,6 +214,22 @@ def test_constant_prefixes_say_nothing_where_the_spread_is_estimated() -> None:
     assert set(sequence.lower[:50]) == {-math.inf}
     assert json.loads(json.dumps(sequence.to_dict(), allow_nan=False))["lower"][0] is None
     assert t_mixture_sequence([1e300, -1e300, 1e299] * 20).upper[-1] < math.inf
+
+
+def test_the_difference_of_two_sequences_holds_for_both_at_once() -> None:
+    rng, runs, alpha, missed = np.random.default_rng(31), 200, 0.2, 0
+    for _ in range(runs):
+        x, y = rng.normal(1.0, 1.0, 150), rng.normal(0.4, 2.0, 180)
+        first, second = t_mixture_sequence(x, alpha=alpha / 2), t_mixture_sequence(y, alpha=alpha / 2)
+        both = sequence_difference(first, second)
+        missed += both.first_exclusion(0.6) is not None
+    assert both.n == 150
+    assert both.confidence_level == pytest.approx(0.8)
+    assert both.interval == (first.lower[149] - second.upper[149], first.upper[149] - second.lower[149])
+    assert both.estimates[-1] == pytest.approx(x.mean() - y[:150].mean())
+    assert missed / runs <= alpha + 3.5 * math.sqrt(alpha * (1 - alpha) / runs)
+    with pytest.raises(CannotTestError, match="leave none"):
+        sequence_difference(t_mixture_sequence(x, alpha=0.5), t_mixture_sequence(y, alpha=0.5))
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5])
