@@ -32,9 +32,9 @@ def dunn(
 ) -> FamilyResult:
     """Differences of mean ranks after Kruskal-Wallis, all pairs or each against `control` (Dunn 1964).
 
-    Ranks are those of all groups together; the variance is corrected for ties. The intervals are for the mean rank
-    differences, with the variance that holds when all groups are alike: half of their width is the critical
-    difference.
+    Ranks are those of all groups together; the variance is corrected for ties, and it is right when all groups are
+    alike: a pair that is alike among others that differ is judged approximately (Fligner 1984). The intervals are for
+    the mean rank differences, with that same variance: half of their width is the critical difference.
     """
     family = Family("dunn", groups, alpha, confidence_level, control)
     pooled = np.concatenate([sample.values for sample in family.samples])

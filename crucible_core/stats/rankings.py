@@ -107,9 +107,12 @@ def rank_over_blocks(
     | nemenyi | mean ranks further apart than the critical difference q sqrt(k (k + 1) / (6 N)) | Demsar 2006 |
     | wilcoxon_holm | signed-rank tests of all pairs, corrected by Holm | Benavoli, Corani & Mangili 2016 |
 
-    Either bounds the chance of any false difference by itself, so the answer does not wait for Friedman's test; that
-    test is reported with it. At least three groups and two data sets; one score per data set and method (average
-    replicates first, or they count as data sets).
+    Either bounds the chance of any false difference by itself when all methods are alike, so the answer does not wait
+    for Friedman's test; that test is reported with it. When some methods do differ, wilcoxon_holm keeps the bound for
+    the others, while nemenyi's verdict on a pair moves with the rest (Benavoli, Corani & Mangili 2016).
+
+    At least three groups and two data sets; one score per data set and method (average replicates first, or they count
+    as data sets).
 
     Raises CannotTestError for fewer, for unequal lengths and for data without any order.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from crucible_core.stats import CannotTestError
 from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
 from crucible_core.stats.compared_ranks import block_ranks, dunn, nemenyi
 from crucible_core.stats.corrections import adjust_p_values
-from crucible_core.stats.families import FamilyResult, pairwise_tests
+from crucible_core.stats.families import FamilyName, FamilyResult, pairwise_tests
 from crucible_core.stats.sample import read_groups
 from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 
@@ -253,6 +253,10 @@ FAMILIES = {
     "nemenyi": lambda groups: nemenyi({name: values[:4] for name, values in groups.items()}),
     "pairwise": lambda groups: pairwise_tests("mann_whitney", groups),
 }
+
+
+def test_every_procedure_of_the_vocabulary_is_there() -> None:
+    assert set(FAMILIES) == set(get_args(FamilyName))
 
 
 @pytest.mark.parametrize("procedure", sorted(FAMILIES))
