@@ -13,12 +13,14 @@ from scipy import optimize, special
 
 from crucible_core.stats.sample import Vector
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(144)  # for the means
-_S_NODES, _S_WEIGHTS = np.polynomial.legendre.leggauss(88)  # for the standard deviation
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)  # for the means
+_MORE_NODES, _MORE_WEIGHTS = np.polynomial.legendre.leggauss(144)  # for those of many groups, whose extremes are sharp
+_MANY: Final = 20
+_S_NODES, _S_WEIGHTS = np.polynomial.legendre.leggauss(80)  # for the standard deviation
 _REACH: Final = 9.0  # a standard normal goes further with probability 1e-19
 _VANISHED: Final = 76.0  # a range or maximum beyond it has a probability below the smallest double
 _FAR_TAIL: Final = 1e-300
-_COARSE: Final = 80
+_COARSE: Final = 48
 _NEGLIGIBLE: Final = 1e-17
 
 _Tail = Callable[[Vector], Vector]
@@ -28,7 +30,7 @@ def range_tail(q: float, groups: int, df: float) -> float:
     """P(Q > q) for the studentized range of `groups` means on `df` degrees of freedom (infinite: known variance).
 
     The double integral of Tukey (1953) and Copenhaver & Holland (1988), over terms that are all positive, so that
-    small tails keep their digits too: eight or more, or five with 200 groups on one degree of freedom.
+    small tails keep their digits too: eight up to 50 groups, five up to 200.
     """
     return _averaged(lambda w: _normal_range_tail(w, groups), q, df)
 
@@ -56,15 +58,16 @@ def many_one_quantile(tail: float, loadings: tuple[float, ...], df: float) -> fl
 
 def _normal_range_tail(w: Vector, groups: int) -> Vector:
     # With z the smallest of the means: groups * density(z) * (all others above z, but not all within w of it).
+    nodes, weights = (_NODES, _WEIGHTS) if groups <= _MANY else (_MORE_NODES, _MORE_WEIGHTS)
     low = -w / 2.0 - _REACH
-    z = low[:, None] + (_REACH - low)[:, None] * (_NODES + 1.0) / 2.0
+    z = low[:, None] + (_REACH - low)[:, None] * (nodes + 1.0) / 2.0
     above = special.ndtr(-z)
     far = special.ndtr(-z - w[:, None])
     with np.errstate(divide="ignore"):
         share = np.minimum(far / above, 1.0)
         not_all = -np.expm1((groups - 1.0) * np.log1p(-share))
     density = np.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
-    tail: Vector = (groups * density * above ** (groups - 1.0) * not_all) @ _WEIGHTS * (_REACH - low) / 2.0
+    tail: Vector = (groups * density * above ** (groups - 1.0) * not_all) @ weights * (_REACH - low) / 2.0
     return tail
 
 
