@@ -16,11 +16,11 @@ from crucible_core.stats.sample import Vector
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)  # for the means
 _MORE_NODES, _MORE_WEIGHTS = np.polynomial.legendre.leggauss(144)  # for those of many groups, whose extremes are sharp
 _MANY: Final = 20
-_S_NODES, _S_WEIGHTS = np.polynomial.legendre.leggauss(80)  # for the standard deviation
+_S_NODES, _S_WEIGHTS = np.polynomial.legendre.leggauss(88)  # for the standard deviation
 _REACH: Final = 9.0  # a standard normal goes further with probability 1e-19
 _VANISHED: Final = 76.0  # a range or maximum beyond it has a probability below the smallest double
 _FAR_TAIL: Final = 1e-300
-_COARSE: Final = 48
+_COARSE: Final = 80
 _NEGLIGIBLE: Final = 1e-17
 
 _Tail = Callable[[Vector], Vector]
@@ -30,7 +30,7 @@ def range_tail(q: float, groups: int, df: float) -> float:
     """P(Q > q) for the studentized range of `groups` means on `df` degrees of freedom (infinite: known variance).
 
     The double integral of Tukey (1953) and Copenhaver & Holland (1988), over terms that are all positive, so that
-    small tails keep their digits too: eight up to 50 groups, five up to 200.
+    small tails keep their digits too: seven up to 50 groups, five up to 200.
     """
     return _averaged(lambda w: _normal_range_tail(w, groups), q, df)
 
