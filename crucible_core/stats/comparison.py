@@ -15,6 +15,7 @@ from crucible_core.stats.friedman import friedman_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
 from crucible_core.stats.mann_whitney import mann_whitney_test
 from crucible_core.stats.outcomes import read_outcomes
+from crucible_core.stats.permutation import paired_permutation_test, permutation_test
 from crucible_core.stats.proportions import (
     PAIRED_PROPORTION_EFFECTS,
     TWO_PROPORTION_EFFECTS,
@@ -129,6 +130,8 @@ FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyTyp
         "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
         "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
         "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
+        "paired_permutation": TestDefinition(paired_permutation_test, True, ("cohens_dz", "rank_biserial")),
+        "permutation": TestDefinition(permutation_test, True, ("hedges_g", "cohens_d", "rank_biserial")),
         "pearson": TestDefinition(pearson_test, True, ("pearson_r",)),
         "repeated_measures_anova": TestDefinition(repeated_measures_anova_test, False, ("partial_eta_squared",)),
         "sign": TestDefinition(sign_test, True, ("cohens_g",)),

@@ -54,7 +54,7 @@ def wilcoxon_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
             point,
             settings.bounded(interval),
         ),
-        effect=_matched_rank_biserial(nonzero, settings),
+        effect=matched_rank_biserial(nonzero, settings),
         assumptions=(
             "values at the same position of the two groups belong together",
             "pairs are independent of each other",
@@ -111,7 +111,7 @@ def _depth(n: int, tail: float) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def _matched_rank_biserial(levels: Integers, settings: Settings) -> Effect:
+def matched_rank_biserial(levels: Integers, settings: Settings) -> Effect:
     """(R+ - R-) / (R+ + R-) of the nonzero differences (King & Minium 2003; Kerby 2014).
 
     It equals the mean sign of the Walsh averages, a U-statistic, whose jackknife standard error (Arvesen 1969) gives
