@@ -70,8 +70,25 @@ def run_test(
     | paired_ttest | two, of one length | cohens_dz |
     | ttest | two | hedges_g, cohens_d |
     | wilcoxon | two, of one length | rank_biserial |
+    | brown_forsythe | two or more | eta_squared, omega_squared |
+    | brunner_munzel | two | rank_biserial, common_language |
+    | friedman | two or more, of one length | kendall_w |
+    | kendall | two, of one length | kendall_tau |
+    | levene | two or more | eta_squared, omega_squared |
+    | mcnemar | two of outcomes, of one length | cohens_g, odds_ratio |
+    | mcnemar_midp | two of outcomes, of one length | cohens_g, odds_ratio |
+    | paired_permutation | two, of one length | cohens_dz, rank_biserial |
+    | pearson | two, of one length | pearson_r |
+    | permutation | two | hedges_g, cohens_d, rank_biserial |
+    | repeated_measures_anova | two or more, of one length | partial_eta_squared |
+    | sign | two, of one length | cohens_g |
+    | spearman | two, of one length | spearman_rho |
+    | two_proportions | two of outcomes | cohens_h, odds_ratio, risk_ratio |
+    | variance_ratio | two | variance_ratio |
+    | welch_anova | two or more | omega_squared |
 
-    `resamples` and `seed` matter to bootstrap only; equal seeds give equal results.
+    Outcomes are booleans, or 0 and 1. `resamples` and `seed` matter to bootstrap and the permutation tests only; equal
+    seeds give equal results.
 
     Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
     alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.
