@@ -42,6 +42,7 @@ from crucible_core.stats.rankings import (
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.repeated_measures import Sphericity, sphericity
+from crucible_core.stats.resampled_ttest import corrected_resampled_ttest
 from crucible_core.stats.result import Choice, TestResult
 from crucible_core.stats.selection import Layout, Outcome, TestChoice, choose_test
 from crucible_core.stats.sequential import (
@@ -111,6 +112,7 @@ __all__ = [
     "choose_test",
     "compare_paired_proportions",
     "compare_proportions",
+    "corrected_resampled_ttest",
     "crossing_probabilities",
     "dunn",
     "dunnett",

@@ -25,8 +25,9 @@ from crucible_core.stats.proportions import (
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.repeated_measures import repeated_measures_anova_test
+from crucible_core.stats.resampled_ttest import corrected_resampled_test
 from crucible_core.stats.result import Settings, TestResult
-from crucible_core.stats.sample import Sample, Values, read_groups
+from crucible_core.stats.sample import Sample, Values, check_count, read_groups
 from crucible_core.stats.settings import read_settings
 from crucible_core.stats.sign import sign_test
 from crucible_core.stats.spread import brown_forsythe_test, levene_test, variance_ratio_test
@@ -34,7 +35,6 @@ from crucible_core.stats.ttests import paired_ttest, welch_ttest
 from crucible_core.stats.vocabulary import (
     Alternative,
     AnyEffectSizeName,
-    AnyTestName,
     FurtherTestName,
     TestName,
     any_test_name,
@@ -72,6 +72,7 @@ def run_test(
     | wilcoxon | two, of one length | rank_biserial |
     | brown_forsythe | two or more | eta_squared, omega_squared |
     | brunner_munzel | two | rank_biserial, common_language |
+    | corrected_resampled_ttest | two, of one length | cohens_dz |
     | friedman | two or more, of one length | kendall_w |
     | kendall | two, of one length | kendall_tau |
     | levene | two or more | eta_squared, omega_squared |
@@ -87,8 +88,9 @@ def run_test(
     | variance_ratio | two | variance_ratio |
     | welch_anova | two or more | omega_squared |
 
-    Outcomes are booleans, or 0 and 1. `resamples` and `seed` matter to bootstrap and the permutation tests only; equal
-    seeds give equal results.
+    Outcomes are booleans, or 0 and 1. corrected_resampled_ttest takes the values for the folds of one cross-validation;
+    its own function takes other resamples. `resamples` and `seed` matter to bootstrap and the permutation tests only;
+    equal seeds give equal results.
 
     Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
     alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.
@@ -108,7 +110,7 @@ def run_test(
     if settings.alternative != "two-sided" and not definition.pairwise:
         raise CannotTestError(name, "groups that are compared all at once have no direction: it is two-sided only")
     samples = definition.read(name, groups)
-    _check_count(name, samples, definition.pairwise)
+    check_count(name, samples, definition.pairwise)
     return definition.run(samples, settings)
 
 
@@ -142,6 +144,7 @@ FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyTyp
     {
         "brown_forsythe": TestDefinition(brown_forsythe_test, False, ("eta_squared", "omega_squared")),
         "brunner_munzel": TestDefinition(brunner_munzel_test, True, ("rank_biserial", "common_language")),
+        "corrected_resampled_ttest": TestDefinition(corrected_resampled_test, True, ("cohens_dz",)),
         "friedman": TestDefinition(friedman_test, False, ("kendall_w",)),
         "levene": TestDefinition(levene_test, False, ("eta_squared", "omega_squared")),
         "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
@@ -162,15 +165,3 @@ FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyTyp
 DEFINITIONS: Final[Mapping[TestName | FurtherTestName, TestDefinition]] = MappingProxyType(
     {name: definition for table in (TESTS, FURTHER_TESTS) for name, definition in table.items()}
 )
-
-
-def _check_count(name: AnyTestName, samples: tuple[Sample, ...], pairwise: bool) -> None:
-    listed = ", ".join(repr(sample.name) for sample in samples) or "none"
-    if len(samples) < 2:
-        raise CannotTestError(name, f"a comparison needs at least two groups; given: {listed}")
-    if pairwise and len(samples) > 2:
-        raise CannotTestError(
-            name,
-            f"it compares two groups, but {len(samples)} were given ({listed}); choose two of them, or use anova or "
-            "kruskal_wallis for all at once",
-        )

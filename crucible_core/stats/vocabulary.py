@@ -29,6 +29,7 @@ Alternative = Literal["greater", "less", "two-sided"]
 FurtherTestName = Literal[
     "brown_forsythe",
     "brunner_munzel",
+    "corrected_resampled_ttest",
     "friedman",
     "kendall",
     "levene",
@@ -46,9 +47,9 @@ FurtherTestName = Literal[
 ]
 """Tests of groups that this package computes and the experiment file does not name yet."""
 
-# clustered_ttest and corrected_resampled_ttest are recommended by `selection` and not written yet.
-OtherTestName = Literal["chi_square", "clustered_ttest", "corrected_resampled_ttest", "fisher_exact", "proportion"]
-"""Tests of something else than groups of observations: counts, clusters, folds."""
+# clustered_ttest is recommended by `selection` and not written yet.
+OtherTestName = Literal["chi_square", "clustered_ttest", "fisher_exact", "proportion"]
+"""Tests of something else than groups of observations: counts, clusters."""
 
 FurtherEffectSizeName = Literal[
     "cohens_g",
