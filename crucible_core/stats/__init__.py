@@ -5,6 +5,7 @@ assumed, and each choice that was made on the way.
 """
 
 from crucible_core.stats.bootstrap_interval import BootstrapInterval, bootstrap_interval
+from crucible_core.stats.clusters import ClusteredMean, clustered_mean, clustered_ttest
 from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
 from crucible_core.stats.compared_ranks import dunn, nemenyi
 from crucible_core.stats.comparison import run_test
@@ -59,6 +60,7 @@ from crucible_core.stats.sequential import (
 from crucible_core.stats.summary import GroupSummary, summarize
 from crucible_core.stats.vocabulary import (
     FURTHER_TEST_NAMES,
+    OTHER_TESTS,
     TEST_ALIASES,
     TEST_NAMES,
     Alternative,
@@ -70,6 +72,7 @@ from crucible_core.stats.vocabulary import (
 
 __all__ = [
     "FURTHER_TEST_NAMES",
+    "OTHER_TESTS",
     "TEST_ALIASES",
     "TEST_NAMES",
     "AdjustmentName",
@@ -78,6 +81,7 @@ __all__ = [
     "BootstrapInterval",
     "CannotTestError",
     "Choice",
+    "ClusteredMean",
     "Comparison",
     "ConfidenceSequence",
     "Contender",
@@ -110,6 +114,8 @@ __all__ = [
     "canonical_test_name",
     "chi_square_test",
     "choose_test",
+    "clustered_mean",
+    "clustered_ttest",
     "compare_paired_proportions",
     "compare_proportions",
     "corrected_resampled_ttest",

@@ -87,9 +87,10 @@ def choose_test(
     | binary | resampled | two | corrected_resampled_ttest |
 
     Reasons and sources stand in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed
-    or a fold. "clustered" means that values within a group hang together (several questions on one text), "resampled"
-    that they come from overlapping training sets (cross-validation). More than two groups lead to one test of all;
-    which of them differ is a family of comparisons and a question of its own.
+    or a fold. "clustered" means that values within a group hang together (several questions on one text), two groups
+    being measured on the same items; "resampled" that they come from overlapping training sets (cross-validation).
+    More than two groups lead to one test of all; which of them differ is a family of comparisons and a question of its
+    own. `run_test` computes the test, or the function that `OTHER_TESTS` names.
 
     Neither the data nor `checks` (sentences about normality or spread, passed through as information) decide: a test
     chosen by a preliminary test on the same data does not keep its level (Zimmerman 2004; Rochon, Gondan & Kieser
@@ -125,7 +126,10 @@ def choose_test(
     )
 
 
-_MEANS_PER_CLUSTER = "average the values of each cluster first, and compare the averages"
+_MEANS_PER_CLUSTER = (
+    "average the values of each cluster first, and compare the averages; where the groups share their clusters, the "
+    "averages are paired, and that is the layout to ask for"
+)
 
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
@@ -247,9 +251,12 @@ RULES: Final[tuple[Rule, ...]] = (
                 "clustered",
                 False,
                 "clustered_ttest",
-                ("ttest",),
-                "values of one cluster are not independent; a standard error over clusters counts each cluster once",
-                "Liang & Zeger 1986; Miller 2024",
+                ("paired_ttest",),
+                "items of one cluster are not independent; a standard error over clusters counts each cluster once",
+                "Liang & Zeger 1986; Cameron & Miller 2015; Miller 2024",
+                "name the cluster of each item"
+                if outcome == "continuous"
+                else "name the cluster of each item, and pass outcomes as the numbers 0 and 1",
             ),
             Rule(
                 outcome,
@@ -291,6 +298,12 @@ def _check_sizes(rule: Rule, sizes: tuple[int, ...]) -> None:
     least = 1 if rule.outcome == "binary" and rule.layout in ("independent", "paired") else 2
     if min(sizes) < least:
         raise CannotTestError("auto", f"{rule.test} needs at least {least} in every group, but the sizes are {sizes}")
+    if rule.test == "clustered_ttest" and len(set(sizes)) > 1:
+        raise CannotTestError(
+            "auto",
+            f"clustered_ttest compares two groups on the same items, but the sizes are {sizes}; for different items "
+            "average the values of each cluster first, and ask for the layout 'independent'",
+        )
     if rule.layout in ("paired", "resampled") and len(set(sizes)) > 1:
         raise CannotTestError("auto", f"{rule.layout} groups have one length, but the sizes are {sizes}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, get_args
 
 from crucible_core.stats.refusal import CannotTestError
@@ -10,6 +12,7 @@ from crucible_core.vocabulary import TEST_ALIASES, CorrectionName, EffectSizeNam
 
 __all__ = [
     "FURTHER_TEST_NAMES",
+    "OTHER_TESTS",
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
@@ -18,6 +21,7 @@ __all__ = [
     "CorrectionName",
     "EffectSizeName",
     "FurtherTestName",
+    "OtherTestName",
     "TestName",
     "any_test_name",
     "canonical_test_name",
@@ -47,7 +51,6 @@ FurtherTestName = Literal[
 ]
 """Tests of groups that this package computes and the experiment file does not name yet."""
 
-# clustered_ttest is recommended by `selection` and not written yet.
 OtherTestName = Literal["chi_square", "clustered_ttest", "fisher_exact", "proportion"]
 """Tests of something else than groups of observations: counts, clusters."""
 
@@ -72,6 +75,16 @@ AnyEffectSizeName: TypeAlias = EffectSizeName | FurtherEffectSizeName
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
 FURTHER_TEST_NAMES: Final[tuple[FurtherTestName, ...]] = get_args(FurtherTestName)
 
+OTHER_TESTS: Final[Mapping[OtherTestName, str]] = MappingProxyType(
+    {
+        "chi_square": "chi_square_test",
+        "clustered_ttest": "clustered_ttest",
+        "fisher_exact": "fisher_exact_test",
+        "proportion": "proportion_test",
+    }
+)
+"""The function of this package that computes each test which `run_test` cannot: groups alone are not enough for it."""
+
 
 def canonical_test_name(name: str) -> TestName:
     """The one spelling of a test's name, given that spelling or an alias of it.
@@ -94,6 +107,9 @@ def _canonical(name: str, names: tuple[TestName | FurtherTestName, ...]) -> Test
             return known
     if name in TEST_ALIASES:
         return TEST_ALIASES[name]
+    other = next((function for test, function in OTHER_TESTS.items() if test == name), None)
+    if other is not None:
+        raise CannotTestError(name, f"it needs more than groups of numbers; call crucible_core.stats.{other}")
     close = difflib.get_close_matches(str(name), [*names, *TEST_ALIASES], n=1)
     hint = f"; did you mean {TEST_ALIASES.get(close[0], close[0])!r}?" if close else ""
     raise CannotTestError(str(name), f"there is no test of that name; known: {', '.join(names)}{hint}")

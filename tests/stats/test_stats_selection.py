@@ -11,10 +11,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from crucible_core.stats import CannotTestError, run_test
+import crucible_core.stats
+from crucible_core.stats import OTHER_TESTS, CannotTestError, run_test
+from crucible_core.stats.comparison import DEFINITIONS
 from crucible_core.stats.result import Choice
 from crucible_core.stats.selection import RULES, Layout, Outcome, choose_test
-from crucible_core.stats.vocabulary import AnyTestName
+from crucible_core.stats.vocabulary import AnyTestName, OtherTestName
 
 
 def known_tests() -> set[str]:
@@ -27,6 +29,19 @@ def test_the_table_in_the_docstring_is_the_table_of_rules() -> None:
     rows = re.findall(r"\| (\w+) \| (\w+) \| (two|more) \| (\w+) \|", inspect.getdoc(choose_test) or "")
     rules = [(rule.outcome, rule.layout, "more" if rule.many else "two", rule.test) for rule in RULES]
     assert sorted(rows) == sorted(rules)
+
+
+def test_every_test_that_a_rule_can_choose_is_implemented() -> None:
+    for name in {name for rule in RULES for name in (rule.test, *rule.alternatives)}:
+        assert name in DEFINITIONS or callable(getattr(crucible_core.stats, OTHER_TESTS[name]))  # type: ignore[index]
+
+
+def test_the_tests_that_need_more_than_groups_have_functions_and_say_which() -> None:
+    assert set(OTHER_TESTS) == set(get_args(OtherTestName))
+    for name, function in OTHER_TESTS.items():
+        assert callable(getattr(crucible_core.stats, function))
+        with pytest.raises(CannotTestError, match=rf"call crucible_core\.stats\.{function}"):
+            run_test(name, {"a": [1.0, 2.0], "b": [2.0, 1.0]})
 
 
 def test_every_design_has_one_rule_at_most_and_every_rule_names_real_tests_with_a_source() -> None:
@@ -73,6 +88,7 @@ def test_small_groups_are_noted_and_sizes_that_cannot_work_are_refused() -> None
         ("continuous", (1, 5), "independent", "at least 2 in every group"),
         ("binary", (0, 5), "independent", "at least 1 in every group"),
         ("continuous", (5, 6), "paired", "one length"),
+        ("continuous", (5, 6), "clustered", "same items.*average the values of each cluster"),
         ("continuous", (5,), "independent", "at least two groups"),
         ("count", (5, 5), "independent", "outcomes: binary, continuous, ordinal"),
         ("binary", (5, 5), "nested", "layouts: clustered, independent, paired, resampled"),
