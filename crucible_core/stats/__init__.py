@@ -26,6 +26,7 @@ from crucible_core.stats.group_sequential import (
 )
 from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
 from crucible_core.stats.normality import Normality, shapiro_wilk
+from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
 from crucible_core.stats.planning import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
 from crucible_core.stats.proportions import (
     compare_paired_proportions,
@@ -96,6 +97,7 @@ __all__ = [
     "Layout",
     "MarginResult",
     "Normality",
+    "OneSampleTest",
     "Outcome",
     "Plan",
     "PlannedTest",
@@ -131,6 +133,7 @@ __all__ = [
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",
+    "one_sample_test",
     "paired_e_values",
     "pairwise_tests",
     "power_of",

@@ -51,8 +51,16 @@ FurtherTestName = Literal[
 ]
 """Tests of groups that this package computes and the experiment file does not name yet."""
 
-OtherTestName = Literal["chi_square", "clustered_ttest", "fisher_exact", "proportion"]
-"""Tests of something else than groups of observations: counts, clusters."""
+OtherTestName = Literal[
+    "chi_square",
+    "clustered_ttest",
+    "fisher_exact",
+    "one_sample_sign",
+    "one_sample_ttest",
+    "one_sample_wilcoxon",
+    "proportion",
+]
+"""Tests of something else than groups of observations: counts, clusters, a reference."""
 
 FurtherEffectSizeName = Literal[
     "cohens_g",
@@ -80,6 +88,9 @@ OTHER_TESTS: Final[Mapping[OtherTestName, str]] = MappingProxyType(
         "chi_square": "chi_square_test",
         "clustered_ttest": "clustered_ttest",
         "fisher_exact": "fisher_exact_test",
+        "one_sample_sign": "one_sample_test",
+        "one_sample_ttest": "one_sample_test",
+        "one_sample_wilcoxon": "one_sample_test",
         "proportion": "proportion_test",
     }
 )
