@@ -28,7 +28,7 @@ Codes: TypeAlias = NDArray[np.intp]
 
 _TEST: Final = "clustered_ttest"
 _MEAN: Final = "clustered_mean"
-_FEW: Final = 30
+FEW_CLUSTERS: Final = 30
 _EPS: Final = float(np.finfo(np.float64).eps)
 
 
@@ -246,9 +246,9 @@ class _Robust:
             f"{self.count} clusters of {sizes} of the {self.moments.n} items; the standard error is "
             f"{math.sqrt(self.design_effect):.3g} times that of independent items"
         ]
-        if self.count < _FEW:
+        if self.count < FEW_CLUSTERS:
             notes.append(
-                f"{self.count} clusters are few: below {_FEW} or so, and the more their sizes differ, the standard "
-                "error tends to be too small and the test to reject too often (Cameron & Miller 2015)"
+                f"{self.count} clusters are few: below {FEW_CLUSTERS} or so, and the more their sizes differ, the "
+                "standard error tends to be too small and the test to reject too often (Cameron & Miller 2015)"
             )
         return tuple(notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from crucible_core.stats import CannotTestError, clustered_mean, clustered_ttest, run_test
+from crucible_core.stats import CannotTestError, bootstrap_interval, clustered_mean, clustered_ttest, run_test
 
 SIDES = ["greater", "less", "two-sided"]
 RNG = np.random.default_rng(12)
@@ -124,3 +125,51 @@ def test_groups_that_do_not_share_their_items_are_refused() -> None:
         clustered_ttest({"a": [1.0, 2.0]}, [1, 2])
     with pytest.raises(CannotTestError, match="all 2 differences are equal up to rounding"):
         clustered_ttest({"a": [0.81, 0.41], "b": [0.80, 0.40]}, [1, 2])
+
+
+def mean(values: Any) -> float:
+    return float(values.mean())
+
+
+def test_the_cluster_bootstrap_of_a_mean_agrees_with_every_resample_of_its_clusters() -> None:
+    values, labels = np.array([1.0, 4.0, 2.0, 8.0, 9.0, 3.0, 5.0, 0.5]), ["x", "y", "x", "z", "z", "z", "w", "y"]
+    parts = [values[[label == name for label in labels]] for name in "xyzw"]
+    every = [np.concatenate([parts[i] for i in drawn]).mean() for drawn in itertools.product(range(4), repeat=4)]
+    result = bootstrap_interval(mean, values, clusters=labels, method="percentile", confidence_level=0.9)
+    assert result.value == values.mean()
+    assert result.standard_error == pytest.approx(np.std(every), rel=0.03)
+    assert result.interval == pytest.approx(np.quantile(every, [0.05, 0.95]), abs=0.15)
+    assert any("4 clusters resampled whole; 4 are few" in note for note in result.notes)
+
+
+def test_the_cluster_bootstrap_is_seeded_and_near_the_robust_standard_error() -> None:
+    labels = np.repeat(np.arange(60), 4)
+    x = np.random.default_rng(2).normal(size=60)[labels] + np.random.default_rng(3).normal(size=240)
+    y = np.random.default_rng(4).normal(size=240)
+    first, again, other = (
+        bootstrap_interval(mean, x, clusters=labels, resamples=2000, seed=seed) for seed in (5, 5, 6)
+    )
+    assert first == again != other
+    robust = clustered_mean(x, labels)
+    assert first.standard_error == pytest.approx(robust.standard_error, rel=0.08)
+    assert first.interval == pytest.approx(robust.interval, abs=0.25 * robust.standard_error)
+
+    def difference(a: Any, b: Any) -> float:
+        return mean(a - b)
+
+    paired = bootstrap_interval(difference, x, y, paired=True, clusters=labels, resamples=2000)
+    assert paired.interval == bootstrap_interval(mean, x - y, clusters=labels, resamples=2000).interval
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_the_bootstrap_of_clusters_of_one_is_that_of_values(method: Any) -> None:
+    clustered = bootstrap_interval(mean, A, clusters=range(A.size), method=method, resamples=500)
+    plain = bootstrap_interval(mean, A, method=method, resamples=500)
+    assert clustered.interval == plain.interval
+
+
+def test_clusters_of_samples_that_are_not_paired_are_refused() -> None:
+    with pytest.raises(CannotTestError, match="pass paired=True if they do"):
+        bootstrap_interval(lambda x, y: mean(x) - mean(y), A, B, clusters=LABELS)
+    with pytest.raises(CannotTestError, match="of one cluster"):
+        bootstrap_interval(mean, [1.0, 2.0], clusters=["x", "x"])
