@@ -4,14 +4,67 @@ Nothing here knows of pipelines. Every result carries an effect size with an int
 assumed, and each choice that was made on the way.
 """
 
+from crucible_core.stats.bootstrap_interval import BootstrapInterval, bootstrap_interval
+from crucible_core.stats.clusters import ClusteredMean, clustered_mean, clustered_ttest
+from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
+from crucible_core.stats.compared_ranks import dunn, nemenyi
 from crucible_core.stats.comparison import run_test
-from crucible_core.stats.corrections import adjust_p_values
+from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
+from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.families import (
+    Comparison,
+    FamilyName,
+    FamilyResult,
+    pairwise_tests,
+)
+from crucible_core.stats.group_sequential import (
+    GroupSequentialPlan,
+    Spending,
+    crossing_probabilities,
+    group_sequential_plan,
+    spent_alpha,
+)
+from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.normality import Normality, shapiro_wilk
+from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
+from crucible_core.stats.planning import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+from crucible_core.stats.proportions import (
+    compare_paired_proportions,
+    compare_proportions,
+    proportion_interval,
+    proportion_test,
+)
+from crucible_core.stats.rankings import (
+    BestSet,
+    Contender,
+    Ranking,
+    RankingProcedure,
+    indistinguishable_from_best,
+    rank_over_blocks,
+)
 from crucible_core.stats.refusal import CannotTestError
+from crucible_core.stats.repeated_measures import Sphericity, sphericity
+from crucible_core.stats.resampled_ttest import corrected_resampled_ttest
 from crucible_core.stats.result import Choice, TestResult
+from crucible_core.stats.selection import Layout, Outcome, TestChoice, choose_test
+from crucible_core.stats.sequential import (
+    ConfidenceSequence,
+    EProcess,
+    SequenceName,
+    betting_sequence,
+    empirical_bernstein_sequence,
+    normal_mixture_sequence,
+    paired_e_values,
+    sequence_difference,
+    t_mixture_sequence,
+)
 from crucible_core.stats.summary import GroupSummary, summarize
 from crucible_core.stats.vocabulary import (
+    FURTHER_TEST_NAMES,
+    OTHER_TESTS,
     TEST_ALIASES,
     TEST_NAMES,
+    Alternative,
     CorrectionName,
     EffectSizeName,
     TestName,
@@ -19,17 +72,81 @@ from crucible_core.stats.vocabulary import (
 )
 
 __all__ = [
+    "FURTHER_TEST_NAMES",
+    "OTHER_TESTS",
     "TEST_ALIASES",
     "TEST_NAMES",
+    "AdjustmentName",
+    "Alternative",
+    "BestSet",
+    "BootstrapInterval",
     "CannotTestError",
     "Choice",
+    "ClusteredMean",
+    "Comparison",
+    "ConfidenceSequence",
+    "Contender",
     "CorrectionName",
+    "Draw",
+    "EProcess",
     "EffectSizeName",
+    "FamilyName",
+    "FamilyResult",
+    "GroupSequentialPlan",
     "GroupSummary",
+    "Layout",
+    "MarginResult",
+    "Normality",
+    "OneSampleTest",
+    "Outcome",
+    "Plan",
+    "PlannedTest",
+    "Ranking",
+    "RankingProcedure",
+    "SequenceName",
+    "Spending",
+    "Sphericity",
+    "TestChoice",
     "TestName",
     "TestResult",
+    "Verdict",
     "adjust_p_values",
+    "betting_sequence",
+    "bootstrap_interval",
     "canonical_test_name",
+    "chi_square_test",
+    "choose_test",
+    "clustered_mean",
+    "clustered_ttest",
+    "compare_paired_proportions",
+    "compare_proportions",
+    "corrected_resampled_ttest",
+    "crossing_probabilities",
+    "dunn",
+    "dunnett",
+    "empirical_bernstein_sequence",
+    "fisher_exact_test",
+    "games_howell",
+    "group_sequential_plan",
+    "indistinguishable_from_best",
+    "judge_margin",
+    "minimum_detectable_effect",
+    "nemenyi",
+    "normal_mixture_sequence",
+    "one_sample_test",
+    "paired_e_values",
+    "pairwise_tests",
+    "power_of",
+    "proportion_interval",
+    "proportion_test",
+    "rank_over_blocks",
     "run_test",
+    "sample_size",
+    "sequence_difference",
+    "shapiro_wilk",
+    "spent_alpha",
+    "sphericity",
     "summarize",
+    "t_mixture_sequence",
+    "tukey_hsd",
 ]

@@ -12,29 +12,53 @@ from crucible_core.stats.noncentral import noncentral_f_interval
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent
+from crucible_core.stats.vocabulary import AnyTestName
 
 
 def anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Fisher's one-way F test that the means of two or more groups are equal."""
-    table = _decompose(samples)
-    f = (table.between / table.df[0]) / (table.within / table.df[1])
-    effect = _explained_variance(f, table, settings)
-    return conclude(
+    return analysis_of_variance(
         "anova",
         samples,
         settings,
         method="one-way analysis of variance",
-        statistic=("F", f),
-        df=table.df,
-        p_value=float(special.fdtrc(*table.df, f)),
-        estimate=(effect.name, effect.value, effect.interval),
-        effect=effect,
+        undefined="no group varies, so the variance within groups is zero and F is undefined; "
+        "compare the numbers directly",
         assumptions=(
             "observations are independent, within and between the groups",
             "group means are approximately normal (normal data, or groups that are not small)",
             "all groups have the same variance",
         ),
         notes=tuple(f"group {sample.name!r} is constant" for sample in samples if sample.n > 1 and sample.is_constant),
+    )
+
+
+def analysis_of_variance(
+    test: AnyTestName,
+    samples: tuple[Sample, ...],
+    settings: Settings,
+    *,
+    method: str,
+    undefined: str,
+    assumptions: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+) -> TestResult:
+    """The F test under any name; `undefined` says what it means that no group varies."""
+    table = _decompose(test, samples, undefined)
+    f = (table.between / table.df[0]) / (table.within / table.df[1])
+    effect = _explained_variance(f, table, settings)
+    return conclude(
+        test,
+        samples,
+        settings,
+        method=method,
+        statistic=("F", f),
+        df=table.df,
+        p_value=float(special.fdtrc(*table.df, f)),
+        estimate=(effect.name, effect.value, effect.interval),
+        effect=effect,
+        assumptions=assumptions,
+        notes=notes,
         decisions=(),
         disagreement="F tests one tail, the interval leaves out two"
         " (1 - 2 * alpha as the confidence level makes them agree)",
@@ -52,24 +76,20 @@ class _Table:
         return self.df[0] + self.df[1] + 1.0
 
 
-def _decompose(samples: tuple[Sample, ...]) -> _Table:
+def _decompose(test: AnyTestName, samples: tuple[Sample, ...], undefined: str) -> _Table:
     k, n = len(samples), sum(sample.n for sample in samples)
     if n == k:
         raise CannotTestError(
-            "anova",
-            f"{k} groups of 1 value each have no spread within groups; at least one group needs 2 values",
+            test, f"{k} groups of 1 value each have no spread within groups; at least one group needs 2 values"
         )
     if all(sample.is_constant for sample in samples):
-        raise CannotTestError(
-            "anova",
-            "no group varies, so the variance within groups is zero and F is undefined; compare the numbers directly",
-        )
+        raise CannotTestError(test, undefined)
     exponent = scale_exponent(samples)
     parts = [moments(sample.values, exponent) for sample in samples]
     within = sum(part.squares for part in parts)
     if within < LEAST_SQUARES:
         raise CannotTestError(
-            "anova",
+            test,
             "the groups vary too little, next to the size of their values, for double precision; rescale",
         )
     return _Table(_between(parts), within, (k - 1.0, float(n - k)))

@@ -14,6 +14,7 @@ from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestR
 from crucible_core.stats.sample import Sample, Vector, scaled, unscaled
 from crucible_core.stats.standardized import bias_factor, pooled_sd
 from crucible_core.stats.ttests import independent_moments
+from crucible_core.stats.vocabulary import Alternative
 
 _BATCH = 1 << 16  # values drawn at once: 512 kB of positions and 512 kB of values, whatever n
 _NOISE = 1e-12
@@ -44,10 +45,10 @@ def bootstrap_test(samples: tuple[Sample, ...], settings: Settings) -> TestResul
         "bootstrap",
         samples,
         settings,
-        method=f"bootstrap test of the difference of means, two-sided, {settings.resamples} resamples",
+        method=f"bootstrap test of the difference of means, {settings.sides}, {settings.resamples} resamples",
         statistic=("t", t),
         df=(),
-        p_value=_p_value(t, both, drawn),
+        p_value=_p_value(t, both, drawn, settings.alternative),
         estimate=(
             f"difference of means ({samples[0].name} - {samples[1].name})",
             unscaled("bootstrap", both.difference, exponent),
@@ -120,19 +121,23 @@ def _resample(values: Vector, of: Moments, exponent: int, resamples: int, stream
     return _Drawn(sums / n, spread / (n - 1))
 
 
-def _p_value(t: float, both: _Both, drawn: tuple[_Drawn, ...]) -> float:
-    numerator = np.abs(drawn[0].means - drawn[1].means)
+def _p_value(t: float, both: _Both, drawn: tuple[_Drawn, ...], alternative: Alternative) -> float:
+    numerator = drawn[0].means - drawn[1].means
+    if alternative == "two-sided":
+        numerator, t = np.abs(numerator), abs(t)
+    elif alternative == "less":
+        numerator, t = -numerator, -t
     error = np.sqrt(drawn[0].variances / both.moments[0].n + drawn[1].variances / both.moments[1].n)
     # Multiplied out, so that resamples without spread count as extreme instead of dividing by zero.
-    extreme = np.count_nonzero(numerator >= abs(t) * error * (1.0 - _NOISE))
+    extreme = np.count_nonzero(numerator >= (t - _NOISE * abs(t)) * error)
     return (extreme + 1.0) / (numerator.size + 1.0)
 
 
 def _difference_interval(both: _Both, drawn: tuple[_Drawn, ...], settings: Settings) -> tuple[Interval, Choice]:
     acceleration = _acceleration(both, (1.0, -1.0), (0.0, 0.0), pooled_sd(*both.moments))
-    (low, high), choice = bca_interval(drawn[0].means - drawn[1].means, acceleration, settings.tail)
+    (low, high), choice = bca_interval(drawn[0].means - drawn[1].means, acceleration, settings.estimate_tail)
     ends = (unscaled("bootstrap", both.difference + end, both.exponent) for end in (low, high))
-    return (next(ends), next(ends)), choice
+    return settings.bounded((next(ends), next(ends))), choice
 
 
 def _effect(both: _Both, drawn: tuple[_Drawn, ...], settings: Settings) -> Effect:

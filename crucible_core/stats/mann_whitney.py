@@ -13,21 +13,22 @@ from crucible_core.stats.rank_distributions import (
     EXACT_WITH_TIES_UP_TO,
     approximate_depth,
     exact_depth,
+    exact_tail,
     midranks,
     normal_tail,
     rank_sum_null,
     tie_sum,
-    two_sided_exact,
     untied_u_null,
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled
+from crucible_core.stats.vocabulary import Alternative
 from crucible_core.stats.wording import counted
 
 
 def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Two-sided test (Mann & Whitney 1947); U counts the pairs in which the first group is higher, ties as half."""
+    """Rank test (Mann & Whitney 1947); U counts the pairs in which the first group is higher, ties as half."""
     x, y = samples
     ranks = midranks(np.concatenate([x.values, y.values]))
     if np.ptp(ranks) == 0.0:
@@ -35,20 +36,20 @@ def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestRe
             "mann_whitney", f"every value of both groups is {float(x.values[0])!r}: there is nothing to rank"
         )
     u = float(ranks[: x.n].sum()) - x.n * (x.n + 1.0) / 2.0
-    p_value, note, choice = _p_value(u, ranks, x.n, y.n)
-    depth, depth_note = _depth(x.n, y.n, settings.tail)
+    p_value, note, choice = _p_value(u, ranks, (x.n, y.n), settings.alternative)
+    depth, depth_note = _depth(x.n, y.n, settings.estimate_tail)
     exponent = scale_exponent(samples)
     point, interval = shift("mann_whitney", scaled(x.values, exponent), scaled(y.values, exponent), exponent, depth)
     return conclude(
         "mann_whitney",
         samples,
         settings,
-        method="Mann-Whitney U test, two-sided",
+        method=f"Mann-Whitney U test, {settings.sides}",
         statistic=("U", u),
         df=(),
         p_value=p_value,
-        estimate=(f"Hodges-Lehmann shift ({x.name} - {y.name})", point, interval),
-        effect=_rank_biserial(x.values, y.values, u, settings),
+        estimate=(f"Hodges-Lehmann shift ({x.name} - {y.name})", point, settings.bounded(interval)),
+        effect=rank_biserial(x.values, y.values, u, settings),
         assumptions=(
             "observations are independent, within and between the groups",
             "the p-value assumes that without an effect both groups have the same distribution",
@@ -59,14 +60,14 @@ def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestRe
     )
 
 
-def _p_value(u: float, ranks: Vector, n: int, m: int) -> tuple[float, str, Choice]:
-    ties = tie_sum(ranks)
+def _p_value(u: float, ranks: Vector, sizes: tuple[int, int], alternative: Alternative) -> tuple[float, str, Choice]:
+    (n, m), ties = sizes, tie_sum(ranks)
     if not ties and max(n, m) < EXACT_BELOW:
         choice = Choice(
             "exact U distribution", f"no ties and both groups below {EXACT_BELOW}", ("normal approximation",)
         )
         return (
-            two_sided_exact(untied_u_null(n, m), round(u)),
+            exact_tail(untied_u_null(n, m), round(u), alternative),
             f"exact p-value, n = {n} and {m}; no ties",
             choice,
         )
@@ -76,7 +77,7 @@ def _p_value(u: float, ranks: Vector, n: int, m: int) -> tuple[float, str, Choic
             f"with ties and at most {EXACT_WITH_TIES_UP_TO} values per group the normal approximation is too rough",
             ("normal approximation with tie correction",),
         )
-        p = two_sided_exact(rank_sum_null(ranks, n), round(2.0 * u + n * (n + 1.0)))
+        p = exact_tail(rank_sum_null(ranks, n), round(2.0 * u + n * (n + 1.0)), alternative)
         return p, f"exact p-value, n = {n} and {m}, given the ties", choice
     total = n + m
     variance = n * m / 12.0 * ((total + 1.0) - ties / (total * (total - 1.0)))
@@ -88,7 +89,7 @@ def _p_value(u: float, ranks: Vector, n: int, m: int) -> tuple[float, str, Choic
         ("exact distribution",),
     )
     return (
-        normal_tail(u - n * m / 2.0, variance),
+        normal_tail(u - n * m / 2.0, variance, alternative),
         f"{note}normal approximation with tie and continuity correction",
         choice,
     )
@@ -106,7 +107,7 @@ def _depth(n: int, m: int, tail: float) -> tuple[int, str]:
     return depth, ("interval for the shift from the pairwise differences, their number cut off by normal approximation")
 
 
-def _rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
+def rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
     """P(X > Y) - P(X < Y): the rank-biserial correlation (Wendt 1972), also Cliff's delta (Cliff 1993).
 
     Interval: the consistent variance of Cliff (1996) in the asymmetric interval of Feng & Cliff (2004), t quantiles.

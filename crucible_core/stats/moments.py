@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,3 +49,12 @@ def moments(values: Vector, exponent: int) -> Moments:
     offset = float(residuals.mean())
     squares = float(np.dot(residuals, residuals)) - residuals.size * offset**2
     return Moments(int(residuals.size), reference, offset, max(0.0, squares))
+
+
+def standard_error(variances: tuple[float, ...], counts: tuple[int, ...]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a mean, or of a difference of two (Welch 1947; Satterthwaite 1946)."""
+    parts = [variance / n for variance, n in zip(variances, counts, strict=True)]
+    total = sum(parts)
+    # From the shares of the variance, so that tiny variances do not underflow when squared.
+    df = 1.0 / sum((part / total) ** 2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+    return math.sqrt(total), df

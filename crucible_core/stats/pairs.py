@@ -67,3 +67,15 @@ def pair_differences(test: str, samples: tuple[Sample, ...]) -> PairDifferences:
     largest = float(np.abs(differences).max())
     own = math.frexp(largest)[1] if largest > 0.0 else 0
     return PairDifferences(scaled(differences, own), scaled(error, own), exponent + own)
+
+
+def check_blocks(test: str, samples: tuple[Sample, ...]) -> int:
+    """The number of blocks, values at one position belonging together; CannotTestError for several lengths."""
+    sizes = {sample.name: sample.n for sample in samples}
+    if len(set(sizes.values())) > 1:
+        raise CannotTestError(
+            test,
+            f"repeated measures need groups of one length, but their lengths are {sizes}; leave out the subjects that "
+            "miss a value, or use a test for independent groups (anova, kruskal_wallis)",
+        )
+    return samples[0].n

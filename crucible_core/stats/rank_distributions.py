@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from crucible_core.stats.sample import Vector
+from crucible_core.stats.vocabulary import Alternative
 
 # R's wilcox.test draws the line for untied data at the same place, so the p-values agree.
 EXACT_BELOW: Final = 50
@@ -76,14 +77,19 @@ def untied_u_null(n: int, m: int) -> Vector:
     return probability
 
 
-def two_sided_exact(null: Vector, observed: int) -> float:
-    """Twice the smaller tail at the observed value, at most 1."""
+def exact_tail(null: Vector, observed: int, alternative: Alternative) -> float:
+    """The tail at and beyond the observed value; two-sided, twice the smaller tail, at most 1."""
     below, above = float(null[: observed + 1].sum()), float(null[observed:].sum())
+    if alternative != "two-sided":
+        return min(1.0, above if alternative == "greater" else below)
     return min(1.0, 2.0 * min(below, above))
 
 
-def normal_tail(deviation: float, variance: float) -> float:
-    """Two-sided p-value of a rank statistic's deviation from its mean, with continuity correction 1/2."""
+def normal_tail(deviation: float, variance: float, alternative: Alternative) -> float:
+    """P-value of a rank statistic's deviation from its mean, with continuity correction 1/2."""
+    if alternative != "two-sided":
+        towards = deviation if alternative == "greater" else -deviation
+        return float(special.ndtr(-(towards - 0.5) / math.sqrt(variance)))
     z = max(0.0, abs(deviation) - 0.5) / math.sqrt(variance)
     return min(1.0, 2.0 * float(special.ndtr(-z)))
 

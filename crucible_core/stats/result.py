@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from crucible_core.stats.refusal import CannotTestError
-from crucible_core.stats.sample import Sample
-from crucible_core.stats.vocabulary import EffectSizeName, TestName
+from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, AnyTestName
 
 Interval = tuple[float, float]
+
+
+class Group(Protocol):
+    """What a result keeps of a group: its name and how many observations it has."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +38,14 @@ class TestResult:
 
     Differences are the first group minus the second, in the units of the data; effect sizes have no unit.
     `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only
-    where no finite end has the confidence asked for, and `notes` then says so.
+    where no finite end has the confidence asked for, and `notes` then says so, and on the open side of a one-sided
+    test's interval. The effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and
+    `notes` says so.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
 
-    test: TestName
+    test: AnyTestName
     method: str
     groups: tuple[str, ...]
     n: tuple[int, ...]
@@ -49,15 +60,16 @@ class TestResult:
     confidence_interval: Interval
     confidence_level: float
     effect_size: float
-    effect_size_name: EffectSizeName
+    effect_size_name: AnyEffectSizeName
     effect_size_interval: Interval
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     decisions: tuple[Choice, ...]
+    alternative: Alternative = "two-sided"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
+        plain: dict[str, Any] = plain_json(asdict(self))
         return plain
 
 
@@ -67,30 +79,50 @@ class Settings:
 
     alpha: float
     confidence_level: float
-    effect_size: EffectSizeName
+    effect_size: AnyEffectSizeName
     resamples: int
     seed: int
+    alternative: Alternative = "two-sided"
 
     @property
     def tail(self) -> float:
         """The probability left out at each end of a two-sided interval."""
         return (1.0 - self.confidence_level) / 2.0
 
+    @property
+    def estimate_tail(self) -> float:
+        """The probability left out at each closed end of the estimate's interval, which has the test's sides."""
+        return self.tail if self.alternative == "two-sided" else 1.0 - self.confidence_level
+
+    @property
+    def sides(self) -> str:
+        """How the method's name ends."""
+        return "two-sided" if self.alternative == "two-sided" else f"one-sided ({self.alternative})"
+
+    def bounded(self, interval: Interval, least: float = -math.inf, most: float = math.inf) -> Interval:
+        """The interval with the end opened that a one-sided test says nothing about."""
+        low, high = interval
+        if self.alternative == "greater":
+            return low, most
+        return (least, high) if self.alternative == "less" else interval
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
     """An effect size with its interval, and how the interval was made."""
 
-    name: EffectSizeName
+    name: AnyEffectSizeName
     value: float
     interval: Interval
     choice: Choice
     notes: tuple[str, ...] = ()
+    is_ratio: bool = False
+    """Whether the value, and an estimate that is the same, may be infinite."""
 
 
 def conclude(
-    test: TestName,
-    samples: Sequence[Sample],
+    test: AnyTestName,
+    samples: Sequence[Group],
     settings: Settings,
     *,
     method: str,
@@ -103,10 +135,12 @@ def conclude(
     notes: tuple[str, ...],
     decisions: tuple[Choice, ...],
     disagreement: str = "they rest on different approximations",
+    null_value: float = 0.0,
 ) -> TestResult:
     """Put a result together, or refuse where a number that must be finite is not.
 
-    `disagreement` says why test and interval of the estimate may differ about zero; it is noted where they do.
+    `disagreement` says why test and interval of the estimate may differ about the null value; it is noted where they
+    do.
     """
     numbers = {
         statistic[0]: statistic[1],
@@ -114,7 +148,12 @@ def conclude(
         estimate[0]: estimate[1],
         effect.name: effect.value,
     }
-    wrong = [f"{name} = {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    may_be_infinite = {effect.name} if effect.is_ratio else set[str]()
+    wrong = [
+        f"{name} = {value}"
+        for name, value in numbers.items()
+        if math.isnan(value) or (math.isinf(value) and name not in may_be_infinite)
+    ]
     if wrong or any(math.isnan(end) for end in (*estimate[2], *effect.interval)):
         raise CannotTestError(
             test,
@@ -123,8 +162,11 @@ def conclude(
         )
     low, high = estimate[2]
     extra = list(effect.notes)
-    if (p_value <= 1.0 - settings.confidence_level) == (low <= 0.0 <= high):
-        extra.append(f"the test and the {settings.confidence_level:.4g} interval disagree about zero: {disagreement}")
+    if (p_value <= 1.0 - settings.confidence_level) == (low <= null_value <= high):
+        about = "zero" if null_value == 0.0 else f"{null_value:.4g}"
+        extra.append(
+            f"the test and the {settings.confidence_level:.4g} interval disagree about {about}: {disagreement}"
+        )
     if p_value == 0.0:
         extra.append("the p-value is smaller than the smallest double and is given as 0")
     return TestResult(
@@ -148,14 +190,15 @@ def conclude(
         assumptions=assumptions,
         notes=(*notes, *extra),
         decisions=(*decisions, effect.choice),
+        alternative=settings.alternative,
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and math.isinf(value):
         return None
     return value

@@ -63,6 +63,19 @@ def read_groups(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]:
     return tuple(read_sample(test, name, values) for name, values in groups.items())
 
 
+def check_count(name: str, samples: tuple[Sample, ...], pairwise: bool) -> None:
+    """Refuse fewer than two groups, and more where the test is for two."""
+    listed = ", ".join(repr(sample.name) for sample in samples) or "none"
+    if len(samples) < 2:
+        raise CannotTestError(name, f"a comparison needs at least two groups; given: {listed}")
+    if pairwise and len(samples) > 2:
+        raise CannotTestError(
+            name,
+            f"it compares two groups, but {len(samples)} were given ({listed}); choose two of them, or use anova or "
+            "kruskal_wallis for all at once",
+        )
+
+
 def read_sample(test: str, name: str, values: Values) -> Sample:
     """One group's values, under the rules of `read_groups`."""
     array = _numbers(test, name, values)

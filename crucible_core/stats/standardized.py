@@ -31,15 +31,24 @@ def standardized_difference(first: Moments, second: Moments, settings: Settings)
     )
 
 
-def standardized_mean(difference: Moments, settings: Settings) -> Effect:
+def standardized_mean(
+    difference: Moments,
+    settings: Settings,
+    *,
+    error: float | None = None,
+    df: int | None = None,
+    interval: Choice | None = None,
+) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
 
-    The interval inverts the noncentral t distribution and is exact for normal differences.
+    The interval inverts the noncentral t distribution and is exact for independent normal differences. Where they are
+    not independent the caller gives the mean's standard error, its degrees of freedom, and what its interval rests on.
     """
-    dz = difference.mean / math.sqrt(difference.variance)
-    root = math.sqrt(difference.n)
-    low, high = noncentral_t_interval(dz * root, difference.n - 1, settings.confidence_level)
-    return Effect("cohens_dz", dz, (low / root, high / root), _interval_choice("normal differences"))
+    sd = math.sqrt(difference.variance)
+    dz = difference.mean / sd
+    root = math.sqrt(difference.n) if error is None else sd / error
+    low, high = noncentral_t_interval(dz * root, difference.n - 1 if df is None else df, settings.confidence_level)
+    return Effect("cohens_dz", dz, (low / root, high / root), interval or _interval_choice("normal differences"))
 
 
 def pooled_sd(first: Moments, second: Moments) -> float:

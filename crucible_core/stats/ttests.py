@@ -6,36 +6,33 @@ import math
 
 from scipy import special
 
-from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
+from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments, standard_error
 from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent, unscaled
 from crucible_core.stats.standardized import standardized_difference, standardized_mean
+from crucible_core.stats.vocabulary import Alternative
 
 
 def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Welch's two-sided t-test (Welch 1947) with Satterthwaite's degrees of freedom."""
+    """Welch's t-test (Welch 1947) with Satterthwaite's degrees of freedom."""
     first, second, exponent = independent_moments("ttest", samples)
-    parts = first.variance / first.n, second.variance / second.n
-    error = math.sqrt(sum(parts))
-    # Satterthwaite (1946), from the shares of the variance so that tiny variances do not underflow when squared.
-    shares = parts[0] / sum(parts), parts[1] / sum(parts)
-    df = 1.0 / (shares[0] ** 2 / (first.n - 1) + shares[1] ** 2 / (second.n - 1))
+    error, df = standard_error((first.variance, second.variance), (first.n, second.n))
     difference = first.minus(second)
     t = difference / error
     return conclude(
         "ttest",
         samples,
         settings,
-        method="Welch's t-test, two-sided",
+        method=f"Welch's t-test, {settings.sides}",
         statistic=("t", t),
         df=(df,),
-        p_value=two_sided_t(t, df),
+        p_value=t_tail(t, df, settings.alternative),
         estimate=(
             f"difference of means ({samples[0].name} - {samples[1].name})",
             unscaled("ttest", difference, exponent),
-            _t_interval("ttest", difference, error * _t_quantile(df, settings.tail), exponent),
+            t_interval("ttest", (difference, error), df, exponent, settings),
         ),
         effect=standardized_difference(first, second, settings),
         assumptions=(
@@ -56,7 +53,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 
 def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Student's two-sided t-test (Student 1908) of the differences within pairs."""
+    """Student's t-test (Student 1908) of the differences within pairs."""
     pairs = pair_differences("paired_ttest", samples)
     n = pairs.values.size
     if n < 2:
@@ -74,14 +71,14 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
         "paired_ttest",
         samples,
         settings,
-        method="paired t-test, two-sided",
+        method=f"paired t-test, {settings.sides}",
         statistic=("t", t),
         df=(n - 1.0,),
-        p_value=two_sided_t(t, n - 1.0),
+        p_value=t_tail(t, n - 1.0, settings.alternative),
         estimate=(
             f"mean difference ({samples[0].name} - {samples[1].name})",
             unscaled("paired_ttest", of.mean, pairs.exponent),
-            _t_interval("paired_ttest", of.mean, error * _t_quantile(n - 1.0, settings.tail), pairs.exponent),
+            t_interval("paired_ttest", (of.mean, error), n - 1.0, pairs.exponent, settings),
         ),
         effect=standardized_mean(of, settings),
         assumptions=(
@@ -120,17 +117,22 @@ def independent_moments(test: str, samples: tuple[Sample, ...]) -> tuple[Moments
     return first, second, exponent
 
 
-def two_sided_t(t: float, df: float) -> float:
-    """P(|T| >= |t|) for Student's t."""
-    return 2.0 * float(special.stdtr(df, -abs(t)))
+def t_tail(t: float, df: float, alternative: Alternative) -> float:
+    """The probability that Student's t is as far out as this, to the side or sides asked about."""
+    if alternative == "two-sided":
+        return 2.0 * float(special.stdtr(df, -abs(t)))
+    return float(special.stdtr(df, -t if alternative == "greater" else t))
 
 
-def _t_quantile(df: float, tail: float) -> float:
-    return -float(special.stdtrit(df, tail))
-
-
-def _t_interval(test: str, centre: float, reach: float, exponent: int) -> Interval:
-    return unscaled(test, centre - reach, exponent), unscaled(test, centre + reach, exponent)
+def t_interval(
+    test: str, centre_and_error: tuple[float, float], df: float, exponent: int, settings: Settings
+) -> Interval:
+    """The interval of which `t_tail` is the test, from a scaled estimate and its standard error."""
+    centre, error = centre_and_error
+    reach = -float(special.stdtrit(df, settings.estimate_tail)) * error
+    ends = settings.bounded((centre - reach, centre + reach))
+    low, high = (end if math.isinf(end) else unscaled(test, end, exponent) for end in ends)
+    return low, high
 
 
 def _constant_notes(samples: tuple[Sample, ...]) -> tuple[str, ...]:

@@ -14,20 +14,21 @@ from crucible_core.stats.rank_distributions import (
     EXACT_WITH_TIES_UP_TO,
     approximate_depth,
     exact_depth,
+    exact_tail,
     midranks,
     normal_tail,
     signed_rank_null,
     tie_sum,
-    two_sided_exact,
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample
+from crucible_core.stats.vocabulary import Alternative
 from crucible_core.stats.wording import counted
 
 
 def wilcoxon_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Two-sided signed-rank test (Wilcoxon 1945); W is the rank sum of the positive differences."""
+    """Signed-rank test (Wilcoxon 1945); W is the rank sum of the positive differences."""
     pairs = pair_differences("wilcoxon", samples)
     levels = pairs.signed_levels()
     nonzero = levels[levels != 0]
@@ -37,23 +38,23 @@ def wilcoxon_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         )
     ranks = midranks(np.abs(nonzero))
     w = float(ranks[nonzero > 0].sum())
-    p_value, notes, choice = _p_value(w, ranks, levels.size)
-    depth, depth_note = _depth(levels.size, settings.tail)
+    p_value, notes, choice = _p_value(w, ranks, levels.size, settings.alternative)
+    depth, depth_note = _depth(levels.size, settings.estimate_tail)
     point, interval = pseudomedian("wilcoxon", pairs.values, pairs.exponent, depth)
     return conclude(
         "wilcoxon",
         samples,
         settings,
-        method="Wilcoxon signed-rank test, two-sided",
+        method=f"Wilcoxon signed-rank test, {settings.sides}",
         statistic=("W", w),
         df=(),
         p_value=p_value,
         estimate=(
             f"Hodges-Lehmann pseudomedian of the differences ({samples[0].name} - {samples[1].name})",
             point,
-            interval,
+            settings.bounded(interval),
         ),
-        effect=_matched_rank_biserial(nonzero, settings),
+        effect=matched_rank_biserial(nonzero, settings),
         assumptions=(
             "values at the same position of the two groups belong together",
             "pairs are independent of each other",
@@ -65,14 +66,14 @@ def wilcoxon_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
 
 
 def _p_value(
-    w: float, ranks: np.ndarray[tuple[int], np.dtype[np.float64]], pairs: int
+    w: float, ranks: np.ndarray[tuple[int], np.dtype[np.float64]], pairs: int, alternative: Alternative
 ) -> tuple[float, tuple[str, ...], Choice]:
     n, ties = ranks.size, tie_sum(ranks)
     zeros = pairs - n
     notes = (f"{counted(zeros, 'zero difference')} dropped (Wilcoxon's rule)",) if zeros else ()
     clean = not ties and not zeros
     if n <= EXACT_WITH_TIES_UP_TO or (clean and n < EXACT_BELOW):
-        p = two_sided_exact(signed_rank_null(ranks), round(2.0 * w))
+        p = exact_tail(signed_rank_null(ranks), round(2.0 * w), alternative)
         note = f"exact p-value, n = {n}" + ("; no ties, no zeros" if clean else ", given the ties and zeros")
         choice = Choice(
             "exact signed-rank distribution",
@@ -81,7 +82,7 @@ def _p_value(
         )
         return p, (*notes, note), choice
     variance = n * (n + 1.0) * (2.0 * n + 1.0) / 24.0 - ties / 48.0
-    p = normal_tail(w - n * (n + 1.0) / 4.0, variance)
+    p = normal_tail(w - n * (n + 1.0) / 4.0, variance, alternative)
     tied = n - np.unique(ranks).size
     what = f"{counted(tied, 'tie')}, " if tied else ""
     note = f"{what}normal approximation with tie and continuity correction"
@@ -110,7 +111,7 @@ def _depth(n: int, tail: float) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def _matched_rank_biserial(levels: Integers, settings: Settings) -> Effect:
+def matched_rank_biserial(levels: Integers, settings: Settings) -> Effect:
     """(R+ - R-) / (R+ + R-) of the nonzero differences (King & Minium 2003; Kerby 2014).
 
     It equals the mean sign of the Walsh averages, a U-statistic, whose jackknife standard error (Arvesen 1969) gives

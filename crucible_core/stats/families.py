@@ -1,0 +1,236 @@
+"""Simultaneous comparisons as one family, and any two-group test run over it."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from crucible_core.stats.comparison import run_test
+from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.levels import levels
+from crucible_core.stats.refusal import CannotTestError
+from crucible_core.stats.result import Choice, Interval, plain_json
+from crucible_core.stats.sample import Values, read_groups, unscaled
+from crucible_core.stats.wording import counted
+
+FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two groups of a family: `estimate` is about the first minus the second.
+
+    `p_value` is that of the comparison alone, `p_adjusted` and `confidence_interval` are the family's, and
+    `significant` is p_adjusted <= alpha. `df` is empty where the statistic is normal or has a table of its own.
+    """
+
+    first: str
+    second: str
+    n: tuple[int, int]
+    estimate: float
+    confidence_interval: Interval
+    statistic: float
+    df: tuple[float, ...]
+    p_value: float
+    p_adjusted: float
+    significant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyResult:
+    """Comparisons that were judged together.
+
+    `size` is the number of comparisons the adjustment counts, `correction` what adjusts their p-values, and
+    `confidence_level` that of all intervals at once. Comparisons stand in the order of the groups; against a control,
+    each is the group minus the control.
+    """
+
+    procedure: FamilyName
+    method: str
+    groups: tuple[str, ...]
+    n: tuple[int, ...]
+    control: str | None
+    size: int
+    correction: str
+    statistic_name: str
+    estimate_name: str
+    alpha: float
+    confidence_level: float
+    comparisons: tuple[Comparison, ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
+        fields: dict[str, Any] = plain_json(asdict(self))
+        return fields
+
+
+def pairwise_tests(
+    test: str,
+    groups: Mapping[str, Values],
+    *,
+    control: str | None = None,
+    correction: AdjustmentName = "holm",
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> FamilyResult:
+    """The named two-group test (`run_test`) on all pairs, or on each group against `control`, corrected.
+
+    The intervals hold together by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the confidence
+    1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself.
+    """
+    family = Family("pairwise", groups, alpha, confidence_level, control)
+    size = len(family.pairs)
+    tail, how = simultaneous_tail(correction, family.level, size)
+    results = [
+        run_test(
+            test,
+            {family.samples[place].name: family.samples[place].values for place in pair},
+            alpha=family.alpha,
+            confidence_level=1.0 - 2.0 * tail,
+            resamples=resamples,
+            seed=seed,
+        )
+        for pair in family.pairs
+    ]
+    adjusted = adjust_p_values([result.p_value for result in results], correction)
+    first = results[0]
+    return family.result(
+        [
+            Comparison(
+                first=result.groups[0],
+                second=result.groups[1],
+                n=(result.n[0], result.n[1]),
+                estimate=result.estimate,
+                confidence_interval=result.confidence_interval,
+                statistic=result.statistic,
+                df=result.df,
+                p_value=result.p_value,
+                p_adjusted=p,
+                significant=p <= family.alpha,
+            )
+            for result, p in zip(results, adjusted, strict=True)
+        ],
+        method=f"{first.method}, {'all pairs' if control is None else 'each group against the control'}",
+        correction=correction,
+        names=(first.statistic_name, first.estimate_name.partition(" (")[0]),
+        assumptions=first.assumptions,
+        notes=(
+            how,
+            *(f"{r.groups[0]} - {r.groups[1]}: {note}" for r in results for note in r.notes if "disagree" not in note),
+        ),
+        choice=Choice(
+            f"{correction} over {counted(size, 'comparison')}",
+            "it needs no more than the p-values of the separate tests",
+            ("tukey_hsd or games_howell", "dunnett, against a control"),
+        ),
+    )
+
+
+class Family:
+    """The groups as read, the pairs to compare, and how a comparison and a result are put together."""
+
+    def __init__(
+        self,
+        procedure: FamilyName,
+        groups: Mapping[str, Values],
+        alpha: float,
+        confidence_level: float | None,
+        control: str | None = None,
+    ) -> None:
+        self.procedure: FamilyName = procedure
+        self.alpha, self.level = levels(alpha, confidence_level)
+        self.samples = read_groups(procedure, groups)
+        self.control = control
+        names = [sample.name for sample in self.samples]
+        if len(names) < 2:
+            listed = ", ".join(map(repr, names)) or "none"
+            raise CannotTestError(procedure, f"a family of comparisons needs at least two groups; given: {listed}")
+        if control is None:
+            self.pairs = list(itertools.combinations(range(len(names)), 2))
+            return
+        if control not in names:
+            close = difflib.get_close_matches(str(control), names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise CannotTestError(
+                procedure, f"the control {control!r} is not among the groups {', '.join(map(repr, names))}{hint}"
+            )
+        self.pairs = [(i, self.place_of_control) for i in range(len(names)) if i != self.place_of_control]
+
+    @property
+    def place_of_control(self) -> int:
+        return [sample.name for sample in self.samples].index(str(self.control))
+
+    def comparison(
+        self,
+        i: int,
+        j: int,
+        estimate: float,
+        reach: float,
+        statistic: float,
+        df: tuple[float, ...],
+        p_value: float,
+        p_adjusted: float,
+        exponent: int = 0,
+    ) -> Comparison:
+        first, second = self.samples[i], self.samples[j]
+        ends = (unscaled(self.procedure, estimate + side * reach, exponent) for side in (-1.0, 1.0))
+        p_adjusted = min(1.0, max(p_value, float(p_adjusted)))  # the last digits of two integrals could cross
+        return Comparison(
+            first=first.name,
+            second=second.name,
+            n=(first.n, second.n),
+            estimate=unscaled(self.procedure, estimate, exponent),
+            confidence_interval=(next(ends), next(ends)),
+            statistic=statistic,
+            df=df,
+            p_value=p_value,
+            p_adjusted=p_adjusted,
+            significant=p_adjusted <= self.alpha,
+        )
+
+    def result(
+        self,
+        comparisons: list[Comparison],
+        *,
+        method: str,
+        correction: str,
+        names: tuple[str, str],
+        assumptions: tuple[str, ...],
+        choice: Choice,
+        notes: tuple[str, ...] = (),
+    ) -> FamilyResult:
+        return FamilyResult(
+            procedure=self.procedure,
+            method=method,
+            groups=tuple(sample.name for sample in self.samples),
+            n=tuple(sample.n for sample in self.samples),
+            control=self.control,
+            size=len(comparisons),
+            correction=correction,
+            statistic_name=names[0],
+            estimate_name=names[1],
+            alpha=self.alpha,
+            confidence_level=self.level,
+            comparisons=tuple(comparisons),
+            assumptions=assumptions,
+            notes=notes,
+            decisions=(choice,),
+        )
+
+
+def simultaneous_tail(correction: AdjustmentName, level: float, size: int) -> tuple[float, str]:
+    """What each interval leaves out at each end, and the sentence about it."""
+    if correction == "none":
+        return (1.0 - level) / 2.0, "no correction: the intervals hold one by one, not together"
+    if correction in ("sidak", "holm_sidak"):
+        return -math.expm1(math.log(level) / size) / 2.0, "simultaneous intervals by Sidak's inequality"
+    return (1.0 - level) / size / 2.0, "simultaneous intervals by Bonferroni's inequality"
