@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class Children:
     """Starts processes that have everything imported already. Nothing that they started outlives them."""
 
     def __init__(self) -> None:
-        self._started: list[psutil.Process] = []
+        self._folder = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
             [sys.executable, "-c", "import fault_stages; fault_stages.serve()"],
             stdin=subprocess.PIPE,
@@ -99,7 +100,7 @@ class Children:
         return json.loads(self._process.stdout.readline())
 
     def start(self, function: str, **arguments: Any) -> Child:
-        outcome = Path.cwd() / f"outcome-{uuid.uuid4().hex[:8]}"
+        outcome = Path(self._folder.name) / uuid.uuid4().hex
         pid = self.ask(
             {
                 "function": function,
@@ -121,6 +122,7 @@ class Children:
         self._process.stdin.close()
         self._process.wait(timeout=30)
         self._process.stdout.close()
+        self._folder.cleanup()
 
 
 @pytest.fixture(scope="module")
