@@ -41,6 +41,7 @@ __all__ = [
     "INVALID",
     "LATER",
     "input_errors",
+    "json_option",
     "main",
     "nothing_else_on_stdout",
     "run_and_show",
@@ -85,6 +86,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
+)
 set_options = click.option(
     "--set",
     "overrides",

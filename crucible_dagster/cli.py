@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from crucible_core import CrucibleError
-from crucible_core.cli import input_errors, nothing_else_on_stdout
+from crucible_core.cli import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.jsonable import to_json_text, to_jsonable
 from crucible_core.reporting import flatten
 from crucible_core.reporting.comparison import Comparison, comparison_section
@@ -48,17 +48,13 @@ T = TypeVar("T")
 SHORT = 8
 MAX_RESULT = 70
 
-_as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
-)
-
 
 @click.command()
 @click.argument("experiment", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs of this status.")
 @click.option("--before", metavar="RUN", help="Go on after this run, the last one of the page before.")
-@_as_json
+@json_option
 def runs(experiment: str | None, limit: int, status: RunStatus | None, before: str | None, as_json: bool) -> None:
     """List the runs that Dagster has kept, newest first.
 
@@ -81,7 +77,7 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
 @click.command()
 @click.argument("run")
 @click.option("--ir", is_flag=True, help="Print the experiment as it was run, as YAML, and nothing else.")
-@_as_json
+@json_option
 def show(run: str, ir: bool, as_json: bool) -> None:
     """Show everything about one run.
 
@@ -103,7 +99,7 @@ def show(run: str, ir: bool, as_json: bool) -> None:
 @click.argument("run_a")
 @click.argument("run_b")
 @click.option("--values", is_flag=True, help="Compare outputs, artifacts, assigns and decisions too, which loads them.")
-@_as_json
+@json_option
 def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
     """Show what two runs do not have in common.
 

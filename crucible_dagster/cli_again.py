@@ -8,7 +8,15 @@ import sys
 import click
 
 from crucible_core import builtin_registry
-from crucible_core.cli import FAILED, input_errors, nothing_else_on_stdout, run_and_show, set_options, with_overrides
+from crucible_core.cli import (
+    FAILED,
+    input_errors,
+    json_option,
+    nothing_else_on_stdout,
+    run_and_show,
+    set_options,
+    with_overrides,
+)
 from crucible_core.jsonable import to_json_text
 from crucible_core.reporting.document import Table
 from crucible_core.terminal import Progress, make_console, print_table, styled
@@ -22,10 +30,6 @@ __all__ = ["replay", "resume", "why"]
 
 SHORT = 12
 
-_as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
-)
-
 
 @click.command()
 @click.argument("run")
@@ -34,7 +38,7 @@ _as_json = click.option(
 @click.option(
     "--force", is_flag=True, help="Give the run up that Dagster takes to be running, because you know that it is dead."
 )
-@_as_json
+@json_option
 def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_json: bool) -> None:
     """Go on with a failed, cancelled or killed run where it stopped.
 
@@ -59,7 +63,7 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
 
 @click.command()
 @click.argument("run")
-@_as_json
+@json_option
 def replay(run: str, as_json: bool) -> None:
     """Run a recorded run again, without Dagster, and compare the results.
 
@@ -84,7 +88,7 @@ def replay(run: str, as_json: bool) -> None:
 @click.command()
 @click.argument("run")
 @click.argument("stage")
-@_as_json
+@json_option
 def why(run: str, stage: str, as_json: bool) -> None:
     """Say why a stage's earlier result was, or was not, used again.
 

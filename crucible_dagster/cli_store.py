@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from crucible_core.cli import FAILED, input_errors
+from crucible_core.cli import FAILED, input_errors, json_option
 from crucible_core.jsonable import to_json_text
 from crucible_core.terminal import make_console, styled
 from crucible_dagster.context_store import open_store
@@ -16,10 +16,6 @@ from crucible_dagster.retention import collect, pin
 from crucible_dagster.store.collection import verify_store
 
 __all__ = ["store"]
-
-_as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
-)
 
 
 @click.group(name="store")
@@ -36,7 +32,7 @@ def store() -> None:
     help="Keep what runs refer to that ended within so many days.",
 )
 @click.option("--delete", is_flag=True, help="Really remove it. Without, what would be removed is only counted.")
-@_as_json
+@json_option
 def gc(days: float, delete: bool, as_json: bool) -> None:
     """Remove the values of old runs.
 
@@ -55,7 +51,7 @@ def gc(days: float, delete: bool, as_json: bool) -> None:
 
 
 @store.command()
-@_as_json
+@json_option
 def verify(as_json: bool) -> None:
     """Read everything and compare it with its digest. The exit code is 1 if something is damaged or missing."""
     with input_errors(), open_instance() as instance:

@@ -34,13 +34,13 @@ from crucible_dagster.store.lazy import (
     StoredDict,
     StoredList,
     digest_of_read,
+    entries_of,
 )
 from crucible_dagster.store.manifest import read_document, write_document
 from crucible_dagster.store.objects import Ref, object_name
+from crucible_dagster.store.store import REUSE
 
-__all__ = ["FOLDER", "Hit", "ReuseIndex", "StageKey", "described_read", "key_of"]
-
-FOLDER = "reuse"
+__all__ = ["Hit", "ReuseIndex", "StageKey", "described_read", "key_of"]
 
 Part = dict[str, JsonValue]
 """`part`, `then`, `now`: something a result depends on, in the earlier run and in this one."""
@@ -61,11 +61,11 @@ class StageKey:
 
     @property
     def folder(self) -> str:
-        return f"{FOLDER}/{_digest([self.stage, self.code, dict(self.options)])}"
+        return f"{REUSE}/{_digest([self.stage, self.code, dict(self.options)])}"
 
     @property
     def last(self) -> str:
-        return f"{FOLDER}/last/{_digest([self.experiment_id, self.name])}"
+        return f"{REUSE}/last/{_digest([self.experiment_id, self.name])}"
 
     def parts(self) -> dict[str, str]:
         return {
@@ -97,16 +97,10 @@ def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
 def written_names(before: Context, after: Context) -> dict[str, frozenset[str]]:
     """Part -> the names that a stage gave a value to, be it the same as before."""
     return {
-        part: frozenset(
-            name for name, entry in _entries(after, part).items() if _entries(before, part).get(name) is not entry
-        )
+        part: frozenset(name for name, entry in entries_of(getattr(after, part)).items() if was.get(name) is not entry)
         for part in PARTS
+        for was in [entries_of(getattr(before, part))]
     }
-
-
-def _entries(context: Context, part: str) -> Mapping[str, Any]:
-    held = getattr(context, part)
-    return held.entries() if isinstance(held, StoredDict) else dict(held)
 
 
 def described_read(read: Read) -> str:
@@ -203,11 +197,6 @@ class ReuseIndex:
         if all(part["then"] == part["now"] for part in parts):
             parts.append({"part": "the stored result", "then": "whole", "now": "gone from the store"})
         return last["run_id"], parts
-
-    def entries(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
-        """File name and content of everything in the index; None for what is damaged."""
-        for info in self._store.files.list(FOLDER):
-            yield info.name, self._read(info.name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         # What cannot be read here is not worth failing for: the stage runs.

@@ -12,12 +12,11 @@ from crucible_dagster.store.files import TEMPORARY
 from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.manifest import Log, Manifest, read_document
 from crucible_dagster.store.objects import FOLDER as OBJECTS
-from crucible_dagster.store.objects import ObjectStore, Ref
-from crucible_dagster.store.store import RUNS, ContextStore
+from crucible_dagster.store.objects import ObjectStore, Ref, digest_in, object_name, objects_in
+from crucible_dagster.store.store import REUSE, RUNS, ContextStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
-REUSE = "reuse"
 GRACE_SECONDS = 24 * 3600.0
 """What is younger is spared, whatever refers to it: a step that is at work refers to its objects only at its end."""
 
@@ -63,10 +62,7 @@ def collect_garbage(
         written = max((info.modified for info in store.files.list(f"{RUNS}/{run_id}")), default=0.0)
         (kept if written > old or keep(run_id, written) else removed).append(run_id)
     wanted = {
-        digest
-        for run_id in kept
-        for _, manifest in store.manifests(run_id)
-        for digest, _ in _objects_of(manifest, store)
+        digest for run_id in kept for manifest in store.manifests(run_id) for digest, _ in _objects_of(manifest, store)
     }
     garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, frozenset(removed))]
     for run_id in removed:
@@ -88,7 +84,7 @@ def verify_store(store: ContextStore) -> Verified:
     for info in store.files.list(OBJECTS):
         if TEMPORARY in info.name:
             continue
-        digest = info.name.removeprefix(f"{OBJECTS}/").replace("/", "")
+        digest = digest_in(info.name)
         there[digest] = info.size
         problem = store.objects.verify(digest)
         problems += [problem] if problem else []
@@ -116,9 +112,9 @@ def _problems_of_step(store: ContextStore, run_id: str, step: str, there: dict[s
             continue
         for digest, size in referred:
             if there.get(digest) is None:
-                yield f"{OBJECTS}/{digest[:2]}/{digest[2:]} is missing; {folder}/{name} refers to it"
+                yield f"{object_name(digest)} is missing; {folder}/{name} refers to it"
             elif there[digest] != size:
-                yield f"{OBJECTS}/{digest[:2]}/{digest[2:]} has {there[digest]:,} bytes; {folder}/{name} says {size:,}"
+                yield f"{object_name(digest)} has {there[digest]:,} bytes; {folder}/{name} says {size:,}"
 
 
 def _objects_of(manifest: Manifest, store: ContextStore) -> Iterator[tuple[str, int]]:
@@ -134,8 +130,7 @@ def _objects_of(manifest: Manifest, store: ContextStore) -> Iterator[tuple[str, 
 
 
 def _objects_of_log(log: Log, objects: ObjectStore, where: str, *, reference: int | None) -> Iterator[tuple[str, int]]:
-    for blob in log.sealed:
-        yield blob.split(":")[1], int(blob.split(":")[2])
+    yield from objects_in(log.sealed)
     if reference is not None:
         for item in log.items(objects, where):
             yield from Ref.from_json(item[reference]).objects
@@ -143,7 +138,7 @@ def _objects_of_log(log: Log, objects: ObjectStore, where: str, *, reference: in
 
 def _unwanted_objects(store: ContextStore, wanted: set[str], old: float) -> Iterator[tuple[str, int]]:
     for info in store.files.list(OBJECTS):
-        digest = info.name.removeprefix(f"{OBJECTS}/").replace("/", "")
+        digest = digest_in(info.name)
         if digest not in wanted and info.modified < old:
             yield info.name, info.size
     for info in store.files.list(RUNS):

@@ -22,8 +22,10 @@ __all__ = [
     "Reads",
     "StoredDict",
     "StoredList",
+    "changed_names",
     "detached",
     "digest_of_read",
+    "entries_of",
     "unwatched",
     "watched",
 ]
@@ -109,9 +111,6 @@ class Reads:
     def note(self, read: Read, digest: Callable[[], str]) -> None:
         if self.listening and read not in self.seen:
             self.seen[read] = digest()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Reads, ()
 
 
 ABSENT = "absent"
@@ -211,12 +210,15 @@ class StoredDict(PersistentDict[Any]):
         return PersistentDict, (dict(self),)
 
 
+def entries_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part of any Context holds, without reading it."""
+    return part.entries() if isinstance(part, StoredDict) else dict(part)
+
+
 def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The names whose values a step added or replaced, without reading any."""
     earlier, later = (
-        {name: entry.ref for name, entry in part.entries().items() if isinstance(entry, Cell)}
-        if isinstance(part, StoredDict)
-        else {}
+        {name: entry.ref for name, entry in entries_of(part).items() if isinstance(entry, Cell)}
         for part in (before, after)
     )
     return [name for name, ref in later.items() if earlier.get(name) != ref]
@@ -296,8 +298,7 @@ def _digest(names: list[str]) -> str:
 
 def detached(context: Context) -> Context:
     """The Context with every value read: it needs the store no more."""
-    plain = object.__new__(Context)
-    plain.__dict__.update(context.__dict__)
+    plain = unwatched(context)
     for part in PARTS:
         plain.__dict__[part] = PersistentDict(dict(getattr(context, part)))
     plain.__dict__["outputs"] = PersistentList(context.outputs)
@@ -340,6 +341,7 @@ def watched(context: Context, reads: Reads) -> Context:
 
 
 def unwatched(context: Context) -> Context:
+    """A copy that tells nobody what is looked at."""
     plain = object.__new__(Context)
     plain.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
     return plain

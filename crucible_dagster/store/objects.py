@@ -13,7 +13,7 @@ from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles
 from crucible_dagster.store.memory import Digests, checksum, count_mappings, digests_of, remember_mapping
 
-__all__ = ["FOLDER", "ObjectStore", "Ref", "object_name"]
+__all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
 FOLDER = "objects"
 # A value up to this many bytes stands in the manifest itself.
@@ -58,14 +58,24 @@ class Ref(NamedTuple):
     @property
     def objects(self) -> Iterator[tuple[str, int]]:
         """Digest and size of each object that the value is made of."""
-        for blob in (self.head, *self.buffers):
-            if blob.startswith("sha256:"):
-                _, digest, size, *_ = blob.split(":")
-                yield digest, int(size)
+        return objects_in((self.head, *self.buffers))
+
+
+def objects_in(blobs: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Digest and size of each object among the blobs."""
+    for blob in blobs:
+        if blob.startswith("sha256:"):
+            _, digest, size, *_ = blob.split(":")
+            yield digest, int(size)
 
 
 def object_name(digest: str) -> str:
     return f"{FOLDER}/{digest[:2]}/{digest[2:]}"
+
+
+def digest_in(name: str) -> str:
+    """The digest that `object_name` made the name of."""
+    return name.removeprefix(f"{FOLDER}/").replace("/", "")
 
 
 class ObjectStore:
@@ -186,7 +196,7 @@ class ObjectStore:
         remember_mapping(block, Digests(digest, expected))
         return block.toreadonly() if blob.endswith(":r") else block
 
-    def verify(self, digest: str, size: int | None = None) -> str | None:
+    def verify(self, digest: str) -> str | None:
         """What is wrong with an object, or None."""
         name = object_name(digest)
         hashed, found = hashlib.sha256(), 0
@@ -198,7 +208,7 @@ class ObjectStore:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error}"
-        if hashed.hexdigest() != digest or (size is not None and found != size):
+        if hashed.hexdigest() != digest:
             return f"{name} is damaged: its {found:,} bytes are not those that were written"
         return None
 

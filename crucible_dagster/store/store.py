@@ -28,13 +28,14 @@ from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
 from crucible_dagster.store.files import TEMPORARY, open_files
 from crucible_dagster.store.format_1 import load_format_1
-from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList
+from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, unwatched
 from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
 from crucible_dagster.store.objects import ObjectStore, Ref
 
 __all__ = ["ContextStore"]
 
 RUNS = "runs"
+REUSE = "reuse"
 RESULT = "result"
 RECORD = "run.json"
 
@@ -67,9 +68,9 @@ class ContextStore:
                 f"the result of step {step!r} of run {run_id} comes too late and is refused: "
                 + ("the run was given up and goes on in another" if taken is None else "another attempt's counts")
             )
-        return _restored(context, manifest, cells, Reads())
+        return _restored(context, manifest, cells)
 
-    def load(self, run_id: str, step: str, *, reads: Reads | None = None) -> Context:
+    def load(self, run_id: str, step: str) -> Context:
         """The Context that a step returned, each value read when it is looked at.
 
         Raises StoreError if there is none, it is damaged, or it is of a newer format.
@@ -83,7 +84,7 @@ class ContextStore:
                 f"the context store {self.base} has no result of step {step!r} of run {run_id}: the step did not "
                 "finish, or the run was removed from the store"
             )
-        return self._context(manifest, reads or Reads())
+        return self._context(manifest)
 
     def find(self, run_id: str, step: str) -> Manifest | None:
         """The manifest that counts, or None. Raises StoreError if it is damaged or of a newer format."""
@@ -91,10 +92,8 @@ class ContextStore:
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
 
     def has_result(self, run_id: str, step: str) -> bool:
-        name = self.result_name(run_id, step)
-        return (self.files.exists(name) and self.find(run_id, step) is not None) or (
-            self.base / run_id / step / RESULT
-        ).exists()
+        """Whether a result counts, also one of format 1. Raises StoreError as `find` does."""
+        return self.find(run_id, step) is not None or (self.base / run_id / step / RESULT).exists()
 
     def close(self, run_id: str, step: str, by: str) -> None:
         """See to it that a step of a run that was given up has no result: what still runs of it comes too late."""
@@ -137,7 +136,7 @@ class ContextStore:
         failure = manifest.failure or {}
         cause = Ref.from_json(failure["cause"]) if failure["cause"] and self.objects.allow_pickle else None
         return StoredFailure(
-            self._context(manifest, Reads()),
+            self._context(manifest),
             failure["stage"],
             failure["reason"],
             failure["interrupted"],
@@ -196,15 +195,15 @@ class ContextStore:
     def result_name(self, run_id: str, step: str) -> str:
         return f"{self.step_folder(run_id, step)}/{RESULT}"
 
-    def manifests(self, run_id: str) -> Iterator[tuple[str, Manifest]]:
-        """File name and manifest of every attempt of a run. Raises StoreError for a damaged one."""
+    def manifests(self, run_id: str) -> Iterator[Manifest]:
+        """The manifests of every attempt of a run. Raises StoreError for a damaged one."""
         for step in self.steps(run_id):
             folder = self.step_folder(run_id, step)
             for name in self.files.children(folder):
                 if name == RESULT or name.endswith(".failed"):
                     document = self._document(f"{folder}/{name}")
                     if document is not None and "closed_by" not in document:
-                        yield f"{folder}/{name}", Manifest.from_document(document)
+                        yield Manifest.from_document(document)
 
     def _document(self, name: str) -> dict[str, Any] | None:
         try:
@@ -308,7 +307,7 @@ class ContextStore:
 
     # --- reading a Context ---
 
-    def _context(self, manifest: Manifest, reads: Reads) -> Context:
+    def _context(self, manifest: Manifest) -> Context:
         where = f"(step {manifest.step!r}, run {manifest.run_id})"
         shared: dict[str, Cell] = {}
         cells: dict[str, dict[str, Cell]] = {}
@@ -332,7 +331,7 @@ class ContextStore:
             described if isinstance(described, Experiment) else _experiment(described),
             trace=Trace.from_json(json.dumps(events)),
         )
-        return _restored(context, manifest, _Cells(cells, outputs), reads)
+        return _restored(context, manifest, _Cells(cells, outputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +358,7 @@ class _Writer:
         self.uses: dict[int, int] = {}
 
     def write(self, context: Context) -> _Cells:
-        entries = {part: _entries(getattr(context, part)) for part in PARTS}
+        entries = {part: entries_of(getattr(context, part)) for part in PARTS}
         for part in PARTS:
             for name, entry in entries[part].items():
                 if isinstance(entry, Cell) and id(entry) not in self.again:
@@ -439,13 +438,9 @@ class _Writer:
         return cell
 
 
-def _entries(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    return part.entries() if isinstance(part, StoredDict) else dict(part)
-
-
-def _restored(context: Context, manifest: Manifest, cells: _Cells, reads: Reads) -> Context:
-    restored = object.__new__(Context)
-    restored.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
+def _restored(context: Context, manifest: Manifest, cells: _Cells) -> Context:
+    reads = Reads()
+    restored = unwatched(context)
     for part in PARTS:
         restored.__dict__[part] = StoredDict(cells.parts[part], part, reads, manifest)
     restored.__dict__["outputs"] = StoredList(cells.outputs, reads)
