@@ -6,33 +6,18 @@ stays `null`, what was not said stays unsaid, and what this package does not rea
 
 from __future__ import annotations
 
-import ast
 import copy
-import inspect
-import math
 import random
-import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from crucible_core.errors import InvalidOptionsError, Location, UnknownStageError
+from crucible_core.node import Data, Name, Node, Options, Text
 from crucible_core.vocabulary import (
     Backoff,
     CorrectionName,
@@ -58,82 +43,8 @@ __all__ = [
     "Stats",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
-
-def _check_name(value: str) -> str:
-    if _NAME.fullmatch(value):
-        return value
-    raise PydanticCustomError(
-        "name",
-        "{shown} cannot be a name: use 1 to 128 letters, digits, '_', '-' or '.', and begin with none of the last two",
-        {"shown": repr(value[:140])},
-    )
-
-
-def _check_text(value: str) -> str:
-    # Neither PostgreSQL nor a browser takes these, and a run that holds one cannot be shown any more.
-    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise PydanticCustomError("text", "the text holds a NUL or half of a surrogate pair")
-    return value
-
-
-def _check_data(value: JsonValue) -> JsonValue:
-    if isinstance(value, str):
-        return _check_text(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PydanticCustomError("finite", "numbers in an experiment are finite, not {value}", {"value": value})
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise PydanticCustomError("int64", "whole numbers in an experiment fit 64 bits")
-    if isinstance(value, list):
-        for item in value:
-            _check_data(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key)
-            _check_data(item)
-    return value
-
-
-Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$"})]
-Text = Annotated[str, AfterValidator(_check_text)]
-Data = Annotated[JsonValue, AfterValidator(_check_data)]
-Options = dict[Text, Data]
-
-
-def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Put the text below each field into the JSON schema.
-
-    Pydantic's `use_attribute_docstrings` would read this file once per class whenever the package is imported.
-    """
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(found, ast.ClassDef)
-    for statement, below in pairwise(found.body):
-        match statement, below:
-            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
-                schema["properties"][name]["description"] = inspect.cleandoc(text)
-
-
-class _Node(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), json_schema_extra=_describe_fields, defer_build=True
-    )
-
-    def __eq__(self, other: object) -> bool:
-        # Where an experiment was read from is not part of what it says.
-        return type(self) is type(other) and self.__dict__ == other.__dict__
-
-    __hash__ = None  # type: ignore[assignment]  # options are dicts
-
-    def to_dict(self) -> dict[str, Any]:
-        """The data as JSON types; what was not said is left out, so that reading it again gives the same."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        return self.model_dump_json(exclude_unset=True, indent=indent)
-
-
-class RetryPolicy(_Node):
+class RetryPolicy(Node):
     """How often and when a stage that raised is run again. The fields are those of Dagster's RetryPolicy."""
 
     max_retries: int = Field(default=1, ge=0, le=1000, strict=True)
@@ -163,7 +74,7 @@ class RetryPolicy(_Node):
         return delay
 
 
-class StageDef(_Node):
+class StageDef(Node):
     """One entry of the pipeline."""
 
     name: Name
@@ -179,7 +90,7 @@ class StageDef(_Node):
     """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
 
 
-class OutputSpec(_Node):
+class OutputSpec(Node):
     """A report to write."""
 
     name: Name
@@ -201,7 +112,7 @@ class OutputSpec(_Node):
         return value if value is None else str(value)
 
 
-class Stats(_Node):
+class Stats(Node):
     """How comparisons are made, for every `bench` stage that does not say otherwise."""
 
     tests: tuple[TestSpelling, ...] | None = None
@@ -216,7 +127,7 @@ class Stats(_Node):
     options: Options | None = None
 
 
-class Reliability(_Node):
+class Reliability(Node):
     """`stats` is read here; the rest is carried for the stages that read it."""
 
     stats: Stats | None = None
@@ -258,7 +169,7 @@ def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
     return not (text.endswith("/") or "//" in text)
 
 
-class Schedule(_Node):
+class Schedule(Node):
     """When the experiment is run again."""
 
     cron: str
@@ -293,7 +204,7 @@ class Schedule(_Node):
         return value
 
 
-class Execution(_Node):
+class Execution(Node):
     """How Dagster runs the experiment; `run_experiment` runs it in this process."""
 
     executor: ExecutorName = "in_process"
@@ -323,7 +234,7 @@ class Source:
         return Location(self.shown)
 
 
-class Experiment(_Node):
+class Experiment(Node):
     """An experiment: a pipeline of stages, what to report, and when to run it again."""
 
     id: Name

@@ -101,7 +101,7 @@ class Bench(Stage):
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
-        groups = self._groups(ctx)
+        groups = self.read_groups(ctx)
         ctx, tests, alpha = self._settings(ctx, groups)
         ctx, results = self._run_tests(ctx, tests, groups, alpha)
         correction = self.correction or ctx.experiment.stats.multiple_testing_correction or "holm"
@@ -177,7 +177,11 @@ class Bench(Stage):
             results.append(result)
         return ctx, results
 
-    def _groups(self, ctx: Context) -> dict[str, Any]:
+    def read_groups(self, ctx: Context) -> dict[str, Any]:
+        """The groups that this stage compares, by name, in order; also of a run that is over.
+
+        Raises ValueError or TypeError if they are not there.
+        """
         found = self._from_outputs(ctx) if self.data == "outputs" else self._from_mapping(ctx)
         if self.groups is None:
             return found
