@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from crucible_core.stats.comparison import run_test
 from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
 from crucible_core.stats.levels import levels
 from crucible_core.stats.refusal import CannotTestError
-from crucible_core.stats.result import Choice, Interval, plain_json
-from crucible_core.stats.sample import Values, read_groups, unscaled
+from crucible_core.stats.result import Choice, Interval, TestResult, plain_json
+from crucible_core.stats.sample import Sample, Values, read_groups, unscaled
+from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, TestName
 from crucible_core.stats.wording import counted
 
 FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
@@ -38,6 +40,10 @@ class Comparison:
     p_value: float
     p_adjusted: float
     significant: bool
+    effect_size: float | None = None
+    """That of the two groups alone, None where they do not allow one; its interval is not simultaneous."""
+    effect_size_name: AnyEffectSizeName | None = None
+    effect_size_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +85,58 @@ def pairwise_tests(
     correction: AdjustmentName = "holm",
     alpha: float = 0.05,
     confidence_level: float | None = None,
+    effect_size: AnyEffectSizeName | None = None,
+    alternative: Alternative = "two-sided",
     resamples: int = 10_000,
     seed: int = 0,
 ) -> FamilyResult:
     """The named two-group test (`run_test`) on all pairs, or on each group against `control`, corrected.
 
     The intervals hold together by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the confidence
-    1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself.
+    1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of effect sizes
+    are those of each pair alone, at that same level.
     """
+    return pairwise_family(
+        lambda pair, alpha, level: run_test(
+            test,
+            pair,
+            alpha=alpha,
+            confidence_level=level,
+            effect_size=effect_size,
+            alternative=alternative,
+            resamples=resamples,
+            seed=seed,
+        ),
+        groups,
+        control=control,
+        correction=correction,
+        alpha=alpha,
+        confidence_level=confidence_level,
+    )
+
+
+PairTest = Callable[[Mapping[str, Values], float, float], TestResult]
+"""The test of one pair, given the two groups, alpha and the confidence level of its interval."""
+
+
+def pairwise_family(
+    run: PairTest,
+    groups: Mapping[str, Values],
+    *,
+    control: str | None = None,
+    correction: AdjustmentName = "holm",
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+) -> FamilyResult:
+    """`pairwise_tests` with any test of two groups, for those that need more than the groups."""
     family = Family("pairwise", groups, alpha, confidence_level, control)
     size = len(family.pairs)
     tail, how = simultaneous_tail(correction, family.level, size)
     results = [
-        run_test(
-            test,
-            {family.samples[place].name: family.samples[place].values for place in pair},
-            alpha=family.alpha,
-            confidence_level=1.0 - 2.0 * tail,
-            resamples=resamples,
-            seed=seed,
+        run(
+            {family.samples[place].name: groups[family.samples[place].name] for place in pair},
+            family.alpha,
+            1.0 - 2.0 * tail,
         )
         for pair in family.pairs
     ]
@@ -116,6 +155,9 @@ def pairwise_tests(
                 p_value=result.p_value,
                 p_adjusted=p,
                 significant=p <= family.alpha,
+                effect_size=result.effect_size,
+                effect_size_name=result.effect_size_name,
+                effect_size_interval=result.effect_size_interval,
             )
             for result, p in zip(results, adjusted, strict=True)
         ],
@@ -133,6 +175,18 @@ def pairwise_tests(
             ("tukey_hsd or games_howell", "dunnett, against a control"),
         ),
     )
+
+
+_EFFECT_FROM: Final[Mapping[FamilyName, TestName]] = MappingProxyType(
+    {
+        "dunn": "mann_whitney",
+        "dunnett": "ttest",
+        "games_howell": "ttest",
+        "nemenyi": "wilcoxon",
+        "tukey_hsd": "ttest",
+    }
+)
+"""The test of two groups whose effect size describes a comparison of the family."""
 
 
 class Family:
@@ -184,6 +238,7 @@ class Family:
         first, second = self.samples[i], self.samples[j]
         ends = (unscaled(self.procedure, estimate + side * reach, exponent) for side in (-1.0, 1.0))
         p_adjusted = min(1.0, max(p_value, float(p_adjusted)))  # the last digits of two integrals could cross
+        effect = self._effect(first, second)
         return Comparison(
             first=first.name,
             second=second.name,
@@ -195,7 +250,17 @@ class Family:
             p_value=p_value,
             p_adjusted=p_adjusted,
             significant=p_adjusted <= self.alpha,
+            effect_size=effect.effect_size if effect else None,
+            effect_size_name=effect.effect_size_name if effect else None,
+            effect_size_interval=effect.effect_size_interval if effect else None,
         )
+
+    def _effect(self, first: Sample, second: Sample) -> TestResult | None:
+        pair = {first.name: first.values, second.name: second.values}
+        try:
+            return run_test(_EFFECT_FROM[self.procedure], pair, alpha=self.alpha, confidence_level=self.level)
+        except CannotTestError:
+            return None
 
     def result(
         self,

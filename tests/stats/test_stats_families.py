@@ -15,7 +15,7 @@ from scipy import special, stats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.multitest import multipletests
 
-from crucible_core.stats import CannotTestError
+from crucible_core.stats import CannotTestError, run_test
 from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
 from crucible_core.stats.compared_ranks import block_ranks, dunn, nemenyi
 from crucible_core.stats.corrections import adjust_p_values
@@ -374,3 +374,32 @@ def test_the_chance_of_any_false_difference_of_ranks_is_at_most_alpha(run: Any) 
         for _ in range(runs)
     )
     assert 0.01 <= missed / runs <= 0.055 + 3.5 * math.sqrt(0.05 * 0.95 / runs)
+
+
+# --- effect sizes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "test"),
+    [
+        (tukey_hsd, "ttest"),
+        (games_howell, "ttest"),
+        (lambda groups: dunnett(groups, "a"), "ttest"),
+        (dunn, "mann_whitney"),
+        (nemenyi, "wilcoxon"),
+        (lambda groups: pairwise_tests("brunner_munzel", groups, correction="none"), "brunner_munzel"),
+    ],
+)
+def test_every_comparison_of_a_family_has_the_effect_size_of_its_two_groups(family, test):
+    groups = {"a": [1.0, 2.5, 3.0, 4.5, 6.0], "b": [2.0, 3.5, 4.0, 5.5, 7.5], "c": [5.0, 6.5, 6.0, 8.5, 9.0]}
+    for row in family(groups).comparisons:
+        alone = run_test(test, {row.first: groups[row.first], row.second: groups[row.second]})
+        assert row.effect_size_name == alone.effect_size_name
+        assert row.effect_size == pytest.approx(alone.effect_size)
+        assert row.effect_size_interval == pytest.approx(alone.effect_size_interval)
+
+
+def test_a_comparison_whose_groups_allow_no_effect_size_says_none():
+    groups = {"a": [1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0], "c": [1.0, 2.0, 4.0]}
+    first = tukey_hsd(groups).comparisons[0]
+    assert (first.effect_size, first.effect_size_name, first.effect_size_interval) == (None, None, None)
