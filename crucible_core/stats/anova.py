@@ -103,7 +103,7 @@ def _between(parts: list[Moments]) -> float:
 
 
 def _explained_variance(f: float, table: _Table, settings: Settings) -> Effect:
-    """Eta squared (Pearson 1905) or omega squared (Hays 1963), with one interval for the share that both estimate.
+    """Eta squared (Pearson 1905), epsilon squared (Kelley 1935) or omega squared (Hays 1963), and one interval for all.
 
     The population share is lambda / (lambda + n), lambda being F's noncentrality (Steiger 2004); the interval is
     exact for normal groups of equal variance.
@@ -111,10 +111,12 @@ def _explained_variance(f: float, table: _Table, settings: Settings) -> Effect:
     notes: list[str] = []
     mean_within = table.within / table.df[1]
     value = table.between / (table.between + table.within)
-    if settings.effect_size == "omega_squared":
-        value = (table.between - table.df[0] * mean_within) / (table.between + table.within + mean_within)
+    if settings.effect_size != "eta_squared":
+        more = mean_within if settings.effect_size == "omega_squared" else 0.0
+        value = (table.between - table.df[0] * mean_within) / (table.between + table.within + more)
         if value < 0.0:
-            notes.append(f"omega squared came out as {value:.3g} and is given as 0, its smallest possible value")
+            said = settings.effect_size.replace("_", " ")
+            notes.append(f"{said} came out as {value:.3g} and is given as 0, its smallest possible value")
             value = 0.0
     low, high = noncentral_f_interval(f, table.df, settings.confidence_level)
     if high == 0.0:

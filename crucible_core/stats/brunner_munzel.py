@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from crucible_core.stats.mann_whitney import rank_biserial
+from crucible_core.stats.mann_whitney import dominance
 from crucible_core.stats.rank_distributions import EXACT_WITH_TIES_UP_TO, midranks
 from crucible_core.stats.refusal import CannotTestError
-from crucible_core.stats.result import Choice, Effect, Settings, TestResult, conclude
+from crucible_core.stats.result import Choice, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector
 from crucible_core.stats.ttests import t_tail
 from crucible_core.stats.vocabulary import Alternative
@@ -58,7 +58,7 @@ def brunner_munzel_test(samples: tuple[Sample, ...], settings: Settings) -> Test
             found.share,
             settings.bounded((max(0.0, found.share - reach), min(1.0, found.share + reach)), 0.0, 1.0),
         ),
-        effect=_effect(found, samples, settings),
+        effect=dominance(x.values, y.values, found.share * x.n * y.n, settings),
         assumptions=("observations are independent, within and between the groups",),
         notes=(note,),
         decisions=(choice,),
@@ -122,12 +122,3 @@ def _every_division(pooled: Vector, n: int) -> Vector:
     far = np.copysign(np.inf, share - 0.5)
     statistic: Vector = np.where(error > 0.0, (share - 0.5) / np.where(error > 0.0, error, 1.0), far)
     return statistic
-
-
-def _effect(found: _Studentized, samples: tuple[Sample, ...], settings: Settings) -> Effect:
-    x, y = samples
-    delta = rank_biserial(x.values, y.values, found.share * x.n * y.n, settings)
-    if settings.effect_size == "rank_biserial":
-        return delta
-    low, high = delta.interval  # McGraw & Wong's (1992) common language effect size, ties as half
-    return Effect("common_language", found.share, ((low + 1.0) / 2.0, (high + 1.0) / 2.0), delta.choice, delta.notes)

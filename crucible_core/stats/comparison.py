@@ -13,7 +13,7 @@ from crucible_core.stats.brunner_munzel import brunner_munzel_test
 from crucible_core.stats.correlation import kendall_test, pearson_test, spearman_test
 from crucible_core.stats.friedman import friedman_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
-from crucible_core.stats.mann_whitney import mann_whitney_test
+from crucible_core.stats.mann_whitney import DOMINANCE_EFFECTS, mann_whitney_test
 from crucible_core.stats.outcomes import read_outcomes
 from crucible_core.stats.permutation import paired_permutation_test, permutation_test
 from crucible_core.stats.proportions import (
@@ -31,7 +31,7 @@ from crucible_core.stats.sample import Sample, Values, check_count, read_groups
 from crucible_core.stats.settings import read_settings
 from crucible_core.stats.sign import sign_test
 from crucible_core.stats.spread import brown_forsythe_test, levene_test, variance_ratio_test
-from crucible_core.stats.ttests import paired_ttest, welch_ttest
+from crucible_core.stats.ttests import paired_ttest, student_ttest, welch_ttest
 from crucible_core.stats.vocabulary import (
     Alternative,
     AnyEffectSizeName,
@@ -63,27 +63,28 @@ def run_test(
 
     | test | groups | effect sizes |
     | --- | --- | --- |
-    | anova | two or more | eta_squared, omega_squared |
+    | anova | two or more | eta_squared, omega_squared, epsilon_squared |
     | bootstrap | two | hedges_g, cohens_d |
     | kruskal_wallis | two or more | epsilon_squared, eta_squared |
-    | mann_whitney | two | rank_biserial |
-    | paired_ttest | two, of one length | cohens_dz |
-    | ttest | two | hedges_g, cohens_d |
+    | mann_whitney | two | rank_biserial, cliffs_delta, common_language |
+    | paired_ttest | two, of one length | cohens_dz, cohens_dav |
+    | ttest | two | hedges_g, cohens_d, glass_delta |
     | wilcoxon | two, of one length | rank_biserial |
     | brown_forsythe | two or more | eta_squared, omega_squared |
-    | brunner_munzel | two | rank_biserial, common_language |
+    | brunner_munzel | two | rank_biserial, cliffs_delta, common_language |
     | corrected_resampled_ttest | two, of one length | cohens_dz |
     | friedman | two or more, of one length | kendall_w |
     | kendall | two, of one length | kendall_tau |
     | levene | two or more | eta_squared, omega_squared |
     | mcnemar | two of outcomes, of one length | cohens_g, odds_ratio |
     | mcnemar_midp | two of outcomes, of one length | cohens_g, odds_ratio |
-    | paired_permutation | two, of one length | cohens_dz, rank_biserial |
+    | paired_permutation | two, of one length | cohens_dz, cohens_dav, rank_biserial |
     | pearson | two, of one length | pearson_r |
-    | permutation | two | hedges_g, cohens_d, rank_biserial |
+    | permutation | two | hedges_g, cohens_d, glass_delta, rank_biserial, cliffs_delta, common_language |
     | repeated_measures_anova | two or more, of one length | partial_eta_squared |
     | sign | two, of one length | cohens_g |
     | spearman | two, of one length | spearman_rho |
+    | student_ttest | two | cohens_d, hedges_g, glass_delta |
     | two_proportions | two of outcomes | cohens_h, odds_ratio, risk_ratio |
     | variance_ratio | two | variance_ratio |
     | welch_anova | two or more | omega_squared |
@@ -126,14 +127,21 @@ class TestDefinition:
     read: Callable[[str, Mapping[str, Values]], tuple[Sample, ...]] = read_groups
 
 
+def _offered(test: TestName, *more: AnyEffectSizeName) -> tuple[AnyEffectSizeName, ...]:
+    """Those the experiment file may name, its default first, and more."""
+    return tuple(dict.fromkeys((*EFFECT_SIZES[test], *more)))
+
+
 TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
     {
-        "anova": TestDefinition(anova_test, False, EFFECT_SIZES["anova"]),
+        "anova": TestDefinition(anova_test, False, _offered("anova", "epsilon_squared")),
         "bootstrap": TestDefinition(bootstrap_test, True, EFFECT_SIZES["bootstrap"]),
         "kruskal_wallis": TestDefinition(kruskal_wallis_test, False, EFFECT_SIZES["kruskal_wallis"]),
-        "mann_whitney": TestDefinition(mann_whitney_test, True, EFFECT_SIZES["mann_whitney"]),
-        "paired_ttest": TestDefinition(paired_ttest, True, EFFECT_SIZES["paired_ttest"]),
-        "ttest": TestDefinition(welch_ttest, True, EFFECT_SIZES["ttest"]),
+        "mann_whitney": TestDefinition(
+            mann_whitney_test, True, _offered("mann_whitney", "cliffs_delta", "common_language")
+        ),
+        "paired_ttest": TestDefinition(paired_ttest, True, _offered("paired_ttest", "cohens_dav")),
+        "ttest": TestDefinition(welch_ttest, True, _offered("ttest", "glass_delta")),
         "wilcoxon": TestDefinition(wilcoxon_test, True, EFFECT_SIZES["wilcoxon"]),
     }
 )
@@ -143,19 +151,24 @@ TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
 FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType(
     {
         "brown_forsythe": TestDefinition(brown_forsythe_test, False, ("eta_squared", "omega_squared")),
-        "brunner_munzel": TestDefinition(brunner_munzel_test, True, ("rank_biserial", "common_language")),
+        "brunner_munzel": TestDefinition(brunner_munzel_test, True, DOMINANCE_EFFECTS),
         "corrected_resampled_ttest": TestDefinition(corrected_resampled_test, True, ("cohens_dz",)),
         "friedman": TestDefinition(friedman_test, False, ("kendall_w",)),
         "levene": TestDefinition(levene_test, False, ("eta_squared", "omega_squared")),
         "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
         "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
         "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
-        "paired_permutation": TestDefinition(paired_permutation_test, True, ("cohens_dz", "rank_biserial")),
-        "permutation": TestDefinition(permutation_test, True, ("hedges_g", "cohens_d", "rank_biserial")),
+        "paired_permutation": TestDefinition(
+            paired_permutation_test, True, ("cohens_dz", "cohens_dav", "rank_biserial")
+        ),
+        "permutation": TestDefinition(
+            permutation_test, True, ("hedges_g", "cohens_d", "glass_delta", *DOMINANCE_EFFECTS)
+        ),
         "pearson": TestDefinition(pearson_test, True, ("pearson_r",)),
         "repeated_measures_anova": TestDefinition(repeated_measures_anova_test, False, ("partial_eta_squared",)),
         "sign": TestDefinition(sign_test, True, ("cohens_g",)),
         "spearman": TestDefinition(spearman_test, True, ("spearman_rho",)),
+        "student_ttest": TestDefinition(student_ttest, True, ("cohens_d", "hedges_g", "glass_delta")),
         "two_proportions": TestDefinition(two_proportions_test, True, TWO_PROPORTION_EFFECTS, read_outcomes),
         "variance_ratio": TestDefinition(variance_ratio_test, True, ("variance_ratio",)),
         "welch_anova": TestDefinition(welch_anova_test, False, ("omega_squared",)),

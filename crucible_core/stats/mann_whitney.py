@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from scipy import special
@@ -23,8 +24,11 @@ from crucible_core.stats.rank_distributions import (
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled
-from crucible_core.stats.vocabulary import Alternative
+from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName
 from crucible_core.stats.wording import counted
+
+DOMINANCE_EFFECTS: Final[tuple[AnyEffectSizeName, ...]] = ("rank_biserial", "cliffs_delta", "common_language")
+"""What `dominance` computes: the first two are one number under the names of two literatures."""
 
 
 def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -49,7 +53,7 @@ def mann_whitney_test(samples: tuple[Sample, ...], settings: Settings) -> TestRe
         df=(),
         p_value=p_value,
         estimate=(f"Hodges-Lehmann shift ({x.name} - {y.name})", point, settings.bounded(interval)),
-        effect=rank_biserial(x.values, y.values, u, settings),
+        effect=dominance(x.values, y.values, u, settings),
         assumptions=(
             "observations are independent, within and between the groups",
             "the p-value assumes that without an effect both groups have the same distribution",
@@ -107,10 +111,12 @@ def _depth(n: int, m: int, tail: float) -> tuple[int, str]:
     return depth, ("interval for the shift from the pairwise differences, their number cut off by normal approximation")
 
 
-def rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
+def dominance(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
     """P(X > Y) - P(X < Y): the rank-biserial correlation (Wendt 1972), also Cliff's delta (Cliff 1993).
 
-    Interval: the consistent variance of Cliff (1996) in the asymmetric interval of Feng & Cliff (2004), t quantiles.
+    Or, the same on another scale, P(X > Y) + P(X = Y) / 2: the common language effect size (McGraw & Wong 1992, with
+    the ties of Vargha & Delaney 2000). Interval: the consistent variance of Cliff (1996) in the asymmetric interval of
+    Feng & Cliff (2004), t quantiles.
     """
     n, m = x.size, y.size
     delta = 2.0 * u / (n * m) - 1.0
@@ -120,7 +126,10 @@ def rank_biserial(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
         "it needs neither equal variances nor large groups and stays within -1 and 1",
         ("symmetric interval", "bootstrap interval"),
     )
-    return Effect("rank_biserial", delta, interval, choice, notes)
+    if settings.effect_size == "common_language":
+        low, high = interval
+        return Effect("common_language", u / (n * m), ((low + 1.0) / 2.0, (high + 1.0) / 2.0), choice, notes)
+    return Effect(settings.effect_size, delta, interval, choice, notes)
 
 
 def _delta_interval(delta: float, x: Vector, y: Vector, tail: float) -> tuple[Interval, tuple[str, ...]]:

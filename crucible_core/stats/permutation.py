@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crucible_core.stats.mann_whitney import rank_biserial
+from crucible_core.stats.mann_whitney import DOMINANCE_EFFECTS, dominance
 from crucible_core.stats.moments import moments
 from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.rank_distributions import midranks
@@ -17,7 +17,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.resampling import check_resamples
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled, unscaled
-from crucible_core.stats.standardized import standardized_difference, standardized_mean
+from crucible_core.stats.standardized import paired_standardized, standardized_difference
 from crucible_core.stats.ttests import independent_moments
 from crucible_core.stats.vocabulary import AnyTestName
 from crucible_core.stats.wilcoxon import matched_rank_biserial
@@ -42,13 +42,13 @@ def permutation_test(samples: tuple[Sample, ...], settings: Settings) -> TestRes
     found = _divisions(first, second, settings)
     if drawn is not samples[0]:
         found = found.turned()
-    if settings.effect_size == "rank_biserial":
+    if settings.effect_size in DOMINANCE_EFFECTS:
         x, y = (sample.values for sample in samples)
         u = float(midranks(np.concatenate([x, y]))[: x.size].sum()) - x.size * (x.size + 1.0) / 2.0
-        effect = rank_biserial(x, y, u, settings)
+        effect = dominance(x, y, u, settings)
     else:
         one, other, _ = independent_moments(name, samples)
-        effect = standardized_difference(one, other, settings)
+        effect = standardized_difference(name, one, other, settings)
     parts = [moments(sample.values, exponent) for sample in samples]
     return _concluded(
         name,
@@ -93,7 +93,7 @@ def paired_permutation_test(samples: tuple[Sample, ...], settings: Settings) -> 
             "rank_biserial is defined here",
         )
     else:
-        effect = standardized_mean(of, settings)
+        effect = paired_standardized(name, samples, of, pairs.exponent, settings)
     return _concluded(
         name,
         samples,

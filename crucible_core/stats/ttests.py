@@ -1,4 +1,4 @@
-"""Comparing two means: Welch's t-test for independent groups, Student's for pairs."""
+"""Comparing two means: Welch's and Student's t-tests for independent groups, Student's for pairs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent, unscaled
-from crucible_core.stats.standardized import standardized_difference, standardized_mean
-from crucible_core.stats.vocabulary import Alternative
+from crucible_core.stats.standardized import paired_standardized, pooled_sd, standardized_difference
+from crucible_core.stats.vocabulary import Alternative, AnyTestName
 
 
 def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -34,7 +34,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
             unscaled("ttest", difference, exponent),
             t_interval("ttest", (difference, error), df, exponent, settings),
         ),
-        effect=standardized_difference(first, second, settings),
+        effect=standardized_difference("ttest", first, second, settings),
         assumptions=(
             "observations are independent, within and between the groups",
             "group means are approximately normal (normal data, or groups that are not small)",
@@ -47,6 +47,52 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
                 "it keeps its level when the variances differ and loses next to nothing when they do not, so the "
                 "choice is not made by a preliminary test of the variances",
                 ("Student's t-test with pooled variance",),
+            ),
+        ),
+    )
+
+
+def student_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Student's t-test (Student 1908; Fisher 1925) of two groups of one variance, pooled; one may have 1 value."""
+    name: AnyTestName = "student_ttest"
+    df = float(sum(sample.n for sample in samples) - 2)
+    if df < 1.0:
+        raise CannotTestError(
+            name, "two groups of 1 value have no spread within groups; at least one group needs 2 values"
+        )
+    first, second, exponent = _varying_moments(name, samples)
+    error = pooled_sd(first, second) * math.sqrt(1.0 / first.n + 1.0 / second.n)
+    difference = first.minus(second)
+    t = difference / error
+    return conclude(
+        name,
+        samples,
+        settings,
+        method=f"Student's t-test, {settings.sides}",
+        statistic=("t", t),
+        df=(df,),
+        p_value=t_tail(t, df, settings.alternative),
+        estimate=(
+            f"difference of means ({samples[0].name} - {samples[1].name})",
+            unscaled(name, difference, exponent),
+            t_interval(name, (difference, error), df, exponent, settings),
+        ),
+        effect=standardized_difference(name, first, second, settings),
+        assumptions=(
+            "observations are independent, within and between the groups",
+            "group means are approximately normal (normal data, or groups that are not small)",
+            "both groups have the same variance; with unequal sizes the level depends on it",
+        ),
+        notes=tuple(
+            f"group {sample.name!r} is constant; the pooled variance comes from the other group"
+            for sample in samples
+            if sample.is_constant
+        ),
+        decisions=(
+            Choice(
+                "one pooled variance",
+                "it was asked for; Welch's test keeps its level without it and loses next to nothing",
+                ("Welch's t-test",),
             ),
         ),
     )
@@ -80,7 +126,7 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
             unscaled("paired_ttest", of.mean, pairs.exponent),
             t_interval("paired_ttest", (of.mean, error), n - 1.0, pairs.exponent, settings),
         ),
-        effect=standardized_mean(of, settings),
+        effect=paired_standardized("paired_ttest", samples, of, pairs.exponent, settings),
         assumptions=(
             "values at the same position of the two groups belong together",
             "pairs are independent of each other",
@@ -100,6 +146,10 @@ def independent_moments(test: str, samples: tuple[Sample, ...]) -> tuple[Moments
                 f"group {sample.name!r} has 1 value, from which no variance can be estimated; "
                 "at least 2 per group are needed",
             )
+    return _varying_moments(test, samples)
+
+
+def _varying_moments(test: str, samples: tuple[Sample, ...]) -> tuple[Moments, Moments, int]:
     if all(sample.is_constant for sample in samples):
         shown = ", ".join(f"{sample.name!r} is always {float(sample.values[0])!r}" for sample in samples)
         raise CannotTestError(

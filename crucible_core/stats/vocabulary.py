@@ -45,6 +45,7 @@ FurtherTestName = Literal[
     "repeated_measures_anova",
     "sign",
     "spearman",
+    "student_ttest",
     "two_proportions",
     "variance_ratio",
     "welch_anova",
@@ -63,10 +64,13 @@ OtherTestName = Literal[
 """Tests of something else than groups of observations: counts, clusters, a reference."""
 
 FurtherEffectSizeName = Literal[
+    "cliffs_delta",
+    "cohens_dav",
     "cohens_g",
     "cohens_h",
     "common_language",
     "cramers_v",
+    "glass_delta",
     "kendall_tau",
     "kendall_w",
     "odds_ratio",
