@@ -5,19 +5,19 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dagster import Definitions
+from dagster import AssetSpec, Definitions, JobDefinition, ScheduleDefinition
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
 from crucible_core.errors import Location
 from crucible_core.loading import MAX_BYTES
 from crucible_core.output_root import output_root
 from crucible_dagster.job import asset_for, job_for, schedule_for
-from crucible_dagster.names import check_ids
+from crucible_dagster.names import same_names
 
-__all__ = ["build_definitions", "experiment_files"]
+__all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
 
 PathLike = str | os.PathLike[str]
 SUFFIXES = frozenset({".json", ".yaml", ".yml"})
@@ -32,29 +32,49 @@ def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registr
     Raises InvalidExperimentError with every mistake of every file: a location that leaves experiments out would look
     as if they did not exist.
     """
-    registry = builtin_registry() if registry is None else registry
-    mistakes: list[InvalidExperimentError] = []
-    experiments: list[Experiment] = []
-    for file in experiment_files(paths):
+    experiments, mistakes = load_experiments(experiment_files(paths))
+    return definitions_of(experiments, registry, mistakes=mistakes)
+
+
+def load_experiments(files: Iterable[Path]) -> tuple[list[Experiment], list[InvalidExperimentError]]:
+    """The experiments that can be read, and what is wrong with the other files."""
+    experiments, mistakes = [], []
+    for file in files:
         try:
             experiments.append(load_experiment(file))
         except InvalidExperimentError as error:
             mistakes.append(error)
-    jobs, schedules = [], []
+    return experiments, mistakes
+
+
+def definitions_of(
+    experiments: Sequence[Experiment],
+    registry: Registry | None = None,
+    *,
+    mistakes: Iterable[InvalidExperimentError] = (),
+) -> Definitions:
+    """What the experiments are to Dagster.
+
+    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, and ids that become one.
+    """
+    registry = builtin_registry() if registry is None else registry
+    found = list(mistakes)
+    jobs: list[JobDefinition] = []
+    assets: list[AssetSpec] = []
+    schedules: list[ScheduleDefinition] = []
     for experiment in experiments:
         try:
             job = job_for(experiment, registry)
             jobs.append(job)
-            schedules += [schedule] if (schedule := schedule_for(experiment, job)) else []
+            assets.append(asset_for(experiment))
+            if schedule := schedule_for(experiment, job):
+                schedules.append(schedule)
         except InvalidExperimentError as error:
-            mistakes.append(error)
-    try:
-        check_ids(experiments)
-    except InvalidExperimentError as error:
-        mistakes.append(error)
-    if mistakes:
-        raise InvalidExperimentError.of(mistakes)
-    return Definitions(assets=[asset_for(experiment) for experiment in experiments], jobs=jobs, schedules=schedules)
+            found.append(error)
+    found += same_names(experiments)
+    if found:
+        raise InvalidExperimentError.of(found)
+    return Definitions(assets=assets, jobs=jobs, schedules=schedules)
 
 
 def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:

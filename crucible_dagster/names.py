@@ -8,11 +8,11 @@ changed in any other way.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from crucible_core import Experiment, InvalidExperimentError
 
-__all__ = ["asset_path", "check_ids", "dagster_name", "op_names"]
+__all__ = ["asset_path", "dagster_name", "op_names", "same_names"]
 
 RESERVED = frozenset(keyword.kwlist) | {
     *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
@@ -57,14 +57,14 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
     return tuple(taken)
 
 
-def check_ids(experiments: Iterable[Experiment]) -> None:
-    """Raises InvalidExperimentError if two experiments would have the same name in Dagster."""
+def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
+    """A mistake for each experiment whose name in Dagster is that of one before it."""
     taken: dict[str, Experiment] = {}
     for experiment in experiments:
         other = taken.setdefault(dagster_name(experiment.id), experiment)
         if other is not experiment:
-            where = f" ({other.source.path})" if other.source else ""
-            raise InvalidExperimentError(
+            where = f" ({other.location('id')})" if other.source else ""
+            yield InvalidExperimentError(
                 f"the id {experiment.id!r} is taken by experiment {other.id!r}{where}: both are "
                 f"{dagster_name(experiment.id)!r} in Dagster; change one of them",
                 location=experiment.location("id"),
