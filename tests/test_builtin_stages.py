@@ -26,7 +26,8 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_core.stats import TEST_NAMES, adjust_p_values, run_test
+from crucible_core.stats import adjust_p_values, run_test
+from crucible_core.stats.comparison import DEFINITIONS
 
 
 def run(*pipeline: str | dict[str, Any], assigns: dict[str, Any] | None = None, **fields: Any) -> Context:
@@ -193,7 +194,7 @@ def test_bench_finds_its_groups_and_puts_its_result_where_the_contract_says() ->
     assert test["groups"] == ["control", "treatment"]
 
 
-@pytest.mark.parametrize("name", TEST_NAMES)
+@pytest.mark.parametrize("name", sorted(set(DEFINITIONS) - {"mcnemar", "mcnemar_midp", "two_proportions"}))
 def test_each_test_gives_the_numbers_of_the_statistics_module(name: str) -> None:
     result = bench(tests=[name], seed=3)["tests"][name]
     computed = run_test(name, TWO, seed=3).to_dict()

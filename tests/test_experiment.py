@@ -26,8 +26,9 @@ from crucible_core import (
     vocabulary,
 )
 from crucible_core.reporting import RENDERERS, SUFFIXES
-from crucible_core.stats import TEST_ALIASES, TEST_NAMES
-from crucible_core.stats.comparison import TESTS
+from crucible_core.reporting.comparison import EFFECT_LABELS
+from crucible_core.stats import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
+from crucible_core.stats.comparison import DEFINITIONS
 from crucible_core.stats.corrections import CORRECTIONS
 
 
@@ -243,15 +244,9 @@ def choices(literal: Any) -> set[str]:
 
 
 def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertised() -> None:
-    assert choices(vocabulary.TestName) == set(TESTS) == set(TEST_NAMES)
-    assert choices(vocabulary.TestSpelling) == set(TESTS) | set(TEST_ALIASES)
+    assert choices(vocabulary.TestName) == set(DEFINITIONS) | set(OTHER_TESTS) == set(TEST_NAMES)
+    assert choices(vocabulary.TestSpelling) == set(TEST_NAMES) | set(TEST_ALIASES) | {"auto"}
     assert choices(vocabulary.CorrectionName) == set(CORRECTIONS)
-    assert choices(vocabulary.EffectSizeName) == {name for test in TESTS.values() for name in test.effect_sizes}
+    assert choices(vocabulary.EffectSizeName) == {name for names in vocabulary.EFFECT_SIZES.values() for name in names}
+    assert choices(vocabulary.EffectSizeName) == set(EFFECT_LABELS)
     assert choices(vocabulary.ReportFormat) == set(RENDERERS) == set(SUFFIXES)
-
-
-def test_the_core_and_the_statistics_spell_the_choices_alike() -> None:
-    from crucible_core.stats import vocabulary as stats_vocabulary
-
-    for name in ("TestName", "EffectSizeName", "CorrectionName"):
-        assert choices(getattr(vocabulary, name)) == choices(getattr(stats_vocabulary, name))

@@ -15,13 +15,28 @@ from crucible_core.vocabulary import CorrectionName, EffectSizeName
 __all__ = ["Comparison", "comparison_section", "comparisons", "finding"]
 
 EFFECT_LABELS: Mapping[EffectSizeName, str] = {
+    "cliffs_delta": "Cliff's δ",
     "cohens_d": "Cohen's d",
+    "cohens_dav": "Cohen's d_av",
     "cohens_dz": "Cohen's d_z",
+    "cohens_g": "Cohen's g",
+    "cohens_h": "Cohen's h",
+    "common_language": "P(first > second)",
+    "cramers_v": "Cramér's V",
     "epsilon_squared": "ε²",
     "eta_squared": "η²",
+    "glass_delta": "Glass's Δ",
     "hedges_g": "Hedges' g",
+    "kendall_tau": "Kendall's τ",
+    "kendall_w": "Kendall's W",
+    "odds_ratio": "odds ratio",
     "omega_squared": "ω²",
+    "partial_eta_squared": "partial η²",
+    "pearson_r": "Pearson's r",
     "rank_biserial": "rank-biserial r",
+    "risk_ratio": "risk ratio",
+    "spearman_rho": "Spearman's ρ",
+    "variance_ratio": "variance ratio",
 }
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

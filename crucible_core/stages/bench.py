@@ -13,8 +13,8 @@ from crucible_core.experiment import Experiment
 from crucible_core.stage import Stage
 from crucible_core.vocabulary import (
     EFFECT_SIZES,
-    PAIRED_TESTS,
     TEST_ALIASES,
+    TESTS_OF_DESIGN,
     CorrectionName,
     EffectSizeName,
     TestName,
@@ -89,11 +89,11 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
-        independent = [test for test in named if test not in PAIRED_TESTS]
+        independent = [test for test in named if test not in TESTS_OF_DESIGN["paired"]]
         if self.paired and independent:
             yield (
                 f"paired: true, but {', '.join(independent)} would ignore the pairing; "
-                f"the paired tests are {listing(PAIRED_TESTS)}"
+                f"the paired tests are {listing(TESTS_OF_DESIGN['paired'])}"
             )
 
     def run(self, ctx: Context) -> Context:
@@ -120,7 +120,7 @@ class Bench(Stage):
                 "correction": correction if len(results) > 1 else None,
                 "family_size": len(results),
                 "measure": self.measure or self.value,
-                "paired": all(test in PAIRED_TESTS for test in tests),
+                "paired": all(test in TESTS_OF_DESIGN["paired"] for test in tests),
                 "groups": {name: summarize(values).to_dict() for name, values in groups.items()},
                 "tests": {
                     result.test: _report(result, p_adjusted, alpha)

@@ -10,10 +10,9 @@ from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
 from crucible_core.stats.compared_ranks import dunn, nemenyi
 from crucible_core.stats.comparison import run_test
 from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
-from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.families import (
     Comparison,
-    FamilyName,
     FamilyResult,
     pairwise_tests,
 )
@@ -46,7 +45,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.repeated_measures import Sphericity, sphericity
 from crucible_core.stats.resampled_ttest import corrected_resampled_ttest
 from crucible_core.stats.result import Choice, TestResult
-from crucible_core.stats.selection import Layout, Outcome, TestChoice, choose_test
+from crucible_core.stats.selection import TestChoice, choose_test
 from crucible_core.stats.sequential import (
     ConfidenceSequence,
     EProcess,
@@ -60,7 +59,6 @@ from crucible_core.stats.sequential import (
 )
 from crucible_core.stats.summary import GroupSummary, summarize
 from crucible_core.stats.vocabulary import (
-    FURTHER_TEST_NAMES,
     OTHER_TESTS,
     TEST_ALIASES,
     TEST_NAMES,
@@ -70,13 +68,12 @@ from crucible_core.stats.vocabulary import (
     TestName,
     canonical_test_name,
 )
+from crucible_core.vocabulary import Design, FamilyName, Outcome
 
 __all__ = [
-    "FURTHER_TEST_NAMES",
     "OTHER_TESTS",
     "TEST_ALIASES",
     "TEST_NAMES",
-    "AdjustmentName",
     "Alternative",
     "BestSet",
     "BootstrapInterval",
@@ -87,6 +84,7 @@ __all__ = [
     "ConfidenceSequence",
     "Contender",
     "CorrectionName",
+    "Design",
     "Draw",
     "EProcess",
     "EffectSizeName",
@@ -94,7 +92,6 @@ __all__ = [
     "FamilyResult",
     "GroupSequentialPlan",
     "GroupSummary",
-    "Layout",
     "MarginResult",
     "Normality",
     "OneSampleTest",

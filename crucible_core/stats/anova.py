@@ -12,7 +12,7 @@ from crucible_core.stats.noncentral import noncentral_f_interval
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent
-from crucible_core.stats.vocabulary import AnyTestName
+from crucible_core.stats.vocabulary import TestName
 
 
 def anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -34,7 +34,7 @@ def anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 
 def analysis_of_variance(
-    test: AnyTestName,
+    test: TestName,
     samples: tuple[Sample, ...],
     settings: Settings,
     *,
@@ -76,7 +76,7 @@ class _Table:
         return self.df[0] + self.df[1] + 1.0
 
 
-def _decompose(test: AnyTestName, samples: tuple[Sample, ...], undefined: str) -> _Table:
+def _decompose(test: TestName, samples: tuple[Sample, ...], undefined: str) -> _Table:
     k, n = len(samples), sum(sample.n for sample in samples)
     if n == k:
         raise CannotTestError(

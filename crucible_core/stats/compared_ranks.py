@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.families import Family, FamilyResult, simultaneous_tail
 from crucible_core.stats.pairs import check_blocks
 from crucible_core.stats.rank_distributions import midranks, tie_sum
@@ -18,6 +18,7 @@ from crucible_core.stats.result import Choice
 from crucible_core.stats.sample import Sample, Values, Vector
 from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 from crucible_core.stats.wording import counted
+from crucible_core.vocabulary import CorrectionName
 
 _HALF: Final = math.sqrt(0.5)
 
@@ -26,7 +27,7 @@ def dunn(
     groups: Mapping[str, Values],
     *,
     control: str | None = None,
-    correction: AdjustmentName = "holm",
+    correction: CorrectionName = "holm",
     alpha: float = 0.05,
     confidence_level: float | None = None,
 ) -> FamilyResult:

@@ -13,12 +13,10 @@ from crucible_core.stats.brunner_munzel import brunner_munzel_test
 from crucible_core.stats.correlation import kendall_test, pearson_test, spearman_test
 from crucible_core.stats.friedman import friedman_test
 from crucible_core.stats.kruskal_wallis import kruskal_wallis_test
-from crucible_core.stats.mann_whitney import DOMINANCE_EFFECTS, mann_whitney_test
+from crucible_core.stats.mann_whitney import mann_whitney_test
 from crucible_core.stats.outcomes import read_outcomes
 from crucible_core.stats.permutation import paired_permutation_test, permutation_test
 from crucible_core.stats.proportions import (
-    PAIRED_PROPORTION_EFFECTS,
-    TWO_PROPORTION_EFFECTS,
     mcnemar_midp_test,
     mcnemar_test,
     two_proportions_test,
@@ -32,16 +30,10 @@ from crucible_core.stats.settings import read_settings
 from crucible_core.stats.sign import sign_test
 from crucible_core.stats.spread import brown_forsythe_test, levene_test, variance_ratio_test
 from crucible_core.stats.ttests import paired_ttest, student_ttest, welch_ttest
-from crucible_core.stats.vocabulary import (
-    Alternative,
-    AnyEffectSizeName,
-    FurtherTestName,
-    TestName,
-    any_test_name,
-)
+from crucible_core.stats.vocabulary import OTHER_TESTS, canonical_test_name
 from crucible_core.stats.welch_anova import welch_anova_test
 from crucible_core.stats.wilcoxon import wilcoxon_test
-from crucible_core.vocabulary import EFFECT_SIZES
+from crucible_core.vocabulary import EFFECT_SIZES, TESTS_OF_MANY_GROUPS, Alternative, EffectSizeName, TestName
 
 
 def run_test(
@@ -50,7 +42,7 @@ def run_test(
     *,
     alpha: float = 0.05,
     confidence_level: float | None = None,
-    effect_size: AnyEffectSizeName | None = None,
+    effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
     resamples: int = 10_000,
     seed: int = 0,
@@ -96,11 +88,15 @@ def run_test(
     Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
     alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.
     """
-    name = any_test_name(test)
-    definition = DEFINITIONS[name]
+    name = canonical_test_name(test)
+    if name in OTHER_TESTS:
+        raise CannotTestError(
+            name, f"it needs more than groups of numbers; call crucible_core.stats.{OTHER_TESTS[name]}"
+        )
+    definition, pairwise = DEFINITIONS[name], name not in TESTS_OF_MANY_GROUPS
     settings = read_settings(
         name,
-        definition.effect_sizes,
+        EFFECT_SIZES[name],
         effect_size=effect_size,
         alpha=alpha,
         confidence_level=confidence_level,
@@ -108,73 +104,49 @@ def run_test(
         resamples=resamples,
         seed=seed,
     )
-    if settings.alternative != "two-sided" and not definition.pairwise:
+    if settings.alternative != "two-sided" and not pairwise:
         raise CannotTestError(name, "groups that are compared all at once have no direction: it is two-sided only")
     samples = definition.read(name, groups)
-    check_count(name, samples, definition.pairwise)
+    check_count(name, samples, pairwise)
     return definition.run(samples, settings)
 
 
 @dataclass(frozen=True, slots=True)
 class TestDefinition:
-    """A test's implementation, whether it compares exactly two groups, and its effect sizes, the default first."""
+    """A test's implementation, and how it reads its groups; what else is known of it stands in the vocabulary."""
 
     __test__ = False
 
     run: Callable[[tuple[Sample, ...], Settings], TestResult]
-    pairwise: bool
-    effect_sizes: tuple[AnyEffectSizeName, ...]
     read: Callable[[str, Mapping[str, Values]], tuple[Sample, ...]] = read_groups
 
 
-def _offered(test: TestName, *more: AnyEffectSizeName) -> tuple[AnyEffectSizeName, ...]:
-    """Those the experiment file may name, its default first, and more."""
-    return tuple(dict.fromkeys((*EFFECT_SIZES[test], *more)))
-
-
-TESTS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
+DEFINITIONS: Final[Mapping[TestName, TestDefinition]] = MappingProxyType(
     {
-        "anova": TestDefinition(anova_test, False, _offered("anova", "epsilon_squared")),
-        "bootstrap": TestDefinition(bootstrap_test, True, EFFECT_SIZES["bootstrap"]),
-        "kruskal_wallis": TestDefinition(kruskal_wallis_test, False, EFFECT_SIZES["kruskal_wallis"]),
-        "mann_whitney": TestDefinition(
-            mann_whitney_test, True, _offered("mann_whitney", "cliffs_delta", "common_language")
-        ),
-        "paired_ttest": TestDefinition(paired_ttest, True, _offered("paired_ttest", "cohens_dav")),
-        "ttest": TestDefinition(welch_ttest, True, _offered("ttest", "glass_delta")),
-        "wilcoxon": TestDefinition(wilcoxon_test, True, EFFECT_SIZES["wilcoxon"]),
+        "anova": TestDefinition(anova_test),
+        "bootstrap": TestDefinition(bootstrap_test),
+        "brown_forsythe": TestDefinition(brown_forsythe_test),
+        "brunner_munzel": TestDefinition(brunner_munzel_test),
+        "corrected_resampled_ttest": TestDefinition(corrected_resampled_test),
+        "friedman": TestDefinition(friedman_test),
+        "kendall": TestDefinition(kendall_test),
+        "kruskal_wallis": TestDefinition(kruskal_wallis_test),
+        "levene": TestDefinition(levene_test),
+        "mann_whitney": TestDefinition(mann_whitney_test),
+        "mcnemar": TestDefinition(mcnemar_test, read_outcomes),
+        "mcnemar_midp": TestDefinition(mcnemar_midp_test, read_outcomes),
+        "paired_permutation": TestDefinition(paired_permutation_test),
+        "paired_ttest": TestDefinition(paired_ttest),
+        "pearson": TestDefinition(pearson_test),
+        "permutation": TestDefinition(permutation_test),
+        "repeated_measures_anova": TestDefinition(repeated_measures_anova_test),
+        "sign": TestDefinition(sign_test),
+        "spearman": TestDefinition(spearman_test),
+        "student_ttest": TestDefinition(student_ttest),
+        "ttest": TestDefinition(welch_ttest),
+        "two_proportions": TestDefinition(two_proportions_test, read_outcomes),
+        "variance_ratio": TestDefinition(variance_ratio_test),
+        "welch_anova": TestDefinition(welch_anova_test),
+        "wilcoxon": TestDefinition(wilcoxon_test),
     }
-)
-
-
-# Tests that the experiment file does not name yet: a line moves to TESTS when its name joins the vocabulary.
-FURTHER_TESTS: Final[Mapping[FurtherTestName, TestDefinition]] = MappingProxyType(
-    {
-        "brown_forsythe": TestDefinition(brown_forsythe_test, False, ("eta_squared", "omega_squared")),
-        "brunner_munzel": TestDefinition(brunner_munzel_test, True, DOMINANCE_EFFECTS),
-        "corrected_resampled_ttest": TestDefinition(corrected_resampled_test, True, ("cohens_dz",)),
-        "friedman": TestDefinition(friedman_test, False, ("kendall_w",)),
-        "levene": TestDefinition(levene_test, False, ("eta_squared", "omega_squared")),
-        "kendall": TestDefinition(kendall_test, True, ("kendall_tau",)),
-        "mcnemar": TestDefinition(mcnemar_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
-        "mcnemar_midp": TestDefinition(mcnemar_midp_test, True, PAIRED_PROPORTION_EFFECTS, read_outcomes),
-        "paired_permutation": TestDefinition(
-            paired_permutation_test, True, ("cohens_dz", "cohens_dav", "rank_biserial")
-        ),
-        "permutation": TestDefinition(
-            permutation_test, True, ("hedges_g", "cohens_d", "glass_delta", *DOMINANCE_EFFECTS)
-        ),
-        "pearson": TestDefinition(pearson_test, True, ("pearson_r",)),
-        "repeated_measures_anova": TestDefinition(repeated_measures_anova_test, False, ("partial_eta_squared",)),
-        "sign": TestDefinition(sign_test, True, ("cohens_g",)),
-        "spearman": TestDefinition(spearman_test, True, ("spearman_rho",)),
-        "student_ttest": TestDefinition(student_ttest, True, ("cohens_d", "hedges_g", "glass_delta")),
-        "two_proportions": TestDefinition(two_proportions_test, True, TWO_PROPORTION_EFFECTS, read_outcomes),
-        "variance_ratio": TestDefinition(variance_ratio_test, True, ("variance_ratio",)),
-        "welch_anova": TestDefinition(welch_anova_test, False, ("omega_squared",)),
-    }
-)
-
-DEFINITIONS: Final[Mapping[TestName | FurtherTestName, TestDefinition]] = MappingProxyType(
-    {name: definition for table in (TESTS, FURTHER_TESTS) for name, definition in table.items()}
 )

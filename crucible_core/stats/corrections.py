@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 
 from crucible_core.stats.sample import Vector
 from crucible_core.stats.vocabulary import CorrectionName
 
-AdjustmentName = CorrectionName | Literal["benjamini_yekutieli", "hochberg", "holm_sidak", "sidak"]
-"""The corrections an experiment file may name, and those that only the functions of this package know."""
 
-
-def adjust_p_values(p_values: Sequence[float], method: AdjustmentName) -> tuple[float, ...]:
+def adjust_p_values(p_values: Sequence[float], method: CorrectionName) -> tuple[float, ...]:
     """Adjusted p-values, in the order given; compare each with alpha as you would an unadjusted one.
 
     | method | bounds the chance of any false rejection, for tests that are | source |
@@ -36,15 +33,15 @@ def adjust_p_values(p_values: Sequence[float], method: AdjustmentName) -> tuple[
 
     Raises ValueError for an unknown method and for anything that is not a probability.
     """
-    if method not in _ADJUSTMENTS:
-        raise ValueError(f"unknown correction {method!r}; known: {', '.join(sorted(_ADJUSTMENTS))}")
+    if method not in CORRECTIONS:
+        raise ValueError(f"unknown correction {method!r}; known: {', '.join(sorted(CORRECTIONS))}")
     given = [float(p) for p in p_values]
     for index, p in enumerate(given):
         if math.isnan(p) or not 0.0 <= p <= 1.0:
             raise ValueError(f"p-value {p} at position {index} is not a probability")
     if not given:
         return ()
-    return tuple(float(p) for p in _ADJUSTMENTS[method](np.array(given)))
+    return tuple(float(p) for p in CORRECTIONS[method](np.array(given)))
 
 
 def _bonferroni(p: Vector) -> Vector:
@@ -100,7 +97,7 @@ def _in_given_order(stepped: Vector, order: np.ndarray[tuple[int], np.dtype[np.i
     return adjusted
 
 
-_ADJUSTMENTS: Final[Mapping[AdjustmentName, Callable[[Vector], Vector]]] = MappingProxyType(
+CORRECTIONS: Final[Mapping[CorrectionName, Callable[[Vector], Vector]]] = MappingProxyType(
     {
         "benjamini_yekutieli": _benjamini_yekutieli,
         "bonferroni": _bonferroni,
@@ -111,7 +108,4 @@ _ADJUSTMENTS: Final[Mapping[AdjustmentName, Callable[[Vector], Vector]]] = Mappi
         "none": lambda p: p,
         "sidak": _sidak,
     }
-)
-CORRECTIONS: Final[Mapping[CorrectionName, Callable[[Vector], Vector]]] = MappingProxyType(
-    {name: _ADJUSTMENTS[name] for name in get_args(CorrectionName)}
 )

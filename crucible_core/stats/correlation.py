@@ -15,7 +15,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled
 from crucible_core.stats.ttests import t_tail
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, AnyTestName
+from crucible_core.stats.vocabulary import Alternative, EffectSizeName, TestName
 from crucible_core.stats.wording import counted
 
 _EXACT_RANKS_UP_TO = 9  # 362880 orders; R's cor.test enumerates as far
@@ -134,7 +134,7 @@ def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     )
 
 
-def _check(test: AnyTestName, samples: tuple[Sample, ...]) -> None:
+def _check(test: TestName, samples: tuple[Sample, ...]) -> None:
     first, second = samples
     if first.n != second.n:
         raise CannotTestError(
@@ -150,12 +150,12 @@ def _check(test: AnyTestName, samples: tuple[Sample, ...]) -> None:
 
 
 def _concluded(
-    test: AnyTestName,
+    test: TestName,
     samples: tuple[Sample, ...],
     settings: Settings,
     *,
     method: str,
-    effect_name: AnyEffectSizeName,
+    effect_name: EffectSizeName,
     value: float,
     df: tuple[float, ...],
     p_value: float,
@@ -201,7 +201,7 @@ def _z_interval(value: float, variance: float, half_step: float, tail: float) ->
     return (-1.0 if value <= -1.0 else low), (1.0 if value >= 1.0 else high)
 
 
-def _product_moment(test: AnyTestName, samples: tuple[Sample, ...]) -> float:
+def _product_moment(test: TestName, samples: tuple[Sample, ...]) -> float:
     units = []
     for sample in samples:
         # A scale for each, because r does not compare them; two passes, because offsets take digits.

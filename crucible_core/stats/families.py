@@ -8,18 +8,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from crucible_core.stats.comparison import run_test
-from crucible_core.stats.corrections import AdjustmentName, adjust_p_values
+from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.levels import levels
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, TestResult, plain_json
 from crucible_core.stats.sample import Sample, Values, read_groups, unscaled
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, TestName
 from crucible_core.stats.wording import counted
-
-FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
+from crucible_core.vocabulary import Alternative, CorrectionName, EffectSizeName, FamilyName, TestName
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Comparison:
     significant: bool
     effect_size: float | None = None
     """That of the two groups alone, None where they do not allow one; its interval is not simultaneous."""
-    effect_size_name: AnyEffectSizeName | None = None
+    effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
 
 
@@ -82,10 +80,10 @@ def pairwise_tests(
     groups: Mapping[str, Values],
     *,
     control: str | None = None,
-    correction: AdjustmentName = "holm",
+    correction: CorrectionName = "holm",
     alpha: float = 0.05,
     confidence_level: float | None = None,
-    effect_size: AnyEffectSizeName | None = None,
+    effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
     resamples: int = 10_000,
     seed: int = 0,
@@ -124,7 +122,7 @@ def pairwise_family(
     groups: Mapping[str, Values],
     *,
     control: str | None = None,
-    correction: AdjustmentName = "holm",
+    correction: CorrectionName = "holm",
     alpha: float = 0.05,
     confidence_level: float | None = None,
 ) -> FamilyResult:
@@ -292,7 +290,7 @@ class Family:
         )
 
 
-def simultaneous_tail(correction: AdjustmentName, level: float, size: int) -> tuple[float, str]:
+def simultaneous_tail(correction: CorrectionName, level: float, size: int) -> tuple[float, str]:
     """What each interval leaves out at each end, and the sentence about it."""
     if correction == "none":
         return (1.0 - level) / 2.0, "no correction: the intervals hold one by one, not together"

@@ -24,10 +24,10 @@ from crucible_core.stats.rank_distributions import (
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName
+from crucible_core.stats.vocabulary import Alternative, EffectSizeName
 from crucible_core.stats.wording import counted
 
-DOMINANCE_EFFECTS: Final[tuple[AnyEffectSizeName, ...]] = ("rank_biserial", "cliffs_delta", "common_language")
+DOMINANCE_EFFECTS: Final[tuple[EffectSizeName, ...]] = ("rank_biserial", "cliffs_delta", "common_language")
 """What `dominance` computes: the first two are one number under the names of two literatures."""
 
 

@@ -16,7 +16,7 @@ from crucible_core.stats.sample import Sample, Values, read_sample
 from crucible_core.stats.settings import read_settings
 from crucible_core.stats.sign import sign_test
 from crucible_core.stats.ttests import paired_ttest
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, AnyTestName
+from crucible_core.stats.vocabulary import Alternative, EffectSizeName, TestName
 from crucible_core.stats.wilcoxon import wilcoxon_test
 from crucible_core.stats.wording import counted
 
@@ -25,10 +25,10 @@ OneSampleTest = Literal["sign", "ttest", "wilcoxon"]
 
 @dataclass(frozen=True, slots=True)
 class _Definition:
-    name: AnyTestName
+    name: TestName
     method: str
     estimate: str
-    effect_size: AnyEffectSizeName
+    effect_size: EffectSizeName
     assumptions: tuple[str, ...]
 
 

@@ -19,7 +19,7 @@ from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestR
 from crucible_core.stats.sample import Sample, Vector, scale_exponent, scaled, unscaled
 from crucible_core.stats.standardized import paired_standardized, standardized_difference
 from crucible_core.stats.ttests import independent_moments
-from crucible_core.stats.vocabulary import AnyTestName
+from crucible_core.stats.vocabulary import TestName
 from crucible_core.stats.wilcoxon import matched_rank_biserial
 
 _EVERY_UP_TO = 20_000  # so many rearrangements are all counted, however many resamples were asked for
@@ -34,7 +34,7 @@ def permutation_test(samples: tuple[Sample, ...], settings: Settings) -> TestRes
     (b + 1) / (B + 1), never 0 (Phipson & Smyth 2010). The interval holds the shifts that the same divisions do not
     reject (Garthwaite 1996), so it agrees with the test. Two-sided, both are twice the smaller tail.
     """
-    name: AnyTestName = "permutation"
+    name: TestName = "permutation"
     exponent = scale_exponent(samples)
     # Which group is drawn depends on sizes and names, not on places: exchanging the groups only turns the sign.
     drawn, rest = sorted(samples, key=lambda sample: (sample.n, sample.name))
@@ -72,7 +72,7 @@ def paired_permutation_test(samples: tuple[Sample, ...], settings: Settings) -> 
     Counting is as for `permutation_test`; the interval's ends are means of subsets of the differences, whose order
     statistics hold the confidence exactly (Hartigan 1969).
     """
-    name: AnyTestName = "paired_permutation"
+    name: TestName = "paired_permutation"
     pairs = pair_differences(name, samples)
     turned = samples[0].name > samples[1].name
     found = _signs(np.sort(-pairs.values if turned else pairs.values), settings)
@@ -196,7 +196,7 @@ def _signs(differences: Vector, settings: Settings) -> _Rearranged:
 
 
 def _concluded(
-    name: AnyTestName,
+    name: TestName,
     samples: tuple[Sample, ...],
     settings: Settings,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import optimize, special
@@ -16,13 +16,11 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample
 from crucible_core.stats.settings import read_settings
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, AnyTestName
 from crucible_core.stats.wording import counted
+from crucible_core.vocabulary import EFFECT_SIZES, Alternative, EffectSizeName, TestName
 
 ProportionInterval = Literal["clopper_pearson", "wilson"]
 
-TWO_PROPORTION_EFFECTS: Final[tuple[AnyEffectSizeName, ...]] = ("cohens_h", "odds_ratio", "risk_ratio")
-PAIRED_PROPORTION_EFFECTS: Final[tuple[AnyEffectSizeName, ...]] = ("cohens_g", "odds_ratio")
 _LEAST_EXPECTED = 5.0
 
 
@@ -55,7 +53,7 @@ def proportion_test(
     The two-sided p-value is twice the smaller tail, the one that belongs to the Clopper-Pearson interval (Fay 2010).
     The effect size is Cohen's h (1988) against the reference. Errors as for `proportion_interval`.
     """
-    name: AnyTestName = "proportion"
+    name: TestName = "proportion"
     settings = read_settings(
         name, ("cohens_h",), alpha=alpha, confidence_level=confidence_level, alternative=alternative
     )
@@ -98,7 +96,7 @@ def compare_proportions(
     *,
     alpha: float = 0.05,
     confidence_level: float | None = None,
-    effect_size: AnyEffectSizeName | None = None,
+    effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
     """Compare two independent proportions, each given as name -> (successes, n).
@@ -107,7 +105,7 @@ def compare_proportions(
     """
     settings = read_settings(
         "two_proportions",
-        TWO_PROPORTION_EFFECTS,
+        EFFECT_SIZES["two_proportions"],
         effect_size=effect_size,
         alpha=alpha,
         confidence_level=confidence_level,
@@ -140,14 +138,14 @@ def compare_paired_proportions(
     mid_p: bool = False,
     alpha: float = 0.05,
     confidence_level: float | None = None,
-    effect_size: AnyEffectSizeName | None = None,
+    effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
     """McNemar's test from the four counts of a paired table; see `mcnemar_test`."""
-    name: AnyTestName = "mcnemar_midp" if mid_p else "mcnemar"
+    name: TestName = "mcnemar_midp" if mid_p else "mcnemar"
     settings = read_settings(
         name,
-        PAIRED_PROPORTION_EFFECTS,
+        EFFECT_SIZES[name],
         effect_size=effect_size,
         alpha=alpha,
         confidence_level=confidence_level,
@@ -244,7 +242,7 @@ def _counted(sample: Sample) -> Successes:
 
 
 def _compared(first: Successes, second: Successes, settings: Settings) -> TestResult:
-    name: AnyTestName = "two_proportions"
+    name: TestName = "two_proportions"
     n, m, total = first.n, second.n, first.successes + second.successes
     pooled = total / (n + m)
     difference = (first.successes * m - second.successes * n) / (n * m)  # one rounding, in whole numbers before
@@ -297,9 +295,7 @@ def _two_proportion_effect(first: Successes, second: Successes, settings: Settin
     return _ratio("odds_ratio", terms, lambda ratio: _odds_ratio_score(ratio, (k, n), (j, m)), settings)
 
 
-def _ratio(
-    name: AnyEffectSizeName, terms: tuple[int, int], score: Callable[[float], float], settings: Settings
-) -> Effect:
+def _ratio(name: EffectSizeName, terms: tuple[int, int], score: Callable[[float], float], settings: Settings) -> Effect:
     above, below = terms
     if above == below == 0:
         raise CannotTestError(
@@ -350,7 +346,7 @@ def _odds_ratio_score(ratio: float, first: tuple[int, int], second: tuple[int, i
     return (k - n * p) * math.sqrt(1.0 / information[0] + 1.0 / information[1])
 
 
-def _paired_outcomes(name: AnyTestName, samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+def _paired_outcomes(name: TestName, samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     first, second = samples
     if first.n != second.n:
         raise CannotTestError(
@@ -364,9 +360,7 @@ def _paired_outcomes(name: AnyTestName, samples: tuple[Sample, ...], settings: S
     return _paired(name, (first.name, second.name), (counts[0], counts[1], counts[2], counts[3]), settings)
 
 
-def _paired(
-    name: AnyTestName, names: tuple[str, str], table: tuple[int, int, int, int], settings: Settings
-) -> TestResult:
+def _paired(name: TestName, names: tuple[str, str], table: tuple[int, int, int, int], settings: Settings) -> TestResult:
     both, b, c, _ = table
     n, discordant = sum(table), b + c
     if n == 0:
@@ -400,7 +394,7 @@ def _paired(
     )
 
 
-def _discordant_p(name: AnyTestName, b: int, c: int, alternative: Alternative) -> tuple[float, str]:
+def _discordant_p(name: TestName, b: int, c: int, alternative: Alternative) -> tuple[float, str]:
     total = b + c
     said = f"{counted(total, 'discordant pair')}, {b} and {c}"
     p = binomial_tail(b, total, 0.5, alternative)

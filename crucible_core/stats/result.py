@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from crucible_core.stats.refusal import CannotTestError
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName, AnyTestName
+from crucible_core.stats.vocabulary import Alternative, EffectSizeName, TestName
 
 Interval = tuple[float, float]
 
@@ -45,7 +45,7 @@ class TestResult:
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
 
-    test: AnyTestName
+    test: TestName
     method: str
     groups: tuple[str, ...]
     n: tuple[int, ...]
@@ -60,7 +60,7 @@ class TestResult:
     confidence_interval: Interval
     confidence_level: float
     effect_size: float
-    effect_size_name: AnyEffectSizeName
+    effect_size_name: EffectSizeName
     effect_size_interval: Interval
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
@@ -79,7 +79,7 @@ class Settings:
 
     alpha: float
     confidence_level: float
-    effect_size: AnyEffectSizeName
+    effect_size: EffectSizeName
     resamples: int
     seed: int
     alternative: Alternative = "two-sided"
@@ -111,7 +111,7 @@ class Settings:
 class Effect:
     """An effect size with its interval, and how the interval was made."""
 
-    name: AnyEffectSizeName
+    name: EffectSizeName
     value: float
     interval: Interval
     choice: Choice
@@ -121,7 +121,7 @@ class Effect:
 
 
 def conclude(
-    test: AnyTestName,
+    test: TestName,
     samples: Sequence[Group],
     settings: Settings,
     *,

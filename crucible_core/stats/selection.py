@@ -9,10 +9,10 @@ from typing import Any, Final, Literal
 
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, plain_json
-from crucible_core.stats.vocabulary import AnyTestName
+from crucible_core.vocabulary import Design, Outcome, TestName
 
-Outcome = Literal["binary", "continuous", "ordinal"]
-Layout = Literal["clustered", "independent", "paired", "resampled"]
+Count = Literal["one", "two", "more"]
+"""How many groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class Rule:
     """One line of the table: the design, the test, what else would do, why this one, and who says so."""
 
     outcome: Outcome
-    layout: Layout
-    many: bool
-    test: AnyTestName
-    alternatives: tuple[AnyTestName, ...]
+    design: Design
+    groups: Count
+    test: TestName
+    alternatives: tuple[TestName, ...]
     reason: str
     source: str
     preparation: str = ""
@@ -39,12 +39,12 @@ class TestChoice:
 
     __test__ = False
 
-    test: AnyTestName
-    alternatives: tuple[AnyTestName, ...]
+    test: TestName
+    alternatives: tuple[TestName, ...]
     reason: str
     source: str
     outcome: Outcome
-    layout: Layout
+    design: Design
     sizes: tuple[int, ...]
     preparation: str
     information: tuple[str, ...]
@@ -61,11 +61,11 @@ class TestChoice:
 
 
 def choose_test(
-    outcome: Outcome, sizes: Sequence[int], *, layout: Layout = "independent", checks: Sequence[str] = ()
+    outcome: Outcome, sizes: Sequence[int], *, design: Design = "independent", checks: Sequence[str] = ()
 ) -> TestChoice:
     """The test for a design: what an outcome is, how many groups of which sizes, and how their values belong together.
 
-    | outcome | layout | groups | test |
+    | outcome | design | groups | test |
     | --- | --- | --- | --- |
     | binary | independent | two | two_proportions |
     | binary | independent | more | chi_square |
@@ -85,6 +85,9 @@ def choose_test(
     | binary | clustered | two | clustered_ttest |
     | binary | clustered | more | welch_anova |
     | binary | resampled | two | corrected_resampled_ttest |
+    | binary | one_sample | one | proportion |
+    | ordinal | one_sample | one | one_sample_sign |
+    | continuous | one_sample | one | one_sample_ttest |
 
     Reasons and sources stand in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed
     or a fold. "clustered" means that values within a group hang together (several questions on one text), two groups
@@ -98,19 +101,22 @@ def choose_test(
 
     Raises CannotTestError for designs without a rule here and for sizes that the test cannot work with.
     """
-    known = {rule.outcome for rule in RULES}, {rule.layout for rule in RULES}
-    if outcome not in known[0] or layout not in known[1]:
+    known = {rule.outcome for rule in RULES}, {rule.design for rule in RULES}
+    if outcome not in known[0] or design not in known[1]:
         raise CannotTestError(
             "auto",
-            f"there is no rule for {layout!r} and {outcome!r}; layouts: {', '.join(sorted(known[1]))}; outcomes: "
+            f"there is no rule for {design!r} and {outcome!r}; designs: {', '.join(sorted(known[1]))}; outcomes: "
             f"{', '.join(sorted(known[0]))}",
         )
     counts = tuple(operator.index(size) for size in sizes)
-    if len(counts) < 2:
+    if design == "one_sample" and len(counts) != 1:
+        raise CannotTestError("auto", f"one sample is held against a reference, but {len(counts)} groups were given")
+    if len(counts) < 2 and design != "one_sample":
         raise CannotTestError("auto", f"a comparison needs at least two groups, but {len(counts)} were given")
-    rule = next((r for r in RULES if (r.outcome, r.layout, r.many) == (outcome, layout, len(counts) > 2)), None)
+    wanted = (outcome, design, _COUNTS[min(len(counts), 3)])
+    rule = next((rule for rule in RULES if (rule.outcome, rule.design, rule.groups) == wanted), None)
     if rule is None:
-        raise CannotTestError("auto", _without_rule(outcome, layout, len(counts)))
+        raise CannotTestError("auto", _without_rule(outcome, design, len(counts)))
     _check_sizes(rule, counts)
     return TestChoice(
         test=rule.test,
@@ -118,7 +124,7 @@ def choose_test(
         reason=rule.reason,
         source=rule.source,
         outcome=outcome,
-        layout=layout,
+        design=design,
         sizes=counts,
         preparation=rule.preparation,
         information=tuple(checks),
@@ -126,16 +132,45 @@ def choose_test(
     )
 
 
+_COUNTS: Final[dict[int, Count]] = {1: "one", 2: "two", 3: "more"}
+
 _MEANS_PER_CLUSTER = (
     "average the values of each cluster first, and compare the averages; where the groups share their clusters, the "
-    "averages are paired, and that is the layout to ask for"
+    "averages are paired, and that is the design to ask for"
 )
 
 RULES: Final[tuple[Rule, ...]] = (
     Rule(
+        "continuous",
+        "one_sample",
+        "one",
+        "one_sample_ttest",
+        ("one_sample_wilcoxon", "one_sample_sign"),
+        "the mean is the question, and the t-test keeps its level but for strongly skewed values in small samples",
+        "Student 1908; Lumley et al. 2002",
+    ),
+    Rule(
+        "ordinal",
+        "one_sample",
+        "one",
+        "one_sample_sign",
+        ("one_sample_wilcoxon",),
+        "it uses the order only, where signed ranks rank distances, and asks for no symmetry",
+        "Conover 1999, section 3.4",
+    ),
+    Rule(
+        "binary",
+        "one_sample",
+        "one",
+        "proportion",
+        (),
+        "it is exact: successes among independent outcomes are binomial",
+        "Clopper & Pearson 1934; Fay 2010",
+    ),
+    Rule(
         "binary",
         "independent",
-        False,
+        "two",
         "two_proportions",
         ("fisher_exact", "chi_square"),
         "a score test holds its level down to small counts, and below an expected count of 5 it is Fisher's exact one",
@@ -144,7 +179,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "binary",
         "independent",
-        True,
+        "more",
         "chi_square",
         ("fisher_exact",),
         "successes and failures of several groups are a table of counts",
@@ -154,7 +189,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "binary",
         "paired",
-        False,
+        "two",
         "mcnemar_midp",
         ("mcnemar", "sign"),
         "only the pairs that differ tell the two apart, and the mid-p-value is less conservative than the exact one",
@@ -163,7 +198,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "binary",
         "paired",
-        True,
+        "more",
         "friedman",
         (),
         "with zeros and ones the tie-corrected Friedman statistic is Cochran's Q",
@@ -172,7 +207,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "ordinal",
         "independent",
-        False,
+        "two",
         "brunner_munzel",
         ("mann_whitney", "permutation"),
         "it asks which group tends to higher values and, unlike Mann-Whitney's, keeps its level when spreads differ",
@@ -181,7 +216,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "ordinal",
         "independent",
-        True,
+        "more",
         "kruskal_wallis",
         (),
         "it uses the order of the values only",
@@ -190,7 +225,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "ordinal",
         "paired",
-        False,
+        "two",
         "sign",
         ("wilcoxon",),
         "it uses the direction of each pair only, where ranking the sizes of differences would need a scale",
@@ -199,7 +234,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "ordinal",
         "paired",
-        True,
+        "more",
         "friedman",
         (),
         "it uses the order within each block only",
@@ -208,7 +243,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "continuous",
         "independent",
-        False,
+        "two",
         "ttest",
         ("mann_whitney", "brunner_munzel", "permutation", "bootstrap"),
         "Welch's t-test keeps its level when the variances differ and loses next to nothing when they do not, so no "
@@ -218,7 +253,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "continuous",
         "independent",
-        True,
+        "more",
         "welch_anova",
         ("anova", "kruskal_wallis"),
         "it keeps its level when the variances differ and loses little when they do not",
@@ -227,7 +262,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "continuous",
         "paired",
-        False,
+        "two",
         "paired_ttest",
         ("wilcoxon", "paired_permutation", "sign"),
         "the mean difference is the question, and the t-test of differences needs no equal variances",
@@ -236,7 +271,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "continuous",
         "paired",
-        True,
+        "more",
         "repeated_measures_anova",
         ("friedman",),
         "its degrees of freedom are always corrected, so no preliminary test of sphericity decides",
@@ -249,7 +284,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Rule(
                 outcome,
                 "clustered",
-                False,
+                "two",
                 "clustered_ttest",
                 ("paired_ttest",),
                 "items of one cluster are not independent; a standard error over clusters counts each cluster once",
@@ -261,7 +296,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Rule(
                 outcome,
                 "clustered",
-                True,
+                "more",
                 "welch_anova",
                 ("kruskal_wallis",),
                 "averages of clusters are independent values, where the values themselves are not",
@@ -271,7 +306,7 @@ RULES: Final[tuple[Rule, ...]] = (
             Rule(
                 outcome,
                 "resampled",
-                False,
+                "two",
                 "corrected_resampled_ttest",
                 (),
                 "overlapping training sets make the folds' differences dependent, which a paired t-test ignores",
@@ -285,27 +320,27 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-def _without_rule(outcome: Outcome, layout: Layout, groups: int) -> str:
+def _without_rule(outcome: Outcome, design: Design, groups: int) -> str:
     if outcome == "ordinal":
-        return f"there is no rule for {layout} ordinal outcomes; take one value per cluster or fold, its median for one"
+        return f"there is no rule for {design} ordinal outcomes; take one value per cluster or fold, its median for one"
     return (
-        f"there is no test here of {groups} groups of {layout} outcomes at once; compare them two by two as a family, "
+        f"there is no test here of {groups} groups of {design} outcomes at once; compare them two by two as a family, "
         "with a correction"
     )
 
 
 def _check_sizes(rule: Rule, sizes: tuple[int, ...]) -> None:
-    least = 1 if rule.outcome == "binary" and rule.layout in ("independent", "paired") else 2
+    least = 1 if rule.outcome == "binary" and rule.design in ("independent", "one_sample", "paired") else 2
     if min(sizes) < least:
         raise CannotTestError("auto", f"{rule.test} needs at least {least} in every group, but the sizes are {sizes}")
     if rule.test == "clustered_ttest" and len(set(sizes)) > 1:
         raise CannotTestError(
             "auto",
             f"clustered_ttest compares two groups on the same items, but the sizes are {sizes}; for different items "
-            "average the values of each cluster first, and ask for the layout 'independent'",
+            "average the values of each cluster first, and ask for the design 'independent'",
         )
-    if rule.layout in ("paired", "resampled") and len(set(sizes)) > 1:
-        raise CannotTestError("auto", f"{rule.layout} groups have one length, but the sizes are {sizes}")
+    if rule.design in ("paired", "resampled") and len(set(sizes)) > 1:
+        raise CannotTestError("auto", f"{rule.design} groups have one length, but the sizes are {sizes}")
 
 
 def _notes(rule: Rule, sizes: tuple[int, ...]) -> tuple[str, ...]:

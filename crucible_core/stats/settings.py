@@ -8,16 +8,16 @@ from typing import get_args
 from crucible_core.stats.levels import levels
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Settings
-from crucible_core.stats.vocabulary import Alternative, AnyEffectSizeName
+from crucible_core.stats.vocabulary import Alternative, EffectSizeName
 
 _FEWEST_RESAMPLES = 100
 
 
 def read_settings(
     test: str,
-    effect_sizes: tuple[AnyEffectSizeName, ...],
+    effect_sizes: tuple[EffectSizeName, ...],
     *,
-    effect_size: AnyEffectSizeName | None = None,
+    effect_size: EffectSizeName | None = None,
     alpha: float = 0.05,
     confidence_level: float | None = None,
     alternative: Alternative = "two-sided",

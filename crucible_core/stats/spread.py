@@ -10,7 +10,7 @@ from crucible_core.stats.moments import moments
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent, scaled, unscaled
-from crucible_core.stats.vocabulary import AnyTestName
+from crucible_core.stats.vocabulary import TestName
 
 
 def levene_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -28,7 +28,7 @@ def variance_ratio_test(samples: tuple[Sample, ...], settings: Settings) -> Test
 
     Exact for normal data and sensitive to any other; the two-sided p-value is twice the smaller tail.
     """
-    name: AnyTestName = "variance_ratio"
+    name: TestName = "variance_ratio"
     parts = []
     for sample in samples:
         if sample.n < 2:
@@ -79,7 +79,7 @@ def variance_ratio_test(samples: tuple[Sample, ...], settings: Settings) -> Test
     )
 
 
-def _deviations_test(name: AnyTestName, samples: tuple[Sample, ...], settings: Settings, centre: str) -> TestResult:
+def _deviations_test(name: TestName, samples: tuple[Sample, ...], settings: Settings, centre: str) -> TestResult:
     exponent = scale_exponent(samples)
     deviations = []
     for sample in samples:

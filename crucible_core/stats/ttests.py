@@ -12,7 +12,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, Settings, TestResult, conclude
 from crucible_core.stats.sample import Sample, scale_exponent, unscaled
 from crucible_core.stats.standardized import paired_standardized, pooled_sd, standardized_difference
-from crucible_core.stats.vocabulary import Alternative, AnyTestName
+from crucible_core.stats.vocabulary import Alternative, TestName
 
 
 def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -54,7 +54,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 def student_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Student's t-test (Student 1908; Fisher 1925) of two groups of one variance, pooled; one may have 1 value."""
-    name: AnyTestName = "student_ttest"
+    name: TestName = "student_ttest"
     df = float(sum(sample.n for sample in samples) - 2)
     if df < 1.0:
         raise CannotTestError(

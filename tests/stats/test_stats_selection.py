@@ -15,19 +15,15 @@ import crucible_core.stats
 from crucible_core.stats import OTHER_TESTS, CannotTestError, run_test
 from crucible_core.stats.comparison import DEFINITIONS
 from crucible_core.stats.result import Choice
-from crucible_core.stats.selection import RULES, Layout, Outcome, choose_test
-from crucible_core.stats.vocabulary import AnyTestName, OtherTestName
+from crucible_core.stats.selection import RULES, choose_test
+from crucible_core.vocabulary import Design, Outcome, TestName
 
-
-def known_tests() -> set[str]:
-    return {name for part in get_args(AnyTestName) for name in get_args(part)} | {
-        name for name in get_args(AnyTestName) if isinstance(name, str)
-    }
+SIZES = {"one": (12,), "two": (12, 12), "more": (12, 12, 12)}
 
 
 def test_the_table_in_the_docstring_is_the_table_of_rules() -> None:
-    rows = re.findall(r"\| (\w+) \| (\w+) \| (two|more) \| (\w+) \|", inspect.getdoc(choose_test) or "")
-    rules = [(rule.outcome, rule.layout, "more" if rule.many else "two", rule.test) for rule in RULES]
+    rows = re.findall(r"\| (\w+) \| (\w+) \| (one|two|more) \| (\w+) \|", inspect.getdoc(choose_test) or "")
+    rules = [(rule.outcome, rule.design, rule.groups, rule.test) for rule in RULES]
     assert sorted(rows) == sorted(rules)
 
 
@@ -37,7 +33,7 @@ def test_every_test_that_a_rule_can_choose_is_implemented() -> None:
 
 
 def test_the_tests_that_need_more_than_groups_have_functions_and_say_which() -> None:
-    assert set(OTHER_TESTS) == set(get_args(OtherTestName))
+    assert set(OTHER_TESTS) == set(get_args(TestName)) - set(DEFINITIONS)
     for name, function in OTHER_TESTS.items():
         assert callable(getattr(crucible_core.stats, function))
         with pytest.raises(CannotTestError, match=rf"call crucible_core\.stats\.{function}"):
@@ -45,31 +41,31 @@ def test_the_tests_that_need_more_than_groups_have_functions_and_say_which() -> 
 
 
 def test_every_design_has_one_rule_at_most_and_every_rule_names_real_tests_with_a_source() -> None:
-    designs = [(rule.outcome, rule.layout, rule.many) for rule in RULES]
+    designs = [(rule.outcome, rule.design, rule.groups) for rule in RULES]
     assert len(designs) == len(set(designs))
     for rule in RULES:
-        assert {rule.test, *rule.alternatives} <= known_tests()
+        assert {rule.test, *rule.alternatives} <= set(get_args(TestName))
         assert rule.test not in rule.alternatives
         assert rule.reason
         assert re.search(r"\b(19|20)\d\d\b", rule.source)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.outcome}-{rule.layout}-{rule.many}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.outcome}-{rule.design}-{rule.groups}")
 def test_every_rule_is_reached_by_its_design(rule: Any) -> None:
-    sizes = (12, 12, 12) if rule.many else (12, 12)
-    chosen = choose_test(rule.outcome, sizes, layout=rule.layout)
+    chosen = choose_test(rule.outcome, SIZES[rule.groups], design=rule.design)
     assert (chosen.test, chosen.alternatives, chosen.source) == (rule.test, rule.alternatives, rule.source)
     assert chosen.choice() == Choice(rule.test, f"{rule.reason} ({rule.source})", rule.alternatives)
     assert json.loads(json.dumps(chosen.to_dict())) == chosen.to_dict()
 
 
 def test_the_designs_without_a_rule_say_what_to_do() -> None:
-    covered = {(rule.outcome, rule.layout, rule.many) for rule in RULES}
-    for outcome, layout, many in itertools.product(get_args(Outcome), get_args(Layout), (False, True)):
-        if (outcome, layout, many) in covered:
+    covered = {(rule.outcome, rule.design, rule.groups) for rule in RULES}
+    for outcome, design, groups in itertools.product(get_args(Outcome), get_args(Design), SIZES):
+        if (outcome, design, groups) in covered:
             continue
-        with pytest.raises(CannotTestError, match=r"compare them two by two|take one value per cluster"):
-            choose_test(outcome, (9,) * (3 if many else 2), layout=layout)
+        said = r"compare them two by two|take one value per cluster|one sample is held|at least two groups"
+        with pytest.raises(CannotTestError, match=said):
+            choose_test(outcome, SIZES[groups], design=design)
 
 
 def test_assumption_checks_are_repeated_and_change_nothing() -> None:
@@ -84,23 +80,23 @@ def test_assumption_checks_are_repeated_and_change_nothing() -> None:
 def test_small_groups_are_noted_and_sizes_that_cannot_work_are_refused() -> None:
     assert any("neither show nor rule out" in note for note in choose_test("continuous", (4, 50)).notes)
     assert choose_test("continuous", (40, 50)).notes == ()
-    for outcome, sizes, layout, said in (
+    for outcome, sizes, design, said in (
         ("continuous", (1, 5), "independent", "at least 2 in every group"),
         ("binary", (0, 5), "independent", "at least 1 in every group"),
         ("continuous", (5, 6), "paired", "one length"),
         ("continuous", (5, 6), "clustered", "same items.*average the values of each cluster"),
         ("continuous", (5,), "independent", "at least two groups"),
         ("count", (5, 5), "independent", "outcomes: binary, continuous, ordinal"),
-        ("binary", (5, 5), "nested", "layouts: clustered, independent, paired, resampled"),
+        ("binary", (5, 5), "nested", "designs: clustered, independent, one_sample, paired, resampled"),
     ):
         with pytest.raises(CannotTestError, match=said):
-            choose_test(outcome, sizes, layout=layout)  # type: ignore[arg-type]
+            choose_test(outcome, sizes, design=design)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("outcome", "n"), [("ordinal", 6), ("binary", 5)])
 def test_the_notes_on_the_fewest_pairs_are_true(outcome: Any, n: int) -> None:
     for pairs, significant in ((n - 1, False), (n, True)):
-        chosen = choose_test(outcome, (pairs, pairs), layout="paired")
+        chosen = choose_test(outcome, (pairs, pairs), design="paired")
         groups = {"a": [1.0] * pairs, "b": [0.0] * pairs}
         assert run_test(chosen.test, groups).significant == significant
         assert any("unanimous" in note for note in chosen.notes) == (not significant)
@@ -111,6 +107,6 @@ def test_the_tie_corrected_friedman_statistic_of_zeros_and_ones_is_cochrans_q() 
     data = (np.random.default_rng(6).random((20, 4)) < [0.2, 0.5, 0.6, 0.8]).astype(float)
     columns, rows, total, k = data.sum(axis=0), data.sum(axis=1), data.sum(), 4
     q = (k - 1) * (k * (columns**2).sum() - total**2) / (k * total - (rows**2).sum())
-    chosen = choose_test("binary", (20,) * 4, layout="paired")
+    chosen = choose_test("binary", (20,) * 4, design="paired")
     result = run_test(chosen.test, {str(i): column for i, column in enumerate(data.T)})
     assert result.statistic == pytest.approx(q)
