@@ -11,6 +11,7 @@ from crucible_core.stats.compared_ranks import dunn, nemenyi
 from crucible_core.stats.comparison import run_test
 from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
 from crucible_core.stats.corrections import adjust_p_values
+from crucible_core.stats.effect_sizes import EffectSize, effect_size
 from crucible_core.stats.families import (
     Comparison,
     FamilyResult,
@@ -23,6 +24,7 @@ from crucible_core.stats.group_sequential import (
     group_sequential_plan,
     spent_alpha,
 )
+from crucible_core.stats.interpretation import Interpretation, interpret
 from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
 from crucible_core.stats.normality import Normality, shapiro_wilk
 from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
@@ -87,11 +89,13 @@ __all__ = [
     "Design",
     "Draw",
     "EProcess",
+    "EffectSize",
     "EffectSizeName",
     "FamilyName",
     "FamilyResult",
     "GroupSequentialPlan",
     "GroupSummary",
+    "Interpretation",
     "MarginResult",
     "Normality",
     "OneSampleTest",
@@ -121,11 +125,13 @@ __all__ = [
     "crossing_probabilities",
     "dunn",
     "dunnett",
+    "effect_size",
     "empirical_bernstein_sequence",
     "fisher_exact_test",
     "games_howell",
     "group_sequential_plan",
     "indistinguishable_from_best",
+    "interpret",
     "judge_margin",
     "minimum_detectable_effect",
     "nemenyi",
