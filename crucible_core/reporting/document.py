@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Block", "Document", "Items", "Paragraph", "Section", "Table"]
+from crucible_core.pictures.picture import Picture
+
+__all__ = ["Block", "Document", "Items", "Paragraph", "Picture", "Section", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Table:
     numeric: frozenset[str] = frozenset()
 
 
-Block = Paragraph | Items | Table
+Block = Paragraph | Items | Table | Picture
 
 
 @dataclass(frozen=True, slots=True)

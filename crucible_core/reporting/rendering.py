@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
 from crucible_core.context import Context
 from crucible_core.jsonable import safe_text, to_json_text, to_jsonable
 from crucible_core.reporting.content import flatten, report_on, summarize_run
-from crucible_core.reporting.document import Block, Document, Items, Paragraph, Table
+from crucible_core.reporting.document import Block, Document, Items, Paragraph, Picture, Table
 from crucible_core.vocabulary import ReportFormat
 
 __all__ = ["RENDERERS", "SUFFIXES", "html_of", "latex_of", "markdown_of", "render_report"]
@@ -81,10 +83,28 @@ def _markdown_line(text: str) -> str:
     return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", _markdown(text))
 
 
-def markdown_of(document: Document) -> str:
-    parts = [f"# {_markdown(document.title)}", *map(_markdown_block, document.blocks)]
+def markdown_of(document: Document, *, picture_bytes: int | None = None) -> str:
+    """The document in GitHub's dialect, its pictures as `data:` images.
+
+    With `picture_bytes`, pictures are shown as long as all of them together take no more bytes of the text than that;
+    the others are told in words.
+    """
+    left = math.inf if picture_bytes is None else picture_bytes
+
+    def render(block: Block) -> str:
+        nonlocal left
+        if not isinstance(block, Picture):
+            return _markdown_block(block)
+        shown = _markdown_block(block)
+        size = len(shown.encode())
+        if size > left:
+            return f"Picture: {_markdown(block.alt)}"
+        left -= size
+        return shown
+
+    parts = [f"# {_markdown(document.title)}", *map(render, document.blocks)]
     for section in document.sections:
-        parts += [f"## {_markdown(section.title)}", *map(_markdown_block, section.blocks)]
+        parts += [f"## {_markdown(section.title)}", *map(render, section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,6 +118,10 @@ def _markdown_block(block: Block) -> str:
             rule = ["---:" if column in numeric else "---" for column in columns]
             lines = [list(map(_markdown, columns)), rule, *(list(map(_markdown, row)) for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        case Picture(svg, alt, caption):
+            encoded = base64.b64encode(svg.encode()).decode()
+            image = f"![{_markdown(alt)}](data:image/svg+xml;base64,{encoded})"
+            return f"{image}\n\n{_markdown_line(caption)}" if caption else image
 
 
 # --- HTML -----------------------------------------------------------------------------------------------------------
@@ -125,6 +149,8 @@ td { max-width: 26rem; min-width: 3rem; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; } tr:hover td { background: var(--band); }
 .right { text-align: right; } ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
 table.plain td { border: 0; padding: .1rem 1.2rem .1rem 0; } table.plain td:first-child { color: var(--soft); }
+figure { margin: 1rem 0 1.4rem; } figcaption { color: var(--soft); font-size: .875rem; max-width: 45rem; }
+figure svg { display: block; min-width: 34rem; }
 @media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; } }
 """
 
@@ -174,6 +200,11 @@ def _html_block(block: Block) -> str:
             top = f"<thead><tr>{head}</tr></thead>" if named else ""
             kind = "" if named else ' class="plain"'
             return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
+        case Picture(svg, _, caption):
+            # In the page itself its texts can be copied and show their titles, and its namespace is known.
+            drawing = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+            said = f"<figcaption>{_html(caption)}</figcaption>" if caption else ""
+            return f'<figure><div class="scroll">{drawing}</div>{said}</figure>'
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------------------------
@@ -243,6 +274,8 @@ def _latex_block(block: Block) -> str:
             return "\n".join(
                 [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
             )
+        case Picture(_, alt, _):
+            return rf"\emph{{{_latex(alt)}}}"
 
 
 RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {

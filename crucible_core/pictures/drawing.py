@@ -1,0 +1,185 @@
+"""The SVG writer: a few shapes, one style for light and dark, every text escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from crucible_core.pictures.axes import TICK_SIZE, Axis
+from crucible_core.pictures.lettering import clean, cut, text_width
+from crucible_core.pictures.picture import Picture
+
+__all__ = ["COLOURS", "DASHES", "SERIES", "Drawing", "sentence", "shape"]
+
+# Name -> on light, on dark. The series are of Okabe and Ito's set, whose members people with any colour vision tell
+# apart: https://jfly.uni-koeln.de/color/. The bright ones of them are too pale for white, the deep ones for black.
+COLOURS: Final[Mapping[str, tuple[str, str]]] = {
+    "ink": ("#1a1f29", "#e6e9ef"),
+    "soft": ("#5b6472", "#9aa4b2"),
+    "rule": ("#dfe3e9", "#2c333e"),
+    "paper": ("#ffffff", "#14171d"),
+    "c0": ("#0072b2", "#56b4e9"),
+    "c1": ("#d55e00", "#e69f00"),
+    "c2": ("#008a64", "#2fc79b"),
+    "c3": ("#b8578f", "#cc79a7"),
+    "c4": ("#1a1f29", "#f0e442"),
+}
+SERIES: Final = ("c0", "c1", "c2", "c3", "c4")
+DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "12 4")
+
+_FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif'
+
+
+def _style() -> str:
+    def colours(theme: int) -> str:
+        return "".join(f".crucible-picture .{name}{{color:{both[theme]}}}" for name, both in COLOURS.items())
+
+    return (
+        f".crucible-picture{{font:12px {_FONT};max-width:100%;height:auto}}"
+        ".crucible-picture text{fill:currentColor;stroke:none}"
+        ".crucible-picture .small{font-size:11px}.crucible-picture .bold{font-weight:600}"
+        ".crucible-picture .figures{font-variant-numeric:tabular-nums}"
+        ".crucible-picture .fill{fill:currentColor;stroke:none}"
+        ".crucible-picture .line{fill:none;stroke:currentColor}"
+        ".crucible-picture .dots{fill:none;stroke:currentColor;stroke-linecap:round}"
+        f".crucible-picture .card,.crucible-picture .open{{fill:{COLOURS['paper'][0]};stroke:currentColor}}"
+        f"{colours(0)}"
+        "@media (prefers-color-scheme:dark){"
+        f".crucible-picture .card,.crucible-picture .open{{fill:{COLOURS['paper'][1]}}}{colours(1)}}}"
+    )
+
+
+def number(value: float) -> str:
+    """A place in pixels, to a tenth."""
+    text = f"{value:.1f}"
+    text = text.removesuffix(".0")
+    return "0" if text == "-0" else text
+
+
+def escape(text: str) -> str:
+    return html.escape(clean(text), quote=True)
+
+
+def sentence(parts: Iterable[str], most: int, what: str) -> str:
+    """At most so many parts, joined, and how many there are more."""
+    every = list(parts)
+    left = len(every) - most
+    return "; ".join(every[:most]) + (f"; and {left} more {what}" if left > 0 else "")
+
+
+def shape(kind: int, x: float, y: float, size: float) -> str:
+    """The outline of one of six marks, centred, as the data of a path."""
+    s = size
+    match kind % 6:
+        case 0:
+            points = [(-s, -s), (s, -s), (s, s), (-s, s)]
+            s *= 0.9
+        case 1:
+            points = [(0, -1.3 * s), (1.3 * s, 0), (0, 1.3 * s), (-1.3 * s, 0)]
+        case 2:
+            points = [(0, -1.25 * s), (1.25 * s, s), (-1.25 * s, s)]
+        case 3:
+            points = [(0, 1.25 * s), (-1.25 * s, -s), (1.25 * s, -s)]
+        case 4:
+            points = [(-s, -1.3 * s), (s, -1.3 * s), (s, 1.3 * s), (-s, 1.3 * s)]
+        case _:
+            points = [(-1.4 * s, -0.7 * s), (1.4 * s, -0.7 * s), (1.4 * s, 0.7 * s), (-1.4 * s, 0.7 * s)]
+    return "M" + "L".join(f"{number(x + dx)} {number(y + dy)}" for dx, dy in points) + "Z"
+
+
+class Drawing:
+    """Collects shapes from the back to the front; `picture` makes the SVG of them.
+
+    Coordinates are pixels from the upper left corner. Class names are those of the style: a colour (`ink`, `soft`,
+    `rule`, `c0` ...) and a way to draw (`fill`, `line`, `dots`, `open`).
+    """
+
+    def __init__(self, width: float = 720) -> None:
+        self.width = width
+        self._parts: list[str] = []
+
+    def path(
+        self, data: str, classes: str, *, width: float = 1, dash: str = "", opacity: float = 1, title: str = ""
+    ) -> None:
+        more = f' stroke-width="{width:g}"' if width != 1 else ""
+        more += f' stroke-dasharray="{dash}"' if dash else ""
+        more += f' opacity="{opacity:g}"' if opacity != 1 else ""
+        inner = f"><title>{escape(title)}</title></path>" if title else "/>"
+        self._parts.append(f'<path class="{classes}" d="{data}"{more}{inner}')
+
+    def line(
+        self, points: Iterable[tuple[float, float]], classes: str, *, width: float = 1, dash: str = "", title: str = "",
+        opacity: float = 1,
+    ) -> None:  # fmt: skip
+        data = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
+        self.path(data, f"line {classes}", width=width, dash=dash, title=title, opacity=opacity)
+
+    def area(self, points: Iterable[tuple[float, float]], classes: str, *, opacity: float = 1) -> None:
+        data = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points) + "Z"
+        self.path(data, f"fill {classes}", opacity=opacity)
+
+    def box(self, left: float, top: float, right: float, bottom: float, classes: str, *, opacity: float = 1) -> None:
+        data = f"M{number(left)} {number(top)}H{number(right)}V{number(bottom)}H{number(left)}Z"
+        self.path(data, classes, opacity=opacity)
+
+    def dots(self, points: Iterable[tuple[float, float]], classes: str, *, size: float, opacity: float = 1) -> None:
+        """Round dots as one path of lines that have no length: fifteen bytes a dot."""
+        data = "".join(f"M{number(x)} {number(y)}h0" for x, y in points)
+        if data:
+            self.path(data, f"dots {classes}", width=size, opacity=opacity)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        classes: str = "ink",
+        *,
+        anchor: str = "start",
+        room: float | None = None,
+        suffix: str = "",
+    ) -> None:
+        """Text with its baseline at y; what does not fit into `room` is cut, and the whole text becomes its title."""
+        whole = clean(text)
+        size = TICK_SIZE if "small" in classes else 12
+        shown = whole if room is None else cut(whole, room - text_width(suffix, size), size)
+        title = f"<title>{escape(whole)}</title>" if shown != whole else ""
+        side = f' text-anchor="{anchor}"' if anchor != "start" else ""
+        self._parts.append(
+            f'<text class="{classes}" x="{number(x)}" y="{number(y)}"{side}>{title}{html.escape(shown + suffix)}</text>'
+        )
+
+    def axis_below(self, axis: Axis, top: float, bottom: float, title: str) -> None:
+        """Grid, tick labels and title of a horizontal axis under a plot; it takes 44 pixels below `bottom`."""
+        for tick, label in zip(axis.ticks, axis.labels, strict=True):
+            self.line([(axis.at(tick), top), (axis.at(tick), bottom)], "rule")
+            self.text(axis.at(tick), bottom + 16, label, "soft small figures", anchor="middle")
+        self.line([(axis.start, bottom), (axis.end, bottom)], "soft")
+        self.centred(axis.start, axis.end, bottom + 36, title, axis.suffix)
+
+    def centred(self, left: float, right: float, y: float, title: str, suffix: str = "") -> None:
+        """A title in the middle of a span; one that is longer stays within the picture."""
+        room = self.width - 32
+        width = min(text_width(clean(title) + suffix), room)
+        middle = min(max((left + right) / 2, 16 + width / 2), self.width - 16 - width / 2)
+        self.text(middle, y, title, anchor="middle", room=room, suffix=suffix)
+
+    def axis_left(self, axis: Axis, left: float, right: float, title: str, top: float) -> None:
+        """Grid and tick labels of a vertical axis; its title stands above it, where it can be read."""
+        for tick, label in zip(axis.ticks, axis.labels, strict=True):
+            self.line([(left, axis.at(tick)), (right, axis.at(tick))], "rule")
+            self.text(left - 8, axis.at(tick) + 4, label, "soft small figures", anchor="end")
+        self.text(16, top, title, room=self.width - 32, suffix=axis.suffix)
+
+    def picture(self, height: float, *, title: str, description: str, caption: str | None) -> Picture:
+        alt = clean(f"{title}. {description}")
+        size = f"{number(self.width)} {number(height)}"
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="crucible-picture" role="img" viewBox="0 0 {size}"'
+            f' width="{number(self.width)}" height="{number(height)}">'
+            f"<title>{escape(title)}</title><desc>{escape(description)}</desc><style>{_style()}</style>"
+            f'<rect class="card rule" x="0.5" y="0.5" width="{number(self.width - 1)}" height="{number(height - 1)}"'
+            f' rx="8"/>{"".join(self._parts)}</svg>'
+        )
+        return Picture(svg, alt, caption and clean(caption))

@@ -1,0 +1,60 @@
+"""Numbers as they stand in a picture: one precision for all that are to be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+__all__ = ["finite", "interval_text", "numerals", "superscript"]
+
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def finite(value: float, what: str) -> float:
+    """The value as a plain float.
+
+    Raises ValueError for NaN, an infinity, or what is no number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} is no number that can be drawn: {value!r:.80}") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {'NaN' if math.isnan(number) else 'infinite'}, which has no place in a picture")
+    return number
+
+
+def superscript(power: int) -> str:
+    return str(power).translate(_SUPERSCRIPTS)
+
+
+def numerals(values: Iterable[float], digits: int = 3) -> Callable[[float], str]:
+    """A way of writing these numbers with the same decimals: `digits` significant ones in their spread."""
+    shown = [value for value in values if math.isfinite(value)]
+    largest = max(map(abs, shown), default=0.0)
+    if shown and all(value == math.floor(value) for value in shown) and largest < 1e7:
+        return lambda value: _signed(f"{value:,.0f}" if value == math.floor(value) else f"{value:,.{digits - 1}f}")
+    # Halved first: the difference of the largest and the smallest float is none.
+    half = max(shown, default=0.0) / 2 - min(shown, default=0.0) / 2
+    size = math.floor(math.log10(half) + math.log10(2)) if half > 0 else _size(largest)
+    decimals = max(0, digits - 1 - size)
+    if largest >= 1e7 or (decimals > 7 and largest < 1e-3):
+        significant = min(16, max(digits, _size(largest) - size + digits))
+        return lambda value: _signed(f"{value:.{significant - 1}e}") if value else "0"
+    return lambda value: _signed(f"{value:,.{min(decimals, 16)}f}")
+
+
+def _size(value: float) -> int:
+    return math.floor(math.log10(value)) if value > 0 else 0
+
+
+def _signed(text: str) -> str:
+    if "e" in text:
+        mantissa, power = text.split("e")
+        return f"{mantissa}e{int(power)}".replace("-", "−")
+    # Rounded to nothing, it has no sign.
+    return (text.lstrip("-") if not text.strip("-0.,") else text).replace("-", "−")
+
+
+def interval_text(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    return f"[{'−∞' if low is None else write(low)}, {'∞' if high is None else write(high)}]"

@@ -1,0 +1,21 @@
+"""A picture as the reports hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Picture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One drawing.
+
+    `svg` is a whole SVG document that needs nothing else: no script, no address, its style inside, and no ids, so that
+    several may stand in one page. `alt` says in words what is to be seen, numbers included; it is one line of plain
+    text. `caption` says how to read it.
+    """
+
+    svg: str
+    alt: str
+    caption: str | None = None

@@ -1,0 +1,124 @@
+"""Power curves: how likely a planned comparison is to find an effect, by its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from crucible_core.pictures.axes import linear_axis
+from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
+from crucible_core.pictures.lettering import clean, spread, widest
+from crucible_core.pictures.numerals import finite, numerals
+from crucible_core.pictures.picture import Picture
+
+__all__ = ["power_curve"]
+
+_MOST = 10
+_HEIGHT = 340
+
+
+def power_curve(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    target: float | None = 0.8,
+    planned: float | None = None,
+    across: str = "n per group",
+    caption: str | None = None,
+) -> Picture:
+    """One curve of power, from 0 to 1, by effect (or whatever else the curves are told apart by).
+
+    Each curve is (x, power) in any order of x; `across` says what x is. A dashed line marks the `target` power, another
+    the `planned` x, with each curve's power there, read between its two nearest points.
+
+    Raises ValueError without curves or for more than 10, for a curve without points, for a number that is NaN or
+    infinite, and for a power or a target outside 0 to 1.
+    """
+    if not 1 <= len(curves) <= _MOST:
+        raise ValueError(f"a picture of power shows 1 to {_MOST} curves, not {len(curves)}")
+    shown = {clean(name): _points(name, points) for name, points in curves.items()}
+    if target is not None and not 0 <= finite(target, "the target power") <= 1:
+        raise ValueError(f"the target power must be from 0 to 1, not {target:g}")
+    xs = [x for points in shown.values() for x, _ in points]
+    if planned is not None:
+        xs.append(finite(planned, f"the planned {across}"))
+    write = numerals(xs)
+    drawing = Drawing()
+    labels_room = min(max(widest(shown), 40.0), 190.0)
+    left, right, top, bottom = 62.0, 704 - labels_room - 22, 46.0, _HEIGHT - 52.0
+    across_axis = linear_axis(xs, left, right, pad=0.0)
+    power_axis = linear_axis((), bottom, top, bounds=(0.0, 1.0))
+    drawing.axis_left(power_axis, left, right, "power", 26)
+    drawing.axis_below(across_axis, top, bottom, across)
+    if target is not None:
+        drawing.line([(left, power_axis.at(target)), (right, power_axis.at(target))], "soft", dash="4 3", width=1.3)
+        drawing.text(left + 6, power_axis.at(target) - 5, f"target {target:g}", "soft small")
+    if planned is not None:
+        x = across_axis.at(planned)
+        drawing.line([(x, top), (x, bottom)], "soft", dash="4 3", width=1.3)
+        side = "end" if x > (left + right) / 2 else "start"
+        drawing.text(
+            x + (-6 if side == "end" else 6), bottom - 8, f"planned {write(planned)}", "soft small", anchor=side
+        )
+    ends = [power_axis.at(points[-1][1]) for points in shown.values()]
+    for index, ((name, points), label_at) in enumerate(
+        zip(shown.items(), spread(ends, 16, top + 4, bottom - 4), strict=True)
+    ):
+        colour, dash = SERIES[index % 5], DASHES[index % 5]
+        places = [(across_axis.at(x), power_axis.at(power)) for x, power in points]
+        if len(places) > 1:
+            drawing.line(places, colour, width=2, dash=dash)
+        else:
+            drawing.dots(places, colour, size=6)
+        drawing.line([(places[-1][0], places[-1][1]), (right + 16, label_at)], colour)
+        drawing.text(right + 20, label_at + 4, name, room=labels_room)
+        if planned is not None and (power := _at(points, planned)) is not None:
+            mark = shape(index, across_axis.at(planned), power_axis.at(power), 4)
+            drawing.path(mark, f"{'fill' if index < 5 else 'open'} {colour}", title=f"{name}: power {power:.2f}")
+    if caption is None:
+        caption = f"Power by {clean(across)}"
+        caption += "." if planned is None else f"; marks: at the planned {write(planned)}."
+    return drawing.picture(
+        _HEIGHT,
+        title=f"Power by {clean(across)}",
+        description=_describe(shown, target, planned, write),
+        caption=caption,
+    )
+
+
+def _points(name: str, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    called = f"curve {clean(name)[:60]!r}"
+    if not points:
+        raise ValueError(f"{called} has no points")
+    found = sorted((finite(x, f"{called}: an x"), finite(power, f"{called}: a power")) for x, power in points)
+    for x, power in found:
+        if not -1e-9 <= power <= 1 + 1e-9:
+            raise ValueError(f"{called}: the power at {x:g} is {power:g}; it must be from 0 to 1")
+    return found
+
+
+def _at(points: Sequence[tuple[float, float]], x: float) -> float | None:
+    """The power at x, between the two points around it; None outside of the curve."""
+    for (before, low), (after, high) in pairwise(points):
+        if before <= x <= after:
+            return low if after == before else low + (high - low) * (x - before) / (after - before)
+    return points[0][1] if x == points[0][0] else None
+
+
+def _describe(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    target: float | None,
+    planned: float | None,
+    write: Callable[[float], str],
+) -> str:
+    told = []
+    for name, points in curves.items():
+        said = (
+            f"{name}: from {points[0][1]:.2f} at {write(points[0][0])} to {points[-1][1]:.2f} at {write(points[-1][0])}"
+        )
+        if planned is not None and (power := _at(points, planned)) is not None:
+            said += f", {power:.2f} at the planned {write(planned)}"
+        if target is not None:
+            reached = next((x for x, power in points if power >= target), None)
+            said += f", target {target:g} " + ("not reached" if reached is None else f"reached by {write(reached)}")
+        told.append(said)
+    return sentence(told, 10, "curves") + "."
