@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crucible_core.pictures.lettering import text_width
 from crucible_core.pictures.numerals import superscript
@@ -60,10 +60,9 @@ def linear_axis(
     if 0 < high / 2 - low / 2 < 1e-5 * size:
         base = float(f"{low:.{_shared_digits(low, high)}g}")
         inner = linear_axis((low - base, high - base), start, end, pad=pad)
-        return Axis(
-            inner.low, inner.high, start, end, inner.ticks, inner.labels, inner.unit, base,
-            f"{inner.suffix} + {base:,.15g}".replace("-", "−"),
-        )  # fmt: skip
+        suffix = f"{inner.suffix} ({'+' if base > 0 else '−'} {abs(base):,.15g})"
+        ticks = tuple(tick + base for tick in inner.ticks)
+        return replace(inner, ticks=ticks, base=base, suffix=suffix)
     power = math.floor(math.log10(size)) if size > 0 else 0
     power = 0 if -4 < power < 6 else max(power, _SMALLEST_UNIT)
     unit = 10.0**power
@@ -85,23 +84,36 @@ def _shared_digits(low: float, high: float) -> int:
 
 
 def _ticks(low: float, high: float, start: float, end: float) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    length = abs(end - start)
-    count = max(2, round(length / (80 if end > start else 48)))
-    while True:
-        step = _nice((high - low) / count)
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-        ticks = tuple(number * step for number in numbers)
-        labels = tuple(_label(tick, decimals) for tick in ticks)
-        room = length * step / (high - low)
-        if count <= 2 or end < start or max(map(_width, labels), default=0) + 14 <= room:
-            return ticks, labels
-        count -= 1
+    """Round numbers as near to each other as is pleasant; where that gives no two, as near as there is room for."""
+    length, across = abs(end - start), end > start
+    found: tuple[tuple[float, ...], tuple[str, ...]] = ((), ())
+    for least in (64, 20) if across else (38, 16):
+        step = _nice((high - low) * least / length)
+        while True:
+            decimals = _decimals(step)
+            numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+            ticks = tuple(number * step for number in numbers)
+            labels = tuple(_label(tick, decimals) for tick in ticks)
+            room = length * step / (high - low)
+            if not across or len(ticks) < 2 or max(map(_width, labels)) + 16 <= room:
+                break
+            step = _nice(step * 1.01)
+        if len(ticks) > len(found[0]):
+            found = ticks, labels
+        if len(ticks) >= 2:
+            break
+    return found
+
+
+def _decimals(step: float) -> int:
+    """How many decimals tell the multiples of a round step: 2 for 0.25."""
+    power = math.floor(math.log10(step) + 1e-9)
+    return max(0, -power + (round(step / 10.0**power, 6) == 2.5))
 
 
 def _nice(step: float) -> float:
     power = 10.0 ** math.floor(math.log10(step))
-    return next(times * power for times in (1, 2, 5, 10) if times * power >= step * (1 - 1e-9))
+    return next(times * power for times in (1, 2, 2.5, 5, 10) if times * power >= step * (1 - 1e-9))
 
 
 def _label(value: float, decimals: int) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from crucible_core.pictures.axes import Axis, linear_axis, log_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
-from crucible_core.pictures.lettering import clean, widest
-from crucible_core.pictures.numerals import finite, interval_text, numerals
+from crucible_core.pictures.lettering import clean, cut, named, text_width, widest
+from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals, ratios
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["ForestRow", "Margin", "forest_plot"]
@@ -63,16 +63,17 @@ def forest_plot(
             raise ValueError(f"a logarithmic axis has no place for {value:g}")
     drawn = shown[:_MOST_ROWS]
     numbers = [value for row in drawn for value in (row.estimate, row.low, row.high) if value is not None]
-    write = numerals(numbers)
+    write = ratios if log else numerals(numbers, lengths=[length_of(row.low, row.high) for row in drawn])
     if caption is None:
         caption = _caption(drawn, reference, band, interval, write)
-    plot = _Layout(drawn, numbers + [value for value in (reference, *band) if value is not None], write, log)
+    head = f"estimate [{cut(clean(interval), 110, 11)}]"
+    plot = _Layout(drawn, numbers + [value for value in (reference, *band) if value is not None], write, log, head)
     drawing = Drawing()
     top, bottom = 40, 40 + _ROW * len(drawn)
     _draw_backdrop(drawing, plot.axis, top, bottom, band, axis)
     if reference is not None:
         drawing.line([(plot.axis.at(reference), top - 6), (plot.axis.at(reference), bottom)], "ink")
-    drawing.text(plot.numbers_at, 26, f"estimate [{interval}]", "soft small", anchor="end", room=plot.numbers_room)
+    drawing.text(plot.numbers_at, 26, head, "soft small", anchor="end", room=plot.numbers_room)
     for index, row in enumerate(drawn):
         _draw_row(drawing, plot, row, top + _ROW * index, reference, write)
     height = bottom + 50.0
@@ -125,10 +126,10 @@ class _Layout:
     """Where the columns stand: labels, plot, numbers, notes."""
 
     def __init__(
-        self, rows: Sequence[ForestRow], numbers: Sequence[float], write: Callable[[float], str], log: bool
+        self, rows: Sequence[ForestRow], numbers: Sequence[float], write: Callable[[float], str], log: bool, head: str
     ) -> None:
         self.texts = [_numbers_text(row, write) for row in rows]
-        numbers_width = max(widest(self.texts), 100.0)
+        numbers_width = max(widest(self.texts), text_width(head, 11))
         notes = widest([row.note for row in rows], 11)
         self.notes_room = min(notes, 130.0)
         self.numbers_at = 720 - 16 - (self.notes_room + 14 if notes else 0)
@@ -165,15 +166,7 @@ def _draw_row(
     if row.note:
         drawing.text(plot.notes_at, middle + 4, row.note, "soft small", room=plot.notes_room)
     if row.low is not None or row.high is not None:
-        left = axis.start if row.low is None else axis.at(row.low)
-        right = axis.end if row.high is None else axis.at(row.high)
-        drawing.line([(left, middle), (right, middle)], "c0", width=1.8)
-        for end, place, inward in ((row.low, left, 1), (row.high, right, -1)):
-            if end is None:
-                tip = [(place + inward * 7, middle - 4.5), (place, middle), (place + inward * 7, middle + 4.5)]
-                drawing.line(tip, "c0", width=1.8)
-            else:
-                drawing.line([(place, middle - 3.5), (place, middle + 3.5)], "c0", width=1.8)
+        drawing.whisker(axis, row.low, row.high, middle, "c0")
     mark = shape(0, axis.at(row.estimate), middle, 4.5)
     told = f"{row.label}: {text}"
     if _excludes(row, reference):
@@ -229,7 +222,7 @@ def _describe(
 ) -> str:
     told = []
     for row in rows:
-        parts = f"{row.label}: {write(row.estimate)}"
+        parts = f"{named(row.label)}: {write(row.estimate)}"
         if row.low is not None or row.high is not None:
             parts += f", {interval} {interval_text(row.low, row.high, write)}"
             if reference is not None:

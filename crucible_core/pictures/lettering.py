@@ -5,8 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["clean", "cut", "spread", "text_width", "widest"]
+__all__ = ["BOLD_SIZE", "clean", "counted", "cut", "named", "spread", "text_width", "widest"]
 
+BOLD_SIZE = 13.2  # what a bold text of 12 pixels takes is that of a plain one of this size
 _JOINERS = {"\u200c", "\u200d"}  # without them, Persian words and many emoji fall apart
 
 # Widths in em of DejaVu Sans, the widest of the usual system fonts: what fits in it fits in all of them.
@@ -30,12 +31,26 @@ for _width, _chars in (
     _WIDTHS.update(dict.fromkeys(_chars, _width))
 
 
-def clean(text: str) -> str:
-    """One line of text that XML allows, with what no reader could see (controls, surrogates, bidi marks) as escapes."""
-    line = " ".join(str(text).split())
-    return "".join(
+def clean(text: str, most: int = 300) -> str:
+    """One line of text that XML allows, with what no reader could see (controls, surrogates, bidi marks) as escapes.
+
+    Of a longer text than `most` characters the beginning.
+    """
+    line = " ".join(str(text[: 4 * most]).split())
+    shown = "".join(
         char if char.isprintable() or char in _JOINERS else char.encode("unicode_escape").decode() for char in line
     )
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def named(text: str) -> str:
+    """A name within a sentence."""
+    return clean(text, 80)
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 pair`, `1,000 pairs`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def text_width(text: str, size: float = 12) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-__all__ = ["finite", "interval_text", "numerals", "superscript"]
+__all__ = ["finite", "interval_text", "length_of", "numerals", "ratios", "superscript"]
 
+_LARGEST_FIXED = 1e12
+_MOST_DIGITS = 12
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -28,20 +30,32 @@ def superscript(power: int) -> str:
     return str(power).translate(_SUPERSCRIPTS)
 
 
-def numerals(values: Iterable[float], digits: int = 3) -> Callable[[float], str]:
-    """A way of writing these numbers with the same decimals: `digits` significant ones in their spread."""
+def numerals(values: Iterable[float], digits: int = 3, *, lengths: Iterable[float] = ()) -> Callable[[float], str]:
+    """A way of writing these numbers with the same decimals: `digits` significant ones in their spread.
+
+    Up to three more where the shortest of the intervals' `lengths` would else show fewer than two.
+    """
     shown = [value for value in values if math.isfinite(value)]
     largest = max(map(abs, shown), default=0.0)
-    if shown and all(value == math.floor(value) for value in shown) and largest < 1e7:
+    if shown and all(value == math.floor(value) for value in shown) and largest < _LARGEST_FIXED:
         return lambda value: _signed(f"{value:,.0f}" if value == math.floor(value) else f"{value:,.{digits - 1}f}")
     # Halved first: the difference of the largest and the smallest float is none.
     half = max(shown, default=0.0) / 2 - min(shown, default=0.0) / 2
     size = math.floor(math.log10(half) + math.log10(2)) if half > 0 else _size(largest)
+    shortest = min((length for length in lengths if length > 0), default=math.inf)
+    if shortest < math.inf:
+        size = min(size, max(_size(shortest) + digits - 2, size - 3))
     decimals = max(0, digits - 1 - size)
-    if largest >= 1e7 or (decimals > 7 and largest < 1e-3):
-        significant = min(16, max(digits, _size(largest) - size + digits))
+    before = max(1, _size(largest) + 1)
+    if largest >= _LARGEST_FIXED or before + decimals > _MOST_DIGITS or (decimals > 7 and largest < 1e-3):
+        significant = min(_MOST_DIGITS, max(digits, _size(largest) - size + digits))
         return lambda value: _signed(f"{value:.{significant - 1}e}") if value else "0"
-    return lambda value: _signed(f"{value:,.{min(decimals, 16)}f}")
+    return lambda value: _signed(f"{value:,.{decimals}f}")
+
+
+def ratios(value: float) -> str:
+    """A number of which the ratio to others counts: three significant digits, whatever its size."""
+    return _signed(f"{value:,.{max(0, 2 - _size(value))}f}" if 1e-4 <= value < 1e7 else f"{value:.2e}")
 
 
 def _size(value: float) -> int:
@@ -54,6 +68,11 @@ def _signed(text: str) -> str:
         return f"{mantissa}e{int(power)}".replace("-", "−")
     # Rounded to nothing, it has no sign.
     return (text.lstrip("-") if not text.strip("-0.,") else text).replace("-", "−")
+
+
+def length_of(low: float | None, high: float | None) -> float:
+    """Infinite where an end is open, and where the length is beyond the largest float."""
+    return math.inf if low is None or high is None else high - low
 
 
 def interval_text(low: float | None, high: float | None, write: Callable[[float], str]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
-from crucible_core.pictures.lettering import clean
-from crucible_core.pictures.numerals import finite, interval_text, numerals
+from crucible_core.pictures.lettering import clean, counted, named, text_width
+from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import box_of, mean_of, swarm, thinned
 from crucible_core.pictures.strips import Mean
@@ -60,8 +60,12 @@ def paired_lines(
     write = numerals([value for pair in values for value in pair])
     _draw_lines(drawing, axis, [(called[index], *values[index]) for index in drawn], (first, second), measure, write)
     beside = linear_axis([0.0, *differences, *(end for end in mean if end is not None)], bottom, top)
-    write_difference = numerals([*differences, *(end for end in mean if end is not None)])
-    _draw_differences(drawing, beside, differences, mean, write_difference)
+    write_difference = numerals(
+        [*differences, *(end for end in mean if end is not None)], lengths=[length_of(*mean[1:])]
+    )
+    title = f"difference, {second} − {first}"
+    title = title if text_width(title) < 220 else "difference, second − first"
+    _draw_differences(drawing, beside, differences, mean, write_difference, title)
     ways = [sum(value > 0 for value in differences), sum(value < 0 for value in differences)]
     ways.append(len(differences) - sum(ways))
     _draw_legend(drawing, ways, len(drawn), len(order))
@@ -73,16 +77,17 @@ def paired_lines(
     if mean[1] is not None or mean[2] is not None:
         middle += f", {interval} {interval_text(mean[1], mean[2], write_difference)}"
     described = (
-        f"{len(order):,} pairs: {second} is higher in {ways[0]:,}, lower in {ways[1]:,}, equal in {ways[2]:,}. "
+        f"{counted(len(order), 'pair')}: {named(second)} is higher in {ways[0]:,}, "
+        f"lower in {ways[1]:,}, equal in {ways[2]:,}. "
         f"Differences from {write_difference(differences[0])} to {write_difference(differences[-1])}, "
         f"median {write_difference(box.median)}, {middle}."
     )
     if len(order) <= 12:
-        told = (f"{called[n]}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
+        told = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
         described += f" {sentence(told, 12, 'pairs')}."
     return drawing.picture(
         _HEIGHT,
-        title=f"{clean(measure)} of {first} and {second}, pair by pair",
+        title=f"{named(measure)} of {named(first)} and {named(second)}, pair by pair",
         description=described,
         caption=caption,
     )
@@ -117,17 +122,20 @@ def _draw_lines(
     for place, name in zip(places, names, strict=True):
         drawing.line([(place, axis.end), (place, axis.start)], "soft")
         drawing.text(place, axis.start + 22, name, "ink bold", anchor="middle", room=200)
-    opacity = 0.9 if len(lines) <= 30 else 0.55
-    for name, a, b in lines:
-        colour, dash = _WAYS[(b > a) - (b < a)]
-        title = f"{name}: {write(a)} to {write(b)}" if len(lines) <= _MOST_TITLES else ""
-        points = [(places[0], axis.at(a)), (places[1], axis.at(b))]
-        drawing.line(points, colour, width=1.5, dash=dash, title=title, opacity=opacity)
+    if len(lines) <= _MOST_TITLES:
+        for name, a, b in lines:
+            colour, dash = _WAYS[_way(a, b)]
+            points = [(places[0], axis.at(a)), (places[1], axis.at(b))]
+            drawing.line(points, colour, width=1.5, dash=dash, title=f"{name}: {write(a)} to {write(b)}")
+    else:
+        for way, (colour, dash) in _WAYS.items():
+            kept = [[(places[0], axis.at(a)), (places[1], axis.at(b))] for _, a, b in lines if _way(a, b) == way]
+            drawing.lines(kept, colour, dash=dash)
     for way, (colour, _) in _WAYS.items():
         ends = [
             point
             for _, a, b in lines
-            if (b > a) - (b < a) == way
+            if _way(a, b) == way
             for point in ((places[0], axis.at(a)), (places[1], axis.at(b)))
         ]
         drawing.dots(ends, colour, size=5.5)
@@ -139,28 +147,24 @@ def _draw_differences(
     differences: Sequence[float],
     mean: Mean,
     write: Callable[[float], str],
+    title: str,
 ) -> None:
     left, right = 520.0, 704.0
+    drawing.axis_left(axis, left, right, title, 26)
     drawing.line([(left, axis.at(0)), (right, axis.at(0))], "ink")
-    for tick, label in zip(axis.ticks, axis.labels, strict=True):
-        drawing.line([(left, axis.at(tick)), (right, axis.at(tick))], "rule" if tick else "ink")
-        drawing.text(left - 8, axis.at(tick) + 4, label, "soft small figures", anchor="end")
-    drawing.text(right, 26, "difference", anchor="end", room=230, suffix=axis.suffix)
     shown = thinned(differences, 150)
-    places = sorted(axis.at(value) for value in shown)
-    middle = left + 62
-    dots = list(zip(places, swarm(places, 5.5, 52), strict=True))
+    offsets = swarm([-axis.at(value) for value in shown], 5.5, 52)
     for way, (colour, _) in _WAYS.items():
-        kept = [(middle + offset, place) for place, offset in dots if _way(place, axis.at(0)) == way]
-        drawing.dots(kept, colour, size=5.5, opacity=0.85)
+        kept = [
+            (left + 62 + offset, axis.at(value))
+            for value, offset in zip(shown, offsets, strict=True)
+            if _way(0, value) == way
+        ]
+        drawing.dots(kept, colour, size=5.5)
     at, low, high = mean
     x = left + 150
     if low is not None or high is not None:
-        ends = (axis.start if low is None else axis.at(low), axis.end if high is None else axis.at(high))
-        drawing.line([(x, end) for end in ends], "ink", width=1.8)
-        for end, place, inward in ((low, ends[0], -1), (high, ends[1], 1)):
-            reach = 6 * inward if end is None else 0
-            drawing.line([(x - 4, place + reach), (x, place), (x + 4, place + reach)], "ink", width=1.8)
+        drawing.whisker(axis, low, high, x, "ink", upright=True)
     drawing.path(shape(1, x, axis.at(at), 4.5), "fill ink")
     text = f"mean {write(at)}"
     if low is not None or high is not None:
@@ -168,9 +172,8 @@ def _draw_differences(
     drawing.text(right, axis.start + 22, text, "ink figures", anchor="end", room=250)
 
 
-def _way(place: float, zero: float) -> int:
-    # Upwards on the picture is downwards in pixels.
-    return (place < zero - 1e-9) - (place > zero + 1e-9)
+def _way(first: float, second: float) -> int:
+    return (second > first) - (second < first)
 
 
 def _draw_legend(drawing: Drawing, ways: Sequence[int], drawn: int, count: int) -> None:

@@ -44,14 +44,14 @@ def power_curve(
     write = numerals(xs)
     drawing = Drawing()
     labels_room = min(max(widest(shown), 40.0), 190.0)
-    left, right, top, bottom = 62.0, 704 - labels_room - 22, 46.0, _HEIGHT - 52.0
+    names_from = 22 if planned is None else 56
+    left, right, top, bottom = 76.0, 704 - labels_room - names_from, 46.0, _HEIGHT - 52.0
     across_axis = linear_axis(xs, left, right, pad=0.0)
     power_axis = linear_axis((), bottom, top, bounds=(0.0, 1.0))
     drawing.axis_left(power_axis, left, right, "power", 26)
     drawing.axis_below(across_axis, top, bottom, across)
     if target is not None:
         drawing.line([(left, power_axis.at(target)), (right, power_axis.at(target))], "soft", dash="4 3", width=1.3)
-        drawing.text(left + 6, power_axis.at(target) - 5, f"target {target:g}", "soft small")
     if planned is not None:
         x = across_axis.at(planned)
         drawing.line([(x, top), (x, bottom)], "soft", dash="4 3", width=1.3)
@@ -70,13 +70,24 @@ def power_curve(
         else:
             drawing.dots(places, colour, size=6)
         drawing.line([(places[-1][0], places[-1][1]), (right + 16, label_at)], colour)
-        drawing.text(right + 20, label_at + 4, name, room=labels_room)
-        if planned is not None and (power := _at(points, planned)) is not None:
+        power = None if planned is None else _at(points, planned)
+        drawing.text(right + 22, label_at + 4, "" if power is None else f"{power:.2f}", "ink figures")
+        drawing.text(right + names_from, label_at + 4, name, "soft" if names_from > 22 else "ink", room=labels_room)
+        if planned is not None and power is not None:
             mark = shape(index, across_axis.at(planned), power_axis.at(power), 4)
             drawing.path(mark, f"{'fill' if index < 5 else 'open'} {colour}", title=f"{name}: power {power:.2f}")
+    if planned is not None:
+        drawing.text(704, 26, f"power at {write(planned)}", "soft small", anchor="end", room=704 - right)
+    # Over the curves.
+    if target is not None:
+        drawing.text(left + 6, power_axis.at(target) - 6, f"target {target:g}", "soft small halo")
+    if planned is not None:
+        x = across_axis.at(planned)
+        side, step = ("end", -6) if x > (left + right) / 2 else ("start", 6)
+        drawing.text(x + step, bottom - 8, f"planned {write(planned)}", "soft small halo", anchor=side)
     if caption is None:
         caption = f"Power by {clean(across)}"
-        caption += "." if planned is None else f"; marks: at the planned {write(planned)}."
+        caption += "." if planned is None else f"; marks and numbers: at the planned {write(planned)}."
     return drawing.picture(
         _HEIGHT,
         title=f"Power by {clean(across)}",

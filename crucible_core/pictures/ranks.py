@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from crucible_core.pictures.drawing import Drawing, sentence
-from crucible_core.pictures.lettering import clean
+from crucible_core.pictures.lettering import clean, counted, named, widest
 from crucible_core.pictures.numerals import finite
 from crucible_core.pictures.picture import Picture
 
@@ -46,7 +46,9 @@ def critical_difference(
     names = sorted(ranks, key=lambda name: ranks[name])
     bars = _bars(ranks, cliques)
     drawing = Drawing()
-    start, end = 220.0, 500.0
+    names_room = min(max(widest(clean(name) for name in names), 50.0), 150.0)
+    start = 16 + names_room + 46 + 14
+    end = drawing.width - start
 
     def at(rank: float) -> float:
         return start + (min(max(rank, 1), count) - 1) / (count - 1) * (end - start)
@@ -68,21 +70,25 @@ def critical_difference(
             outwards = -1 if side == 0 else 1
             anchor = "end" if side == 0 else "start"
             drawing.text(edge + 6 * outwards, y + 4, f"{ranks[name]:.2f}", "soft small figures", anchor=anchor)
-            drawing.text(edge + 46 * outwards, y + 4, name, anchor=anchor, room=start - 14 - 46 - 16)
+            drawing.text(edge + 46 * outwards, y + 4, name, anchor=anchor, room=names_room)
     for low, high, level in bars:
         y = bars_top + 9 * level
         drawing.line([(at(low) - 4, y), (at(high) + 4, y)], "c0", width=4.5)
     height = below + 12 + _ROW * max(len(left), len(right))
     if caption is None:
-        caption = f"Mean ranks over {blocks:,} data sets, 1 the best. A bar joins methods that are not told apart."
+        caption = (
+            f"Mean ranks over {counted(blocks, 'data set')}, 1 the best. A bar joins methods that are not told apart."
+        )
         if critical_difference is not None:
             caption += f" CD: the critical difference, {critical_difference:.3g}."
-    told = sentence((f"{name} {ranks[name]:.2f}" for name in names), 40, "methods")
-    groups = "; ".join(", ".join(sorted(clique, key=lambda name: ranks[name])) for clique in cliques if len(clique) > 1)
+    told = sentence((f"{named(name)} {ranks[name]:.2f}" for name in names), 40, "methods")
+    groups = "; ".join(
+        ", ".join(map(named, sorted(clique, key=lambda name: ranks[name]))) for clique in cliques if len(clique) > 1
+    )
     ruler = "" if critical_difference is None else f" Critical difference {critical_difference:.3g}."
     return drawing.picture(
         height,
-        title=f"Critical-difference diagram of {count} methods over {blocks:,} data sets",
+        title=f"Critical-difference diagram of {count} methods over {counted(blocks, 'data set')}",
         description=f"Mean ranks, 1 the best: {told}.{ruler} Not told apart: {groups or 'none'}.",
         caption=caption,
     )

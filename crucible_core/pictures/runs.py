@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from crucible_core.pictures.axes import TICK_SIZE, Axis, linear_axis
 from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
-from crucible_core.pictures.lettering import clean, cut, spread, text_width, widest
+from crucible_core.pictures.lettering import clean, counted, cut, named, spread, text_width, widest
 from crucible_core.pictures.numerals import finite, numerals
 from crucible_core.pictures.picture import Picture
 
@@ -75,11 +75,11 @@ def run_chart(
         bottom = 300.0
         _draw_panel(drawing, shown, len(labels), top, bottom, measure, 0)
     else:
-        height = 150 if len(shown) <= 3 else 116
+        height = 150 if len(shown) <= 3 else 124
         bottom = top
         for index, one in enumerate(shown):
-            bottom = top + (height + 34) * index + height - 34
-            _draw_panel(drawing, [one], len(labels), bottom - (height - 34), bottom, one.name, index)
+            bottom = top + (height + 8) * index + height - 42
+            _draw_panel(drawing, [one], len(labels), bottom - (height - 42), bottom, one.name, index)
     _draw_runs(drawing, labels, bottom)
     notes = [f"the last {len(labels)} of {len(runs)} runs"] if cut_off else []
     notes += [f"the first {len(shown)} of {len(every)} series"] if len(every) > len(shown) else []
@@ -88,15 +88,15 @@ def run_chart(
         end += 16
         drawing.text(16, end - 12, f"Drawn: {', '.join(notes)}.", "soft small")
     if caption is None:
-        caption = f"{len(labels):,} runs, the latest on the right."
+        caption = f"{counted(len(labels), 'run')}, the latest on the right."
         if any(one.band for one in shown):
             caption += " Shaded: intervals."
         if any(one.bound is not None for one in shown):
             caption += " Dashed: bounds."
     return drawing.picture(
         end,
-        title=f"{', '.join(one.name for one in shown[:4])}{' and more' if len(shown) > 4 else ''} over runs",
-        description=f"{len(runs):,} runs. {sentence(map(_told, every), 12, 'series')}.",
+        title=f"{', '.join(named(one.name) for one in shown[:4])}{' and more' if len(shown) > 4 else ''} over runs",
+        description=f"{counted(len(runs), 'run')}. {sentence(map(_told, every), 12, 'series')}.",
         caption=caption,
     )
 
@@ -160,7 +160,7 @@ _LEFT, _RIGHT = 76.0, 560.0
 
 def _x(run: int, count: int) -> float:
     room = 10.0
-    return (_LEFT + _RIGHT) / 2 if count == 1 else _LEFT + room + run / (count - 1) * (_RIGHT - _LEFT - 2 * room)
+    return _RIGHT - room if count == 1 else _LEFT + room + run / (count - 1) * (_RIGHT - _LEFT - 2 * room)
 
 
 def _draw_panel(
@@ -169,7 +169,7 @@ def _draw_panel(
     numbers = [number for one in series for number in one.numbers()]
     axis = linear_axis(numbers, bottom, top, pad=0.08)
     write = numerals(numbers)
-    drawing.axis_left(axis, _LEFT, _RIGHT, title, top - 18)
+    drawing.axis_left(axis, _LEFT, _RIGHT, title, top - 16)
     drawing.line([(_LEFT, bottom), (_RIGHT, bottom)], "soft")
     if not numbers:
         drawing.text((_LEFT + _RIGHT) / 2, (top + bottom) / 2 + 4, "no values", "soft small", anchor="middle")
@@ -177,6 +177,10 @@ def _draw_panel(
         _draw_band(drawing, axis, one, runs, SERIES[index % 5])
     for index, one in enumerate(series, colours_from):
         _draw_series(drawing, axis, one, runs, index)
+    for one in series:
+        if one.bound is not None:
+            text = f"bound {one.bound:.6g}".replace("-", "−")
+            drawing.text(_LEFT + 4, axis.at(one.bound) - 4, text, "soft small halo figures")
     drawn = [(index, one) for index, one in enumerate(series, colours_from) if one.points]
     ends = [axis.at(list(one.points.values())[-1]) for _, one in drawn]
     for (index, one), at in zip(drawn, spread(ends, 17, top, bottom), strict=True):
@@ -246,8 +250,8 @@ def _told(one: _Series) -> str:
     write = numerals(one.numbers())
     values = list(one.points.values())
     if not values:
-        return f"{one.name}: no values"
-    said = f"{one.name}: {len(values):,} values from {write(min(values))} to {write(max(values))}"
+        return f"{named(one.name)}: no values"
+    said = f"{named(one.name)}: {counted(len(values), 'value')} from {write(min(values))} to {write(max(values))}"
     said += f", latest {write(values[-1])}"
     if one.gaps:
         said += f", {one.gaps} missing"

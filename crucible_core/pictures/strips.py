@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import SERIES, Drawing, sentence, shape
-from crucible_core.pictures.lettering import clean, widest
-from crucible_core.pictures.numerals import finite, interval_text, numerals
+from crucible_core.pictures.lettering import BOLD_SIZE, clean, counted, cut, named, text_width, widest
+from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import Box, box_of, counts_of, density, swarm
 
@@ -54,16 +54,20 @@ def strip_plot(
     every = [_group(name, values, given.get(name)) for name, values in groups.items()]
     shown = every[:_MOST_GROUPS]
     numbers = [v for group in shown for v in (*group.values[:1], *group.values[-1:], *_ends(group.mean))]
-    write = numerals(numbers)
-    beside = [_beside(group, write) for group in shown]
+    write = numerals(numbers, lengths=[length_of(*group.mean[1:]) for group in shown if group.mean is not None])
+    head = _head(shown, interval)
+    beside = [_beside(group, write) if head else _beside_named(group, write) for group in shown]
     numbers_at = 704.0
-    numbers_width = widest(beside)
-    labels_room = max(60.0, min(widest([group.name for group in shown]), 190.0, numbers_at - numbers_width - 318))
+    numbers_width = max(widest(beside), text_width(head, 11))
+    labels_room = max(
+        60.0, min(widest((group.name for group in shown), BOLD_SIZE), 190.0, numbers_at - numbers_width - 318)
+    )
     axis = linear_axis(numbers, 16 + labels_room + 20, numbers_at - numbers_width - 20)
     drawing = Drawing()
     row = 66 if len(shown) <= 12 else 48
-    top, bottom = 20, 20 + row * len(shown)
+    top, bottom = 36, 36 + row * len(shown)
     drawing.axis_below(axis, top, bottom, measure)
+    drawing.text(numbers_at, 24, head, "soft small", anchor="end")
     for index, group in enumerate(shown):
         at = top + row * index
         if index:
@@ -105,11 +109,27 @@ def _ends(mean: Mean | None) -> list[float]:
     return [value for value in mean or () if value is not None]
 
 
+def _head(groups: Sequence[_Group], interval: str) -> str:
+    """What the numbers beside the groups are, where they are the same of each."""
+    if all(group.mean is None for group in groups):
+        return "median"
+    if any(group.mean is None for group in groups):
+        return ""
+    ends = any(len(_ends(group.mean)) > 1 for group in groups)
+    return f"mean [{cut(clean(interval), 110, 11)}]" if ends else "mean"
+
+
 def _beside(group: _Group, write: Callable[[float], str]) -> str:
     if group.mean is None:
-        return f"median {write(group.box.median)}" if group.box else "no values"
+        return write(group.box.median) if group.box else "no values"
     at, low, high = group.mean
     return write(at) if low is None and high is None else f"{write(at)} {interval_text(low, high, write)}"
+
+
+def _beside_named(group: _Group, write: Callable[[float], str]) -> str:
+    if group.mean is None and group.box is None:
+        return "no values"
+    return f"{'median' if group.mean is None else 'mean'} {_beside(group, write)}"
 
 
 def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: float, colour: str) -> None:
@@ -128,7 +148,7 @@ def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: fl
         middle = floor - room / 2
         offsets = swarm(places, size, room / 2 - size / 2)
         dots = [(place, middle + offset) for place, offset in zip(places, offsets, strict=True)]
-        drawing.dots(dots, colour, size=size, opacity=0.75)
+        drawing.dots(dots, colour, size=size)
     if group.box is not None and len(values) > 1:
         box = group.box
         drawing.line([(axis.at(box.low), box_at), (axis.at(box.high), box_at)], colour, width=1.3)
@@ -141,14 +161,8 @@ def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: fl
     if group.mean is not None:
         at, low, high = group.mean
         if low is not None or high is not None:
-            ends = (axis.start if low is None else axis.at(low), axis.end if high is None else axis.at(high))
-            drawing.line([(end, mean_at) for end in ends], "ink", width=1.8)
-            for end, place, inward in ((low, ends[0], 1), (high, ends[1], -1)):
-                reach = 6 * inward if end is None else 0
-                tip = [(place + reach, mean_at - 3.5), (place, mean_at), (place + reach, mean_at + 3.5)]
-                drawing.line(tip, "ink", width=1.8)
-        told = f"{group.name}: mean"
-        drawing.path(shape(1, axis.at(at), mean_at, 4), "fill ink", title=told)
+            drawing.whisker(axis, low, high, mean_at, "ink")
+        drawing.path(shape(1, axis.at(at), mean_at, 4), "fill ink")
 
 
 def _draw_many(drawing: Drawing, axis: Axis, values: Sequence[float], floor: float, room: float, colour: str) -> None:
@@ -156,7 +170,7 @@ def _draw_many(drawing: Drawing, axis: Axis, values: Sequence[float], floor: flo
     if different <= _FEW_VALUES:
         for value, share in counts_of(values):
             at = axis.at(value)
-            drawing.line([(at, floor), (at, floor - max(1.5, share * room))], colour, width=6, opacity=0.75)
+            drawing.line([(at, floor), (at, floor - max(1.5, share * room))], colour, width=6)
         return
     curve = [(axis.at(value), floor - height * room) for value, height in density(values)]
     drawing.area([(curve[0][0], floor), *curve, (curve[-1][0], floor)], colour, opacity=0.3)
@@ -175,8 +189,9 @@ def _caption(groups: Sequence[_Group], interval: str) -> str:
 
 def _told(group: _Group, interval: str, write: Callable[[float], str]) -> str:
     if group.box is None:
-        return f"{group.name}: no values"
-    parts = [f"{group.name}: {len(group.values):,} values from {write(group.values[0])} to {write(group.values[-1])}"]
+        return f"{named(group.name)}: no values"
+    count = counted(len(group.values), "value")
+    parts = [f"{named(group.name)}: {count} from {write(group.values[0])} to {write(group.values[-1])}"]
     parts.append(f"median {write(group.box.median)}")
     if group.mean is not None:
         at, low, high = group.mean
