@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-from crucible_core.pictures.axes import linear_axis
+from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
-from crucible_core.pictures.lettering import clean, spread, widest
+from crucible_core.pictures.lettering import clean, named, spread, widest
 from crucible_core.pictures.numerals import finite, numerals
 from crucible_core.pictures.picture import Picture
 
@@ -35,34 +35,25 @@ def power_curve(
     """
     if not 1 <= len(curves) <= _MOST:
         raise ValueError(f"a picture of power shows 1 to {_MOST} curves, not {len(curves)}")
-    shown = {clean(name): _points(name, points) for name, points in curves.items()}
+    shown = [(clean(name), _points(name, points)) for name, points in curves.items()]
     if target is not None and not 0 <= finite(target, "the target power") <= 1:
         raise ValueError(f"the target power must be from 0 to 1, not {target:g}")
-    xs = [x for points in shown.values() for x, _ in points]
+    xs = [x for _, points in shown for x, _ in points]
     if planned is not None:
         xs.append(finite(planned, f"the planned {across}"))
     write = numerals(xs)
     drawing = Drawing()
-    labels_room = min(max(widest(shown), 40.0), 190.0)
+    labels_room = min(max(widest(name for name, _ in shown), 40.0), 190.0)
     names_from = 22 if planned is None else 56
     left, right, top, bottom = 76.0, 704 - labels_room - names_from, 46.0, _HEIGHT - 52.0
     across_axis = linear_axis(xs, left, right, pad=0.0)
     power_axis = linear_axis((), bottom, top, bounds=(0.0, 1.0))
     drawing.axis_left(power_axis, left, right, "power", 26)
     drawing.axis_below(across_axis, top, bottom, across)
-    if target is not None:
-        drawing.line([(left, power_axis.at(target)), (right, power_axis.at(target))], "soft", dash="4 3", width=1.3)
-    if planned is not None:
-        x = across_axis.at(planned)
-        drawing.line([(x, top), (x, bottom)], "soft", dash="4 3", width=1.3)
-        side = "end" if x > (left + right) / 2 else "start"
-        drawing.text(
-            x + (-6 if side == "end" else 6), bottom - 8, f"planned {write(planned)}", "soft small", anchor=side
-        )
-    ends = [power_axis.at(points[-1][1]) for points in shown.values()]
-    for index, ((name, points), label_at) in enumerate(
-        zip(shown.items(), spread(ends, 16, top + 4, bottom - 4), strict=True)
-    ):
+    marked = across_axis, power_axis, target, planned
+    _draw_marks(drawing, *marked)
+    ends = [power_axis.at(points[-1][1]) for _, points in shown]
+    for index, ((name, points), label_at) in enumerate(zip(shown, spread(ends, 16, top + 4, bottom - 4), strict=True)):
         colour, dash = SERIES[index % 5], DASHES[index % 5]
         places = [(across_axis.at(x), power_axis.at(power)) for x, power in points]
         if len(places) > 1:
@@ -76,15 +67,7 @@ def power_curve(
         if planned is not None and power is not None:
             mark = shape(index, across_axis.at(planned), power_axis.at(power), 4)
             drawing.path(mark, f"{'fill' if index < 5 else 'open'} {colour}", title=f"{name}: power {power:.2f}")
-    if planned is not None:
-        drawing.text(704, 26, f"power at {write(planned)}", "soft small", anchor="end", room=704 - right)
-    # Over the curves.
-    if target is not None:
-        drawing.text(left + 6, power_axis.at(target) - 6, f"target {target:g}", "soft small halo")
-    if planned is not None:
-        x = across_axis.at(planned)
-        side, step = ("end", -6) if x > (left + right) / 2 else ("start", 6)
-        drawing.text(x + step, bottom - 8, f"planned {write(planned)}", "soft small halo", anchor=side)
+    _name_marks(drawing, *marked, write)
     if caption is None:
         caption = f"Power by {clean(across)}"
         caption += "." if planned is None else f"; marks and numbers: at the planned {write(planned)}."
@@ -94,6 +77,33 @@ def power_curve(
         description=_describe(shown, target, planned, write),
         caption=caption,
     )
+
+
+def _draw_marks(drawing: Drawing, across: Axis, power: Axis, target: float | None, planned: float | None) -> None:
+    if target is not None:
+        line = [(across.start, power.at(target)), (across.end, power.at(target))]
+        drawing.line(line, "soft", dash="4 3", width=1.3)
+    if planned is not None:
+        line = [(across.at(planned), power.end), (across.at(planned), power.start)]
+        drawing.line(line, "soft", dash="4 3", width=1.3)
+
+
+def _name_marks(
+    drawing: Drawing,
+    across: Axis,
+    power: Axis,
+    target: float | None,
+    planned: float | None,
+    write: Callable[[float], str],
+) -> None:
+    """What the dashed lines are; drawn over the curves."""
+    if target is not None:
+        drawing.text(across.start + 6, power.at(target) - 6, f"target {target:g}", "soft small halo")
+    if planned is not None:
+        drawing.text(704, 26, f"power at {write(planned)}", "soft small", anchor="end", room=704 - across.end)
+        x = across.at(planned)
+        side, step = ("end", -6) if x > (across.start + across.end) / 2 else ("start", 6)
+        drawing.text(x + step, power.start - 8, f"planned {write(planned)}", "soft small halo", anchor=side)
 
 
 def _points(name: str, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -116,16 +126,14 @@ def _at(points: Sequence[tuple[float, float]], x: float) -> float | None:
 
 
 def _describe(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
+    curves: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     target: float | None,
     planned: float | None,
     write: Callable[[float], str],
 ) -> str:
     told = []
-    for name, points in curves.items():
-        said = (
-            f"{name}: from {points[0][1]:.2f} at {write(points[0][0])} to {points[-1][1]:.2f} at {write(points[-1][0])}"
-        )
+    for name, points in curves:
+        said = f"{named(name)}: from {points[0][1]:.2f} at {write(points[0][0])} to {points[-1][1]:.2f} at {write(points[-1][0])}"
         if planned is not None and (power := _at(points, planned)) is not None:
             said += f", {power:.2f} at the planned {write(planned)}"
         if target is not None:
