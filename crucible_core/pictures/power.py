@@ -133,7 +133,8 @@ def _describe(
 ) -> str:
     told = []
     for name, points in curves:
-        said = f"{named(name)}: from {points[0][1]:.2f} at {write(points[0][0])} to {points[-1][1]:.2f} at {write(points[-1][0])}"
+        (first, low), (last, high) = points[0], points[-1]
+        said = f"{named(name)}: from {low:.2f} at {write(first)} to {high:.2f} at {write(last)}"
         if planned is not None and (power := _at(points, planned)) is not None:
             said += f", {power:.2f} at the planned {write(planned)}"
         if target is not None:

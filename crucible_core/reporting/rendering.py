@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
 from crucible_core.context import Context
@@ -223,19 +224,59 @@ _LATEX_SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "−": r"\ensuremath{-}",
-    "∞": r"\ensuremath{\infty}",
+    '"': r"\textquotedbl{}",
     "…": r"\ldots{}",
     "–": "--",
-    "²": r"\textsuperscript{2}",
-    "ε": r"\ensuremath{\varepsilon}",
-    "η": r"\ensuremath{\eta}",
-    "ω": r"\ensuremath{\omega}",
+    "—": "---",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "ß": r"\ss{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ı": r"\i{}",
 }
+# What stands for itself in mathematics, by its command there.
+_LATEX_MATHS = {
+    "−": "-", "±": r"\pm", "×": r"\times", "·": r"\cdot", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "≠": r"\ne",
+    "≈": r"\approx", "→": r"\to", "°": r"^{\circ}", "µ": r"\mu", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma",
+    "δ": r"\delta", "ε": r"\varepsilon", "ζ": r"\zeta", "η": r"\eta", "θ": r"\theta", "ι": r"\iota", "κ": r"\kappa",
+    "λ": r"\lambda", "μ": r"\mu", "ν": r"\nu", "ξ": r"\xi", "π": r"\pi", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau",
+    "υ": r"\upsilon", "φ": r"\varphi", "χ": r"\chi", "ψ": r"\psi", "ω": r"\omega", "Γ": r"\Gamma", "Δ": r"\Delta",
+    "Θ": r"\Theta", "Λ": r"\Lambda", "Π": r"\Pi", "Σ": r"\Sigma", "Φ": r"\Phi", "Ψ": r"\Psi", "Ω": r"\Omega",
+}  # fmt: skip
+_LATEX_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+    "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
+}  # fmt: skip
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX_SPECIAL.get(char, char) for char in " ".join(safe_text(text).split()))
+    # Two hyphens would become a dash.
+    return "".join(map(_latex_char, " ".join(safe_text(text).split()))).replace("--", "-{}-")
+
+
+def _latex_char(char: str) -> str:
+    if char in _LATEX_SPECIAL:
+        return _LATEX_SPECIAL[char]
+    if char.isascii() and char.isprintable():
+        return char
+    if char in _LATEX_MATHS:
+        return rf"\ensuremath{{{_LATEX_MATHS[char]}}}"
+    whole = unicodedata.normalize("NFKD", char)
+    if char in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻":
+        return rf"\textsuperscript{{{whole.replace('−', '-')}}}"
+    if len(whole) == 2 and whole[0].isascii() and whole[0].isalpha() and whole[1] in _LATEX_ACCENTS:
+        return rf"\{_LATEX_ACCENTS[whole[1]]}{{{whole[0]}}}"
+    code = rf"\texttt{{U+{ord(char):04X}}}"
+    return rf"\crucibletext{{{char}}}{{{code}}}" if char.isprintable() else code
 
 
 def _latex_row(cells: Iterable[str]) -> str:
@@ -248,9 +289,14 @@ def _latex_start(line: str) -> str:
 
 
 def latex_of(document: Document) -> str:
-    r"""A fragment to \input into a document that loads the package booktabs."""
+    r"""A fragment to \input into a document that loads the package booktabs, for pdflatex, lualatex or xelatex.
+
+    Letters that pdflatex has no fonts for, those of most scripts, are shown by their number there, and as they are by
+    the two others where the document's font has them.
+    """
     parts = [
         r"% needs \usepackage{booktabs}",
+        r"\providecommand{\crucibletext}[2]{\ifdefined\Umathchar{}#1\else#2\fi}",
         rf"\section*{{{_latex(document.title)}}}",
         *map(_latex_block, document.blocks),
     ]
@@ -275,7 +321,7 @@ def _latex_block(block: Block) -> str:
                 [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
             )
         case Picture(_, alt, _):
-            return rf"\emph{{{_latex(alt)}}}"
+            return rf"\noindent\textit{{Picture.}} {_latex(alt)}"
 
 
 RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {
