@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +23,9 @@ from stages_for_tests import experiment_of, registry
 
 from crucible_core import Context, CrucibleError, StageFailedError, run_experiment
 from crucible_core.output_root import path_problem, write_atomically
+from crucible_core.pictures import ForestRow, forest_plot
 from crucible_core.reporting import flatten, headline, render_report, summarize_run
+from crucible_core.reporting.document import Document, Items, Paragraph, Table
 from crucible_core.reporting.numbers import (
     format_duration,
     format_interval,
@@ -29,6 +33,7 @@ from crucible_core.reporting.numbers import (
     format_p,
     format_value,
 )
+from crucible_core.reporting.rendering import latex_of
 
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]
@@ -420,7 +425,14 @@ def test_markdown_keeps_its_headings_and_tables_whatever_the_texts(text: str) ->
 LATEX_COMMANDS = {
     "section", "subsection", "textbf", "begin", "end", "toprule", "midrule", "bottomrule", "textbackslash",
     "textasciicircum", "textasciitilde", "textless", "textgreater", "textbar", "ensuremath", "infty", "ldots",
-    "textsuperscript", "varepsilon", "eta", "omega", "item", "usepackage",
+    "textsuperscript", "varepsilon", "eta", "omega", "item", "usepackage", "providecommand", "crucibletext",
+    "ifdefined", "Umathchar", "else", "fi", "texttt", "symbol", "noindent", "textit",
+}  # fmt: skip
+LATEX_LETTERS = {
+    "ss", "ae", "AE", "o", "O", "oe", "OE", "l", "L", "i", "u", "r", "H", "v", "c", "pm", "times", "cdot", "le", "ge",
+    "ne", "approx", "to", "circ", "alpha", "beta", "gamma", "delta", "zeta", "theta", "iota", "kappa", "lambda", "mu",
+    "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "varphi", "chi", "psi", "Gamma", "Delta", "Theta", "Lambda",
+    "Pi", "Sigma", "Phi", "Psi", "Omega",
 }  # fmt: skip
 
 
@@ -428,8 +440,8 @@ LATEX_COMMANDS = {
 @given(any_text)
 def test_latex_holds_no_command_that_the_template_did_not_make(text: str) -> None:
     rendered = render_report(hostile(text), "latex")
-    assert set(re.findall(r"\\([a-zA-Z]+)", rendered)) <= LATEX_COMMANDS
-    body = rendered.split("\n", 1)[1]
+    assert set(re.findall(r"\\([a-zA-Z]+)", rendered)) <= LATEX_COMMANDS | LATEX_LETTERS
+    body = rendered.split("\\fi}\n", 1)[1]
     assert not re.search(r"(?<!\\)[%$#]", body)
     assert "^^" not in body
     unescaped = re.sub(r"\\[{}]", "", body)
@@ -442,6 +454,24 @@ def test_a_row_or_item_of_latex_is_not_taken_for_the_argument_of_what_stands_bef
     # `\\ [2em]`, `\\ *`, `\midrule[x]` and `\item [x]` are commands with arguments, whatever blanks are between.
     rendered = render_report(hostile(text), "latex")
     assert not re.search(r"(\\\\|\\(top|mid|bottom)rule|\\item)\s*[\[*]", rendered)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which .ci/run installs")
+def test_pdflatex_takes_every_text(tmp_path: Path) -> None:
+    ranges = ["".join(map(chr, range(start, start + 256))) for start in range(0x20, 0x2700, 0x100)]
+    texts = [*HOSTILE, "é ő š ç ñ Å ß ğ ą ½", "日本語 😀", "α β 5 ± 2 × 10⁻⁹", "\x01", "--option", *ranges]
+    picture = forest_plot([ForestRow(text, 1.0, 0.5, None) for text in HOSTILE if text], axis="日本 & 5%", margin=0.1)
+    rows = tuple((text, text) for text in texts)
+    blocks = (Items(tuple(texts)), Table(("a", "b"), rows), *map(Paragraph, texts), picture)
+    (tmp_path / "fragment.tex").write_text(latex_of(Document(" ".join(HOSTILE), blocks, ())))
+    (tmp_path / "report.tex").write_text(render_report(hostile(" ".join(HOSTILE)), "latex"))
+    (tmp_path / "whole.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{fragment}\\input{report}\\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "whole"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
+    assert (tmp_path / "whole.pdf").read_bytes().startswith(b"%PDF")
 
 
 def is_number(text: str) -> bool:

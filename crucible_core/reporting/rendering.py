@@ -224,7 +224,7 @@ _LATEX_SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\symbol{34}",  # what some languages of babel make a command of
     "…": r"\ldots{}",
     "–": "--",
     "—": "---",
