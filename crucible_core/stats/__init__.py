@@ -26,6 +26,7 @@ from crucible_core.stats.group_sequential import (
 )
 from crucible_core.stats.interpretation import Interpretation, interpret
 from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.missing import CompleteGroups, MissingValue, drop_missing, find_missing
 from crucible_core.stats.normality import Normality, shapiro_wilk
 from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
 from crucible_core.stats.planning import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
@@ -83,6 +84,7 @@ __all__ = [
     "Choice",
     "ClusteredMean",
     "Comparison",
+    "CompleteGroups",
     "ConfidenceSequence",
     "Contender",
     "CorrectionName",
@@ -97,6 +99,7 @@ __all__ = [
     "GroupSummary",
     "Interpretation",
     "MarginResult",
+    "MissingValue",
     "Normality",
     "OneSampleTest",
     "Outcome",
@@ -123,10 +126,12 @@ __all__ = [
     "compare_proportions",
     "corrected_resampled_ttest",
     "crossing_probabilities",
+    "drop_missing",
     "dunn",
     "dunnett",
     "effect_size",
     "empirical_bernstein_sequence",
+    "find_missing",
     "fisher_exact_test",
     "games_howell",
     "group_sequential_plan",

@@ -32,7 +32,7 @@ def brunner_munzel_test(samples: tuple[Sample, ...], settings: Settings) -> Test
             raise CannotTestError(
                 "brunner_munzel", f"group {sample.name!r} has 1 value, from which no spread can be estimated"
             )
-    if np.ptp(np.concatenate([x.values, y.values])) == 0.0:
+    if x.values.min() == x.values.max() == y.values.min() == y.values.max():
         raise CannotTestError(
             "brunner_munzel", f"every value of both groups is {float(x.values[0])!r}: there is nothing to rank"
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crucible_core.stats.levels import levels
+from crucible_core.stats.missing import is_missing
 from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
 from crucible_core.stats.pairs import PairDifferences, pair_differences
 from crucible_core.stats.refusal import CannotTestError
@@ -165,7 +166,7 @@ def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:
             raise CannotTestError(
                 test, f"the cluster label at position {place} is a {type(label).__name__}; a label is a name or number"
             )
-        if _is_missing(label):
+        if is_missing(label) or (isinstance(label, str) and not label.strip()):
             raise CannotTestError(
                 test,
                 f"the cluster label at position {place} is missing; leave the value out, or give it a cluster of its "
@@ -184,15 +185,6 @@ def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:
             "needed, and many more for a trustworthy standard error",
         )
     return np.array([seen[label] for label in labels], dtype=np.intp)
-
-
-def _is_missing(label: Any) -> bool:
-    if label is None or (isinstance(label, str) and not label.strip()):
-        return True
-    try:
-        return not bool(label == label)  # noqa: PLR0124 - NaN and NaT are unequal to themselves
-    except (TypeError, ValueError):  # pandas' NA
-        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from scipy import special
 
 from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.families import Family, FamilyResult, simultaneous_tail
+from crucible_core.stats.friedman import ranks_within_blocks
 from crucible_core.stats.pairs import check_blocks
 from crucible_core.stats.rank_distributions import midranks, tie_sum
 from crucible_core.stats.refusal import CannotTestError
@@ -135,7 +136,7 @@ def block_ranks(test: str, samples: Sequence[Sample]) -> Vector:
     CannotTestError for groups of different lengths and for blocks that are all tied.
     """
     check_blocks(test, tuple(samples))
-    ranks: Vector = np.stack([midranks(block) for block in np.column_stack([s.values for s in samples])])
+    ranks: Vector = np.column_stack(ranks_within_blocks(samples))
     if not np.ptp(ranks, axis=1).any():
         raise CannotTestError(test, "within every block all groups have the same value: there is nothing to rank")
     return ranks

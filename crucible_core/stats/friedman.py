@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
@@ -30,7 +31,7 @@ def friedman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
     effect size is Kendall's W (1939), its interval the noncentralities under which Q is not extreme, over n (k - 1).
     """
     n, k = check_blocks("friedman", samples), len(samples)
-    ranks = _ranks_within_blocks(samples)
+    ranks = ranks_within_blocks(samples)
     q = _q(ranks)
     p_value, note, choice = _p_value(q, ranks)
     most = n * (k - 1.0)
@@ -66,7 +67,7 @@ def friedman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
     )
 
 
-def _ranks_within_blocks(samples: tuple[Sample, ...]) -> list[Vector]:
+def ranks_within_blocks(samples: Sequence[Sample]) -> list[Vector]:
     """Midranks within each block, one vector of shape (n,) per group."""
     ranks = []
     for sample in samples:

@@ -19,7 +19,7 @@ from crucible_core.stats.vocabulary import Alternative
 SequenceName = Literal["betting", "difference", "empirical_bernstein", "normal_mixture", "t_mixture"]
 
 _TRUNCATION: Final = 0.5  # of a bet, so that no single value can take all of the capital
-_ROWS: Final = 2048
+_CELLS: Final = 1 << 18  # values times means at once: 2 MB a table
 _ROUNDING: Final = 8.0 * float(np.finfo(np.float64).eps)
 
 
@@ -226,6 +226,8 @@ def sequence_difference(first: ConfidenceSequence, second: ConfidenceSequence) -
                 (first.upper, second.lower),
             )
         )
+    if not np.isfinite(estimates).all():
+        raise CannotTestError("difference", "the difference is larger than the largest double (1.8e308); rescale")
     return ConfidenceSequence(
         procedure="difference",
         method=f"difference of two sequences ({first.procedure}, {second.procedure})",
@@ -298,9 +300,10 @@ def _log_capitals(unit: Vector, means: Vector, alpha: float) -> Iterator[tuple[V
     with np.errstate(divide="ignore"):
         caps = _TRUNCATION / means, _TRUNCATION / (1.0 - means)
     totals = np.zeros_like(means), np.zeros_like(means)
-    for start in range(0, unit.size, _ROWS):
-        bet = bets[start : start + _ROWS, None]
-        deviation = unit[start : start + _ROWS, None] - means
+    rows = max(1, _CELLS // means.size)
+    for start in range(0, unit.size, rows):
+        bet = bets[start : start + rows, None]
+        deviation = unit[start : start + rows, None] - means
         gains = np.cumsum(np.log1p(np.minimum(bet, caps[0]) * deviation), axis=0) + totals[0]
         losses = np.cumsum(np.log1p(-np.minimum(bet, caps[1]) * deviation), axis=0) + totals[1]
         totals = gains[-1], losses[-1]
