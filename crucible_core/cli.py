@@ -32,7 +32,7 @@ from crucible_core.experiment import Experiment
 from crucible_core.jsonable import to_json_text
 from crucible_core.loading import load_experiment, parse_scalar
 from crucible_core.registry import builtin_registry
-from crucible_core.runner import plan_experiment, run_experiment
+from crucible_core.runner import advice, plan_experiment, run_experiment
 from crucible_core.trace import Observer, StageFailed
 from crucible_core.wording import closest
 
@@ -179,11 +179,13 @@ def run_and_show(
 def validate(files: tuple[str, ...], as_json: bool) -> None:
     """Check experiment files without running them: the file, every stage, every option."""
     findings: dict[str, list[dict[str, Any]]] = {}
+    warnings: dict[str, list[str]] = {}
     for file in files:
         findings[file] = []
         try:
             with nothing_else_on_stdout():
-                plan_experiment(load_experiment(file), builtin_registry())
+                experiment = load_experiment(file)
+                warnings[file] = advice(experiment, plan_experiment(experiment, builtin_registry()))
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
@@ -194,8 +196,14 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
         else:
             if not as_json:
                 click.echo(f"{file}: valid")
+                for warning in warnings[file]:
+                    say(f"{file}: warning: {warning}")
     if as_json:
-        click.echo(to_json_text({file: {"valid": not found, "mistakes": found} for file, found in findings.items()}))
+        said = {
+            file: {"valid": not found, "mistakes": found, "warnings": warnings.get(file, [])}
+            for file, found in findings.items()
+        }
+        click.echo(to_json_text(said))
     sys.exit(INVALID if any(findings.values()) else 0)
 
 

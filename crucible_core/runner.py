@@ -41,7 +41,7 @@ from crucible_core.trace import (
 )
 from crucible_core.wording import describe_mistake, error_text
 
-__all__ = ["PlannedStage", "announce", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
+__all__ = ["PlannedStage", "advice", "announce", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
 
 _log = logging.getLogger("crucible")
 
@@ -145,6 +145,16 @@ def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
         raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
     if said:
         raise _refuse(experiment, index, said)
+
+
+def advice(experiment: Experiment, planned: Sequence[PlannedStage]) -> list[str]:
+    """What the enabled stages have to say against the experiment as it is planned, though it can be run."""
+    return [
+        f"stage {one.name!r}: {said}"
+        for one in planned
+        if one.definition.enabled
+        for said in one.stage.advise(experiment)
+    ]
 
 
 def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:

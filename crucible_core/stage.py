@@ -75,6 +75,13 @@ class Stage(BaseModel):
         """
         return ()
 
+    def advise(self, experiment: Experiment) -> Iterable[str]:  # noqa: ARG002
+        """What speaks against the experiment as it is planned, though it can be run; one sentence each.
+
+        Asked by `crucible validate` and the stage `validate` only, so it may take a second.
+        """
+        return ()
+
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""

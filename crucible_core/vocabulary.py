@@ -22,6 +22,7 @@ __all__ = [
     "ExecutorName",
     "FamilyName",
     "Jitter",
+    "MissingValues",
     "Outcome",
     "ReportFormat",
     "ScheduleStatus",
@@ -207,6 +208,8 @@ FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "
 """How many groups are compared two by two; `pairwise` is the declared test on every pair, with the correction."""
 
 Comparing = Literal["all_pairs", "baseline"]
+
+MissingValues = Literal["drop", "refuse"]
 
 StudyName = Literal["ab_test", "ablation", "multiple_datasets", "sweep"]
 """The shape of a study, which says what is compared with what."""

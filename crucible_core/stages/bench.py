@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from crucible_core.context import Context
+from crucible_core.declaration import Declaration
 from crucible_core.experiment import Experiment
 from crucible_core.stage import Stage
+from crucible_core.stages.compared_groups import SOURCES, ComparedGroups, GroupsInMapping, GroupsInOutputs
 from crucible_core.vocabulary import (
     EFFECT_SIZES,
     TEST_ALIASES,
     TESTS_OF_DESIGN,
+    Alternative,
+    Comparing,
     CorrectionName,
+    Design,
     EffectSizeName,
+    FamilyName,
+    MissingValues,
+    Outcome,
+    StudyName,
     TestName,
     TestSpelling,
 )
 from crucible_core.wording import closest, listing
 
-if TYPE_CHECKING:
-    from crucible_core.stats import TestResult
+__all__ = ["Bench", "PlannedComparison"]
 
-__all__ = ["Bench"]
-
-SOURCES = ("assigns", "metrics", "outputs")
 MIN_RESAMPLES = 100
+MOST_KEPT = 1_000
+MOST_NAMED = 20
+
+
+class PlannedComparison(BaseModel):
+    """What a comparison is to be able to see, declared before the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    n: int = Field(ge=2)
+    """Replicates planned per group: values, pairs, folds or clusters."""
+    smallest_effect: float = Field(gt=0)
+    """The smallest standardized effect of interest: Cohen's d, d_z for pairs, f for many groups."""
+    power: float = Field(default=0.8, gt=0, lt=1)
+    """The probability with which that effect should be seen."""
 
 
 class Bench(Stage):
@@ -37,8 +57,9 @@ class Bench(Stage):
     The groups are a mapping of name to numbers, `{"control": [...], "treatment": [...]}`, found in
     `assigns["bench_data"]` unless `data` says otherwise. `metrics["bench"]` gets the result: per group n, mean, sd and
     median; per test its statistic, p-value (raw and adjusted for the family of tests), estimate and effect size with
-    their intervals, and what was assumed. What an option leaves open is taken from the experiment's
-    `reliability.stats`. A test that the data do not allow fails the stage and says why.
+    their intervals, and what was assumed; for more than two groups the family of pairs; verdicts against a margin. What
+    an option leaves open is taken from the experiment's `reliability.stats`. A test that the data do not allow fails
+    the stage and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
     """
 
     data: str = "assigns.bench_data"
@@ -48,13 +69,21 @@ class Bench(Stage):
     value: str | None = None
     """With `data: outputs`: the field of each output that holds its number."""
     pair_by: str | None = None
-    """With `data: outputs` and `paired: true`: the field that says which values belong together, such as the fold."""
-    groups: list[str] | None = Field(default=None, min_length=2)
+    """With `data: outputs`: the field that says which values belong together, such as the fold."""
+    clusters: str | None = None
+    """With `design: clustered`: where the cluster of each item is, `assigns.NAME`, or a field of the outputs."""
+    groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order; all of them unless said."""
+    design: Design | None = None
+    """How the values belong together: as the declared tests take them, else independent, unless said."""
     paired: bool = False
-    """Value i of every group belongs together: the same fold, example or seed."""
+    """The same as `design: paired`: value i of every group belongs together, by fold, example or seed."""
+    outcome: Outcome | None = None
+    """What the values are; binary for booleans and counts, else continuous, unless said."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
-    """The tests to run; a t test for two groups or one-way ANOVA for more, unless said."""
+    """The tests to run; `auto`, which chooses by design, outcome and sizes, unless said."""
+    alternative: Alternative = "two-sided"
+    """`greater` asks whether the first group (or each one, against the baseline) is higher."""
     alpha: float | None = Field(default=None, gt=0, lt=1)
     """Level of significance, for the whole family; 0.05 unless said."""
     confidence_level: float | None = Field(default=None, gt=0, lt=1)
@@ -62,9 +91,31 @@ class Bench(Stage):
     effect_size: EffectSizeName | None = None
     """Reported by the tests that define it; the others keep their own."""
     correction: CorrectionName | None = None
-    """Adjustment of the p-values when there are several tests; holm unless said."""
+    """Adjustment of the p-values when there are several tests or pairs; holm unless said."""
+    study: StudyName | None = None
+    """The shape of the study, which says what is compared with what."""
+    compare: Comparing | None = None
+    """More than two groups two by two: all pairs, or each with the baseline."""
+    family: FamilyName | None = None
+    """How pairs are compared as one family; by design and outcome unless said."""
+    baseline: str | None = None
+    """The group that the others are held against: control, full system, what is deployed."""
+    margin: float | None = Field(default=None, gt=0)
+    """The smallest difference that would matter, in units of the data: gives a verdict for each pair."""
+    non_inferiority: bool = False
+    """With a margin: whether "not worse by the margin" is a verdict too."""
+    higher_is_better: bool = True
+    """Which direction is good, for verdicts, sweeps and rankings."""
+    reference: float | None = None
+    """With `design: one_sample`: the number that the one group is held against."""
+    test_share: float | None = Field(default=None, gt=0)
+    """With `design: resampled`: size of a test set over its training set; 1 / (folds - 1) unless said."""
+    missing: MissingValues = "refuse"
+    """What happens to missing values and pairs: `drop` leaves them out and lists them."""
+    planned: PlannedComparison | None = None
+    """What the comparison is planned to see; `validate` warns if it cannot."""
     resamples: int | None = Field(default=None, ge=MIN_RESAMPLES)
-    """Of the bootstrap; 10,000 unless said."""
+    """Of the bootstrap and the permutation tests; 10,000 unless said."""
     seed: int = Field(default=0, ge=0)
     """Of whatever is drawn at random: the same seed gives the same numbers."""
     measure: str | None = None
@@ -75,172 +126,164 @@ class Bench(Stage):
     def check(self, experiment: Experiment) -> Iterable[str]:
         if importlib.util.find_spec("scipy") is None:
             yield "comparing needs the extra 'stats': pip install 'crucible-dagster[stats]'"
-        source, _, name = self.data.partition(".")
-        if source not in SOURCES or (source == "outputs") == bool(name):
-            yield f"data: {self.data!r} is none of assigns.NAME, metrics.NAME or outputs"
-        if source == "outputs" and not (self.group_by and self.value):
-            yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
-        if self.pair_by and not (source == "outputs" and self.paired):
-            yield "pair_by: is for data: outputs with paired: true"
-        tests = self.tests or experiment.stats.tests or ()
-        named = [TEST_ALIASES.get(test, cast("TestName", test)) for test in tests]
-        if self.effect_size and named and not any(self.effect_size in EFFECT_SIZES[test] for test in named):
-            yield f"effect_size: none of the tests {', '.join(named)} defines {self.effect_size}"
+        yield from self._problems_of_data(self._design(experiment))
+        if self.paired and self.design not in (None, "paired"):
+            yield f"design: {self.design}, but paired: true"
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
-        independent = [test for test in named if test not in TESTS_OF_DESIGN["paired"]]
-        if self.paired and independent:
-            yield (
-                f"paired: true, but {', '.join(independent)} would ignore the pairing; "
-                f"the paired tests are {listing(TESTS_OF_DESIGN['paired'])}"
+        yield from self.declaration(experiment).problems()
+
+    def advise(self, experiment: Experiment) -> Iterable[str]:
+        if self.planned is not None and importlib.util.find_spec("scipy") is not None:
+            from crucible_core.stats.foresight import foresee  # noqa: PLC0415  # scipy takes a second to load
+
+            count = len(self.groups) if self.groups else 1 if self._design(experiment) == "one_sample" else 2
+            planned = self.planned
+            yield from foresee(
+                self.declaration(experiment), count, planned.n, planned.smallest_effect, power=planned.power
             )
 
+    def declaration(self, experiment: Experiment) -> Declaration:
+        """What this stage declares, with what the experiment says where it is silent."""
+        stats = experiment.stats
+        tests = self._tests(experiment)
+        effect_size = self.effect_size
+        if effect_size is None and any(stats.effect_size_type in _effect_sizes(test) for test in tests):
+            effect_size = stats.effect_size_type
+        return Declaration(
+            design=self._design(experiment),
+            outcome=self.outcome,
+            tests=tuple(dict.fromkeys(tests)),
+            alternative=self.alternative,
+            alpha=self.alpha or stats.alpha or 0.05,
+            confidence_level=self.confidence_level or stats.confidence_level,
+            effect_size=effect_size,
+            correction=self.correction or stats.multiple_testing_correction or "holm",
+            study=self.study,
+            compare=self.compare,
+            family=self.family,
+            baseline=self.baseline,
+            margin=self.margin,
+            non_inferiority=self.non_inferiority,
+            higher_is_better=self.higher_is_better,
+            reference=self.reference,
+            test_share=self.test_share,
+            resamples=self.resamples or stats.bootstrap_iterations or 10_000,
+            seed=self.seed,
+        )
+
     def run(self, ctx: Context) -> Context:
-        from crucible_core.stats import adjust_p_values, summarize  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_core.stats.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
-        groups = self.read_groups(ctx)
-        ctx, tests, alpha = self._settings(ctx, groups)
-        ctx, results = self._run_tests(ctx, tests, groups, alpha)
-        correction = self.correction or ctx.experiment.stats.multiple_testing_correction or "holm"
-        adjusted: Sequence[float | None] = [None] * len(results)
-        if len(results) > 1:
-            adjusted = adjust_p_values([result.p_value for result in results], correction)
-            ctx = ctx.decide(
-                f"correction: {correction}",
-                f"{len(results)} tests were run on the same data, and one of them could be significant by chance alone",
-                alternatives=[name for name in ("holm", "bonferroni", "fdr", "none") if name != correction],
-            )
-        return ctx.put_metric(
-            self.metric,
-            {
-                "alpha": alpha,
-                "correction": correction if len(results) > 1 else None,
-                "family_size": len(results),
-                "measure": self.measure or self.value,
-                "paired": all(test in TESTS_OF_DESIGN["paired"] for test in tests),
-                "groups": {name: summarize(values).to_dict() for name, values in groups.items()},
-                "tests": {
-                    result.test: _report(result, p_adjusted, alpha)
-                    for result, p_adjusted in zip(results, adjusted, strict=True)
-                },
-            },
-        )
-
-    def _settings(self, ctx: Context, groups: Mapping[str, Any]) -> tuple[Context, list[TestName], float]:
-        from crucible_core.stats import canonical_test_name  # noqa: PLC0415
-
-        stats = ctx.experiment.stats
-        asked = self.tests or stats.tests
-        if asked:
-            tests = list(dict.fromkeys(canonical_test_name(test) for test in asked))
-        elif self.paired and len(groups) > 2:
-            raise ValueError(
-                f"there are {len(groups)} paired groups ({', '.join(groups)}), and the paired tests compare two: "
-                "choose two of them with `groups`"
-            )
-        else:
-            tests = ["paired_ttest" if self.paired else "ttest"] if len(groups) == 2 else ["anova"]
-            ctx = ctx.decide(
-                f"test: {tests[0]}",
-                f"no test was asked for; there are {len(groups)} {'paired' if self.paired else 'independent'} groups",
-                alternatives=["wilcoxon" if self.paired else "mann_whitney" if len(groups) == 2 else "kruskal_wallis"],
-            )
-        alpha = self.alpha or stats.alpha
-        if alpha is None:
-            alpha = 0.05
+        found, dropped = self._complete(ctx)
+        if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; this is the usual one")
-        return ctx, tests, alpha
-
-    def _run_tests(
-        self, ctx: Context, tests: list[TestName], groups: Mapping[str, Any], alpha: float
-    ) -> tuple[Context, list[TestResult]]:
-        from crucible_core.stats import run_test  # noqa: PLC0415
-
-        stats = ctx.experiment.stats
-        effect_size = self.effect_size or stats.effect_size_type
-        results = []
-        for test in tests:
-            result = run_test(
-                test,
-                groups,
-                alpha=alpha,
-                confidence_level=self.confidence_level or stats.confidence_level,
-                effect_size=effect_size if effect_size in EFFECT_SIZES[test] else None,
-                resamples=self.resamples or stats.bootstrap_iterations or 10_000,
-                seed=self.seed,
-            )
-            for choice in result.decisions:
-                ctx = ctx.decide(f"{test}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
-            results.append(result)
-        return ctx, results
+        analysis = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
+        for about, choice in analysis.decisions:
+            ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
+        if dropped:
+            shown = [
+                *dropped[:MOST_NAMED],
+                *([f"and {len(dropped) - MOST_NAMED} more"] if len(dropped) > MOST_NAMED else []),
+            ]
+            ctx = ctx.decide("missing: drop", "; ".join(shown), alternatives=["missing: refuse"])
+        result = {"measure": self.measure or self.value, "dropped": dropped[:MOST_KEPT], **analysis.to_dict()}
+        for name, values in found.values.items():
+            result["groups"][name] |= _kept_values(values)
+        return ctx.put_metric(self.metric, result)
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
         """The groups that this stage compares, by name, in order; also of a run that is over.
 
-        Raises ValueError or TypeError if they are not there.
+        Raises ValueError or TypeError if they are not there, or values are missing and not to be dropped.
         """
-        found = self._from_outputs(ctx) if self.data == "outputs" else self._from_mapping(ctx)
-        if self.groups is None:
-            return found
-        unknown = [name for name in self.groups if name not in found]
-        if unknown:
-            raise ValueError(
-                f"there is no group {unknown[0]!r} in {self.data}{closest(unknown[0], found)}; groups: {listing(found)}"
-            )
-        return {name: found[name] for name in self.groups}
+        return self._complete(ctx)[0].values
 
-    def _from_mapping(self, ctx: Context) -> dict[str, Any]:
+    def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
+        asked = self.tests or experiment.stats.tests or ("auto",)
+        return [cast("TestName | Literal['auto']", TEST_ALIASES.get(test, test)) for test in asked]
+
+    def _design(self, experiment: Experiment) -> Design:
+        if self.design is not None or self.paired:
+            return self.design or "paired"
+        tests = [test for test in self._tests(experiment) if test != "auto"]
+        return next(
+            (design for design in TESTS_OF_DESIGN if tests and tests[0] in TESTS_OF_DESIGN[design]), "independent"
+        )
+
+    def _problems_of_data(self, design: Design) -> Iterator[str]:
         source, _, name = self.data.partition(".")
-        held: Mapping[str, Any] = getattr(ctx, source)
-        if name not in held:
-            raise ValueError(
-                f"there is nothing to compare: no stage before this one put {source}[{name!r}]"
-                f"{closest(name, held)}; {source}: {listing(held)}"
-            )
-        groups = held[name]
-        if not isinstance(groups, Mapping):
-            raise TypeError(f"{source}[{name!r}] is no mapping of group name to numbers but {groups!r:.80}")
-        return {str(group): values for group, values in groups.items()}
+        outputs = source == "outputs"
+        if source not in SOURCES or outputs == bool(name):
+            yield f"data: {self.data!r} is none of assigns.NAME, metrics.NAME or outputs"
+        if outputs and not (self.group_by and self.value):
+            yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
+        if self.pair_by and (not outputs or design in ("independent", "one_sample")):
+            yield "pair_by: is for data: outputs with paired: true, or another design in which values belong together"
+        if (design == "clustered") != (self.clusters is not None):
+            yield "clusters: goes with design: clustered, and names where the cluster of each item is"
+        elif self.clusters and not outputs:
+            place, _, name = self.clusters.partition(".")
+            if place not in ("assigns", "metrics") or not name:
+                yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
 
-    def _from_outputs(self, ctx: Context) -> dict[str, Any]:
-        fields = [name for name in (self.group_by, self.value, self.pair_by) if name]
-        groups: dict[str, dict[Any, Any]] = {}
-        names: dict[str, Any] = {}
-        for index, output in enumerate(ctx.outputs):
-            if not isinstance(output, Mapping) or any(name not in output for name in fields):
-                raise ValueError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
-            name = output[self.group_by]
-            if names.setdefault(str(name), name) != name:
-                raise ValueError(f"two groups read alike: {names[str(name)]!r} and {name!r}")
-            group = groups.setdefault(str(name), {})
-            pair = output[self.pair_by] if self.pair_by else index
-            if pair in group:
-                raise ValueError(f"two outputs of group {name!r} have {self.pair_by} {pair!r}")
-            group[pair] = output[self.value]
-        if not groups:
-            raise ValueError("there is nothing to compare: no stage before this one added an output")
-        if self.pair_by:
-            groups = _in_pairs(groups, self.pair_by)
-        return {name: list(group.values()) for name, group in groups.items()}
+    def _complete(self, ctx: Context) -> tuple[ComparedGroups, list[str]]:
+        """The groups without what is missing, and what was dropped for that, one sentence each."""
+        from crucible_core.stats.missing import drop_missing  # noqa: PLC0415
+        from crucible_core.stats.outcomes import open_counts  # noqa: PLC0415
+
+        found = self._source.read(ctx)
+        if self.groups is not None:
+            unknown = [name for name in self.groups if name not in found.values]
+            if unknown:
+                raise ValueError(
+                    f"there is no group {unknown[0]!r} in {self.data}{closest(unknown[0], found.values)}; groups: "
+                    f"{listing(found.values)}"
+                )
+            found = found._replace(values={name: found.values[name] for name in self.groups})
+        if self.missing == "refuse":
+            self._refuse_missing_pairs(found)
+            return found, []
+        complete = drop_missing(
+            {name: open_counts(name, values) for name, values in found.values.items()},
+            paired=self._design(ctx.experiment) not in ("independent", "one_sample"),
+        )
+        gone = {place.position for place in complete.dropped}
+        clusters = found.clusters and [label for place, label in enumerate(found.clusters) if place not in gone]
+        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in complete.dropped]
+        return ComparedGroups(dict(complete.groups), clusters), dropped
+
+    def _refuse_missing_pairs(self, found: ComparedGroups) -> None:
+        for name, values in found.values.items() if found.pairs is not None else ():
+            lacking = [pair for pair, value in zip(found.pairs or (), values, strict=True) if value is None]
+            if lacking:
+                raise ValueError(
+                    f"group {name!r} has no output with {self.pair_by} {lacking[0]!r} ({len(lacking)} are missing); "
+                    "`missing: drop` leaves such pairs out and lists them"
+                )
+
+    @property
+    def _source(self) -> GroupsInMapping | GroupsInOutputs:
+        if self.data == "outputs":
+            return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
+        return GroupsInMapping(self.data, self.clusters)
 
 
-def _in_pairs(groups: Mapping[str, dict[Any, Any]], pair_by: str) -> dict[str, dict[Any, Any]]:
-    """The groups in the order of the first one's pairs. Raises ValueError if a group lacks a pair of another."""
-    pairs = list(dict.fromkeys(pair for group in groups.values() for pair in group))
-    for name, group in groups.items():
-        missing = [pair for pair in pairs if pair not in group]
-        if missing:
-            raise ValueError(f"group {name!r} has no output with {pair_by} {missing[0]!r} ({len(missing)} are missing)")
-    return {name: {pair: group[pair] for pair in pairs} for name, group in groups.items()}
+def _effect_sizes(test: str) -> tuple[str, ...]:
+    return EFFECT_SIZES.get(cast("TestName", test), ())
 
 
-def _report(result: TestResult, p_adjusted: float | None, alpha: float) -> dict[str, Any]:
-    report = result.to_dict()
-    report.pop("decisions")  # they are in the trace
-    report.pop("alpha")
-    if p_adjusted is not None:
-        report |= {"p_adjusted": p_adjusted, "significant": p_adjusted <= alpha}
-    return report
+def _kept_values(values: Any) -> dict[str, Any]:
+    """The values themselves, for pictures; of more than a thousand, a thousand spread evenly over their order."""
+    import numpy as np  # noqa: PLC0415
+
+    from crucible_core.stats.outcomes import as_numbers, open_counts  # noqa: PLC0415
+
+    numbers = np.asarray(as_numbers(open_counts("", values)), dtype=np.float64)
+    if numbers.size > MOST_KEPT:
+        places = np.linspace(0, numbers.size - 1, MOST_KEPT).round().astype(int)
+        return {"values": np.sort(numbers)[places].tolist(), "sampled": True}
+    return {"values": numbers.tolist(), "sampled": False}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crucible_core.stats.levels import levels
+from crucible_core.stats.mean_difference import MeanDifference
 from crucible_core.stats.missing import is_missing
 from crucible_core.stats.moments import LEAST_SQUARES, Moments, moments
 from crucible_core.stats.pairs import PairDifferences, pair_differences
@@ -149,6 +150,16 @@ _EFFECT_INTERVAL: Final = Choice(
     "as from independent clusters; exact for normal differences with one item per cluster",
     ("cluster bootstrap interval",),
 )
+
+
+def clustered_difference(test: str, samples: tuple[Sample, Sample], clusters: Clusters) -> MeanDifference:
+    """The mean difference on the same items, its standard error cluster-robust as that of `clustered_ttest`."""
+    codes = read_clusters(test, clusters, samples[0].n)
+    robust = _Robust.of(test, pair_differences(test, samples), codes)
+    variance = robust.error**2 * robust.count
+    return MeanDifference(
+        robust.moments.mean, robust.error, float(robust.df), robust.exponent, (variance,), (robust.count,)
+    )
 
 
 def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from crucible_core.stats.differences import ASSUMPTIONS, INTERVALS, Differences
 from crucible_core.stats.levels import share
-from crucible_core.stats.mean_difference import MeanDifference, independent_difference, paired_difference
+from crucible_core.stats.mean_difference import MeanDifference
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, plain_json
 from crucible_core.stats.sample import Values, read_groups
@@ -64,6 +65,7 @@ def judge_margin(
     margin: float,
     *,
     paired: bool = False,
+    difference: Differences | None = None,
     higher_is_better: bool = True,
     non_inferiority: bool = False,
     alpha: float = 0.05,
@@ -85,8 +87,10 @@ def judge_margin(
     alpha / 2 each, and beyond the margin every false verdict lies in one one-sided event. A difference that is not
     zero but lies within the margin is equivalent, with a note: the margin says that it does not matter.
 
-    The t-test is Welch's, or that of pairs. Raises CannotTestError for a margin that is not a positive number and for
-    data that the t-test refuses, ValueError for an alpha that is not below 1/2.
+    The t-test is Welch's, or that of pairs, or that of the design in `difference`.
+
+    Raises CannotTestError for a margin that is not a positive number and for data that the t-test refuses, ValueError
+    for an alpha that is not below 1/2.
     """
     test = "margin"
     alpha = share("alpha", alpha)
@@ -100,42 +104,39 @@ def judge_margin(
             test, f"it judges the first of two groups against the second, but {len(samples)} were given"
         )
     pair = samples[0], samples[1]
-    difference = (paired_difference if paired else independent_difference)(test, pair)
-    low, high = difference.interval(test, alpha)
-    wide = difference.interval(test, alpha / 2.0)
-    p_above, p_below = difference.upper_tail(-margin), difference.lower_tail(margin)
+    of = difference or Differences("paired" if paired else "independent")
+    found = of(test, pair)
+    low, high = found.interval(test, alpha)
+    wide = found.interval(test, alpha / 2.0)
+    p_above, p_below = found.upper_tail(-margin), found.lower_tail(margin)
     sided = (low, high, *wide) if higher_is_better else (-high, -low, -wide[1], -wide[0])
     verdict = _verdict(sided, margin, non_inferiority)
     return MarginResult(
         verdict=verdict,
-        method=f"{'paired' if paired else 'Welch'} t intervals against a margin (two one-sided tests)",
+        method=f"{INTERVALS[of.design]} intervals against a margin (two one-sided tests)",
         groups=(pair[0].name, pair[1].name),
         n=(pair[0].n, pair[1].n),
-        paired=paired,
+        paired=of.design != "independent",
         higher_is_better=higher_is_better,
         margin=float(margin),
         alpha=alpha,
-        estimate=difference.estimate(test),
-        df=difference.df,
+        estimate=found.estimate(test),
+        df=found.df,
         confidence_interval=wide,
         equivalence_interval=(low, high),
         p_equivalence=max(p_above, p_below),
         p_non_inferiority=p_above if higher_is_better else p_below,
-        p_difference=difference.two_sided(),
-        more_replicates=_more_replicates(difference, margin, alpha) if verdict == "inconclusive" else 0,
+        p_difference=found.two_sided(),
+        more_replicates=_more_replicates(found, margin, alpha) if verdict == "inconclusive" else 0,
         assumptions=(
-            *(
-                ("values at the same position of the two groups belong together", "pairs are independent of each other")
-                if paired
-                else ("observations are independent, within and between the groups",)
-            ),
+            *ASSUMPTIONS[of.design],
             "the mean difference is approximately normal",
             "the margin was declared before the data were seen",
         ),
         notes=_notes(verdict, wide, sided),
         decisions=(
             Choice(
-                f"{'paired' if paired else 'Welch'} t intervals",
+                f"{INTERVALS[of.design]} intervals",
                 "one interval answers equivalence, superiority and non-inferiority alike, so the verdicts cannot "
                 "contradict each other",
                 ("separate tests for each question",),

@@ -19,7 +19,8 @@ from crucible_core.stats.ttests import independent_moments
 class MeanDifference:
     """First minus second and its standard error, both divided by 2**exponent, and Student's degrees of freedom.
 
-    `variances` (divided by 4**exponent) and `counts` are those of the two groups, or of the differences within pairs.
+    `variances` (divided by 4**exponent) and `counts` are those of the two groups, or of the differences within pairs,
+    or of the clusters. `floor` (divided by 4**exponent) is the part of the squared error that more values do not lower.
     """
 
     value: float
@@ -28,6 +29,7 @@ class MeanDifference:
     exponent: int
     variances: tuple[float, ...]
     counts: tuple[int, ...]
+    floor: float = 0.0
 
     def upper_tail(self, than: float = 0.0) -> float:
         """The one-sided p-value against a difference of at most `than` (in units of the data)."""
@@ -49,7 +51,7 @@ class MeanDifference:
     def half_width(self, tail: float, more: int) -> float:
         """Half the interval's length, divided by 2**exponent, if each count grew by `more` and the spread stayed."""
         error, df = standard_error(self.variances, tuple(count + more for count in self.counts))
-        return -float(special.stdtrit(df, tail)) * error
+        return -float(special.stdtrit(df, tail)) * math.hypot(error, math.sqrt(self.floor))
 
     def estimate(self, test: str) -> float:
         """The difference in units of the data."""

@@ -12,6 +12,7 @@ import numpy as np
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.sample import Sample, Values, read_groups
 
+_MOST_OPENED = 10**7
 _LARGEST = 2**53  # beyond it a double no longer holds every whole number
 
 
@@ -35,7 +36,7 @@ def read_outcomes(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]
     """
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(test, f"groups must be a mapping of name to outcomes, not {type(groups).__name__}")
-    samples = read_groups(test, {name: _as_numbers(values) for name, values in groups.items()})
+    samples = read_groups(test, {name: as_numbers(values) for name, values in groups.items()})
     for sample in samples:
         binary = (sample.values == 0.0) | (sample.values == 1.0)
         if not binary.all():
@@ -71,7 +72,44 @@ def read_count(test: str, what: str, value: Any) -> int:
     return int(value)
 
 
-def _as_numbers(values: Any) -> Any:
+def open_counts(name: str, values: Any) -> Any:
+    """A group given as `{"successes": k, "n": n}` opened into n outcomes; every other group as it is."""
+    if not isinstance(values, Mapping):
+        return values
+    if set(values) != {"n", "successes"}:
+        raise CannotTestError(
+            "groups", f"group {name!r} is a mapping of {sorted(map(str, values))}; counts are {{successes: k, n: n}}"
+        )
+    counts = read_successes("groups", name, values["successes"], values["n"])
+    if counts.n > _MOST_OPENED:
+        raise CannotTestError(
+            "groups",
+            f"group {name!r} has n = {counts.n:,}, more than the {_MOST_OPENED:,} outcomes that are opened; call "
+            "crucible_core.stats.compare_proportions with the counts",
+        )
+    return np.arange(counts.n) < counts.successes
+
+
+def are_booleans(values: Any) -> bool:
+    """Whether there are values and each is True or False."""
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None:
+        return str(dtype) in {"bool", "boolean"} and len(values) > 0
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) > 0
+        and all(isinstance(value, (bool, np.bool_)) for value in values)
+    )
+
+
+def outcome_table(test: str, groups: Mapping[str, Values]) -> dict[str, tuple[int, int]]:
+    """Name -> (successes, failures) of groups of outcomes."""
+    counted = {sample.name: (int(sample.values.sum()), sample.n) for sample in read_outcomes(test, groups)}
+    return {name: (successes, n - successes) for name, (successes, n) in counted.items()}
+
+
+def as_numbers(values: Any) -> Any:
+    """Booleans as the numbers 0 and 1; everything else as it is."""
     if hasattr(values, "__array__") and not isinstance(values, np.ma.MaskedArray):
         array = np.asarray(values)
         return array.astype(np.float64) if array.dtype.kind == "b" else values

@@ -12,9 +12,9 @@ from scipy import special
 
 from crucible_core.stats.compared_ranks import block_ranks, nemenyi
 from crucible_core.stats.comparison import run_test
+from crucible_core.stats.differences import ASSUMPTIONS, INTERVALS, Differences
 from crucible_core.stats.families import FamilyResult, pairwise_tests
 from crucible_core.stats.levels import share
-from crucible_core.stats.mean_difference import independent_difference, paired_difference
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, plain_json
 from crucible_core.stats.sample import Sample, Values, Vector, read_groups
@@ -162,7 +162,12 @@ def rank_over_blocks(
 
 
 def indistinguishable_from_best(
-    groups: Mapping[str, Values], *, higher_is_better: bool = True, paired: bool = False, alpha: float = 0.05
+    groups: Mapping[str, Values],
+    *,
+    higher_is_better: bool = True,
+    paired: bool = False,
+    difference: Differences | None = None,
+    alpha: float = 0.05,
 ) -> BestSet:
     """Subset selection: the configurations of which none other is shown to have a better mean.
 
@@ -179,13 +184,13 @@ def indistinguishable_from_best(
     if len(samples) < 2:
         raise CannotTestError(test, "the best of fewer than two configurations needs no test")
     oriented = [sample if higher_is_better else Sample(sample.name, -sample.values) for sample in samples]
-    difference_of = paired_difference if paired else independent_difference
+    of = difference or Differences("paired" if paired else "independent")
     k = len(samples)
     wins = np.ones((k, k))  # one-sided p-value that the row's mean is higher than the column's
     for i in range(k):
         for j in range(i):
-            difference = difference_of(test, (oriented[i], oriented[j]))
-            wins[i, j], wins[j, i] = difference.upper_tail(), difference.lower_tail()
+            found = of(test, (oriented[i], oriented[j]))
+            wins[i, j], wins[j, i] = found.upper_tail(), found.lower_tail()
     means = [summarize(sample.values).mean for sample in oriented]
     order = sorted(range(k), key=lambda place: -means[place])
     contenders = tuple(
@@ -197,14 +202,12 @@ def indistinguishable_from_best(
         kept=tuple(contender.name for contender in contenders if contender.kept),
         contenders=contenders,
         higher_is_better=higher_is_better,
-        paired=paired,
+        paired=of.design != "independent",
         size=k - 1,
         alpha=alpha,
-        method=f"subset selection by one-sided {'paired' if paired else 'Welch'} t-tests, Bonferroni over {k - 1}",
+        method=f"subset selection by one-sided {INTERVALS[of.design]}-tests, Bonferroni over {k - 1}",
         assumptions=(
-            "values at the same position of all groups belong together"
-            if paired
-            else "observations are independent, within and between the groups",
+            *ASSUMPTIONS[of.design],
             "mean differences are approximately normal",
         ),
         decisions=(

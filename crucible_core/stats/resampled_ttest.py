@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Final
 
+from crucible_core.stats.mean_difference import MeanDifference, paired_difference
 from crucible_core.stats.moments import LEAST_SQUARES, moments
 from crucible_core.stats.pairs import pair_differences
 from crucible_core.stats.refusal import CannotTestError
@@ -99,6 +101,19 @@ def corrected_resampled_test(
         ),
         decisions=(_share_choice(k, share, test_share is None),),
     )
+
+
+def resampled_difference(test: str, samples: tuple[Sample, Sample], test_share: float | None = None) -> MeanDifference:
+    """The mean difference over folds, its standard error corrected as that of `corrected_resampled_ttest`.
+
+    More folds of the same data lower only the part 1/k of the error, so that no number of them may decide.
+    """
+    plain = paired_difference(test, samples)
+    k = plain.counts[0]
+    share = 1.0 / (k - 1.0) if test_share is None else float(test_share)
+    (variance,) = plain.variances
+    error = math.sqrt(variance * (1.0 / k + share))
+    return dataclasses.replace(plain, error=error, df=k - 1.0, floor=variance * share)
 
 
 _EFFECT_INTERVAL: Final = Choice(

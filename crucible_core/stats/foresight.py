@@ -1,0 +1,92 @@
+"""What a declared comparison will be able to see, before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from crucible_core.declaration import Declaration
+from crucible_core.stats.planning import (
+    PlannedTest,
+    minimum_detectable_effect,
+    power_of,
+    sample_size,
+)
+from crucible_core.stats.refusal import CannotTestError
+from crucible_core.stats.selection import choose_test
+from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS, TestName
+
+__all__ = ["PLANS", "foresee"]
+
+PLANS: Final[Mapping[TestName, PlannedTest]] = MappingProxyType(
+    {
+        "anova": "anova",
+        "bootstrap": "bootstrap",
+        "kruskal_wallis": "kruskal_wallis",
+        "mann_whitney": "mann_whitney",
+        "one_sample_ttest": "one_sample_ttest",
+        "paired_ttest": "paired_ttest",
+        "student_ttest": "pooled_ttest",
+        "ttest": "ttest",
+        "welch_anova": "anova",
+        "wilcoxon": "wilcoxon",
+    }
+)
+"""The test whose power is computed for each declared one."""
+
+_EXACT: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "pooled_ttest", "ttest"})
+_SIMULATIONS: Final = 400
+
+
+def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
+    """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
+
+    The first declared test counts, at the declared alpha divided by the number of pairs where a family of them is
+    corrected (Bonferroni's bound, which no correction here falls below). Standardized effects as in `power_of`. Nothing
+    is said where a test has no computable power.
+    """
+    try:
+        test, pairs = _planned(declared, groups, n)
+        planned = PLANS.get(test)
+        if planned is None:
+            return [
+                f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
+                f"{n}"
+            ]
+        alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
+        sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
+        alternative = declared.alternative if test not in TESTS_OF_MANY_GROUPS else "two-sided"
+        plan = power_of(planned, smallest_effect, sizes, alpha=alpha, alternative=alternative, simulations=_SIMULATIONS)
+        if plan.power + 2.0 * plan.power_error >= power:
+            return []
+        said = (
+            f"planned: with n = {n} the {test} at alpha {alpha:.3g} sees an effect of {smallest_effect:g} "
+            f"({plan.effect_size_name}) with a power of {plan.power:.0%} only, and {power:.0%} are wanted"
+        )
+        if planned in _EXACT:
+            many = groups if test in TESTS_OF_MANY_GROUPS else 2
+            least = minimum_detectable_effect(planned, sizes, power=power, alpha=alpha, alternative=alternative)
+            needed = sample_size(
+                planned, smallest_effect, power=power, alpha=alpha, alternative=alternative, groups=many
+            )
+            said += (
+                f": the smallest effect that n = {n} can see is {least.effect_size:.2g}; n = {max(needed.n)} would do"
+            )
+        return [said]
+    except (CannotTestError, ValueError) as refusal:
+        return [f"planned: {refusal}"]
+
+
+def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, int]:
+    """The test that decides, and how many pairs share its alpha."""
+    of_pairs = groups > 2 and declared.comparing is not None
+    pairs = 1
+    if of_pairs:
+        pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2
+    named = [test for test in declared.tests if test != "auto"]
+    fitting = [test for test in named if (test in TESTS_OF_MANY_GROUPS) != of_pairs or groups <= 2]
+    if fitting:
+        return fitting[0], pairs
+    sizes = [n] * (2 if of_pairs else groups)
+    return choose_test(declared.outcome or "continuous", sizes, design=declared.design).test, pairs
