@@ -6,6 +6,7 @@ This package knows nothing of Dagster, and nothing of training, data sets or any
 from crucible_core.context import Context
 from crucible_core.errors import (
     CrucibleError,
+    GateFailedError,
     InvalidExperimentError,
     InvalidOptionsError,
     MissingExtraError,
@@ -23,6 +24,7 @@ from crucible_core.experiment import (
     StageDef,
     Stats,
 )
+from crucible_core.gates import Baseline, Gate, GateResult, NoRegression
 from crucible_core.jsonable import to_jsonable
 from crucible_core.loading import load_experiment
 from crucible_core.registry import Registry, builtin_registry
@@ -39,19 +41,25 @@ from crucible_core.trace import (
     StageSucceeded,
     Trace,
 )
+from crucible_core.verdicts import judge_gates
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Baseline",
     "Context",
     "CrucibleError",
     "Decision",
     "Event",
     "Execution",
     "Experiment",
+    "Gate",
+    "GateFailedError",
+    "GateResult",
     "InvalidExperimentError",
     "InvalidOptionsError",
     "MissingExtraError",
+    "NoRegression",
     "Observer",
     "OutputSpec",
     "PlannedStage",
@@ -74,6 +82,7 @@ __all__ = [
     "UnknownStageError",
     "__version__",
     "builtin_registry",
+    "judge_gates",
     "load_experiment",
     "plan_experiment",
     "plan_stage",

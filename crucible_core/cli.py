@@ -23,17 +23,20 @@ from crucible_core import __version__
 from crucible_core.context import Context
 from crucible_core.errors import (
     CrucibleError,
+    GateFailedError,
     InvalidExperimentError,
     MissingExtraError,
     RunInterrupted,
     StageFailedError,
 )
 from crucible_core.experiment import Experiment
+from crucible_core.gates import GateResult
 from crucible_core.jsonable import to_json_text
 from crucible_core.loading import load_experiment, parse_scalar
 from crucible_core.registry import builtin_registry
 from crucible_core.runner import advice, plan_experiment, run_experiment
 from crucible_core.trace import Observer, StageFailed
+from crucible_core.verdicts import judge_gates
 from crucible_core.wording import closest
 
 __all__ = [
@@ -115,16 +118,17 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool, 
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
         experiment = with_overrides(load_experiment(file), overrides)
-        execute = _dagster_runner(fresh=fresh) if on_dagster else run_experiment
+        execute, recorded = _dagster_runner(fresh=fresh) if on_dagster else (run_experiment, None)
         if fresh and not on_dagster:
             raise CrucibleError("--fresh goes with --dagster: a direct run keeps no results, and uses none again")
-        plan_experiment(experiment, builtin_registry())
+        planned = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
     heading = f"{experiment.id} run {run_id}{' on Dagster' if on_dagster else ''}"
     run_and_show(
         heading,
         len(experiment.pipeline),
         lambda observers: execute(experiment, run_id=run_id, observers=observers),
+        lambda context: recorded(context.run_id) if recorded else judge_gates(context, planned),
         as_json=as_json,
         resumable=on_dagster,
     )
@@ -134,20 +138,28 @@ def run_and_show(
     heading: str,
     stages: int,
     execute: Callable[[Sequence[Observer]], Context],
+    judge: Callable[[Context], Sequence[GateResult]],
     *,
     as_json: bool,
     resumable: bool,
 ) -> NoReturn:
-    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code."""
+    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code.
+
+    `judge` is asked for the results of the gates of a run that went well.
+    """
     from crucible_core.terminal import Progress, make_console, print_summary  # noqa: PLC0415  # rich only where it shows
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
         console.print(heading, style="bold")
-        code, partial = 0, None
+        code, partial, blocked = 0, None, None
+        gates: Sequence[GateResult] = ()
         try:
             with Progress(console, stages) as progress:
                 context = execute([progress])
+            gates = judge(context) if context.experiment.gates else ()
+        except GateFailedError as error:
+            context, gates, code, blocked = error.context, error.gates, FAILED, error
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context)
@@ -162,11 +174,16 @@ def run_and_show(
     if as_json:
         from crucible_core.reporting import summarize_run  # noqa: PLC0415
 
-        status = {INTERRUPTED: {"status": "interrupted"}}.get(code, {})
-        click.echo(to_json_text({**summarize_run(context), **status}))
+        status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
+        if blocked is not None:
+            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
+            status = {"status": "failed", "failure": failure}
+        click.echo(to_json_text({**summarize_run(context), **status, "gates": [one.to_dict() for one in gates]}))
     else:
-        print_summary(console, context)
-    if code:
+        print_summary(console, context, gates)
+    if blocked is not None:
+        say(f"\nerror: {blocked}")
+    elif code:
         _explain(context, code, partial)
         if resumable:
             say(f"to go on from there: crucible resume {context.run_id}")
@@ -280,12 +297,17 @@ def _nested(current: Any, path: list[str], value: Any) -> Any:
     return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
 
 
-def _dagster_runner(*, fresh: bool) -> Callable[..., Context]:
+def _dagster_runner(*, fresh: bool) -> tuple[Callable[..., Context], Callable[[str], Sequence[GateResult]]]:
+    """What runs an experiment on Dagster, and what tells the results of a run's gates."""
     if importlib.util.find_spec("dagster") is None:
         raise MissingExtraError("running on Dagster", "dagster")
-    from crucible_dagster import execute_experiment  # noqa: PLC0415  # loads dagster
+    from crucible_dagster import History, execute_experiment, open_instance  # noqa: PLC0415  # loads dagster
 
-    return functools.partial(execute_experiment, launched_by="cli", fresh=fresh)
+    def recorded(run_id: str) -> Sequence[GateResult]:
+        with open_instance() as instance:
+            return History(instance).gates(run_id)
+
+    return functools.partial(execute_experiment, launched_by="cli", fresh=fresh), recorded
 
 
 @contextlib.contextmanager

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crucible_core.context import Context
+    from crucible_core.gates import GateResult
 
 __all__ = [
     "CrucibleError",
+    "GateFailedError",
     "InvalidExperimentError",
     "InvalidOptionsError",
     "Location",
@@ -153,6 +155,17 @@ class StageFailedError(CrucibleError):
         self.stage = stage
         self.context = context
         self.reason = reason
+
+
+class GateFailedError(CrucibleError):
+    """A blocking gate did not pass. Every stage succeeded: `context` is the last one; `gates` has all results."""
+
+    def __init__(self, context: Context, gates: Iterable[GateResult]) -> None:
+        self.context = context
+        self.gates = tuple(gates)
+        blocked = [f"{one.gate}: {one.sentence}" for one in self.gates if one.blocks]
+        many = f"{len(blocked)} gates" if len(blocked) > 1 else "a gate"
+        super().__init__(f"{many} of experiment {context.experiment_id!r} did not pass: {'; '.join(blocked)}")
 
 
 class RunInterrupted(_Portable, KeyboardInterrupt):

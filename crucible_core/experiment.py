@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from pydantic_core import PydanticCustomError
 
 from crucible_core.errors import InvalidOptionsError, Location, UnknownStageError
+from crucible_core.gates import Gate
 from crucible_core.node import Data, Name, Node, Options, Text
 from crucible_core.vocabulary import (
     Backoff,
@@ -251,6 +252,10 @@ class Experiment(Node):
     reliability: Reliability | None = None
     schedule: Schedule | None = None
     execution: Execution | None = None
+    gates: tuple[Gate, ...] | None = None
+    """The rules by which a run is good enough."""
+    deps: tuple[Text, ...] | None = None
+    """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
 
     # Carried for the stages that read them.
     backend: Data = None
@@ -280,6 +285,26 @@ class Experiment(Node):
     def _reports_under_their_own_names(cls, outputs: tuple[OutputSpec, ...] | None) -> tuple[OutputSpec, ...] | None:
         _check_distinct("outputs", outputs or (), "each report needs a name of its own")
         return outputs
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_under_their_own_names(cls, gates: tuple[Gate, ...] | None) -> tuple[Gate, ...] | None:
+        _check_distinct("gates", gates or (), "each gate needs a name of its own")
+        return gates
+
+    @field_validator("deps")
+    @classmethod
+    def _keys_of_assets(cls, deps: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for index, dep in enumerate(deps or ()):
+            reason = ""
+            if not all(part and part == part.strip() for part in dep.split("/")):
+                reason = "is no key of an asset: its parts, such as dbt/orders, have a slash between them, and no blank"
+            elif dep in (deps or ())[:index]:
+                reason = "is named twice"
+            if reason:
+                place = ("deps", index)
+                raise PydanticCustomError("dep", "{dep} {reason}", {"dep": repr(dep), "reason": reason, "place": place})
+        return deps
 
     @property
     def stats(self) -> Stats:
@@ -339,7 +364,7 @@ _CARRIED = (
 )
 
 
-def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec], remedy: str) -> None:
+def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec | Gate], remedy: str) -> None:
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
         if item.name in seen:

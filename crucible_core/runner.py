@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from crucible_core.context import Context
 from crucible_core.errors import (
+    GateFailedError,
     InvalidExperimentError,
     InvalidOptionsError,
     RunInterrupted,
@@ -39,6 +40,7 @@ from crucible_core.trace import (
     StageSucceeded,
     current_listener,
 )
+from crucible_core.verdicts import check_gates, judge_gates
 from crucible_core.wording import describe_mistake, error_text
 
 __all__ = ["PlannedStage", "advice", "announce", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
@@ -73,13 +75,17 @@ def run_experiment(
     `observers` is called with every event of the trace as it happens.
 
     Raises, before the first stage, UnknownStageError, InvalidOptionsError or InvalidExperimentError if the pipeline
-    cannot be run as it is written; then StageFailedError (with the Context as it stood) if a stage raises, and
-    RunInterrupted, a KeyboardInterrupt, on Ctrl-C.
+    cannot be run as it is written; then StageFailedError (with the Context as it stood) if a stage raises,
+    RunInterrupted, a KeyboardInterrupt, on Ctrl-C, and after the last stage GateFailedError if a blocking gate does
+    not pass. Gates against a regression are undecided here: nothing is kept of earlier runs.
     """
     planned = plan_experiment(experiment, builtin_registry() if registry is None else registry)
     context = Context.begin(experiment, run_id=run_id, assigns=assigns)
     for stage in planned:
         context = run_stage(stage, context, observers)
+    gates = judge_gates(context, planned)
+    if any(one.blocks for one in gates):
+        raise GateFailedError(context, gates)
     return context
 
 
@@ -100,6 +106,8 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
             planned.append(one)
         except InvalidExperimentError as error:
             mistakes.append(error)
+    if len(planned) == len(experiment.pipeline):
+        mistakes += check_gates(experiment, [one.stage for one in planned if one.definition.enabled])
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
     return tuple(planned)

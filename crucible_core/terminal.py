@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO
 
@@ -11,13 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from crucible_core.context import Context
+from crucible_core.gates import GateResult
 from crucible_core.jsonable import safe_text
 from crucible_core.reporting import headline, report_on
 from crucible_core.reporting.document import Table as ReportTable
 from crucible_core.reporting.numbers import format_duration
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
+from crucible_core.vocabulary import GateStatus
 
-__all__ = ["Progress", "make_console", "plain", "print_summary", "print_table", "styled"]
+__all__ = ["Progress", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
 PIPE_WIDTH = 160
 MAX_COLUMNS = 6
@@ -103,8 +106,15 @@ class Progress:
         self._console.print(styled("  ", mark, " ", *line))
 
 
-def print_summary(console: Console, ctx: Context) -> None:
-    """The report's comparison, metrics, stages and artifacts, and the result in one sentence at the end."""
+GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {
+    "failed": ("✗", "red"),
+    "passed": ("✓", "green"),
+    "undecided": ("?", "yellow"),
+}
+
+
+def print_summary(console: Console, ctx: Context, gates: Iterable[GateResult] = ()) -> None:
+    """The report's comparison, metrics, stages, artifacts, the gates, and the result in one sentence at the end."""
     for section in report_on(ctx).sections:
         if section.title in LEFT_TO_THE_REPORT:
             continue
@@ -112,7 +122,18 @@ def print_summary(console: Console, ctx: Context) -> None:
         for block in section.blocks:
             if isinstance(block, ReportTable):
                 print_table(console, block)
+    print_gates(console, gates)
     console.print(styled("\n", (headline(ctx), "bold")))
+
+
+def print_gates(console: Console, gates: Iterable[GateResult]) -> None:
+    """One line per gate: passed, failed or undecided, and why."""
+    for index, one in enumerate(gates):
+        if index == 0:
+            console.print(styled("\n", ("Gates", "bold")))
+        note = "" if one.status == "passed" else " (blocking)" if one.blocks else f" ({one.severity})"
+        mark = GATE_MARKS[one.status]
+        console.print(styled("  ", mark, f" {one.gate}  ", (f"{one.status}{note}", mark[1]), f"  {one.sentence}"))
 
 
 def print_table(console: Console, table: ReportTable) -> None:

@@ -21,7 +21,10 @@ __all__ = [
     "EffectSizeName",
     "ExecutorName",
     "FamilyName",
+    "GateSeverity",
+    "GateStatus",
     "Jitter",
+    "Looks",
     "MissingValues",
     "Outcome",
     "ReportFormat",
@@ -30,6 +33,7 @@ __all__ = [
     "StudyName",
     "TestName",
     "TestSpelling",
+    "WhenUndecided",
 ]
 
 Design = Literal["clustered", "independent", "one_sample", "paired", "resampled"]
@@ -225,3 +229,12 @@ ScheduleStatus = Literal["running", "stopped"]
 Backoff = Literal["exponential", "linear"]
 
 Jitter = Literal["full", "plus_minus"]
+
+GateSeverity = Literal["error", "warn"]
+
+GateStatus = Literal["failed", "passed", "undecided"]
+
+WhenUndecided = Literal["fail", "warn"]
+
+Looks = Literal["always_valid", "once"]
+"""How often a comparison is looked at: `always_valid` keeps its error rate however often that is."""

@@ -54,7 +54,7 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
     field = model.model_fields.get(str(mistake["loc"][0])) if mistake["loc"] else None
     if field is not None and "Secret" in repr(field.annotation):
         shown = ""
-    if mistake["type"] in {"name", "cron", "timezone", "duplicate_name"} or len(shown) > 80:
+    if mistake["type"] in {"name", "cron", "timezone", "duplicate_name", "dep"} or len(shown) > 80:
         shown = ""
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 

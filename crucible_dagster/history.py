@@ -34,11 +34,21 @@ from dagster import (
     RunRecord as StoredRun,
 )
 
-from crucible_core import Context, CrucibleError, Decision, StageFailed, StageSkipped, StageStarted, StageSucceeded
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Decision,
+    GateResult,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+)
 from crucible_core.jsonable import to_jsonable
 from crucible_core.reporting import flatten, results
 from crucible_core.wording import closest, error_text, listing, printable
 from crucible_dagster.context_store import open_store
+from crucible_dagster.gating import gates_of_run
 from crucible_dagster.job import EXPERIMENT_TAG
 from crucible_dagster.names import dagster_name
 from crucible_dagster.provenance import Launch, RunRecord, StageRecord, launch_of, read_run_record
@@ -343,6 +353,13 @@ class History:
             failure=failure,
             notes=tuple(notes),
         )
+
+    def gates(self, run: str) -> tuple[GateResult, ...]:
+        """The results of the run's gates; none of a run whose stages did not all succeed, or without gates.
+
+        Raises CrucibleError if there is no such run.
+        """
+        return gates_of_run(self._instance, self.find(run))
 
     def compare(self, a: str, b: str, *, values: bool = False) -> RunComparison:
         """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions are not the same.

@@ -12,6 +12,7 @@ from crucible_core import (
     Context,
     CrucibleError,
     Experiment,
+    GateFailedError,
     Observer,
     Registry,
     StageFailedError,
@@ -50,7 +51,7 @@ class Replay:
     """The recorded one."""
     context: Context
     """What came out now."""
-    error: StageFailedError | None
+    error: StageFailedError | GateFailedError | None
     results: tuple[Result, ...]
     changed_code: tuple[str, ...]
     """Stages whose source is not what it was."""
@@ -98,10 +99,10 @@ def replay_run(
     experiment = recorded_experiment(record)
     changed = changed_code(record, experiment, registry)
     then = history.context(record.run_id)
-    error = None
+    error: StageFailedError | GateFailedError | None = None
     try:
         now = run_experiment(experiment, registry=registry, observers=observers)
-    except StageFailedError as failed:
+    except (StageFailedError, GateFailedError) as failed:
         now, error = failed.context, failed
     objects = open_store(instance).objects
     told = set(then.differences(now))

@@ -1,6 +1,14 @@
 """What a person reads after a run: one document made of a Context, rendered in every format."""
 
-from crucible_core.reporting.content import flatten, headline, report_on, results, stages_table, summarize_run
+from crucible_core.reporting.content import (
+    flatten,
+    headline,
+    named_values,
+    report_on,
+    results,
+    stages_table,
+    summarize_run,
+)
 from crucible_core.reporting.rendering import RENDERERS, SUFFIXES, render_report
 from crucible_core.reporting.traces import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
 
@@ -12,6 +20,7 @@ __all__ = [
     "diff_traces",
     "flatten",
     "headline",
+    "named_values",
     "render_report",
     "render_trace",
     "report_on",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,16 @@ from crucible_core.reporting.document import Block, Document, Paragraph, Section
 from crucible_core.reporting.numbers import format_duration, format_value
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 
-__all__ = ["decisions_table", "flatten", "headline", "report_on", "results", "stages_table", "summarize_run"]
+__all__ = [
+    "decisions_table",
+    "flatten",
+    "headline",
+    "named_values",
+    "report_on",
+    "results",
+    "stages_table",
+    "summarize_run",
+]
 
 MAX_ROWS = 200
 MAX_OUTPUT_ROWS = 10
@@ -119,6 +129,20 @@ def results(ctx: Context) -> Iterator[tuple[str, Any]]:
             for key in ("estimate", "effect_size", "p_value", "p_adjusted"):
                 if (number := getattr(result, key)) is not None:
                     yield f"{name}.{test}.{key}", number
+
+
+def named_values(ctx: Context) -> dict[str, Any]:
+    """Every value of the metrics by the names that may be asked for: those of `flatten`, and of a comparison the short
+    ones of `results` with `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high` of each test.
+    """
+    found = dict(results(ctx)) | dict(flatten(ctx.metrics))
+    for name, comparison in comparisons(ctx).items():
+        for test, result in comparison.tests.items():
+            ends = {"interval": result.confidence_interval, "effect_size": result.effect_size_interval}
+            for what, (low, high) in ends.items():
+                found[f"{name}.{test}.{what}_low"] = -math.inf if low is None else low
+                found[f"{name}.{test}.{what}_high"] = math.inf if high is None else high
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -25,7 +25,7 @@ from crucible_core.stats.group_sequential import (
     spent_alpha,
 )
 from crucible_core.stats.interpretation import Interpretation, interpret
-from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.margins import MarginResult, Verdict, judge_margin, judge_new_value
 from crucible_core.stats.missing import CompleteGroups, MissingValue, drop_missing, find_missing
 from crucible_core.stats.normality import Normality, shapiro_wilk
 from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
@@ -138,6 +138,7 @@ __all__ = [
     "indistinguishable_from_best",
     "interpret",
     "judge_margin",
+    "judge_new_value",
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",

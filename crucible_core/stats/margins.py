@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from scipy import special
+
 from crucible_core.stats.differences import ASSUMPTIONS, INTERVALS, Differences
 from crucible_core.stats.levels import share
 from crucible_core.stats.mean_difference import MeanDifference
+from crucible_core.stats.moments import LEAST_SQUARES, moments
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, plain_json
-from crucible_core.stats.sample import Values, read_groups
+from crucible_core.stats.sample import Sample, Values, read_groups, read_sample, scale_exponent, scaled
 
 Verdict = Literal["better", "equivalent", "inconclusive", "non_inferior", "worse"]
 
@@ -92,12 +95,7 @@ def judge_margin(
     Raises CannotTestError for a margin that is not a positive number and for data that the t-test refuses, ValueError
     for an alpha that is not below 1/2.
     """
-    test = "margin"
-    alpha = share("alpha", alpha)
-    if alpha >= 0.5:
-        raise ValueError(f"alpha must lie below 0.5, where intervals have a width, but is {alpha!r}")
-    if isinstance(margin, bool) or not (math.isfinite(margin) and margin > 0.0):
-        raise CannotTestError(test, f"the margin must be a positive number in units of the data, not {margin!r}")
+    test, alpha = "margin", _checked(alpha, margin)
     samples = read_groups(test, groups)
     if len(samples) != 2:
         raise CannotTestError(
@@ -105,38 +103,137 @@ def judge_margin(
         )
     pair = samples[0], samples[1]
     of = difference or Differences("paired" if paired else "independent")
-    found = of(test, pair)
-    low, high = found.interval(test, alpha)
-    wide = found.interval(test, alpha / 2.0)
-    p_above, p_below = found.upper_tail(-margin), found.lower_tail(margin)
+    return _judged(
+        of(test, pair),
+        pair,
+        margin,
+        alpha,
+        paired=of.design != "independent",
+        higher_is_better=higher_is_better,
+        non_inferiority=non_inferiority,
+        intervals=f"{INTERVALS[of.design]} intervals",
+        method=f"{INTERVALS[of.design]} intervals against a margin (two one-sided tests)",
+        assumptions=(*ASSUMPTIONS[of.design], "the mean difference is approximately normal"),
+    )
+
+
+def judge_new_value(
+    value: float,
+    earlier: Values,
+    margin: float,
+    *,
+    higher_is_better: bool = True,
+    non_inferiority: bool = False,
+    alpha: float = 0.05,
+) -> MarginResult:
+    """Judge one new value against k earlier ones of the same kind, by the verdicts of `judge_margin`.
+
+    The interval is the prediction interval of a new observation turned around: value - mean +- t s sqrt(1 + 1/k) with
+    k - 1 degrees of freedom (Hahn & Meeker 1991, chapter 4; as a test of one case against a small sample: Crawford &
+    Howell 1998). The new value is taken to vary as the earlier ones do.
+
+    `more_replicates` is how many more earlier values would do; None where none would, because the new value's own
+    variation is too large for the margin. Raises as `judge_margin`; two earlier values at least, which are not all
+    equal.
+    """
+    test, alpha = "margin", _checked(alpha, margin)
+    new, sample = read_sample(test, "new", [value]), read_sample(test, "earlier", earlier)
+    if sample.n < 2:
+        raise CannotTestError(test, "one earlier value has no spread to judge by; at least two are needed")
+    if sample.is_constant:
+        raise CannotTestError(
+            test,
+            f"all {sample.n} earlier values are equal up to rounding, so a new one has no standard error; no inference "
+            "is needed for a difference without variation",
+        )
+    exponent = scale_exponent((new, sample))
+    of = moments(sample.values, exponent)
+    if of.squares < LEAST_SQUARES:
+        raise CannotTestError(test, "the new value is too far from the earlier ones for double precision")
+    difference = _NewValue(
+        float(scaled(new.values, exponent)[0]) - of.reference - of.offset,
+        math.sqrt(of.variance * (1.0 + 1.0 / sample.n)),
+        sample.n - 1.0,
+        exponent,
+        (of.variance,),
+        (sample.n,),
+    )
+    return _judged(
+        difference,
+        (new, sample),
+        margin,
+        alpha,
+        paired=False,
+        higher_is_better=higher_is_better,
+        non_inferiority=non_inferiority,
+        method="t intervals of one new value against a margin",
+        intervals="t intervals of a new observation",
+        assumptions=(
+            "the new value and the earlier ones are independent",
+            "they are normal, with one standard deviation",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _NewValue(MeanDifference):
+    """One value minus the mean of earlier ones, of which there may be more."""
+
+    def half_width(self, tail: float, more: int) -> float:
+        n = self.counts[0] + more
+        return -float(special.stdtrit(n - 1.0, tail)) * math.sqrt(self.variances[0] * (1.0 + 1.0 / n))
+
+
+def _checked(alpha: float, margin: float) -> float:
+    alpha = share("alpha", alpha)
+    if alpha >= 0.5:
+        raise ValueError(f"alpha must lie below 0.5, where intervals have a width, but is {alpha!r}")
+    if isinstance(margin, bool) or not (math.isfinite(margin) and margin > 0.0):
+        raise CannotTestError("margin", f"the margin must be a positive number in units of the data, not {margin!r}")
+    return alpha
+
+
+def _judged(
+    difference: MeanDifference,
+    pair: tuple[Sample, Sample],
+    margin: float,
+    alpha: float,
+    *,
+    paired: bool,
+    higher_is_better: bool,
+    non_inferiority: bool,
+    method: str,
+    intervals: str,
+    assumptions: tuple[str, ...],
+) -> MarginResult:
+    test = "margin"
+    low, high = difference.interval(test, alpha)
+    wide = difference.interval(test, alpha / 2.0)
+    p_above, p_below = difference.upper_tail(-margin), difference.lower_tail(margin)
     sided = (low, high, *wide) if higher_is_better else (-high, -low, -wide[1], -wide[0])
     verdict = _verdict(sided, margin, non_inferiority)
     return MarginResult(
         verdict=verdict,
-        method=f"{INTERVALS[of.design]} intervals against a margin (two one-sided tests)",
+        method=method,
         groups=(pair[0].name, pair[1].name),
         n=(pair[0].n, pair[1].n),
-        paired=of.design != "independent",
+        paired=paired,
         higher_is_better=higher_is_better,
         margin=float(margin),
         alpha=alpha,
-        estimate=found.estimate(test),
-        df=found.df,
+        estimate=difference.estimate(test),
+        df=difference.df,
         confidence_interval=wide,
         equivalence_interval=(low, high),
         p_equivalence=max(p_above, p_below),
         p_non_inferiority=p_above if higher_is_better else p_below,
-        p_difference=found.two_sided(),
-        more_replicates=_more_replicates(found, margin, alpha) if verdict == "inconclusive" else 0,
-        assumptions=(
-            *ASSUMPTIONS[of.design],
-            "the mean difference is approximately normal",
-            "the margin was declared before the data were seen",
-        ),
+        p_difference=difference.two_sided(),
+        more_replicates=_more_replicates(difference, margin, alpha) if verdict == "inconclusive" else 0,
+        assumptions=(*assumptions, "the margin was declared before the data were seen"),
         notes=_notes(verdict, wide, sided),
         decisions=(
             Choice(
-                f"{INTERVALS[of.design]} intervals",
+                intervals,
                 "one interval answers equivalence, superiority and non-inferiority alike, so the verdicts cannot "
                 "contradict each other",
                 ("separate tests for each question",),

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.margins import MarginResult, Verdict, judge_margin
+from crucible_core.stats.margins import MarginResult, Verdict, judge_margin, judge_new_value
 
 A = [5.1, 4.8, 5.6, 5.0, 5.3, 4.9, 5.2, 5.5]
 B = [5.0, 5.1, 5.4, 4.7, 5.2, 5.3]
@@ -180,3 +181,72 @@ def test_whatever_the_truth_a_false_verdict_has_at_most_the_chance_alpha(delta: 
         for _ in range(runs)
     )
     assert false / runs <= alpha + 3.5 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+# --- one new value ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [4.2, 5.1, 6.0])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_interval_of_a_new_value_is_the_prediction_interval_turned_around(value: float, alpha: float) -> None:
+    result = judge_new_value(value, A, 1.0, alpha=alpha)
+    fitted = OLS(np.array(A), np.ones(len(A))).fit().get_prediction([[1.0]])
+    for interval, level in ((result.confidence_interval, alpha), (result.equivalence_interval, 2 * alpha)):
+        low, high = fitted.summary_frame(alpha=level)[["obs_ci_lower", "obs_ci_upper"]].iloc[0]
+        assert interval == pytest.approx((value - high, value - low))
+    assert result.estimate == pytest.approx(value - np.mean(A))
+    assert (result.df, result.n) == (len(A) - 1, (1, len(A)))
+
+
+def test_a_new_value_is_judged_by_the_same_rules() -> None:
+    def of(value: float, margin: float, **more: Any) -> Verdict:
+        return judge_new_value(value, A, margin, non_inferiority=True, **more).verdict
+
+    assert of(5.2, 1.0) == "equivalent"
+    assert of(9.0, 1.0) == "better"
+    assert of(1.0, 1.0) == "worse"
+    assert of(1.0, 1.0, higher_is_better=False) == "better"
+    assert of(5.6, 0.6) == "non_inferior"
+    assert of(5.1, 0.1) == "inconclusive"
+
+
+def test_more_earlier_values_decide_only_what_the_new_ones_own_variation_allows() -> None:
+    spread = float(np.std(A, ddof=1))
+    never = judge_new_value(5.5, A, 0.5 * spread)
+    assert (never.verdict, never.more_replicates) == ("inconclusive", None)
+    some = judge_new_value(4.65, A, 2 * stats.norm.ppf(0.95) * spread * 1.02, alpha=0.1)
+    assert some.verdict == "inconclusive"
+    assert some.more_replicates is not None
+    n = len(A) + some.more_replicates
+
+    def length(n: int) -> float:
+        return float(2 * stats.t.ppf(0.95, n - 1) * spread * math.sqrt(1 + 1 / n))
+
+    assert length(n) <= some.margin < length(n - 1)
+
+
+def test_a_false_verdict_of_a_new_value_is_as_rare_as_promised() -> None:
+    rng, alpha, margin, runs = np.random.default_rng(11), 0.1, 1.0, 20_000
+    for true, wrong in ((-margin, {"equivalent", "better", "non_inferior"}), (0.0, {"worse"})):
+        earlier = rng.normal(size=(runs, 6))
+        new = true + rng.normal(size=runs)
+        error = earlier.std(axis=1, ddof=1) * math.sqrt(1 + 1 / 6)
+        reach = stats.t.ppf(1 - alpha / (2 if wrong == {"worse"} else 1), 5) * error
+        change = new - earlier.mean(axis=1)
+        rate = np.mean(change + reach < 0 if wrong == {"worse"} else change - reach > -margin)
+        promised = alpha / 2 if wrong == {"worse"} else alpha
+        assert abs(rate - promised) < 4 * math.sqrt(promised / runs)
+        for index in range(200):
+            verdict = judge_new_value(new[index], earlier[index], margin, alpha=alpha, non_inferiority=True).verdict
+            beyond = change[index] + reach[index] < 0 if wrong == {"worse"} else change[index] - reach[index] > -margin
+            assert (verdict in wrong) <= bool(beyond)
+
+
+def test_a_new_value_needs_two_earlier_ones_that_differ() -> None:
+    for earlier, said in (([1.0], "one earlier value"), ([1.0, 1.0], "equal up to rounding"), ([], "is empty")):
+        with pytest.raises(CannotTestError, match=said):
+            judge_new_value(1.0, earlier, 1.0)
+    with pytest.raises(CannotTestError, match="too far"):
+        judge_new_value(1e300, [1e-9, 2e-9], 1.0)
+    with pytest.raises(CannotTestError, match="positive number"):
+        judge_new_value(1.0, A, 0.0)

@@ -1,0 +1,504 @@
+"""What the gates of an experiment say of a run: pure functions of its Context, and of earlier ones where there are any.
+
+A gate passes where the data show that it does, fails where they show that it does not, and is undecided where they
+show neither: a number that is not there, a baseline that cannot be compared, an interval that allows both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, runtime_checkable
+
+from crucible_core.context import Context
+from crucible_core.errors import InvalidExperimentError
+from crucible_core.experiment import Experiment
+from crucible_core.gates import BOUNDS, Baseline, BoundName, Gate, GateResult, NoRegression
+from crucible_core.jsonable import to_jsonable
+from crucible_core.stage import Stage
+from crucible_core.vocabulary import GateStatus
+from crucible_core.wording import closest, error_text, listing, printable
+
+if TYPE_CHECKING:
+    from crucible_core.runner import PlannedStage
+    from crucible_core.stats import MarginResult
+
+__all__ = ["EarlierRun", "Past", "check_gates", "judge_gate", "judge_gates"]
+
+SHOWN = 8
+CLOSE = 1e-3  # four digits may read alike
+MISSING = object()
+
+
+class EarlierRun(NamedTuple):
+    run_id: str
+    context: Context
+    """As the run's last stage left it."""
+
+
+class Past(Protocol):
+    """The earlier runs of the experiment, as far as somebody keeps them."""
+
+    def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
+        """The runs that the baseline means, newest first; none if there are none yet. Raises CrucibleError."""
+
+    def since(self, run_id: str) -> Sequence[EarlierRun]:
+        """The runs between that one and the one that is judged, oldest first. Raises CrucibleError."""
+
+
+@runtime_checkable
+class ComparesGroups(Protocol):
+    """A stage that compares groups of numbers, as `bench` does."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that takes its result."""
+
+    def read_groups(self, ctx: Context, /) -> Mapping[str, Any]:
+        """The numbers that it compares, by the name of their group, of this Context."""
+
+
+def judge_gates(ctx: Context, planned: Sequence[PlannedStage], past: Past | None = None) -> tuple[GateResult, ...]:
+    """The result of each gate of `ctx.experiment`, which has run the planned stages; without a past, for want of one,
+    nothing is held against an earlier run.
+
+    Never raises: what cannot be decided is undecided, and says why.
+    """
+    gates = ctx.experiment.gates or ()
+    numbers = _Numbers(ctx)
+    return tuple(judge_gate(gate, ctx, planned, past, numbers=numbers) for gate in gates)
+
+
+def judge_gate(
+    gate: Gate,
+    ctx: Context,
+    planned: Sequence[PlannedStage],
+    past: Past | None = None,
+    *,
+    numbers: _Numbers | None = None,
+) -> GateResult:
+    """The result of one gate, which need not be one of the experiment that was run. Never raises."""
+    numbers = _Numbers(ctx) if numbers is None else numbers
+    try:
+        if gate.no_regression is None:
+            said = _hold_bound(gate, numbers)
+        else:
+            said = _Regression(gate.no_regression, ctx, planned, past, numbers).judge()
+    except _UndecidedError as undecided:
+        said = undecided.said
+    except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not end a run that went well
+        said = _Said("undecided", f"it cannot be judged: {_reason(error)}")
+    lenient = said.status == "undecided" and (gate.undecided == "warn" or said.for_want_of_a_past)
+    return GateResult(
+        gate=gate.name,
+        status=said.status,
+        severity="warn" if lenient else gate.severity,
+        blocking=gate.blocking,
+        sentence=said.sentence,
+        numbers={name: value for name, value in said.numbers.items() if value is not None},
+        baseline_runs=said.baseline_runs,
+    )
+
+
+def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[InvalidExperimentError]:
+    """What can be known to be wrong with the gates before the first of these stages runs."""
+    known = [stage.metric for stage in stages if isinstance(stage, ComparesGroups)]
+    mistakes = []
+    for index, gate in enumerate(experiment.gates or ()):
+        rule = gate.no_regression
+        if rule is not None and rule.group is not None and rule.bench not in known:
+            place = "bench" if "bench" in rule.model_fields_set else "group"
+            mistakes.append(
+                InvalidExperimentError(
+                    f"gate {gate.name!r}: no stage of the pipeline compares groups and puts the metric "
+                    f"{rule.bench!r}{closest(rule.bench, known)}; those that do put: {listing(known)}",
+                    location=experiment.location("gates", index, "no_regression", place),
+                )
+            )
+    return mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    status: GateStatus
+    sentence: str
+    numbers: Mapping[str, float | int | None] = field(default_factory=dict)
+    baseline_runs: tuple[str, ...] = ()
+    for_want_of_a_past: bool = False
+
+
+class _UndecidedError(Exception):
+    """Why a gate is undecided."""
+
+    def __init__(self, sentence: str, **facts: Any) -> None:
+        super().__init__(sentence)
+        self.said = _Said("undecided", sentence, **facts)
+
+
+def _reason(error: Exception) -> str:
+    refused = getattr(error, "reason", None)  # of CannotTestError, whose module loads numpy
+    return refused if isinstance(refused, str) else f"{type(error).__name__}: {error_text(error)}"
+
+
+def _undecided(sentence: str, **facts: Any) -> NoReturn:
+    raise _UndecidedError(sentence, **facts)
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+HOLDS: Mapping[BoundName, Callable[[float, float], bool]] = {
+    "above": lambda value, bound: value > bound,
+    "at_least": lambda value, bound: value >= bound,
+    "at_most": lambda value, bound: value <= bound,
+    "below": lambda value, bound: value < bound,
+}
+
+
+def _hold_bound(gate: Gate, numbers: _Numbers) -> _Said:
+    assert gate.metric is not None
+    assert gate.bound is not None
+    name, bound = gate.bound
+    value = numbers.get(gate.metric)
+    holds = HOLDS[name](value, bound)
+    value = _plain(value)
+    shown = _number(value)
+    if value != bound and math.isfinite(value) and abs(value - bound) <= CLOSE * abs(bound):
+        shown = repr(value)
+    sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {_number(bound)}"
+    return _Said("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
+
+
+class _Numbers:
+    """The numbers of a run by the names that gates have for them."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._found: dict[str, Any] | None = None
+
+    def get(self, name: str) -> float | int:
+        """Raises _UndecidedError if there is no such number."""
+        if self._found is None:
+            from crucible_core.reporting import named_values  # noqa: PLC0415  # only where there are gates
+
+            self._found = named_values(self._ctx)
+        value = self._found.get(name, MISSING)
+        number = _as_number(value)
+        if number is not None:
+            return number
+        known = [one for one, found in self._found.items() if _as_number(found) is not None]
+        there = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
+        if value is MISSING:
+            inner = [one for one in known if one.startswith(f"{name}.")]
+            if inner:
+                _undecided(f"{name} is no number but holds several: {', '.join(inner[:SHOWN])}")
+            exists = closest(name, known) or f"; numbers: {there or 'none'}"
+            _undecided(f"there is no metric {name!r}{exists}")
+        _undecided(f"{name} is no number but {printable(repr(to_jsonable(value)))}")
+
+
+def _as_number(value: Any) -> float | int | None:
+    if isinstance(value, str):
+        return None
+    if type(value) not in {int, float}:
+        rendered = to_jsonable(value)
+        # As JSON has them.
+        value = {"Infinity": math.inf, "-Infinity": -math.inf}.get(rendered) if isinstance(rendered, str) else rendered
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return None if value != value else value  # noqa: PLR0124  # NaN; an int may be too large for math.isnan
+
+
+def _plain(value: float | int) -> float | int:
+    """The number as one that every database and JSON can hold."""
+    if isinstance(value, float) or abs(value) < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _number(value: float) -> str:
+    from crucible_core.reporting.numbers import format_number  # noqa: PLC0415
+
+    return format_number(value)
+
+
+# --- no regression ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Regression:
+    rule: NoRegression
+    ctx: Context
+    planned: Sequence[PlannedStage]
+    past: Past | None
+    numbers: _Numbers
+
+    def judge(self) -> _Said:
+        rule = self.rule
+        ours = self._values(self.ctx, self.numbers)
+        if self.past is None:
+            _undecided("it needs the history that Dagster keeps, and this run has none", for_want_of_a_past=True)
+        runs = self.past.baseline(rule.baseline)
+        if not runs:
+            _undecided(f"there is nothing to compare with yet: {self._nothing()}", for_want_of_a_past=True)
+        theirs, passed_over = self._comparable(runs)
+        if rule.looks == "always_valid":
+            return self._over_all_looks(ours, theirs)
+        if rule.baseline.last_runs is not None and not rule.paired:
+            said = self._against_numbers(ours, theirs)
+        else:
+            said = self._against_values(ours, theirs)
+        if passed_over:
+            return _Said(said.status, f"{said.sentence} ({passed_over})", said.numbers, said.baseline_runs)
+        return said
+
+    def _nothing(self) -> str:
+        if self.rule.baseline.variant is not None:
+            return f"no run of variant {self.rule.baseline.variant!r} has succeeded"
+        return "no earlier run of the experiment passed"
+
+    def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
+        """Run and values of those that can be compared, and why others cannot. Raises _UndecidedError if none can."""
+        found, reasons = [], []
+        for run in runs:
+            try:
+                self._same_measure(run)
+                found.append((run.run_id, self._values(run.context, _Numbers(run.context))))
+            except _UndecidedError as undecided:
+                reasons.append(f"run {run.run_id}: {undecided.said.sentence}")
+            except Exception as error:  # noqa: BLE001  # what a stage, or unpickling, raises on what it once wrote
+                reasons.append(f"run {run.run_id} cannot be read: {_reason(error)}")
+        if not found:
+            _undecided(
+                f"the baseline cannot be compared: {reasons[0]}", baseline_runs=tuple(run.run_id for run in runs)
+            )
+        if reasons:
+            return found, f"{len(reasons)} of {len(runs)} earlier runs cannot be compared; {reasons[0]}"
+        return found, ""
+
+    def _same_measure(self, run: EarlierRun) -> None:
+        if self.rule.group is None:
+            return
+        now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, run.context))
+        if now != then:
+            _undecided(f"its bench stage measured {then or 'something without a name'}, this one {now or 'another'}")
+
+    def _values(self, ctx: Context, numbers: _Numbers) -> list[float]:
+        """What is compared of a run. Raises _UndecidedError, or what the stage raises, if it is not there."""
+        rule = self.rule
+        if rule.metric is not None:
+            return [float(numbers.get(rule.metric))]
+        assert rule.group is not None
+        groups = self._stage().read_groups(ctx)
+        if rule.group not in groups:
+            _undecided(f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}")
+        from crucible_core.stats.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
+
+        return [float(value) for value in read_sample("margin", rule.group, groups[rule.group]).values]
+
+    def _stage(self) -> ComparesGroups:
+        for one in self.planned:
+            if isinstance(one.stage, ComparesGroups) and one.stage.metric == self.rule.bench and one.definition.enabled:
+                return one.stage
+        _undecided(f"no stage of the run compares groups and puts the metric {self.rule.bench!r}")
+
+    # --- one interval -------------------------------------------------------------------------------------------------
+
+    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+        from crucible_core.stats import judge_margin  # noqa: PLC0415
+
+        rule = self.rule
+        runs = tuple(run for run, _ in theirs)
+        if rule.paired and (other := next(((run, one) for run, one in theirs if len(one) != len(ours)), None)):
+            _undecided(
+                f"value i of both runs cannot belong together: run {other[0]} has {len(other[1])} values, this one "
+                f"{len(ours)}",
+                baseline_runs=runs,
+            )
+        # Of several runs, item by item: what is left of the runs' own noise is the same for all items of the average.
+        earlier = [math.fsum(column) / len(column) for column in zip(*(one for _, one in theirs), strict=True)]
+        if (said := self._without_variation(ours, earlier, runs)) is not None:
+            return said
+        judged = judge_margin(
+            {"now": ours, "baseline": earlier},
+            rule.margin,
+            paired=rule.paired,
+            higher_is_better=rule.higher_is_better,
+            non_inferiority=True,
+            alpha=self._alpha,
+        )
+        return self._by_verdict(judged, ours, earlier, runs)
+
+    def _against_numbers(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+        """Each run as one observation: its number, or the mean of its group."""
+        from crucible_core.stats import judge_new_value  # noqa: PLC0415
+
+        rule = self.rule
+        runs = tuple(run for run, _ in theirs)
+        now = [math.fsum(ours) / len(ours)]
+        earlier = [math.fsum(one) / len(one) for _, one in theirs]
+        if len(earlier) < 2:
+            _undecided(
+                f"there is one earlier number, {_number(earlier[0])}, which has no interval; from two on, there is one",
+                numbers={"value": now[0], "baseline": earlier[0], "margin": rule.margin, "n_baseline": 1},
+                baseline_runs=runs,
+            )
+        if (said := self._without_variation(now, earlier, runs)) is not None:
+            return said
+        judged = judge_new_value(
+            now[0],
+            earlier,
+            rule.margin,
+            higher_is_better=rule.higher_is_better,
+            non_inferiority=True,
+            alpha=self._alpha,
+        )
+        return self._by_verdict(judged, now, earlier, runs)
+
+    @property
+    def _alpha(self) -> float:
+        return self.rule.alpha or self.ctx.experiment.stats.alpha or 0.05
+
+    def _by_verdict(
+        self, judged: MarginResult, ours: list[float], earlier: list[float], runs: tuple[str, ...]
+    ) -> _Said:
+        status: GateStatus = "passed" if judged.verdict in {"better", "equivalent", "non_inferior"} else "undecided"
+        if judged.verdict == "worse":
+            status = "failed"
+        interval = judged.equivalence_interval
+        numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
+        if status == "undecided":
+            numbers["more_replicates"] = judged.more_replicates
+        return _Said(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
+
+    def _described(
+        self,
+        ours: list[float],
+        earlier: list[float],
+        estimate: float,
+        interval: tuple[float, float] | None,
+        level: float | None,
+    ) -> dict[str, float | int | None]:
+        return {
+            "value": math.fsum(ours) / len(ours),
+            "baseline": math.fsum(earlier) / len(earlier),
+            "estimate": estimate,
+            "interval_low": interval and interval[0],
+            "interval_high": interval and interval[1],
+            "confidence_level": level,
+            "margin": self.rule.margin,
+            "n": len(ours),
+            "n_baseline": len(earlier),
+        }
+
+    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> _Said | None:
+        """The verdict where nothing varies, as between two runs of the same seeds: the difference is what it is."""
+        from crucible_core.stats.pairs import pair_differences  # noqa: PLC0415
+        from crucible_core.stats.sample import read_groups  # noqa: PLC0415
+
+        pair = read_groups("margin", {"now": ours, "baseline": earlier})
+        if self.rule.paired:
+            still = len(ours) > 1 and pair_differences("margin", pair).is_constant
+        else:
+            one_is_new = self.rule.baseline.last_runs is not None
+            still = len(earlier) > 1 and (one_is_new or len(ours) > 1) and all(one.is_constant for one in pair)
+        if not still:
+            return None
+        if self.rule.paired:
+            estimate = math.fsum(now - then for now, then in zip(ours, earlier, strict=True)) / len(ours)
+        else:
+            estimate = ours[0] - earlier[0]
+        gain = estimate if self.rule.higher_is_better else -estimate
+        status: GateStatus = "passed" if gain > -self.rule.margin else "failed"
+        numbers = self._described(ours, earlier, estimate, None, None)
+        if ours == earlier or (self.rule.paired and estimate == 0):
+            what = f"{self._what} is exactly what it was in {_named(runs)}"
+        else:
+            what = f"{self._what} is {self._changed(estimate)} {_named(runs)}"
+        follows = f"{'a' if status == 'failed' else 'no'} loss of {_number(self.rule.margin)} or more"
+        return _Said(status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs)
+
+    # --- an interval that holds at all looks --------------------------------------------------------------------------
+
+    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+        from crucible_core.stats import empirical_bernstein_sequence  # noqa: PLC0415
+
+        rule = self.rule
+        assert self.past is not None
+        assert rule.bounds is not None
+        assert rule.baseline.run is not None
+        (baseline, earlier), *_ = theirs
+        between = self.past.since(baseline)
+        try:
+            since, passed_over = self._comparable(between) if between else ([], "")
+        except _UndecidedError as undecided:
+            since, passed_over = [], undecided.said.sentence
+        stream = [value for _, values in since for value in values] + ours
+        # A group's values are a sample on both sides, and share the error; a single number is taken as it was pinned.
+        sides = 1 if rule.metric is not None else 2
+        now = empirical_bernstein_sequence(stream, rule.bounds, alpha=self._alpha / sides)
+        low, high = now.interval
+        if rule.metric is not None:
+            then = (earlier[0], earlier[0])
+        else:
+            then = empirical_bernstein_sequence(earlier, rule.bounds, alpha=self._alpha / sides).interval
+        interval = low - then[1], high - then[0]
+        estimate = math.fsum(stream) / len(stream) - math.fsum(earlier) / len(earlier)
+        sided = interval if rule.higher_is_better else (-interval[1], -interval[0])
+        status: GateStatus = "passed" if sided[0] > -rule.margin else "failed" if sided[1] < 0.0 else "undecided"
+        numbers = self._described(stream, earlier, estimate, interval, 1.0 - self._alpha)
+        numbers["looks"] = len(since) + 1
+        sentence = self._sentence(status, numbers, (baseline,), None)
+        looks = f"{len(since) + 1} runs since then, at all of which one may have looked"
+        more = f"; {passed_over}" if passed_over else ""
+        return _Said(status, f"{sentence} ({looks}{more})", numbers, (baseline,))
+
+    # --- words --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _what(self) -> str:
+        return self.rule.group or self.rule.metric or ""
+
+    def _changed(self, estimate: float) -> str:
+        if estimate == 0:
+            return "the same as in"
+        return f"{_number(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
+
+    def _counts(self, numbers: Mapping[str, float | int | None]) -> str:
+        if self.rule.paired:
+            return f"{numbers['n']} pairs"
+        return f"{numbers['n']} and {numbers['n_baseline']}"
+
+    def _sentence(self, status: GateStatus, numbers: Mapping[str, Any], runs: tuple[str, ...], more: int | None) -> str:
+        rule = self.rule
+        interval = f"[{_number(numbers['interval_low'])}, {_number(numbers['interval_high'])}]"
+        found = (
+            f"{self._what} is {self._changed(numbers['estimate'])} {_named(runs)} "
+            f"({100 * numbers['confidence_level']:.4g}% CI of the difference {interval}, n = {self._counts(numbers)})"
+        )
+        margin = _number(rule.margin)
+        if status == "passed":
+            return f"{found}: a loss of {margin} or more is ruled out"
+        if status == "failed":
+            return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
+        unknown = f"{found}: neither is a loss of {margin} ruled out, nor is it shown to be worse"
+        if more:
+            each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"
+            return f"{unknown}; about {more:,} more {each} would decide"
+        if rule.looks == "once":
+            return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
+        return unknown
+
+
+def _named(runs: tuple[str, ...]) -> str:
+    return f"run {runs[0]}" if len(runs) == 1 else f"the {len(runs)} runs before"
+
+
+def _measure_of(ctx: Context, bench: str) -> str | None:
+    result = ctx.metrics.get(bench)
+    measure = result.get("measure") if isinstance(result, Mapping) else None
+    return measure if isinstance(measure, str) else None

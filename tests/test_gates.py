@@ -1,0 +1,491 @@
+"""Gates: what may be written, and what they say of a run, with and without earlier ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from stages_for_tests import experiment_of, registry
+
+from crucible_core import (
+    Baseline,
+    Context,
+    Experiment,
+    Gate,
+    GateFailedError,
+    GateResult,
+    InvalidExperimentError,
+    NoRegression,
+    StageFailedError,
+    judge_gates,
+    load_experiment,
+    plan_experiment,
+    run_experiment,
+)
+from crucible_core.errors import _Portable
+from crucible_core.gates import BOUNDS
+from crucible_core.stats import judge_margin, judge_new_value
+from crucible_core.verdicts import HOLDS, EarlierRun
+
+
+@dataclass
+class Kept:
+    """Earlier runs, in memory."""
+
+    runs: Sequence[EarlierRun] = ()
+    later: Sequence[EarlierRun] = ()
+    asked: list[Baseline] = field(default_factory=list)
+
+    def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
+        self.asked.append(baseline)
+        return self.runs
+
+    def since(self, run_id: str) -> Sequence[EarlierRun]:
+        return self.later
+
+
+def measured(*gates: dict[str, Any], **metrics: Any) -> tuple[Context, Any]:
+    """A run that measured this, and its planned stages."""
+    experiment = experiment_of("nothing", "bench", gates=gates)
+    values = {name: metrics.pop(name) for name in ("control", "treatment") if name in metrics}
+    context = Context.begin(experiment, assigns={"bench_data": values} if values else None).merge_metrics(metrics)
+    return context, plan_experiment(experiment, registry())
+
+
+def verdict(gate: dict[str, Any], past: Kept | None = None, **metrics: Any) -> GateResult:
+    context, planned = measured({"name": "one", **gate}, **metrics)
+    (result,) = judge_gates(context, planned, past)
+    return result
+
+
+def runs(*values: Sequence[float], metrics: dict[str, Any] | None = None) -> list[EarlierRun]:
+    """Runs with these values as their group `control`."""
+    made = [measured(control=list(one), treatment=[0.0], **(metrics or {}))[0] for one in values]
+    return [EarlierRun(one.run_id, one) for one in made]
+
+
+def numbered(*values: float) -> list[EarlierRun]:
+    made = [measured(accuracy=value)[0] for value in values]
+    return [EarlierRun(one.run_id, one) for one in made]
+
+
+def against(margin: float = 0.1, **more: Any) -> dict[str, Any]:
+    rest = {name: more.pop(name) for name in ("severity", "blocking", "undecided") if name in more}
+    what = {} if "metric" in more else {"group": "control"}
+    return {"no_regression": {**what, "margin": margin, **more}, **rest}
+
+
+# --- what may be written ----------------------------------------------------------------------------------------------
+
+RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two", "metric": "a", "below": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below; given: none"),
+        ({"metric": "a", "above": 1, "below": 2}, "given: above and below"),
+        ({"at_least": 1}, "say what it is about"),
+        ({}, "say what it is about"),
+        ({"metric": "a", "at_least": 1, "no_regression": {"group": "g", "margin": 1}}, "make two of it"),
+        ({"metric": "a", "at_least": 1, "blocking": True, "severity": "warn"}, "`blocking: true` is for"),
+        ({"metric": "a", "at_least": 1, "undecided": "fail", "severity": "warn"}, "`undecided: fail` is for"),
+        ({"metric": "a", "at_least": "1"}, "valid number"),
+        ({"metric": "a", "at_leats": 1}, "did you mean 'at_least'?"),
+        (against(margin=0.0), "greater than 0"),
+        ({"no_regression": {"margin": 1}}, "either `group`, of a bench stage, or `metric`"),
+        (against(metric="a", group="g"), "either `group`, of a bench stage, or `metric`"),
+        (against(metric="a", baseline={"last_runs": 3}, paired=True), "`paired` is for the values of a `group`"),
+        (against(metric="a", baseline={"last_runs": 3}, bench="b"), "`bench` says where a `group` is from"),
+        (against(metric="a"), "have no interval"),
+        (against(metric="a", baseline={"run": "0a1b"}), "one of run 0a1b have no interval"),
+        (against(baseline="last_pasing"), "a baseline is 'last_passing', or one of"),
+        (against(baseline={"last_runs": 1}), "greater than or equal to 2"),
+        (against(baseline={"last_runs": 2, "variant": "x"}), "say one of run, last_runs and variant"),
+        (against(baseline={"last_run": 2}), "did you mean 'last_runs'?"),
+        (against(bounds=[0, 1]), "`bounds` are for `looks: always_valid`"),
+        (against(looks="always_valid", baseline={"run": "0a1b"}), "needs `bounds: [LOWEST, HIGHEST]`"),
+        (against(looks="always_valid", baseline={"run": "0a1b"}, bounds=[1, 0]), "needs `bounds: [LOWEST, HIGHEST]`"),
+        (against(looks="always_valid", bounds=[0, 1]), "needs `baseline: {run: ID}`"),
+        (against(looks="always_valid", bounds=[0, 1], baseline={"run": "a"}, paired=True), "cannot be `paired`"),
+    ],
+)
+def test_a_gate_that_says_nothing_or_two_things_is_refused_where_it_stands(
+    tmp_path: Path, gate: dict[str, Any], said: str
+) -> None:
+    described = experiment_of("nothing").to_dict()
+    file = tmp_path / "e.json"
+    import json
+
+    file.write_text(json.dumps({**described, "gates": [{"name": "x", **gate}]}, indent=1))
+    with pytest.raises(InvalidExperimentError) as raised:
+        load_experiment(file)
+    assert said in str(raised.value)
+    assert raised.value.line is not None
+    assert raised.value.line > 5
+
+
+def test_two_gates_of_one_name_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"two entries are named 'one' \(positions 1 and 2\)"):
+        experiment_of("nothing", gates=[RULES["gates"][0], {**RULES["gates"][1], "name": "one"}])
+
+
+@pytest.mark.parametrize(("deps", "said"), [(["a//b"], "no key"), (["a/ b"], "no key"), (["a", "a"], "named twice")])
+def test_a_dependency_is_the_key_of_an_asset(deps: list[str], said: str) -> None:
+    assert experiment_of("nothing", deps=["dbt/orders", "raw"]).deps == ("dbt/orders", "raw")
+    with pytest.raises(ValidationError, match=said):
+        experiment_of("nothing", deps=deps)
+
+
+@pytest.mark.parametrize(
+    "baseline", ["last_passing", {"run": "0a1b2c3d"}, {"last_runs": 5}, {"variant": "small"}, None]
+)
+def test_gates_are_written_back_as_they_were_read(baseline: Any) -> None:
+    rule = {"group": "svm", "margin": 0.5, **({} if baseline is None else {"baseline": baseline})}
+    described = {
+        **experiment_of("bench").to_dict(),
+        "deps": ["dbt/orders"],
+        "gates": [{"name": "no_worse", "no_regression": rule, "blocking": True}],
+    }
+    experiment = Experiment.model_validate(described)
+    assert experiment.to_dict() == described
+    assert Experiment.model_validate_json(experiment.to_json()) == experiment
+    in_code = Gate(
+        name="no_worse",
+        blocking=True,
+        no_regression=NoRegression(group="svm", margin=0.5)
+        if baseline is None
+        else NoRegression(group="svm", margin=0.5, baseline=experiment.gates[0].no_regression.baseline),  # type: ignore
+    )
+    assert in_code == experiment.gates[0]  # type: ignore[index]
+
+
+def test_a_group_of_a_bench_stage_that_the_pipeline_does_not_have_is_refused_before_the_first_stage(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "e.yaml"
+    text = """id: x
+pipeline: [{name: nothing}, {name: bench, enabled: false}, {name: speed, module: bench, options: {metric: speed}}]
+gates:
+  - name: no_worse
+    no_regression: {group: a, margin: 1}
+  - name: as_fast
+    no_regression:
+      group: a
+      bench: sped
+      margin: 1
+"""
+    file.write_text(text)
+    with pytest.raises(InvalidExperimentError) as raised:
+        plan_experiment(load_experiment(file), registry())
+    first, second = raised.value.each()
+    assert (first.line, second.line) == (5, 9)
+    assert "no stage of the pipeline compares groups and puts the metric 'bench'" in first.message
+    assert "did you mean 'speed'?" in second.message
+
+
+def test_every_bound_is_implemented_and_has_its_words() -> None:
+    assert set(HOLDS) == set(BOUNDS) == {name for name in Gate.model_fields if name in BOUNDS}
+    assert len(BOUNDS) == 4
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "status"),
+    [
+        ("at_least", 0.9, "passed"),
+        ("at_least", np.nextafter(0.9, 0), "failed"),
+        ("at_most", 0.9, "passed"),
+        ("at_most", np.nextafter(0.9, 1), "failed"),
+        ("above", 0.9, "failed"),
+        ("above", np.nextafter(0.9, 1), "passed"),
+        ("below", 0.9, "failed"),
+        ("below", np.float32(0.5), "passed"),
+        pytest.param("above", 10**5000, "passed", id="huge"),
+        ("above", math.inf, "passed"),
+        ("below", -math.inf, "passed"),
+        ("at_least", np.int64(1), "passed"),
+    ],
+)
+def test_a_bound_is_held_to_the_last_digit(bound: str, value: Any, status: str) -> None:
+    result = verdict({"metric": "a", bound: 0.9}, a=value)
+    assert (result.status, result.severity) == (status, "error")
+    assert result.numbers["bound"] == 0.9
+    assert result.numbers["value"] == (math.inf if isinstance(value, int) else value)
+    assert result.sentence.startswith("a is ")
+    assert ("not " in result.sentence) == (status == "failed")
+
+
+def test_a_number_that_reads_like_its_bound_is_written_out() -> None:
+    result = verdict({"metric": "a", "at_least": 0.9}, a=0.89999999)
+    assert result.sentence == "a is 0.89999999, not at least 0.9"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({}, "there is no metric 'accuracy'; numbers: none"),
+        ({"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
+        ({"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
+        ({"accuracy": math.nan}, "accuracy is no number but 'NaN'"),
+        ({"accuracy": "0.95"}, "accuracy is no number but '0.95'"),
+        ({"accuracy": True}, "accuracy is no number but True"),
+        ({"accuracy": np.bool_(True)}, "accuracy is no number but True"),
+        ({"accuracy": None}, "accuracy is no number but None"),
+        ({"accuracy": [0.95]}, "accuracy is no number but [0.95]"),
+        ({"accuracy": {"svm": 0.95}}, "accuracy is no number but holds several: accuracy.svm"),
+    ],
+)
+def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any], said: str) -> None:
+    gate = {"metric": "accuracy", "at_least": 0.9}
+    result = verdict(gate, **metrics)
+    assert (result.status, result.severity, result.blocks) == ("undecided", "warn", False)
+    assert result.sentence == said
+    assert verdict({**gate, "blocking": True}, **metrics).blocks is False
+    strict = verdict({**gate, "blocking": True, "undecided": "fail"}, **metrics)
+    assert (strict.status, strict.severity, strict.blocks) == ("undecided", "error", True)
+
+
+def test_nested_metrics_and_the_numbers_of_a_comparison_have_names() -> None:
+    names = ["bench.control.mean", "bench.ttest.effect_size", "bench.ttest.p_value", "bench.groups.control.n"]
+    names += [f"bench.ttest.{what}_{end}" for what in ("interval", "effect_size") for end in ("low", "high")]
+    gates = [{"name": f"g{index}", "metric": name, "above": -1e9} for index, name in enumerate([*names, "deep.loss"])]
+    described = experiment_of(
+        {"name": "groups", "options": {"control": [1.0, 2.0, 4.0], "treatment": [3.0, 4.0, 6.5]}},
+        "bench",
+        gates=gates,
+    )
+    planned = plan_experiment(described, registry())
+    context = run_experiment(described, registry=registry()).put_metric("deep", {"loss": 0.5})
+    found = judge_gates(context, planned)
+    assert [one.status for one in found] == ["passed"] * len(gates)
+    test = context.metrics["bench"]["tests"]["ttest"]
+    by_name = {gate["metric"]: one.numbers["value"] for gate, one in zip(gates, found, strict=True)}
+    assert [by_name["bench.ttest.interval_low"], by_name["bench.ttest.interval_high"]] == test["confidence_interval"]
+    assert by_name["bench.ttest.effect_size_low"] == test["effect_size_interval"][0]
+
+
+# --- no regression ----------------------------------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(3).normal(0, 0.01, 12)
+OLD = [0.9 + value for value in NOISE]
+SPREAD = list(np.random.default_rng(4).normal(0, 0.01, 12))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(
+    ("shift", "margin", "status"),
+    [(0.0, 0.05, "passed"), (0.2, 0.05, "passed"), (-0.2, 0.05, "failed"), (-0.02, 0.021, "undecided")],
+)
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_interval_of_the_difference_decides(
+    shift: float, margin: float, status: str, paired: bool, higher_is_better: bool
+) -> None:
+    now = [old + (shift if higher_is_better else -shift) + noise for old, noise in zip(OLD, SPREAD, strict=True)]
+    past = Kept(runs(OLD))
+    result = verdict(
+        against(margin, paired=paired, higher_is_better=higher_is_better), past, control=now, treatment=[0.0]
+    )
+    judged = judge_margin(
+        {"a": now, "b": OLD}, margin, paired=paired, higher_is_better=higher_is_better, non_inferiority=True
+    )
+    if status == "undecided":
+        assert judged.verdict in {"inconclusive", "worse"}
+    if judged.verdict == "inconclusive":
+        assert (result.status, result.severity) == ("undecided", "warn")
+        assert result.numbers["more_replicates"] == judged.more_replicates
+        assert "more" in result.sentence
+    elif judged.verdict == "worse":
+        assert result.status == "failed"
+    else:
+        assert result.status == status == "passed"
+    assert result.numbers["estimate"] == pytest.approx(judged.estimate)
+    assert (result.numbers["interval_low"], result.numbers["interval_high"]) == pytest.approx(
+        judged.equivalence_interval
+    )
+    assert result.numbers["confidence_level"] == pytest.approx(0.9)
+    assert result.numbers["margin"] == margin
+    assert result.baseline_runs == (past.runs[0].run_id,)
+    assert past.runs[0].run_id in result.sentence
+    assert past.asked == [Baseline()]
+
+
+def test_few_values_cannot_rule_a_loss_out_and_say_how_many_would() -> None:
+    result = verdict(against(0.01), Kept(runs([0.9, 0.8, 1.0])), control=[0.92, 0.81, 0.97], treatment=[0.0])
+    assert (result.status, result.severity) == ("undecided", "warn")
+    assert result.numbers["more_replicates"] > 100
+    assert "more values in each run would decide" in result.sentence
+    blocked = verdict(
+        against(0.01, undecided="fail", blocking=True),
+        Kept(runs([0.9, 0.8, 1.0])),
+        control=[0.92, 0.81, 0.97],
+        treatment=[0.0],
+    )
+    assert blocked.blocks
+
+
+def test_without_history_or_an_earlier_run_it_is_undecided_and_blocks_nothing() -> None:
+    gate = against(blocking=True, undecided="fail")
+    for past, said in ((None, "the history that Dagster keeps"), (Kept(), "no earlier run of the experiment passed")):
+        result = verdict(gate, past, control=OLD, treatment=[0.0])
+        assert (result.status, result.severity, result.blocks) == ("undecided", "warn", False)
+        assert said in result.sentence
+    result = verdict(against(baseline={"variant": "small"}), Kept(), control=OLD, treatment=[0.0])
+    assert "no run of variant 'small' has succeeded" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("earlier", "options", "said"),
+    [
+        (runs(OLD[:-1]), {"paired": True}, "has 11 values, this one 12"),
+        (runs([0.9, math.nan]), {}, "not finite"),
+        (runs([]), {}, "is empty"),
+        ([EarlierRun("r1", measured()[0])], {}, "cannot be read: ValueError: there is nothing to compare"),
+        (runs(OLD, metrics={"bench": {"measure": "seconds"}}), {}, "its bench stage measured seconds"),
+    ],
+)
+def test_a_baseline_that_cannot_be_compared_is_undecided(
+    earlier: list[EarlierRun], options: dict[str, Any], said: str
+) -> None:
+    result = verdict(against(**options, blocking=True), Kept(earlier), control=OLD, treatment=[0.0])
+    assert (result.status, result.severity, result.blocks) == ("undecided", "warn", False)
+    assert said in result.sentence
+    assert result.baseline_runs == (earlier[0].run_id,)
+    assert verdict(against(**options, undecided="fail"), Kept(earlier), control=OLD, treatment=[0.0]).fails
+
+
+def test_a_group_that_the_run_does_not_have_is_undecided_and_says_which_there_are() -> None:
+    result = verdict(against(group="contrl"), Kept(runs(OLD)), control=OLD, treatment=[0.0])
+    assert result.status == "undecided"
+    assert "there is no group 'contrl'; did you mean 'control'?; groups: control, treatment" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "paired", "status", "said"),
+    [
+        (OLD, OLD, True, "passed", "control is exactly what it was in run"),
+        ([1.0] * 5, [1.0] * 5, False, "passed", "control is exactly what it was in run"),
+        ([0.0] * 5, [1.0] * 5, True, "failed", "control is 1 lower than in run"),
+        ([0.0] * 5, [1.0] * 3, False, "failed", "control is 1 lower than in run"),
+        ([1.0], [1.0], True, "undecided", "one pair has no spread"),
+        ([1.0], [1.0], False, "undecided", "at least 2 per group"),
+    ],
+)
+def test_what_does_not_vary_is_taken_as_it_is(
+    now: list[float], then: list[float], paired: bool, status: str, said: str
+) -> None:
+    result = verdict(against(paired=paired), Kept(runs(then)), control=now, treatment=[0.0])
+    assert result.status == status
+    assert said in result.sentence
+
+
+def test_several_runs_are_averaged_pair_by_pair() -> None:
+    earlier = [OLD, [value + 0.02 for value in OLD], [value - 0.02 for value in OLD]]
+    now = [value + noise for value, noise in zip(OLD, SPREAD, strict=True)]
+    result = verdict(
+        against(baseline={"last_runs": 3}, paired=True), Kept(runs(*earlier)), control=now, treatment=[0.0]
+    )
+    judged = judge_margin({"a": now, "b": OLD}, 0.1, paired=True, non_inferiority=True)
+    assert result.numbers["estimate"] == pytest.approx(judged.estimate)
+    assert len(result.baseline_runs) == 3
+    assert "the 3 runs before" in result.sentence
+
+
+@pytest.mark.parametrize("what", ["metric", "group"])
+def test_each_earlier_run_is_one_observation_of_a_number(what: str) -> None:
+    earlier = [0.90, 0.91, 0.89, 0.905, 0.895]
+    rule = against(0.1, baseline={"last_runs": 5}, **({"metric": "accuracy"} if what == "metric" else {}))
+    if what == "metric":
+        result = verdict(rule, Kept(numbered(*earlier)), accuracy=0.88)
+    else:
+        kept = Kept(runs(*([value - 0.3, value + 0.3] for value in earlier)))
+        result = verdict(rule, kept, control=[0.78, 0.98], treatment=[0.0])
+    judged = judge_new_value(0.88, earlier, 0.1, non_inferiority=True)
+    assert result.status == "passed"
+    assert result.numbers["interval_low"] == pytest.approx(judged.equivalence_interval[0])
+    assert (result.numbers["n"], result.numbers["n_baseline"]) == (1, 5)
+
+
+def test_one_earlier_number_has_no_interval_and_says_so() -> None:
+    rule = against(0.1, metric="accuracy", baseline={"last_runs": 5})
+    result = verdict(rule, Kept(numbered(0.9)), accuracy=0.95)
+    assert result.status == "undecided"
+    assert "there is one earlier number, 0.9, which has no interval" in result.sentence
+    still = verdict(rule, Kept(numbered(0.9, 0.9)), accuracy=0.9)
+    assert still.status == "passed"
+
+
+def test_earlier_runs_without_the_number_are_named_and_left_out() -> None:
+    kept = Kept([*numbered(0.9, 0.91, 0.89), EarlierRun("r4", measured(loss=1)[0])])
+    result = verdict(against(0.1, metric="accuracy", baseline={"last_runs": 4}), kept, accuracy=0.9)
+    assert result.status == "passed"
+    assert "(1 of 4 earlier runs cannot be compared; run r4: there is no metric 'accuracy'" in result.sentence
+    assert result.numbers["n_baseline"] == 3
+
+
+def test_a_stage_that_breaks_on_an_earlier_context_makes_the_gate_undecided_and_no_error() -> None:
+    class Unreadable(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("not any more")
+
+    context, _ = measured()
+    broken = EarlierRun("r1", context.assign(bench_data=Unreadable()))
+    result = verdict(against(), Kept([broken]), control=OLD, treatment=[0.0])
+    assert "run r1 cannot be read: RuntimeError: not any more" in result.sentence
+
+
+# --- without Dagster --------------------------------------------------------------------------------------------------
+
+
+def test_a_blocking_gate_that_fails_raises_after_the_last_stage_with_the_whole_context() -> None:
+    described = experiment_of(
+        {"name": "measure", "options": {"value": 0.5}},
+        "report",
+        gates=[
+            {"name": "good", "metric": "accuracy", "at_least": 0.9, "blocking": True},
+            {"name": "fair", "metric": "accuracy", "at_least": 0.4},
+            {"name": "fine", "metric": "accuracy", "above": 0.5, "severity": "warn"},
+        ],
+    )
+    with pytest.raises(GateFailedError) as raised:
+        run_experiment(described, registry=registry())
+    error = raised.value
+    assert str(error) == ("a gate of experiment 'tried' did not pass: good: accuracy is 0.5, not at least 0.9")
+    assert error.context.completed_stages == ("measure", "report")
+    assert Path(error.context.artifacts["report.html"]).exists()
+    assert [(one.gate, one.status, one.severity) for one in error.gates] == [
+        ("good", "failed", "error"),
+        ("fair", "passed", "error"),
+        ("fine", "failed", "warn"),
+    ]
+    assert isinstance(error, _Portable)
+
+
+def test_the_error_of_a_gate_crosses_processes() -> None:
+    import pickle
+
+    described = experiment_of("measure", gates=[{"name": "g", "metric": "accuracy", "above": 1, "blocking": True}])
+    with pytest.raises(GateFailedError) as raised:
+        run_experiment(described, registry=registry())
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.gates) == (str(raised.value), raised.value.gates)
+
+
+def test_gates_that_do_not_block_let_the_run_pass() -> None:
+    gates = [{"name": "g", "metric": "accuracy", "above": 1}, {"name": "h", "metric": "nothing", "above": 1}]
+    context = run_experiment(experiment_of("measure", gates=gates), registry=registry())
+    assert context.metrics["accuracy"] == 0.5
+
+
+def test_a_stage_that_fails_is_what_the_error_says_and_no_gate() -> None:
+    gates = [{"name": "g", "metric": "accuracy", "above": 1, "blocking": True}]
+    with pytest.raises(StageFailedError):
+        run_experiment(experiment_of("measure", "fail", gates=gates), registry=registry())
