@@ -234,6 +234,15 @@ class Source:
                 return Location(self.shown, *positions[place[:length]])
         return Location(self.shown)
 
+    def below(self, *place: str | int) -> Source:
+        """The same file, places in it told from `place` on: an experiment may stand inside of something else."""
+        size = len(place)
+        return Source(
+            self.path,
+            self.shown,
+            lambda: {found[size:]: position for found, position in self.find().items() if found[:size] == place},
+        )
+
 
 class Experiment(Node):
     """An experiment: a pipeline of stages, what to report, and when to run it again."""

@@ -23,7 +23,7 @@ from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.experiment import Experiment, Source
 from crucible_core.wording import describe_mistake
 
-__all__ = ["load_experiment", "parse_scalar"]
+__all__ = ["experiment_from", "load_document", "load_experiment", "parse_scalar"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -44,6 +44,17 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; `others` of it are the
     further ones.
     """
+    data, source = load_document(path)
+    return experiment_from(data, source)
+
+
+def load_document(path: str | os.PathLike[str], *, number: int | None = None) -> tuple[Any, Source]:
+    """What a YAML or JSON file holds, read under the limits and rules of experiment files, and where in it what stands.
+
+    A file of several YAML documents is refused, unless the `number` of one (0 is the first) says which is meant.
+
+    Raises InvalidExperimentError.
+    """
     file = Path(path)
     text = _read(file)
     shown = str(file)
@@ -52,18 +63,26 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
         data = _parse_json(text, shown)
         positions = functools.cache(lambda: _json_positions(text))
     else:
-        data, found = _parse_yaml(text, shown)
+        data, found = _parse_yaml(text, shown, number)
         positions = lambda: found  # noqa: E731
-    source = Source(str(file.absolute()), shown, positions)
+    return data, Source(str(file.absolute()), shown, positions)
+
+
+def experiment_from(data: Any, source: Source | None) -> Experiment:
+    """The experiment that plain data describes; mistakes are located in `source`, where the data was read.
+
+    Raises InvalidExperimentError.
+    """
     if not isinstance(data, dict):
         raise InvalidExperimentError(
             f"an experiment is a mapping with `id:` and `pipeline:`, and this file holds {_kind(data)}",
-            location=Location(shown, 1, 1),
+            location=source.location() if source else None,
         )
     try:
-        return Experiment.model_validate(data).read_from(source)
+        experiment = Experiment.model_validate(data)
     except ValidationError as error:
         raise _mistakes(error, source) from None
+    return experiment.read_from(source) if source else experiment
 
 
 def parse_scalar(text: str) -> Any:
@@ -107,11 +126,12 @@ def _read(file: Path) -> str:
         ) from error
 
 
-def _mistakes(error: ValidationError, source: Source) -> InvalidExperimentError:
+def _mistakes(error: ValidationError, source: Source | None) -> InvalidExperimentError:
     found = []
     for mistake in error.errors(include_url=False):
         place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
-        found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=source.location(*place)))
+        location = source.location(*place) if source else None
+        found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=location))
     return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))
 
 
@@ -195,32 +215,43 @@ class _Unparsable(Exception):
         self.mistake = InvalidExperimentError(f"is no YAML: {reason}", location=location)
 
 
-def _parse_yaml(text: str, shown: str) -> tuple[Any, Positions]:
+def _parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, Positions]:
     try:
-        return _Builder(shown).build(_events(text, shown, pure=False))
+        return _Builder(shown).build(_events(text, shown, number, pure=False))
     except _Unparsable as error:
         # The C parser does not read all of YAML 1.2: `{module: package.module:Stage}` is too much for it. The Python
         # parser does, thirteen times slower, so that it gets the second try, and only texts of a size it can manage.
         if len(text) > MAX_SECOND_TRY:
             raise error.mistake from None
     try:
-        return _Builder(shown).build(_events(text, shown, pure=True))
+        return _Builder(shown).build(_events(text, shown, number, pure=True))
     except _Unparsable as error:
         raise error.mistake from None
 
 
-def _events(text: str, shown: str, *, pure: bool) -> Iterator[Any]:
+def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> Iterator[Any]:
     from ruamel.yaml import YAML  # noqa: PLC0415  # whoever makes experiments in code needs no YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
     try:
-        yield from YAML(typ="safe", pure=pure).parse(text)
+        events = YAML(typ="safe", pure=pure).parse(text)
+        yield from events if number is None else _of_document(events, number)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = Location(shown, mark.line + 1, mark.column + 1) if mark else Location(shown)
         raise _Unparsable(", ".join(part for part in (error.problem, error.context) if part), at) from None
     except (YAMLError, UnicodeError, ValueError) as error:
         raise _Unparsable(str(error).splitlines()[0], Location(shown)) from None
+
+
+def _of_document(events: Iterator[Any], number: int) -> Iterator[Any]:
+    current = -1
+    for event in events:
+        current += type(event).__name__ == "DocumentStartEvent"
+        if current == number:
+            yield event
+        elif current > number:
+            return
 
 
 @dataclass(slots=True)

@@ -1,11 +1,21 @@
 """Experiments as Dagster jobs: compiled from the experiment file, run by Dagster, kept in its run storage."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from crucible_core import __version__
 from crucible_core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from crucible_dagster.component import ExperimentComponent
 
 try:
     import dagster as _dagster  # noqa: F401
 except ModuleNotFoundError:
     raise MissingExtraError("crucible_dagster", "dagster") from None
+
+from dagster_shared.libraries import DagsterLibraryRegistry
 
 from crucible_dagster.code_location import build_definitions, experiment_files
 from crucible_dagster.context_store import ContextIOManager, context_store
@@ -15,6 +25,7 @@ from crucible_dagster.job import asset_for, job_for, schedule_for
 
 __all__ = [
     "ContextIOManager",
+    "ExperimentComponent",
     "History",
     "asset_for",
     "build_definitions",
@@ -25,3 +36,18 @@ __all__ = [
     "open_instance",
     "schedule_for",
 ]
+
+DagsterLibraryRegistry.register("crucible-dagster", __version__, is_dagster_package=False)
+
+
+def __getattr__(name: str) -> Any:
+    # `dg` looks for it here; whoever runs experiments without components does not pay for it.
+    if name == "ExperimentComponent":
+        from crucible_dagster.component import ExperimentComponent  # noqa: PLC0415
+
+        return ExperimentComponent
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

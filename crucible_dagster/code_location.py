@@ -117,6 +117,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _is_experiment(file: Path) -> bool:
     # A folder holds other files of these suffixes, such as dagster.yaml. One that says neither `id` nor `pipeline`,
-    # which every experiment must, is no experiment with a mistake in it.
+    # which every experiment must, is no experiment with a mistake in it; nor is a component of `dg`, of whatever type.
     text = file.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
+    if re.search(r"(?m)^type\s*:", text) and re.search(r"(?m)^attributes\s*:", text):
+        return False
     return re.search(r'(?m)^[\s{]*"?(id|pipeline)"?\s*:', text) is not None
