@@ -34,8 +34,9 @@ from crucible_core.gates import GateResult
 from crucible_core.jsonable import to_json_text
 from crucible_core.loading import load_experiment, parse_scalar
 from crucible_core.registry import builtin_registry
-from crucible_core.runner import advice, plan_experiment, run_experiment
+from crucible_core.runner import advice, plan_experiment
 from crucible_core.trace import Observer, StageFailed
+from crucible_core.tracing import run_traced
 from crucible_core.verdicts import judge_gates
 from crucible_core.wording import closest
 
@@ -118,7 +119,7 @@ def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool, 
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
         experiment = with_overrides(load_experiment(file), overrides)
-        execute, recorded = _dagster_runner(fresh=fresh) if on_dagster else (run_experiment, None)
+        execute, recorded = _dagster_runner(fresh=fresh) if on_dagster else (run_traced, None)
         if fresh and not on_dagster:
             raise CrucibleError("--fresh goes with --dagster: a direct run keeps no results, and uses none again")
         planned = plan_experiment(experiment, builtin_registry())

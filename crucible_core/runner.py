@@ -5,11 +5,12 @@ Dagster's ops call the same `run_stage`, so that both worlds give the same resul
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from crucible_core.stage import Stage, wrong_default
 from crucible_core.trace import (
     Event,
     Observer,
+    RunObserver,
     StageFailed,
     StageRetried,
     StageSkipped,
@@ -43,7 +45,16 @@ from crucible_core.trace import (
 from crucible_core.verdicts import check_gates, judge_gates
 from crucible_core.wording import describe_mistake, error_text
 
-__all__ = ["PlannedStage", "advice", "announce", "plan_experiment", "plan_stage", "run_experiment", "run_stage"]
+__all__ = [
+    "PlannedStage",
+    "advice",
+    "announce",
+    "plan_experiment",
+    "plan_stage",
+    "replay",
+    "run_experiment",
+    "run_stage",
+]
 
 _log = logging.getLogger("crucible")
 
@@ -81,11 +92,12 @@ def run_experiment(
     """
     planned = plan_experiment(experiment, builtin_registry() if registry is None else registry)
     context = Context.begin(experiment, run_id=run_id, assigns=assigns)
-    for stage in planned:
-        context = run_stage(stage, context, observers)
-    gates = judge_gates(context, planned)
-    if any(one.blocks for one in gates):
-        raise GateFailedError(context, gates)
+    with _watched_run(context, observers):
+        for stage in planned:
+            context = run_stage(stage, context, observers)
+        gates = judge_gates(context, planned)
+        if any(one.blocks for one in gates):
+            raise GateFailedError(context, gates)
     return context
 
 
@@ -278,6 +290,28 @@ def announce(event: Event, observers: Sequence[Observer]) -> None:
         except Exception:  # noqa: BLE001
             # Who watches a run must not be able to change its result.
             _log.exception("the observer %r failed on %s of stage %r", observer, event.kind, event.stage)
+
+
+def replay(context: Context, observers: Sequence[Observer], error: BaseException | None = None) -> None:
+    """Tell the observers of a run that is over: of the events of its last Context, and of the error that ended it."""
+    watching = _watched_run(context, observers)
+    watching.__enter__()
+    for event in context.trace.events:
+        announce(event, observers)
+    watching.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+@contextlib.contextmanager
+def _watched_run(context: Context, observers: Sequence[Observer]) -> Iterator[None]:
+    """Around a run, for the observers that watch whole runs; one that raises when it begins is logged."""
+    with contextlib.ExitStack() as stack:
+        for observer in observers:
+            if isinstance(observer, RunObserver):
+                try:
+                    stack.enter_context(observer.watch_run(context))
+                except Exception:  # noqa: BLE001
+                    _log.exception("the observer %r failed at the begin of run %s", observer, context.run_id)
+        yield
 
 
 def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:

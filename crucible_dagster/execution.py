@@ -34,7 +34,7 @@ from crucible_core import (
     builtin_registry,
 )
 from crucible_core.experiment import Source
-from crucible_core.runner import announce
+from crucible_core.runner import replay
 from crucible_core.vocabulary import ExecutorName
 from crucible_dagster.context_store import open_store
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
@@ -43,6 +43,7 @@ from crucible_dagster.names import op_names
 from crucible_dagster.provenance import LaunchedBy, launch_tags
 from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
+from crucible_dagster.tracing import parent_tags, tracing_here
 
 __all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
 
@@ -81,12 +82,11 @@ def execute_experiment(
             uuid.UUID(run_id)
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
-        tags = {**launch_tags(launched_by), **({FRESH_TAG: "true"} if fresh else {})}
+        tags = {**launch_tags(launched_by), **parent_tags(), **({FRESH_TAG: "true"} if fresh else {})}
         EXECUTE[chosen](experiment, registry, instance, run_id, observers, tags)
         context, error = outcome(experiment, instance, run_id)
     if chosen != "in_process":
-        for event in context.trace.events:
-            announce(event, observers)
+        replay(context, tracing_here(observers), error)
     if error is not None:
         raise error
     return context

@@ -26,7 +26,7 @@ from crucible_core import (
     builtin_registry,
     plan_experiment,
 )
-from crucible_core.runner import announce
+from crucible_core.runner import replay
 from crucible_dagster.context_store import open_store
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
@@ -37,6 +37,7 @@ from crucible_dagster.provenance import LaunchedBy, RunRecord, launch_tags
 from crucible_dagster.replay import recorded_experiment, recorded_run
 from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import ContextStore
+from crucible_dagster.tracing import parent_tags, tracing_here
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -57,7 +58,12 @@ class Resumption:
         self, *, observers: Sequence[Observer] = (), fresh: bool = False, launched_by: LaunchedBy = "python"
     ) -> Context:
         """Run what is left, as a new run. Raises what `execute_experiment` raises."""
-        tags = {**launch_tags(launched_by), RESUME_RETRY_TAG: "true", **({FRESH_TAG: "true"} if fresh else {})}
+        tags = {
+            **launch_tags(launched_by),
+            **parent_tags(),
+            RESUME_RETRY_TAG: "true",
+            **({FRESH_TAG: "true"} if fresh else {}),
+        }
         with job_in_processes(self.experiment, self.registry, observers) as job:
             result = execute_job(
                 job,
@@ -68,8 +74,7 @@ class Resumption:
             )
         context, error = outcome(self.experiment, self.instance, result.run_id)
         if _executor_of(self.run_config, self.experiment) != "in_process":
-            for event in context.trace.events:
-                announce(event, observers)
+            replay(context, tracing_here(observers), error)
         if error is not None:
             raise error
         return context

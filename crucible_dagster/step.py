@@ -46,6 +46,7 @@ from crucible_dagster.provenance import record_run
 from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
 from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.tracing import traced_step
 
 __all__ = ["EXPERIMENT_KEY", "FRESH_TAG", "CompiledExperiment", "run_step"]
 
@@ -69,6 +70,13 @@ class CompiledExperiment:
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
     compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    with traced_step(context, compiled) as traced:
+        yield from _run_step(context, compiled, upstream, traced)
+
+
+def _run_step(
+    context: OpExecutionContext, compiled: CompiledExperiment, upstream: Context | None, traced: Sequence[Observer]
+) -> Iterator[Any]:
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
     index = compiled.op_names.index(step)
@@ -89,7 +97,7 @@ def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[
         context.log.warning(f"another attempt at step {step} has a result already, and that counts")
     else:
         before = _before(context, upstream, launched)
-        one = _Step(context, manager, compiled, planned, step)
+        one = _Step(context, manager, compiled, planned, step, traced)
         after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1:
         yield materialization(after)
@@ -109,6 +117,7 @@ class _Step:
         compiled: CompiledExperiment,
         planned: PlannedStage,
         step: str,
+        traced: Sequence[Observer],
     ) -> None:
         self.dagster = context
         self.manager = manager
@@ -118,7 +127,7 @@ class _Step:
         self.attempt = new_attempt()
         self.raw: Context
         """What the stage returned, before it was stored."""
-        self.observers = (self._keep, self._tell, *compiled.observers)
+        self.observers = (self._keep, self._tell, *traced, *compiled.observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition

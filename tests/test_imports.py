@@ -11,7 +11,17 @@ import pytest
 
 import crucible_core
 
-HEAVY = ["crucible_dagster", "dagster", "matplotlib", "numpy", "pandas", "plotly", "scipy", "sklearn"]
+HEAVY = [
+    "crucible_dagster",
+    "dagster",
+    "matplotlib",
+    "numpy",
+    "opentelemetry",
+    "pandas",
+    "plotly",
+    "scipy",
+    "sklearn",
+]
 CORE = Path(crucible_core.__file__).parent
 
 
