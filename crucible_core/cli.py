@@ -102,8 +102,18 @@ set_options = click.option(
 )
 
 
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that say what is run of an experiment file."""
+    seed = click.option(
+        "--seed", type=int, metavar="N", help="The experiment's seed, for the stages that are given none of their own."
+    )
+    variant = click.option("--variant", metavar="NAME", help="The variant of the experiment to run.")
+    return variant(seed(command))
+
+
 @main.command()
 @click.argument("file")
+@run_options
 @set_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else there."
@@ -115,16 +125,25 @@ set_options = click.option(
     help="Run the compiled job on Dagster: the instance of DAGSTER_HOME, or one under .crucible/.",
 )
 @click.option("--fresh", is_flag=True, help="Run every stage, also those with `cache: true` (with --dagster).")
-def run(file: str, overrides: tuple[str, ...], as_json: bool, on_dagster: bool, fresh: bool) -> None:
+def run(
+    file: str,
+    variant: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    on_dagster: bool,
+    fresh: bool,
+) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
-        experiment = with_overrides(load_experiment(file), overrides)
+        experiment = with_overrides(_chosen(load_experiment(file), variant, seed), overrides)
         execute, recorded = _dagster_runner(fresh=fresh) if on_dagster else (run_traced, None)
         if fresh and not on_dagster:
             raise CrucibleError("--fresh goes with --dagster: a direct run keeps no results, and uses none again")
         planned = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
-    heading = f"{experiment.id} run {run_id}{' on Dagster' if on_dagster else ''}"
+    shown = f" ({experiment.variant})" if experiment.variant else ""
+    heading = f"{experiment.id}{shown} run {run_id}{' on Dagster' if on_dagster else ''}"
     run_and_show(
         heading,
         len(experiment.pipeline),
@@ -193,9 +212,10 @@ def run_and_show(
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def validate(files: tuple[str, ...], as_json: bool) -> None:
-    """Check experiment files without running them: the file, every stage, every option."""
+def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_json: bool) -> None:
+    """Check experiment files without running them: the file, every stage, every option, every variant."""
     findings: dict[str, list[dict[str, Any]]] = {}
     warnings: dict[str, list[str]] = {}
     for file in files:
@@ -203,6 +223,9 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
         try:
             with nothing_else_on_stdout():
                 experiment = load_experiment(file)
+                if variant is not None:
+                    plan_experiment(experiment, builtin_registry())
+                experiment = _chosen(experiment, variant, seed)
                 warnings[file] = advice(experiment, plan_experiment(experiment, builtin_registry()))
         except InvalidExperimentError as error:
             findings[file] = [
@@ -266,6 +289,12 @@ def _print_stage(one: Mapping[str, Any]) -> None:
         click.echo(f"  {option}: {one['types'][option]}  ({state})")
         if properties[option].get("description"):
             click.echo("      " + " ".join(properties[option]["description"].split()))
+
+
+def _chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
+    if variant is not None:
+        experiment = experiment.with_variant(variant)
+    return experiment if seed is None else experiment.with_seed(seed)
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

@@ -96,6 +96,12 @@ class InvalidExperimentError(CrucibleError):
         first.others = tuple(others)
         return first
 
+    def within(self, what: str) -> InvalidExperimentError:
+        """The same mistakes, each beginning with the words `what`."""
+        for error in self.each():
+            error.args = (f"{what}{error.message}", *error.args[1:])
+        return self
+
     def each(self) -> tuple[InvalidExperimentError, ...]:
         """The first mistake and the others, flat."""
         return (self, *(found for other in self.others for found in other.each()))

@@ -11,12 +11,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from crucible_core.errors import InvalidOptionsError, Location, UnknownStageError
+from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.gates import Gate
 from crucible_core.node import Data, Name, Node, Options, Text
 from crucible_core.vocabulary import (
@@ -30,7 +30,10 @@ from crucible_core.vocabulary import (
     Sink,
     TestSpelling,
 )
-from crucible_core.wording import closest, describe_mistake
+from crucible_core.wording import closest, describe_mistake, listing
+
+if TYPE_CHECKING:
+    from crucible_core.registry import Registry
 
 __all__ = [
     "Execution",
@@ -213,6 +216,9 @@ class Execution(Node):
     """Steps at once under `multiprocess`; unsaid, the number of cores."""
 
 
+Place = tuple[str | int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The file an experiment was read from, and where in it each value stands."""
@@ -256,6 +262,12 @@ class Experiment(Node):
     metadata: Options | None = None
     pipeline: tuple[StageDef, ...] = Field(json_schema_extra={"minItems": 1})
     """The stages, in the order in which they run."""
+    seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
+    """Of every stage that has an option `seed` and is not given one of its own."""
+    variants: dict[Name, dict[Name, Options]] | None = None
+    """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
+    variant: Name | None = None
+    """The variant whose options the pipeline holds already: written into the record of a run."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
@@ -277,7 +289,8 @@ class Experiment(Node):
     updated_at: Data = None
 
     _source: Source | None = PrivateAttr(default=None)
-    _replaced: frozenset[tuple[str | int, ...]] = PrivateAttr(default=frozenset())
+    # What was replaced since it was read, and where in the file the value comes from now, if from there.
+    _replaced: Mapping[Place, Place | None] = PrivateAttr(default={})
 
     @field_validator("pipeline")
     @classmethod
@@ -335,27 +348,93 @@ class Experiment(Node):
 
     def location(self, *place: str | int) -> Location | None:
         """Where in its file the value at `place` stands; None if it was not read from one, or was replaced since."""
-        return self._source.location(*place) if self._source and place[:4] not in self._replaced else None
+        for length in (1, 4):
+            if place[:length] in self._replaced:
+                moved = self._replaced[place[:length]]
+                return self._source.location(*moved, *place[length:]) if self._source and moved else None
+        return self._source.location(*place) if self._source else None
 
     def with_own_data(self) -> Experiment:
         """The same experiment, holding copies of the data that it carries for stages."""
         carried = {name: copy.deepcopy(value) for name in _CARRIED if (value := getattr(self, name)) is not None}
         return self.model_copy(update=carried) if carried else self
 
+    def with_variant(self, name: str, registry: Registry | None = None) -> Experiment:
+        """The same experiment with the options of one of its variants, whose name is then its `variant`.
+
+        `registry`, by default `builtin_registry()`, knows the stages, and so which options are themselves mappings, of
+        which a variant replaces a part. Raises InvalidExperimentError if there is no such variant, UnknownStageError if
+        it names a stage that the pipeline does not have, or one that does not exist.
+        """
+        from crucible_core.overrides import merge_options  # noqa: PLC0415  # they need the experiment themselves
+        from crucible_core.registry import builtin_registry  # noqa: PLC0415
+
+        variants = self.variants or {}
+        if name not in variants:
+            raise InvalidExperimentError(
+                f"experiment {self.id!r} has no variant {name!r}{closest(name, variants)}; its variants: "
+                f"{listing(variants)}"
+            )
+        if self.variant is not None:
+            if self.variant != name:
+                raise InvalidExperimentError(
+                    f"this is variant {self.variant!r} of experiment {self.id!r} already; make variant {name!r} from "
+                    "the experiment file"
+                )
+            return self
+        registry = builtin_registry() if registry is None else registry
+        changed = self.model_copy(update={"variant": name})
+        changed.__pydantic_fields_set__.add("variant")
+        for stage, options in variants[name].items():
+            index = self.index_of(stage, "variants", name, stage)
+            definition = self.pipeline[index]
+            found = registry.resolve(definition, folder=self.folder)
+            merged = merge_options(found, definition.options or {}, options)
+            changed = changed.with_options(stage, {option: merged[option] for option in options})
+        moved: dict[Place, Place | None] = {
+            ("pipeline", self.index_of(stage), "options", option): ("variants", name, stage, option)
+            for stage, options in variants[name].items()
+            for option in options
+        }
+        changed._replaced = {**self._replaced, **moved}
+        return changed
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The same experiment with another `seed`. Raises InvalidExperimentError if it is none."""
+        try:
+            changed = Experiment.model_validate({**self.to_dict(), "seed": seed})
+        except ValidationError as error:
+            said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
+            raise InvalidExperimentError(said) from None
+        changed._source = self._source
+        changed._replaced = {**self._replaced, ("seed",): None}
+        return changed
+
+    def index_of(self, stage: str, *place: str | int) -> int:
+        """Where in the pipeline, from 0, the stage of that name is; `place` is where it was asked for.
+
+        Raises UnknownStageError.
+        """
+        names = [definition.name for definition in self.pipeline]
+        if stage not in names:
+            asked = f"variant {place[1]!r}: " if place[:1] == ("variants",) else ""
+            raise UnknownStageError(
+                f"{asked}experiment {self.id!r} has no stage {stage!r}{closest(stage, names)}; its stages: "
+                f"{', '.join(names)}",
+                stage=stage,
+                known=names,
+                location=self.location(*place) if place else None,
+            )
+        return names.index(stage)
+
     def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
         """The same experiment with some options of one stage replaced.
 
         Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is no data.
         """
-        names = [definition.name for definition in self.pipeline]
-        if stage not in names:
-            raise UnknownStageError(
-                f"experiment {self.id!r} has no stage {stage!r}{closest(stage, names)}; its stages: {', '.join(names)}",
-                stage=stage,
-                known=names,
-            )
+        index = self.index_of(stage)
         data = self.to_dict()
-        entry = data["pipeline"][names.index(stage)]
+        entry = data["pipeline"][index]
         entry["options"] = {**(entry.get("options") or {}), **options}
         try:
             changed = Experiment.model_validate(data)
@@ -363,7 +442,7 @@ class Experiment(Node):
             said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
             raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
-        changed._replaced = self._replaced | {("pipeline", names.index(stage), "options", name) for name in options}
+        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): None for name in options}}
         return changed
 
 

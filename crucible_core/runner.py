@@ -10,7 +10,7 @@ import functools
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from crucible_core.errors import (
 from crucible_core.experiment import Experiment, StageDef
 from crucible_core.jsonable import safe_text, type_name
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.stage import Stage, wrong_default
+from crucible_core.stage import Stage, takes_seed, wrong_default
 from crucible_core.trace import (
     Event,
     Observer,
@@ -51,6 +51,7 @@ __all__ = [
     "announce",
     "plan_experiment",
     "plan_stage",
+    "read_options",
     "replay",
     "run_experiment",
     "run_stage",
@@ -104,13 +105,37 @@ def run_experiment(
 def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[PlannedStage, ...]:
     """Find every stage, check every option, ask every stage what it knows to be wrong; run nothing.
 
+    Every variant of the experiment is checked too, unless this is one of them. Every stage that has an option `seed`
+    which is not given gets the experiment's.
+
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError for the first mistake, with the further
     ones as its `others`.
     """
-    planned: list[PlannedStage] = []
     mistakes: list[InvalidExperimentError] = []
+    planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
+    if not mistakes:
+        mistakes += check_gates(experiment, [one.stage for one in planned if one.definition.enabled])
+    if experiment.variants and experiment.variant is None and not mistakes:
+        for name, changes in experiment.variants.items():
+            try:
+                variant = experiment.with_variant(name, registry)
+            except InvalidExperimentError as error:
+                mistakes.append(error)
+                continue
+            found: list[InvalidExperimentError] = []
+            _plan_each(variant, [variant.index_of(stage) for stage in changes], registry, found)
+            mistakes += [error.within(f"variant {name!r}: ") for error in found]
+    if mistakes:
+        raise InvalidExperimentError.of(mistakes)
+    return planned
+
+
+def _plan_each(
+    experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
+) -> tuple[PlannedStage, ...]:
+    planned = []
     folder = experiment.folder
-    for index in range(len(experiment.pipeline)):
+    for index in indices:
         try:
             one = _plan(experiment, index, registry, folder)
             if one.definition.enabled:
@@ -118,10 +143,6 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[Planned
             planned.append(one)
         except InvalidExperimentError as error:
             mistakes.append(error)
-    if len(planned) == len(experiment.pipeline):
-        mistakes += check_gates(experiment, [one.stage for one in planned if one.definition.enabled])
-    if mistakes:
-        raise InvalidExperimentError.of(mistakes)
     return tuple(planned)
 
 
@@ -140,20 +161,33 @@ def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path |
     except UnknownStageError as error:
         error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
         raise
+    options = definition.options or {}
+    seeded = experiment.seed is not None and definition.enabled and "seed" not in options and takes_seed(found)
+    if seeded:
+        options = {**options, "seed": experiment.seed}
     try:
-        # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple.
-        stage = found.model_validate_json(
-            to_json(definition.options or {}), strict=True, context={"registry": registry}
-        )
+        stage = read_options(found, options, registry)
     except ValidationError as error:
-        described = [(f"option {describe_mistake(one, found)}", one["loc"]) for one in error.errors(include_url=False)]
-        raise InvalidExperimentError.of(_refuse(experiment, index, said, *place) for said, place in described) from None
+        described = [
+            (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
+            for one in error.errors(include_url=False)
+        ]
+        raise InvalidExperimentError.of(
+            _refuse_seed(experiment, index, said) if of_seed else _refuse(experiment, index, said, *place)
+            for said, place, of_seed in described
+        ) from None
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
         raise _refuse(experiment, index, reason) from error
     if (wrong := wrong_default(found)) is not None:
         raise _refuse(experiment, index, wrong)
     return PlannedStage(definition, stage)
+
+
+def read_options(stage: type[Stage], options: Mapping[str, Any], registry: Registry | None) -> Stage:
+    """The stage with these options. Raises pydantic.ValidationError, or whatever a validator of the stage raises."""
+    # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple.
+    return stage.model_validate_json(to_json(options), strict=True, context={"registry": registry})
 
 
 def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
@@ -182,6 +216,16 @@ def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) 
     location = experiment.location("pipeline", index, "options", *place)
     separator = "," if reason.startswith("option ") else ":"
     return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
+
+
+def _refuse_seed(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
+    name = experiment.pipeline[index].name
+    return InvalidOptionsError(
+        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage with an option of that name that "
+        "is not given; give this stage its own",
+        stage=name,
+        location=experiment.location("seed"),
+    )
 
 
 def run_stage(

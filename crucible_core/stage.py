@@ -175,6 +175,12 @@ def wrong_default(stage: type[Stage]) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=1024)
+def takes_seed(stage: type[Stage]) -> bool:
+    """Whether the stage has an option `seed`."""
+    return any(_file_name(name, field) == "seed" for name, field in stage.model_fields.items())
+
+
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
     # Of the options only: the Context may be imported for type checkers alone.
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}

@@ -185,7 +185,7 @@ _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "
 def _run_row(run: RunSummary) -> tuple[str, ...]:
     return (
         run.run_id[:SHORT],
-        run.experiment,
+        f"{run.experiment} ({run.variant})" if run.variant else run.experiment,
         run.status,
         f"{run.started or run.created:%Y-%m-%d %H:%M:%S}",
         "" if run.seconds is None else format_duration(run.seconds),
@@ -264,6 +264,8 @@ def _comparisons(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Comparison]]
 def _identity(details: RunDetails) -> Iterator[tuple[str, str]]:
     run, record = details.summary, details.record
     yield "status", run.status
+    if run.variant:
+        yield "variant", run.variant
     if run.started:
         yield "started", f"{run.started:%Y-%m-%d %H:%M:%S} UTC"
     if run.seconds is not None:
@@ -276,6 +278,8 @@ def _identity(details: RunDetails) -> Iterator[tuple[str, str]]:
         yield "git", git_of(record) or "not in a repository"
         yield "on", f"{record.host}, {record.platform}, Python {record.python}"
         yield "packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())
+        if (seed := record.experiment.get("seed")) is not None:
+            yield "seed", str(seed)
         if record.seeds:
             yield "seeds", ", ".join(f"{stage} {seed}" for stage, seed in record.seeds.items())
 

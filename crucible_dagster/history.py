@@ -52,6 +52,7 @@ from crucible_dagster.gating import gates_of_run
 from crucible_dagster.job import EXPERIMENT_TAG
 from crucible_dagster.names import dagster_name
 from crucible_dagster.provenance import Launch, RunRecord, StageRecord, launch_of, read_run_record
+from crucible_dagster.settings import VARIANT_TAG
 
 __all__ = [
     "Change",
@@ -127,6 +128,8 @@ class RunSummary:
     launched: Launch
     parent: str | None
     """The run that this one executes again."""
+    variant: str | None
+    """The variant of the experiment that it runs, if one was chosen."""
     headline: str | None
     """The result in one sentence, of a run that succeeded."""
     metrics: Mapping[str, float]
@@ -263,7 +266,8 @@ class History:
 
         `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
         materialization: the first 1,000 metrics, and of a comparison its findings. A run that did not succeed has
-        none, and its row only the three columns; a metric with one of their names is called `status (metric)`.
+        none, and its row only the three columns; a metric with one of their names is called `status (metric)`. The row
+        of a run of a variant of the experiment has it as `variant` too.
 
         Raises CrucibleError if there is no such experiment or status.
         """
@@ -273,6 +277,8 @@ class History:
         for one in found:
             summary = _summary(one, shown.get(one.dagster_run.run_id))
             row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
+            if summary.variant is not None:
+                row["variant"] = summary.variant
             for name, value in summary.metrics.items():
                 row[name if name not in row else f"{name} (metric)"] = value
             rows.append(row)
@@ -576,6 +582,7 @@ def _summary(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
         seconds=(ended - started).total_seconds() if started and ended else None,
         launched=launch_of(run),
         parent=run.parent_run_id,
+        variant=run.tags.get(VARIANT_TAG) or None,
         headline=said.text if isinstance(said, TextMetadataValue) else None,
         metrics=dict(_numbers_in(shown or {})),
     )

@@ -5,6 +5,7 @@
 | the experiment         | a job, and the asset `crucible/<id>`                                           |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
+| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of the asset                                                    |
@@ -21,6 +22,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dagster import (
@@ -29,11 +31,13 @@ from dagster import (
     DependencyDefinition,
     GraphDefinition,
     In,
+    InitResourceContext,
     JobDefinition,
     NodeInvocation,
     OpDefinition,
     OpExecutionContext,
     Out,
+    Permissive,
     ResourceDefinition,
     ScheduleDefinition,
 )
@@ -54,8 +58,9 @@ from crucible_dagster.context_store import STORE_KEY, context_store
 from crucible_dagster.executors import executor_for
 from crucible_dagster.metadata import asset_key
 from crucible_dagster.names import dagster_name, op_names
-from crucible_dagster.option_fields import option_fields
-from crucible_dagster.step import EXPERIMENT_KEY, CompiledExperiment, run_step
+from crucible_dagster.option_fields import check_at_launch, option_fields
+from crucible_dagster.settings import EXPERIMENT_KEY, VARIANT_TAG, settings_fields, settings_of, variants_as_partitions
+from crucible_dagster.step import CompiledExperiment, run_step
 
 __all__ = ["EXPERIMENT_TAG", "asset_for", "job_for", "schedule_for"]
 
@@ -80,9 +85,9 @@ def job_for(
     planned = plan_experiment(experiment, registry)
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
+    possible = _possible_options(experiment, registry)
     for index, one in enumerate(planned):
-        options = to_json(one.definition.options or {}).decode()
-        op = _op_for(type(one.stage), options, first=index == 0)
+        op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
         dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
@@ -90,14 +95,41 @@ def job_for(
         name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
     )
     compiled = CompiledExperiment(experiment, registry, tuple(observers), names)
+    variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
         description=experiment.description,
         resource_defs={
             STORE_KEY: context_store,
-            EXPERIMENT_KEY: ResourceDefinition.hardcoded_resource(compiled, "The experiment that this job runs."),
+            EXPERIMENT_KEY: _experiment_resource(compiled),
         },
         executor_def=executor_for(experiment),
-        tags={EXPERIMENT_TAG: experiment.id},
+        config=variants_as_partitions(experiment),
+        tags={EXPERIMENT_TAG: experiment.id, **variant},
+    )
+
+
+def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
+    """The experiment with the settings of one run, which Dagster has checked before it creates the run."""
+
+    def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        settings_of(compiled.experiment, config)
+        return config
+
+    def make(context: InitResourceContext) -> CompiledExperiment:
+        return replace(compiled, settings=settings_of(compiled.experiment, context.resource_config))
+
+    described = "The experiment that this job runs, and the settings of this run."
+    checked = ResourceDefinition(make, config_schema=Permissive(), description=described)
+    return checked.configured(check, config_schema=settings_fields(compiled.experiment), description=described)
+
+
+def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple[str, ...], ...]:
+    """Of each stage, its options (JSON) by the file, then by each variant that changes them."""
+    names = experiment.variants if experiment.variants and experiment.variant is None else ()
+    all_of_them = [experiment, *(experiment.with_variant(name, registry) for name in names)]
+    return tuple(
+        tuple(dict.fromkeys(to_json(one.pipeline[index].options or {}).decode() for one in all_of_them))
+        for index in range(len(experiment.pipeline))
     )
 
 
@@ -132,22 +164,28 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
 
 
 @functools.cache
-def _op_for(stage: type[Stage], options: str, *, first: bool) -> OpDefinition:
-    """The op of a stage with these options (JSON) as its defaults: made once, however many experiments use it.
+def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: bool) -> OpDefinition:
+    """The op of a stage of this name; the first of the `possible` options (JSON) are its defaults.
 
-    Its name in a job is that of the pipeline entry; within a code location, definitions of one name must be one object.
+    Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
+    object. Its name in a job is that of the pipeline entry.
     """
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from run_step(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {options} {first}"
-    return OpDefinition(
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {possible} {first}"
+    op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    options = [json.loads(one) for one in possible]
+    described = inspect.getdoc(stage) if stage.__doc__ else None
+    op = OpDefinition(
         compute_fn=compute,
-        name=f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}",
-        description=inspect.getdoc(stage) if stage.__doc__ else None,
+        name=op_name,
+        description=described,
         ins={} if first else {"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
-        config_schema=option_fields(stage, json.loads(options)),
+        config_schema=Permissive(),
         required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
     )
+    check = check_at_launch(name, stage, options)
+    return op.configured(check, op_name, option_fields(stage, options[0]), described)

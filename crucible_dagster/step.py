@@ -35,22 +35,22 @@ from crucible_core import (
     plan_stage,
     run_stage,
 )
+from crucible_core.overrides import merge_options, typed_options
 from crucible_core.runner import announce
 from crucible_core.trace import Decision
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata, observation
-from crucible_dagster.option_fields import merge_options
 from crucible_dagster.provenance import record_run
 from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
+from crucible_dagster.settings import DEFAULTS, EXPERIMENT_KEY, VARIANT_TAG, Settings
 from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.tracing import traced_step
 
-__all__ = ["EXPERIMENT_KEY", "FRESH_TAG", "CompiledExperiment", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
-EXPERIMENT_KEY = "experiment"
 FRESH_TAG = "crucible/fresh"
 """On a run: `true` has every stage run, also those whose earlier results fit."""
 
@@ -65,6 +65,7 @@ class CompiledExperiment:
     registry: Registry
     observers: Sequence[Observer]
     op_names: tuple[str, ...]
+    settings: Settings = DEFAULTS
 
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
@@ -89,6 +90,7 @@ def _run_step(
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
+        _tag_with_variant(context, launched.variant)
         record = record_run(launched, pipeline, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
@@ -157,6 +159,8 @@ class _Step:
         found = store.load(run.parent_run_id, self.step)
         if self.planned.definition not in found.experiment.pipeline:
             return None  # its options were changed meanwhile
+        if found.experiment.seed != before.experiment.seed:
+            return None
         self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
         adopted = replace(found, experiment=before.experiment, run_id=run.run_id)
         return self._commit(adopted, {"adopted_from": run.parent_run_id})
@@ -271,13 +275,27 @@ def _reads_of(before: Context) -> Reads:
 
 
 def _as_launched(compiled: CompiledExperiment, run_config: Mapping[str, Any]) -> Experiment:
-    """The experiment with the options that this run's config replaces."""
-    experiment = compiled.experiment
+    """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run."""
+    experiment, settings = compiled.experiment, compiled.settings
+    typed: dict[str, dict[str, Any]] = {}
     ops = run_config.get("ops") or {}
     for definition, name in zip(experiment.pipeline, compiled.op_names, strict=True):
-        changed = (ops.get(name) or {}).get("config")
-        if changed:
+        if config := (ops.get(name) or {}).get("config"):
+            stage = compiled.registry.resolve(definition, folder=experiment.folder)
+            typed[definition.name] = typed_options(stage, definition.options or {}, config)
+    if settings.variant is not None:
+        experiment = experiment.with_variant(settings.variant, compiled.registry)
+    if settings.seed is not None and settings.seed != experiment.seed:
+        experiment = experiment.with_seed(settings.seed)
+    for definition in experiment.pipeline:
+        if changed := typed.get(definition.name):
             stage = compiled.registry.resolve(definition, folder=experiment.folder)
             merged = merge_options(stage, definition.options or {}, changed)
-            experiment = experiment.with_options(definition.name, merged)
+            experiment = experiment.with_options(definition.name, {name: merged[name] for name in changed})
     return experiment
+
+
+def _tag_with_variant(context: OpExecutionContext, variant: str | None) -> None:
+    """A run that executes another one again has that one's tags, also where another variant was chosen for it."""
+    if context.run.tags.get(VARIANT_TAG, "") != (variant or ""):
+        context.instance.add_run_tags(context.run_id, {VARIANT_TAG: variant or ""})

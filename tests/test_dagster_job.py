@@ -38,9 +38,9 @@ from crucible_core import (
     builtin_registry,
     stage,
 )
+from crucible_core.overrides import merge_options
 from crucible_dagster import build_definitions, execute_experiment, job_for, open_instance
 from crucible_dagster.context_store import open_store
-from crucible_dagster.option_fields import merge_options
 
 
 class Optimizer(BaseModel):
@@ -204,19 +204,35 @@ def test_every_option_is_described_in_the_launchpad(registry: Registry) -> None:
     assert "How much of the last step is kept." not in text  # Optimizer does not use attribute docstrings
 
 
-def test_an_option_out_of_bounds_is_refused_before_the_first_stage(
+def test_an_option_out_of_bounds_is_refused_before_a_run_is_created(
     registry: Registry, instance: DagsterInstance
 ) -> None:
     described = experiment({"name": "measure"}, TRAIN)
-    result = launch(described, registry, instance, train={"rate": 5.0})
-    assert not result.success
-    failure = next(event for event in result.all_events if event.is_step_failure)
-    assert failure.step_key == "measure"
-    assert failure.event_specific_data.user_failure_data is not None
-    description = failure.event_specific_data.user_failure_data.description
-    assert description is not None
-    assert "stage 'train', option rate: Input should be less than or equal to 1 (given: 5.0)" in description
-    assert not [event for event in result.all_events if event.event_type is DagsterEventType.ASSET_OBSERVATION]
+    said = r"^stage 'train', option rate: Input should be less than or equal to 1 \(given: 5.0\)$"
+    with pytest.raises(DagsterInvalidConfigError, match=said):
+        launch(described, registry, instance, train={"rate": 5.0})
+    job = job_for(described, registry)
+    with pytest.raises(DagsterInvalidConfigError, match=said):
+        instance.create_run_for_job(job, run_config={"ops": {"train": {"config": {"rate": 5.0}}}})
+    assert instance.get_runs() == []
+
+
+def test_every_option_out_of_bounds_is_named(registry: Registry) -> None:
+    described = experiment({"name": "bounded", "options": {"count": 2}})
+    said = "stage 'bounded', option count: Input should be greater than or equal to 1 (given: 0)\n"
+    said += "stage 'bounded', option names: List should have at least 1 item after validation, not 0"
+    job = job_for(described, registry | {"bounded": bounded})
+    with pytest.raises(DagsterInvalidConfigError) as caught:
+        validate_run_config(job, {"ops": {"bounded": {"config": {"count": 0, "names": []}}}})
+    assert str(caught.value) == said
+
+
+@stage
+def bounded(
+    ctx: Context, *, count: Annotated[int, Field(ge=1)], names: Annotated[list[str], Field(min_length=1)] = ["a"]
+) -> Context:
+    """Has bounds."""
+    return ctx
 
 
 def test_a_run_materializes_the_experiments_asset_with_its_metrics_report_and_stages(

@@ -1,0 +1,115 @@
+"""The settings of a run that belong to the experiment and not to one stage: the config of the job's resource.
+
+```yaml
+resources:
+  experiment:
+    config: {variant: small, seed: 7, tracing: true, log_level: INFO, library_log_level: WARNING}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import dagster
+from dagster import DagsterInvalidConfigError, Field, PartitionedConfig, static_partitioned_config
+
+from crucible_core import Experiment, InvalidExperimentError
+from crucible_dagster.option_fields import enum_of
+
+__all__ = [
+    "DEFAULTS",
+    "EXPERIMENT_KEY",
+    "LOG_LEVELS",
+    "VARIANT_TAG",
+    "LogLevel",
+    "Settings",
+    "settings_fields",
+    "settings_of",
+    "variants_as_partitions",
+]
+
+EXPERIMENT_KEY = "experiment"
+VARIANT_TAG = "crucible/variant"
+"""On a run: the variant of the experiment that it ran, or nothing."""
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was set for one run."""
+
+    variant: str | None = None
+    seed: int | None = None
+    tracing: bool = True
+    log_level: LogLevel = "INFO"
+    library_log_level: LogLevel = "WARNING"
+
+
+DEFAULTS = Settings()
+
+
+def settings_fields(experiment: Experiment) -> dict[str, Field]:
+    """The config fields of the resource; the experiment file's values are their defaults."""
+    variant = {"default_value": experiment.variant} if experiment.variant else {"is_required": False}
+    seed = {"is_required": False} if experiment.seed is None else {"default_value": experiment.seed}
+    fields = {
+        "seed": Field(
+            dagster.Int,
+            description="Of every stage that has an option `seed` and is not given one of its own.",
+            **seed,
+        ),
+        "tracing": Field(
+            dagster.Bool,
+            default_value=True,
+            description="Decisions and metrics are told to Dagster as they come, and spans to OpenTelemetry where that "
+            "is set up. The trace itself is always kept.",
+        ),
+        "log_level": Field(
+            enum_of(LOG_LEVELS),
+            default_value="INFO",
+            description="From which level on the log lines of the stages' own packages are shown.",
+        ),
+        "library_log_level": Field(
+            enum_of(LOG_LEVELS),
+            default_value="WARNING",
+            description="From which level on the log lines of all other packages are shown.",
+        ),
+    }
+    if experiment.variants:
+        described = "The variant of the experiment file to run; options that are set below win over it."
+        chosen = Field(enum_of(tuple(experiment.variants)), description=described, **variant)
+        fields = {"variant": chosen, **fields}
+    return fields
+
+
+def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> Settings:
+    """The settings that config of `settings_fields` makes.
+
+    Raises DagsterInvalidConfigError for a seed that is none; Dagster asks before a run is created.
+    """
+    settings = Settings(**config)
+    if settings.seed is not None and settings.seed != experiment.seed:
+        try:
+            experiment.with_seed(settings.seed)
+        except InvalidExperimentError as error:
+            raise DagsterInvalidConfigError(f"resource {EXPERIMENT_KEY!r}: {error}", [], dict(config)) from None
+    return settings
+
+
+def variants_as_partitions(experiment: Experiment) -> PartitionedConfig[Any] | None:
+    """The variants as the job's partitions: the Launchpad fills in the one that is picked, a backfill runs them all."""
+    if not experiment.variants or experiment.variant is not None:
+        return None
+
+    @static_partitioned_config(
+        partition_keys=list(experiment.variants), tags_for_partition_key_fn=lambda name: {VARIANT_TAG: name}
+    )
+    def of_variant(name: str) -> dict[str, Any]:
+        return {"resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
+
+    return of_variant
