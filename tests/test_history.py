@@ -246,15 +246,15 @@ def test_a_failure_outside_the_stages_is_told_too(instance: DagsterInstance) -> 
     config = {"ops": {"choose": {"config": {"times": "several"}}}}
     with pytest.raises(Exception, match="times"):
         job.execute_in_process(instance=instance, run_config=config)
-    # Out of the bounds that the stage's own model sets, which Dagster's config does not know.
-    bounded = job_for(experiment_of("bounds"), registry())
-    done = bounded.execute_in_process(
-        instance=instance, run_config={"ops": {"bounds": {"config": {"share": 7.0}}}}, raise_on_error=False
+    # What the stage's `check` knows to be wrong is said by the run's first step.
+    compared = job_for(experiment_of("bench"), registry())
+    done = compared.execute_in_process(
+        instance=instance, run_config={"ops": {"bench": {"config": {"data": "nowhere"}}}}, raise_on_error=False
     )
     details = History(instance).run(done.run_id)
     assert details.failure is not None
     assert details.failure.stage is None
-    assert "share" in details.failure.reason
+    assert "'nowhere' is none of" in details.failure.reason
     assert details.record is None
     assert any("has no record: its first stage never began" in note for note in details.notes)
     with pytest.raises(CrucibleError, match=r"no step of run .* has finished, so there is no Context"):
