@@ -21,7 +21,7 @@ from crucible_core.vocabulary import EFFECT_SIZES, Alternative, EffectSizeName, 
 
 ProportionInterval = Literal["clopper_pearson", "wilson"]
 
-_LEAST_EXPECTED = 5.0
+LEAST_EXPECTED = 5.0
 
 
 def proportion_interval(
@@ -249,7 +249,7 @@ def _compared(first: Successes, second: Successes, settings: Settings) -> TestRe
     error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m))
     z = difference / error if error > 0.0 else 0.0
     least = min(n, m) * min(total, n + m - total) / (n + m)
-    if least >= _LEAST_EXPECTED or min(n, m, total, n + m - total) > MOST_CELLS:
+    if least >= LEAST_EXPECTED or min(n, m, total, n + m - total) > MOST_CELLS:
         p_value = float(special.ndtr(-z if settings.alternative == "greater" else z))
         if settings.alternative == "two-sided":
             p_value = 2.0 * float(special.ndtr(-abs(z)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any, get_args
@@ -13,10 +14,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import FTestAnovaPower, TTestIndPower, TTestPower
 
-from crucible_core.stats import CannotTestError
+from crucible_core.stats import CannotTestError, compare_paired_proportions, compare_proportions, proportion_test
 from crucible_core.stats.planning import PlannedTest, minimum_detectable_effect, power_of, sample_size
 
-EXACT = ["anova", "one_sample_ttest", "paired_ttest", "pooled_ttest", "ttest"]
+SHARES: dict[str, dict[str, Any]] = {
+    "mcnemar": {"discordant": 0.4},
+    "mcnemar_midp": {"discordant": 0.4},
+    "proportion": {"baseline": 0.3},
+    "two_proportions": {"baseline": 0.5},
+}
+EXACT = ["anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest"]
 SIDES = {"two-sided": "two-sided", "greater": "larger", "less": "smaller"}
 
 
@@ -27,7 +34,7 @@ def test_powers_of_t_tests_are_statsmodels(alternative: Any, d: float, n: int, a
     for test in ("paired_ttest", "one_sample_ttest"):
         ours = power_of(test, d, n, alpha=alpha, alternative=alternative).power  # type: ignore[arg-type]
         assert ours == pytest.approx(TTestPower().power(d, n, alpha, alternative=side), abs=1e-9)
-    ours = power_of("pooled_ttest", d, (n, 2 * n), alpha=alpha, alternative=alternative).power
+    ours = power_of("student_ttest", d, (n, 2 * n), alpha=alpha, alternative=alternative).power
     assert ours == pytest.approx(TTestIndPower().power(d, n, alpha, ratio=2, alternative=side), abs=1e-9)
 
 
@@ -40,8 +47,8 @@ def test_power_of_anova_is_statsmodels(f: float, n: int, k: int) -> None:
 def test_sizes_are_those_of_cohens_tables() -> None:
     # Cohen (1992), "A power primer", table 2: n per group for power .80 at alpha .05 and .01
     for d, five, one in ((0.2, 393, 586), (0.5, 64, 95), (0.8, 26, 38)):
-        assert sample_size("pooled_ttest", d).n[0] == pytest.approx(five, abs=1)  # his are rounded
-        assert sample_size("pooled_ttest", d, alpha=0.01).n[0] == pytest.approx(one, abs=1)
+        assert sample_size("student_ttest", d).n[0] == pytest.approx(five, abs=1)  # his are rounded
+        assert sample_size("student_ttest", d, alpha=0.01).n[0] == pytest.approx(one, abs=1)
     for f, sizes in ((0.1, (322, 274)), (0.25, (52, 45)), (0.4, (21, 18))):
         for k, n in zip((3, 4), sizes, strict=True):
             assert sample_size("anova", f, groups=k).n[0] == pytest.approx(n, abs=1)
@@ -49,7 +56,7 @@ def test_sizes_are_those_of_cohens_tables() -> None:
 
 def test_two_groups_make_the_power_of_f_that_of_t() -> None:
     # f = d / 2 for two groups of one size.
-    assert power_of("anova", 0.3, (17, 17)).power == pytest.approx(power_of("pooled_ttest", 0.6, 17).power, abs=1e-10)
+    assert power_of("anova", 0.3, (17, 17)).power == pytest.approx(power_of("student_ttest", 0.6, 17).power, abs=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_the_exact_power_of_welchs_test_is_what_simulation_finds(
 @pytest.mark.parametrize("n", [100, 10_000, 1_000_000])
 def test_large_groups_make_welchs_power_that_of_the_pooled_test(n: int) -> None:
     d = 3.0 / math.sqrt(n)
-    assert power_of("ttest", d, n).power == pytest.approx(power_of("pooled_ttest", d, n).power, abs=0.02 / n)
+    assert power_of("ttest", d, n).power == pytest.approx(power_of("student_ttest", d, n).power, abs=0.02 / n)
 
 
 @pytest.mark.parametrize("test", EXACT)
@@ -101,14 +108,14 @@ def test_power_rises_with_the_size_and_with_the_effect(n: int, d: float) -> None
         assert here <= power_of(test, 1.1 * d, n).power + 1e-12  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("test", ["anova", "one_sample_ttest", "paired_ttest", "pooled_ttest"])
+@pytest.mark.parametrize("test", ["anova", "one_sample_ttest", "paired_ttest", "student_ttest"])
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.5])
 def test_without_an_effect_the_power_is_alpha(test: Any, alpha: float) -> None:
     assert power_of(test, 0.0, 9, alpha=alpha).power == pytest.approx(alpha, abs=1e-9)
 
 
 def test_a_ratio_of_sizes_is_kept() -> None:
-    plan = sample_size("pooled_ttest", 0.5, ratio=3)
+    plan = sample_size("student_ttest", 0.5, ratio=3)
     needed = math.ceil(TTestIndPower().solve_power(0.5, power=0.8, alpha=0.05, ratio=3))
     assert plan.n == (needed, 3 * needed)
 
@@ -159,7 +166,7 @@ def test_other_noise_can_be_planned_with() -> None:
 
 @pytest.mark.parametrize("test", get_args(PlannedTest))
 def test_a_plan_is_plain_json_and_never_of_observed_data(test: Any) -> None:
-    plan = power_of(test, 0.6, 12, simulations=100, resamples=100)
+    plan = power_of(test, 0.3, 12, simulations=100, resamples=100, **SHARES.get(test, {}))
     assert json.loads(json.dumps(plan.to_dict(), allow_nan=False)) == plan.to_dict()
     assert plan.to_dict()["effect_size_name"]
     assert 0.0 <= plan.power <= 1.0
@@ -168,7 +175,7 @@ def test_a_plan_is_plain_json_and_never_of_observed_data(test: Any) -> None:
 
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(CannotTestError, match="cannot be planned; known: anova"):
-        power_of("mcnemar", 0.5, 10)  # type: ignore[arg-type]
+        power_of("friedman", 0.5, 10)  # type: ignore[arg-type]
     with pytest.raises(CannotTestError, match="too small"):
         power_of("ttest", 0.5, 1)
     with pytest.raises(CannotTestError, match="too small"):
@@ -190,9 +197,110 @@ def test_what_cannot_be_planned_is_refused() -> None:
         lambda: power_of("ttest", 0.5, 5, alternative="up"),  # type: ignore[arg-type]
         lambda: power_of("wilcoxon", 0.5, 5, simulations=10),
         lambda: sample_size("ttest", 0.0),
+        lambda: power_of("mcnemar", 0.1, 10),
+        lambda: power_of("two_proportions", 0.1, 10),
+        lambda: power_of("two_proportions", 0.1, 10, baseline=1.0),
+        lambda: power_of("two_proportions", 0.6, 10, baseline=0.5),
+        lambda: power_of("mcnemar", -0.3, 10, discordant=0.2),
+        lambda: sample_size("proportion", -0.2, baseline=0.1),
+        lambda: power_of("ttest", 0.1, 10, baseline=0.5),
+        lambda: power_of("ttest", 0.1, 10, test_share=0.5),
+        lambda: power_of("corrected_resampled_ttest", 0.1, 10, test_share=0.0),
         lambda: sample_size("ttest", 0.5, power=1.0),
         lambda: sample_size("ttest", 0.5, ratio=-1.0),
         lambda: minimum_detectable_effect("ttest", 10, power=0.04, alpha=0.05),
     ):
-        with pytest.raises(ValueError, match=r"must|no use|unknown|no sign|no more than"):
+        with pytest.raises(ValueError, match=r"must|no use|unknown|no sign|no more than|cannot be"):
             wrong()
+
+
+# --- proportions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alternative", SIDES)
+def test_the_power_of_two_proportions_sums_the_tests_own_rejections(alternative: Any) -> None:
+    (n, m), (p, q), found = (12, 9), (0.8, 0.3), 0.0
+    for i, j in itertools.product(range(n + 1), range(m + 1)):
+        test = compare_proportions({"a": (i, n), "b": (j, m)}, alternative=alternative)
+        found += test.significant * stats.binom.pmf(i, n, p) * stats.binom.pmf(j, m, q)
+    plan = power_of("two_proportions", p - q, (n, m), baseline=q, alternative=alternative)
+    assert plan.power == pytest.approx(found, abs=1e-10)
+    assert plan.method == "exact, summed over all outcomes"
+
+
+@pytest.mark.parametrize("alternative", SIDES)
+@pytest.mark.parametrize("mid_p", [False, True])
+def test_the_power_of_mcnemars_test_sums_the_tests_own_rejections(alternative: Any, mid_p: bool) -> None:
+    n, difference, discordant, found = 13, 0.3, 0.5, 0.0
+    shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    for b, c in itertools.product(range(n + 1), range(n + 1)):
+        if 0 < b + c <= n:
+            test = compare_paired_proportions(n - b - c, b, c, 0, mid_p=mid_p, alternative=alternative)
+            found += test.significant * stats.multinomial.pmf([b, c, n - b - c], n, shares)
+    name: Any = "mcnemar_midp" if mid_p else "mcnemar"
+    plan = power_of(name, difference, n, discordant=discordant, alternative=alternative)
+    assert plan.power == pytest.approx(found, abs=1e-10)
+
+
+@pytest.mark.parametrize("alternative", SIDES)
+def test_the_power_of_one_proportion_sums_the_tests_own_rejections(alternative: Any) -> None:
+    n, p, reference = 23, 0.55, 0.3
+    rejected = [proportion_test(k, n, reference=reference, alternative=alternative).significant for k in range(n + 1)]
+    found = np.dot(rejected, stats.binom.pmf(np.arange(n + 1), n, p))
+    plan = power_of("proportion", p - reference, n, baseline=reference, alternative=alternative)
+    assert plan.power == pytest.approx(float(found), abs=1e-10)
+
+
+def test_the_sizes_for_proportions_are_near_the_textbooks_normal_ones() -> None:
+    # Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, equation 4.14 (no continuity term)
+    p, q, z, beta = 0.55, 0.40, stats.norm.ppf(0.975), stats.norm.ppf(0.8)
+    mean = (p + q) / 2
+    root = z * math.sqrt(2 * mean * (1 - mean)) + beta * math.sqrt(p * (1 - p) + q * (1 - q))
+    plan = sample_size("two_proportions", p - q, baseline=q)
+    assert plan.n[0] == pytest.approx((root / (p - q)) ** 2, rel=0.04)
+    assert plan.power >= 0.8
+    # Connor (1987), Sample size for testing differences in proportions for the paired-sample design
+    difference, discordant = 0.1, 0.3
+    needed = (z * math.sqrt(discordant) + beta * math.sqrt(discordant - difference**2)) ** 2 / difference**2
+    assert sample_size("mcnemar_midp", difference, discordant=discordant).n[0] == pytest.approx(needed, rel=0.03)
+
+
+@pytest.mark.parametrize("test", SHARES)
+def test_questions_about_proportions_are_each_others_inverse(test: Any) -> None:
+    found = minimum_detectable_effect(test, 60, **SHARES[test])
+    assert power_of(test, found.effect_size, 60, **SHARES[test]).power == pytest.approx(0.8, abs=1e-9)
+    needed = sample_size(test, found.effect_size * (1 + 1e-9), **SHARES[test])
+    assert needed.n[0] <= 1.2 * 60  # the power rises in teeth: smaller sizes may do as well, larger ones not
+    assert needed.power >= 0.8
+    one_less = tuple(size - 1 for size in needed.n)
+    assert power_of(test, needed.effect_size, one_less, **SHARES[test]).power < 0.8
+
+
+def test_the_power_of_the_corrected_test_is_what_correlated_folds_find() -> None:
+    # Differences of folds with the correlation rho = n_test / (n_test + n_train) that Nadeau & Bengio (2003) assume.
+    folds, share, runs = 10, 1 / 9, 40_000
+    rho, rng = share / (1 + share), np.random.default_rng(12)
+    shared, own = rng.normal(size=(runs, 1)), rng.normal(size=(runs, folds))
+    d = 1.1
+    differences = math.sqrt(rho) * shared + math.sqrt(1 - rho) * (own + d)
+    t = differences.mean(1) / (differences.std(1, ddof=1) * math.sqrt(1 / folds + share))
+    found = (2 * stats.t.sf(np.abs(t), folds - 1) <= 0.05).mean()
+    plan = power_of("corrected_resampled_ttest", d, folds)
+    assert plan.power == power_of("corrected_resampled_ttest", d, folds, test_share=share).power
+    assert plan.power == pytest.approx(found, abs=4 * math.sqrt(found * (1 - found) / runs))
+    assert plan.power < power_of("paired_ttest", d, folds).power
+
+
+@pytest.mark.parametrize("test", ["brunner_munzel", "permutation", "paired_permutation", "sign", "welch_anova"])
+def test_simulated_powers_of_the_other_tests_are_near_what_theory_says(test: Any) -> None:
+    options: dict[str, Any] = {"simulations": 300, "resamples": 199}
+    if test == "welch_anova":
+        plan, theory = power_of(test, 0.4, (20,) * 3, **options), power_of("anova", 0.4, (20,) * 3).power
+    elif test == "sign":  # a binomial of the share of positive differences
+        plan = power_of(test, 0.8, 20, **options)
+        theory = power_of("proportion", stats.norm.cdf(0.8) - 0.5, 20, baseline=0.5).power
+    elif test == "paired_permutation":
+        plan, theory = power_of(test, 0.7, 18, **options), power_of("paired_ttest", 0.7, 18).power
+    else:
+        plan, theory = power_of(test, 0.9, 20, **options), power_of("ttest", 0.9, 20).power
+    assert plan.power == pytest.approx(theory, abs=0.04 + 3.5 * plan.power_error)
