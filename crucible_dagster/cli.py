@@ -20,7 +20,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from crucible_core import CrucibleError
 from crucible_core.cli import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.jsonable import to_json_text, to_jsonable
-from crucible_core.reporting import flatten
+from crucible_core.reporting import TRACE_FORMATS, TraceFormat, flatten, render_trace
 from crucible_core.reporting.comparison import Comparison, comparison_section
 from crucible_core.reporting.content import decisions_table
 from crucible_core.reporting.document import Table
@@ -77,8 +77,9 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
 @click.command()
 @click.argument("run")
 @click.option("--ir", is_flag=True, help="Print the experiment as it was run, as YAML, and nothing else.")
+@click.option("--trace", type=click.Choice(sorted(TRACE_FORMATS)), help="Print the trace, in this format, alone.")
 @json_option
-def show(run: str, ir: bool, as_json: bool) -> None:
+def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
     """Show everything about one run.
 
     RUN is its id, or the first characters of it, four at least. `crucible show RUN --ir > again.yaml` writes the
@@ -87,6 +88,11 @@ def show(run: str, ir: bool, as_json: bool) -> None:
     if ir:
         record = _ask(lambda history: _recorded(history, run))
         click.echo(_yaml(record), nl=False)
+        return
+    if trace is not None:
+        text = render_trace(_ask(lambda history: history.context(run)).trace, trace)
+        # JSON has its own escapes for what would speak to the terminal.
+        click.echo(text if trace == "json" else plain(text.replace("\r\n", "\n")).rstrip("\n"))
         return
     details = _ask(lambda history: history.run(run))
     if as_json:
@@ -98,7 +104,7 @@ def show(run: str, ir: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--values", is_flag=True, help="Compare outputs, artifacts, assigns and decisions too, which loads them.")
+@click.option("--values", is_flag=True, help="Compare outputs, artifacts, assigns and traces too, which loads them.")
 @json_option
 def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
     """Show what two runs do not have in common.
@@ -324,9 +330,13 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
         _print_section(console, title, ("what differs", "a", "b"), rows)
     if found.values is not None:
         _print_section(console, "Values", ("what differs",), tuple((name,) for name in found.values))
+    if found.trace is not None:
+        _print_section(console, "Trace", ("- a, + b",), tuple((line,) for line in found.trace))
     same = [title.lower() for title, changes in parts.items() if not changes]
     if found.values == ():
         same.append("values")
+    if found.trace == ():
+        same.append("trace")
     if same and not found.notes:
         console.print(styled((f"\nthe same: {', '.join(same)}", "dim")))
     for note in found.notes:

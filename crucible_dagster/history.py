@@ -45,7 +45,7 @@ from crucible_core import (
     StageSucceeded,
 )
 from crucible_core.jsonable import to_jsonable
-from crucible_core.reporting import flatten, results
+from crucible_core.reporting import diff_traces, flatten, results
 from crucible_core.wording import closest, error_text, listing, printable
 from crucible_dagster.context_store import open_store
 from crucible_dagster.gating import gates_of_run
@@ -217,6 +217,8 @@ class RunComparison:
     packages: tuple[Change, ...]
     values: tuple[str, ...] | None = None
     """What `Context.differences` names; None if it was not asked."""
+    trace: tuple[str, ...] | None = None
+    """What `diff_traces` says, `-` of a and `+` of b; None if the values were not asked for."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and why."""
 
@@ -377,9 +379,11 @@ class History:
         records = [self._record_or_note(one, notes) for one in ids]
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
-        differ = None
+        differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
-            differ = self._from_context(ids[0], lambda context: context.differences(other), notes)
+            differ = self._from_context(
+                ids[0], lambda context: (context.differences(other), diff_traces(context.trace, other.trace)), notes
+            )
         return RunComparison(
             a=named[0],
             b=named[1],
@@ -392,7 +396,8 @@ class History:
             code=_changes(records, _code),
             surroundings=_changes(records, _surroundings),
             packages=_changes(records, lambda record: record.packages),
-            values=differ,
+            values=None if differ is None else differ[0],
+            trace=None if differ is None else differ[1],
             notes=tuple(dict.fromkeys(notes)),
         )
 

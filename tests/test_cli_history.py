@@ -14,8 +14,9 @@ from dagster import DagsterInstance
 from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
-from crucible_core import Context, StageFailedError, load_experiment
+from crucible_core import Context, StageFailedError, Trace, load_experiment
 from crucible_core.cli import LATER, main
+from crucible_core.reporting import TRACE_FORMATS
 from crucible_dagster import execute_experiment
 from crucible_dagster.cli import COMMANDS
 
@@ -198,6 +199,18 @@ def test_hostile_text_does_not_speak_to_the_terminal(instance: DagsterInstance) 
     assert "\\x1b[31mred [bold]not bold[/bold] \\x07" in crucible("show", first.run_id).stdout
 
 
+def test_the_trace_of_a_run_is_printed_in_each_format(instance: DagsterInstance) -> None:
+    hostile = {"name": "choose", "options": {"decision": f"{HOSTILE}\r\n, \u202e"}}
+    context = run(instance, MEASURE, hostile)
+    for trace_format in TRACE_FORMATS:
+        done = crucible("show", context.run_id[:6], "--trace", trace_format)
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert "measure" in done.stdout
+        assert "\x1b" not in done.stdout
+    assert Trace.from_json(crucible("show", context.run_id, "--trace", "json").stdout) == context.trace
+    assert crucible("show", context.run_id, "--trace", "xml").exit_code == 2
+
+
 def test_the_experiment_of_a_run_can_be_run_again(instance: DagsterInstance) -> None:
     texts = [
         "1e-3",
@@ -270,3 +283,14 @@ def test_two_runs_are_compared_side_by_side(instance: DagsterInstance) -> None:
     assert data["metrics"] == [{"name": "accuracy", "a": 0.25, "b": 0.75, "difference": 0.5}]
     assert data["options"] == [{"name": "measure.value", "a": 0.25, "b": 0.75}]
     assert data["values"] == ["metrics['accuracy']"]
+    assert data["trace"] == []
+
+
+def test_a_comparison_says_where_two_runs_went_different_ways(instance: DagsterInstance) -> None:
+    first = run(instance, "measure", "choose")
+    second = run(instance, "measure", {"name": "choose", "options": {"decision": "use none"}}, "nothing")
+    shown = crucible("compare", first.run_id, second.run_id, "--values").stdout
+    lines = shown[shown.index("Trace") :].splitlines()
+    assert lines[2].startswith("- choose, decision 1: use the small model, because reason 0; instead of use the large")
+    assert lines[3].startswith("+ choose, decision 1: use none, because reason 0")
+    assert lines[4].rstrip() == "+ nothing: succeeded"

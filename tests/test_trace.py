@@ -181,7 +181,15 @@ def test_the_csv_holds_one_line_per_event() -> None:
     assert [row["kind"] for row in rows] == [event.kind for event in EVENTS]
     assert rows[1]["decision"] == "adam"
     assert rows[3]["seconds"] == "1.5"
+    assert rows[1]["alternatives"] == '["sgd"]'
     assert rows[5]["message"] == "disk"
+
+
+def test_the_csv_has_a_column_for_everything_that_an_event_says() -> None:
+    header = render_trace(Trace(), "csv").strip().split(",")
+    fields = {name for event in EVENTS for name in type(event).model_fields}
+    assert set(header) == fields
+    assert len(header) == len(fields)
 
 
 @given(texts)
@@ -193,7 +201,7 @@ def test_no_text_gets_out_of_its_quotes_in_mermaid(text: str) -> None:
     assert lines[1].endswith('"]:::running')
     assert lines[1].count('"') == 2
     assert lines[2].count('"') == 2
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 def test_two_equal_traces_have_no_difference_whatever_their_times() -> None:
@@ -216,3 +224,35 @@ def test_the_difference_of_two_traces_names_what_changed() -> None:
     assert any(line.startswith("+ bench: succeeded") for line in lines)
     assert any(line.startswith("- report: failed") for line in lines)
     assert not any(line.startswith("+ report") for line in lines)
+    assert "- train, attempt 1: failed: ValueError: once" in lines
+    assert [line for line in lines if " train: " in line] == ["- train: succeeded in 2 attempts", "+ train: succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (StageSucceeded(stage="a", seconds=1.0), StageSucceeded(stage="a", seconds=1.0, reused_from="b")),
+        (StageSucceeded(stage="a", seconds=1.0), StageStarted(stage="a")),
+        (StageSkipped(stage="a", reason="b"), StageSkipped(stage="a", reason="c")),
+        (Decision(stage="a", decision="b", reasoning="c"), Decision(stage="a", decision="b", reasoning="d")),
+        (
+            Decision(stage="a", decision="b", reasoning="c", confidence=0.5),
+            Decision(stage="a", decision="b", reasoning="c", confidence=0.75),
+        ),
+        (
+            Decision(stage="a", decision="b", reasoning="c", alternatives=("d",)),
+            Decision(stage="a", decision="b", reasoning="c"),
+        ),
+    ],
+)
+def test_a_single_change_is_two_lines(left: Event, right: Event) -> None:
+    lines = diff_traces(Trace([left]), Trace([right]))
+    assert [line[:3] for line in lines] == ["- a", "+ a"]
+    assert diff_traces(Trace([left]), Trace([left])) == ()
+
+
+def test_a_reused_stage_has_a_colour_of_its_own_in_mermaid() -> None:
+    text = render_trace(Trace([StageSucceeded(stage="a", seconds=1.0, reused_from="b")]), "mermaid")
+    for outcome in ("reused", "succeeded", "failed", "skipped", "running"):
+        assert f"  classDef {outcome} " in text
+    assert ":::reused" in text

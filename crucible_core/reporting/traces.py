@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 from crucible_core.reporting.content import decisions_table, stages_table
 from crucible_core.reporting.document import Document, Section
 from crucible_core.reporting.rendering import csv_of, html_of, markdown_of
-from crucible_core.trace import Trace
+from crucible_core.trace import (
+    Decision,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+)
 
 __all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
+
+# Every field of every event; a test counts them.
+CSV_COLUMNS: tuple[str, ...] = (
+    "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision", "reasoning",
+    "alternatives", "confidence", "error_type", "message", "reason", "traceback",
+)  # fmt: skip
 
 TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
 
@@ -32,17 +48,34 @@ def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
 
 
 def _facts(trace: Trace) -> dict[str, str]:
-    facts = {}
-    for stage, ending in trace.endings.items():
-        said = ending.model_dump(exclude={"stage", "at", "seconds", "traceback", "kind"})
-        facts[stage] = f"{ending.kind.removeprefix('stage_')} {said}"
-    counts: dict[str, int] = {}
-    for decision in trace.decisions:
-        counts[decision.stage] = counts.get(decision.stage, 0) + 1
-        facts[f"{decision.stage}, decision {counts[decision.stage]}"] = (
-            f"{decision.decision}, because {decision.reasoning}; instead of {list(decision.alternatives)}"
-        )
+    facts: dict[str, str] = {}
+    decisions: Counter[str] = Counter()
+    for event in trace.events:
+        match event:
+            case StageSucceeded(reused_from=str(run_id)):
+                facts[event.stage] = f"reused from run {run_id}"
+            case StageSucceeded():
+                facts[event.stage] = f"succeeded{_attempts(event.attempts)}"
+            case StageFailed():
+                facts[event.stage] = f"failed{_attempts(event.attempts)}: {event.reason}"
+            case StageSkipped():
+                facts[event.stage] = f"skipped: {event.reason}"
+            case StageRetried():
+                facts[f"{event.stage}, attempt {event.attempt}"] = f"failed: {event.reason}"
+            case Decision():
+                decisions[event.stage] += 1
+                instead = f"; instead of {', '.join(event.alternatives)}" if event.alternatives else ""
+                sure = "" if event.confidence is None else f"; {event.confidence:.0%} sure"
+                facts[f"{event.stage}, decision {decisions[event.stage]}"] = (
+                    f"{event.decision}, because {event.reasoning}{instead}{sure}"
+                )
+            case StageStarted():
+                facts[event.stage] = "did not end"
     return facts
+
+
+def _attempts(number: int) -> str:
+    return f" in {number} attempts" if number > 1 else ""
 
 
 def _document(trace: Trace) -> Document:
@@ -51,12 +84,13 @@ def _document(trace: Trace) -> Document:
 
 
 def _csv(trace: Trace) -> str:
-    told = ("seconds", "attempts", "decision", "reasoning", "error_type", "message", "reason")
-    columns: tuple[str, ...] = ("at", "stage", "kind", *told)
-    rows = [columns]
+    rows = [CSV_COLUMNS]
     for event in trace.events:
         values = event.model_dump(mode="json")
-        rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in columns))
+        values["alternatives"] = (
+            json.dumps(values["alternatives"], ensure_ascii=False) if "alternatives" in values else ""
+        )
+        rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in CSV_COLUMNS))
     return csv_of(rows)
 
 
@@ -72,6 +106,7 @@ def _mermaid(trace: Trace) -> str:
         previous = index
     lines += [
         "  classDef succeeded fill:#d7f0dd,stroke:#2e7d32,color:#111",
+        "  classDef reused fill:#d6e8fa,stroke:#1f5f99,color:#111",
         "  classDef failed fill:#f8d7da,stroke:#b3261e,color:#111",
         "  classDef skipped fill:#eceff1,stroke:#78909c,color:#111",
         "  classDef running fill:#fff3cd,stroke:#b58900,color:#111",
