@@ -33,6 +33,7 @@ from crucible_core.pictures.drawing import COLOURS, DASHES, SERIES
 from crucible_core.pictures.lettering import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_core.pictures.numerals import numerals
 from crucible_core.pictures.spreads import box_of, density, swarm
+from crucible_core.pictures.tikz import tikz_of
 from crucible_core.reporting.document import Document, Section
 from crucible_core.reporting.rendering import html_of, latex_of, markdown_of
 
@@ -260,7 +261,8 @@ def points_of(path: ElementTree.Element) -> list[tuple[float, float]]:
                 x = values[0]
             case "V":
                 y = values[0]
-        points.append((x, y))
+        if command != "Z":
+            points.append((x, y))
     return points
 
 
@@ -412,7 +414,7 @@ def test_the_alternative_text_of_a_forest_plot_says_the_numbers() -> None:
     assert said == (
         "Forest plot of difference in accuracy. forest − linear: 0.0213, 95% CI [0.0101, 0.0325], excludes 0; "
         "boosting − linear: 0.0051, 95% CI [−0.0042, 0.0144], includes 0; "
-        "boosting − forest: −0.0162, 95% CI [−∞, −0.0060], excludes 0. Margin from −0.0100 to 0.0100."
+        "boosting − forest: −0.0162, 95% CI [−∞, −0.0060], excludes 0. Margin from −0.01 to 0.01."
     )
 
 
@@ -431,7 +433,7 @@ def test_the_other_alternative_texts_say_the_numbers() -> None:
     power = power_curve({"d = 0.5": [(10, 0.2), (30, 0.8)]}, target=0.8, planned=20).alt
     assert "d = 0.5: from 0.20 at 10 to 0.80 at 30, 0.50 at the planned 20, target 0.8 reached by 30" in power
     runs = run_chart({"loss": [("a", 3.0), ("b", None), ("c", 2.0)]}, bounds={"loss": 2.5}).alt
-    assert "3 runs. loss: 2 values from 2.00 to 3.00, latest 2.00, 1 missing, bound 2.50." in runs
+    assert "3 runs. loss: 2 values from 2.00 to 3.00, latest 2.00, 1 missing, bound 2.5." in runs
 
 
 def marks(root: ElementTree.Element, classes: str) -> list[tuple[float, float]]:
@@ -548,6 +550,14 @@ def test_every_clique_is_a_bar_over_its_members() -> None:
         assert bar == pytest.approx((slope * low + offset - 4, slope * high + offset + 4), abs=0.3)
 
 
+def test_bars_of_cliques_that_overlap_do_not_touch() -> None:
+    root = checked(PICTURES["thirty methods"]())
+    bars = [points_of(path) for path in root.iter(f"{SVG}path") if path.get("class") == "line c0"]
+    assert len(bars) == 13
+    for ((l1, y1), (r1, _)), ((l2, y2), (r2, _)) in itertools.combinations(bars, 2):
+        assert y1 != y2 or r1 < l2 or r2 < l1
+
+
 def test_metrics_of_one_size_share_an_axis_and_others_get_panels() -> None:
     def height(second: list[float]) -> float:
         series = {
@@ -660,6 +670,8 @@ def test_a_logarithmic_axis_holds_every_number(values: list[float]) -> None:
     axis = log_axis(values, 20, 300)
     assert all(20 <= axis.at(value) <= 300 for value in values)
     assert all(20 <= axis.at(tick) <= 300 for tick in axis.ticks)
+    placed = [(axis.at(tick), text_width(label, 11)) for tick, label in zip(axis.ticks, axis.labels, strict=True)]
+    assert all(x + w / 2 < y - v / 2 for (x, w), (y, v) in itertools.pairwise(placed))
 
 
 @quick
@@ -779,5 +791,25 @@ def test_markdown_of_limited_size_tells_the_other_pictures_in_words() -> None:
     assert "Picture: Critical-difference diagram of 30 methods" in text
 
 
-def test_latex_tells_the_picture_in_words() -> None:
-    assert "0.0213, 95\\% CI [0.0101, 0.0325]" in latex_of(document(PICTURES["a forest plot"]()))
+def test_latex_tells_the_picture_in_words_where_it_cannot_draw() -> None:
+    text = latex_of(document(PICTURES["a forest plot"]()))
+    assert "0.0213, 95\\% CI [0.0101, 0.0325]" in text[text.index("\\else\n") :]
+
+
+def test_tikz_draws_what_the_svg_draws(picture: Picture) -> None:
+    root = checked(picture)
+    drawn = tikz_of(picture, lambda text: text)
+    texts = list(root.iter(f"{SVG}text"))
+    nodes = re.findall(r"\\node\[.*\] at \(([\d.]+),([\d.]+)\) \{(.*)\};", drawn)
+    assert [(text.get("x"), text.get("y")) for text in texts] == [(x, y) for x, y, _ in nodes]
+    assert [text.text for text in texts if not len(text)] == [
+        shown for text, (*_, shown) in zip(texts, nodes, strict=True) if not len(text)
+    ]
+    paths = list(root.iter(f"{SVG}path"))
+    commands = re.findall(r"^\\(?:draw|fill)\[(crucible-\w+)", drawn, re.MULTILINE)
+    assert len(commands) == len(paths)
+    for path, colour in zip(paths, commands, strict=True):
+        assert colour.removeprefix("crucible-") in path.get("class", "").split()
+    corners = re.findall(r"\((-?[\d.]+),(-?[\d.]+)\)", "\n".join(re.findall(r"^\\draw.*", drawn, re.MULTILINE)))
+    lines = [p for p in paths if set(p.get("class", "").split()) & {"line", "open"}]
+    assert [(float(x), float(y)) for x, y in corners] == [point for path in lines for point in points_of(path)]

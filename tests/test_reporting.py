@@ -457,7 +457,8 @@ def test_a_row_or_item_of_latex_is_not_taken_for_the_argument_of_what_stands_bef
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which .ci/run installs")
-def test_pdflatex_takes_every_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packages", ["booktabs", "booktabs,tikz"])
+def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
     ranges = ["".join(map(chr, range(start, start + 256))) for start in range(0x20, 0x2700, 0x100)]
     texts = [*HOSTILE, "é ő š ç ñ Å ß ğ ą ½", "日本語 😀", "α β 5 ± 2 × 10⁻⁹", "\x01", "--option", *ranges]
     picture = forest_plot([ForestRow(text, 1.0, 0.5, None) for text in HOSTILE if text], axis="日本 & 5%", margin=0.1)
@@ -466,7 +467,8 @@ def test_pdflatex_takes_every_text(tmp_path: Path) -> None:
     (tmp_path / "fragment.tex").write_text(latex_of(Document(" ".join(HOSTILE), blocks, ())))
     (tmp_path / "report.tex").write_text(render_report(hostile(" ".join(HOSTILE)), "latex"))
     (tmp_path / "whole.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{fragment}\\input{report}\\end{document}"
+        f"\\documentclass{{article}}\\usepackage{{{packages}}}\\begin{{document}}"
+        "\\input{fragment}\\input{report}\\end{document}"
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "whole"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)

@@ -196,6 +196,8 @@ class Drawing:
         whole = clean(text)
         size = TICK_SIZE if "small" in classes else BOLD_SIZE if "bold" in classes else 12
         shown = whole if room is None else cut(whole, room - text_width(suffix, size), size)
+        if not shown + suffix:
+            return
         title = f"<title>{escape(whole)}</title>" if shown != whole else ""
         side = f' text-anchor="{anchor}"' if anchor != "start" else ""
         self._parts.append(

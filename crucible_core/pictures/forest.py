@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crucible_core.pictures.axes import Axis, linear_axis, log_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, cut, named, text_width, widest
-from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals, ratios
+from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals, plain, ratios
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["ForestRow", "Margin", "forest_plot"]
@@ -65,7 +65,7 @@ def forest_plot(
     numbers = [value for row in drawn for value in (row.estimate, row.low, row.high) if value is not None]
     write = ratios if log else numerals(numbers, lengths=[length_of(row.low, row.high) for row in drawn])
     if caption is None:
-        caption = _caption(drawn, reference, band, interval, write)
+        caption = _caption(drawn, reference, band, interval)
     head = f"estimate [{cut(clean(interval), 110, 11)}]"
     plot = _Layout(drawn, numbers + [value for value in (reference, *band) if value is not None], write, log, head)
     drawing = Drawing()
@@ -187,13 +187,13 @@ def _numbers_text(row: ForestRow, write: Callable[[float], str]) -> str:
     return f"{write(row.estimate)} {interval_text(row.low, row.high, write)}"
 
 
-def _margin_words(band: tuple[float | None, float | None], write: Callable[[float], str]) -> str:
+def _margin_words(band: tuple[float | None, float | None]) -> str:
     low, high = band
     if low is None and high is None:
         return ""
     if low is None or high is None:
-        return f"above {write(low)}" if low is not None else f"below {write(high)}" if high is not None else ""
-    return f"from {write(low)} to {write(high)}"
+        return f"above {plain(low)}" if low is not None else f"below {plain(high)}" if high is not None else ""
+    return f"from {plain(low)} to {plain(high)}"
 
 
 def _caption(
@@ -201,14 +201,13 @@ def _caption(
     reference: float | None,
     band: tuple[float | None, float | None],
     interval: str,
-    write: Callable[[float], str],
 ) -> str:
     said = f"Squares: estimates; lines: {interval}."
     if reference is not None:
-        said += f" A filled square: the interval excludes {reference:g}."
+        said += f" A filled square: the interval excludes {plain(reference)}."
     if any((row.low is None) != (row.high is None) for row in rows):
         said += " An arrow: the interval has no end there."
-    if words := _margin_words(band, write):
+    if words := _margin_words(band):
         said += f" Shaded: the margin, {words}."
     return said
 
@@ -226,7 +225,7 @@ def _describe(
         if row.low is not None or row.high is not None:
             parts += f", {interval} {interval_text(row.low, row.high, write)}"
             if reference is not None:
-                parts += f", {'excludes' if _excludes(row, reference) else 'includes'} {reference:g}"
+                parts += f", {'excludes' if _excludes(row, reference) else 'includes'} {plain(reference)}"
         told.append(parts)
-    words = _margin_words(band, write)
+    words = _margin_words(band)
     return sentence(told, 12, "rows") + "." + (f" Margin {words}." if words else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-__all__ = ["finite", "interval_text", "length_of", "numerals", "ratios", "superscript"]
+__all__ = ["finite", "interval_text", "length_of", "numerals", "plain", "ratios", "superscript"]
 
 _LARGEST_FIXED = 1e12
 _MOST_DIGITS = 12
@@ -68,6 +68,11 @@ def _signed(text: str) -> str:
         return f"{mantissa}e{int(power)}".replace("-", "−")
     # Rounded to nothing, it has no sign.
     return (text.lstrip("-") if not text.strip("-0.,") else text).replace("-", "−")
+
+
+def plain(value: float) -> str:
+    """A number that somebody declared, as it was written."""
+    return f"{value:.6g}".replace("-", "−")
 
 
 def length_of(low: float | None, high: float | None) -> float:

@@ -70,7 +70,7 @@ def paired_lines(
     ways.append(len(differences) - sum(ways))
     _draw_legend(drawing, ways, len(drawn), len(order))
     if caption is None:
-        caption = f"Lines: pairs. Right: the differences, {second} minus {first}, and their mean"
+        caption = f"Lines: pairs. Right: the differences, {named(second)} minus {named(first)}, and their mean"
         caption += f" with {interval}." if mean[1] is not None or mean[2] is not None else "."
     box = box_of(differences)
     middle = f"mean {write_difference(mean[0])}"

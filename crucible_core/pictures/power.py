@@ -8,7 +8,7 @@ from itertools import pairwise
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, named, spread, widest
-from crucible_core.pictures.numerals import finite, numerals
+from crucible_core.pictures.numerals import finite, numerals, plain
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["power_curve"]
@@ -98,7 +98,7 @@ def _name_marks(
 ) -> None:
     """What the dashed lines are; drawn over the curves."""
     if target is not None:
-        drawing.text(across.start + 6, power.at(target) - 6, f"target {target:g}", "soft small halo")
+        drawing.text(across.start + 6, power.at(target) - 6, f"target {plain(target)}", "soft small halo")
     if planned is not None:
         drawing.text(704, 26, f"power at {write(planned)}", "soft small", anchor="end", room=704 - across.end)
         x = across.at(planned)
@@ -139,6 +139,7 @@ def _describe(
             said += f", {power:.2f} at the planned {write(planned)}"
         if target is not None:
             reached = next((x for x, power in points if power >= target), None)
-            said += f", target {target:g} " + ("not reached" if reached is None else f"reached by {write(reached)}")
+            end = "not reached" if reached is None else f"reached by {write(reached)}"
+            said += f", target {plain(target)} {end}"
         told.append(said)
     return sentence(told, 10, "curves") + "."

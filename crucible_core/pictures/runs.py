@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from crucible_core.pictures.axes import TICK_SIZE, Axis, linear_axis
 from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, counted, cut, named, spread, text_width, widest
-from crucible_core.pictures.numerals import finite, numerals
+from crucible_core.pictures.numerals import finite, numerals, plain
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["run_chart"]
@@ -179,7 +179,7 @@ def _draw_panel(
         _draw_series(drawing, axis, one, runs, index)
     for one in series:
         if one.bound is not None:
-            text = f"bound {one.bound:.6g}".replace("-", "−")
+            text = f"bound {plain(one.bound)}"
             drawing.text(_LEFT + 4, axis.at(one.bound) - 4, text, "soft small halo figures")
     drawn = [(index, one) for index, one in enumerate(series, colours_from) if one.points]
     ends = [axis.at(list(one.points.values())[-1]) for _, one in drawn]
@@ -256,5 +256,5 @@ def _told(one: _Series) -> str:
     if one.gaps:
         said += f", {one.gaps} missing"
     if one.bound is not None:
-        said += f", bound {write(one.bound)}"
+        said += f", bound {plain(one.bound)}"
     return said

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from crucible_core.context import Context
 from crucible_core.jsonable import safe_text, to_json_text, to_jsonable
+from crucible_core.pictures.tikz import tikz_of
 from crucible_core.reporting.content import flatten, report_on, summarize_run
 from crucible_core.reporting.document import Block, Document, Items, Paragraph, Picture, Table
 from crucible_core.vocabulary import ReportFormat
@@ -291,11 +292,13 @@ def _latex_start(line: str) -> str:
 def latex_of(document: Document) -> str:
     r"""A fragment to \input into a document that loads the package booktabs, for pdflatex, lualatex or xelatex.
 
+    Where the package tikz is loaded too, pictures are drawn; else they are told in words.
+
     Letters that pdflatex has no fonts for, those of most scripts, are shown by their number there, and as they are by
     the two others where the document's font has them.
     """
     parts = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs}, and \usepackage{tikz} to show pictures and not only tell them",
         r"\providecommand{\crucibletext}[2]{\ifdefined\Umathchar{}#1\else#2\fi}",
         rf"\section*{{{_latex(document.title)}}}",
         *map(_latex_block, document.blocks),
@@ -320,8 +323,25 @@ def _latex_block(block: Block) -> str:
             return "\n".join(
                 [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
             )
-        case Picture(_, alt, _):
-            return rf"\noindent\textit{{Picture.}} {_latex(alt)}"
+        case Picture(svg, alt, caption):
+            said = rf"\par\smallskip\small {_latex(caption)}" if caption else ""
+            return "\n".join(
+                [
+                    r"\ifdefined\tikzpicture",
+                    r"\begin{center}",
+                    rf"\resizebox{{{_latex_size(svg)}}}{{{tikz_of(block, _latex)}}}{said}",
+                    r"\end{center}",
+                    r"\else",
+                    rf"\noindent\textit{{Picture.}} {_latex(alt)}",
+                    r"\fi",
+                ]
+            )
+
+
+def _latex_size(svg: str) -> str:
+    """As wide as the text, or of a tall picture nearly as high as the page."""
+    width, height = (float(found) for found in re.findall(r' (?:width|height)="([\d.]+)"', svg)[:2])
+    return r"!}{0.9\textheight" if height > 1.4 * width else r"\linewidth}{!"
 
 
 RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {
