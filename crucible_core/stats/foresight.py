@@ -27,7 +27,7 @@ PLANS: Final[Mapping[TestName, PlannedTest]] = MappingProxyType(
         "mann_whitney": "mann_whitney",
         "one_sample_ttest": "one_sample_ttest",
         "paired_ttest": "paired_ttest",
-        "student_ttest": "pooled_ttest",
+        "student_ttest": "student_ttest",
         "ttest": "ttest",
         "welch_anova": "anova",
         "wilcoxon": "wilcoxon",
@@ -35,7 +35,7 @@ PLANS: Final[Mapping[TestName, PlannedTest]] = MappingProxyType(
 )
 """The test whose power is computed for each declared one."""
 
-_EXACT: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "pooled_ttest", "ttest"})
+_EXACT: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest"})
 _SIMULATIONS: Final = 400
 
 
