@@ -23,9 +23,18 @@ def _check_name(value: str) -> str:
         return value
     raise PydanticCustomError(
         "name",
-        "{shown} cannot be a name: use 1 to 128 letters, digits, '_', '-' or '.', and begin with none of the last two",
-        {"shown": repr(value[:140])},
+        "{shown} cannot be a name{foreign}: use 1 to 128 letters (a to z, A to Z), digits, '_', '-' or '.', and begin "
+        "with none of the last two",
+        {"shown": repr(value[:140]), "foreign": _foreign(value)},
     )
+
+
+def _foreign(value: str) -> str:
+    """Which character is no ASCII: it may look like one that is."""
+    from unicodedata import name  # noqa: PLC0415  # names are right, as a rule
+
+    foreign = next((char for char in value if not char.isascii()), None)
+    return f" (it holds {name(foreign, hex(ord(foreign)))})" if foreign else ""
 
 
 def _check_text(value: str) -> str:

@@ -52,8 +52,9 @@ def definitions_of(
     registry: Registry | None = None,
     *,
     mistakes: Iterable[InvalidExperimentError] = (),
+    beside: Iterable[Experiment] = (),
 ) -> Definitions:
-    """What the experiments are to Dagster.
+    """What the experiments are to Dagster; those `beside` them become definitions of the same location elsewhere.
 
     Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, and ids that become one.
     """
@@ -71,7 +72,7 @@ def definitions_of(
                 schedules.append(schedule)
         except InvalidExperimentError as error:
             found.append(error)
-    found += same_names(experiments)
+    found += same_names([*beside, *experiments])
     if found:
         raise InvalidExperimentError.of(found)
     return Definitions(assets=assets, jobs=jobs, schedules=schedules)

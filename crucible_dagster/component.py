@@ -7,6 +7,7 @@ would take for different things is refused with its line.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,12 @@ from typing import Any
 from dagster import Component, ComponentLoadContext, ComponentTypeSpec, Definitions, scaffold_with
 from pydantic import BaseModel
 
-from crucible_core import Experiment, InvalidExperimentError, Registry
+from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry
 from crucible_core.experiment import Source
 from crucible_core.loading import experiment_from, load_document
+from crucible_core.registry import IMPORTABLE_VARIABLE
 from crucible_dagster.code_location import definitions_of, experiment_files, load_experiments
 from crucible_dagster.component_schema import FILES, ExperimentAttributes
-from crucible_dagster.names import same_names
 from crucible_dagster.scaffold import ExperimentScaffolder
 
 __all__ = ["ExperimentComponent"]
@@ -90,9 +91,15 @@ class ExperimentComponent(Component):
         """
         everywhere = context.component_tree.get_all_components(ExperimentComponent)
         ours = {id(experiment) for experiment in self.experiments}
-        others = [e for component in everywhere for e in component.experiments if id(e) not in ours]
-        mistakes = same_names([*others, *self.experiments]) if others else ()
-        return definitions_of(self.experiments, self.registry, mistakes=mistakes)
+        beside = [one for component in everywhere for one in component.experiments if id(one) not in ours]
+        registry = self.registry or _installed_stages(os.environ.get(IMPORTABLE_VARIABLE))
+        return definitions_of(self.experiments, registry, beside=beside)
+
+
+@functools.cache
+def _installed_stages(_importable: str | None) -> Registry:
+    # Looking through the installed packages takes milliseconds, and a project may have hundreds of components.
+    return builtin_registry()
 
 
 def _document_number(context: ComponentLoadContext) -> int:

@@ -1,7 +1,7 @@
 """What may stand under a component's `attributes:`, as the JSON schema that `dg check yaml` and editors use.
 
 It is the schema of the experiment, changed in three ways. `files:` may stand instead of an experiment. Where pydantic
-says "one of" for a value that may be null, the schema says "unless null", because a validator reports a mistake below
+says "one of" these, the schema says "if it is a mapping, this; else that", because a validator reports a mistake below
 "one of" as "not valid under any of the given schemas", at the line where the whole value begins. And `dg` validates
 what YAML 1.1 makes of the file: numbers such as 1e-3 come as texts there, and are no mistake.
 """
@@ -26,7 +26,7 @@ _FILES_SCHEMA = {
     "minItems": 1,
 }
 # YAML 1.2's floats that YAML 1.1 takes for texts: those with an exponent, and without a point or the exponent's sign.
-_FLOAT_TEXT = r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"
+_FLOAT_AS_TEXT = {"type": "string", "pattern": r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"}
 
 _ANNOTATIONS = frozenset({"title", "description", "default"})
 
@@ -63,10 +63,31 @@ def _sharpen(schema: Any, handler: GetJsonSchemaHandler, seen: set[int]) -> None
     for value in list(schema.values()):
         _sharpen(value, handler, seen)
     choices = schema.get("anyOf")
-    if choices and {"type": "null"} in choices:
-        others = [one for one in choices if one != {"type": "null"}]
-        del schema["anyOf"]
-        schema |= {"if": {"type": "null"}, "else": others[0] if len(others) == 1 else {"anyOf": others}}
+    if choices:
+        by_type = {_type_of(one, handler): one for one in choices}
+        if len(by_type) == len(choices):  # else a validator cannot tell which of them was meant
+            del schema["anyOf"]
+            schema |= _told_apart(dict(sorted(by_type.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER)))))
     if schema.get("type") == "number":
         number = {key: schema.pop(key) for key in list(schema) if key not in _ANNOTATIONS}
-        schema |= {"if": {"type": "string", "pattern": _FLOAT_TEXT}, "else": number}
+        schema |= {"if": _FLOAT_AS_TEXT, "else": number}
+
+
+# A value that is none of these is judged by the last one's schema: texts and numbers, where there are any.
+_ORDER = {"null": 0, "object": 1, "array": 2}
+
+
+def _type_of(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> str:
+    resolved = handler.resolve_ref_schema(schema)
+    if "type" in resolved:
+        return str(resolved["type"])
+    if isinstance(resolved.get("const"), str):
+        return "string"
+    return "number" if resolved.get("if") == _FLOAT_AS_TEXT else repr(resolved)
+
+
+def _told_apart(choices: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    (name, schema), *others = choices.items()
+    if not others:
+        return dict(schema)
+    return {"if": {"type": name}, "then": schema, "else": _told_apart(dict(others))}

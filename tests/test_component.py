@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from click import ClickException
 from dagster import (
     AssetKey,
     Component,
@@ -191,7 +192,7 @@ MISTAKES: Mapping[str, tuple[str, list[str]]] = {
     "two at once": (
         "id: ä\npipeline:\n  - nam: validate",
         [
-            "3:3: id: 'ä' cannot be a name: use 1 to 128 letters, digits, '_', '-' or '.', and begin with none",
+            "3:3: id: 'ä' cannot be a name (it holds LATIN SMALL LETTER A WITH DIAERESIS): use 1 to 128 letters",
             "5:7: 'pipeline.0.name' is missing",
             "5:7: unknown key 'pipeline.0.nam'; did you mean 'name'?",
         ],
@@ -278,6 +279,7 @@ EXPERIMENT = {"id": "a", "pipeline": [{"name": "b"}]}
         EXPERIMENT,
         {**EXPERIMENT, "description": None, "schedule": None},
         {**EXPERIMENT, "reliability": {"stats": {"alpha": "1e-3"}}},  # as YAML 1.1 reads it
+        {**EXPERIMENT, "gates": [{"name": "g", "no_regression": {"margin": "1e-3", "baseline": "last_passing"}}]},
         {"files": ["*.yaml"]},
     ],
 )
@@ -295,6 +297,15 @@ def test_the_schema_takes_what_the_loader_takes(attributes: object) -> None:
         (
             {**EXPERIMENT, "reliability": {"stats": {"alpha": "x"}}},
             [("$.reliability.stats.alpha", "'x' is not of type 'number'")],
+        ),
+        (
+            {**EXPERIMENT, "gates": [{"name": "g", "no_regression": {"margin": 1.0, "baseline": {"lats_runs": 5}}}]},
+            [
+                (
+                    "$.gates[0].no_regression.baseline",
+                    "Additional properties are not allowed ('lats_runs' was unexpected)",
+                )
+            ],
         ),
         ({**EXPERIMENT, "schedule": {"cron": 5}}, [("$.schedule.cron", "5 is not of type 'string'")]),
         ({"id": "a"}, [("$", "'pipeline' is a required property")]),
@@ -363,9 +374,7 @@ def test_a_scaffolded_component_is_added_to_a_file_that_holds_another(own_folder
 
 
 def test_a_name_that_is_no_id_is_refused_and_leaves_nothing_behind(own_folder: Path) -> None:
-    with pytest.raises(
-        Exception, match=r"the experiment's id: 'läufe' cannot be a name: .*; say another one with --id"
-    ):
+    with pytest.raises(ClickException, match=r"id: 'läufe' cannot be a name .*; say another one with --id"):
         scaffold(own_folder / "läufe")
     assert not (own_folder / "läufe").exists()
     assert "defs.yaml" in scaffold(own_folder / "läufe", id="runs")

@@ -104,7 +104,7 @@ MISTAKES = [
     ("id: a\npipeline:\n  - options: {}\n", 3, 5, ["'pipeline.0.name' is missing"]),
     ("id: a\npipeline:\n  - name: s\n    enabled: 1\n", 4, 5, ["pipeline.0.enabled", "boolean", "given: 1"]),
     ("id: a\npipeline:\n  - name: s\n    options: [1]\n", 4, 5, ["pipeline.0.options", "dictionary"]),
-    ("id: a b\npipeline: [{name: s}]\n", 1, 1, ["'a b' cannot be a name", "letters, digits"]),
+    ("id: a b\npipeline: [{name: s}]\n", 1, 1, ["'a b' cannot be a name", "letters"]),
     ("id: ../a\npipeline: [{name: s}]\n", 1, 1, ["'../a' cannot be a name"]),
     ("id: .a\npipeline: [{name: s}]\n", 1, 1, ["'.a' cannot be a name"]),
     ("id: -a\npipeline: [{name: s}]\n", 1, 1, ["'-a' cannot be a name"]),
