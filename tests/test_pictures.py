@@ -7,8 +7,10 @@ import itertools
 import math
 import random
 import re
+import runpy
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -813,3 +815,12 @@ def test_tikz_draws_what_the_svg_draws(picture: Picture) -> None:
     corners = re.findall(r"\((-?[\d.]+),(-?[\d.]+)\)", "\n".join(re.findall(r"^\\draw.*", drawn, re.MULTILINE)))
     lines = [p for p in paths if set(p.get("class", "").split()) & {"line", "open"}]
     assert [(float(x), float(y)) for x, y in corners] == [point for path in lines for point in points_of(path)]
+
+
+def test_the_pictures_of_the_documentation_are_those_that_its_script_draws() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    drawn = runpy.run_path(str(docs / "draw_pictures.py"))["pictures"]()
+    said = (docs / "reports.md").read_text()
+    for name, one in drawn.items():
+        assert (docs / "images" / f"{name}.svg").read_text(encoding="utf-8") == f"{one.svg}\n"
+        assert f"(images/{name}.svg)" in said

@@ -87,7 +87,7 @@ def _ticks(low: float, high: float, start: float, end: float) -> tuple[tuple[flo
     """Round numbers as near to each other as is pleasant; where that gives no two, as near as there is room for."""
     length, across = abs(end - start), end > start
     found: tuple[tuple[float, ...], tuple[str, ...]] = ((), ())
-    for least in (64, 20) if across else (38, 16):
+    for least in (64, 20) if across else (38, 26, 16):
         step = _nice((high - low) * least / length)
         while True:
             decimals = _decimals(step)

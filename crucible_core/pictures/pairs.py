@@ -40,7 +40,7 @@ def paired_lines(
 
     Raises ValueError without pairs, for a value that is NaN or infinite, and for another number of names than of pairs.
     """
-    if not pairs:
+    if len(pairs) == 0:
         raise ValueError("paired lines need at least one pair")
     if names is not None and len(names) != len(pairs):
         raise ValueError(f"{len(names)} names for {len(pairs)} pairs")

@@ -108,7 +108,7 @@ def _name_marks(
 
 def _points(name: str, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     called = f"curve {clean(name)[:60]!r}"
-    if not points:
+    if len(points) == 0:
         raise ValueError(f"{called} has no points")
     found = sorted((finite(x, f"{called}: an x"), finite(power, f"{called}: a power")) for x, power in points)
     for x, power in found:

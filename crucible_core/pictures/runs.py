@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crucible_core.pictures.axes import TICK_SIZE, Axis, linear_axis
@@ -18,6 +18,7 @@ __all__ = ["run_chart"]
 _MOST_SERIES = 12
 _MOST_ON_ONE_AXIS = 6
 _MOST_RUNS = 200
+_BOUND = "3 4"
 
 Band = Sequence[tuple[float, float] | None]
 _Key = tuple[str, int]
@@ -177,23 +178,37 @@ def _draw_panel(
         _draw_band(drawing, axis, one, runs, SERIES[index % 5])
     for index, one in enumerate(series, colours_from):
         _draw_series(drawing, axis, one, runs, index)
-    for one in series:
-        if one.bound is not None:
-            text = f"bound {plain(one.bound)}"
-            drawing.text(_LEFT + 4, axis.at(one.bound) - 4, text, "soft small halo figures")
-    drawn = [(index, one) for index, one in enumerate(series, colours_from) if one.points]
-    ends = [axis.at(list(one.points.values())[-1]) for _, one in drawn]
-    for (index, one), at in zip(drawn, spread(ends, 17, top, bottom), strict=True):
-        last, value = list(one.points.items())[-1]
+    _label_ends(drawing, axis, series, runs, (top, bottom), colours_from, write)
+
+
+def _label_ends(
+    drawing: Drawing,
+    axis: Axis,
+    series: Sequence[_Series],
+    runs: int,
+    within: tuple[float, float],
+    colours_from: int,
+    write: Callable[[float], str],
+) -> None:
+    """At the right, the latest value of each series, and the bounds."""
+    drawn = list(enumerate(series, colours_from))
+    ends = [(index, one, list(one.points.items())[-1]) for index, one in drawn if one.points]
+    bounds = [(index, one.bound) for index, one in drawn if one.bound is not None]
+    wanted = [axis.at(value) for *_, (_, value) in ends] + [axis.at(bound) for _, bound in bounds]
+    places = spread(wanted, 17, *within)
+    for (index, one, (last, value)), at in zip(ends, places, strict=False):
         colour = SERIES[index % 5]
         drawing.line([(_x(last, runs), axis.at(value)), (_RIGHT + 8, at)], colour, opacity=0.6)
         drawing.path(shape(index, _RIGHT + 14, at, 3.4), f"{'fill' if index < 5 else 'open'} {colour}")
         text = write(value)
         drawing.text(_RIGHT + 24, at + 4, text, "ink figures")
         if len(series) > 1:
-            drawing.text(
-                _RIGHT + 32 + text_width(text), at + 4, one.name, "soft", room=704 - _RIGHT - 32 - text_width(text)
-            )
+            left = _RIGHT + 32 + text_width(text)
+            drawing.text(left, at + 4, one.name, "soft", room=704 - left)
+    for (index, bound), at in zip(bounds, places[len(ends) :], strict=True):
+        place = [(_RIGHT, axis.at(bound)), (_RIGHT + 6, at), (_RIGHT + 20, at)]
+        drawing.line(place, SERIES[index % 5], dash=_BOUND, width=1.3)
+        drawing.text(_RIGHT + 24, at + 4, f"bound {plain(bound)}", "soft small figures", room=704 - _RIGHT - 24)
 
 
 def _stretches(points: Mapping[int, float]) -> list[list[int]]:
@@ -222,7 +237,7 @@ def _draw_band(drawing: Drawing, axis: Axis, one: _Series, runs: int, colour: st
 def _draw_series(drawing: Drawing, axis: Axis, one: _Series, runs: int, index: int) -> None:
     colour = SERIES[index % 5]
     if one.bound is not None:
-        drawing.line([(_LEFT, axis.at(one.bound)), (_RIGHT, axis.at(one.bound))], colour, dash="3 4", width=1.3)
+        drawing.line([(_LEFT, axis.at(one.bound)), (_RIGHT, axis.at(one.bound))], colour, dash=_BOUND, width=1.3)
     for stretch in _stretches(one.points):
         if len(stretch) > 1:
             places = [(_x(run, runs), axis.at(one.points[run])) for run in stretch]

@@ -135,7 +135,7 @@ def _beside_named(group: _Group, write: Callable[[float], str]) -> str:
 def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: float, colour: str) -> None:
     with_mean = group.mean is not None
     # Three lanes: the values, the box, the mean.
-    mean_at = top + row - 11
+    mean_at = top + row - 13
     box_at = mean_at - 13 if with_mean else mean_at - 3
     floor = box_at - 8
     room = floor - top - 7
