@@ -21,7 +21,8 @@ from crucible_core import CrucibleError
 from crucible_core.cli import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.jsonable import to_json_text, to_jsonable
 from crucible_core.reporting import TRACE_FORMATS, TraceFormat, flatten, render_trace
-from crucible_core.reporting.comparison import Comparison, comparison_section
+from crucible_core.reporting.comparison import Comparison
+from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.content import decisions_table
 from crucible_core.reporting.document import Table
 from crucible_core.reporting.numbers import format_duration, format_number, format_value

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import (
@@ -185,6 +186,8 @@ def test_bench_finds_its_groups_and_puts_its_result_where_the_contract_says() ->
     assert result["alpha"] == 0.05
     control = result["groups"]["control"]
     assert (control.pop("values"), control.pop("sampled")) == (CONTROL, False)
+    margin = stats.t.ppf(0.975, 7) * np.std(CONTROL, ddof=1) / math.sqrt(8)
+    assert control.pop("mean_interval") == pytest.approx([np.mean(CONTROL) - margin, np.mean(CONTROL) + margin])
     assert control == pytest.approx(
         {"n": 8, "mean": np.mean(CONTROL), "sd": np.std(CONTROL, ddof=1), "median": np.median(CONTROL)}
     )

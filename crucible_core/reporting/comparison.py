@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crucible_core.context import Context
-from crucible_core.reporting.document import Block, Items, Section, Table
-from crucible_core.reporting.numbers import format_interval, format_number, format_p
-from crucible_core.vocabulary import CorrectionName, EffectSizeName
+from crucible_core.vocabulary import CorrectionName, Design, EffectSizeName, Outcome, StudyName
 
-__all__ = ["Comparison", "comparison_section", "comparisons", "finding"]
+__all__ = ["EFFECT_LABELS", "RATIOS", "Comparison", "comparison_numbers", "comparisons"]
 
 EFFECT_LABELS: Mapping[EffectSizeName, str] = {
     "cliffs_delta": "Cliff's δ",
@@ -38,7 +36,7 @@ EFFECT_LABELS: Mapping[EffectSizeName, str] = {
     "spearman_rho": "Spearman's ρ",
     "variance_ratio": "variance ratio",
 }
-
+RATIOS: frozenset[EffectSizeName] = frozenset({"odds_ratio", "risk_ratio", "variance_ratio"})
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -54,28 +52,111 @@ class ComparedGroup(_Read):
     mean: Number
     sd: Number | None
     median: Number
+    mean_interval: Interval | None = None
+    values: tuple[Number, ...] = ()
+    sampled: Flag = False
 
 
 class ComparedTest(_Read):
     test: str
     method: str
-    groups: tuple[str, ...] = Field(min_length=2)
-    n: tuple[Count, ...] = Field(min_length=2)
+    groups: tuple[str, ...] = Field(min_length=1)
+    n: tuple[Count, ...] = Field(min_length=1)
     statistic: Number
     statistic_name: str
     df: tuple[Number, ...]
     p_value: Number
     p_adjusted: Number | None = None
     significant: Flag
-    estimate: Number
+    estimate: Number | None
     estimate_name: str
     confidence_interval: Interval
     confidence_level: Number
-    effect_size: Number
+    effect_size: Number | None
     effect_size_name: EffectSizeName
     effect_size_interval: Interval
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+class ComparedPair(_Read):
+    first: str
+    second: str
+    n: tuple[Count, Count]
+    estimate: Number | None
+    confidence_interval: Interval
+    statistic: Number
+    df: tuple[Number, ...]
+    p_value: Number
+    p_adjusted: Number
+    significant: Flag
+    effect_size: Number | None
+    effect_size_name: EffectSizeName | None
+    effect_size_interval: Interval | None
+
+
+class ComparedFamily(_Read):
+    method: str
+    control: str | None
+    size: Count
+    correction: str
+    statistic_name: str
+    estimate_name: str
+    confidence_level: Number
+    comparisons: tuple[ComparedPair, ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class MarginVerdict(_Read):
+    verdict: str
+    method: str
+    groups: tuple[str, str]
+    margin: Number
+    estimate: Number
+    confidence_interval: Interval
+    equivalence_interval: Interval
+    more_replicates: Count | None
+    notes: tuple[str, ...]
+
+
+class Contender(_Read):
+    name: str
+    n: Count
+    mean: Number
+    p_value: Number
+    beaten_by: str | None
+    kept: Flag
+
+
+class BestOfSweep(_Read):
+    leader: str
+    kept: tuple[str, ...]
+    contenders: tuple[Contender, ...]
+    method: str
+    assumptions: tuple[str, ...]
+
+
+class RankedGroups(_Read):
+    procedure: str
+    groups: tuple[str, ...]
+    mean_ranks: tuple[Number, ...]
+    blocks: Count
+    critical_difference: Number | None
+    cliques: tuple[tuple[str, ...], ...]
+    friedman: tuple[Number, Number, Number]
+    iman_davenport: tuple[Number | None, Number, Number, Number]
+    notes: tuple[str, ...]
+
+
+class PlannedPower(_Read):
+    test: str
+    n: Count
+    smallest_effect: Number
+    effect_size_name: str
+    power: Number
+    wanted: Number
+    curve: tuple[tuple[Number, Number], ...]
 
 
 class Comparison(_Read):
@@ -86,14 +167,33 @@ class Comparison(_Read):
     family_size: Count
     measure: str | None
     paired: Flag
+    design: Design = "independent"
+    outcome: Outcome = "continuous"
+    study: StudyName | None = None
+    baseline: str | None = None
     groups: dict[str, ComparedGroup]
-    tests: dict[str, ComparedTest] = Field(min_length=1)
+    tests: dict[str, ComparedTest]
+    comparisons: ComparedFamily | None = None
+    verdicts: tuple[MarginVerdict, ...] = ()
+    best: BestOfSweep | None = None
+    ranking: RankedGroups | None = None
+    planned: PlannedPower | None = None
+    checks: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _every_p_adjusted_or_none(self) -> Self:
-        if any((test.p_adjusted is None) != (self.correction is None) for test in self.tests.values()):
+    def _something_compared_and_every_p_adjusted_or_none(self) -> Self:
+        if not self.tests and self.comparisons is None:
+            raise ValueError("nothing was compared")
+        adjusted = [test.p_adjusted is not None for test in self.tests.values()]
+        if any(adjusted) and not (all(adjusted) and self.correction is not None):
             raise ValueError("either all p-values are adjusted, by a correction that is named, or none")
         return self
+
+    @property
+    def replicate(self) -> str:
+        """What one more observation of each group is called."""
+        return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")
 
 
 def comparisons(ctx: Context) -> dict[str, Comparison]:
@@ -108,93 +208,23 @@ def comparisons(ctx: Context) -> dict[str, Comparison]:
     return found
 
 
-def finding(comparison: Comparison) -> str:
-    """The result in one sentence.
-
-    It is that of the test declared first: picking the smallest p would be picking the result.
+def comparison_numbers(comparison: Comparison) -> Iterator[tuple[str, float]]:
+    """The findings as numbers to follow from run to run, not the settings: `svm.mean`, `ttest.p_value`,
+    `svm_vs_logistic.estimate`; of an interval with an open end, the other one.
     """
-    test = next(iter(comparison.tests.values()))
-    p, adjusted = test.p_value, ""
-    if test.p_adjusted is not None:
-        p, adjusted = test.p_adjusted, f" ({comparison.correction}-adjusted)"
-    measure = f" in {comparison.measure}" if comparison.measure else ""
-    numbers = (
-        f"{test.estimate_name} {format_number(test.estimate)}, "
-        f"{_percent(test.confidence_level)} CI {format_interval(test.confidence_interval)}, "
-        f"{test.method}, p {format_p(p)}{adjusted}, n = {_counts(comparison, test)}"
-    )
-    if len(test.groups) != 2:
-        differ = "differ" if test.significant else "could not be told apart"
-        return f"The {len(test.groups)} groups {', '.join(test.groups)} {differ}{measure}: {numbers}."
-    first, second = test.groups
-    if test.significant:
-        word = "higher" if test.estimate > 0 else "lower"
-        return f"{first} is {word} than {second}{measure}: {numbers}."
-    return f"{first} and {second} could not be told apart{measure}: {numbers}."
+    for group, summary in comparison.groups.items():
+        yield f"{group}.mean", summary.mean
+    for test, result in comparison.tests.items():
+        yield from _numbers(test, result)
+    for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
+        yield from _numbers(f"{pair.first}_vs_{pair.second}", pair)
+    ranking = comparison.ranking
+    if ranking is not None:
+        for name, rank in zip(ranking.groups, ranking.mean_ranks, strict=True):
+            yield f"{name}.mean_rank", rank
 
 
-def comparison_section(name: str, comparison: Comparison) -> Section:
-    """The groups, the tests, and what was assumed."""
-    adjusted = comparison.correction is not None
-    family = f"alpha = {format_number(comparison.alpha)}"
-    if adjusted:
-        family += f"; {comparison.family_size} tests, p-values adjusted by {comparison.correction}"
-    tests = comparison.tests.values()
-    said = [f"{test.test}: {line}" for test in tests for line in (*test.assumptions, *test.notes)]
-    blocks: tuple[Block, ...] = (
-        _groups_table(comparison.groups),
-        Table(
-            (
-                "test",
-                "statistic",
-                "p",
-                *(("p adjusted",) if adjusted else ()),
-                "estimate",
-                "interval",
-                "effect size",
-                "effect interval",
-                "verdict",
-            ),
-            tuple(map(_test_row, tests)),
-            frozenset({"p", "p adjusted"}),
-        ),
-        Items((family, *said)),
-    )
-    return Section("Comparison" if name == "bench" else f"Comparison: {name}", blocks)
-
-
-def _groups_table(groups: Mapping[str, ComparedGroup]) -> Table:
-    rows = (
-        (
-            name,
-            format_number(group.n),
-            *("–" if value is None else format_number(value) for value in (group.mean, group.sd, group.median)),
-        )
-        for name, group in groups.items()
-    )
-    return Table(("group", "n", "mean", "sd", "median"), tuple(rows), frozenset({"n", "mean", "sd", "median"}))
-
-
-def _test_row(test: ComparedTest) -> tuple[str, ...]:
-    degrees = f"({', '.join(map(format_number, test.df))})" if test.df else ""
-    ps = [p for p in (test.p_value, test.p_adjusted) if p is not None]
-    return (
-        test.method,
-        f"{test.statistic_name}{degrees} = {format_number(test.statistic)}",
-        *(format_p(p).removeprefix("= ") for p in ps),
-        f"{test.estimate_name} = {format_number(test.estimate)}",
-        f"{_percent(test.confidence_level)} {format_interval(test.confidence_interval)}",
-        f"{EFFECT_LABELS[test.effect_size_name]} = {format_number(test.effect_size)}",
-        format_interval(test.effect_size_interval),
-        "significant" if test.significant else "not significant",
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g}%"
-
-
-def _counts(comparison: Comparison, test: ComparedTest) -> str:
-    if comparison.paired:
-        return f"{test.n[0]} pairs"
-    return " and ".join(map(str, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]} per group"
+def _numbers(name: str, compared: ComparedTest | ComparedPair) -> Iterator[tuple[str, float]]:
+    for key in ("estimate", "effect_size", "p_value", "p_adjusted"):
+        if (number := getattr(compared, key)) is not None:
+            yield f"{name}.{key}", number

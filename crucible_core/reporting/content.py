@@ -9,8 +9,10 @@ from typing import Any
 
 from crucible_core.context import Context
 from crucible_core.jsonable import MAX_DEPTH, key_text, to_jsonable
-from crucible_core.reporting.comparison import comparison_section, comparisons, finding
+from crucible_core.reporting.comparison import comparison_numbers, comparisons
+from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.document import Block, Document, Paragraph, Section, Table
+from crucible_core.reporting.finding import finding
 from crucible_core.reporting.numbers import format_duration, format_value
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 
@@ -123,12 +125,8 @@ def results(ctx: Context) -> Iterator[tuple[str, Any]]:
         if _is_number(value):
             yield name, value
     for name, comparison in compared.items():
-        for group, summary in comparison.groups.items():
-            yield f"{name}.{group}.mean", summary.mean
-        for test, result in comparison.tests.items():
-            for key in ("estimate", "effect_size", "p_value", "p_adjusted"):
-                if (number := getattr(result, key)) is not None:
-                    yield f"{name}.{test}.{key}", number
+        for part, number in comparison_numbers(comparison):
+            yield f"{name}.{part}", number
 
 
 def named_values(ctx: Context) -> dict[str, Any]:

@@ -193,7 +193,16 @@ class Bench(Stage):
         result = {"measure": self.measure or self.value, "dropped": dropped[:MOST_KEPT], **analysis.to_dict()}
         for name, values in found.values.items():
             result["groups"][name] |= _kept_values(values)
+        if self.planned is not None:
+            result["planned"] = self._as_planned(ctx.experiment, len(found.values))
         return ctx.put_metric(self.metric, result)
+
+    def _as_planned(self, experiment: Experiment, groups: int) -> dict[str, Any] | None:
+        from crucible_core.stats.foresight import power_as_planned  # noqa: PLC0415
+
+        assert self.planned is not None
+        declared, planned = self.declaration(experiment), self.planned
+        return power_as_planned(declared, groups, planned.n, planned.smallest_effect, power=planned.power)
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
         """The groups that this stage compares, by name, in order; also of a run that is over.

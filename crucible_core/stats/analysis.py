@@ -6,12 +6,14 @@ sizes, never by the values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import numpy as np
+from scipy import special
 
 from crucible_core.declaration import Declaration
 from crucible_core.stats.clusters import Clusters, clustered_ttest
@@ -22,6 +24,7 @@ from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
 from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.differences import Differences, PairDesign
 from crucible_core.stats.families import FamilyResult, pairwise_family
+from crucible_core.stats.levels import levels
 from crucible_core.stats.margins import MarginResult, judge_margin
 from crucible_core.stats.normality import shapiro_wilk
 from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
@@ -84,7 +87,10 @@ class Analysis:
             "baseline": declared.baseline,
             "paired": declared.design not in ("independent", "one_sample"),
             "higher_is_better": declared.higher_is_better,
-            "groups": {name: summary.to_dict() for name, summary in self.groups.items()},
+            "groups": {
+                name: summary.to_dict() | {"mean_interval": self._mean_interval(summary)}
+                for name, summary in self.groups.items()
+            },
             "tests": {
                 result.test: _without_decisions(result.to_dict())
                 | ({} if p is None else {"p_adjusted": p, "significant": p <= declared.alpha})
@@ -96,6 +102,15 @@ class Analysis:
             "ranking": self.ranking and _of_ranking(self.ranking),
             "checks": list(self.checks),
         }
+
+    def _mean_interval(self, summary: GroupSummary) -> list[float] | None:
+        """Interval of one mean by t; none where values belong together: it says nothing about their differences."""
+        if self.declaration.design not in {"independent", "one_sample"} or summary.sd is None:
+            return None
+        level = levels(self.declaration.alpha, self.declaration.confidence_level)[1]
+        reach = float(special.stdtrit(summary.n - 1, 0.5 + level / 2.0)) * (summary.sd / math.sqrt(summary.n))
+        ends = [summary.mean - reach, summary.mean + reach]
+        return ends if all(map(math.isfinite, ends)) else None
 
 
 def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Analysis:
@@ -314,9 +329,9 @@ class _Analyst:
         return {name: self.groups[name] for name in sorted(self.groups, key=lambda name: name == self.baseline)}
 
     def _run(self, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
-        special = _SPECIAL.get(test)
-        if special is not None:
-            return special(self, test, groups, alpha, level)
+        own = _SPECIAL.get(test)
+        if own is not None:
+            return own(self, test, groups, alpha, level)
         said = self.declared
         return run_test(
             test,
@@ -507,9 +522,9 @@ def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level:
 
 
 def _one_sample(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
-    values = _only(test, groups)
+    ((name, values),) = _only(test, groups).items()
     assert self.declared.reference is not None
-    return one_sample_test(
+    result = one_sample_test(
         values,
         self.declared.reference,
         test=cast("OneSampleTest", test.removeprefix("one_sample_")),
@@ -517,13 +532,13 @@ def _one_sample(self: _Analyst, test: TestName, groups: Groups, alpha: float, le
         confidence_level=level,
         alternative=self.declared.alternative,
     )
+    return replace(result, groups=(name,))
 
 
 def _proportion(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
-    _only(test, groups)
+    ((name, (successes, failures)),) = outcome_table(test, _only(test, groups)).items()
     assert self.declared.reference is not None
-    ((successes, failures),) = outcome_table(test, groups).values()
-    return proportion_test(
+    result = proportion_test(
         successes,
         successes + failures,
         reference=self.declared.reference,
@@ -531,6 +546,7 @@ def _proportion(self: _Analyst, test: TestName, groups: Groups, alpha: float, le
         confidence_level=level,
         alternative=self.declared.alternative,
     )
+    return replace(result, groups=(name,))
 
 
 def _chi_square(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
@@ -617,12 +633,12 @@ def _difference(first: Any, second: Any) -> Any:
         return np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
 
 
-def _only(test: str, groups: Groups) -> Any:
+def _only(test: str, groups: Groups) -> Groups:
     if len(groups) != 1:
         raise CannotTestError(
             test, f"it holds one group against a reference, but there are {len(groups)}: {', '.join(groups)}"
         )
-    return next(iter(groups.values()))
+    return groups
 
 
 def _without_decisions(fields: dict[str, Any]) -> dict[str, Any]:

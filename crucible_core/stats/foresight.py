@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from crucible_core.declaration import Declaration
 from crucible_core.stats.planning import (
+    Plan,
     PlannedTest,
     minimum_detectable_effect,
     power_of,
@@ -17,7 +18,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.selection import choose_test
 from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS, TestName
 
-__all__ = ["PLANS", "foresee"]
+__all__ = ["PLANS", "foresee", "power_as_planned"]
 
 PLANS: Final[Mapping[TestName, PlannedTest]] = MappingProxyType(
     {
@@ -76,6 +77,45 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
         return [said]
     except (CannotTestError, ValueError) as refusal:
         return [f"planned: {refusal}"]
+
+
+def power_as_planned(
+    declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8
+) -> dict[str, Any] | None:
+    """The same as JSON, with the power of exact tests for other sizes; None where none can be computed.
+
+    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much.
+    """
+    try:
+        test, pairs = _planned(declared, groups, n)
+        planned = PLANS[test]
+        alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
+        many = test in TESTS_OF_MANY_GROUPS
+
+        def of(size: int) -> Plan:
+            return power_of(
+                planned,
+                smallest_effect,
+                [size] * groups if many else size,
+                alpha=alpha,
+                alternative="two-sided" if many else declared.alternative,
+                simulations=_SIMULATIONS,
+            )
+
+        sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
+        plan = of(n)
+        curve = [[size, of(size).power] for size in sizes] if planned in _EXACT else []
+    except (CannotTestError, ValueError, KeyError):
+        return None
+    return {
+        "test": test,
+        "n": n,
+        "smallest_effect": smallest_effect,
+        "effect_size_name": plan.effect_size_name,
+        "power": plan.power,
+        "wanted": power,
+        "curve": curve,
+    }
 
 
 def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, int]:
