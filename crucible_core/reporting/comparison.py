@@ -57,6 +57,11 @@ class ComparedGroup(_Read):
     sampled: Flag = False
 
 
+class Interpretation(_Read):
+    word: str
+    source: str
+
+
 class ComparedTest(_Read):
     test: str
     method: str
@@ -75,6 +80,7 @@ class ComparedTest(_Read):
     effect_size: Number | None
     effect_size_name: EffectSizeName
     effect_size_interval: Interval
+    interpretation: Interpretation | None = None
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -93,6 +99,7 @@ class ComparedPair(_Read):
     effect_size: Number | None
     effect_size_name: EffectSizeName | None
     effect_size_interval: Interval | None
+    interpretation: Interpretation | None = None
 
 
 class ComparedFamily(_Read):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from crucible_core.pictures import (
@@ -77,6 +78,9 @@ def _said(comparison: Comparison) -> Iterator[str]:
     yield told
     for test in comparison.tests.values():
         yield from (f"{test.test}: {line}" for line in (*test.assumptions, *test.notes))
+        if (word := test.interpretation) is not None:
+            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}"
+            yield f"{test.test}: {effect} is {word.word} by the convention of {word.source}"
     if family is not None:
         yield from (f"{family.method}: {line}" for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
@@ -269,19 +273,24 @@ def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
     if effects is None:
         return None
     margin = comparison.verdicts[0].margin if comparison.verdicts and not effects.is_ratio else None
-    simultaneous = "simultaneous " if comparison.comparisons is not None else ""
     about = f"{effects.axis} of {measure}" if " in " not in effects.axis and measure != "value" else effects.axis
     try:
-        return forest_plot(
+        picture = forest_plot(
             effects.rows,
             axis=about,
             reference=1.0 if effects.is_ratio else 0.0,
             margin=margin,
             log=effects.is_ratio,
-            interval=f"{simultaneous}{percent(effects.level)} CI",
+            interval=f"{percent(effects.level)} CI",
         )
     except ValueError:
         return None  # a ratio of zero has no place on a logarithmic axis; the table has it
+    if comparison.comparisons is None:
+        return picture
+    together = (
+        "The intervals hold all at once." if comparison.correction != "none" else "The intervals hold one by one."
+    )
+    return replace(picture, caption=f"{picture.caption} {together}")
 
 
 def _values_picture(comparison: Comparison, measure: str) -> Picture | None:

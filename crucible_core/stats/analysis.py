@@ -24,6 +24,7 @@ from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
 from crucible_core.stats.corrections import adjust_p_values
 from crucible_core.stats.differences import Differences, PairDesign
 from crucible_core.stats.families import FamilyResult, pairwise_family
+from crucible_core.stats.interpretation import interpret
 from crucible_core.stats.levels import levels
 from crucible_core.stats.margins import MarginResult, judge_margin
 from crucible_core.stats.normality import shapiro_wilk
@@ -92,11 +93,11 @@ class Analysis:
                 for name, summary in self.groups.items()
             },
             "tests": {
-                result.test: _without_decisions(result.to_dict())
+                result.test: _worded(_without_decisions(result.to_dict()))
                 | ({} if p is None else {"p_adjusted": p, "significant": p <= declared.alpha})
                 for result, p in zip(self.tests, self.p_adjusted or [None] * len(self.tests), strict=True)
             },
-            "comparisons": family and _without_decisions(family.to_dict()),
+            "comparisons": family and _of_family(family),
             "verdicts": [_without_decisions(verdict.to_dict()) for verdict in self.verdicts],
             "best": self.best and _without_decisions(self.best.to_dict()),
             "ranking": self.ranking and _of_ranking(self.ranking),
@@ -189,9 +190,7 @@ class _Analyst:
         names = list(self.groups)
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
-            raise CannotTestError(
-                "clustered_ttest", "the design is clustered, and nobody said which item is in which cluster"
-            )
+            raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
         many = len(names) > 2
         ranking = self._ranking() if self.declared.study == "multiple_datasets" else None
         best = self._best() if self.declared.study == "sweep" else None
@@ -643,6 +642,18 @@ def _only(test: str, groups: Groups) -> Groups:
 
 def _without_decisions(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("decisions", "alpha")}
+
+
+def _worded(fields: dict[str, Any]) -> dict[str, Any]:
+    """With a convention's word for the effect size and whose it is, where there is one."""
+    name, value = fields["effect_size_name"], fields["effect_size"]
+    word = None if name is None or value is None else interpret(name, value)
+    return fields | {"interpretation": word and asdict(word)}
+
+
+def _of_family(family: FamilyResult) -> dict[str, Any]:
+    fields = _without_decisions(family.to_dict())
+    return fields | {"comparisons": [_worded(pair) for pair in fields["comparisons"]]}
 
 
 _OF_RANKING: Final = (

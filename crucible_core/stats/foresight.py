@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from crucible_core.declaration import Declaration
 from crucible_core.stats.planning import (
@@ -18,25 +16,8 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.selection import choose_test
 from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS, TestName
 
-__all__ = ["PLANS", "foresee", "power_as_planned"]
+__all__ = ["foresee", "power_as_planned"]
 
-PLANS: Final[Mapping[TestName, PlannedTest]] = MappingProxyType(
-    {
-        "anova": "anova",
-        "bootstrap": "bootstrap",
-        "kruskal_wallis": "kruskal_wallis",
-        "mann_whitney": "mann_whitney",
-        "one_sample_ttest": "one_sample_ttest",
-        "paired_ttest": "paired_ttest",
-        "student_ttest": "student_ttest",
-        "ttest": "ttest",
-        "welch_anova": "anova",
-        "wilcoxon": "wilcoxon",
-    }
-)
-"""The test whose power is computed for each declared one."""
-
-_EXACT: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest"})
 _SIMULATIONS: Final = 400
 
 
@@ -49,7 +30,7 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
     """
     try:
         test, pairs = _planned(declared, groups, n)
-        planned = PLANS.get(test)
+        planned = _plannable(test)
         if planned is None:
             return [
                 f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
@@ -65,18 +46,39 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             f"planned: with n = {n} the {test} at alpha {alpha:.3g} sees an effect of {smallest_effect:g} "
             f"({plan.effect_size_name}) with a power of {plan.power:.0%} only, and {power:.0%} are wanted"
         )
-        if planned in _EXACT:
-            many = groups if test in TESTS_OF_MANY_GROUPS else 2
-            least = minimum_detectable_effect(planned, sizes, power=power, alpha=alpha, alternative=alternative)
-            needed = sample_size(
-                planned, smallest_effect, power=power, alpha=alpha, alternative=alternative, groups=many
-            )
-            said += (
-                f": the smallest effect that n = {n} can see is {least.effect_size:.2g}; n = {max(needed.n)} would do"
-            )
-        return [said]
+        return [said + _what_would_do(declared, planned, plan, smallest_effect, power)]
     except (CannotTestError, ValueError) as refusal:
         return [f"planned: {refusal}"]
+
+
+def _what_would_do(
+    declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float
+) -> str:
+    """Of exact tests; nothing where no size would do, as with more folds of the same data."""
+    if plan.power_error > 0.0:
+        return ""
+    try:
+        least = minimum_detectable_effect(
+            planned,
+            plan.n[0] if len(set(plan.n)) == 1 and planned not in TESTS_OF_MANY_GROUPS else plan.n,
+            power=power,
+            alpha=plan.alpha,
+            alternative=plan.alternative,
+            test_share=declared.test_share,
+        )
+        said = f": n = {plan.n[0]} can see effects from {least.effect_size:.2g} on"
+        needed = sample_size(
+            planned,
+            smallest_effect,
+            power=power,
+            alpha=plan.alpha,
+            alternative=plan.alternative,
+            groups=max(2, len(plan.n)),
+            test_share=declared.test_share,
+        )
+    except (CannotTestError, ValueError):
+        return ""
+    return f"{said}; n = {max(needed.n)} would do"
 
 
 def power_as_planned(
@@ -88,24 +90,27 @@ def power_as_planned(
     """
     try:
         test, pairs = _planned(declared, groups, n)
-        planned = PLANS[test]
+        planned = _plannable(test)
+        if planned is None:
+            return None
         alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
         many = test in TESTS_OF_MANY_GROUPS
 
-        def of(size: int) -> Plan:
+        def of(size: int, planned: PlannedTest = planned) -> Plan:
             return power_of(
                 planned,
                 smallest_effect,
                 [size] * groups if many else size,
                 alpha=alpha,
                 alternative="two-sided" if many else declared.alternative,
+                test_share=declared.test_share,
                 simulations=_SIMULATIONS,
             )
 
         sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
         plan = of(n)
-        curve = [[size, of(size).power] for size in sizes] if planned in _EXACT else []
-    except (CannotTestError, ValueError, KeyError):
+        curve = [[size, of(size).power] for size in sizes] if plan.power_error == 0.0 else []
+    except (CannotTestError, ValueError):
         return None
     return {
         "test": test,
@@ -118,9 +123,14 @@ def power_as_planned(
     }
 
 
+def _plannable(test: TestName) -> PlannedTest | None:
+    return next((planned for planned in get_args(PlannedTest) if planned == test), None)
+
+
 def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, int]:
     """The test that decides, and how many pairs share its alpha."""
-    of_pairs = groups > 2 and declared.comparing is not None
+    # No test takes more than two groups of these designs at once: they are compared as pairs, asked for or not.
+    of_pairs = groups > 2 and (declared.comparing is not None or declared.design in ("clustered", "resampled"))
     pairs = 1
     if of_pairs:
         pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2
