@@ -4,6 +4,7 @@ Nothing here knows of pipelines. Every result carries an effect size with an int
 assumed, and each choice that was made on the way.
 """
 
+from crucible_core.stats.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
 from crucible_core.stats.bootstrap_interval import BootstrapInterval, bootstrap_interval
 from crucible_core.stats.clusters import ClusteredMean, clustered_mean, clustered_ttest
 from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
@@ -78,6 +79,7 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
+    "BaselineWatch",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
@@ -114,6 +116,7 @@ __all__ = [
     "TestName",
     "TestResult",
     "Verdict",
+    "WatchVerdict",
     "adjust_p_values",
     "betting_sequence",
     "bootstrap_interval",
@@ -158,4 +161,5 @@ __all__ = [
     "summarize",
     "t_mixture_sequence",
     "tukey_hsd",
+    "watch_baseline",
 ]

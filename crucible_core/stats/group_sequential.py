@@ -56,6 +56,20 @@ class GroupSequentialPlan:
                 return look
         return None
 
+    def first_significant(self, p_values: Sequence[float]) -> int | None:
+        """The look, from 1, at which the p-value of all data so far first is small enough; None if none was.
+
+        The p-values have the sides of the plan. Any test will do whose statistic is approximately normal.
+        """
+        if len(p_values) > len(self.nominal_p):
+            raise ValueError(f"{len(p_values)} p-values, but only {len(self.nominal_p)} looks are planned")
+        for look, (p, nominal) in enumerate(zip(p_values, self.nominal_p, strict=False), start=1):
+            if not 0.0 <= p <= 1.0:
+                raise ValueError(f"the p-value {p!r} of look {look} is not a probability")
+            if p <= nominal:
+                return look
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; a boundary that nothing reaches becomes None."""
         fields: dict[str, Any] = plain_json(asdict(self))
@@ -85,14 +99,14 @@ def spent_alpha(
 
 
 def group_sequential_plan(
-    fractions: Sequence[float],
+    fractions: int | Sequence[float],
     *,
     alpha: float = 0.05,
     spending: Spending = "obrien_fleming",
     two_sided: bool = True,
     power: float = 0.8,
 ) -> GroupSequentialPlan:
-    """Boundaries for looks at these shares of the information (ascending, the last one 1 or less).
+    """Boundaries for looks at these shares of the information (ascending, the last at most 1), or so many even ones.
 
     Each boundary spends what `spent_alpha` allows, found by recursive numerical integration of the sub-density of
     not having stopped (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, chapter 19). The looks need not be
@@ -101,6 +115,8 @@ def group_sequential_plan(
     Raises ValueError for fractions that do not ascend within (0, 1] and for levels out of range.
     """
     alpha, goal = share("alpha", alpha), share("power", power)
+    if isinstance(fractions, int):
+        fractions = [look / fractions for look in range(1, fractions + 1)]
     t = _checked_fractions(fractions)
     sides = 2 if two_sided else 1
     spent = [spent_alpha(fraction, alpha=alpha, spending=spending, sides=sides) for fraction in t]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -86,7 +86,12 @@ class EProcess:
 
 
 def betting_sequence(
-    values: Values, bounds: tuple[float, float], *, alpha: float = 0.05, breaks: int = 1000
+    values: Values,
+    bounds: tuple[float, float],
+    *,
+    alpha: float = 0.05,
+    breaks: int = 1000,
+    caps: Sequence[float] = (_TRUNCATION,),
 ) -> ConfidenceSequence:
     """Confidence sequence of the mean of bounded values by hedged betting (Waudby-Smith & Ramdas 2023, theorem 3).
 
@@ -95,15 +100,23 @@ def betting_sequence(
     Both capitals are monotone in m, so what is left is an interval. Its ends are rounded outwards to `breaks` steps
     between the bounds. No assumption but the bounds and a mean that stays the same (given the past).
 
-    Raises CannotTestError for values outside the bounds and for bounds that are none.
+    `caps` are the shares of its capital that a bet may put at risk, one half being what the paper recommends; over
+    several the capital is split evenly at the start. Values far from 0 and 1 that hardly vary, as scores of whole runs
+    do, want one near 1.
+
+    Raises CannotTestError for values outside the bounds and for bounds that are none, ValueError for caps that do not
+    lie between 0 and 1 and for fewer than 10 breaks.
     """
     alpha, unit, (low, width) = share("alpha", alpha), *_unit_interval("betting", values, bounds)
     if breaks < 10:
         raise ValueError(f"breaks must be at least 10, not {breaks}")
+    caps = tuple(share("every cap", cap) for cap in caps)
+    if not caps:
+        raise ValueError("caps must name at least one share of the capital")
     grid = np.linspace(0.0, 1.0, breaks + 1)
     threshold = math.log(2.0 / alpha)
     lower, upper = [np.empty(0)], [np.empty(0)]
-    for gains, losses in _log_capitals(unit, grid, alpha):
+    for gains, losses in _log_capitals(unit, grid, alpha, caps):
         # Rising capital is lost as m grows, falling capital won: so the places left out are the first and the last.
         below = (gains >= threshold).sum(axis=1)
         above = (losses >= threshold).sum(axis=1)
@@ -291,23 +304,33 @@ def paired_e_values(
     )
 
 
-def _log_capitals(unit: Vector, means: Vector, alpha: float) -> Iterator[tuple[Vector, Vector]]:
+def _log_capitals(
+    unit: Vector, means: Vector, alpha: float, caps: Sequence[float] = (_TRUNCATION,)
+) -> Iterator[tuple[Vector, Vector]]:
     """Per batch of values, shape (rows, means): log capital of the bets on higher and on lower values.
 
-    The bets are cut off at 1/2 over m, and over 1 - m, so that a capital at least halves and never goes.
+    The bets are cut off at a cap over m, and over 1 - m, so that a capital keeps its rest and never goes; with several
+    caps it is the mean of as many capitals.
     """
     bets = _bets(unit, alpha)
     with np.errstate(divide="ignore"):
-        caps = _TRUNCATION / means, _TRUNCATION / (1.0 - means)
-    totals = np.zeros_like(means), np.zeros_like(means)
+        limits = [(cap / means, cap / (1.0 - means)) for cap in caps]
+    totals = [(np.zeros_like(means), np.zeros_like(means)) for _ in caps]
     rows = max(1, _CELLS // means.size)
     for start in range(0, unit.size, rows):
         bet = bets[start : start + rows, None]
         deviation = unit[start : start + rows, None] - means
-        gains = np.cumsum(np.log1p(np.minimum(bet, caps[0]) * deviation), axis=0) + totals[0]
-        losses = np.cumsum(np.log1p(-np.minimum(bet, caps[1]) * deviation), axis=0) + totals[1]
-        totals = gains[-1], losses[-1]
-        yield gains, losses
+        capitals = []
+        for place, (highest, lowest) in enumerate(limits):
+            gains = np.cumsum(np.log1p(np.minimum(bet, highest) * deviation), axis=0) + totals[place][0]
+            losses = np.cumsum(np.log1p(-np.minimum(bet, lowest) * deviation), axis=0) + totals[place][1]
+            totals[place] = gains[-1], losses[-1]
+            capitals.append((gains, losses))
+        if len(capitals) == 1:
+            yield capitals[0]
+        else:
+            gains, losses = (special.logsumexp(side, axis=0) for side in zip(*capitals, strict=True))
+            yield gains - math.log(len(caps)), losses - math.log(len(caps))
 
 
 def _bets(unit: Vector, alpha: float) -> Vector:
