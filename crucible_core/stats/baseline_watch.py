@@ -80,11 +80,11 @@ def watch_baseline(
     | undecided | otherwise |
 
     With `bounds`, the lowest and highest value that the metric can take, nothing else is assumed: the betting sequence
-    of Waudby-Smith & Ramdas (2023). It needs a dozen values and more, because rare disasters are within the bounds: of n equal
-    values at the upper bound no more follows than a mean above about (alpha / 4)**(1 / n) of the way up. Without them
-    values are taken for normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025), narrowest
-    after about `tightest_at` values. Half of alpha goes to the baseline's mean, by the same betting sequence or by
-    Student's t interval; a baseline that is a number, not measured, takes none.
+    of Waudby-Smith & Ramdas (2023). It needs a dozen values and more, because rare disasters are within the bounds: of
+    n equal values at the upper bound no more follows than a mean above about (alpha / 4)**(1 / n) of the way up.
+    Without them values are taken for normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025),
+    narrowest after about `tightest_at` values. Half of alpha goes to the baseline's mean, by the same betting sequence
+    or by Student's t interval; a baseline that is a number, not measured, takes none.
 
     A value is one run's. Answers to one set of questions, asked again every night, are no new values: average them.
 
