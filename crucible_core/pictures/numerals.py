@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["finite", "interval_text", "length_of", "numerals", "plain", "ratios", "superscript"]
+__all__ = ["all_finite", "finite", "interval_text", "length_of", "numerals", "plain", "ratios", "superscript"]
 
 _LARGEST_FIXED = 1e12
 _MOST_DIGITS = 12
@@ -24,6 +24,20 @@ def finite(value: float, what: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{what} is {'NaN' if math.isnan(number) else 'infinite'}, which has no place in a picture")
     return number
+
+
+def all_finite(values: Sequence[float], what: Callable[[int], str]) -> list[float]:
+    """The values as plain floats; `what` names the one at an index.
+
+    Raises ValueError as `finite` does.
+    """
+    try:
+        numbers = list(map(float, values))
+    except (TypeError, ValueError, OverflowError):
+        numbers = [math.nan]
+    if all(map(math.isfinite, numbers)):
+        return numbers
+    return [finite(value, what(index)) for index, value in enumerate(values)]
 
 
 def superscript(power: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, counted, named, text_width
-from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals
+from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import box_of, mean_of, swarm, thinned
 from crucible_core.pictures.strips import Mean
@@ -45,13 +45,17 @@ def paired_lines(
     if names is not None and len(names) != len(pairs):
         raise ValueError(f"{len(names)} names for {len(pairs)} pairs")
     called = [clean(name) for name in names] if names is not None else [f"pair {n + 1}" for n in range(len(pairs))]
-    values = [
-        (finite(a, f"{name}: the first value"), finite(b, f"{name}: the second value"))
-        for name, (a, b) in zip(called, pairs, strict=True)
-    ]
+    values = list(
+        zip(
+            all_finite([a for a, _ in pairs], lambda index: f"{called[index]}: the first value"),
+            all_finite([b for _, b in pairs], lambda index: f"{called[index]}: the second value"),
+            strict=True,
+        )
+    )
     first, second = clean(first), clean(second)
     order = sorted(range(len(values)), key=lambda index: values[index][1] / 2 - values[index][0] / 2)
-    differences = [finite(values[index][1] - values[index][0], f"{called[index]}: the difference") for index in order]
+    differences = [values[index][1] - values[index][0] for index in order]
+    differences = all_finite(differences, lambda index: f"{called[order[index]]}: the difference")
     mean = _mean(difference, differences)
     drawn = order if len(order) <= _MOST_LINES else [order[round(n)] for n in _evenly(len(order), _MOST_LINES)]
     drawing = Drawing()

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Box", "box_of", "density", "mean_of", "swarm", "thinned"]
+__all__ = ["Box", "box_of", "counts_of", "density", "mean_of", "swarm", "thinned"]
 
 _BINS = 256
+_MOST_FOR_DENSITY = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,9 @@ def thinned(ordered: Sequence[float], most: int) -> list[float]:
 def density(ordered: Sequence[float]) -> list[tuple[float, float]]:
     """The density as (value, height up to 1): a Gaussian kernel of Silverman's width over counts in 256 bins.
 
-    Where there are at most twelve different values, their counts: a smooth curve would show what is not there.
+    Of more than 20,000 values so many are taken, evenly by rank.
     """
+    ordered = thinned(ordered, _MOST_FOR_DENSITY)
     low, high = ordered[0], ordered[-1]
     half = high / 2 - low / 2
     shares = [(value / 2 - low / 2) / half for value in ordered]  # from 0 to 1
@@ -105,7 +107,10 @@ def density(ordered: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def counts_of(ordered: Sequence[float]) -> list[tuple[float, float]]:
-    """Each different value with its count as a share of the largest count."""
+    """Each different value with its count as a share of the largest count.
+
+    For few different values, where a smooth curve would show what is not there.
+    """
     counts = Counter(ordered)
     top = max(counts.values())
     return [(value, count / top) for value, count in counts.items()]

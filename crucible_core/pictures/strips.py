@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import SERIES, Drawing, sentence, shape
 from crucible_core.pictures.lettering import BOLD_SIZE, clean, counted, cut, named, text_width, widest
-from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals
+from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import Box, box_of, counts_of, density, swarm
 
@@ -92,7 +92,7 @@ def strip_plot(
 
 def _group(name: str, values: Sequence[float], mean: Mean | None) -> _Group:
     called = f"group {clean(name)[:60]!r}"
-    numbers = tuple(sorted(finite(value, f"{called}: a value") for value in values))
+    numbers = tuple(sorted(all_finite(values, lambda _: f"{called}: a value")))
     if mean is not None:
         at, low, high = mean
         mean = (
