@@ -39,12 +39,6 @@ class Axis:
         share = (place - self.low) / (self.high - self.low)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 
-    def holds(self, value: float) -> bool:
-        if self.log and value <= 0:
-            return False
-        place = math.log10(value) if self.log else (value - self.base) / self.unit
-        return self.low <= place <= self.high
-
 
 def linear_axis(
     values: Iterable[float], start: float, end: float, *, pad: float = 0.05, bounds: tuple[float, float] | None = None

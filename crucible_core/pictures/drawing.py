@@ -26,8 +26,8 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "c4": ("#1a1f29", "#f0e442"),
 }
 SERIES: Final = ("c0", "c1", "c2", "c3", "c4")
-_MOST_WORDS = 3000
 DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "12 4")
+_MOST_WORDS = 3000
 
 _FONT = 'system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif'
 
@@ -54,14 +54,14 @@ def _style() -> str:
     )
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     """A place in pixels, to a tenth."""
     text = f"{value:.1f}"
     text = text.removesuffix(".0")
     return "0" if text == "-0" else text
 
 
-def escape(text: str, most: int = 300) -> str:
+def _escape(text: str, most: int = 300) -> str:
     return html.escape(clean(text, most), quote=True)
 
 
@@ -78,7 +78,6 @@ def shape(kind: int, x: float, y: float, size: float) -> str:
     match kind % 6:
         case 0:
             points = [(-s, -s), (s, -s), (s, s), (-s, s)]
-            s *= 0.9
         case 1:
             points = [(0, -1.3 * s), (1.3 * s, 0), (0, 1.3 * s), (-1.3 * s, 0)]
         case 2:
@@ -96,7 +95,7 @@ def _moves(points: Iterable[tuple[float, float]]) -> str:
     """A line through the points as the data of a path; across and upright pieces in their shorter form."""
     data, last = "", ("", "")
     for x, y in points:
-        place = number(x), number(y)
+        place = _number(x), _number(y)
         if not data:
             data = f"M{place[0]} {place[1]}"
         elif place[1] == last[1]:
@@ -126,7 +125,7 @@ class Drawing:
         more = f' stroke-width="{width:g}"' if width != 1 else ""
         more += f' stroke-dasharray="{dash}"' if dash else ""
         more += f' opacity="{opacity:g}"' if opacity != 1 else ""
-        inner = f"><title>{escape(title)}</title></path>" if title else "/>"
+        inner = f"><title>{_escape(title)}</title></path>" if title else "/>"
         self._parts.append(f'<path class="{classes}" d="{data}"{more}{inner}')
 
     def line(
@@ -146,13 +145,23 @@ class Drawing:
     def area(self, points: Iterable[tuple[float, float]], classes: str, *, opacity: float = 1) -> None:
         self.path(_moves(points) + "Z", f"fill {classes}", opacity=opacity)
 
-    def box(self, left: float, top: float, right: float, bottom: float, classes: str, *, opacity: float = 1) -> None:
-        data = f"M{number(left)} {number(top)}H{number(right)}V{number(bottom)}H{number(left)}Z"
-        self.path(data, classes, opacity=opacity)
+    def box(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        classes: str,
+        *,
+        width: float = 1,
+        opacity: float = 1,
+    ) -> None:
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        self.path(_moves(corners) + "Z", classes, width=width, opacity=opacity)
 
     def dots(self, points: Iterable[tuple[float, float]], classes: str, *, size: float, opacity: float = 1) -> None:
         """Round dots as one path of lines that have no length: fifteen bytes a dot."""
-        data = "".join(f"M{number(x)} {number(y)}h0" for x, y in points)
+        data = "".join(f"M{_number(x)} {_number(y)}h0" for x, y in points)
         if data:
             self.path(data, f"dots {classes}", width=size, opacity=opacity)
 
@@ -198,11 +207,10 @@ class Drawing:
         shown = whole if room is None else cut(whole, room - text_width(suffix, size), size)
         if not shown + suffix:
             return
-        title = f"<title>{escape(whole)}</title>" if shown != whole else ""
+        title = f"<title>{_escape(whole)}</title>" if shown != whole else ""
         side = f' text-anchor="{anchor}"' if anchor != "start" else ""
-        self._parts.append(
-            f'<text class="{classes}" x="{number(x)}" y="{number(y)}"{side}>{title}{html.escape(shown + suffix)}</text>'
-        )
+        place = f'x="{_number(x)}" y="{_number(y)}"{side}'
+        self._parts.append(f'<text class="{classes}" {place}>{title}{html.escape(shown + suffix)}</text>')
 
     def axis_below(self, axis: Axis, top: float, bottom: float, title: str) -> None:
         """Grid, tick labels and title of a horizontal axis under a plot; it takes 44 pixels below `bottom`."""
@@ -228,12 +236,12 @@ class Drawing:
 
     def picture(self, height: float, *, title: str, description: str, caption: str | None) -> Picture:
         alt = clean(f"{title}. {description}", _MOST_WORDS)
-        size = f"{number(self.width)} {number(height)}"
+        size = f"{_number(self.width)} {_number(height)}"
         svg = (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="crucible-picture" role="img" viewBox="0 0 {size}"'
-            f' width="{number(self.width)}" height="{number(height)}">'
-            f"<title>{escape(title)}</title><desc>{escape(description, _MOST_WORDS)}</desc><style>{_style()}</style>"
-            f'<rect class="card rule" x="0.5" y="0.5" width="{number(self.width - 1)}" height="{number(height - 1)}"'
+            f' width="{_number(self.width)}" height="{_number(height)}">'
+            f"<title>{_escape(title)}</title><desc>{_escape(description, _MOST_WORDS)}</desc><style>{_style()}</style>"
+            f'<rect class="card rule" x="0.5" y="0.5" width="{_number(self.width - 1)}" height="{_number(height - 1)}"'
             f' rx="8"/>{"".join(self._parts)}</svg>'
         )
         return Picture(svg, alt, caption and clean(caption))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crucible_core.pictures.axes import Axis, linear_axis, log_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, cut, named, text_width, widest
-from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals, plain, ratios
+from crucible_core.pictures.numerals import finite, interval_text, length_of, numerals, open_or_finite, plain, ratios
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["ForestRow", "Margin", "forest_plot"]
@@ -52,7 +51,7 @@ def forest_plot(
     Raises ValueError without rows, for an estimate that is NaN or infinite, for an end that is NaN or on the wrong side
     of the other, and for a number that is not above 0 on a logarithmic axis.
     """
-    if not rows:
+    if len(rows) == 0:
         raise ValueError("a forest plot needs at least one row")
     shown = [_checked(row, log) for row in rows]
     if log and reference == 0:
@@ -85,7 +84,7 @@ def forest_plot(
         )
     return drawing.picture(
         height,
-        title=f"Forest plot of {clean(axis)}",
+        title=f"Forest plot of {named(axis)}",
         description=_describe(shown, reference, band, interval, write),
         caption=caption,
     )
@@ -94,10 +93,7 @@ def forest_plot(
 def _checked(row: ForestRow, log: bool) -> ForestRow:
     name = f"row {clean(row.label)[:60]!r}"
     estimate = finite(row.estimate, f"{name}: the estimate")
-    low = None if row.low is None or row.low == -math.inf else finite(row.low, f"{name}: the low end")
-    high = None if row.high is None or row.high == math.inf else finite(row.high, f"{name}: the high end")
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"{name}: the interval's low end {low:g} is above its high end {high:g}")
+    low, high = open_or_finite(row.low, row.high, name)
     if log and min(value for value in (estimate, low, high) if value is not None) <= 0:
         if estimate <= 0 or (high is not None and high <= 0):
             raise ValueError(f"{name}: a logarithmic axis has no place for numbers that are not above 0")
@@ -109,10 +105,7 @@ def _band(margin: Margin | None, reference: float | None, log: bool) -> tuple[fl
     if margin is None:
         return None, None
     if isinstance(margin, tuple):
-        low, high = (None if end is None or math.isinf(end) else finite(end, "the margin") for end in margin)
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"the margin's low end {low:g} is above its high end {high:g}")
-        return low, high
+        return open_or_finite(*margin, "the margin")
     size = finite(margin, "the margin")
     if reference is None:
         raise ValueError("a margin around a reference needs the reference")

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["all_finite", "finite", "interval_text", "length_of", "numerals", "plain", "ratios", "superscript"]
+__all__ = [
+    "all_finite",
+    "finite",
+    "interval_text",
+    "length_of",
+    "numerals",
+    "open_or_finite",
+    "plain",
+    "ratios",
+    "superscript",
+]
 
 _LARGEST_FIXED = 1e12
 _MOST_DIGITS = 12
@@ -38,6 +48,18 @@ def all_finite(values: Sequence[float], what: Callable[[int], str]) -> list[floa
     if all(map(math.isfinite, numbers)):
         return numbers
     return [finite(value, what(index)) for index, value in enumerate(values)]
+
+
+def open_or_finite(low: float | None, high: float | None, what: str) -> tuple[float | None, float | None]:
+    """The ends of an interval: None for an open or infinite one.
+
+    Raises ValueError for NaN, for an infinite end on the wrong side and for a low end above the high one.
+    """
+    low = None if low is None or low == -math.inf else finite(low, f"{what}: the low end")
+    high = None if high is None or high == math.inf else finite(high, f"{what}: the high end")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{what}: the low end {low:g} is above the high end {high:g}")
+    return low, high
 
 
 def superscript(power: int) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, counted, named, text_width
-from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals
+from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals, open_or_finite
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import box_of, mean_of, swarm, thinned
 from crucible_core.pictures.strips import Mean
@@ -57,7 +56,7 @@ def paired_lines(
     differences = [values[index][1] - values[index][0] for index in order]
     differences = all_finite(differences, lambda index: f"{called[order[index]]}: the difference")
     mean = _mean(difference, differences)
-    drawn = order if len(order) <= _MOST_LINES else [order[round(n)] for n in _evenly(len(order), _MOST_LINES)]
+    drawn = thinned(order, _MOST_LINES)
     drawing = Drawing()
     top, bottom = 66.0, _HEIGHT - 44.0
     axis = linear_axis([value for pair in values for value in pair], bottom, top)
@@ -101,15 +100,7 @@ def _mean(given: Mean | None, differences: Sequence[float]) -> Mean:
     if given is None:
         return mean_of(differences), None, None
     at, low, high = given
-    return (
-        finite(at, "the mean difference"),
-        None if low is None or low == -math.inf else finite(low, "the low end of the difference's interval"),
-        None if high is None or high == math.inf else finite(high, "the high end of the difference's interval"),
-    )
-
-
-def _evenly(count: int, most: int) -> list[float]:
-    return [index * (count - 1) / (most - 1) for index in range(most)]
+    return finite(at, "the mean difference"), *open_or_finite(low, high, "the mean difference")
 
 
 def _draw_lines(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from crucible_core.pictures.axes import TICK_SIZE, Axis, linear_axis
 from crucible_core.pictures.drawing import DASHES, SERIES, Drawing, sentence, shape
 from crucible_core.pictures.lettering import clean, counted, cut, named, spread, text_width, widest
-from crucible_core.pictures.numerals import finite, numerals, plain
+from crucible_core.pictures.numerals import finite, numerals, open_or_finite, plain
 from crucible_core.pictures.picture import Picture
 
 __all__ = ["run_chart"]
@@ -20,7 +20,7 @@ _MOST_ON_ONE_AXIS = 6
 _MOST_RUNS = 200
 _BOUND = "3 4"
 
-Band = Sequence[tuple[float, float] | None]
+Band = Sequence[tuple[float | None, float | None] | None]
 _Key = tuple[str, int]
 
 
@@ -33,7 +33,7 @@ class _Series:
     bound: float | None
 
     def numbers(self) -> list[float]:
-        ends = [end for both in self.band.values() for end in both]
+        ends = [end for both in self.band.values() for end in both if math.isfinite(end)]
         return [*self.points.values(), *ends, *([] if self.bound is None else [self.bound])]
 
 
@@ -50,14 +50,14 @@ def run_chart(
 
     Series are put side by side by the labels of their runs (the same label again is the next run of that name), runs in
     the order in which they first appear. None, NaN and infinities are gaps. `bands` gives each value of a series its
-    (low, high), None where there is none; `bounds` draws a dashed line, such as a gate's bound, across a series.
+    (low, high), None where there is none or no end; `bounds` draws a dashed line across a series, such as a gate's.
 
     Series are drawn `together` on one axis where their numbers are of one size, else in panels above each other; say
     True or False to choose. `measure` is the title of the common axis. Of more than 200 runs the last 200 are drawn,
     and of more than 12 series the first 12; the picture says so.
 
     Raises ValueError without series, for a band of another length than its series, for a band or bound of an unknown
-    series, and for a bound that is NaN or infinite.
+    series, for a bound that is NaN or infinite, and for a band's end that is NaN or on the wrong side of the other.
     """
     if not series:
         raise ValueError("a run chart needs at least one series")
@@ -126,8 +126,9 @@ def _read(
                 gaps += 1
                 continue
             values[places[key]] = float(value)
-            if band is not None and (both := band[number]) is not None and all(map(math.isfinite, both)):
-                ends[places[key]] = (float(min(both)), float(max(both)))
+            if band is not None and (both := band[number]) is not None:
+                low, high = open_or_finite(*both, f"{clean(name)[:60]!r}: the band")
+                ends[places[key]] = (-math.inf if low is None else low, math.inf if high is None else high)
         bound = bounds.get(name)
         read.append(
             _Series(

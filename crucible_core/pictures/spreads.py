@@ -6,10 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 __all__ = ["Box", "box_of", "counts_of", "density", "mean_of", "swarm", "thinned"]
 
+_Item = TypeVar("_Item")
+
 _BINS = 256
+_MOST_NEAR = 24  # a higher pile has no room anyway
 _MOST_FOR_DENSITY = 20_000
 
 
@@ -49,13 +53,13 @@ def mean_of(values: Sequence[float]) -> float:
 def swarm(places: Sequence[float], size: float, room: float) -> list[float]:
     """An offset for each place, given in ascending order, such that dots of this size touch at most.
 
-    Dots pile up symmetrically around 0; where the pile is higher than `room` to either side, all is pressed together.
+    Dots pile up symmetrically around 0; where a pile is higher than `room` to either side, all is pressed together.
     """
     offsets: list[float] = []
     for index, place in enumerate(places):
         near = [
             (place - places[other], offsets[other])
-            for other in range(max(0, index - 60), index)
+            for other in range(max(0, index - _MOST_NEAR), index)
             if place - places[other] < size
         ]
         tried = [0.0]
@@ -68,7 +72,7 @@ def swarm(places: Sequence[float], size: float, room: float) -> list[float]:
     return [offset * min(1.0, room / largest) if largest else 0.0 for offset in offsets]
 
 
-def thinned(ordered: Sequence[float], most: int) -> list[float]:
+def thinned(ordered: Sequence[_Item], most: int) -> list[_Item]:
     """At most so many of the values, evenly by rank, the smallest and the largest among them."""
     count = len(ordered)
     if count <= most:

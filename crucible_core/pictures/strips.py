@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crucible_core.pictures.axes import Axis, linear_axis
 from crucible_core.pictures.drawing import SERIES, Drawing, sentence, shape
 from crucible_core.pictures.lettering import BOLD_SIZE, clean, counted, cut, named, text_width, widest
-from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals
+from crucible_core.pictures.numerals import all_finite, finite, interval_text, length_of, numerals, open_or_finite
 from crucible_core.pictures.picture import Picture
 from crucible_core.pictures.spreads import Box, box_of, counts_of, density, swarm
 
@@ -59,9 +58,8 @@ def strip_plot(
     beside = [_beside(group, write) if head else _beside_named(group, write) for group in shown]
     numbers_at = 704.0
     numbers_width = max(widest(beside), text_width(head, 11))
-    labels_room = max(
-        60.0, min(widest((group.name for group in shown), BOLD_SIZE), 190.0, numbers_at - numbers_width - 318)
-    )
+    labels = min(widest((group.name for group in shown), BOLD_SIZE), 190.0)
+    labels_room = max(60.0, min(labels, numbers_at - numbers_width - 318))
     axis = linear_axis(numbers, 16 + labels_room + 20, numbers_at - numbers_width - 20)
     drawing = Drawing()
     row = 66 if len(shown) <= 12 else 48
@@ -84,7 +82,7 @@ def strip_plot(
         caption = _caption(shown, interval)
     return drawing.picture(
         height,
-        title=f"Values of {clean(measure)} by group",
+        title=f"Values of {named(measure)} by group",
         description=sentence((_told(group, interval, write) for group in every), 12, "groups") + ".",
         caption=caption,
     )
@@ -95,13 +93,7 @@ def _group(name: str, values: Sequence[float], mean: Mean | None) -> _Group:
     numbers = tuple(sorted(all_finite(values, lambda _: f"{called}: a value")))
     if mean is not None:
         at, low, high = mean
-        mean = (
-            finite(at, f"{called}: the mean"),
-            None if low is None or low == -math.inf else finite(low, f"{called}: the low end of the mean's interval"),
-            None
-            if high is None or high == math.inf
-            else finite(high, f"{called}: the high end of the mean's interval"),
-        )
+        mean = (finite(at, f"{called}: the mean"), *open_or_finite(low, high, f"{called}: the mean's interval"))
     return _Group(clean(name), numbers, mean, box_of(numbers) if numbers else None)
 
 
@@ -153,9 +145,7 @@ def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: fl
         box = group.box
         drawing.line([(axis.at(box.low), box_at), (axis.at(box.high), box_at)], colour, width=1.3)
         left, right = axis.at(box.first), axis.at(box.third)
-        drawing.path(
-            f"M{left:.1f} {box_at - 4:.1f}H{right:.1f}V{box_at + 4:.1f}H{left:.1f}Z", f"open {colour}", width=1.3
-        )
+        drawing.box(left, box_at - 4, right, box_at + 4, f"open {colour}", width=1.3)
         median = axis.at(box.median)
         drawing.line([(median, box_at - 4), (median, box_at + 4)], colour, width=2.6)
     if group.mean is not None:
