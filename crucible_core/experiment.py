@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.gates import Gate
 from crucible_core.node import Data, Name, Node, Options, Text
+from crucible_core.schedule import Schedule
 from crucible_core.vocabulary import (
     Backoff,
     CorrectionName,
@@ -26,7 +27,6 @@ from crucible_core.vocabulary import (
     ExecutorName,
     Jitter,
     ReportFormat,
-    ScheduleStatus,
     Sink,
     TestSpelling,
 )
@@ -143,69 +143,6 @@ class Reliability(Node):
     drift: Data = None
     circuit_breaker: Data = None
     feedback: Data = None
-
-
-_CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-# Lowest value, highest value and names of: minute, hour, day of month, month, day of week.
-_CRON: tuple[tuple[int, int, tuple[str, ...]], ...] = (
-    (0, 59, ()),
-    (0, 23, ()),
-    (1, 31, ()),
-    (1, 12, _MONTHS),
-    (0, 7, _DAYS),
-)
-
-
-def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
-    low, high, names = field
-    numbers = {name: str(index + low) for index, name in enumerate(names)}
-    for part in text.lower().split(","):
-        span, _, step = part.partition("/")
-        ends = [numbers.get(end, end) for end in span.split("-")]
-        if step and not (step.isdecimal() and 1 <= int(step) <= high):
-            return False
-        if span != "*" and not (len(ends) <= 2 and all(end.isdecimal() and low <= int(end) <= high for end in ends)):
-            return False
-        if len(ends) == 2 and int(ends[0]) > int(ends[1]):
-            return False
-    return not (text.endswith("/") or "//" in text)
-
-
-class Schedule(Node):
-    """When the experiment is run again."""
-
-    cron: str
-    """Five fields (minute, hour, day of month, month, day of week), or @hourly, @daily, @weekly, @monthly, @yearly."""
-    timezone: str = "UTC"
-    """An IANA time zone, for example Europe/Berlin."""
-    default_status: ScheduleStatus = "stopped"
-    """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
-
-    @field_validator("cron")
-    @classmethod
-    def _times_that_come(cls, value: str) -> str:
-        fields = value.split(" ")
-        times = len(fields) == len(_CRON) and all(map(_is_cron_field, fields, _CRON))
-        if times or value in _CRON_WORDS:
-            return value
-        raise PydanticCustomError(
-            "cron", "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
-        )
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo  # noqa: PLC0415  # most experiments have no schedule
-
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise PydanticCustomError(
-                "timezone", "{value} is no IANA time zone, such as Europe/Berlin", {"value": repr(value)}
-            ) from None
-        return value
 
 
 class Execution(Node):

@@ -25,7 +25,9 @@ __all__ = [
     "GateStatus",
     "Jitter",
     "Looks",
+    "MissedTicks",
     "MissingValues",
+    "OnUpdate",
     "Outcome",
     "ReportFormat",
     "ScheduleStatus",
@@ -225,6 +227,10 @@ Sink = Literal["file", "stdout"]
 ExecutorName = Literal["in_process", "multiprocess"]
 
 ScheduleStatus = Literal["running", "stopped"]
+
+MissedTicks = Literal["all", "latest", "skip"]
+
+OnUpdate = Literal["all", "any"]
 
 Backoff = Literal["exponential", "linear"]
 

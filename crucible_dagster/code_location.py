@@ -14,8 +14,9 @@ from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_
 from crucible_core.errors import Location
 from crucible_core.loading import MAX_BYTES
 from crucible_core.output_root import output_root
-from crucible_dagster.job import asset_for, job_for, schedule_for
+from crucible_dagster.job import asset_for, job_for
 from crucible_dagster.names import same_names
+from crucible_dagster.schedules import schedule_for
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
 

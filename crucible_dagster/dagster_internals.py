@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import execute_run
-from dagster._core.storage.tags import RESUME_RETRY_TAG
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
+from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
+from dagster._utils.schedules import schedule_execution_time_iterator
 
-__all__ = ["PRELOADED_MODULES", "RESUME_RETRY_TAG", "ReconstructableJob", "execute_run"]
+__all__ = [
+    "PRELOADED_MODULES",
+    "RESUME_RETRY_TAG",
+    "SCHEDULED_EXECUTION_TIME_TAG",
+    "InstigatorState",
+    "InstigatorTick",
+    "ReconstructableJob",
+    "execute_run",
+    "schedule_execution_time_iterator",
+]
 
 # What each step's process would import for itself: most of the second and a half that a step costs otherwise.
 PRELOADED_MODULES = (

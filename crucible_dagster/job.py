@@ -13,7 +13,7 @@
 | `retry:`               | done by the stage's own runner, in the op, as it is without Dagster            |
 | `cache:`               | done by the op: an earlier result from the store in place of running the stage |
 | `execution:`           | the job's executor, which the Launchpad can change                             |
-| `schedule:`            | a schedule                                                                     |
+| `schedule:`            | a schedule: `crucible_dagster.schedules`                                       |
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
@@ -27,7 +27,6 @@ from typing import Any
 
 from dagster import (
     AssetSpec,
-    DefaultScheduleStatus,
     DependencyDefinition,
     GraphDefinition,
     In,
@@ -39,21 +38,18 @@ from dagster import (
     Out,
     Permissive,
     ResourceDefinition,
-    ScheduleDefinition,
 )
 from pydantic_core import to_json
 
 from crucible_core import (
     Context,
     Experiment,
-    InvalidExperimentError,
     Observer,
     Registry,
     Stage,
     builtin_registry,
     plan_experiment,
 )
-from crucible_core.vocabulary import ScheduleStatus
 from crucible_dagster.context_store import STORE_KEY, context_store
 from crucible_dagster.executors import executor_for
 from crucible_dagster.metadata import asset_key
@@ -62,14 +58,9 @@ from crucible_dagster.option_fields import check_at_launch, option_fields
 from crucible_dagster.settings import EXPERIMENT_KEY, VARIANT_TAG, settings_fields, settings_of, variants_as_partitions
 from crucible_dagster.step import CompiledExperiment, run_step
 
-__all__ = ["EXPERIMENT_TAG", "asset_for", "job_for", "schedule_for"]
+__all__ = ["EXPERIMENT_TAG", "asset_for", "job_for"]
 
 EXPERIMENT_TAG = "crucible/experiment"
-
-SCHEDULE_STATUS: Mapping[ScheduleStatus, DefaultScheduleStatus] = {
-    "running": DefaultScheduleStatus.RUNNING,
-    "stopped": DefaultScheduleStatus.STOPPED,
-}
 
 
 def job_for(
@@ -142,25 +133,6 @@ def asset_for(experiment: Experiment) -> AssetSpec:
         kinds={"crucible"},
         metadata={"experiment": experiment.id, **({"file": experiment.source.path} if experiment.source else {})},
     )
-
-
-def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefinition | None:
-    """The schedule that the experiment asks for."""
-    schedule = experiment.schedule
-    if schedule is None:
-        return None
-    try:
-        return ScheduleDefinition(
-            name=f"{job.name}_schedule",
-            job=job,
-            cron_schedule=schedule.cron,
-            execution_timezone=schedule.timezone,
-            default_status=SCHEDULE_STATUS[schedule.default_status],
-        )
-    except Exception as error:
-        raise InvalidExperimentError(
-            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule", "cron")
-        ) from error
 
 
 @functools.cache

@@ -38,6 +38,7 @@ from crucible_core import (
 from crucible_core.overrides import merge_options, typed_options
 from crucible_core.runner import announce
 from crucible_core.trace import Decision
+from crucible_dagster.claims import claim_or_end
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
@@ -90,6 +91,7 @@ def _run_step(
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
+        claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched.variant)
         record = record_run(launched, pipeline, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.manifest import Log, Manifest, read_document
 from crucible_dagster.store.objects import FOLDER as OBJECTS
 from crucible_dagster.store.objects import ObjectStore, Ref, digest_in, object_name, objects_in
-from crucible_dagster.store.store import REUSE, RUNS, ContextStore
+from crucible_dagster.store.store import CLAIMS, REUSE, RUNS, ContextStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
@@ -64,7 +65,8 @@ def collect_garbage(
     wanted = {
         digest for run_id in kept for manifest in store.manifests(run_id) for digest, _ in _objects_of(manifest, store)
     }
-    garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, frozenset(removed))]
+    gone = frozenset(removed)
+    garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone), *_unwanted_claims(store, gone)]
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:
@@ -144,6 +146,14 @@ def _unwanted_objects(store: ContextStore, wanted: set[str], old: float) -> Iter
     for info in store.files.list(RUNS):
         if TEMPORARY in info.name and info.modified < old:
             yield info.name, info.size
+
+
+def _unwanted_claims(store: ContextStore, removed: frozenset[str]) -> Iterator[tuple[str, int]]:
+    for info in store.files.list(CLAIMS):
+        # A claim that cannot be read stays: what it keeps from being done twice is not known.
+        with contextlib.suppress(StoreError, json.JSONDecodeError):
+            if read_document(store.files.read(info.name), info.name).get("run_id") in removed:
+                yield info.name, info.size
 
 
 def _unwanted_reuse(store: ContextStore, removed: frozenset[str]) -> Iterable[tuple[str, int]]:

@@ -9,10 +9,12 @@ for whoever reads last month's runs.
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
 | `reuse/...`                            | which results may be used again: `crucible_dagster.reuse`              |
+| `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import uuid
@@ -36,6 +38,7 @@ __all__ = ["ContextStore"]
 
 RUNS = "runs"
 REUSE = "reuse"
+CLAIMS = "claims"
 RESULT = "result"
 RECORD = "run.json"
 
@@ -163,6 +166,19 @@ class ContextStore:
         """What `put_run_record` was given. Raises StoreError if it is damaged."""
         found = self._document(f"{RUNS}/{run_id}/{RECORD}")
         return None if found is None else found["record"]
+
+    def claim(self, key: str, run_id: str) -> str:
+        """Give `key` to the run unless another has it already, and return the one that has it. Raises StoreError."""
+        while not self._create(_claim_name(key), write_document({"key": key, "run_id": run_id})):
+            owner = self.claimed_by(key)
+            if owner is not None:  # it was not removed meanwhile, with its run
+                return owner
+        return run_id
+
+    def claimed_by(self, key: str) -> str | None:
+        """The run that has `key`. Raises StoreError if that cannot be read."""
+        found = self._document(_claim_name(key))
+        return None if found is None else str(found["run_id"])
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
         """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
@@ -452,3 +468,8 @@ def _experiment(described: Mapping[str, Any]) -> Experiment:
     if described["path"] is not None:
         experiment.read_from(Source(described["path"], described["shown"]))
     return experiment
+
+
+def _claim_name(key: str) -> str:
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{CLAIMS}/{digest[:2]}/{digest[2:]}"

@@ -1,0 +1,137 @@
+"""The schedule of an experiment: which runs a tick launches, late ticks and missed ones among them.
+
+Dagster's daemon evaluates a schedule for the newest tick that has passed, once, and again if it was cut off; older ones
+it passes over. Whatever is launched for a tick is tagged with it, and `crucible_dagster.claims` sees to it that one run
+does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+from dagster import (
+    DagsterInstance,
+    DefaultScheduleStatus,
+    JobDefinition,
+    RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
+    SkipReason,
+)
+
+from crucible_core import Experiment, InvalidExperimentError, Schedule
+from crucible_core.vocabulary import MissedTicks, ScheduleStatus
+from crucible_dagster.claims import TICK_TAG, supersede
+from crucible_dagster.names import dagster_name
+from crucible_dagster.ticks import CRON_TAG, Ticks, cron_of, state_of_tick, ticks_of
+
+__all__ = ["MAX_CATCH_UP", "MAX_LATE", "MISSED", "SCHEDULE_STATUS", "schedule_for", "schedule_name", "tick_tags"]
+
+MAX_CATCH_UP = 10
+MAX_LATE = 300.0
+
+SCHEDULE_STATUS: Mapping[ScheduleStatus, DefaultScheduleStatus] = {
+    "running": DefaultScheduleStatus.RUNNING,
+    "stopped": DefaultScheduleStatus.STOPPED,
+}
+
+Requests = Iterator[RunRequest | SkipReason]
+
+
+def schedule_name(experiment: Experiment) -> str:
+    return f"{dagster_name(experiment.id)}_schedule"
+
+
+def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefinition | None:
+    """The schedule that the experiment asks for.
+
+    Raises InvalidExperimentError for times that Dagster refuses.
+    """
+    schedule = experiment.schedule
+    if schedule is None:
+        return None
+    name = schedule_name(experiment)
+
+    def evaluate(context: ScheduleEvaluationContext) -> Requests:
+        yield from MISSED[schedule.missed](_Evaluation(name, schedule, context))
+
+    try:
+        return ScheduleDefinition(
+            name=name,
+            job=job,
+            cron_schedule=schedule.cron,
+            execution_timezone=schedule.timezone,
+            execution_fn=evaluate,
+            default_status=SCHEDULE_STATUS[schedule.default_status],
+            description=f"Runs the experiment {experiment.id}; of missed ticks: {schedule.missed}.",
+        )
+    except Exception as error:
+        raise InvalidExperimentError(
+            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule", "cron")
+        ) from error
+
+
+def tick_tags(schedule: Schedule, tick: datetime) -> dict[str, str]:
+    """The tags of a run that is launched for a tick."""
+    return {TICK_TAG: tick.astimezone(UTC).isoformat(), CRON_TAG: cron_of(schedule)}
+
+
+class _Evaluation:
+    """A schedule that is evaluated for one tick."""
+
+    def __init__(self, name: str, schedule: Schedule, context: ScheduleEvaluationContext) -> None:
+        self.name = name
+        self.schedule = schedule
+        self.tick = context.scheduled_execution_time.astimezone(UTC)
+        self._context = context
+
+    def request(self, tick: datetime) -> RunRequest:
+        tags = tick_tags(self.schedule, tick)
+        # By the key Dagster finds the run again that it made before it was cut off.
+        return RunRequest(run_key=tags[TICK_TAG], tags=tags)
+
+    @property
+    def instance(self) -> DagsterInstance:
+        return self._context.instance
+
+    def ticks(self, until: datetime, limit: int) -> Ticks | None:
+        """The last ticks before `until`; None if it cannot be told from when on the schedule was on."""
+        log_key = self._context.log_key
+        state = state_of_tick(self.instance, self.name, log_key[-1] if log_key else None)
+        return None if state is None else ticks_of(self.instance, self.schedule, state, until=until, limit=limit)
+
+
+def _latest(evaluation: _Evaluation) -> Requests:
+    yield evaluation.request(evaluation.tick)
+
+
+def _skip(evaluation: _Evaluation) -> Requests:
+    most = MAX_LATE if evaluation.schedule.max_late is None else evaluation.schedule.max_late
+    late = (datetime.now(UTC) - evaluation.tick).total_seconds()
+    if late > most and not _is_launched(evaluation):
+        yield SkipReason(f"The tick is looked at {late:.0f} s late, and at most {most:.0f} s are allowed (max_late).")
+    else:
+        yield evaluation.request(evaluation.tick)
+
+
+def _is_launched(evaluation: _Evaluation) -> bool:
+    """Whether the tick that is evaluated was cut off after its run was on its way; one that was not is given up."""
+    ticks = evaluation.ticks(evaluation.tick + timedelta(seconds=1), 1)
+    if ticks is None or not ticks.ticks:
+        return False
+    (tick,) = ticks.ticks
+    supersede(evaluation.instance, tick.never_submitted, "Never submitted, and now it is too late for it.")
+    return tick.outcome == "run"
+
+
+def _all(evaluation: _Evaluation) -> Requests:
+    ticks = evaluation.ticks(evaluation.tick, evaluation.schedule.max_catch_up or MAX_CATCH_UP)
+    for missed in ticks.missed if ticks else ():
+        said = f"Never submitted; tick {missed.time.isoformat()} is launched again."
+        supersede(evaluation.instance, missed.never_submitted, said)
+        yield evaluation.request(missed.time)
+    yield evaluation.request(evaluation.tick)
+
+
+MISSED: Mapping[MissedTicks, Callable[[_Evaluation], Requests]] = {"all": _all, "latest": _latest, "skip": _skip}
