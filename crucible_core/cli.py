@@ -63,6 +63,7 @@ LATER = {
     "resume": "Go on with a failed, cancelled or killed run where it stopped.",
     "replay": "Run a recorded run again, without Dagster, and compare the results.",
     "why": "Say why a stage's earlier result was, or was not, used again.",
+    "ticks": "List the ticks of an experiment's schedule, and what became of each: a run, skipped, missed.",
     "store": "Look after the context store, which keeps what the stages of Dagster's runs returned.",
 }
 """The commands of crucible_dagster.cli: loading them would load dagster, which takes over a second."""

@@ -29,6 +29,7 @@ from crucible_core.reporting.numbers import format_duration, format_number, form
 from crucible_core.terminal import make_console, plain, print_table, styled
 from crucible_dagster.cli_again import replay, resume, why
 from crucible_dagster.cli_store import store
+from crucible_dagster.cli_ticks import ticks
 from crucible_dagster.execution import embedded_home, open_instance
 from crucible_dagster.history import (
     Change,
@@ -127,6 +128,7 @@ COMMANDS: Mapping[str, click.Command] = {
     "resume": resume,
     "replay": replay,
     "why": why,
+    "ticks": ticks,
     "store": store,
 }
 

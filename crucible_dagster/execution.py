@@ -61,13 +61,14 @@ def execute_experiment(
     observers: Sequence[Observer] = (),
     launched_by: LaunchedBy = "python",
     fresh: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
     `instance` is the one of DAGSTER_HOME unless given, or an embedded one in `.crucible/dagster` below the working
     directory. `executor` is what the experiment says unless given. `observers` hear each event as it happens; under
     `multiprocess`, when the run is over. `launched_by` is for the run's tags, beside the name of the user. `fresh` runs
-    every stage, also those with `cache: true`.
+    every stage, also those with `cache: true`. `tags` are further ones of the run.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
     must be importable by module and name; CrucibleError says which one is not.
@@ -82,8 +83,9 @@ def execute_experiment(
             uuid.UUID(run_id)
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
-        tags = {**launch_tags(launched_by), **parent_tags(), **({FRESH_TAG: "true"} if fresh else {})}
-        EXECUTE[chosen](experiment, registry, instance, run_id, observers, tags)
+        own = {FRESH_TAG: "true"} if fresh else {}
+        all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
+        EXECUTE[chosen](experiment, registry, instance, run_id, observers, all_tags)
         context, error = outcome(experiment, instance, run_id)
     if chosen != "in_process":
         replay(context, tracing_here(observers), error)

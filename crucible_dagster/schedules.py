@@ -20,13 +20,23 @@ from dagster import (
     SkipReason,
 )
 
-from crucible_core import Experiment, InvalidExperimentError, Schedule
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule
 from crucible_core.vocabulary import MissedTicks, ScheduleStatus
-from crucible_dagster.claims import TICK_TAG, supersede
+from crucible_dagster.claims import LOCATION_TAG, SCHEDULE_NAME_TAG, TICK_TAG, supersede
+from crucible_dagster.execution import execute_experiment
 from crucible_dagster.names import dagster_name
-from crucible_dagster.ticks import CRON_TAG, Ticks, cron_of, state_of_tick, ticks_of
+from crucible_dagster.ticks import CRON_TAG, Tick, Ticks, cron_of, state_of_tick, ticks_of
 
-__all__ = ["MAX_CATCH_UP", "MAX_LATE", "MISSED", "SCHEDULE_STATUS", "schedule_for", "schedule_name", "tick_tags"]
+__all__ = [
+    "MAX_CATCH_UP",
+    "MAX_LATE",
+    "MISSED",
+    "SCHEDULE_STATUS",
+    "run_missed",
+    "schedule_for",
+    "schedule_name",
+    "tick_tags",
+]
 
 MAX_CATCH_UP = 10
 MAX_LATE = 300.0
@@ -135,3 +145,19 @@ def _all(evaluation: _Evaluation) -> Requests:
 
 
 MISSED: Mapping[MissedTicks, Callable[[_Evaluation], Requests]] = {"all": _all, "latest": _latest, "skip": _skip}
+
+
+def run_missed(instance: DagsterInstance, experiment: Experiment, tick: Tick, location: str) -> str | None:
+    """Run the experiment in this process for a tick that was missed; what failed, if something did."""
+    assert experiment.schedule is not None
+    supersede(instance, tick.never_submitted, "Never submitted; its tick is run from the command line.")
+    tags = {
+        SCHEDULE_NAME_TAG: schedule_name(experiment),
+        LOCATION_TAG: location,
+        **tick_tags(experiment.schedule, tick.time),
+    }
+    try:
+        execute_experiment(experiment, instance=instance, launched_by="cli", tags=tags)
+    except CrucibleError as error:
+        return str(error)
+    return None

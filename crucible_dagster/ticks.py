@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -45,7 +44,6 @@ Outcome = Literal["run", "skipped", "missed", "due"]
 """`due`: it came within the last two minutes, and nothing is known of it yet."""
 
 DUE_SECONDS = 120.0
-CLOCK_CHANGES = timedelta(hours=3)
 NOT_STARTED = DagsterRunStatus.NOT_STARTED
 
 
@@ -93,13 +91,11 @@ def tick_times(schedule: Schedule, since: datetime) -> Iterator[datetime]:
 
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:
     """The last `limit` times from `since` on and before `until`, oldest first."""
-    # Where clocks change by half an hour, Dagster counts other hours backwards than forwards; its daemon goes forwards.
     backwards = schedule_execution_time_iterator(until.timestamp(), schedule.cron, schedule.timezone, ascending=False)
-    *_, furthest = itertools.islice(backwards, limit + 1)
-    begin = max(since, furthest.astimezone(UTC) - CLOCK_CHANGES)
     # Not the times themselves: of one zone, Python compares what clocks show, and an hour of each year is there twice.
-    found = itertools.takewhile(lambda time: time.timestamp() < until.timestamp(), tick_times(schedule, begin))
-    return list(deque(found, maxlen=limit))
+    before = (time for time in backwards if time.timestamp() < until.timestamp())
+    newest = itertools.islice(before, limit)
+    return list(itertools.takewhile(lambda time: time.timestamp() >= since.timestamp(), newest))[::-1]
 
 
 def cron_of(schedule: Schedule) -> str:

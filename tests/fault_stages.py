@@ -300,7 +300,7 @@ def _instance(home: str) -> Any:
     return DagsterInstance.from_config(home)
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     one.__name__: one for one in (execute, execute_together, execute_and_die, resume, save_and_die, save_together)
 }
 

@@ -15,16 +15,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from children import PATH, Children
 from click.testing import CliRunner
 from dagster import DagsterInstance, DagsterRunStatus
 from fault_stages import wait_for
@@ -41,88 +41,11 @@ from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.manifest import read_document, write_document
 
 HERE = Path(__file__).parent
-PATH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 EXECUTORS = ["in_process", "multiprocess"]
 ENDS_WITHIN = 5.0
 
 # --- processes --------------------------------------------------------------------------------------------------------
-
-
-class Child:
-    """A process that a function of fault_stages runs in."""
-
-    def __init__(self, server: Children, pid: int, outcome: Path) -> None:
-        self._server = server
-        self.pid = pid
-        self._outcome = outcome
-
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(self.pid, how)
-
-    def wait(self, seconds: float = 60.0) -> int:
-        """Its exit code, or minus the signal that ended it."""
-        code = self._server.ask({"wait": self.pid, "seconds": seconds})
-        assert code is not None, f"it still runs after {seconds} s; {self.said()}"
-        return int(code)
-
-    def result(self, seconds: float = 60.0) -> Context:
-        """What the function returned. Raises what it raised."""
-        code = self.wait(seconds)
-        assert code == 0, f"it ended with {code}; {self.said()}"
-        value, error = pickle.loads(self._outcome.read_bytes())
-        if error is not None:
-            raise error
-        return value
-
-    def said(self) -> str:
-        return Path(f"{self._outcome}.log").read_text(errors="replace")[-4000:]
-
-
-class Children:
-    """Starts processes that have everything imported already. Nothing that they started outlives them."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "import fault_stages; fault_stages.serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": PATH},
-            text=True,
-        )
-
-    def ask(self, command: Mapping[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{json.dumps(command)}\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def start(self, function: str, **arguments: Any) -> Child:
-        outcome = Path(self._folder.name) / uuid.uuid4().hex
-        pid = self.ask(
-            {
-                "function": function,
-                "arguments": arguments,
-                "environment": dict(os.environ),
-                "cwd": str(Path.cwd()),
-                "outcome": str(outcome),
-            }
-        )
-        return Child(self, pid, outcome)
-
-    def end(self) -> None:
-        everything = psutil.Process(self._process.pid).children(recursive=True)
-        for one in everything:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        self._process.stdout.close()
-        self._folder.cleanup()
 
 
 @pytest.fixture(scope="module")
