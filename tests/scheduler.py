@@ -1,6 +1,6 @@
 """Dagster's own scheduler and sensors, at an instant that a test chooses, in this process or in one to be killed.
 
-What is launched runs at once in the process that launches it, as the launcher of `SETTINGS` does it.
+What is submitted waits in the queue, as it is deployed, until `launch_queued` has it run in the test's process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
@@ -27,14 +27,10 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-__all__ = ["SETTINGS", "add_settings", "scheduler_at", "switch_on", "workspace_of"]
+__all__ = ["LOCATION", "SETTINGS", "add_settings", "launch_queued", "scheduler_at", "switch_on", "workspace_of"]
 
 LOCATION = "here"
 SETTINGS: Mapping[str, Any] = {
-    "run_coordinator": {
-        "module": "dagster._core.run_coordinator.default_run_coordinator",
-        "class": "DefaultRunCoordinator",
-    },
     "run_launcher": {
         "module": "dagster._core.launcher.sync_in_memory_run_launcher",
         "class": "SyncInMemoryRunLauncher",
@@ -86,6 +82,13 @@ def scheduler_at(
         if found is not None
     ]
     assert errors == [], errors
+
+
+def launch_queued(workspace: WorkspaceProcessContext) -> None:
+    """Run what is in the queue, oldest first."""
+    instance = workspace.instance
+    for run in reversed(instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))):
+        instance.launch_run(run.run_id, workspace.create_request_context())
 
 
 def _repository(workspace: WorkspaceProcessContext) -> Any:

@@ -24,7 +24,7 @@ from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType, 
 from dagster._utils.error import SerializableErrorInfo
 from fault_stages import wait_for
 from postgres import Storage, dagster_home
-from scheduler import LOCATION, add_settings, scheduler_at, switch_on, workspace_of
+from scheduler import LOCATION, add_settings, launch_queued, scheduler_at, switch_on, workspace_of
 from upath import UPath
 
 from crucible_core import InvalidExperimentError, Schedule, load_experiment, vocabulary
@@ -294,6 +294,7 @@ class Plant:
 
     def scheduler_at(self, now: datetime) -> None:
         scheduler_at(self.workspace, now)
+        launch_queued(self.workspace)
 
     def killed_scheduler_at(self, now: datetime, point: str) -> None:
         child = self._child(now, crash=point)
