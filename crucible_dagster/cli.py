@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import StringIO
 from typing import Any, TypeVar, get_args
 
@@ -18,14 +19,22 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from crucible_core import CrucibleError
+from crucible_core.between_runs import GroupChange
 from crucible_core.cli import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.jsonable import to_json_text, to_jsonable
 from crucible_core.reporting import TRACE_FORMATS, TraceFormat, flatten, render_trace
-from crucible_core.reporting.comparison import Comparison
+from crucible_core.reporting.comparison import EFFECT_LABELS, Comparison
 from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.content import decisions_table
 from crucible_core.reporting.document import Table
-from crucible_core.reporting.numbers import format_duration, format_number, format_value
+from crucible_core.reporting.finding import percent
+from crucible_core.reporting.numbers import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_p,
+    format_value,
+)
 from crucible_core.terminal import make_console, plain, print_table, styled
 from crucible_dagster.cli_again import replay, resume, why
 from crucible_dagster.cli_store import store
@@ -116,7 +125,8 @@ def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
     found = _ask(lambda history: history.compare(run_a, run_b, values=values))
     if as_json:
         metrics = [{**to_jsonable(one), "difference": to_jsonable(one.difference)} for one in found.metrics]
-        click.echo(to_json_text({**to_jsonable(found), "metrics": metrics}))
+        groups = [one.to_dict() for one in found.groups]
+        click.echo(to_json_text({**to_jsonable(replace(found, groups=())), "metrics": metrics, "groups": groups}))
     else:
         _print_comparison(make_console(sys.stdout), found)
 
@@ -321,6 +331,8 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
         for one in found.metrics
     )
     _print_section(console, "Metrics", ("metric", "a", "b", "b - a"), metrics, numeric={"a", "b", "b - a"})
+    groups = tuple(map(_group_row, found.groups))
+    _print_section(console, "Groups", GROUP_COLUMNS, groups, numeric={"b - a", "p adjusted"})
     parts: Mapping[str, tuple[Change, ...]] = {
         "Options": found.options,
         "Experiment": found.experiment,
@@ -344,6 +356,27 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
         console.print(styled((f"\nthe same: {', '.join(same)}", "dim")))
     for note in found.notes:
         console.print(styled(("\nnote: ", "yellow"), note))
+
+
+GROUP_COLUMNS = ("group", "n", "b - a", "interval", "p adjusted", "effect size", "verdict")
+
+
+def _group_row(change: GroupChange) -> tuple[str, ...]:
+    result = change.result
+    if result is None:
+        return change.name, "–", "–", "–", "–", "–", f"not compared: {change.reason}"
+    significant = change.p_adjusted is not None and change.p_adjusted <= result.alpha
+    verdict = "could not be told apart" if not significant else "b is higher" if result.estimate > 0 else "b is lower"
+    counts = f"{result.n[0]}" if len(set(result.n)) == 1 else f"{result.n[1]}, {result.n[0]}"
+    return (
+        change.name,
+        counts,
+        format_number(result.estimate),
+        f"{percent(result.confidence_level)} {format_interval(result.confidence_interval)}",
+        "–" if change.p_adjusted is None else format_p(change.p_adjusted).removeprefix("= "),
+        f"{EFFECT_LABELS[result.effect_size_name]} = {format_number(result.effect_size)}",
+        f"{verdict} ({result.method})",
+    )
 
 
 def _side(value: Any) -> str:

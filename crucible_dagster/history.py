@@ -43,9 +43,12 @@ from crucible_core import (
     StageSkipped,
     StageStarted,
     StageSucceeded,
+    builtin_registry,
 )
+from crucible_core.between_runs import GroupChange, compare_groups
 from crucible_core.jsonable import to_jsonable
 from crucible_core.reporting import diff_traces, flatten, results
+from crucible_core.stages.bench import Bench
 from crucible_core.wording import closest, error_text, listing, printable
 from crucible_dagster.context_store import open_store
 from crucible_dagster.gating import gates_of_run
@@ -215,6 +218,8 @@ class RunComparison:
     surroundings: tuple[Change, ...]
     """Git, Python, platform, host."""
     packages: tuple[Change, ...]
+    groups: tuple[GroupChange, ...] = ()
+    """The groups that the `bench` stages of both compared, B's values against A's."""
     values: tuple[str, ...] | None = None
     """What `Context.differences` names; None if it was not asked."""
     trace: tuple[str, ...] | None = None
@@ -379,6 +384,7 @@ class History:
         records = [self._record_or_note(one, notes) for one in ids]
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
+        groups = self._compare_groups(ids, notes) if all(map(_has_bench, records)) else ()
         differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
             differ = self._from_context(
@@ -396,6 +402,7 @@ class History:
             code=_changes(records, _code),
             surroundings=_changes(records, _surroundings),
             packages=_changes(records, lambda record: record.packages),
+            groups=groups,
             values=None if differ is None else differ[0],
             trace=None if differ is None else differ[1],
             notes=tuple(dict.fromkeys(notes)),
@@ -541,6 +548,17 @@ class History:
             return run.metrics
         return self._from_context(run.run_id, lambda context: dict(results(context)), notes) or {}
 
+    def _compare_groups(self, ids: tuple[str, str], notes: list[str]) -> tuple[GroupChange, ...]:
+        def compared(a: Context, b: Context) -> tuple[GroupChange, ...]:
+            return compare_groups(a, b, builtin_registry(), names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
+
+        if ids[0] == ids[1]:
+            return ()
+        later = self._from_context(ids[1], lambda context: context, notes)
+        if later is None:
+            return ()
+        return self._from_context(ids[0], lambda earlier: compared(earlier, later), notes) or ()
+
     def _failure_outside(self, run_id: str) -> RunFailure | None:
         kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
         for entry in self._instance.all_logs(run_id, of_type=kinds):
@@ -657,6 +675,10 @@ def _stage_times(context: Context) -> Iterator[StageTime]:
 
 
 # --- differences ------------------------------------------------------------------------------------------------------
+
+
+def _has_bench(record: RunRecord | None) -> bool:
+    return record is not None and any(stage.stage == f"{Bench.__module__}:{Bench.__name__}" for stage in record.stages)
 
 
 def _changes(records: Sequence[RunRecord | None], part: Callable[[RunRecord], Mapping[str, Any]]) -> tuple[Change, ...]:

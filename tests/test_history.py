@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
@@ -27,6 +28,7 @@ from stages_for_tests import experiment_of, registry
 
 from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment
 from crucible_core.jsonable import to_json_text
+from crucible_core.stats import adjust_p_values, run_test
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.history import STATUSES, Change, MetricChange, RunStatus
 from crucible_dagster.provenance import launch_tags
@@ -454,3 +456,46 @@ def test_history_of_an_instance_with_other_jobs_only_is_empty(instance: DagsterI
     assert History(instance).runs() == ()
     with pytest.raises(CrucibleError, match="no run of an experiment 'other'; experiments with runs: none"):
         History(instance).metrics("other")
+
+
+# --- groups of two runs -----------------------------------------------------------------------------------------------
+
+
+def compared(instance: DagsterInstance, treatment: list[float], **options: Any) -> Context:
+    control = [1.0, 2.0, 3.0, 4.5, 5.0]
+    groups = {"name": "groups", "options": {"control": control, "treatment": treatment}}
+    return run(instance, groups, {"name": "bench", "options": options}, id="compared")
+
+
+def test_the_groups_of_two_runs_are_compared_as_the_bench_stage_of_the_later_one_declares(
+    instance: DagsterInstance,
+) -> None:
+    first = [1.2, 2.1, 3.3, 4.4, 5.6]
+    second = [3.4, 4.0, 5.5, 6.1, 7.9]
+    earlier = compared(instance, first, paired=True, alpha=0.1)
+    later = compared(instance, second, paired=True, alpha=0.1)
+    changes = {one.group: one for one in History(instance).compare(earlier.run_id, later.run_id).groups}
+    assert set(changes) == {"control", "treatment"}
+    # The control is the same in both runs: no spread to judge by, and so no verdict.
+    assert changes["control"].result is None
+    assert "equal up to rounding" in str(changes["control"].reason)
+    found, alone = changes["treatment"].result, run_test("paired_ttest", {"b": second, "a": first}, alpha=0.1)
+    assert found is not None
+    assert (found.test, found.p_value, found.estimate) == ("paired_ttest", alone.p_value, alone.estimate)
+    assert changes["treatment"].p_adjusted == found.p_value  # it is the only comparison that could be made
+    assert found.significant
+
+
+def test_runs_that_do_not_pair_their_values_are_compared_as_independent_and_corrected(
+    instance: DagsterInstance,
+) -> None:
+    earlier = compared(instance, [1.2, 2.1, 3.3, 4.4, 5.6])
+    later = compared(instance, [3.4, 4.0, 5.5, 6.1])
+    changes = History(instance).compare(earlier.run_id, later.run_id).groups
+    tests = [change.result.test for change in changes if change.result]
+    assert tests == ["ttest", "ttest"]
+    assert [change.p_adjusted for change in changes] == pytest.approx(
+        adjust_p_values([change.result.p_value for change in changes if change.result], "holm")
+    )
+    assert History(instance).compare(earlier.run_id, earlier.run_id).groups == ()
+    assert json.loads(json.dumps([change.to_dict() for change in changes]))[0]["group"] == "control"

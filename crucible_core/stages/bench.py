@@ -209,7 +209,11 @@ class Bench(Stage):
 
         Raises ValueError or TypeError if they are not there, or values are missing and not to be dropped.
         """
-        return self._complete(ctx)[0].values
+        return self.read(ctx).values
+
+    def read(self, ctx: Context) -> ComparedGroups:
+        """The same, with the cluster of each value where the design has clusters."""
+        return self._complete(ctx)[0]
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
         asked = self.tests or experiment.stats.tests or ("auto",)
