@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ BootstrapMethod = Literal["bca", "percentile"]
 _NAME = "bootstrap_interval"
 _JACKKNIFED_BLOCKS = 200  # so many evaluations at most estimate the acceleration of one sample
 _MOST_UNDEFINED = 0.05
+_BATCH = 1 << 16  # values drawn at once: 512 kB of positions and 512 kB of values, however many resamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def bootstrap_interval(
     paired: bool = False,
     clusters: Clusters | None = None,
     method: BootstrapMethod = "bca",
+    vectorized: bool | None = None,
     confidence_level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -63,7 +66,10 @@ def bootstrap_interval(
     Cameron & Miller 2015), so that resamples differ in length where clusters do. "percentile" (Efron 1979)
     reads the quantiles of the replicates; "bca" (Efron 1987) corrects them for bias and skewness, the latter by the
     jackknife: value by value, or cluster by cluster, up to 200 of them, beyond in 200 blocks. Equal seeds give equal
-    results. Memory is one resample and one number per replicate.
+    results. Memory is a batch of resamples, at least one, and one number per replicate.
+
+    A `vectorized` statistic takes shape (resamples, n) and the keyword axis=-1 too, as numpy's do, and is then called
+    once per batch; None looks for a parameter called axis.
 
     Raises CannotTestError where the statistic of the samples, or of more than one resample in twenty, is no finite
     number (such resamples are left out and noted otherwise), for a sample of one value, for unequal pairs, for
@@ -83,7 +89,11 @@ def bootstrap_interval(
     value = _evaluated(statistic, data)
     if not math.isfinite(value):
         raise CannotTestError(_NAME, f"the statistic of the samples is {value}, not a finite number")
-    replicates = _replicates(statistic, data, together, resamples, seed)
+    at_once = _takes_axis(statistic) if vectorized is None else vectorized
+    if at_once and clusters is None:
+        replicates = _batched(statistic, data, paired, resamples, seed)
+    else:
+        replicates = _replicates(statistic, data, together, resamples, seed)
     usable = replicates[np.isfinite(replicates)]
     lost = resamples - usable.size
     if lost > _MOST_UNDEFINED * resamples:
@@ -188,6 +198,39 @@ def _cluster_notes(count: int) -> tuple[str, ...]:
     return (f"{count} clusters resampled whole{few}",)
 
 
+def _takes_axis(statistic: Callable[..., float]) -> bool:
+    try:
+        return "axis" in inspect.signature(statistic).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+
+
+def _batched(statistic: Callable[..., Any], data: Sequence[Sample], paired: bool, resamples: int, seed: int) -> Vector:
+    """The same replicates from the same draws as `_replicates`, many rows at a time."""
+    streams = [np.random.default_rng([seed, place]) for place in range(len(data))]
+    replicates = np.empty(resamples)
+    rows = max(1, _BATCH // max(sample.n for sample in data))
+    for start in range(0, resamples, rows):
+        height = min(rows, resamples - start)
+        drawn: list[Any] = []
+        positions: Any = None
+        for stream, sample in zip(streams, data, strict=True):
+            if positions is None or not paired:
+                positions = stream.integers(0, sample.n, (height, sample.n))
+            drawn.append(sample.values.take(positions, mode="clip"))  # all in range; "clip" spares the check
+        del positions
+        with np.errstate(all="ignore"):
+            found = np.asarray(statistic(*drawn, axis=-1))
+        if found.shape != (height,):
+            raise CannotTestError(
+                _NAME,
+                f"a vectorized statistic must return one number per resample, shape ({height},) with axis=-1, not "
+                f"{found.shape}; pass vectorized=False for one that takes single resamples",
+            )
+        replicates[start : start + height] = found
+    return replicates
+
+
 def _replicates(
     statistic: Callable[..., float], data: Sequence[Sample], together: _Units | None, resamples: int, seed: int
 ) -> Vector:
@@ -214,7 +257,8 @@ def _acceleration(
         left_out = np.empty(len(blocks))
         for index, block in enumerate(blocks):
             gone = block if together is None else together.positions(block)
-            without = np.delete(np.arange(sample.n), gone)
+            without = np.ones(sample.n, dtype=np.bool_)
+            without[gone] = False
             kept = [without if together is not None or place == other else slice(None) for other in range(len(data))]
             left_out[index] = _evaluated(statistic, data, *kept)
         with np.errstate(over="ignore", under="ignore"):

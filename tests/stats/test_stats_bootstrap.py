@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, run_test
+from crucible_core.stats import CannotTestError, bootstrap_interval, run_test
 from crucible_core.stats.resampling import bca_interval
 
 RNG = np.random.default_rng(11)
@@ -108,3 +108,49 @@ def test_two_values_per_group_still_give_numbers_and_name_the_lost_resamples() -
     assert 0.0 < result.p_value <= 1.0
     assert any("without any spread" in note for note in result.notes)
     assert any("too short" in note for note in result.notes)
+
+
+# --- any statistic, many resamples at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["bca", "percentile"])
+def test_a_statistic_along_an_axis_gives_the_same_interval_faster(method: Any) -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.exponential(size=33), rng.normal(size=29)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        return np.median(a, axis=axis) - np.median(b, axis=axis)
+
+    at_once = bootstrap_interval(difference, x, y, method=method, resamples=5_000)
+    one_by_one = bootstrap_interval(difference, x, y, method=method, resamples=5_000, vectorized=False)
+    assert at_once == one_by_one
+
+
+def test_pairs_are_drawn_together_many_at_once_too() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=40)
+    y = x + rng.normal(0, 0.1, 40)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        return a.mean(axis=axis) - b.mean(axis=axis)
+
+    paired = bootstrap_interval(difference, x, y, paired=True, resamples=3_000)
+    assert paired == bootstrap_interval(difference, x, y, paired=True, resamples=3_000, vectorized=False)
+    assert paired.standard_error < 0.3 * bootstrap_interval(difference, x, y, resamples=3_000).standard_error
+
+
+def test_a_vectorized_statistic_must_return_one_number_per_resample() -> None:
+    with pytest.raises(CannotTestError, match=r"one number per resample.*vectorized=False"):
+        bootstrap_interval(lambda a, axis=None: float(np.mean(a)), [1.0, 2.0, 4.0])
+    assert bootstrap_interval(lambda a, axis=None: float(np.mean(a)), [1.0, 2.0, 4.0], vectorized=False).value
+    assert bootstrap_interval(max, [1.0, 2.0, 4.0], resamples=200).value == 4.0  # a builtin has no signature
+
+
+@pytest.mark.parametrize("n", [2, 1_000, 300_000])
+def test_the_bootstrap_of_a_statistic_takes_batches_of_bounded_memory(n: int) -> None:
+    values = np.random.default_rng(8).normal(size=n)
+    tracemalloc.start()
+    bootstrap_interval(np.mean, values, resamples=60 if n > 1_000 else 3_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6 + 25 * n  # one resample and its positions: 16 bytes a value
