@@ -64,8 +64,8 @@ def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentE
         other = taken.setdefault(dagster_name(experiment.id), experiment)
         if other is not experiment:
             where = f" ({other.location('id')})" if other.source else ""
+            both = f": both are {dagster_name(experiment.id)!r} in Dagster" if experiment.id != other.id else ""
             yield InvalidExperimentError(
-                f"the id {experiment.id!r} is taken by experiment {other.id!r}{where}: both are "
-                f"{dagster_name(experiment.id)!r} in Dagster; change one of them",
+                f"the id {experiment.id!r} is taken by experiment {other.id!r}{where}{both}; change one of them",
                 location=experiment.location("id"),
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,20 @@ def test_a_job_of_the_project_that_is_named_like_an_experiment_is_refused_by_its
         Definitions.merge(project(), build_definitions("experiments")).get_repository_def()
 
 
+def test_the_ten_lines_of_the_guide_work(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parent.parent / "docs" / "add-to-a-project.md"
+    (lines,) = re.findall(r"```python\n(from pathlib .*?)```", guide.read_text(), re.DOTALL)
+    assert len(lines.splitlines()) <= 12
+    write("src/my_project/experiments/a.yaml", "a")
+    Path("src/my_project/__init__.py").touch()
+    Path("src/my_project/assets.py").write_text("import dagster as dg\n\n\n@dg.asset\ndef prices() -> None: ...\n")
+    Path("src/my_project/definitions.py").write_text(lines)
+    monkeypatch.syspath_prepend(own_folder / "src")
+    made: Definitions = importlib.import_module("my_project.definitions").defs
+    assert set(made.resolve_all_asset_keys()) == {AssetKey("prices"), AssetKey(["crucible", "a"])}
+    assert made.resolve_job_def("a").name == "a"
+
+
 # --- names --------------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +157,13 @@ def test_ids_that_become_one_are_refused_each_with_where_the_other_stands() -> N
         "in Dagster; change one of them"
         for name, id in (("b", "x-y"), ("c", "x_y"))
     ]
+
+
+def test_an_id_that_is_given_twice_is_refused() -> None:
+    write("experiments/a.yaml", "x")
+    write("experiments/b.yaml", "x")
+    with pytest.raises(InvalidExperimentError, match=r"b\.yaml:1:1: the id 'x' is taken by .* \(.*\); change one"):
+        build_definitions("experiments")
 
 
 def test_ids_that_become_one_when_definitions_are_merged_are_named_with_their_files() -> None:

@@ -18,6 +18,7 @@ import crucible_dagster
 
 COMMAND = Path(sys.executable).with_name("dg")
 DEFS = Path("src/my_project/defs")
+GUIDE = Path(__file__).parent.parent / "docs" / "add-to-a-project.md"
 
 # What `create-dagster project my-project` writes, but for what installs it.
 PROJECT = {
@@ -114,9 +115,15 @@ def test_dg_shows_the_line_of_a_misspelt_key(said: Mapping[str, subprocess.Compl
         (line, name, f"attributes.pipeline.{n}.optoins", f"{said_of_it} ('optoins' was unexpected)")
         for n, line in enumerate(["14", "21"])
     ]
+    assert f"defs.yaml:14 - {name} attributes.pipeline.0.optoins {found[0][3]}" in GUIDE.read_text()
 
 
 def test_dg_shows_the_line_of_an_option_that_is_wrong(said: Mapping[str, subprocess.CompletedProcess[str]]) -> None:
     done = said["check defs, mistaken"]
     assert done.returncode == 1
-    assert "defs/night/defs.yaml:15:9: stage 'toss', option unknown key 'toses'; did you mean 'tosses'?" in done.stdout
+    (line,) = re.findall(r"defs/night/(defs\.yaml:15:9: .*)", done.stdout)
+    assert (
+        line
+        == "defs.yaml:15:9: stage 'toss', option unknown key 'toses'; did you mean 'tosses'?; known: bias, seed, tosses"
+    )
+    assert line in GUIDE.read_text()
