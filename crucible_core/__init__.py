@@ -27,6 +27,7 @@ from crucible_core.experiment import (
 from crucible_core.gates import Baseline, Gate, GateResult, NoRegression
 from crucible_core.jsonable import to_jsonable
 from crucible_core.loading import load_experiment
+from crucible_core.progress import ProgressUpdate, Watcher, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.runner import PlannedStage, plan_experiment, plan_stage, run_experiment, run_stage
 from crucible_core.stage import Stage, StageDescription, stage
@@ -63,6 +64,7 @@ __all__ = [
     "Observer",
     "OutputSpec",
     "PlannedStage",
+    "ProgressUpdate",
     "Registry",
     "Reliability",
     "RetryPolicy",
@@ -80,12 +82,14 @@ __all__ = [
     "Stats",
     "Trace",
     "UnknownStageError",
+    "Watcher",
     "__version__",
     "builtin_registry",
     "judge_gates",
     "load_experiment",
     "plan_experiment",
     "plan_stage",
+    "progress",
     "run_experiment",
     "run_stage",
     "stage",

@@ -12,6 +12,7 @@ from crucible_core.errors import CrucibleError
 from crucible_core.experiment import Experiment
 from crucible_core.jsonable import safe_text
 from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.progress import current_watch
 from crucible_core.same import same
 from crucible_core.trace import Decision, StageSucceeded, Trace, current_listener
 
@@ -82,6 +83,9 @@ class Context:
         return self._with("assigns", self.assigns.merge(_checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
+        watch = current_watch.get()
+        if watch is not None and watch.run_id == self.run_id:
+            watch.metric(name, value)
         return self._with("metrics", self.metrics.put(_checked_name(name), value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:

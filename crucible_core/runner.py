@@ -29,6 +29,7 @@ from crucible_core.errors import (
 )
 from crucible_core.experiment import Experiment, StageDef
 from crucible_core.jsonable import safe_text, type_name
+from crucible_core.progress import Watch, Watcher, current_watch, watchers_among
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import Stage, takes_seed, wrong_default
 from crucible_core.trace import (
@@ -277,7 +278,10 @@ def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observ
     listen = heard.append if not observers else functools.partial(_hear, heard, observers)
     token = current_listener.set((context.run_id, listen))
     try:
-        result = _checked(planned.stage.run(context), planned, context)
+        if watchers := watchers_among(observers):
+            result = _watched(planned, context, watchers)
+        else:
+            result = _checked(planned.stage.run(context), planned, context)
     finally:
         current_listener.reset(token)
     if observers and len(result.trace) > len(context.trace):
@@ -287,6 +291,16 @@ def _attempt(planned: PlannedStage, context: Context, observers: Sequence[Observ
             if id(event) not in told:
                 announce(event, observers)
     return result
+
+
+def _watched(planned: PlannedStage, context: Context, watchers: Sequence[Watcher]) -> Context:
+    watch = Watch(context.run_id, planned.name, watchers)
+    token = current_watch.set(watch)
+    try:
+        return _checked(planned.stage.run(context), planned, context)
+    finally:
+        current_watch.reset(token)
+        watch.close()
 
 
 def _hear(heard: list[Event], observers: Sequence[Observer], event: Event) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.progress import Progress as Bars
+from rich.progress import ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from crucible_core.context import Context
 from crucible_core.gates import GateResult
 from crucible_core.jsonable import safe_text
+from crucible_core.progress import ProgressUpdate
 from crucible_core.reporting import headline, report_on
 from crucible_core.reporting.document import Table as ReportTable
 from crucible_core.reporting.numbers import format_duration
@@ -24,6 +30,10 @@ __all__ = ["Progress", "make_console", "plain", "print_gates", "print_summary", 
 
 PIPE_WIDTH = 160
 MAX_COLUMNS = 6
+INTERVAL_ON_TERMINAL = 0.1
+INTERVAL_IN_PIPE = 30.0
+MAX_BARS = 8
+MAX_WORDS = 40
 LEFT_TO_THE_REPORT = frozenset({"Decisions", "Options", "Outputs"})
 
 
@@ -57,13 +67,20 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 class Progress:
-    """An observer that shows each stage as it starts, decides and ends: a spinner on a terminal, lines in a pipe."""
+    """An observer that shows each stage as it starts, decides and ends, and how far its long work has come.
+
+    On a terminal a line that moves and a bar for each work that goes on, in a pipe a line now and then.
+    """
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
         self._ended = 0
-        self._status = console.status("") if console.is_terminal else None
+        self._live = Bars(_Mark(), _Words(), _Bar(), _Numbers(), console=console, transient=True)
+        self._bars: dict[int, TaskID] = {}
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+        self.interval = INTERVAL_ON_TERMINAL if console.is_terminal else INTERVAL_IN_PIPE
 
     def __enter__(self) -> Progress:
         return self
@@ -71,8 +88,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._status is not None:
-            self._status.stop()
+        self._stop()
 
     def __call__(self, event: Event) -> None:
         name = event.stage
@@ -89,21 +105,96 @@ class Progress:
             case StageFailed():
                 self._end(("✗", "red"), name, (f"  {format_duration(event.seconds)}  ", "dim"), event.reason)
             case StageRetried():
+                self._stop_bars()
                 why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
                 self._console.print(styled("  ", ("↻", "yellow"), f" {name}  {why}"))
             case Decision():
                 self._console.print(styled("      ", (event.decision, "cyan"), (f" {event.reasoning}", "dim")))
 
+    def on_progress(self, update: ProgressUpdate) -> None:
+        if not self._console.is_terminal:
+            self._print_now_and_then(update)
+            return
+        with self._lock:
+            bar = self._bars.get(update.key)
+            if update.ended:
+                if bar is not None:
+                    self._live.remove_task(self._bars.pop(update.key))
+            elif bar is None:
+                # Of loops within loops within loops, the outer ones.
+                if len(self._bars) < MAX_BARS:
+                    self._bars[update.key] = self._live.add_task(update.description, total=None, update=update)
+            else:
+                self._live.update(bar, update=update)
+
+    def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Shown when the run has ended."""
+
+    def _print_now_and_then(self, update: ProgressUpdate) -> None:
+        with self._lock:
+            last = self._told.setdefault(update.stage, time.monotonic())
+            if time.monotonic() - last < self.interval:
+                return
+            self._told[update.stage] = time.monotonic()
+        self._console.print(styled("      ", (update.describe(), "dim")))
+
     def _started(self, name: str) -> None:
-        if self._status is None:
+        if not self._console.is_terminal:
             self._console.print(styled(f"  … {name}"))
-        else:
-            self._status.update(styled((name, "bold"), (f" {self._ended + 1} of {self._total}", "dim")))
-            self._status.start()
+            return
+        self._stop_bars()
+        self._live.add_task(name, total=None, place=f"{self._ended + 1} of {self._total}")
+        self._live.start()
 
     def _end(self, mark: tuple[str, str], *line: str | tuple[str, str]) -> None:
         self._ended += 1
+        self._stop()
         self._console.print(styled("  ", mark, " ", *line))
+
+    def _stop(self) -> None:
+        self._stop_bars()
+        for task in self._live.task_ids:
+            self._live.remove_task(task)
+        self._live.stop()
+
+    def _stop_bars(self) -> None:
+        with self._lock:
+            for bar in self._bars.values():
+                self._live.remove_task(bar)
+            self._bars.clear()
+
+
+class _Mark(SpinnerColumn):
+    def render(self, task: Task) -> RenderableType:
+        return Text("   ") if "update" in task.fields else super().render(task)
+
+
+class _Words(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        if "update" in task.fields:
+            return styled((_one_line(task.fields["update"].description), "cyan"))
+        return styled((_one_line(task.description), "bold"), (f" {task.fields['place']}", "dim"))
+
+
+class _Bar(ProgressColumn):
+    def render(self, task: Task) -> RenderableType:
+        update: ProgressUpdate | None = task.fields.get("update")
+        if update is None or not update.total:
+            return Text("")
+        return ProgressBar(total=update.total, completed=min(update.count, update.total), width=30)
+
+
+class _Numbers(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        update: ProgressUpdate | None = task.fields.get("update")
+        if update is None:
+            return styled((format_duration(task.elapsed or 0.0), "dim"))
+        return styled((update.describe().removeprefix(f"{update.description}: "), "dim"))
+
+
+def _one_line(text: str) -> str:
+    shown = " ".join(text.split())
+    return shown if len(shown) <= MAX_WORDS else f"{shown[: MAX_WORDS - 1]}…"
 
 
 GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {

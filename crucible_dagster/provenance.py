@@ -39,6 +39,7 @@ __all__ = [
     "git_state",
     "launch_of",
     "launch_tags",
+    "modules_of",
     "read_run_record",
     "record_run",
     "stage_identity",
@@ -200,7 +201,7 @@ def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
     if not _is_what_its_source_says(stage):
         return _qualified(stage), None
     digest = hashlib.sha256()
-    for name in dict.fromkeys(_modules_of(stage)):
+    for name in dict.fromkeys(modules_of(stage)):
         source = _source_of(name)
         if source is None:
             return _qualified(stage), None
@@ -224,7 +225,8 @@ def _qualified(stage: type[Stage]) -> str:
     return safe_text(f"{stage.__module__}:{stage.__qualname__}")
 
 
-def _modules_of(stage: type[Stage]) -> Iterator[str]:
+def modules_of(stage: type[Stage]) -> Iterator[str]:
+    """The modules of the class and of all that it inherits from, down to `Stage`."""
     for cls in stage.__mro__:
         if cls not in FunctionStage.__mro__:
             yield cls.__module__

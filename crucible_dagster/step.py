@@ -28,7 +28,6 @@ from crucible_core import (
     RunInterrupted,
     Stage,
     StageFailedError,
-    StageRetried,
     StageStarted,
     StageSucceeded,
     plan_experiment,
@@ -37,17 +36,17 @@ from crucible_core import (
 )
 from crucible_core.overrides import merge_options, typed_options
 from crucible_core.runner import announce
-from crucible_core.trace import Decision
 from crucible_dagster.claims import claim_or_end
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
-from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata, observation
-from crucible_dagster.provenance import record_run
+from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata
+from crucible_dagster.provenance import modules_of, record_run
 from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
 from crucible_dagster.settings import DEFAULTS, EXPERIMENT_KEY, VARIANT_TAG, Settings
 from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.telling import StageTeller, captured_logs
 from crucible_dagster.tracing import traced_step
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
@@ -125,13 +124,14 @@ class _Step:
     ) -> None:
         self.dagster = context
         self.manager = manager
-        self.experiment = compiled.experiment
         self.planned = planned
         self.step = step
         self.attempt = new_attempt()
         self.raw: Context
         """What the stage returned, before it was stored."""
-        self.observers = (self._keep, self._tell, *traced, *compiled.observers)
+        self.settings = compiled.settings
+        teller = StageTeller(context, compiled.experiment, compiled.settings)
+        self.observers: tuple[Observer, ...] = (self._keep, teller, *traced, *compiled.observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
@@ -172,9 +172,11 @@ class _Step:
     ) -> Context:
         """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
+        packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
         with watch(self.dagster.instance, run_id) as watching:
             try:
-                self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
+                with captured_logs(self.dagster.log, packages, self.settings):
+                    self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
             except StageFailedError as error:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept of the Context: {'; '.join(lost)}" if lost else str(error)
@@ -226,12 +228,6 @@ class _Step:
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
-
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, Decision):
-            self.dagster.log_event(observation(self.experiment, event))
-        elif isinstance(event, StageRetried):
-            self.dagster.log.warning(f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s")
 
 
 class _Watching:

@@ -113,7 +113,7 @@ def _explicit(observers: Sequence[Observer]) -> "list[OpenTelemetryObserver]":
 
 def _is_wanted(compiled: "CompiledExperiment") -> bool:
     """Whether the run's settings leave tracing on."""
-    return bool(getattr(compiled, "tracing", True))
+    return compiled.settings.tracing
 
 
 def _is_last(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:
