@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
@@ -112,8 +113,21 @@ def test_a_level_that_the_program_has_set_is_left_alone(instance: DagsterInstanc
     assert any("it went wrong" in text for text in texts)
 
 
+@contextlib.contextmanager
+def nobody_else_listening() -> Iterator[None]:
+    """Without the handlers of the test runner, which can neither format nor pass on what these tests log."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.handlers[:] = [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+
+
 def test_what_cannot_be_shown_is_written_so_that_it_can(instance: DagsterInstance) -> None:
-    lines = lines_of(["hostile"], instance)
+    with nobody_else_listening():
+        lines = lines_of(["hostile"], instance)
     assert [level for level, _ in lines] == [20, 20, 20]
     texts = [text for _, text in lines]
     assert "\ud800" not in texts[0]
@@ -127,14 +141,8 @@ def test_a_line_whose_arguments_do_not_fit_is_told_as_it_is() -> None:
     told: list[logging.LogRecord] = []
     log = logging.Logger("of the step")
     log.handle = told.append  # type: ignore[method-assign]
-    tap, root = logging.getLogger("some_library.odd"), logging.getLogger()
-    handlers = root.handlers[:]
-    root.handlers[:] = []  # those of the test runner refuse such a line
-    try:
-        with captured_logs(log, {"some_library"}, Settings()):
-            tap.info("arguments %d do not fit", "x")
-    finally:
-        root.handlers[:] = handlers
+    with nobody_else_listening(), captured_logs(log, {"some_library"}, Settings()):
+        logging.getLogger("some_library.odd").info("arguments %d do not fit", "x")
     assert [record.msg for record in told] == [
         "some_library.odd: arguments %d do not fit (its arguments do not fit: ('x',))"
     ]
