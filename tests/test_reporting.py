@@ -427,6 +427,7 @@ LATEX_COMMANDS = {
     "textasciicircum", "textasciitilde", "textless", "textgreater", "textbar", "ensuremath", "infty", "ldots",
     "textsuperscript", "varepsilon", "eta", "omega", "item", "usepackage", "providecommand", "crucibletext",
     "ifdefined", "Umathchar", "else", "fi", "texttt", "symbol", "noindent", "textit",
+    "parbox", "linewidth", "raggedright", "strut", "footnotesize", "par", "cruciblefit", "resizebox", "tabcolsep",
 }  # fmt: skip
 LATEX_LETTERS = {
     "ss", "ae", "AE", "o", "O", "oe", "OE", "l", "L", "i", "u", "r", "H", "v", "c", "pm", "times", "cdot", "le", "ge",
@@ -441,7 +442,7 @@ LATEX_LETTERS = {
 def test_latex_holds_no_command_that_the_template_did_not_make(text: str) -> None:
     rendered = render_report(hostile(text), "latex")
     assert set(re.findall(r"\\([a-zA-Z]+)", rendered)) <= LATEX_COMMANDS | LATEX_LETTERS
-    body = rendered.split("\\fi}\n", 1)[1]
+    body = rendered.split("\\fi}\n", 2)[2]
     assert not re.search(r"(?<!\\)[%$#]", body)
     assert "^^" not in body
     unescaped = re.sub(r"\\[{}]", "", body)
@@ -456,7 +457,19 @@ def test_a_row_or_item_of_latex_is_not_taken_for_the_argument_of_what_stands_bef
     assert not re.search(r"(\\\\|\\(top|mid|bottom)rule|\\item)\s*[\[*]", rendered)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which .ci/run installs")
+needs_pdflatex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which .ci/run installs")
+
+
+def pdflatex(folder: Path) -> str:
+    """What pdflatex says of whole.tex, which it must be able to set."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "whole"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=False)
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, said[-2000:]
+    return said
+
+
+@needs_pdflatex
 @pytest.mark.parametrize("packages", ["booktabs", "booktabs,tikz"])
 def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
     ranges = ["".join(map(chr, range(start, start + 256))) for start in range(0x20, 0x2700, 0x100)]
@@ -470,10 +483,25 @@ def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
         f"\\documentclass{{article}}\\usepackage{{{packages}}}\\begin{{document}}"
         "\\input{fragment}\\input{report}\\end{document}"
     )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "whole"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
+    pdflatex(tmp_path)
     assert (tmp_path / "whole.pdf").read_bytes().startswith(b"%PDF")
+
+
+@needs_pdflatex
+def test_the_tables_and_pictures_of_a_report_fit_the_page(tmp_path: Path) -> None:
+    report = render_report(compared({"tests": ["ttest", "mann_whitney"]}), "latex")
+    (tmp_path / "whole.tex").write_text(
+        f"\\documentclass{{article}}\\usepackage{{booktabs,tikz}}\\begin{{document}}{report}\\end{{document}}"
+    )
+    over = re.findall(r"Overfull \\hbox \(([\d.]+)pt", pdflatex(tmp_path))
+    assert [width for width in over if float(width) > 5] == []
+
+
+def test_a_long_table_of_latex_is_several_each_with_its_head() -> None:
+    rows = tuple((str(number), "x") for number in range(100))
+    text = latex_of(Document("t", (Table(("number", "word"), rows, frozenset({"number"})),), ()))
+    assert text.count("\\begin{tabular}{rl}") == text.count("number & word") == text.count("\\end{tabular}") == 3
+    assert all(f"\n{number} & x" in text for number in range(100))
 
 
 def is_number(text: str) -> bool:

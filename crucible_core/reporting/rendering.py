@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from crucible_core.context import Context
 from crucible_core.jsonable import safe_text, to_json_text, to_jsonable
@@ -253,6 +253,9 @@ _LATEX_MATHS = {
     "υ": r"\upsilon", "φ": r"\varphi", "χ": r"\chi", "ψ": r"\psi", "ω": r"\omega", "Γ": r"\Gamma", "Δ": r"\Delta",
     "Θ": r"\Theta", "Λ": r"\Lambda", "Π": r"\Pi", "Σ": r"\Sigma", "Φ": r"\Phi", "Ψ": r"\Psi", "Ω": r"\Omega",
 }  # fmt: skip
+_LATEX_LINE = 68  # characters on a line of a page
+_LATEX_SMALL_LINE = 80
+_LATEX_ROWS = 35  # of a table on a page
 _LATEX_ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
     "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
@@ -280,8 +283,55 @@ def _latex_char(char: str) -> str:
     return rf"\crucibletext{{{char}}}{{{code}}}" if char.isprintable() else code
 
 
-def _latex_row(cells: Iterable[str]) -> str:
-    return _latex_start(" & ".join(map(_latex, cells))) + r" \\"
+def _latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[str]) -> str:
+    """Tables that fit the page: long texts wrapped, in smaller print, and of many rows several, each with the head."""
+    align = "".join("r" if column in numeric else "l" for column in columns)
+    widths, fits = _latex_widths([columns, *rows], [column in numeric for column in columns])
+    head = [_latex_row(columns, widths), r"\midrule"] if any(column.strip() for column in columns) else []
+    opening, closing = r"\noindent", ""
+    if any(widths):
+        opening, closing = r"{\footnotesize\tabcolsep3pt\noindent", r"\par}"
+    if not fits:
+        opening, closing = rf"{opening}\cruciblefit{{", rf"}}{closing}"
+    tables = []
+    for start in range(0, max(1, len(rows)), _LATEX_ROWS):
+        body = [_latex_row(row, widths) for row in rows[start : start + _LATEX_ROWS]]
+        whole = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
+        tables.append("\n".join([opening, *whole]) + closing)
+    return "\n\n".join(tables)
+
+
+def _latex_widths(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> tuple[list[float], bool]:
+    """For each column its share of a line, or 0 where it keeps the width that it has by itself, and whether all fit.
+
+    No column is narrower than its longest word, so that together they may be wider than a line.
+    """
+    columns = list(zip(*rows, strict=True))
+    longest = [max(map(len, column)) for column in columns]
+    if sum(longest) + 2 * len(longest) <= _LATEX_LINE:
+        return [0.0] * len(longest), True
+    words = [max(len(word) for cell in column for word in re.split(r"[\s-]", cell)) for column in columns]
+    least = [
+        whole if number else min(word, 24) + 1 for whole, word, number in zip(longest, words, numeric, strict=True)
+    ]
+    # What is left goes to those that want it; by the square root, so that a text twice as long takes more lines rather
+    # than twice the width.
+    wanted = [math.sqrt(max(0, whole - some)) for whole, some in zip(longest, least, strict=True)]
+    left = _LATEX_SMALL_LINE - 1.5 * len(longest) - sum(least)
+    share = max(0.0, left) / (sum(wanted) or 1)
+    widths = [
+        0.0 if number else min(whole + 1, some + share * want) / _LATEX_SMALL_LINE
+        for whole, some, want, number in zip(longest, least, wanted, numeric, strict=True)
+    ]
+    return widths, left >= 0
+
+
+def _latex_row(cells: Iterable[str], widths: Iterable[float]) -> str:
+    shown = [
+        rf"\parbox[t]{{{width:.3f}\linewidth}}{{\raggedright\strut {_latex(cell)}\strut}}" if width else _latex(cell)
+        for cell, width in zip(cells, widths, strict=True)
+    ]
+    return _latex_start(" & ".join(shown)) + r" \\"
 
 
 def _latex_start(line: str) -> str:
@@ -300,6 +350,7 @@ def latex_of(document: Document) -> str:
     parts = [
         r"% needs \usepackage{booktabs}, and \usepackage{tikz} to show pictures and not only tell them",
         r"\providecommand{\crucibletext}[2]{\ifdefined\Umathchar{}#1\else#2\fi}",
+        r"\providecommand{\cruciblefit}[1]{\ifdefined\resizebox\resizebox{\linewidth}{!}{#1}\else#1\fi}",
         rf"\section*{{{_latex(document.title)}}}",
         *map(_latex_block, document.blocks),
     ]
@@ -316,13 +367,7 @@ def _latex_block(block: Block) -> str:
             lines = "\n".join(rf"  \item {_latex_start(_latex(item))}" for item in items)
             return f"\\begin{{itemize}}\n{lines}\n\\end{{itemize}}"
         case Table(columns, rows, numeric):
-            align = "".join("r" if column in numeric else "l" for column in columns)
-            named = any(column.strip() for column in columns)
-            head = [_latex_row(columns), r"\midrule"] if named else []
-            body = map(_latex_row, rows)
-            return "\n".join(
-                [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *head, *body, r"\bottomrule", r"\end{tabular}"]
-            )
+            return _latex_table(columns, rows, numeric)
         case Picture(svg, alt, caption):
             said = rf"\par\smallskip\small {_latex(caption)}" if caption else ""
             return "\n".join(
