@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from dagster import Component, ComponentLoadContext, ComponentTypeSpec, Definitions, scaffold_with
+from dagster.components.core.decl import ComponentDecl
 from pydantic import BaseModel
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry
 from crucible_core.experiment import Source
 from crucible_core.loading import experiment_from, load_document
 from crucible_core.registry import IMPORTABLE_VARIABLE
+from crucible_core.wording import printable
 from crucible_dagster.code_location import definitions_of, experiment_files, load_experiments
 from crucible_dagster.component_schema import FILES, ExperimentAttributes
 from crucible_dagster.scaffold import ExperimentScaffolder
@@ -33,7 +35,7 @@ _TEMPLATE = re.compile(r"\{\{-?\s*(env\s*[.(]|(context\.)?project_root\b)")
 
 
 @scaffold_with(ExperimentScaffolder)
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExperimentComponent(Component):
     """Experiments: each a job that runs its stages, and an asset that shows the results over time.
 
@@ -46,6 +48,10 @@ class ExperimentComponent(Component):
 
     experiments: Sequence[Experiment]
     registry: Registry | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.experiments, Experiment):  # whose own iterator would give its fields
+            raise TypeError("ExperimentComponent takes a list of experiments: ExperimentComponent([experiment])")
 
     @classmethod
     def get_spec(cls) -> ComponentTypeSpec:
@@ -89,9 +95,11 @@ class ExperimentComponent(Component):
         Raises InvalidExperimentError for what `run_experiment` would refuse, and for an id that is taken by another
         component of the project.
         """
-        everywhere = context.component_tree.get_all_components(ExperimentComponent)
-        ours = {id(experiment) for experiment in self.experiments}
-        beside = [one for component in everywhere for one in component.experiments if id(one) not in ours]
+        beside: list[Experiment] = []
+        if isinstance(context.component_decl, ComponentDecl):  # else it is built by itself, outside of a project
+            ours = {id(experiment) for experiment in self.experiments}
+            everywhere = context.component_tree.get_all_components(ExperimentComponent)
+            beside = [one for component in everywhere for one in component.experiments if id(one) not in ours]
         registry = self.registry or _installed_stages(os.environ.get(IMPORTABLE_VARIABLE))
         return definitions_of(self.experiments, registry, beside=beside)
 
@@ -114,7 +122,7 @@ def _experiments(data: Any, source: Source | None, context: ComponentLoadContext
         raise _mistake("no experiment: `attributes:` holds one (`id:` and `pipeline:`), or `files:`", source)
     mistakes = [
         _mistake(
-            f"{text:.60}: Dagster's templates are not read in an experiment, whose meaning would depend on the "
+            f"{printable(text)}: Dagster's templates are not read in an experiment, whose meaning would depend on the "
             "machine; read os.environ in the stage, or write a component.py",
             source,
             *place,

@@ -17,6 +17,7 @@ from dagster import (
     DagsterInstance,
     Definitions,
     ScaffoldRequest,
+    build_defs_for_component,
     load_from_defs_folder,
 )
 from dagster.components.core.component_tree import ComponentTreeException
@@ -174,6 +175,27 @@ def test_attributes_that_come_from_no_file_are_taken_as_they_are() -> None:
     with pytest.raises(InvalidExperimentError, match="unknown key 'pipelines'; did you mean 'pipeline'") as caught:
         ExperimentComponent.from_attributes_dict(attributes={"id": "qa", "pipelines": []})
     assert caught.value.location is None
+
+
+def test_a_component_may_be_built_alone() -> None:
+    experiment = Experiment.model_validate({"id": "qa", "pipeline": [{"name": "validate"}]})
+    assert run(build_defs_for_component(ExperimentComponent([experiment])), "qa").completed_stages == ("validate",)
+    with pytest.raises(TypeError, match="takes a list of experiments"):
+        ExperimentComponent(experiment)  # type: ignore[arg-type]
+
+
+def test_components_and_calls_that_make_one_location_name_nothing_twice(load_project: LoadProject) -> None:
+    """Whatever an experiment brings along is named after it, or Dagster refuses the second."""
+    more = "schedule: {cron: '0 2 * * *'}\ngates: [{name: g, metric: m, at_least: 1.0}]\ndeps: [prices]\n"
+    text = f"id: {{}}\npipeline: [{{{{name: validate}}}}]\n{more.replace('{', '{{').replace('}', '}}')}"
+    for name in "cd":
+        Path(f"{name}.yaml").write_text(text.format(name))
+    merged = Definitions.merge(
+        load_project({f"{name}/defs.yaml": component(text.format(name)) for name in "ab"}),
+        *(build_definitions(f"{name}.yaml") for name in "cd"),
+    )
+    assert {job.name for job in merged.get_repository_def().get_all_jobs()} >= set("abcd")
+    assert len(merged.get_repository_def().schedule_defs) == 4
 
 
 def test_a_folder_of_experiments_leaves_components_to_dg(own_folder: Path) -> None:
