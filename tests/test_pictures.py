@@ -652,6 +652,7 @@ quick = settings(max_examples=60, deadline=None)
 @given(st.lists(FLOATS, min_size=1, max_size=6), st.booleans())
 @example([5e-324], True)
 @example([1e9, 1e9 + 1e-6], True)
+@example([1.7976931348623151e308, 1.7976931348623157e308], True)
 @example([-1.7e308, 1.7e308], False)
 @example([0.0, -0.0], False)
 def test_an_axis_holds_every_number_and_its_labels_are_true(values: list[float], upright: bool) -> None:
@@ -681,6 +682,8 @@ def test_a_logarithmic_axis_holds_every_number(values: list[float]) -> None:
 @quick
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=8))
 @example([(0.0, 5e-324)])
+@example([(1.7976931348623157e308, 0.0)] * 3)
+@example([(1.7976931348623151e308, 1.7976931348623153e308)])
 @example([(1e9, 1e9 + 1e-6), (1e9, 1e9)])
 def test_any_finite_numbers_make_a_picture(pairs: list[tuple[float, float]]) -> None:
     rows = [ForestRow(str(n), a, min(a, b), max(a, b)) for n, (a, b) in enumerate(pairs)]

@@ -53,6 +53,7 @@ def linear_axis(
     size = max(abs(low), abs(high))
     if 0 < high / 2 - low / 2 < 1e-5 * size:
         base = float(f"{low:.{_shared_digits(low, high)}g}")
+        base = base if math.isfinite(base) else low
         inner = linear_axis((low - base, high - base), start, end, pad=pad)
         suffix = f"{inner.suffix} ({'+' if base > 0 else '−'} {abs(base):,.15g})"
         ticks = tuple(tick + base for tick in inner.ticks)

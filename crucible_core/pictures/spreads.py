@@ -47,7 +47,9 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def mean_of(values: Sequence[float]) -> float:
-    return math.fsum(value / len(values) for value in values)
+    # In quarters, as the sum of some that are rounded up may be beyond the largest float.
+    mean = 4 * math.fsum(value / 4 / len(values) for value in values)
+    return min(max(mean, min(values)), max(values))
 
 
 def swarm(places: Sequence[float], size: float, room: float) -> list[float]:
