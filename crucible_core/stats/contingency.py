@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -31,6 +31,8 @@ Table: TypeAlias = Mapping[str, Sequence[int]]
 """Row name -> counts per column, shape (columns,)."""
 
 _LEAST_EXPECTED = 5.0
+_EQUAL = 1e-7  # of two tables' log probabilities, R's tolerance
+_MOST_STEPS = 100_000  # of counting every table: some tenths of a second
 _MOST_DRAWN = 10**9  # what numpy's hypergeometric draws from
 
 
@@ -85,21 +87,31 @@ def fisher_exact_test(
     alpha: float = 0.05,
     confidence_level: float | None = None,
     alternative: Alternative = "two-sided",
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> TestResult:
-    """Fisher's exact test (1935) of a 2 x 2 table, its margins held fixed.
+    """Fisher's exact test (1935) of a table of counts, its margins held fixed.
 
-    The two-sided p-value sums all tables no more probable than the observed one. The estimate is the conditional
-    maximum-likelihood odds ratio, its interval inverts both one-sided exact tests, as in R. "greater" asks for an odds
-    ratio above 1. Raises CannotTestError for any other shape.
+    The two-sided p-value sums all tables no more probable than the observed one. Of a 2 x 2 table the estimate is the
+    conditional maximum-likelihood odds ratio, its interval inverts both one-sided exact tests, as in R, and "greater"
+    asks for an odds ratio above 1. Of a larger one (Freeman & Halton 1951) the effect size is Cramer's V, as in
+    `chi_square_test`; all tables are counted column by column, equal states merged (the idea of Mehta & Patel 1983),
+    and where that takes long the p-value is (b + 1) / (B + 1) of seeded random tables.
+
+    Raises CannotTestError for what `chi_square_test` refuses, and for a one-sided question about a larger table.
     """
     settings = read_settings(
-        "fisher_exact", ("odds_ratio",), alpha=alpha, confidence_level=confidence_level, alternative=alternative
+        "fisher_exact",
+        ("odds_ratio",),
+        alpha=alpha,
+        confidence_level=confidence_level,
+        alternative=alternative,
+        resamples=resamples,
+        seed=seed,
     )
     rows, cells = _read("fisher_exact", table)
     if cells.shape != (2, 2):
-        raise CannotTestError(
-            "fisher_exact", f"it takes 2 rows and 2 columns, not {cells.shape[0]} and {cells.shape[1]}; use chi_square"
-        )
+        return _fisher_of_many(rows, cells, settings)
     first, margins = int(cells[0, 0]), (rows[0].n, rows[1].n, int(cells[:, 0].sum()))
     low, high = support(margins)
     if high - low > MOST_CELLS:
@@ -134,6 +146,91 @@ def fisher_exact_test(
         disagreement="the two-sided p-value orders tables by probability, the interval takes both tails alike",
         null_value=1.0,
     )
+
+
+def _fisher_of_many(rows: tuple[_Row, ...], cells: Integers, settings: Settings) -> TestResult:
+    shape = f"{cells.shape[0]} rows and {cells.shape[1]} columns"
+    if settings.alternative != "two-sided":
+        raise CannotTestError("fisher_exact", f"a table of {shape} has no direction: it is two-sided only")
+    observed = float(special.gammaln(cells + 1.0).sum())
+    p_value = every_table_tail(cells, observed)
+    note, choice = "exact p-value, every table counted", Choice("every table", shape, ("random tables",))
+    if p_value is None:
+        check_resamples("fisher_exact", settings.resamples, (settings.alpha,))
+        drawn = _drawn(cells, lambda counts, _row, _column: special.gammaln(counts + 1.0), settings)
+        p_value = (np.count_nonzero(drawn >= observed - _EQUAL) + 1.0) / (drawn.size + 1.0)
+        note = f"p-value from {drawn.size} random tables with the same margins, seed {settings.seed}"
+        choice = Choice("random tables with the same margins", f"{shape} are too many to count", ("every table",))
+    expected = np.outer(cells.sum(1) / cells.sum(), cells.sum(0))
+    df = float((cells.shape[0] - 1) * (cells.shape[1] - 1))
+    chi_square = _chi_square(cells, expected)
+    effect = _cramers_v(chi_square, df, cells, settings.confidence_level)
+    return conclude(
+        "fisher_exact",
+        rows,
+        settings,
+        method="Fisher's exact test of a larger table (Freeman-Halton)",
+        statistic=("chi-square", chi_square),
+        df=(df,),
+        p_value=p_value,
+        estimate=(effect.name, effect.value, effect.interval),
+        effect=effect,
+        assumptions=("every observation is counted in one cell", "observations are independent"),
+        notes=(note,),
+        decisions=(choice,),
+        disagreement="the p-value orders tables by probability, the interval by chi-square",
+    )
+
+
+def every_table_tail(cells: Integers, observed: float) -> float | None:
+    """The probability of tables whose sum of log factorials is at least `observed`, the margins being those of `cells`.
+
+    None where there are too many to count. What the columns before have left of the rows decides what may follow, in
+    whatever order, so such states are merged, and so are equal sums.
+    """
+    if cells.shape[0] > cells.shape[1]:
+        cells = cells.T
+    rows, columns = sorted(map(int, cells.sum(1))), sorted(map(int, cells.sum(0)), reverse=True)
+    log_factorials = special.gammaln(np.arange(rows[-1] + 2.0) + 1.0).tolist() if rows[-1] <= _MOST_STEPS else []
+    if not log_factorials:
+        return None
+    states: dict[tuple[int, ...], dict[float, float]] = {tuple(rows): {0.0: 1.0}}
+    steps = 0
+    for column in columns[:-1]:
+        following: dict[tuple[int, ...], dict[float, float]] = {}
+        for left, sums in states.items():
+            for filled in _fillings(left, column):
+                steps += len(sums)
+                if steps > _MOST_STEPS:
+                    return None
+                rest = tuple(sorted(have - used for have, used in zip(left, filled, strict=True)))
+                more = sum(log_factorials[used] for used in filled)
+                merged = following.setdefault(rest, {})
+                for total, count in sums.items():
+                    key = round(total + more, 9)
+                    merged[key] = merged.get(key, 0.0) + count
+        states = following
+    margins = float(special.gammaln(cells.sum(0) + 1.0).sum() + special.gammaln(cells.sum(1) + 1.0).sum())
+    constant = margins - float(special.gammaln(cells.sum() + 1.0))
+    tail = 0.0
+    for left, sums in states.items():
+        last = sum(log_factorials[have] for have in left)
+        for total, count in sums.items():
+            if total + last >= observed - _EQUAL:
+                tail += count * math.exp(constant - total - last)
+    return min(1.0, tail)
+
+
+def _fillings(left: tuple[int, ...], column: int) -> Iterator[tuple[int, ...]]:
+    """Every way to take `column` from what is left of the rows."""
+    if len(left) == 1:
+        if column <= left[0]:
+            yield (column,)
+        return
+    behind = sum(left[1:])
+    for used in range(max(0, column - behind), min(left[0], column) + 1):
+        for rest in _fillings(left[1:], column - used):
+            yield (used, *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +276,11 @@ def _p_value(
         choice = Choice("chi-square distribution", f"the smallest expected count is {least:.3g}", ("random tables",))
         return float(special.chdtrc(df, chi_square)), f"smallest expected count {least:.3g}", choice
     check_resamples("chi_square", settings.resamples, (settings.alpha,))
-    drawn = _drawn(cells, expected, settings)
+    drawn = _drawn(
+        cells,
+        lambda counts, row, column: np.square(counts - expected[row, column]) / expected[row, column],
+        settings,
+    )
     p_value = (np.count_nonzero(drawn >= chi_square * (1.0 - 1e-9)) + 1.0) / (drawn.size + 1.0)
     note = f"p-value from {drawn.size} random tables with the same margins, seed {settings.seed}"
     return (
@@ -193,8 +294,8 @@ def _p_value(
     )
 
 
-def _drawn(cells: Integers, expected: Vector, settings: Settings) -> Vector:
-    """Chi-squares of random tables, shape (B,); each cell is hypergeometric, given the cells before it."""
+def _drawn(cells: Integers, score: Callable[[Integers, int, int], Vector], settings: Settings) -> Vector:
+    """Sums of the cells' scores in random tables, shape (B,); each cell is hypergeometric, given those before it."""
     stream, size = np.random.default_rng(settings.seed), settings.resamples
     left = np.tile(cells.sum(0), (size, 1))  # what each column still has to give, per table
     total = np.zeros(size)
@@ -205,7 +306,7 @@ def _drawn(cells: Integers, expected: Vector, settings: Settings) -> Vector:
             drawn = stream.hypergeometric(left[:, column], later, wanted)
             left[:, column] -= drawn
             wanted -= drawn
-            total += np.square(drawn - expected[row, column]) / expected[row, column]
+            total += score(drawn, row, column)
     return total
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats import contingency_tables, proportion
 
 from crucible_core.stats import CannotTestError, run_test
@@ -254,6 +255,38 @@ def test_fisher_agrees_with_scipy(cells: list[int], side: Any) -> None:
     assert result.confidence_interval == pytest.approx((ends.low, ends.high), rel=1e-5)
 
 
+def test_fisher_of_a_larger_table_is_near_what_r_documents() -> None:
+    # R, ?fisher.test: Job (Agresti 2002, p. 57), p-value = 0.7827; too many tables to count them here
+    result = fisher_exact_test(JOB)
+    assert result.p_value == pytest.approx(0.7827, abs=4 * math.sqrt(0.7827 * 0.2173 / 10_000))
+    assert "10000 random tables" in result.notes[0]
+    assert (result.effect_size_name, result.effect_size) == ("cramers_v", chi_square_test(JOB).effect_size)
+
+
+@given(data=st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=3, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_fisher_counts_every_small_table(data: list[list[int]]) -> None:
+    cells = np.array(data)
+    assume(cells.sum(0).all() and cells.sum(1).all())
+    rows, columns = cells.sum(1), cells.sum(0)
+    probabilities = []
+    for a, b, c, d in itertools.product(*(range(min(r, k) + 1) for r in rows[:2] for k in columns[:2])):
+        table = np.zeros((3, 3), dtype=int)
+        table[:2, :2] = [[a, b], [c, d]]
+        table[:2, 2] = rows[:2] - table[:2, :2].sum(1)
+        table[2] = columns - table[:2].sum(0)
+        if (table >= 0).all():
+            probabilities.append((math.exp(-special.gammaln(table + 1.0).sum()), (table == cells).all()))
+    weights = np.array([weight for weight, _ in probabilities])
+    observed = next(weight for weight, same in probabilities if same)
+    expected = weights[weights <= observed * (1 + 1e-7)].sum() / weights.sum()
+    result = fisher_exact_test({str(i): line for i, line in enumerate(data)})
+    assert result.p_value == pytest.approx(float(expected))
+    turned = fisher_exact_test({str(i): line for i, line in enumerate(cells.T.tolist())})
+    assert turned.p_value == pytest.approx(result.p_value)
+    assert result.notes[0] == "exact p-value, every table counted"
+
+
 def test_fisher_with_nothing_in_a_cell_is_infinite_and_says_so() -> None:
     result = fisher_exact_test({"x": [3, 0], "y": [0, 3]})
     assert (result.p_value, result.estimate) == (pytest.approx(0.1), math.inf)
@@ -375,8 +408,8 @@ def test_tables_that_are_none_are_refused(table: Any, said: str) -> None:
 
 
 def test_fisher_refuses_what_is_not_two_by_two_or_needs_no_exactness() -> None:
-    with pytest.raises(CannotTestError, match="2 rows and 2 columns, not 4 and 4; use chi_square"):
-        fisher_exact_test(JOB)
+    with pytest.raises(CannotTestError, match="4 rows and 4 columns has no direction"):
+        fisher_exact_test(JOB, alternative="less")
     with pytest.raises(CannotTestError, match="as good as exact"):
         fisher_exact_test({"a": [10**9, 10**9], "b": [10**9, 10**9]})
 
