@@ -103,7 +103,7 @@ def judge(ctx: Context, *, tolerance: float = 0.05) -> Context:
 class ScaffoldParams(BaseModel):
     """What `dg scaffold defs crucible_dagster.ExperimentComponent` takes besides the name."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     id: str | None = None
     """The experiment's id; unsaid, the last part of the name."""
