@@ -12,7 +12,7 @@ from typing import Any
 
 from crucible_core.stage import Stage
 
-__all__ = ["Schema", "merge_options", "resolve_schema", "schema_of", "typed_options", "without_null"]
+__all__ = ["Schema", "merge_options", "nested_model", "resolve_schema", "schema_of", "typed_options", "without_null"]
 
 Schema = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def without_null(schema: Schema) -> tuple[Schema, bool]:
     return (some[0] if len(some) == 1 else {**schema, "anyOf": some}), True
 
 
-def _model(schema: Schema, defs: Schema) -> Schema | None:
+def nested_model(schema: Schema, defs: Schema) -> Schema | None:
     """The schema of a nested model, be it optional."""
     some = resolve_schema(without_null(resolve_schema(schema, defs))[0], defs)
     return some if "properties" in some else None
@@ -66,7 +66,7 @@ def _model(schema: Schema, defs: Schema) -> Schema | None:
 def _merge(schema: Schema, defs: Schema, options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(options)
     for name, value in changes.items():
-        inner = _model(schema.get("properties", {}).get(name, {}), defs)
+        inner = nested_model(schema.get("properties", {}).get(name, {}), defs)
         current = merged.get(name)
         if isinstance(value, Mapping) and inner is not None:
             value = _merge(inner, defs, current if isinstance(current, Mapping) else {}, value)  # noqa: PLW2901
@@ -79,7 +79,7 @@ def _typed(schema: Schema, defs: Schema, options: Mapping[str, Any], config: Map
     for name, value in config.items():
         one = schema.get("properties", {}).get(name, {})
         default = options[name] if name in options else resolve_schema(one, defs).get("default", _MISSING)
-        inner = _model(one, defs)
+        inner = nested_model(one, defs)
         if isinstance(value, Mapping) and inner is not None and default is not None:
             given = default if isinstance(default, Mapping) else {}
             if changed := _typed(inner, defs, given, value):

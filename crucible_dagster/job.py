@@ -54,7 +54,7 @@ from crucible_dagster.context_store import STORE_KEY, context_store
 from crucible_dagster.executors import executor_for
 from crucible_dagster.metadata import asset_key
 from crucible_dagster.names import dagster_name, op_names
-from crucible_dagster.option_fields import check_at_launch, option_fields
+from crucible_dagster.option_fields import check_at_launch, option_fields, showable_options
 from crucible_dagster.settings import EXPERIMENT_KEY, VARIANT_TAG, settings_fields, settings_of, variants_as_partitions
 from crucible_dagster.step import CompiledExperiment, run_step
 
@@ -94,7 +94,7 @@ def job_for(
             EXPERIMENT_KEY: _experiment_resource(compiled),
         },
         executor_def=executor_for(experiment),
-        config=variants_as_partitions(experiment),
+        config=variants_as_partitions(experiment, functools.partial(_op_config, experiment, registry, names)),
         tags={EXPERIMENT_TAG: experiment.id, **variant},
     )
 
@@ -112,6 +112,14 @@ def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
     described = "The experiment that this job runs, and the settings of this run."
     checked = ResourceDefinition(make, config_schema=Permissive(), description=described)
     return checked.configured(check, config_schema=settings_fields(compiled.experiment), description=described)
+
+
+def _op_config(
+    experiment: Experiment, registry: Registry, names: Sequence[str], stage: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    index = experiment.index_of(stage)
+    found = registry.resolve(experiment.pipeline[index], folder=experiment.folder)
+    return {names[index]: {"config": showable_options(found, options)}}
 
 
 def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple[str, ...], ...]:

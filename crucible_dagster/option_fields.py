@@ -45,11 +45,19 @@ from dagster import (
 from pydantic import ValidationError
 
 from crucible_core import Stage
-from crucible_core.overrides import Schema, merge_options, resolve_schema, schema_of, typed_options, without_null
+from crucible_core.overrides import (
+    Schema,
+    merge_options,
+    nested_model,
+    resolve_schema,
+    schema_of,
+    typed_options,
+    without_null,
+)
 from crucible_core.runner import read_options
 from crucible_core.wording import describe_mistake
 
-__all__ = ["check_at_launch", "enum_of", "option_fields"]
+__all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
 
 MAX_NESTING = 8
 
@@ -65,6 +73,32 @@ def option_fields(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, F
     """The config fields of an op: the stage's options, with `options` of the experiment file as their defaults."""
     schema = schema_of(stage)
     return _fields(schema, schema.get("$defs", {}), options, depth=0)
+
+
+def showable_options(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that run config may hold, which whoever sees the run can read: all but secrets."""
+    schema = schema_of(stage)
+    return _showable(schema, schema.get("$defs", {}), options)
+
+
+def _showable(schema: Schema, defs: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {}
+    for name, value in options.items():
+        inner = nested_model(schema.get("properties", {}).get(name, {}), defs)
+        if inner is not None and isinstance(value, Mapping):
+            shown[name] = _showable(inner, defs, value)
+        elif not _holds_secret(schema.get("properties", {}).get(name, {}), defs):
+            shown[name] = value
+    return shown
+
+
+def _holds_secret(schema: Any, defs: Schema, depth: int = 0) -> bool:
+    if isinstance(schema, Mapping):
+        schema = resolve_schema(schema, defs)
+        return schema.get("writeOnly") is True or (
+            depth < MAX_NESTING and any(_holds_secret(one, defs, depth + 1) for one in schema.values())
+        )
+    return isinstance(schema, list) and any(_holds_secret(one, defs, depth + 1) for one in schema)
 
 
 def check_at_launch(
@@ -104,7 +138,7 @@ def _fields(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int
         given = options.get(name, one.get("default"))
         kind = _config_type(resolved, defs, given if isinstance(given, Mapping) else {}, depth)
         settings: dict[str, Any] = {}
-        if isinstance(kind, Shape):
+        if isinstance(kind, Shape) and "properties" in resolved:
             # Its fields carry the defaults, and Dagster fills it in from them unless one of them has none.
             complete = not any(field.is_required for field in kind.fields.values())
             settings = {} if complete or name in required else {"is_required": False}
@@ -177,7 +211,7 @@ def _told_apart(schema: Schema, defs: Schema, depth: int) -> Any:
     tags = [value for values, _ in having[tag] for value in values]
     if not tags or not all(isinstance(value, str) for value in tags):
         return dagster.Any
-    fields = {tag: Field(enum_of(tuple(tags)), description=_description({}, having[tag][0][1]))}
+    fields = {tag: Field(enum_of(tuple(tags)), description=_description({}, having[tag][0][1], defs))}
     for name, found in having.items():
         if name == tag:
             continue
@@ -186,8 +220,8 @@ def _told_apart(schema: Schema, defs: Schema, depth: int) -> Any:
         kind = _config_type(found[0][1], defs, {}, depth + 1) if same else dagster.Any
         of = [str(value) for values, _ in found for value in values]
         where = "" if len(of) == len(tags) else f"(with {tag}: {' or '.join(of)})"
-        said = [_description({}, found[0][1]) if same else " or ".join(_words(one, defs) for _, one in found), where]
-        fields[name] = Field(kind, is_required=False, description=" ".join(filter(None, said)) or None)
+        what = _description({}, found[0][1], defs) if same else " or ".join(_words(one, defs) for _, one in found)
+        fields[name] = Field(kind, is_required=False, description=" ".join(filter(None, [what, where])) or None)
     return Shape(fields)
 
 
@@ -219,11 +253,11 @@ _BOUNDS = {
 }
 
 
-def _description(own: Schema, resolved: Schema, defs: Schema | None = None) -> str | None:
+def _description(own: Schema, resolved: Schema, defs: Schema) -> str | None:
     said = [str(own.get("description") or resolved.get("description") or "")]
     inner, _ = without_null(resolved)
     limits = [f"{words} {inner[key]}" for key, words in _BOUNDS.items() if key in inner]
-    if defs is not None and _needs_words(inner):
+    if _needs_words(inner):
         limits.insert(0, _words(inner, defs))
     if limits:
         said.append(f"({', '.join(limits)})")
@@ -246,6 +280,7 @@ _FORMATS = {
     "directory-path": "path of a folder",
     "duration": "duration such as PT1H30M",
     "file-path": "path of a file",
+    "password": "secret, which run config is not",
     "path": "path",
     "time": "time of day such as 12:30:00",
     "uri": "URL",
@@ -271,6 +306,10 @@ def _words(schema: Schema, defs: Schema) -> str:
     if "prefixItems" in schema:
         return f"list of {', '.join(_words(one, defs) for one in schema['prefixItems'])}"
     if schema.get("type") == "array":
-        return f"list of {_words(schema['items'], defs)}" if schema.get("items") else "list"
+        return f"list of {_plural(_words(schema['items'], defs))}" if schema.get("items") else "list"
     shown = schema.get("format")
     return _FORMATS.get(shown, str(shown)) if shown else _TYPES.get(str(schema.get("type")), "anything")
+
+
+def _plural(words: str) -> str:
+    return f"{words}s" if words in {"mapping", "number", "path", "text", "whole number"} else words

@@ -9,7 +9,7 @@ resources:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULTS",
     "EXPERIMENT_KEY",
     "LOG_LEVELS",
+    "PARTITION_TAG",
     "VARIANT_TAG",
     "LogLevel",
     "Settings",
@@ -34,6 +35,8 @@ __all__ = [
 EXPERIMENT_KEY = "experiment"
 VARIANT_TAG = "crucible/variant"
 """On a run: the variant of the experiment that it ran, or nothing."""
+PARTITION_TAG = "dagster/partition"
+"""Dagster's own tag for the partition that a run is of."""
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
@@ -101,15 +104,25 @@ def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def variants_as_partitions(experiment: Experiment) -> PartitionedConfig[Any] | None:
-    """The variants as the job's partitions: the Launchpad fills in the one that is picked, a backfill runs them all."""
+def variants_as_partitions(
+    experiment: Experiment, options_of: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+) -> PartitionedConfig[Any] | None:
+    """The variants as the job's partitions: the Launchpad fills in the one that is picked, a backfill runs them all.
+
+    The config holds the variant's options too, so that the Launchpad shows what is run. `options_of` makes op config,
+    as a step's name -> config, of a stage's name and options.
+    """
     if not experiment.variants or experiment.variant is not None:
         return None
+    variants = experiment.variants
 
     @static_partitioned_config(
-        partition_keys=list(experiment.variants), tags_for_partition_key_fn=lambda name: {VARIANT_TAG: name}
+        partition_keys=list(variants), tags_for_partition_key_fn=lambda name: {VARIANT_TAG: name}
     )
     def of_variant(name: str) -> dict[str, Any]:
-        return {"resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
+        ops: dict[str, Any] = {}
+        for stage, options in variants[name].items():
+            ops.update(options_of(stage, options))
+        return {"ops": ops, "resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
 
     return of_variant

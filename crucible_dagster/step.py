@@ -43,7 +43,7 @@ from crucible_dagster.fencing import watch
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.provenance import modules_of, record_run
 from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
-from crucible_dagster.settings import DEFAULTS, EXPERIMENT_KEY, VARIANT_TAG, Settings
+from crucible_dagster.settings import DEFAULTS, EXPERIMENT_KEY, PARTITION_TAG, VARIANT_TAG, Settings
 from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.telling import StageTeller, captured_logs
@@ -83,7 +83,7 @@ def _run_step(
     index = compiled.op_names.index(step)
     begins = upstream is None or upstream.run_id != context.run_id
     try:
-        launched = _as_launched(compiled, context.run_config)
+        launched = _as_launched(compiled, context)
         # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
         pipeline = plan_experiment(launched, compiled.registry) if begins else ()
         planned = pipeline[index] if begins else plan_stage(launched, index, compiled.registry)
@@ -272,24 +272,26 @@ def _reads_of(before: Context) -> Reads:
     return before.assigns.reads
 
 
-def _as_launched(compiled: CompiledExperiment, run_config: Mapping[str, Any]) -> Experiment:
-    """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run."""
-    experiment, settings = compiled.experiment, compiled.settings
-    typed: dict[str, dict[str, Any]] = {}
-    ops = run_config.get("ops") or {}
-    for definition, name in zip(experiment.pipeline, compiled.op_names, strict=True):
-        if config := (ops.get(name) or {}).get("config"):
-            stage = compiled.registry.resolve(definition, folder=experiment.folder)
-            typed[definition.name] = typed_options(stage, definition.options or {}, config)
-    if settings.variant is not None:
-        experiment = experiment.with_variant(settings.variant, compiled.registry)
+def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
+    """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
+
+    What stands in the Launchpad's editor from the beginning was typed by nobody: the file's options and defaults, and
+    where the run is of a variant's partition, those of the variant.
+    """
+    file, settings = compiled.experiment, compiled.settings
+    experiment = file if settings.variant is None else file.with_variant(settings.variant, compiled.registry)
     if settings.seed is not None and settings.seed != experiment.seed:
         experiment = experiment.with_seed(settings.seed)
-    for definition in experiment.pipeline:
-        if changed := typed.get(definition.name):
+    filled_in = experiment if context.run.tags.get(PARTITION_TAG) == settings.variant else file
+    ops: Any = context.run_config.get("ops") or {}
+    for index, name in enumerate(compiled.op_names):
+        if config := (ops.get(name) or {}).get("config"):
+            definition = experiment.pipeline[index]
             stage = compiled.registry.resolve(definition, folder=experiment.folder)
-            merged = merge_options(stage, definition.options or {}, changed)
-            experiment = experiment.with_options(definition.name, {name: merged[name] for name in changed})
+            typed = typed_options(stage, filled_in.pipeline[index].options or {}, config)
+            merged = merge_options(stage, definition.options or {}, typed)
+            if typed:
+                experiment = experiment.with_options(definition.name, {option: merged[option] for option in typed})
     return experiment
 
 

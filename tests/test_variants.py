@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance, DagsterInvalidConfigError, ExecuteInProcessResult, validate_run_config
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from stages_for_tests import registry
 
 from crucible_core import (
@@ -289,6 +289,58 @@ def test_a_variant_is_a_partition_whose_config_runs_it(experiment: Experiment, i
     assert instance.get_run_by_id(result.run_id).tags[VARIANT_TAG] == "small"
     plain = Experiment.model_validate({"id": "plain", "pipeline": [{"name": "nothing"}]})
     assert job_for(plain, STAGES).partitions_def is None
+
+
+def test_what_is_typed_over_a_partitions_config_is_what_runs(experiment: Experiment, instance: DagsterInstance) -> None:
+    job = job_for(experiment, STAGES)
+    assert job.partitioned_config is not None
+    filled_in = job.partitioned_config.get_run_config_for_partition_key("small")
+    assert filled_in["ops"]["draw"]["config"] == {"size": 2, "optimizer": {"rate": 0.25}, "weights": {"b": 2}}
+    shown = validate_run_config(job, filled_in)
+    ops = {name: one["config"] for name, one in shown["ops"].items()}
+    settings = shown["resources"]["experiment"]["config"]
+    tags = {"dagster/partition": "small"}
+    untouched = context_of(launch(experiment, instance, settings, ops, tags=tags), instance)
+    assert untouched.metrics["draw"]["size"] == 2
+    assert untouched.metrics["draw"]["seed"] == 3
+    assert untouched.experiment.pipeline == experiment.with_variant("small", STAGES).pipeline
+    # The file's own value, which in this editor somebody has typed.
+    ops["draw"]["size"] = 20
+    typed = context_of(launch(experiment, instance, settings, ops, tags=tags), instance)
+    assert typed.metrics["draw"]["size"] == 20
+    assert typed.metrics["draw"]["optimizer"] == {"kind": "adam", "rate": 0.25}
+
+
+def test_a_secret_of_a_variant_is_not_in_the_config_of_its_partition(instance: DagsterInstance) -> None:
+    described = Experiment.model_validate(
+        {
+            "id": "secretive",
+            "pipeline": [{"name": "fetch"}, {"name": "nothing"}],
+            "variants": {"mine": {"fetch": {"token": "hunter2", "user": {"name": "me", "password": "hunter3"}}}},
+        }
+    )
+    job = job_for(described, STAGES | {"fetch": Fetch})
+    assert job.partitioned_config is not None
+    config = job.partitioned_config.get_run_config_for_partition_key("mine")
+    assert config["ops"] == {"fetch": {"config": {"user": {"name": "me"}}}}
+    result = job.execute_in_process(instance=instance, partition_key="mine")
+    assert context_of(result, instance).metrics["lengths"] == [7, 7]
+    assert "hunter" not in str(instance.get_run_by_id(result.run_id).run_config)
+
+
+class User(BaseModel):
+    name: str = ""
+    password: SecretStr = SecretStr("")
+
+
+class Fetch(Stage):
+    """Has secrets."""
+
+    token: SecretStr = SecretStr("")
+    user: User = User()
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("lengths", [len(self.token), len(self.user.password)])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,312 @@
+"""The Launchpad: each kind of option that a stage can have, as Dagster shows and checks it."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import uuid
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition, validate_run_config
+from pydantic import BaseModel, Field, SecretStr
+
+from crucible_core import Context, Experiment, Registry, Stage, run_experiment
+from crucible_dagster import job_for
+from crucible_dagster.context_store import open_store
+
+
+class Adam(BaseModel):
+    kind: Literal["adam"]
+    rate: float = Field(default=0.001, gt=0, description="Step size.")
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Sgd(BaseModel):
+    kind: Literal["sgd"]
+    rate: float = Field(default=0.001, gt=0, description="Step size.")
+    momentum: float = 0.9
+
+
+class Layer(BaseModel):
+    width: int = Field(ge=1)
+    activation: Literal["relu", "tanh"] = "relu"
+
+
+class Colour(enum.Enum):
+    red = "red"
+    blue = "blue"
+
+
+class Everything(Stage):
+    """Has an option of every kind."""
+
+    name: str
+    """A text."""
+    count: Annotated[int, Field(ge=1, multiple_of=2)] = 2
+    """A whole number."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """A number."""
+    loud: bool = False
+    """A switch."""
+    mode: Literal["fast", "exact"] = "fast"
+    """A choice."""
+    only: Literal["this"] = "this"
+    """A choice of one."""
+    colour: Colour = Colour.red
+    """A choice of an enum."""
+    power: Literal[1, 2, 4] = 1
+    """A choice of numbers."""
+    either: Literal["auto"] | int = "auto"
+    """A word or a number."""
+    limit: int | None = None
+    """A number or nothing."""
+    sizes: list[int] = Field(default=[1, 2])
+    """Several numbers."""
+    size: int | list[int] = 1
+    """One number or several."""
+    pair: tuple[float, float] = (0.0, 1.0)
+    """Two numbers."""
+    mixed: tuple[str, int] = ("a", 1)
+    """A text and a number."""
+    names: set[str] = Field(default={"a"})
+    """Texts."""
+    weights: dict[str, float] = Field(default={"a": 1.0})
+    """Numbers by name."""
+    anything: dict[str, Any] = Field(default={})
+    """Whatever."""
+    layer: Layer = Layer(width=3)
+    """A model."""
+    maybe: Layer | None = None
+    """A model or nothing."""
+    layers: list[Layer] = Field(default=[Layer(width=8)])
+    """Models."""
+    by_name: dict[str, Layer] = Field(default={})
+    """Models by name."""
+    optimizer: Adam | Sgd = Field(default=Sgd(kind="sgd"), discriminator="kind")
+    """One of several models."""
+    day: datetime.date = datetime.date(2026, 1, 1)
+    """A day."""
+    at: datetime.datetime | None = None
+    """A time or nothing."""
+    patience: datetime.timedelta = datetime.timedelta(minutes=5)
+    """A duration."""
+    file: Path | None = None
+    """A file."""
+    key: uuid.UUID | None = None
+    """A UUID."""
+    price: Decimal = Decimal("1.5")
+    """An exact number."""
+    token: SecretStr = SecretStr("")
+    """A secret."""
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("options", self.model_dump(mode="json"))
+
+
+STAGES = Registry({"everything": Everything})
+GIVEN = {"name": "x", "optimizer": {"kind": "adam", "rate": 0.5}, "layer": {"width": 5, "activation": "tanh"}}
+EXPERIMENT = Experiment.model_validate({"id": "all", "pipeline": [{"name": "everything", "options": GIVEN}]})
+
+
+@pytest.fixture(scope="module")
+def job() -> JobDefinition:
+    return job_for(EXPERIMENT, STAGES)
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def fields(job: JobDefinition) -> dict[str, Any]:
+    """The fields of the op's config as Dagster's webserver gets them."""
+    snapshots = job.get_job_snapshot().config_schema_snapshot.all_config_snaps_by_key.values()
+    (found,) = [kind for kind in snapshots if {"name", "share", "token"} <= {one.name for one in kind.fields or ()}]
+    return {one.name: one for one in found.fields}
+
+
+def config_of(**options: Any) -> dict[str, Any]:
+    return {"ops": {"everything": {"config": options}}}
+
+
+def test_every_option_is_there_with_its_description(fields: dict[str, Any]) -> None:
+    assert set(fields) == set(Everything.model_fields)
+    assert all(one.description for one in fields.values())
+    assert fields["count"].description == "A whole number. (at least 1, a multiple of 2)"
+    assert fields["share"].description == "A number. (more than 0, less than 1)"
+    assert fields["power"].description == "A choice of numbers. (1 or 2 or 4)"
+    assert fields["either"].description == 'A word or a number. ("auto" or whole number)'
+    assert fields["size"].description == "One number or several. (whole number or list of whole numbers)"
+    assert fields["mixed"].description == "A text and a number. (list of text, whole number, items at least 2, " + (
+        "items at most 2)"
+    )
+    assert fields["day"].description == "A day. (date such as 2026-01-31)"
+    assert fields["at"].description == "A time or nothing. (time such as 2026-01-31T12:30:00Z)"
+    assert fields["file"].description == "A file. (path)"
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("name", "String"),
+        ("count", "Int"),
+        ("share", "Float"),
+        ("loud", "Bool"),
+        ("mode", "fast_or_exact"),
+        ("only", "this"),
+        ("colour", "red_or_blue"),
+        ("power", "Int"),
+        ("either", "Any"),
+        ("limit", "Noneable.Int"),
+        ("sizes", "Array.Int"),
+        ("size", "ScalarUnion.Int-Array.Int"),
+        ("pair", "Array.Float"),
+        ("mixed", "Array.Any"),
+        ("names", "Array.String"),
+        ("weights", "Map.String.Float"),
+        ("layer", "Shape."),
+        ("maybe", "Noneable.Shape."),
+        ("layers", "Array.Shape."),
+        ("by_name", "Map.String.Shape."),
+        ("optimizer", "Shape."),
+        ("day", "String"),
+        ("file", "Noneable.String"),
+        ("price", "Any"),
+        ("token", "String"),
+    ],
+)
+def test_every_option_has_the_type_that_dagster_can_check(fields: dict[str, Any], option: str, kind: str) -> None:
+    found = fields[option].type_key
+    assert found.startswith(kind) if kind.endswith(".") else found == kind
+
+
+def test_the_defaults_are_those_of_the_file_and_then_of_the_stage(fields: dict[str, Any], job: JobDefinition) -> None:
+    shown = {name: json.loads(one.default_value_as_json_str) for name, one in fields.items() if one.default_provided}
+    assert shown["optimizer"] == {"kind": "adam", "rate": 0.5}
+    assert shown["layers"] == [{"width": 8, "activation": "relu"}]
+    assert (shown["name"], shown["mode"], shown["day"]) == ("x", "fast", "2026-01-01")
+    assert not {"token", "limit", "maybe", "file"} & shown.keys()
+    resolved = validate_run_config(job, {})["ops"]["everything"]["config"]
+    assert resolved["layer"] == {"width": 5, "activation": "tanh"}
+    assert not any(one.is_required for one in fields.values())
+
+
+def test_what_the_editor_holds_from_the_beginning_runs_as_the_file_does(
+    job: JobDefinition, instance: DagsterInstance
+) -> None:
+    config = {"ops": {"everything": {"config": validate_run_config(job, {})["ops"]["everything"]["config"]}}}
+    run = job.execute_in_process(instance=instance, run_config=config)
+    context = open_store(instance).load(run.run_id, "everything")
+    assert context.differences(run_experiment(EXPERIMENT, registry=STAGES)) == ()
+    assert context.experiment.pipeline == EXPERIMENT.pipeline
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 4, "share": 0.25, "loud": True, "mode": "exact", "colour": "blue", "power": 4},
+        {"either": 3, "limit": 7, "sizes": [3], "size": [1, 2], "pair": [1, 2.5], "mixed": ["b", 2]},
+        {"names": ["b"], "weights": {"b": 2}, "anything": {"deep": [1, {"er": None}]}},
+        {"layers": [{"width": 1}, {"width": 2, "activation": "tanh"}], "by_name": {"a": {"width": 9}}},
+        {"optimizer": {"kind": "sgd", "momentum": 0.5}},
+        {"optimizer": {"kind": "adam", "betas": [0.5, 0.6]}, "maybe": {"width": 4}},
+        {"day": "2026-02-03", "at": "2026-02-03T04:05:06Z", "patience": "PT1H", "file": "a/b", "price": "2.25"},
+        {"key": "12345678-1234-5678-1234-567812345678", "token": "hunter2", "limit": None},
+    ],
+    ids=" ".join,
+)
+def test_what_is_typed_reaches_the_stage(job: JobDefinition, instance: DagsterInstance, options: Any) -> None:
+    run = job.execute_in_process(instance=instance, run_config=config_of(**options))
+    got = open_store(instance).load(run.run_id, "everything").metrics["options"]
+    direct = run_experiment(EXPERIMENT.with_options("everything", options), registry=STAGES).metrics["options"]
+    assert got == direct
+
+
+def test_one_field_of_a_nested_model_keeps_the_others_of_the_file(
+    job: JobDefinition, instance: DagsterInstance
+) -> None:
+    run = job.execute_in_process(instance=instance, run_config=config_of(layer={"activation": "relu"}))
+    got = open_store(instance).load(run.run_id, "everything").metrics["options"]
+    assert got["layer"] == {"width": 5, "activation": "relu"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": 1},
+        {"count": 2.5},
+        {"count": "2"},
+        {"share": "0.1"},
+        {"loud": "yes"},
+        {"mode": "slow"},
+        {"only": "that"},
+        {"colour": "green"},
+        {"power": "two"},
+        {"limit": "none"},
+        {"sizes": [1, "two"]},
+        {"sizes": 1},
+        {"size": "one"},
+        {"size": ["one"]},
+        {"pair": [0, "one"]},
+        {"names": [1]},
+        {"weights": {"a": "heavy"}},
+        {"layer": {"depth": 1}},
+        {"layer": {"activation": "gelu"}},
+        {"layers": [{"width": "wide"}]},
+        {"layers": [{}]},
+        {"by_name": {"a": {"width": "wide"}}},
+        {"maybe": {"width": "wide"}},
+        {"optimizer": {"kind": "newton"}},
+        {"optimizer": {"rate": 0.1}},
+        {"optimizer": {"kind": "sgd", "momentum": "much"}},
+        {"day": 20260101},
+        {"nmae": "x"},
+    ],
+    ids=str,
+)
+def test_the_wrong_type_is_refused_while_it_is_typed(job: JobDefinition, options: Any) -> None:
+    with pytest.raises(DagsterInvalidConfigError) as caught:
+        validate_run_config(job, config_of(**options))
+    # By Dagster's own types, which its UI checks without asking the code location.
+    assert caught.value.errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"count": 0}, "option count: Input should be greater than or equal to 1 (given: 0)"),
+        ({"count": 3}, "option count: Input should be a multiple of 2 (given: 3)"),
+        ({"share": 1.0}, "option share: Input should be less than 1 (given: 1.0)"),
+        ({"power": 3}, "option power: Input should be 1, 2 or 4 (given: 3)"),
+        ({"either": "manual"}, "option either"),
+        ({"pair": [1.0]}, "option 'pair.1' is missing"),
+        ({"layer": {"width": 0}}, "option layer.width: Input should be greater than or equal to 1 (given: 0)"),
+        ({"layers": [{"width": 1}, {"width": 0}]}, "option layers.1.width: Input should be greater than or equal to 1"),
+        ({"optimizer": {"kind": "adam", "rate": -1.0}}, "option optimizer.adam.rate: Input should be greater than 0"),
+        ({"day": "yesterday"}, "option day: Input should be a valid date"),
+        ({"key": "abc"}, "option key: Input should be a valid UUID"),
+        ({"patience": "soon"}, "option patience: Input should be a valid duration"),
+    ],
+    ids=str,
+)
+def test_the_wrong_value_is_refused_before_a_run_is_created(
+    job: JobDefinition, instance: DagsterInstance, options: Any, said: str
+) -> None:
+    before = len(instance.get_run_ids())
+    with pytest.raises(DagsterInvalidConfigError) as caught:
+        instance.create_run_for_job(job, run_config=config_of(**options))
+    assert f"stage 'everything', {said}" in str(caught.value)
+    assert len(instance.get_run_ids()) == before
+
+
+def test_a_secret_is_not_in_what_is_said_of_it(job: JobDefinition) -> None:
+    with pytest.raises(DagsterInvalidConfigError) as caught:
+        validate_run_config(job, config_of(count=0, token="hunter2"))
+    assert "hunter2" not in str(caught.value)
