@@ -81,6 +81,7 @@ class ComparedTest(_Read):
     effect_size_name: EffectSizeName
     effect_size_interval: Interval
     interpretation: Interpretation | None = None
+    null_value: Number = 0.0
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -110,6 +111,7 @@ class ComparedFamily(_Read):
     statistic_name: str
     estimate_name: str
     confidence_level: Number
+    null_value: Number = 0.0
     comparisons: tuple[ComparedPair, ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]

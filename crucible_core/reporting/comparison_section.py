@@ -17,7 +17,6 @@ from crucible_core.pictures import (
 )
 from crucible_core.reporting.comparison import (
     EFFECT_LABELS,
-    RATIOS,
     BestOfSweep,
     ComparedFamily,
     ComparedTest,
@@ -235,7 +234,7 @@ class _Effects(NamedTuple):
     axis: str
     rows: list[ForestRow]
     level: float
-    is_ratio: bool
+    null_value: float
 
 
 def _effects(comparison: Comparison) -> _Effects | None:
@@ -249,12 +248,11 @@ def _effects(comparison: Comparison) -> _Effects | None:
             for pair in family.comparisons
             if pair.estimate is not None
         ]
-        return _Effects(family.estimate_name, pairs, family.confidence_level, False) if pairs else None
+        return _Effects(family.estimate_name, pairs, family.confidence_level, family.null_value) if pairs else None
     of_two = [test for test in comparison.tests.values() if len(test.groups) == 2 and test.estimate is not None]
     if not of_two:
         return None
     first = of_two[0]
-    is_ratio = first.estimate_name.split(" (")[0].replace(" ", "_") in RATIOS
     rows = [
         ForestRow(
             test.method,
@@ -265,22 +263,23 @@ def _effects(comparison: Comparison) -> _Effects | None:
         for test in of_two
         if test.estimate_name == first.estimate_name and test.estimate is not None
     ]
-    return _Effects(first.estimate_name, rows, first.confidence_level, is_ratio)
+    return _Effects(first.estimate_name, rows, first.confidence_level, first.null_value)
 
 
 def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
     effects = _effects(comparison)
     if effects is None:
         return None
-    margin = comparison.verdicts[0].margin if comparison.verdicts and not effects.is_ratio else None
+    is_ratio = effects.null_value == 1.0
+    margin = comparison.verdicts[0].margin if comparison.verdicts and effects.null_value == 0.0 else None
     about = f"{effects.axis} of {measure}" if " in " not in effects.axis and measure != "value" else effects.axis
     try:
         picture = forest_plot(
             effects.rows,
             axis=about,
-            reference=1.0 if effects.is_ratio else 0.0,
+            reference=effects.null_value,
             margin=margin,
-            log=effects.is_ratio,
+            log=is_ratio,
             interval=f"{percent(effects.level)} CI",
         )
     except ValueError:

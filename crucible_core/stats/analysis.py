@@ -280,21 +280,14 @@ class _Analyst:
 
     def _chosen_for_all(self, names: Sequence[str]) -> TestName | None:
         sizes = [_length(self.groups[name]) for name in names]
-        try:
-            chosen = choose_test(self.outcome, sizes, design=self.declared.design)
-        except CannotTestError:
-            if len(names) > 2 and self._one_test_for_pairs():
-                # No test takes so many groups of this design at once: the family of pairs is the answer.
-                if self.compare is None and self.declared.study is None:
-                    self.compare = "all_pairs"
-                    self._decide(
-                        "compare",
-                        Choice("all_pairs", f"no test takes {len(names)} {self.declared.design} groups at once"),
-                    )
-                return None
-            raise
-        if chosen.test == "welch_anova" and self.declared.design == "clustered":
-            raise CannotTestError("auto", chosen.preparation)
+        if len(names) > 2 and self.declared.design in ("clustered", "resampled"):
+            # No test takes so many groups of these designs at once: the family of pairs is the answer.
+            if self.compare is None and self.declared.study is None:
+                self.compare = "all_pairs"
+                reason = f"no test takes {len(names)} {self.declared.design} groups at once"
+                self._decide("compare", Choice("all_pairs", reason, ("baseline",)))
+            return None
+        chosen = choose_test(self.outcome, sizes, design=self.declared.design)
         self._decide("test", self._by_rule(chosen, len(names)))
         return chosen.test
 
@@ -309,9 +302,6 @@ class _Analyst:
             f"by rule, for {groups} {self.outcome} values: {chosen.reason} ({chosen.source})",
             tuple(chosen.alternatives),
         )
-
-    def _one_test_for_pairs(self) -> bool:
-        return self.declared.design in ("clustered", "resampled")
 
     def _all_at_once(self, tests: Sequence[TestName]) -> list[TestResult]:
         results = []

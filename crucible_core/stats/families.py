@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -68,6 +68,8 @@ class FamilyResult:
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     decisions: tuple[Choice, ...]
+    null_value: float = 0.0
+    """The value of an estimate that means no difference."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
@@ -165,6 +167,7 @@ def pairwise_family(
         assumptions=first.assumptions,
         notes=(
             how,
+            *_disagreements(results, adjusted, correction, family.alpha),
             *(f"{r.groups[0]} - {r.groups[1]}: {note}" for r in results for note in r.notes if "disagree" not in note),
         ),
         choice=Choice(
@@ -172,7 +175,21 @@ def pairwise_family(
             "it needs no more than the p-values of the separate tests",
             ("tukey_hsd or games_howell", "dunnett, against a control"),
         ),
+        null_value=first.null_value,
     )
+
+
+def _disagreements(
+    results: Sequence[TestResult], adjusted: Sequence[float], correction: CorrectionName, alpha: float
+) -> Iterator[str]:
+    """Pairs that a stepwise correction tells apart though their simultaneous interval does not, or the other way."""
+    for result, p in zip(results, adjusted, strict=True):
+        low, high = result.confidence_interval
+        if (p <= alpha) == (low <= result.null_value <= high):
+            yield (
+                f"{' - '.join(result.groups)}: the {correction}-adjusted test and the simultaneous interval disagree "
+                f"about {result.null_value:g}: stepwise corrections decide more sharply than intervals can"
+            )
 
 
 _EFFECT_FROM: Final[Mapping[FamilyName, TestName]] = MappingProxyType(
@@ -270,6 +287,7 @@ class Family:
         assumptions: tuple[str, ...],
         choice: Choice,
         notes: tuple[str, ...] = (),
+        null_value: float = 0.0,
     ) -> FamilyResult:
         return FamilyResult(
             procedure=self.procedure,
@@ -287,6 +305,7 @@ class Family:
             assumptions=assumptions,
             notes=notes,
             decisions=(choice,),
+            null_value=null_value,
         )
 
 

@@ -66,6 +66,8 @@ class TestResult:
     notes: tuple[str, ...]
     decisions: tuple[Choice, ...]
     alternative: Alternative = "two-sided"
+    null_value: float = 0.0
+    """The value of `estimate` that means no difference."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
@@ -191,6 +193,7 @@ def conclude(
         notes=(*notes, *extra),
         decisions=(*decisions, effect.choice),
         alternative=settings.alternative,
+        null_value=float(null_value),
     )
 
 

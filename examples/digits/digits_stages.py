@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,9 +15,14 @@ from threadpoolctl import threadpool_limits
 
 from crucible_core import Context, Stage
 
-ModelName = Literal["svm", "logistic"]
+ModelName = Literal["svm", "logistic", "ridge"]
 
-CLASSIFIERS = {"svm": SVC, "logistic": LogisticRegression}
+CLASSIFIERS = {
+    "svm": lambda strength: SVC(C=1 / strength),
+    "logistic": lambda strength: LogisticRegression(C=1 / strength),
+    "ridge": lambda strength: RidgeClassifier(alpha=strength),
+}
+"""By the strength of the regularization."""
 
 
 class LoadDigits(Stage):
@@ -57,7 +62,7 @@ class Train(Stage):
     """Trains one model once per fold, each time on the images of all the other folds."""
 
     model: ModelName
-    """`svm`: support vector machine with an RBF kernel; `logistic`: multinomial logistic regression."""
+    """`svm`: support vector machine with an RBF kernel; `logistic`, `ridge`: logistic and ridge regression."""
     C: float = Field(default=1.0, gt=0)
     """Inverse strength of the regularization."""
 
@@ -66,7 +71,7 @@ class Train(Stage):
         models = []
         for fold in np.unique(fold_of_image):
             # The scaler belongs to the model: it must not see the images of the test fold either.
-            model = make_pipeline(StandardScaler(), CLASSIFIERS[self.model](C=self.C))
+            model = make_pipeline(StandardScaler(), CLASSIFIERS[self.model](1 / self.C))
             training = fold_of_image != fold
             # One thread, so that the model does not depend on the number of cores; for so few images it is no slower.
             with threadpool_limits(1):

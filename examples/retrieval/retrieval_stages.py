@@ -122,7 +122,12 @@ def _add_ranks(ctx: Context, ranker: str, scores: NDArray[Any]) -> Context:
     ranks = (scores >= answers).sum(axis=1)
     reciprocal_ranks = (1 / ranks).tolist()
     outputs = [
-        {"query": function["name"], "ranker": ranker, "reciprocal_rank": reciprocal_rank}
+        {
+            "query": function["name"],
+            "module": function["name"].partition(".")[0],
+            "ranker": ranker,
+            "reciprocal_rank": reciprocal_rank,
+        }
         for function, reciprocal_rank in zip(ctx.assigns["functions"], reciprocal_ranks, strict=True)
     ]
     return ctx.add_outputs(outputs).put_metric(f"{ranker}_mean_reciprocal_rank", fmean(reciprocal_ranks))
