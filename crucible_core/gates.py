@@ -87,9 +87,9 @@ class NoRegression(Node):
     alpha: float | None = Field(default=None, gt=0, lt=0.5, strict=True)
     """The chance of a false verdict; that of `reliability.stats`, or 0.05, unless said."""
     looks: Looks = "once"
-    """`always_valid`: over all runs since a pinned baseline, with an error rate that holds however many these are."""
+    """`always_valid`: over all runs since a pinned one, with an error rate that holds however many these are."""
     bounds: tuple[float, float] | None = None
-    """With `looks: always_valid`: between which numbers every value must lie, whatever happens."""
+    """With `looks: always_valid`: the lowest and the highest that a value can be; unless said, values are normal."""
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> Self:
@@ -108,20 +108,15 @@ class NoRegression(Node):
                     "apart: compare with `baseline: {last_runs: 5}` or more, or the values of a `group`"
                 )
             return self
-        if self.bounds is None or not self.bounds[0] < self.bounds[1]:
-            raise ValueError(
-                "`looks: always_valid` needs `bounds: [LOWEST, HIGHEST]`, between which every value must lie"
-            )
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError("`bounds` are two numbers, the lowest and the highest that a value can be")
         if self.baseline.run is None:
             raise ValueError(
                 "`looks: always_valid` needs `baseline: {run: ID}`: a baseline that moves on after a look begins the "
                 "count of looks anew, and the error rate with it"
             )
         if self.paired:
-            raise ValueError(
-                "`looks: always_valid` cannot be `paired`: values of the same pairs come again with every run, and "
-                "say less than as many new ones"
-            )
+            raise ValueError("with `looks: always_valid` each run is one value, and there is nothing to be `paired`")
         return self
 
 

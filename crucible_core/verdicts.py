@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 from crucible_core.context import Context
-from crucible_core.errors import InvalidExperimentError
+from crucible_core.errors import CrucibleError, InvalidExperimentError
 from crucible_core.experiment import Experiment
 from crucible_core.gates import BOUNDS, Baseline, BoundName, Gate, GateResult, NoRegression
 from crucible_core.jsonable import to_jsonable
@@ -33,8 +33,8 @@ MISSING = object()
 
 class EarlierRun(NamedTuple):
     run_id: str
-    context: Context
-    """As the run's last stage left it."""
+    read: Callable[[], Context]
+    """Its Context, as its last stage left it; raises where that cannot be had any more."""
 
 
 class Past(Protocol):
@@ -137,6 +137,8 @@ class _UndecidedError(Exception):
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, CrucibleError) and not hasattr(error, "reason"):
+        return str(error)
     refused = getattr(error, "reason", None)  # of CannotTestError, whose module loads numpy
     return refused if isinstance(refused, str) else f"{type(error).__name__}: {error_text(error)}"
 
@@ -229,6 +231,14 @@ def _number(value: float) -> str:
 # --- no regression ----------------------------------------------------------------------------------------------------
 
 
+WATCHED: Mapping[str, GateStatus] = {
+    "better": "passed",
+    "not_worse": "passed",
+    "undecided": "undecided",
+    "worse": "failed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Regression:
     rule: NoRegression
@@ -266,8 +276,9 @@ class _Regression:
         found, reasons = [], []
         for run in runs:
             try:
-                self._same_measure(run)
-                found.append((run.run_id, self._values(run.context, _Numbers(run.context))))
+                context = run.read()
+                self._same_measure(context)
+                found.append((run.run_id, self._values(context, _Numbers(context))))
             except _UndecidedError as undecided:
                 reasons.append(f"run {run.run_id}: {undecided.said.sentence}")
             except Exception as error:  # noqa: BLE001  # what a stage, or unpickling, raises on what it once wrote
@@ -280,10 +291,10 @@ class _Regression:
             return found, f"{len(reasons)} of {len(runs)} earlier runs cannot be compared; {reasons[0]}"
         return found, ""
 
-    def _same_measure(self, run: EarlierRun) -> None:
+    def _same_measure(self, earlier: Context) -> None:
         if self.rule.group is None:
             return
-        now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, run.context))
+        now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, earlier))
         if now != then:
             _undecided(f"its bench stage measured {then or 'something without a name'}, this one {now or 'another'}")
 
@@ -320,7 +331,7 @@ class _Regression:
                 baseline_runs=runs,
             )
         # Of several runs, item by item: what is left of the runs' own noise is the same for all items of the average.
-        earlier = [math.fsum(column) / len(column) for column in zip(*(one for _, one in theirs), strict=True)]
+        earlier = [_mean(column) for column in zip(*(one for _, one in theirs), strict=True)]
         if (said := self._without_variation(ours, earlier, runs)) is not None:
             return said
         judged = judge_margin(
@@ -339,8 +350,8 @@ class _Regression:
 
         rule = self.rule
         runs = tuple(run for run, _ in theirs)
-        now = [math.fsum(ours) / len(ours)]
-        earlier = [math.fsum(one) / len(one) for _, one in theirs]
+        now = [_mean(ours)]
+        earlier = [_mean(one) for _, one in theirs]
         if len(earlier) < 2:
             _undecided(
                 f"there is one earlier number, {_number(earlier[0])}, which has no interval; from two on, there is one",
@@ -384,8 +395,8 @@ class _Regression:
         level: float | None,
     ) -> dict[str, float | int | None]:
         return {
-            "value": math.fsum(ours) / len(ours),
-            "baseline": math.fsum(earlier) / len(earlier),
+            "value": _mean(ours),
+            "baseline": _mean(earlier),
             "estimate": estimate,
             "interval_low": interval and interval[0],
             "interval_high": interval and interval[1],
@@ -409,7 +420,7 @@ class _Regression:
         if not still:
             return None
         if self.rule.paired:
-            estimate = math.fsum(now - then for now, then in zip(ours, earlier, strict=True)) / len(ours)
+            estimate = _mean([now - then for now, then in zip(ours, earlier, strict=True)])
         else:
             estimate = ours[0] - earlier[0]
         gain = estimate if self.rule.higher_is_better else -estimate
@@ -425,37 +436,52 @@ class _Regression:
     # --- an interval that holds at all looks --------------------------------------------------------------------------
 
     def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
-        from crucible_core.stats import empirical_bernstein_sequence  # noqa: PLC0415
+        """Each run since the pinned one as one value, against the pinned one's as a number that is known."""
+        from crucible_core.stats import watch_baseline  # noqa: PLC0415
 
         rule = self.rule
         assert self.past is not None
-        assert rule.bounds is not None
-        assert rule.baseline.run is not None
         (baseline, earlier), *_ = theirs
         between = self.past.since(baseline)
         try:
             since, passed_over = self._comparable(between) if between else ([], "")
         except _UndecidedError as undecided:
             since, passed_over = [], undecided.said.sentence
-        stream = [value for _, values in since for value in values] + ours
-        # A group's values are a sample on both sides, and share the error; a single number is taken as it was pinned.
-        sides = 1 if rule.metric is not None else 2
-        now = empirical_bernstein_sequence(stream, rule.bounds, alpha=self._alpha / sides)
-        low, high = now.interval
-        if rule.metric is not None:
-            then = (earlier[0], earlier[0])
-        else:
-            then = empirical_bernstein_sequence(earlier, rule.bounds, alpha=self._alpha / sides).interval
-        interval = low - then[1], high - then[0]
-        estimate = math.fsum(stream) / len(stream) - math.fsum(earlier) / len(earlier)
-        sided = interval if rule.higher_is_better else (-interval[1], -interval[0])
-        status: GateStatus = "passed" if sided[0] > -rule.margin else "failed" if sided[1] < 0.0 else "undecided"
-        numbers = self._described(stream, earlier, estimate, interval, 1.0 - self._alpha)
-        numbers["looks"] = len(since) + 1
-        sentence = self._sentence(status, numbers, (baseline,), None)
-        looks = f"{len(since) + 1} runs since then, at all of which one may have looked"
-        more = f"; {passed_over}" if passed_over else ""
-        return _Said(status, f"{sentence} ({looks}{more})", numbers, (baseline,))
+        then = _mean(earlier)
+        values = [*(_mean(one) for _, one in since), _mean(ours)]
+        watched = watch_baseline(
+            then,
+            values,
+            bounds=rule.bounds,
+            margin=rule.margin,
+            higher_is_better=rule.higher_is_better,
+            alpha=self._alpha,
+        )
+        status = WATCHED[watched.verdict]
+        numbers: dict[str, float | int | None] = {
+            "value": values[-1],
+            "baseline": then,
+            "estimate": watched.estimates[-1],
+            "interval_low": watched.interval[0],
+            "interval_high": watched.interval[1],
+            "confidence_level": 1.0 - watched.alpha,
+            "margin": rule.margin,
+            "n": watched.n,
+            "n_baseline": 1,
+        }
+        runs = f"{watched.n} run{'s' if watched.n > 1 else ''}"
+        found = (
+            f"{self._what} is, over {runs}, {self._changed(watched.estimates[-1])} {_named((baseline,))} "
+            f"({100 * (1.0 - watched.alpha):.4g}% CI of the difference, which holds at every look, "
+            f"{self._interval(numbers)})"
+        )
+        follows = {
+            "passed": f"a loss of {_number(rule.margin)} or more is ruled out",
+            "failed": f"it is worse by more than {_number(rule.margin)}",
+            "undecided": f"a loss of {_number(rule.margin)} is neither ruled out nor shown",
+        }[status]
+        more = f" ({passed_over})" if passed_over else ""
+        return _Said(status, f"{found}: {follows}{more}", numbers, (baseline,))
 
     # --- words --------------------------------------------------------------------------------------------------------
 
@@ -468,6 +494,9 @@ class _Regression:
             return "the same as in"
         return f"{_number(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
 
+    def _interval(self, numbers: Mapping[str, Any]) -> str:
+        return f"[{_number(numbers['interval_low'])}, {_number(numbers['interval_high'])}]"
+
     def _counts(self, numbers: Mapping[str, float | int | None]) -> str:
         if self.rule.paired:
             return f"{numbers['n']} pairs"
@@ -475,10 +504,10 @@ class _Regression:
 
     def _sentence(self, status: GateStatus, numbers: Mapping[str, Any], runs: tuple[str, ...], more: int | None) -> str:
         rule = self.rule
-        interval = f"[{_number(numbers['interval_low'])}, {_number(numbers['interval_high'])}]"
         found = (
             f"{self._what} is {self._changed(numbers['estimate'])} {_named(runs)} "
-            f"({100 * numbers['confidence_level']:.4g}% CI of the difference {interval}, n = {self._counts(numbers)})"
+            f"({100 * numbers['confidence_level']:.4g}% CI of the difference {self._interval(numbers)}, "
+            f"n = {self._counts(numbers)})"
         )
         margin = _number(rule.margin)
         if status == "passed":
@@ -489,9 +518,11 @@ class _Regression:
         if more:
             each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"
             return f"{unknown}; about {more:,} more {each} would decide"
-        if rule.looks == "once":
-            return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
-        return unknown
+        return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _named(runs: tuple[str, ...]) -> str:

@@ -17,11 +17,12 @@ except ModuleNotFoundError:
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 
+from crucible_dagster.assets import asset_for
 from crucible_dagster.code_location import build_definitions, experiment_files
 from crucible_dagster.context_store import ContextIOManager, context_store
 from crucible_dagster.execution import execute_experiment, open_instance
 from crucible_dagster.history import History
-from crucible_dagster.job import asset_for, job_for
+from crucible_dagster.job import job_for
 from crucible_dagster.schedules import schedule_for
 
 __all__ = [

@@ -35,7 +35,7 @@ from crucible_core.reporting.numbers import (
     format_p,
     format_value,
 )
-from crucible_core.terminal import make_console, plain, print_table, styled
+from crucible_core.terminal import make_console, plain, print_gates, print_table, styled
 from crucible_dagster.cli_again import replay, resume, why
 from crucible_dagster.cli_store import store
 from crucible_dagster.cli_ticks import ticks
@@ -79,8 +79,12 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
     if not found:
         console.print(styled("no runs" if before is None else f"no runs before {before}"))
         return
-    columns = ("run", "experiment", "status", "started", "time", "launched", "result")
-    print_table(console, Table(columns, tuple(map(_run_row, found)), frozenset({"time"})))
+    columns: tuple[str, ...] = ("run", "experiment", "status", "started", "time", "launched", "result")
+    rows = tuple(map(_run_row, found))
+    if any(one.gates for one in found):
+        columns = (*columns[:-1], "gates", columns[-1])
+        rows = tuple((*row[:-1], one.gates or "", row[-1]) for row, one in zip(rows, found, strict=True))
+    print_table(console, Table(columns, rows, frozenset({"time"})))
     if len(found) == limit:
         console.print(styled((f"\nolder ones: --before {found[-1].run_id[:SHORT]}", "dim")))
 
@@ -254,6 +258,7 @@ def _print_details(console: Console, details: RunDetails) -> None:
     rest = {name: value for name, value in details.metrics.items() if name not in {*compared, "validate"}}
     metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
     _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
+    print_gates(console, details.gates)
     artifacts = tuple((name, format_value(value)) for name, value in details.artifacts.items())
     _print_section(console, "Artifacts", ("artifact", "where"), artifacts)
     decisions = decisions_table(details.decisions)
@@ -268,7 +273,8 @@ def _print_details(console: Console, details: RunDetails) -> None:
     for note in details.notes:
         console.print(styled(("\nnote: ", "yellow"), note))
     if failure is not None:
-        where = f"stage {failure.stage}" if failure.stage else "outside its stages"
+        blocked = any(one.blocks for one in details.gates)
+        where = f"stage {failure.stage}" if failure.stage else "a gate" if blocked else "outside its stages"
         console.print(styled(("\nFailure", "bold"), f" ({where})\n"))
         console.print(Text(plain((failure.traceback or failure.reason).rstrip())))
 

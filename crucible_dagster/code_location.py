@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dagster import AssetSpec, Definitions, JobDefinition, ScheduleDefinition
+from dagster import AssetChecksDefinition, AssetSpec, Definitions, JobDefinition, ScheduleDefinition
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
 from crucible_core.errors import Location
 from crucible_core.loading import MAX_BYTES
 from crucible_core.output_root import output_root
-from crucible_dagster.job import asset_for, job_for
+from crucible_dagster.assets import asset_for
+from crucible_dagster.gating import checks_for
+from crucible_dagster.job import job_for
 from crucible_dagster.names import same_names
 from crucible_dagster.schedules import schedule_for
 
@@ -25,7 +27,7 @@ SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 
 
 def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None) -> Definitions:
-    """A job, an asset and, where the file asks for one, a schedule for each experiment.
+    """A job, an asset with its checks and, where the file asks for one, a schedule for each experiment.
 
     `paths` are files, folders (every experiment in a .yaml, .yml or .json file below them) or glob patterns. Merge the
     result with your own by `Definitions.merge`.
@@ -63,12 +65,14 @@ def definitions_of(
     found = list(mistakes)
     jobs: list[JobDefinition] = []
     assets: list[AssetSpec] = []
+    checks: list[AssetChecksDefinition] = []
     schedules: list[ScheduleDefinition] = []
     for experiment in experiments:
         try:
             job = job_for(experiment, registry)
             jobs.append(job)
-            assets.append(asset_for(experiment))
+            assets.append(asset_for(experiment, registry))
+            checks += checks_for(experiment, registry)
             if schedule := schedule_for(experiment, job):
                 schedules.append(schedule)
         except InvalidExperimentError as error:
@@ -76,7 +80,7 @@ def definitions_of(
     found += same_names([*beside, *experiments])
     if found:
         raise InvalidExperimentError.of(found)
-    return Definitions(assets=assets, jobs=jobs, schedules=schedules)
+    return Definitions(assets=assets, asset_checks=checks, jobs=jobs, schedules=schedules)
 
 
 def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import execute_run
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
@@ -12,6 +13,7 @@ __all__ = [
     "PRELOADED_MODULES",
     "RESUME_RETRY_TAG",
     "SCHEDULED_EXECUTION_TIME_TAG",
+    "AssetCheckEvaluationTargetMaterializationData",
     "InstigatorState",
     "InstigatorTick",
     "ReconstructableJob",

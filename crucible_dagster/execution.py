@@ -26,6 +26,7 @@ from crucible_core import (
     Context,
     CrucibleError,
     Experiment,
+    GateFailedError,
     Observer,
     Registry,
     RunInterrupted,
@@ -38,8 +39,9 @@ from crucible_core.runner import replay
 from crucible_core.vocabulary import ExecutorName
 from crucible_dagster.context_store import open_store
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
+from crucible_dagster.gate_results import gates_of_run, is_judged
 from crucible_dagster.job import job_for
-from crucible_dagster.names import op_names
+from crucible_dagster.names import last_step, op_names
 from crucible_dagster.provenance import LaunchedBy, launch_tags
 from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
@@ -127,7 +129,7 @@ def _open_embedded(home: Path) -> DagsterInstance:
 
 def outcome(
     experiment: Experiment, instance: DagsterInstance, run_id: str
-) -> tuple[Context, StageFailedError | RunInterrupted | None]:
+) -> tuple[Context, StageFailedError | RunInterrupted | GateFailedError | None]:
     """The Context as it stood when the run ended, and the error that ended it, if one did.
 
     Raises CrucibleError if the run failed outside its stages.
@@ -136,7 +138,11 @@ def outcome(
     names = op_names(experiment)
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is DagsterRunStatus.SUCCESS:
-        return detached(store.load(run_id, names[-1])), None
+        return detached(store.load(run_id, last_step(experiment))), None
+    gates = gates_of_run(instance, run_id) if run is not None and is_judged(run) else ()
+    if any(one.blocks for one in gates):
+        context = detached(store.load(run_id, last_step(experiment)))
+        return context, GateFailedError(context, gates)
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
         why = _why(instance, run_id)

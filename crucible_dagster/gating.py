@@ -1,77 +1,183 @@
-"""Gates on Dagster: asset checks of the experiment's asset, told by each run and executable without one."""
+"""Gates on Dagster: an op behind the stages that judges the run, and asset checks that judge it again.
 
-from __future__ import annotations
+| a gate                     | Dagster                                                                                 |
+| -------------------------- | --------------------------------------------------------------------------------------- |
+| the gate                   | an asset check of `crucible/<id>`; executed, it judges the newest run and runs no stage |
+| its result in a run        | an evaluation of the check, with its numbers as metadata                                |
+| undecided                  | not passed, as a warning                                                                |
+| `blocking: true`           | the check blocks; a run that does not pass it fails, and materializes nothing           |
+| the verdict over all gates | the run's tag `crucible/gates`                                                          |
+"""
 
-import math
-from collections.abc import Mapping
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckSeverity,
-    DagsterEventType,
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSpec,
     DagsterInstance,
-    JsonMetadataValue,
+    Failure,
+    In,
     MetadataValue,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Output,
+    multi_asset_check,
 )
 
-from crucible_core import Experiment, GateResult
-from crucible_core.jsonable import safe_text, to_jsonable
-from crucible_core.vocabulary import GateSeverity
-from crucible_dagster.metadata import asset_key
-from crucible_dagster.names import dagster_name
+from crucible_core import (
+    Context,
+    Experiment,
+    Gate,
+    GateFailedError,
+    GateResult,
+    PlannedStage,
+    Registry,
+    judge_gates,
+    plan_experiment,
+)
+from crucible_core.jsonable import safe_text
+from crucible_core.verdicts import judge_gate
+from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt, open_store
+from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
+from crucible_dagster.gate_results import GATES_TAG, SEVERITIES, evaluation_of, gate_metadata, verdict_of
+from crucible_dagster.history import History
+from crucible_dagster.metadata import asset_key, materialization
+from crucible_dagster.names import check_names, last_step
+from crucible_dagster.overlay import chart_of_runs
+from crucible_dagster.past import EarlierRuns, newest_judged_run
+from crucible_dagster.provenance import record_run
+from crucible_dagster.replay import recorded_experiment, recorded_run
+from crucible_dagster.settings import EXPERIMENT_KEY
 
-__all__ = ["evaluation_of", "gates_of_run"]
-
-RESULT_KEY = "gate"
-SEVERITIES: Mapping[GateSeverity, AssetCheckSeverity] = {
-    "error": AssetCheckSeverity.ERROR,
-    "warn": AssetCheckSeverity.WARN,
-}
+__all__ = ["checks_for", "gates_op"]
 
 
-def evaluation_of(experiment: Experiment, result: GateResult) -> AssetCheckEvaluation:
-    """The result of a gate as that of the asset check."""
-    return AssetCheckEvaluation(
-        asset_key=asset_key(experiment),
-        check_name=dagster_name(result.gate),
-        passed=result.status == "passed",
-        severity=SEVERITIES[result.severity],
-        description=safe_text(result.sentence),
-        blocking=result.blocking,
-        metadata=gate_metadata(result),
+@functools.cache
+def gates_op() -> OpDefinition:
+    """The op behind the stages: one object, however many experiments use it."""
+
+    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        yield from _judge_run(context, inputs["upstream"], getattr(context.resources, EXPERIMENT_KEY))
+
+    return OpDefinition(
+        compute_fn=compute,
+        name="crucible_gates",
+        description="Judges the run by the experiment's gates, and tells its results.",
+        ins={"upstream": In(Context)},
+        outs={"result": Out(Context, io_manager_key=STORE_KEY)},
+        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
     )
 
 
-def gate_metadata(result: GateResult) -> dict[str, MetadataValue[Any]]:
-    """Numbers under their plain names, so that Dagster plots them on the check's page, and the whole result."""
-    shown: dict[str, MetadataValue[Any]] = {
-        "status": MetadataValue.text(result.status),
-        "why": MetadataValue.text(safe_text(result.sentence)),
+def _judge_run(context: OpExecutionContext, upstream: Context, compiled: Any) -> Iterator[Any]:
+    experiment = upstream.experiment
+    if experiment.source is None and compiled.experiment.source is not None:
+        experiment = experiment.model_copy().read_from(compiled.experiment.source)
+    planned = plan_experiment(experiment, compiled.registry)
+    manager: ContextIOManager = getattr(context.resources, STORE_KEY)
+    step = context.op_handle.name
+    after = upstream
+    if upstream.run_id != context.run_id:
+        # A re-execution of this step alone: what another run's stages left is judged as a run of its own.
+        after = replace(upstream, run_id=context.run_id)
+        record = record_run(experiment, planned, compiled.op_names, context.run)
+        manager.store.put_run_record(context.run_id, record.to_json())
+    # Before the verdict, so that the Context of a run that a gate fails is that of a run too.
+    after = manager.find_result(context.run_id, step) or manager.commit(
+        after, context.run_id, step, attempt=new_attempt()
+    )
+    past = EarlierRuns(context.instance, manager.store, context.run, step)
+    results = judge_gates(after, planned, past)
+    context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
+    for one in results:
+        say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning
+        say(f"gate {one.gate} {one.status}: {one.sentence}")
+    blocked = any(one.blocks for one in results)
+    shown = materialization(after, results, chart_of_runs(context.instance, after))
+    if not blocked:
+        yield shown
+    target = {} if blocked else _target(context.instance, experiment, context.run_id)
+    for one in results:
+        yield evaluation_of(experiment, one, **target)
+    if blocked:
+        raise Failure(description=str(GateFailedError(after, results)), metadata=shown.metadata, allow_retries=False)
+    yield Output(after, output_name="result")
+
+
+def _target(instance: DagsterInstance, experiment: Experiment, run_id: str) -> dict[str, Any]:
+    """The materialization that the evaluations are about: the one that this run has just made."""
+    newest = next(iter(instance.fetch_materializations(asset_key(experiment), limit=1).records), None)
+    if newest is None or newest.run_id != run_id:
+        return {}
+    return {
+        "target_materialization_data": AssetCheckEvaluationTargetMaterializationData(
+            storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+        )
     }
-    for name, value in result.numbers.items():
-        if abs(value) < 2**63 and math.isfinite(value):
-            shown[name] = MetadataValue.int(value) if isinstance(value, int) else MetadataValue.float(value)
-        else:
-            shown[name] = MetadataValue.text(str(to_jsonable(value))[:100])
-    if len(result.baseline_runs) == 1:
-        shown["baseline run"] = MetadataValue.dagster_run(result.baseline_runs[0])
-    shown[RESULT_KEY] = MetadataValue.json(to_jsonable(result.to_dict()))
-    return shown
 
 
-def gates_of_run(instance: DagsterInstance, run_id: str) -> tuple[GateResult, ...]:
-    """The results of a run's gates, in order; none of a run that did not get that far, or has no gates."""
-    found: dict[str, GateResult] = {}
-    for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
-        told = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        shown = told.metadata.get(RESULT_KEY) if isinstance(told, AssetCheckEvaluation) else None
-        if isinstance(shown, JsonMetadataValue) and isinstance(shown.value, dict):
-            result = _read(shown.value)
-            found[result.gate] = result
-    return tuple(found.values())
+def checks_for(experiment: Experiment, registry: Registry) -> Sequence[AssetChecksDefinition]:
+    """One executable asset check per gate. Raises InvalidExperimentError if two gates would be one check."""
+    names = check_names(experiment)
+    return [
+        _check_for(experiment, registry, gate, name) for gate, name in zip(experiment.gates or (), names, strict=True)
+    ]
 
 
-def _read(data: Mapping[str, Any]) -> GateResult:
-    numbers = {name: float(value) if isinstance(value, str) else value for name, value in data["numbers"].items()}
-    return GateResult(**{**data, "numbers": numbers, "baseline_runs": tuple(data["baseline_runs"])})
+def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str) -> AssetChecksDefinition:
+    key = asset_key(experiment)
+    # Dagster would join the names of asset and check, and two experiments could then have one op in common.
+    identity = hashlib.sha256(f"{experiment.id} {gate.name}".encode()).hexdigest()[:8]
+
+    @multi_asset_check(
+        name=f"gate_{name}_{identity}",
+        description=f"Judges the newest run of {experiment.id} again: {gate.words}",
+        specs=[
+            AssetCheckSpec(
+                name,
+                asset=key,
+                description=safe_text(gate.words),
+                blocking=gate.blocking,
+                metadata={"experiment": experiment.id, "gate": MetadataValue.json(gate.to_dict())},
+            )
+        ],
+    )
+    def check(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        result = _judge_newest(context.instance, experiment, registry, gate)
+        yield AssetCheckResult(
+            passed=result.status == "passed",
+            asset_key=key,
+            check_name=name,
+            severity=SEVERITIES[result.severity],
+            description=safe_text(result.sentence),
+            metadata=gate_metadata(result),
+        )
+
+    return check
+
+
+def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: Registry, gate: Gate) -> GateResult:
+    """The verdict of the gate as it is declared now on the newest run whose stages all succeeded."""
+    run = newest_judged_run(instance, experiment.id)
+    if run is None:
+        return GateResult(
+            gate=gate.name,
+            status="undecided",
+            severity="warn",
+            blocking=gate.blocking,
+            sentence=f"no run of experiment {experiment.id!r} has come to its end yet",
+        )
+    store = open_store(instance)
+    history = History(instance, store=store)
+    planned: Sequence[PlannedStage] = plan_experiment(recorded_experiment(recorded_run(history, run.run_id)), registry)
+    past = EarlierRuns(instance, store, run, last_step(experiment))
+    result = judge_gate(gate, history.context(run.run_id), planned, past)
+    return replace(result, sentence=f"run {run.run_id}: {result.sentence}")

@@ -51,9 +51,8 @@ from crucible_core.reporting import diff_traces, flatten, results
 from crucible_core.stages.bench import Bench
 from crucible_core.wording import closest, error_text, listing, printable
 from crucible_dagster.context_store import open_store
-from crucible_dagster.gating import gates_of_run
-from crucible_dagster.job import EXPERIMENT_TAG
-from crucible_dagster.names import dagster_name
+from crucible_dagster.gate_results import GatesVerdict, gates_of_run, verdict_of_run
+from crucible_dagster.names import EXPERIMENT_TAG, dagster_name
 from crucible_dagster.provenance import Launch, RunRecord, StageRecord, launch_of, read_run_record
 from crucible_dagster.settings import VARIANT_TAG
 
@@ -137,6 +136,8 @@ class RunSummary:
     """The result in one sentence, of a run that succeeded."""
     metrics: Mapping[str, float]
     """The numbers of its materialization, which a run that succeeded has."""
+    gates: GatesVerdict | None = None
+    """The verdict over all its gates, where there are any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,7 @@ class RunFailure:
     """Why a run failed."""
 
     stage: str | None
-    """None if it failed outside its stages."""
+    """None if it failed outside its stages, as by a gate."""
     reason: str
     traceback: str | None
 
@@ -175,6 +176,7 @@ class RunDetails:
     artifacts: Mapping[str, Any]
     decisions: tuple[Decision, ...]
     failure: RunFailure | None
+    gates: tuple[GateResult, ...] = ()
     notes: tuple[str, ...] = ()
     """What could not be had, and why."""
 
@@ -353,7 +355,10 @@ class History:
         told = self._from_context(run_id, _told, notes)
         if told is None:
             told = _Told(self._times(run_id, record), summary.metrics, {}, (), None)
+        gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
         failure = told.failure
+        if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
+            failure = RunFailure(None, "; ".join(blocked), None)
         if failure is None and summary.status in {"failed", "canceled"}:
             failure = self._failure_outside(run_id)
         return RunDetails(
@@ -364,6 +369,7 @@ class History:
             artifacts=told.artifacts,
             decisions=told.decisions,
             failure=failure,
+            gates=gates,
             notes=tuple(notes),
         )
 
@@ -500,6 +506,10 @@ class History:
             order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
+            # Behind the stages come the gates, whose step has a result also where it fails the run.
+            judged = {step for step in began if step not in order}
+            order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
+            began |= dict.fromkeys(judged, "SUCCESS")
         return (
             [step for step in order if began[step] == "SUCCESS"],
             [step for step in order if began[step] != "SUCCESS"],
@@ -608,6 +618,7 @@ def _summary(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
         variant=run.tags.get(VARIANT_TAG) or None,
         headline=said.text if isinstance(said, TextMetadataValue) else None,
         metrics=dict(_numbers_in(shown or {})),
+        gates=verdict_of_run(run),
     )
 
 

@@ -12,6 +12,7 @@
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
 | `retry:`               | done by the stage's own runner, in the op, as it is without Dagster            |
 | `cache:`               | done by the op: an earlier result from the store in place of running the stage |
+| `gates:`               | an op behind the stages, and asset checks: `crucible_dagster.gating`           |
 | `execution:`           | the job's executor, which the Launchpad can change                             |
 | `schedule:`            | a schedule: `crucible_dagster.schedules`                                       |
 """
@@ -26,7 +27,6 @@ from dataclasses import replace
 from typing import Any
 
 from dagster import (
-    AssetSpec,
     DependencyDefinition,
     GraphDefinition,
     In,
@@ -52,15 +52,13 @@ from crucible_core import (
 )
 from crucible_dagster.context_store import STORE_KEY, context_store
 from crucible_dagster.executors import executor_for
-from crucible_dagster.metadata import asset_key
-from crucible_dagster.names import dagster_name, op_names
+from crucible_dagster.gating import gates_op
+from crucible_dagster.names import EXPERIMENT_TAG, check_names, dagster_name, gates_step, op_names
 from crucible_dagster.option_fields import check_at_launch, option_fields, showable_options
 from crucible_dagster.settings import EXPERIMENT_KEY, VARIANT_TAG, settings_fields, settings_of, variants_as_partitions
 from crucible_dagster.step import CompiledExperiment, run_step
 
-__all__ = ["EXPERIMENT_TAG", "asset_for", "job_for"]
-
-EXPERIMENT_TAG = "crucible/experiment"
+__all__ = ["EXPERIMENT_TAG", "job_for"]
 
 
 def job_for(
@@ -82,6 +80,11 @@ def job_for(
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
         dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
+    if (judge := gates_step(experiment)) is not None:
+        check_names(experiment)
+        ops.append(gates_op())
+        upstream = {"upstream": DependencyDefinition(names[-1])}
+        dependencies[NodeInvocation(name=ops[-1].name, alias=judge)] = upstream
     graph = GraphDefinition(
         name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
     )
@@ -129,17 +132,6 @@ def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple
     return tuple(
         tuple(dict.fromkeys(to_json(one.pipeline[index].options or {}).decode() for one in all_of_them))
         for index in range(len(experiment.pipeline))
-    )
-
-
-def asset_for(experiment: Experiment) -> AssetSpec:
-    """The asset that the job's runs materialize."""
-    return AssetSpec(
-        key=asset_key(experiment),
-        description=experiment.description,
-        group_name="crucible",
-        kinds={"crucible"},
-        metadata={"experiment": experiment.id, **({"file": experiment.source.path} if experiment.source else {})},
     )
 
 

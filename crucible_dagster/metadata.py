@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
 
-from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
+from crucible_core import Context, Decision, Experiment, GateResult, PlannedStage, StageFailed
 from crucible_core.jsonable import safe_text, to_jsonable
-from crucible_core.reporting import flatten, headline, render_report, results, stages_table
+from crucible_core.reporting import flatten, headline, report_on, results, stages_table
+from crucible_core.reporting.document import Picture, Section
+from crucible_core.reporting.document import Table as ReportTable
+from crucible_core.reporting.rendering import markdown_of
 from crucible_dagster.names import asset_path
 from crucible_dagster.store.lazy import changed_names
 
 __all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
 
 MAX_TEXT = 1_000
-MAX_MARKDOWN = 250_000
+MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
 MAX_JSON = 20_000
 MAX_ENTRIES = 1_000
+MAX_NUMBERS = 10_000
 
 Metadata = dict[str, MetadataValue[Any]]
 
@@ -37,15 +42,20 @@ def metric_metadata(before: Context | None, after: Context) -> Metadata:
     return dict(_limited(flatten({name: after.metrics[name] for name in changed})))
 
 
-def materialization(ctx: Context) -> AssetMaterialization:
-    """The run's result on the asset's page: the report, the metrics, what ran, the artifacts."""
+def materialization(
+    ctx: Context, gates: Sequence[GateResult] = (), chart: Picture | None = None
+) -> AssetMaterialization:
+    """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
+
+    `chart` shows the run among those before, in the report.
+    """
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
-        "report": MetadataValue.md(_cut(render_report(ctx, "markdown"), MAX_MARKDOWN)),
+        "report": MetadataValue.md(_report(ctx, gates, chart)),
         "stages": _table(ctx),
     }
     texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
-    for name, shown in _limited(itertools.chain(results(ctx), texts)):
+    for name, shown in _limited(itertools.chain(results(ctx), texts), MAX_NUMBERS):
         metadata[_free_name(name, "metric", metadata)] = shown
     for name, value in itertools.islice(ctx.artifacts.items(), MAX_ENTRIES):
         metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
@@ -55,6 +65,29 @@ def materialization(ctx: Context) -> AssetMaterialization:
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )
+
+
+def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
+    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures give way to words before any text is cut."""
+    document = report_on(ctx)
+    told: list[Section] = []
+    if gates:
+        rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
+        told.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
+    if chart is not None:
+        told.append(Section("The last runs", (chart,)))
+    document = replace(document, sections=(*told, *document.sections))
+    words = markdown_of(document, picture_bytes=0)
+    size = len(words.encode())
+    if size <= MAX_MARKDOWN:
+        return markdown_of(document, picture_bytes=MAX_MARKDOWN - size)
+    cut = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
+    # Whole lines, so that no row of a table and no mark-up is left open.
+    return f"{cut.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
+
+
+def _outcome(gate: GateResult) -> str:
+    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
@@ -93,10 +126,10 @@ def _free_name(name: str, kind: str, taken: Metadata) -> str:
     return name if name not in taken else f"{name} ({kind})"
 
 
-def _limited(values: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, MetadataValue[Any]]]:
+def _limited(values: Iterator[tuple[str, Any]], limit: int = MAX_ENTRIES) -> Iterator[tuple[str, MetadataValue[Any]]]:
     left_out = 0
     for number, (name, value) in enumerate(values):
-        if number < MAX_ENTRIES:
+        if number < limit:
             yield safe_text(name), _value(value)
         else:
             left_out += 1

@@ -12,7 +12,21 @@ from collections.abc import Iterable, Iterator
 
 from crucible_core import Experiment, InvalidExperimentError
 
-__all__ = ["asset_path", "dagster_name", "op_names", "same_names"]
+__all__ = [
+    "EXPERIMENT_TAG",
+    "asset_path",
+    "check_names",
+    "dagster_name",
+    "gates_step",
+    "last_step",
+    "op_names",
+    "same_names",
+]
+
+EXPERIMENT_TAG = "crucible/experiment"
+"""On a run: the id of its experiment."""
+
+GATES = "gates"
 
 RESERVED = frozenset(keyword.kwlist) | {
     *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
@@ -54,6 +68,35 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
                 location=location,
             )
         taken[name] = definition.name
+    return tuple(taken)
+
+
+def gates_step(experiment: Experiment) -> str | None:
+    """The name of the op behind the stages that judges the run; None where there are no gates."""
+    if not experiment.gates:
+        return None
+    name, taken = GATES, {dagster_name(definition.name) for definition in experiment.pipeline}
+    while name in taken:
+        name = f"{name}_"
+    return name
+
+
+def last_step(experiment: Experiment) -> str:
+    """The step whose result is that of the run."""
+    return gates_step(experiment) or op_names(experiment)[-1]
+
+
+def check_names(experiment: Experiment) -> tuple[str, ...]:
+    """The name of each gate's asset check. Raises InvalidExperimentError if two of them become the same."""
+    taken: dict[str, str] = {}
+    for index, gate in enumerate(experiment.gates or ()):
+        name = dagster_name(gate.name)
+        if name in taken:
+            raise InvalidExperimentError(
+                f"the gates {taken[name]!r} and {gate.name!r} would both be the asset check {name!r}; rename one",
+                location=experiment.location("gates", index, "name"),
+            )
+        taken[name] = gate.name
     return tuple(taken)
 
 

@@ -31,7 +31,7 @@ from crucible_dagster.context_store import open_store
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
 from crucible_dagster.history import History
-from crucible_dagster.names import op_names
+from crucible_dagster.names import last_step, op_names
 from crucible_dagster.processes import is_gone
 from crucible_dagster.provenance import LaunchedBy, RunRecord, launch_tags
 from crucible_dagster.replay import recorded_experiment, recorded_run
@@ -80,7 +80,7 @@ class Resumption:
         return context
 
     def _reexecution(self) -> ReexecutionOptions:
-        last = op_names(self.experiment)[-1]
+        last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
         if any(entry.step_key == last for entry in ended):
             # It died after its last step and before it said so. That step takes its own result over.

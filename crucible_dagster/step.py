@@ -41,6 +41,7 @@ from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_atte
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata
+from crucible_dagster.overlay import chart_of_runs
 from crucible_dagster.provenance import modules_of, record_run
 from crucible_dagster.reuse import Hit, ReuseIndex, StageKey, key_of, written_names
 from crucible_dagster.settings import DEFAULTS, EXPERIMENT_KEY, PARTITION_TAG, VARIANT_TAG, Settings
@@ -102,8 +103,8 @@ def _run_step(
         before = _before(context, upstream, launched)
         one = _Step(context, manager, compiled, planned, step, traced)
         after = (one.adopt(before) if begins else None) or one.run(before)
-    if index == len(launched.pipeline) - 1:
-        yield materialization(after)
+    if index == len(launched.pipeline) - 1 and not launched.gates:
+        yield materialization(after, chart=chart_of_runs(context.instance, after))
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}

@@ -7,10 +7,16 @@ import inspect
 from pathlib import Path
 
 import pytest
-from dagster import build_reconstructable_job
+from dagster import AssetCheckEvaluation, AssetKey, build_reconstructable_job
 
 from crucible_dagster import dagster_internals
-from crucible_dagster.dagster_internals import PRELOADED_MODULES, RESUME_RETRY_TAG, ReconstructableJob, execute_run
+from crucible_dagster.dagster_internals import (
+    PRELOADED_MODULES,
+    RESUME_RETRY_TAG,
+    AssetCheckEvaluationTargetMaterializationData,
+    ReconstructableJob,
+    execute_run,
+)
 
 PACKAGE = Path(dagster_internals.__file__).parent
 
@@ -41,6 +47,12 @@ def test_a_reconstructable_job_is_what_dagster_s_own_function_makes() -> None:
 
 def test_the_tag_of_a_run_that_goes_on_from_a_failure() -> None:
     assert RESUME_RETRY_TAG == "dagster/is_resume_retry"
+
+
+def test_an_evaluation_says_which_materialization_it_is_about() -> None:
+    target = AssetCheckEvaluationTargetMaterializationData(storage_id=1, run_id="r", timestamp=2.0)
+    told = AssetCheckEvaluation(AssetKey("a"), "c", True, target_materialization_data=target)
+    assert told.target_materialization_data == target
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

@@ -11,9 +11,18 @@ import pytest
 from agreement_stages import Model
 from dagster import DagsterInstance
 
-from crucible_core import Context, Experiment, StageFailedError, run_experiment
+from crucible_core import (
+    Context,
+    Experiment,
+    GateFailedError,
+    StageFailedError,
+    judge_gates,
+    plan_experiment,
+    run_experiment,
+)
+from crucible_core.registry import builtin_registry
 from crucible_core.reporting import diff_traces
-from crucible_dagster import execute_experiment
+from crucible_dagster import History, execute_experiment
 
 Run = Callable[[Experiment], Context]
 
@@ -115,6 +124,41 @@ def test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood(run:
     assert direct.value.context.differences(dagster.value.context) == ()
     assert dagster.value.context.completed_stages == ("produce",)
     assert not dagster.value.context.has_metric("lost")
+
+
+def gated(*, blocking: bool) -> Experiment:
+    return experiment(
+        {"name": "decide_twice"},
+        {"name": "gates", "module": "agreement_stages:produce"},
+        gates=[
+            {"name": "enough", "metric": "decided", "at_least": 2},
+            {"name": "more", "metric": "decided", "above": 2, "blocking": blocking},
+            {"name": "most", "metric": "decided", "above": 3, "severity": "warn"},
+            {"name": "unknown", "metric": "undecided", "above": 2, "undecided": "fail"},
+        ],
+    )
+
+
+def test_gates_say_the_same_and_leave_the_context_alone(run: Run, instance: DagsterInstance) -> None:
+    described = gated(blocking=False)
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert History(instance).gates(dagster.run_id) == judge_gates(
+        direct, plan_experiment(described, builtin_registry())
+    )
+
+
+def test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context(run: Run) -> None:
+    described = gated(blocking=True)
+    with pytest.raises(GateFailedError) as direct:
+        run_experiment(described)
+    with pytest.raises(GateFailedError) as dagster:
+        run(described)
+    assert str(dagster.value) == str(direct.value)
+    assert dagster.value.gates == direct.value.gates
+    assert [one.status for one in dagster.value.gates] == ["passed", "failed", "failed", "undecided"]
+    assert direct.value.context.differences(dagster.value.context) == ()
+    assert dagster.value.context.completed_stages == ("decide_twice", "gates")
 
 
 @pytest.mark.parametrize("how", ["unpicklable", "text", "own", "chained"])

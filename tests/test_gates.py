@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ from crucible_core import (
 )
 from crucible_core.errors import _Portable
 from crucible_core.gates import BOUNDS
-from crucible_core.stats import judge_margin, judge_new_value
-from crucible_core.verdicts import HOLDS, EarlierRun
+from crucible_core.stats import WatchVerdict, judge_margin, judge_new_value, watch_baseline
+from crucible_core.verdicts import HOLDS, WATCHED, EarlierRun
 
 
 @dataclass
@@ -67,12 +67,12 @@ def verdict(gate: dict[str, Any], past: Kept | None = None, **metrics: Any) -> G
 def runs(*values: Sequence[float], metrics: dict[str, Any] | None = None) -> list[EarlierRun]:
     """Runs with these values as their group `control`."""
     made = [measured(control=list(one), treatment=[0.0], **(metrics or {}))[0] for one in values]
-    return [EarlierRun(one.run_id, one) for one in made]
+    return [EarlierRun(one.run_id, lambda one=one: one) for one in made]
 
 
 def numbered(*values: float) -> list[EarlierRun]:
     made = [measured(accuracy=value)[0] for value in values]
-    return [EarlierRun(one.run_id, one) for one in made]
+    return [EarlierRun(one.run_id, lambda one=one: one) for one in made]
 
 
 def against(margin: float = 0.1, **more: Any) -> dict[str, Any]:
@@ -110,10 +110,9 @@ RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two"
         (against(baseline={"last_runs": 2, "variant": "x"}), "say one of run, last_runs and variant"),
         (against(baseline={"last_run": 2}), "did you mean 'last_runs'?"),
         (against(bounds=[0, 1]), "`bounds` are for `looks: always_valid`"),
-        (against(looks="always_valid", baseline={"run": "0a1b"}), "needs `bounds: [LOWEST, HIGHEST]`"),
-        (against(looks="always_valid", baseline={"run": "0a1b"}, bounds=[1, 0]), "needs `bounds: [LOWEST, HIGHEST]`"),
+        (against(looks="always_valid", baseline={"run": "0a1b"}, bounds=[1, 0]), "the lowest and the highest"),
         (against(looks="always_valid", bounds=[0, 1]), "needs `baseline: {run: ID}`"),
-        (against(looks="always_valid", bounds=[0, 1], baseline={"run": "a"}, paired=True), "cannot be `paired`"),
+        (against(looks="always_valid", bounds=[0, 1], baseline={"run": "a"}, paired=True), "nothing to be `paired`"),
     ],
 )
 def test_a_gate_that_says_nothing_or_two_things_is_refused_where_it_stands(
@@ -348,7 +347,7 @@ def test_without_history_or_an_earlier_run_it_is_undecided_and_blocks_nothing() 
         (runs(OLD[:-1]), {"paired": True}, "has 11 values, this one 12"),
         (runs([0.9, math.nan]), {}, "not finite"),
         (runs([]), {}, "is empty"),
-        ([EarlierRun("r1", measured()[0])], {}, "cannot be read: ValueError: there is nothing to compare"),
+        ([EarlierRun("r1", lambda: measured()[0])], {}, "cannot be read: ValueError: there is nothing to compare"),
         (runs(OLD, metrics={"bench": {"measure": "seconds"}}), {}, "its bench stage measured seconds"),
     ],
 )
@@ -424,7 +423,7 @@ def test_one_earlier_number_has_no_interval_and_says_so() -> None:
 
 
 def test_earlier_runs_without_the_number_are_named_and_left_out() -> None:
-    kept = Kept([*numbered(0.9, 0.91, 0.89), EarlierRun("r4", measured(loss=1)[0])])
+    kept = Kept([*numbered(0.9, 0.91, 0.89), EarlierRun("r4", lambda: measured(loss=1)[0])])
     result = verdict(against(0.1, metric="accuracy", baseline={"last_runs": 4}), kept, accuracy=0.9)
     assert result.status == "passed"
     assert "(1 of 4 earlier runs cannot be compared; run r4: there is no metric 'accuracy'" in result.sentence
@@ -437,9 +436,67 @@ def test_a_stage_that_breaks_on_an_earlier_context_makes_the_gate_undecided_and_
             raise RuntimeError("not any more")
 
     context, _ = measured()
-    broken = EarlierRun("r1", context.assign(bench_data=Unreadable()))
+    broken = EarlierRun("r1", lambda: context.assign(bench_data=Unreadable()))
     result = verdict(against(), Kept([broken]), control=OLD, treatment=[0.0])
     assert "run r1 cannot be read: RuntimeError: not any more" in result.sentence
+
+
+# --- looking every night ----------------------------------------------------------------------------------------------
+
+
+def night(values: Sequence[float], *, margin: float, pinned: float = 0.8, **more: Any) -> GateResult:
+    """The verdict after the last of these nights."""
+    (first,) = numbered(pinned)
+    rule = against(margin, metric="accuracy", baseline={"run": first.run_id}, looks="always_valid", **more)
+    return verdict(rule, Kept([first], numbered(*values[:-1])), accuracy=values[-1])
+
+
+def test_all_runs_since_the_pinned_one_are_looked_at_together() -> None:
+    values = [0.5 + value for value in SPREAD * 4]
+    result = night(values, margin=0.05, bounds=[0, 1])
+    watched = watch_baseline(0.8, values, margin=0.05, bounds=(0, 1))
+    assert (result.status, watched.verdict) == ("failed", "worse")
+    assert (result.numbers["interval_low"], result.numbers["interval_high"]) == watched.interval
+    assert (result.numbers["n"], result.numbers["confidence_level"]) == (48, 0.95)
+    assert "is, over 48 runs, 0.30" in result.sentence
+    assert "which holds at every look" in result.sentence
+    assert night([0.8 + value for value in SPREAD], margin=0.05).status == "passed"
+    few = night([0.5, 0.81], margin=0.05)
+    assert (few.status, few.severity) == ("undecided", "warn")
+
+
+def test_every_verdict_of_the_watch_has_a_status() -> None:
+    assert set(WATCHED) == set(get_args(WatchVerdict))
+    assert night([0.8 - value for value in SPREAD], margin=0.05, higher_is_better=False).status == "passed"
+    assert night([0.95 - value for value in SPREAD], margin=0.05, higher_is_better=False).status == "failed"
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 1]])
+def test_looking_every_night_for_a_month_keeps_the_error_rate(bounds: list[float] | None) -> None:
+    """Of months that lose just the margin, at most alpha have a night that fails, and at most alpha one that passes.
+
+    The interval of a night is the same whether or not later nights are there, so that one call tells of all of them.
+    """
+    rng, alpha, nights, margin = np.random.default_rng(5), 0.1, 30, 0.1
+    limits, months = (None, 200) if bounds is None else ((0.0, 1.0), 40)  # bets take their time
+
+    def nights_of(shift: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for month in np.clip(rng.normal(0.6 + shift, 0.05, size=(months, nights)), 0, 1):
+            watched = watch_baseline(0.6, month, margin=margin, bounds=limits, alpha=alpha)
+            yield np.array(watched.lower), np.array(watched.upper)
+
+    most = alpha * months + 3 * math.sqrt(alpha * (1 - alpha) * months)
+    at_the_margin = list(nights_of(-margin))
+    assert sum(bool((high < -margin).any()) for _, high in at_the_margin) <= most
+    assert sum(bool((low > -margin).any()) for low, _ in at_the_margin) <= most
+    # It is not for want of power that nothing is told.
+    assert sum(bool((high < -margin).any()) for _, high in nights_of(-4 * margin)) >= 0.95 * months
+    assert sum(bool((low > -margin).any()) for low, _ in nights_of(margin)) >= 0.95 * months
+    some = np.clip(rng.normal(0.6, 0.05, size=12), 0, 1)
+    for look in (3, 12):
+        watched = watch_baseline(0.6, some[:look], margin=margin, bounds=limits, alpha=alpha)
+        result = night(some[:look], margin=margin, pinned=0.6, alpha=alpha, **({"bounds": bounds} if bounds else {}))
+        assert result.status == WATCHED[watched.verdict]
 
 
 # --- without Dagster --------------------------------------------------------------------------------------------------
