@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 
 from crucible_core.pictures import (
@@ -782,12 +783,16 @@ def test_html_has_the_drawing_in_a_figure_with_its_caption() -> None:
 
 
 def test_markdown_has_the_drawing_as_a_data_image_with_its_alternative_text() -> None:
-    one = forest_plot([ForestRow("a](x) *b*", 1, 0, 2)], axis="d")
+    one = forest_plot([ForestRow("a](x) *b* <i> www.evil.example me@evil.example", 1, 0, 2)], axis="d")
     ((alt, encoded),) = re.findall(
         r"!\[((?:[^\]\\]|\\.)*)\]\(data:image/svg\+xml;base64,([^)]*)\)", markdown_of(document(one))
     )
     assert base64.b64decode(encoded).decode() == one.svg
     assert re.sub(r"\\(.)", r"\1", alt) == one.alt
+    parser = MarkdownIt("commonmark")
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]  # else this one takes no SVG
+    inline = next(token for token in parser.parse(markdown_of(document(one))) if "data:" in token.content)
+    assert [(child.type, child.content) for child in inline.children or ()] == [("image", alt)]
 
 
 def test_markdown_of_limited_size_tells_the_other_pictures_in_words() -> None:

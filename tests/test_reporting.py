@@ -470,6 +470,7 @@ def pdflatex(folder: Path) -> str:
 
 
 @needs_pdflatex
+@pytest.mark.xdist_group("pdflatex")
 @pytest.mark.parametrize("packages", ["booktabs", "booktabs,tikz"])
 def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
     ranges = ["".join(map(chr, range(start, start + 256))) for start in range(0x20, 0x2700, 0x100)]
@@ -488,6 +489,7 @@ def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
 
 
 @needs_pdflatex
+@pytest.mark.xdist_group("pdflatex")
 def test_the_tables_and_pictures_of_a_report_fit_the_page(tmp_path: Path) -> None:
     report = render_report(compared({"tests": ["ttest", "mann_whitney"]}), "latex")
     (tmp_path / "whole.tex").write_text(

@@ -76,8 +76,12 @@ _MARKDOWN_LINK = re.compile(r"(?i)(https?|ftp|www|mailto|xmpp)(?=[:.])|@(?=\S)")
 
 
 def _markdown(text: str) -> str:
-    line = _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
-    return _MARKDOWN_LINK.sub(r"\g<0><!-- -->", line)
+    return _MARKDOWN_LINK.sub(r"\g<0><!-- -->", _markdown_alt(text))
+
+
+def _markdown_alt(text: str) -> str:
+    # An alternative text holds no links, and would show a comment as it is.
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
 
 
 def _markdown_line(text: str) -> str:
@@ -122,7 +126,7 @@ def _markdown_block(block: Block) -> str:
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(svg, alt, caption):
             encoded = base64.b64encode(svg.encode()).decode()
-            image = f"![{_markdown(alt)}](data:image/svg+xml;base64,{encoded})"
+            image = f"![{_markdown_alt(alt)}](data:image/svg+xml;base64,{encoded})"
             return f"{image}\n\n{_markdown_line(caption)}" if caption else image
 
 
