@@ -265,6 +265,21 @@ class Experiment(Node):
                 raise PydanticCustomError("dep", "{dep} {reason}", {"dep": repr(dep), "reason": reason, "place": place})
         return deps
 
+    @model_validator(mode="after")
+    def _variant_of_its_own(self) -> Self:
+        if self.variant is not None and self.variants is not None and self.variant not in self.variants:
+            raise PydanticCustomError(
+                "variant",
+                "no variant {name} in `variants`{closest}; known: {known}",
+                {
+                    "name": repr(self.variant),
+                    "closest": closest(self.variant, self.variants),
+                    "known": listing(self.variants),
+                    "place": ("variant",),
+                },
+            )
+        return self
+
     @property
     def stats(self) -> Stats:
         return (self.reliability and self.reliability.stats) or Stats()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -112,6 +113,7 @@ class Watch:
         self.interval = min(watcher.interval for watcher in watchers)
         self.keys = itertools.count()
         self._watchers = watchers
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._metrics: dict[str, float] = {}
         self._metrics_due = perf_counter() + METRICS_INTERVAL
@@ -139,6 +141,8 @@ class Watch:
         self._watchers = ()
 
     def _call(self, watcher: Watcher, method: str, *arguments: Any) -> None:
+        if os.getpid() != self._process:
+            return  # a fork: what a watcher writes to, a terminal or a database, is not for two
         try:
             getattr(watcher, method)(*arguments)
         except Exception:  # noqa: BLE001

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -89,15 +90,17 @@ class StageTeller:
 
 @contextlib.contextmanager
 def captured_logs(log: logging.Logger, packages: Collection[str], settings: Settings) -> Iterator[None]:
-    """What is logged, in any thread, while a stage runs goes to `log`, Dagster's, too.
+    """What is logged, in any thread of this process, while a stage runs goes to `log`, Dagster's, too.
 
     From `settings.log_level` on of the loggers of `packages`, those of the stage, and from `settings.library_log_level`
     on of all others: at most a thousand lines of either. Handlers and levels are afterwards what they were.
     """
     step = _Step(log, packages, settings)
-    with _TAP.of(step):
-        yield
-    step.say_what_was_left_out()
+    try:
+        with _TAP.of(step):
+            yield
+    finally:
+        step.say_what_was_left_out()
 
 
 class _Step:
@@ -140,6 +143,7 @@ class _Tap(logging.Handler):
         super().__init__()
         self._installing = threading.Lock()
         self._steps: list[_Step] = []
+        self._process = os.getpid()
         self._lowered: dict[str, tuple[int, int]] = {}
         self._shown: Callable[..., None] | None = None
 
@@ -178,6 +182,8 @@ class _Tap(logging.Handler):
             logging.lastResort.handle(record)
 
     def _step(self) -> _Step | None:
+        if os.getpid() != self._process:
+            return None  # a fork of this process: Dagster's connections to its database are not for two
         # A thread that the stage started does not know its step; where several run, nobody does.
         own = _current_step.get()
         if own is not None:
@@ -186,6 +192,7 @@ class _Tap(logging.Handler):
         return steps[0] if len(steps) == 1 else None
 
     def _install(self) -> None:
+        self._process = os.getpid()
         logging.getLogger().addHandler(self)
         self._shown = warnings.showwarning
         warnings.showwarning = self._show_warning

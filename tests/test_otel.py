@@ -378,15 +378,21 @@ def test_a_run_that_fails_outside_its_stages_has_a_span_that_says_so(instance: D
     config = {"ops": {"choose": {"config": {"times": "many"}}}}
     with pytest.raises(Exception, match="times"):
         job.execute_in_process(instance=instance, run_config=config)
-    # Dagster itself refuses what its own types cannot hold; what only the stage knows is refused by the first step.
-    described = experiment_of({"name": "train", "options": {"epochs": 1}})
-    config = {"ops": {"train": {"config": {"epochs": 0}}}}
-    job = job_for(described, registry(), observers=[traced.observer])
+    # Dagster refuses the options that a stage does not take; what its `check` says is said by the first step.
+    config = {"ops": {"bench": {"config": {"data": "nowhere"}}}}
+    job = job_for(experiment_of("bench"), registry(), observers=[traced.observer])
     assert not job.execute_in_process(instance=instance, run_config=config, raise_on_error=False).success
     assert list(traced.spans) == ["experiment tried"]
     whole = traced.spans["experiment tried"]
     assert whole.status.status_code is trace.StatusCode.ERROR
-    assert "epochs" in str(whole.status.description)
+    assert "'nowhere' is none of" in str(whole.status.description)
+
+
+def test_a_run_whose_settings_turn_tracing_off_makes_no_spans(instance: DagsterInstance, traced: Traced) -> None:
+    job = job_for(experiment_of("measure"), registry(), observers=[traced.observer])
+    config = {"resources": {"experiment": {"config": {"tracing": False}}}}
+    assert job.execute_in_process(instance=instance, run_config=config).success
+    assert traced.spans == {}
 
 
 def test_a_run_of_some_steps_ends_its_span_with_the_last_of_them(instance: DagsterInstance, traced: Traced) -> None:

@@ -34,12 +34,13 @@ pytestmark = [
 
 STAGES = '''
 from crucible_core import Context, Stage
+from pydantic import Field
 
 
 class Measure(Stage):
     """Measures two things."""
 
-    shift: float = 1.0
+    shift: float = Field(default=1.0, ge=0)
     """How far apart the two things are."""
 
     def run(self, ctx: Context) -> Context:
@@ -172,6 +173,15 @@ def test_a_wrong_option_is_refused_on_screen(page: Page, deployment: Deployment)
     expect(page.get_by_text('Received unexpected config entry "shfit"')).to_be_visible()
     expect(page.get_by_text('is not valid for expected type "Float"')).to_be_visible()
     expect(page.get_by_role("button", name="Launch run").first).to_be_disabled()
+
+
+def test_a_value_out_of_bounds_is_refused_when_launch_is_pressed(page: Page, deployment: Deployment) -> None:
+    open_launchpad(page, deployment, "ops: {measure: {config: {shift: -1.0}}}")
+    page.get_by_role("button", name="Launch run").first.click()
+    said = "stage 'measure', option shift: Input should be greater than or equal to 0 (given: -1.0)"
+    expect(page.get_by_text(said)).to_be_visible()
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        assert instance.get_runs_count() == 0
 
 
 def test_a_changed_option_reaches_the_run_and_the_asset_shows_the_results(page: Page, deployment: Deployment) -> None:

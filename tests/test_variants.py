@@ -152,6 +152,14 @@ def test_a_mistake_in_any_variant_is_refused_with_its_place(tmp_path: Path, wron
     assert len(caught.value.each()) == 1
 
 
+def test_a_file_that_holds_the_options_of_a_variant_names_one_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "drawn.yaml").write_text(FILE + "variant: smal\n")
+    with pytest.raises(InvalidExperimentError) as caught:
+        load_experiment("drawn.yaml")
+    assert str(caught.value).startswith("drawn.yaml:16:1: ")
+    assert "no variant 'smal' in `variants`; did you mean 'small'?; known: other, small" in str(caught.value)
+
+
 def test_a_run_of_one_variant_is_not_refused_for_another(experiment: Experiment) -> None:
     broken = Experiment.model_validate({**experiment.to_dict(), "variants": {"small": {}, "bad": {"draw": {"x": 1}}}})
     with pytest.raises(InvalidOptionsError, match="variant 'bad'"):

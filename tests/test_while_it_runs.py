@@ -39,6 +39,7 @@ STAGES = Registry(
         "talk": watched_stages.talk,
         "hostile": watched_stages.hostile,
         "flood": watched_stages.flood,
+        "fork": watched_stages.fork,
         "count": watched_stages.count,
         "choose": choose,
         "long": long,
@@ -195,6 +196,10 @@ def test_progress_is_told_at_its_beginning_and_end(instance: DagsterInstance) ->
         "by hand: 0",
         "by hand: 2.5",
     ]
+
+
+def test_a_fork_of_the_steps_process_leaves_dagsters_database_alone(instance: DagsterInstance) -> None:
+    assert lines_of(["fork"], instance) == [(30, "watched_stages: from process one")]
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 
@@ -38,6 +39,21 @@ def hostile(ctx: Context) -> Context:
     log.info("half a pair \ud800 and a NUL \x00")
     log.log(25, "between two levels")
     log.info("x" * 50_000)
+    return ctx
+
+
+@stage
+def fork(ctx: Context) -> Context:
+    """Logs and makes progress in a fork of its process, as process pools do."""
+    before = os.getpid()
+    child = os.fork()
+    if child == 0:
+        log.warning("from a fork")
+        for _ in progress(range(3), description="in a fork"):
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    log.warning("from process %s", "one" if os.getpid() == before else "two")
     return ctx
 
 
