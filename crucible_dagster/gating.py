@@ -94,7 +94,9 @@ def _judge_run(context: OpExecutionContext, upstream: Context, compiled: Any) ->
     after = manager.find_result(context.run_id, step) or manager.commit(
         after, context.run_id, step, attempt=new_attempt()
     )
-    past = EarlierRuns(context.instance, manager.store, context.run, step)
+    # As it is now: a run whose variant was typed has its tag since its first step.
+    run = context.instance.get_run_by_id(context.run_id) or context.run
+    past = EarlierRuns(context.instance, manager.store, run, step)
     results = judge_gates(after, planned, past)
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
     for one in results:

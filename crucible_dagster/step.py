@@ -92,7 +92,7 @@ def _run_step(
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
         claim_or_end(context.run, manager.store, context.instance)
-        _tag_with_variant(context, launched.variant)
+        _tag_with_variant(context, launched)
         record = record_run(launched, pipeline, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
@@ -296,7 +296,8 @@ def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> E
     return experiment
 
 
-def _tag_with_variant(context: OpExecutionContext, variant: str | None) -> None:
-    """A run that executes another one again has that one's tags, also where another variant was chosen for it."""
-    if context.run.tags.get(VARIANT_TAG, "") != (variant or ""):
-        context.instance.add_run_tags(context.run_id, {VARIANT_TAG: variant or ""})
+def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:
+    tagged, runs = context.run.tags.get(VARIANT_TAG, ""), launched.variant or ""
+    # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
+    if tagged != runs and (runs or tagged in (launched.variants or ())):
+        context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from dagster import DagsterInstance, DagsterInvalidConfigError, ExecuteInProcessResult, validate_run_config
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterInvalidConfigError,
+    ExecuteInProcessResult,
+    validate_run_config,
+)
 from pydantic import BaseModel, Field, SecretStr
 from stages_for_tests import registry
 
@@ -285,7 +291,10 @@ def test_a_run_that_executes_another_again_without_its_variant_loses_the_tag(
     experiment: Experiment, instance: DagsterInstance
 ) -> None:
     again = launch(experiment, instance, tags={VARIANT_TAG: "small"})
-    assert {run.run_id: run.variant for run in History(instance).runs("drawn")}[again.run_id] is None
+    own = launch(experiment, instance, tags={VARIANT_TAG: "a label of my own"})
+    found = {run.run_id: run.variant for run in History(instance).runs("drawn")}
+    assert found[again.run_id] is None
+    assert found[own.run_id] == "a label of my own"
 
 
 def test_a_variant_is_a_partition_whose_config_runs_it(experiment: Experiment, instance: DagsterInstance) -> None:
@@ -399,6 +408,23 @@ class Between(Stage):
 
     def run(self, ctx: Context) -> Context:
         return ctx
+
+
+def test_a_run_of_a_variant_that_was_typed_is_held_against_runs_of_that_variant(instance: DagsterInstance) -> None:
+    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [11.0, 12.0, 13.0, 14.0, 15.0]
+    described = Experiment.model_validate(
+        {
+            "id": "judged",
+            "pipeline": [{"name": "groups", "options": {"control": low, "treatment": high}}, {"name": "bench"}],
+            "variants": {"small": {"groups": {"treatment": low}}},
+            "gates": [{"name": "no_worse", "no_regression": {"group": "treatment", "margin": 0.5, "paired": True}}],
+        }
+    )
+    first = launch(described, instance, {"variant": "small"})
+    launch(described, instance)
+    second = launch(described, instance, {"variant": "small"})
+    (event,) = [event for event in second.all_events if event.event_type is DagsterEventType.ASSET_CHECK_EVALUATION]
+    assert first.run_id in str(event.event_specific_data)
 
 
 def test_a_resumed_run_keeps_variant_and_seed(experiment: Experiment, tmp_path: Path) -> None:
