@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.gates import Gate
 from crucible_core.node import Data, Name, Node, Options, Text
-from crucible_core.schedule import Schedule
+from crucible_core.schedule import Schedule, Trigger
 from crucible_core.vocabulary import (
     Backoff,
     CorrectionName,
@@ -45,6 +45,7 @@ __all__ = [
     "Source",
     "StageDef",
     "Stats",
+    "Trigger",
 ]
 
 
@@ -214,6 +215,7 @@ class Experiment(Node):
     """The rules by which a run is good enough."""
     deps: tuple[Text, ...] | None = None
     """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
+    trigger: Trigger | None = None
 
     # Carried for the stages that read them.
     backend: Data = None
@@ -279,6 +281,34 @@ class Experiment(Node):
                 },
             )
         return self
+
+    @field_validator("trigger")
+    @classmethod
+    def _something_to_be_triggered_by(cls, trigger: Trigger | None, info: ValidationInfo) -> Trigger | None:
+        if trigger is not None and not info.data.get("deps", ("refused",)):
+            raise PydanticCustomError("trigger", "a trigger needs `deps`: the assets whose updates it waits for")
+        return trigger
+
+    @field_validator("schedule", "trigger")
+    @classmethod
+    def _a_variant_that_there_is(cls, value: Schedule | Trigger | None, info: ValidationInfo) -> Any:
+        variants = info.data.get("variants") or {}
+        if (
+            value is not None
+            and value.variant is not None
+            and "variants" in info.data
+            and value.variant not in variants
+        ):
+            raise PydanticCustomError(
+                "variant",
+                "there is no variant {variant}; {known}",
+                {
+                    "variant": repr(value.variant),
+                    "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
+                    "place": (info.field_name, "variant"),
+                },
+            )
+        return value
 
     @property
     def stats(self) -> Stats:

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from crucible_core.node import Node
+from crucible_core.node import Name, Node
 from crucible_core.vocabulary import MissedTicks, OnUpdate, ScheduleStatus
 
 __all__ = ["Schedule", "Trigger"]
@@ -55,6 +55,8 @@ class Schedule(Node):
     """With `missed: all`: how many ticks are looked back over for missed ones; unsaid, 10."""
     max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
     """With `missed: skip`: the seconds by which a tick may be late and is still run; unsaid, 300."""
+    variant: Name | None = None
+    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
 
     @field_validator("cron")
     @classmethod
@@ -95,3 +97,5 @@ class Trigger(Node):
     """`any`: when one of the assets is updated; `all`: when every one was since the last run that this started."""
     default_status: ScheduleStatus = "stopped"
     """Whether the trigger is on when it is first deployed; the UI's switch has the last word."""
+    variant: Name | None = None
+    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""

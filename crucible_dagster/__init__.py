@@ -17,6 +17,7 @@ except ModuleNotFoundError:
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 
+from crucible_dagster.alerts import Alert, failure_sensor
 from crucible_dagster.assets import asset_for
 from crucible_dagster.code_location import build_definitions, experiment_files
 from crucible_dagster.context_store import ContextIOManager, context_store
@@ -24,8 +25,10 @@ from crucible_dagster.execution import execute_experiment, open_instance
 from crucible_dagster.history import History
 from crucible_dagster.job import job_for
 from crucible_dagster.schedules import schedule_for
+from crucible_dagster.triggers import trigger_for
 
 __all__ = [
+    "Alert",
     "ContextIOManager",
     "ExperimentComponent",
     "History",
@@ -34,9 +37,11 @@ __all__ = [
     "context_store",
     "execute_experiment",
     "experiment_files",
+    "failure_sensor",
     "job_for",
     "open_instance",
     "schedule_for",
+    "trigger_for",
 ]
 
 DagsterLibraryRegistry.register("crucible-dagster", __version__, is_dagster_package=False)

@@ -8,7 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dagster import AssetChecksDefinition, AssetSpec, Definitions, JobDefinition, ScheduleDefinition
+from dagster import (
+    AssetChecksDefinition,
+    AssetSpec,
+    Definitions,
+    JobDefinition,
+    ScheduleDefinition,
+    SensorDefinition,
+)
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
 from crucible_core.errors import Location
@@ -19,6 +26,7 @@ from crucible_dagster.gating import checks_for
 from crucible_dagster.job import job_for
 from crucible_dagster.names import same_names
 from crucible_dagster.schedules import schedule_for
+from crucible_dagster.triggers import trigger_for
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
 
@@ -27,7 +35,7 @@ SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 
 
 def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None) -> Definitions:
-    """A job, an asset with its checks and, where the file asks for one, a schedule for each experiment.
+    """A job, an asset with its checks and, where the file asks for them, a schedule and a trigger for each experiment.
 
     `paths` are files, folders (every experiment in a .yaml, .yml or .json file below them) or glob patterns. Merge the
     result with your own by `Definitions.merge`.
@@ -67,6 +75,7 @@ def definitions_of(
     assets: list[AssetSpec] = []
     checks: list[AssetChecksDefinition] = []
     schedules: list[ScheduleDefinition] = []
+    sensors: list[SensorDefinition] = []
     for experiment in experiments:
         try:
             job = job_for(experiment, registry)
@@ -75,12 +84,14 @@ def definitions_of(
             checks += checks_for(experiment, registry)
             if schedule := schedule_for(experiment, job):
                 schedules.append(schedule)
+            if trigger := trigger_for(experiment, job):
+                sensors.append(trigger)
         except InvalidExperimentError as error:
             found.append(error)
     found += same_names([*beside, *experiments])
     if found:
         raise InvalidExperimentError.of(found)
-    return Definitions(assets=assets, asset_checks=checks, jobs=jobs, schedules=schedules)
+    return Definitions(assets=assets, asset_checks=checks, jobs=jobs, schedules=schedules, sensors=sensors)
 
 
 def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:

@@ -25,6 +25,7 @@ from crucible_core.vocabulary import MissedTicks, ScheduleStatus
 from crucible_dagster.claims import LOCATION_TAG, SCHEDULE_NAME_TAG, TICK_TAG, supersede
 from crucible_dagster.execution import execute_experiment
 from crucible_dagster.names import dagster_name
+from crucible_dagster.settings import config_of_variant, tags_of_variant
 from crucible_dagster.ticks import CRON_TAG, Tick, Ticks, cron_of, state_of_tick, ticks_of
 
 __all__ = [
@@ -97,9 +98,9 @@ class _Evaluation:
         self._context = context
 
     def request(self, tick: datetime) -> RunRequest:
-        tags = tick_tags(self.schedule, tick)
+        tags = {**tick_tags(self.schedule, tick), **tags_of_variant(self.schedule.variant)}
         # By the key Dagster finds the run again that it made before it was cut off.
-        return RunRequest(run_key=tags[TICK_TAG], tags=tags)
+        return RunRequest(run_key=tags[TICK_TAG], run_config=config_of_variant(self.schedule.variant), tags=tags)
 
     @property
     def instance(self) -> DagsterInstance:
@@ -156,8 +157,10 @@ def run_missed(instance: DagsterInstance, experiment: Experiment, tick: Tick, lo
         LOCATION_TAG: location,
         **tick_tags(experiment.schedule, tick.time),
     }
+    variant = experiment.schedule.variant
     try:
-        execute_experiment(experiment, instance=instance, launched_by="cli", tags=tags)
+        run = experiment if variant is None else experiment.with_variant(variant)
+        execute_experiment(run, instance=instance, launched_by="cli", tags=tags)
     except CrucibleError as error:
         return str(error)
     return None

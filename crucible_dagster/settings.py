@@ -27,8 +27,10 @@ __all__ = [
     "VARIANT_TAG",
     "LogLevel",
     "Settings",
+    "config_of_variant",
     "settings_fields",
     "settings_of",
+    "tags_of_variant",
     "variants_as_partitions",
 ]
 
@@ -123,6 +125,15 @@ def variants_as_partitions(
         ops: dict[str, Any] = {}
         for stage, options in variants[name].items():
             ops.update(options_of(stage, options))
-        return {"ops": ops, "resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
+        return {"ops": ops, **config_of_variant(name)}
 
     return of_variant
+
+
+def config_of_variant(name: str | None) -> dict[str, Any]:
+    """The run config that chooses a variant, or none."""
+    return {} if name is None else {"resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
+
+
+def tags_of_variant(name: str | None) -> dict[str, str]:
+    return {} if name is None else {VARIANT_TAG: name}

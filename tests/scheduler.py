@@ -20,6 +20,7 @@ from dagster._core.scheduler.instigation import (
     InstigatorStatus,
     InstigatorType,
     ScheduleInstigatorData,
+    SensorInstigatorData,
 )
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -27,7 +28,16 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-__all__ = ["LOCATION", "SETTINGS", "add_settings", "launch_queued", "scheduler_at", "switch_on", "workspace_of"]
+__all__ = [
+    "LOCATION",
+    "SETTINGS",
+    "add_settings",
+    "launch_queued",
+    "scheduler_at",
+    "switch_on",
+    "switch_sensor_on",
+    "workspace_of",
+]
 
 LOCATION = "here"
 SETTINGS: Mapping[str, Any] = {
@@ -64,6 +74,14 @@ def switch_on(workspace: WorkspaceProcessContext, schedule: str, since: datetime
         instance.update_instigator_state(state)
     else:
         instance.add_instigator_state(state)
+
+
+def switch_sensor_on(workspace: WorkspaceProcessContext, sensor: str, since: datetime) -> None:
+    found = _repository(workspace).get_sensor(sensor)
+    data = SensorInstigatorData(last_sensor_start_timestamp=since.timestamp(), sensor_type=found.sensor_type)
+    workspace.instance.add_instigator_state(
+        InstigatorState(found.get_remote_origin(), InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
+    )
 
 
 def scheduler_at(

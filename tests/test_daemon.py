@@ -1,0 +1,215 @@
+"""Real daemons that tick a real schedule, a real trigger and a real alert: two at once, killed, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from children import PATH
+from dagster import AssetKey, AssetMaterialization, DagsterInstance, DagsterRunStatus
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from postgres import Storage, dagster_home
+from scheduler import add_settings, switch_on, switch_sensor_on
+
+from crucible_core import load_experiment
+from crucible_dagster.claims import SUPERSEDED_TAG, TICK_TAG
+from crucible_dagster.ticks import Tick, find_state, ticks_of
+
+pytestmark = [
+    pytest.mark.xdist_group("daemon"),  # one deployment for them all
+    pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning"),
+]
+
+PATIENCE = 150.0  # what takes half a minute takes two on a machine that does much else
+
+DEFINITIONS = """
+import json
+from pathlib import Path
+
+from dagster import Definitions
+
+from crucible_dagster import build_definitions, failure_sensor
+
+folder = Path(__file__).parent
+
+
+def notify(alert):
+    with (folder / "alerts").open("a") as file:
+        file.write(json.dumps({"key": alert.key, "sentence": alert.sentence, "facts": dict(alert.facts)}) + "\\n")
+
+
+alarm = failure_sensor(notify, minimum_interval_seconds=3)
+defs = Definitions.merge(build_definitions(folder / "experiments"), Definitions(sensors=[alarm]))
+"""
+
+
+def wait_until(happened: Callable[[], Any], what: str, told: Callable[[], object] = str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}: {told()}"
+        time.sleep(0.1)
+    return found
+
+
+class Deployment:
+    """A code server, and daemons that come and go."""
+
+    def __init__(self, folder: Path, instance: DagsterInstance, stack: ExitStack) -> None:
+        self.folder = folder
+        self.instance = instance
+        self.started = datetime.now(UTC)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        server = {"host": "127.0.0.1", "port": self.port, "location_name": "lab"}
+        (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(self._end)
+        self.start("dagster", "api", "grpc", "-f", str(folder / "definitions.py"), "-p", str(self.port))
+        wait_until(self._answers, "the code server")
+        target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
+        self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": PATH, "DAGSTER_HOME": self.instance.root_directory}
+        log = (self.folder / f"{program} {len(self._processes)}.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [Path(sys.executable).with_name(program), *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        self._processes.append(process)
+        return process
+
+    def two_daemons(self) -> list[subprocess.Popen[bytes]]:
+        return [self.start("dagster-daemon", "run", "-w", str(self.folder / "workspace.yaml")) for _ in range(2)]
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def _end(self) -> None:
+        everything = []
+        for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                everything += [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in everything:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        for process in self._processes:
+            process.wait(timeout=30)
+
+    def told(self) -> list[object]:
+        """What is known of every run."""
+        return [
+            (run.run_id, run.status, run.tags, [entry.message for entry in self.instance.all_logs(run.run_id)][-5:])
+            for run in self.instance.get_runs()
+        ]
+
+
+def experiment(folder: Path, name: str, stage: str, **fields: Any) -> None:
+    options = {"folder": str(folder / name)}
+    (folder / name).mkdir()
+    pipeline = [{"name": stage, "module": f"schedule_stages:{stage}", "options": options}]
+    (folder / "experiments").mkdir(exist_ok=True)
+    (folder / "experiments" / f"{name}.yaml").write_text(json.dumps({"id": name, "pipeline": pipeline, **fields}))
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    storage: Storage, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    server = request.getfixturevalue("postgres") if storage == "postgres" else None
+    folder = tmp_path_factory.mktemp("deployment")
+    (folder / "home").mkdir()
+    (folder / "definitions.py").write_text(DEFINITIONS)
+    experiment(folder, "minutely", "work", schedule={"cron": "* * * * *", "missed": "all", "max_catch_up": 3})
+    experiment(folder, "follower", "fail", deps=["raw"], trigger={"on_update": "any"})
+    with ExitStack() as stack:
+        home = stack.enter_context(dagster_home(folder / "home", storage, server))
+        queue = {"module": "dagster.core.run_coordinator", "class": "QueuedRunCoordinator"}
+        add_settings(
+            home,
+            {
+                "run_coordinator": {**queue, "config": {"dequeue_interval_seconds": 1}},
+                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5},
+            },
+        )
+        instance = stack.enter_context(DagsterInstance.from_config(str(home)))
+        instance.get_runs_count()
+        instance.all_asset_keys()
+        instance.all_instigator_state()
+        yield Deployment(folder, instance, stack)
+
+
+def ticks(deployment: Deployment, until: datetime) -> tuple[Tick, ...]:
+    schedule = load_experiment(deployment.folder / "experiments" / "minutely.yaml").schedule
+    assert schedule is not None
+    state = find_state(deployment.instance, "minutely_schedule")
+    return ticks_of(deployment.instance, schedule, state, until=until, limit=10).ticks
+
+
+def worked(folder: Path) -> list[str]:
+    return (folder / "executed").read_text().split() if (folder / "executed").exists() else []
+
+
+def test_two_daemons_that_are_killed_and_started_again_have_each_tick_s_and_update_s_work_done_once(
+    deployment: Deployment,
+) -> None:
+    instance, folder = deployment.instance, deployment.folder
+    since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
+    switch_on(deployment.workspace, "minutely_schedule", since)
+    switch_sensor_on(deployment.workspace, "follower_trigger", since)
+    instance.report_runless_asset_event(AssetMaterialization(AssetKey("raw")))
+
+    daemons = deployment.two_daemons()
+    wait_until(lambda: instance.get_runs_count() > 0, "a run of a tick")
+    time.sleep(random.uniform(0, 0.5))  # somewhere between making runs, submitting them and noting that
+    for daemon in daemons:
+        daemon.kill()
+        daemon.wait(timeout=30)
+    until = datetime.now(UTC)
+    deployment.two_daemons()
+
+    def all_done() -> bool:
+        found = ticks(deployment, until)
+        return len(found) >= 2 and all(tick.run_status == "succeeded" for tick in found)
+
+    wait_until(all_done, "each tick's run", lambda: (ticks(deployment, until), deployment.told()))
+    wait_until(lambda: all(run.is_finished for run in instance.get_runs()), "the end of every run")
+    runs = {run.run_id: run for run in instance.get_runs()}
+    done = Counter(runs[run_id].tags[TICK_TAG] for run_id in worked(folder / "minutely"))
+    expected = {tick.time.astimezone(UTC).isoformat() for tick in ticks(deployment, until)}
+    assert expected <= set(done)
+    assert set(done.values()) == {1}, done
+    for run in runs.values():
+        assert (run.status is DagsterRunStatus.CANCELED) == (SUPERSEDED_TAG in run.tags)
+
+    # The update started one run, which failed, and somebody was told of it: at least once, under one key.
+    wait_until((folder / "alerts").exists, "an alert")
+    (failed,) = set(worked(folder / "follower"))
+    assert worked(folder / "follower") == [failed]
+    told = [json.loads(line) for line in (folder / "alerts").read_text().splitlines()]
+    assert {alert["key"] for alert in told} == {f"{failed} run_failed"}
+    assert told[0]["sentence"].startswith("Run of follower failed at stage fail: ")
+    assert told[0]["facts"]["sensor"] == "follower_trigger"
+    assert told[0]["facts"]["updated"].startswith("raw #")

@@ -1,0 +1,348 @@
+"""Runs that an updated asset starts, and who is told of failures: sensors, evaluated on a real instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import schedule_stages
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    Definitions,
+    JobDefinition,
+    SensorDefinition,
+    build_sensor_context,
+    job,
+    op,
+)
+
+from crucible_core import Experiment, InvalidExperimentError, StageFailedError, load_experiment, vocabulary
+from crucible_core.experiment import Trigger
+from crucible_dagster import Alert, build_definitions, execute_experiment, failure_sensor, job_for, trigger_for
+from crucible_dagster.alerts import ATTEMPTS
+from crucible_dagster.claims import UPDATE_TAG
+from crucible_dagster.triggers import ON_UPDATE, SENSOR_STATUS, UPDATED_TAG
+
+
+class Watched:
+    """A sensor on an instance, looked at as the daemon does: the cursor of one look is that of the next."""
+
+    def __init__(self, sensor: SensorDefinition, instance: DagsterInstance, start: float | None = None) -> None:
+        self.sensor = sensor
+        self.instance = instance
+        self.start = time.time() if start is None else start
+        self.cursor: str | None = None
+        self.said: str | None = None
+
+    def look(self, *, killed: bool = False) -> Sequence[Any]:
+        context = build_sensor_context(
+            self.instance, cursor=self.cursor, last_sensor_start_time=self.start, definitions=Definitions()
+        )
+        found = self.sensor.evaluate_tick(context)
+        if not killed:  # before Dagster has stored the cursor
+            self.cursor = found.cursor
+        self.said = found.skip_message
+        return found.run_requests or []
+
+
+def materialize(instance: DagsterInstance, *keys: str) -> None:
+    for key in keys:
+        instance.report_runless_asset_event(AssetMaterialization(AssetKey(key.split("/"))))
+
+
+def triggered(on_update: str, **fields: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "id": "follower",
+            "deps": ["raw/orders", "prices"],
+            "pipeline": [{"name": "work", "module": f"{schedule_stages.__name__}:work", "options": {"folder": "."}}],
+            **fields,
+            "trigger": {"on_update": on_update, **fields.get("trigger", {})},
+        }
+    )
+
+
+def watch(instance: DagsterInstance, experiment: Experiment, start: float | None = None) -> Watched:
+    sensor = trigger_for(experiment, job_for(experiment))
+    assert sensor is not None
+    return Watched(sensor, instance, start)
+
+
+# --- triggers ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_way_to_be_triggered_is_implemented() -> None:
+    assert set(ON_UPDATE) == set(get_args(vocabulary.OnUpdate))
+    assert set(SENSOR_STATUS) == set(get_args(vocabulary.ScheduleStatus))
+
+
+def test_any_update_starts_one_run_and_several_between_two_looks_start_one(instance: DagsterInstance) -> None:
+    materialize(instance, "prices")
+    sensor = watch(instance, triggered("any"))
+    assert sensor.look() == []
+    assert sensor.said == "No update of raw/orders, prices."
+    materialize(instance, "raw/orders")
+    (request,) = sensor.look()
+    newest = instance.fetch_materializations(AssetKey(["raw", "orders"]), limit=1).records[0]
+    assert request.tags[UPDATED_TAG] == f"raw/orders #{newest.storage_id} of run {newest.run_id}"
+    assert request.run_key == request.tags[UPDATE_TAG]
+    assert sensor.look() == []
+    materialize(instance, "raw/orders", "raw/orders", "prices", "another")
+    (both,) = sensor.look()
+    assert "raw/orders #" in both.tags[UPDATED_TAG]
+    assert "; prices #" in both.tags[UPDATED_TAG]
+    assert both.run_key != request.run_key
+    assert sensor.look() == []
+
+
+def test_all_waits_until_every_asset_was_updated_since_the_last_run(instance: DagsterInstance) -> None:
+    sensor = watch(instance, triggered("all"))
+    materialize(instance, "raw/orders", "raw/orders")
+    assert sensor.look() == []
+    assert sensor.said == "No update of prices."
+    materialize(instance, "prices")
+    assert len(sensor.look()) == 1
+    materialize(instance, "prices")
+    assert sensor.look() == []
+    materialize(instance, "raw/orders")
+    assert len(sensor.look()) == 1
+
+
+def test_an_update_that_was_looked_at_and_whose_run_was_not_kept_has_the_same_key(instance: DagsterInstance) -> None:
+    sensor = watch(instance, triggered("any"))
+    sensor.look()
+    materialize(instance, "prices")
+    (lost,) = sensor.look(killed=True)
+    (again,) = sensor.look()
+    assert lost.run_key == again.run_key
+    # Two daemons ask for it at once: both runs have the key, and the first to begin does the work.
+    experiment = triggered("any")
+    tags = {"dagster/sensor_name": "follower_trigger", **again.tags}
+    execute_experiment(experiment, instance=instance, tags=tags)
+    with pytest.raises(Exception, match="has this update of follower_trigger; this run does nothing"):
+        execute_experiment(experiment, instance=instance, tags=tags)
+    assert len(Path("executed").read_text().split()) == 1
+
+
+def test_what_was_updated_while_the_trigger_was_off_starts_nothing_and_what_was_right_after_does(
+    instance: DagsterInstance,
+) -> None:
+    materialize(instance, "prices")
+    switched_on = time.time()
+    materialize(instance, "raw/orders")
+    sensor = watch(instance, triggered("any"), switched_on)
+    (request,) = sensor.look()
+    assert request.tags[UPDATED_TAG].startswith("raw/orders #")
+    assert "prices" not in request.tags[UPDATED_TAG]
+    materialize(instance, "prices")
+    sensor.start = time.time()  # switched off before, and on again
+    assert sensor.look() == []
+    materialize(instance, "prices")
+    assert len(sensor.look()) == 1
+
+
+def test_a_variant_is_run_when_the_file_says_which(instance: DagsterInstance) -> None:
+    variants = {"slow": {"work": {"seconds": 0.01}}}
+    sensor = watch(instance, triggered("any", variants=variants, trigger={"variant": "slow"}))
+    sensor.look()
+    materialize(instance, "prices")
+    (request,) = sensor.look()
+    assert request.run_config == {"resources": {"experiment": {"config": {"variant": "slow"}}}}
+    assert request.tags["crucible/variant"] == "slow"
+
+
+def test_a_file_s_trigger_is_among_its_definitions(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text(
+        "id: e\npipeline: [{name: validate}]\ndeps: [a/b]\ntrigger: {on_update: any, default_status: running}\n"
+    )
+    made = build_definitions(tmp_path)
+    sensor = made.resolve_sensor_def("e_trigger")
+    assert (sensor.job_name, sensor.default_status) == ("e", SENSOR_STATUS["running"])
+    assert Trigger(on_update="any").default_status == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("trigger: {on_update: any}", "e.yaml:3:1: trigger: a trigger needs `deps`"),
+        ("deps: []\ntrigger: {on_update: any}", "e.yaml:4:1: trigger: a trigger needs `deps`"),
+        ("deps: [a]\ntrigger: {on_update: some}", "e.yaml:4:11: trigger.on_update: Input should be 'all' or 'any'"),
+        ("deps: [a]\ntrigger: {on_update: any, variant: x}", "there is no variant 'x'; the experiment has none"),
+        (
+            "variants: {y: {validate: {}}}\nschedule: {cron: '@daily', variant: x}",
+            "e.yaml:4:28: schedule: there is no variant 'x'; variants: y",
+        ),
+    ],
+)
+def test_a_trigger_that_nothing_triggers_and_a_variant_that_there_is_not_are_refused(
+    tmp_path: Path, lines: str, said: str
+) -> None:
+    (tmp_path / "e.yaml").write_text(f"id: e\npipeline: [{{name: validate}}]\n{lines}\n")
+    with pytest.raises(InvalidExperimentError) as refused:
+        load_experiment(tmp_path / "e.yaml")
+    assert said in str(refused.value)
+
+
+# --- alerts -----------------------------------------------------------------------------------------------------------
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self.alerts: list[Alert] = []
+        self.broken = 0
+
+    def __call__(self, alert: Alert) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise ConnectionError("the webhook is away")
+        self.alerts.append(alert)
+
+    @property
+    def keys(self) -> list[str]:
+        return [alert.key for alert in self.alerts]
+
+
+def failing(folder: Path, id_: str = "failing") -> Experiment:
+    options = {"folder": str(folder)}
+    pipeline = [{"name": "first-stage", "module": f"{schedule_stages.__name__}:fail", "options": options}]
+    return Experiment.model_validate({"id": id_, "pipeline": pipeline})
+
+
+def run(instance: DagsterInstance, experiment: Experiment, tags: Mapping[str, str] | None = None) -> str:
+    try:
+        return execute_experiment(experiment, instance=instance, tags=tags).run_id
+    except StageFailedError as error:
+        return error.context.run_id
+
+
+def checked_job(*, fails: bool = False, **gates: tuple[bool, AssetCheckSeverity]) -> JobDefinition:
+    """A run of the experiment `judged`, as its gates are told to Dagster."""
+
+    @op
+    def judge(context):
+        for name, (passed, severity) in gates.items():
+            context.log_event(
+                AssetCheckEvaluation(
+                    asset_key=AssetKey(["crucible", "judged"]),
+                    check_name=name,
+                    passed=passed,
+                    severity=severity,
+                    description=f"{name} is what it is",
+                    metadata={},
+                )
+            )
+        if fails:
+            raise ValueError("a blocking gate failed")
+
+    @job(tags={"crucible/experiment": "judged"})
+    def judged() -> None:
+        judge()
+
+    return judged
+
+
+ERROR, WARN = AssetCheckSeverity.ERROR, AssetCheckSeverity.WARN
+
+
+def test_a_failed_run_is_told_of_once_with_its_stage_and_why(instance: DagsterInstance, tmp_path: Path) -> None:
+    mailbox = Mailbox()
+    run(instance, failing(tmp_path))  # before it was switched on
+    sensor = Watched(failure_sensor(mailbox, ui="https://dagster.example/"), instance)
+    sensor.look()
+    failed = run(instance, failing(tmp_path), {"dagster/schedule_name": "failing_schedule"})
+    (tmp_path / "mended").touch()
+    run(instance, failing(tmp_path))
+    sensor.look()
+    assert sensor.said == "told of 1"
+    (alert,) = mailbox.alerts
+    assert (alert.kind, alert.experiment, alert.run_id) == ("run_failed", "failing", failed)
+    assert (alert.stage, alert.gate) == ("first-stage", None)
+    assert alert.sentence.startswith("Run of failing failed at stage first-stage: ")
+    assert "it does not work yet" in alert.sentence
+    assert alert.link == f"https://dagster.example/runs/{failed}"
+    assert alert.facts == {"job": "failing", "schedule": "failing_schedule"}
+    sensor.look()
+    assert len(mailbox.alerts) == 1
+
+
+def test_failed_gates_are_told_of_also_of_a_run_that_succeeded(instance: DagsterInstance) -> None:
+    mailbox, all_runs = Mailbox(), Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    without_gates = Watched(failure_sensor(all_runs, gates=False), instance)
+    sensor.look()
+    without_gates.look()
+    gates = {"accuracy": (False, ERROR), "speed": (True, ERROR), "size": (False, WARN)}
+    good = checked_job(**gates).execute_in_process(instance=instance)
+    bad = checked_job(fails=True, **gates).execute_in_process(instance=instance, raise_on_error=False)
+    sensor.look()
+    without_gates.look()
+    assert sorted(mailbox.keys) == sorted(f"{one.run_id} gate_failed accuracy" for one in (good, bad))
+    assert mailbox.alerts[0].sentence == "Gate accuracy of judged failed: accuracy is what it is"
+    assert all_runs.keys == [f"{bad.run_id} run_failed"]
+
+
+def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    first, second = run(instance, failing(tmp_path)), run(instance, failing(tmp_path))
+    mailbox.broken = 1
+    sensor.look()
+    assert mailbox.keys == [f"{second} run_failed"]
+    assert sensor.said == "told of 1, 1 not yet, as the notifier raised"
+    sensor.look()
+    assert mailbox.keys == [f"{second} run_failed", f"{first} run_failed"]
+    third = run(instance, failing(tmp_path))
+    mailbox.broken = ATTEMPTS
+    said = []
+    for _ in range(ATTEMPTS):
+        sensor.look()
+        said.append(sensor.said)
+    assert said[-2:] == ["told of 0, 1 not yet, as the notifier raised", "told of 0, 1 given up"]
+    sensor.look()
+    assert f"{third} run_failed" not in mailbox.keys
+
+
+def test_what_was_told_before_a_kill_is_told_again_under_the_same_key(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    failed = run(instance, failing(tmp_path))
+    sensor.look(killed=True)
+    sensor.look()
+    assert mailbox.keys == [f"{failed} run_failed"] * 2
+
+
+def test_only_the_wanted_experiments_and_no_run_that_is_retried_are_told_of(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox, experiments=["failing"], name="mine"), instance)
+    assert sensor.sensor.name == "mine"
+    sensor.look()
+    run(instance, failing(tmp_path, "another"))
+    run(instance, failing(tmp_path), {"dagster/will_retry": "true"})
+
+    @op
+    def other() -> None:
+        raise ValueError
+
+    @job
+    def foreign() -> None:
+        other()
+
+    foreign.execute_in_process(instance=instance, raise_on_error=False)
+    failed = run(instance, failing(tmp_path))
+    sensor.look()
+    assert mailbox.keys == [f"{failed} run_failed"]
