@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, cast, runtime_checkable
 
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError
@@ -23,6 +23,7 @@ from crucible_core.wording import closest, error_text, listing, printable
 if TYPE_CHECKING:
     from crucible_core.runner import PlannedStage
     from crucible_core.stats import MarginResult
+    from crucible_core.stats.differences import Differences
 
 __all__ = ["EarlierRun", "Past", "check_gates", "judge_gate", "judge_gates"]
 
@@ -309,7 +310,11 @@ class _Regression:
             _undecided(f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}")
         from crucible_core.stats.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
 
-        return [float(value) for value in read_sample("margin", rule.group, groups[rule.group]).values]
+        values = groups[rule.group]
+        if isinstance(values, list | tuple):
+            # Right and wrong answers: their mean is the share of the right ones.
+            values = [float(value) if isinstance(value, bool) else value for value in values]
+        return [float(value) for value in read_sample("margin", rule.group, values).values]
 
     def _stage(self) -> ComparesGroups:
         for one in self.planned:
@@ -337,12 +342,19 @@ class _Regression:
         judged = judge_margin(
             {"now": ours, "baseline": earlier},
             rule.margin,
-            paired=rule.paired,
+            difference=self._pairs() if rule.paired else None,
             higher_is_better=rule.higher_is_better,
             non_inferiority=True,
             alpha=self._alpha,
         )
         return self._by_verdict(judged, ours, earlier, runs)
+
+    def _pairs(self) -> Differences:
+        """The values of folds of one data set, or of items in clusters, are not independent, and the stage says so."""
+        from crucible_core.stats.differences import Differences  # noqa: PLC0415
+
+        of_stage = getattr(self._stage(), "differences", None)
+        return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx))
 
     def _against_numbers(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
         """Each run as one observation: its number, or the mean of its group."""

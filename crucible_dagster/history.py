@@ -274,7 +274,7 @@ class History:
         """One row per run, newest first: `run_id`, `started`, `status`, and every number under its dotted name.
 
         `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
-        materialization: the first 1,000 metrics, and of a comparison its findings. A run that did not succeed has
+        materialization: the first 10,000 metrics, and of a comparison its findings. A run that did not succeed has
         none, and its row only the three columns; a metric with one of their names is called `status (metric)`. The row
         of a run of a variant of the experiment has it as `variant` too.
 

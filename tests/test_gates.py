@@ -31,6 +31,7 @@ from crucible_core import (
 from crucible_core.errors import _Portable
 from crucible_core.gates import BOUNDS
 from crucible_core.stats import WatchVerdict, judge_margin, judge_new_value, watch_baseline
+from crucible_core.stats.differences import Differences
 from crucible_core.verdicts import HOLDS, WATCHED, EarlierRun
 
 
@@ -384,6 +385,32 @@ def test_what_does_not_vary_is_taken_as_it_is(
     result = verdict(against(paired=paired), Kept(runs(then)), control=now, treatment=[0.0])
     assert result.status == status
     assert said in result.sentence
+
+
+def test_folds_of_one_data_set_are_compared_as_the_bench_stage_declares_them() -> None:
+    bench = {"name": "bench", "options": {"design": "resampled"}}
+    now = [value + noise for value, noise in zip(OLD, SPREAD, strict=True)]
+
+    def of(values: list[float]) -> Context:
+        experiment = experiment_of("nothing", bench, gates=[{"name": "one", **against(0.03, paired=True)}])
+        return Context.begin(experiment, assigns={"bench_data": {"control": values, "treatment": OLD}})
+
+    planned = plan_experiment(of(now).experiment, registry())
+    (result,) = judge_gates(of(now), planned, Kept([EarlierRun("r1", lambda: of(OLD))]))
+    as_folds, as_pairs = (
+        judge_margin({"a": now, "b": OLD}, 0.03, difference=Differences(design), non_inferiority=True)
+        for design in ("resampled", "paired")
+    )
+    assert result.numbers["interval_low"] == pytest.approx(as_folds.equivalence_interval[0])
+    # Folds that share their training data say less than as many independent pairs.
+    assert as_folds.equivalence_interval[0] < as_pairs.equivalence_interval[0]
+
+
+def test_right_and_wrong_answers_are_compared_by_their_share() -> None:
+    then, now = [True, True, False, True] * 50, [True, True, False, False] * 50
+    result = verdict(against(0.05, paired=True), Kept(runs(then)), control=now, treatment=[0.0])
+    assert result.status == "failed"
+    assert result.numbers["estimate"] == -0.25
 
 
 def test_several_runs_are_averaged_pair_by_pair() -> None:

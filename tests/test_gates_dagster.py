@@ -52,6 +52,13 @@ def instance(open_instance: Callable[[], AbstractContextManager[DagsterInstance]
         yield opened
 
 
+@pytest.fixture(scope="module")
+def memory() -> Iterator[DagsterInstance]:
+    """For what is the same wherever Dagster keeps its runs."""
+    with DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
 @pytest.fixture
 def name() -> str:
     """The id of an experiment that no other test has."""
@@ -153,19 +160,16 @@ def test_a_blocking_gate_fails_the_run_which_keeps_its_report_and_its_context(
     assert details.notes == ()
 
 
-def test_an_undecided_gate_is_a_warning_and_no_pass(instance: DagsterInstance, name: str) -> None:
-    context = run(instance, described(name, GOOD, {**NO_WORSE, "blocking": True}))
-    (evaluation,) = evaluations(instance, context.run_id)
+def test_an_undecided_gate_is_a_warning_and_no_pass(memory: DagsterInstance, name: str) -> None:
+    context = run(memory, described(name, GOOD, {**NO_WORSE, "blocking": True}))
+    (evaluation,) = evaluations(memory, context.run_id)
     assert (evaluation.passed, evaluation.severity) == (False, AssetCheckSeverity.WARN)
     assert "no earlier run of the experiment passed" in str(evaluation.description)
-    (listed,) = History(instance).runs(name)
+    (listed,) = History(memory).runs(name)
     assert (listed.status, listed.gates) == ("succeeded", "undecided")
 
 
-def test_infinite_and_huge_numbers_are_told(instance: DagsterInstance, name: str) -> None:
-    class Huge:
-        pass
-
+def test_infinite_and_huge_numbers_are_told(memory: DagsterInstance, name: str) -> None:
     experiment = experiment_of(
         {"name": "odd_values"},
         id=name,
@@ -175,7 +179,7 @@ def test_infinite_and_huge_numbers_are_told(instance: DagsterInstance, name: str
             {"name": "minus", "metric": "minus", "below": 1},
         ],
     )
-    found = gates(instance, run(instance, experiment))
+    found = gates(memory, run(memory, experiment))
     assert [one.status for one in found.values()] == ["passed", "undecided", "passed"]
     assert found["infinite"].numbers["value"] == math.inf
 
@@ -197,9 +201,9 @@ def test_the_last_passing_run_is_the_baseline(instance: DagsterInstance, name: s
     assert [one.gates for one in History(instance).runs(name)] == ["passed", "failed", "undecided"]
 
 
-def test_runs_of_before_there_were_gates_can_be_a_baseline(instance: DagsterInstance, name: str) -> None:
-    first = run(instance, described(name, GOOD))
-    found = gates(instance, run(instance, described(name, GOOD, NO_WORSE)))["no_worse"]
+def test_runs_of_before_there_were_gates_can_be_a_baseline(memory: DagsterInstance, name: str) -> None:
+    first = run(memory, described(name, GOOD))
+    found = gates(memory, run(memory, described(name, GOOD, NO_WORSE)))["no_worse"]
     assert (found.status, found.baseline_runs) == ("passed", (first.run_id,))
 
 
@@ -223,20 +227,20 @@ def test_a_pinned_run_a_number_of_runs_and_a_variant_are_baselines(instance: Dag
     assert "no run of variant 'large' has succeeded" in found["none"].sentence
 
 
-def test_runs_of_another_variant_are_not_the_last_passing_run(instance: DagsterInstance, name: str) -> None:
-    small = run(instance, described(name, GOOD), **{VARIANT_TAG: "small"})
-    run(instance, described(name, BAD), **{VARIANT_TAG: "large"})
-    found = gates(instance, run(instance, described(name, GOOD, NO_WORSE), **{VARIANT_TAG: "small"}))
+def test_runs_of_another_variant_are_not_the_last_passing_run(memory: DagsterInstance, name: str) -> None:
+    small = run(memory, described(name, GOOD), **{VARIANT_TAG: "small"})
+    run(memory, described(name, BAD), **{VARIANT_TAG: "large"})
+    found = gates(memory, run(memory, described(name, GOOD, NO_WORSE), **{VARIANT_TAG: "small"}))
     assert found["no_worse"].baseline_runs == (small.run_id,)
 
 
-def test_a_pinned_run_that_cannot_be_a_baseline_is_undecided_and_says_why(instance: DagsterInstance, name: str) -> None:
-    other = run(instance, described(f"other-{name}", GOOD))
+def test_a_pinned_run_that_cannot_be_a_baseline_is_undecided_and_says_why(memory: DagsterInstance, name: str) -> None:
+    other = run(memory, described(f"other-{name}", GOOD))
 
     def verdict(pinned: str) -> GateResult:
         rule = {"group": "treatment", "margin": 0.05, "baseline": {"run": pinned}}
         experiment = described(name, GOOD, {"name": "pinned", "no_regression": rule})
-        return gates(instance, run(instance, experiment))["pinned"]
+        return gates(memory, run(memory, experiment))["pinned"]
 
     assert "no run of an experiment has an id that begins with 'ffffffff'" in verdict("ffffffff").sentence
     found = verdict(other.run_id)
@@ -244,40 +248,40 @@ def test_a_pinned_run_that_cannot_be_a_baseline_is_undecided_and_says_why(instan
     assert f"is one of experiment 'other-{name}'" in found.sentence
 
 
-def test_a_baseline_whose_context_is_gone_is_undecided_and_says_so(instance: DagsterInstance, name: str) -> None:
+def test_a_baseline_whose_context_is_gone_is_undecided_and_says_so(memory: DagsterInstance, name: str) -> None:
     import shutil
 
-    first = run(instance, described(name, GOOD))
-    shutil.rmtree(Path(instance.storage_directory()) / "crucible" / "runs" / first.run_id)
-    found = gates(instance, run(instance, described(name, GOOD, NO_WORSE)))["no_worse"]
+    first = run(memory, described(name, GOOD))
+    shutil.rmtree(Path(memory.storage_directory()) / "crucible" / "runs" / first.run_id)
+    found = gates(memory, run(memory, described(name, GOOD, NO_WORSE)))["no_worse"]
     assert found.status == "undecided"
     assert f"the baseline cannot be compared: run {first.run_id} cannot be read" in found.sentence
 
 
-def test_a_number_per_run_is_held_against_the_last_runs(instance: DagsterInstance, name: str) -> None:
+def test_a_number_per_run_is_held_against_the_last_runs(memory: DagsterInstance, name: str) -> None:
     def measured(value: float) -> Experiment:
         rule = {"metric": "accuracy", "margin": 0.1, "baseline": {"last_runs": 3}}
         gate = {"name": "steady", "no_regression": rule}
         return experiment_of({"name": "measure", "options": {"value": value}}, id=name, gates=[gate])
 
-    found = [gates(instance, run(instance, measured(value)))["steady"] for value in (0.90, 0.92, 0.91, 0.905, 0.2)]
+    found = [gates(memory, run(memory, measured(value)))["steady"] for value in (0.90, 0.92, 0.91, 0.905, 0.2)]
     assert [one.status for one in found] == ["undecided", "undecided", "undecided", "passed", "failed"]
     assert [one.numbers.get("n_baseline", 0) for one in found] == [0, 1, 2, 3, 3]
 
 
-def test_the_looks_since_a_pinned_run_count_those_that_a_gate_failed(instance: DagsterInstance, name: str) -> None:
+def test_the_looks_since_a_pinned_run_count_those_that_a_gate_failed(memory: DagsterInstance, name: str) -> None:
     def measured(value: float, *rules: dict[str, Any]) -> Experiment:
         return experiment_of({"name": "measure", "options": {"value": value}}, id=name, gates=rules)
 
-    first = run(instance, measured(0.8))
+    first = run(memory, measured(0.8))
     rule = {"metric": "accuracy", "margin": 0.5, "baseline": {"run": first.run_id}, "looks": "always_valid"}
     watched = {"name": "watched", "no_regression": rule}
     stop = {"name": "stop", "metric": "accuracy", "above": 0.4, "blocking": True}
-    second = run(instance, measured(0.3, watched, stop))
-    run(instance, measured(0.1), **{VARIANT_TAG: "small"})
-    third = run(instance, measured(0.75, watched, stop))
-    found = gates(instance, third)["watched"]
-    assert gates(instance, second)["stop"].blocks
+    second = run(memory, measured(0.3, watched, stop))
+    run(memory, measured(0.1), **{VARIANT_TAG: "small"})
+    third = run(memory, measured(0.75, watched, stop))
+    found = gates(memory, third)["watched"]
+    assert gates(memory, second)["stop"].blocks
     assert found.numbers["n"] == 2
     assert found.numbers["estimate"] == pytest.approx((0.3 + 0.75) / 2 - 0.8)
     assert found.baseline_runs == (first.run_id,)
@@ -304,10 +308,10 @@ def test_a_check_judges_the_newest_run_again_without_running_a_stage(instance: D
     assert (found["strict_1"].passed, found["strict_1"].blocking) == (False, True)
 
 
-def test_a_bound_that_was_changed_gives_another_verdict_on_the_same_run(instance: DagsterInstance, name: str) -> None:
-    run(instance, described(name, GOOD, ENOUGH))
+def test_a_bound_that_was_changed_gives_another_verdict_on_the_same_run(memory: DagsterInstance, name: str) -> None:
+    run(memory, described(name, GOOD, ENOUGH))
     changed = definitions_of([described(name, BAD, {**ENOUGH, "at_least": 0.9})], registry())
-    found = execute_checks(instance, changed, "enough")["enough"]
+    found = execute_checks(memory, changed, "enough")["enough"]
     assert (found.passed, found.metadata["bound"]) == (False, FloatMetadataValue(0.9))
     assert found.metadata["value"].value == pytest.approx(0.805)
 
@@ -349,11 +353,11 @@ def test_a_run_that_a_gate_failed_is_resumed_by_judging_it_again(instance: Dagst
     assert "does not say `cache: true`" in explain_reuse(instance, failed, "measure").verdict
 
 
-def test_a_stage_may_be_called_gates(instance: DagsterInstance, name: str) -> None:
+def test_a_stage_may_be_called_gates(memory: DagsterInstance, name: str) -> None:
     stages = [{"name": one, "module": "measure"} for one in ("gates", "gates_")]
     experiment = experiment_of(*stages, id=name, gates=[{"name": "any", "metric": "accuracy", "at_least": 0.1}])
     assert gates_step(experiment) == "gates__"
-    assert gates(instance, run(instance, experiment))["any"].status == "passed"
+    assert gates(memory, run(memory, experiment))["any"].status == "passed"
 
 
 def test_gates_that_dagster_could_not_tell_apart_are_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +30,9 @@ from crucible_core.vocabulary import (
     TestSpelling,
 )
 from crucible_core.wording import closest, listing
+
+if TYPE_CHECKING:
+    from crucible_core.stats.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
 
@@ -214,6 +217,15 @@ class Bench(Stage):
     def read(self, ctx: Context) -> ComparedGroups:
         """The same, with the cluster of each value where the design has clusters."""
         return self._complete(ctx)[0]
+
+    def differences(self, ctx: Context) -> Differences:
+        """How values that belong together, of this run and another, are compared: as the declared design has it."""
+        from crucible_core.stats.differences import Differences  # noqa: PLC0415
+
+        design = self._design(ctx.experiment)
+        if design in ("clustered", "resampled"):
+            return Differences(design, self.read(ctx).clusters, self.test_share)
+        return Differences("paired")
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
         asked = self.tests or experiment.stats.tests or ("auto",)
