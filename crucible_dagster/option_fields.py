@@ -142,7 +142,7 @@ def _fields(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int
             # Its fields carry the defaults, and Dagster fills it in from them unless one of them has none.
             complete = not any(field.is_required for field in kind.fields.values())
             settings = {} if complete or name in required else {"is_required": False}
-        elif given is not None and not _is_hidden(resolved, given):
+        elif given is not None and not _is_hidden(resolved, defs, given):
             settings = {"default_value": given}
         elif name not in required:
             # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
@@ -151,9 +151,9 @@ def _fields(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int
     return fields
 
 
-def _is_hidden(schema: Schema, default: Any) -> bool:
+def _is_hidden(schema: Schema, defs: Schema, default: Any) -> bool:
     # The stars that stand for a secret would replace it, and run config cannot say infinity.
-    return bool(schema.get("writeOnly")) or (isinstance(default, float) and not math.isfinite(default))
+    return _holds_secret(schema, defs) or (isinstance(default, float) and not math.isfinite(default))
 
 
 def _config_type(schema: Schema, defs: Schema, options: Mapping[str, Any], depth: int) -> Any:
@@ -296,17 +296,19 @@ _TYPES = {
 }
 
 
-def _words(schema: Schema, defs: Schema) -> str:
-    """The type in words: `whole number or list of text`."""
+def _words(schema: Schema, defs: Schema, depth: int = 0) -> str:
+    """The type in words: `whole number or list of texts`."""
     schema = resolve_schema(schema, defs)
     if choices := _choices(schema):
         return " or ".join(json.dumps(value) for value in choices)
+    if depth >= MAX_NESTING:
+        return "anything"
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_words(one, defs) for one in schema["anyOf"]))
+        return " or ".join(dict.fromkeys(_words(one, defs, depth + 1) for one in schema["anyOf"]))
     if "prefixItems" in schema:
-        return f"list of {', '.join(_words(one, defs) for one in schema['prefixItems'])}"
+        return f"list of {', '.join(_words(one, defs, depth + 1) for one in schema['prefixItems'])}"
     if schema.get("type") == "array":
-        return f"list of {_plural(_words(schema['items'], defs))}" if schema.get("items") else "list"
+        return f"list of {_plural(_words(schema['items'], defs, depth + 1))}" if schema.get("items") else "list"
     shown = schema.get("format")
     return _FORMATS.get(shown, str(shown)) if shown else _TYPES.get(str(schema.get("type")), "anything")
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition, validate_run_config
 from pydantic import BaseModel, Field, SecretStr
+from typing_extensions import TypeAliasType
 
 from crucible_core import Context, Experiment, Registry, Stage, run_experiment
 from crucible_dagster import job_for
@@ -310,3 +311,41 @@ def test_a_secret_is_not_in_what_is_said_of_it(job: JobDefinition) -> None:
     with pytest.raises(DagsterInvalidConfigError) as caught:
         validate_run_config(job, config_of(count=0, token="hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+class Tree(BaseModel):
+    value: int = 0
+    below: list[Tree] = []
+
+
+class Login(BaseModel):
+    user: str = ""
+    password: SecretStr = SecretStr("")
+
+
+Nested = TypeAliasType("Nested", "int | list[Nested]")
+
+
+class Odd(Stage):
+    """Has options that refer to themselves, and secrets deep inside."""
+
+    tree: Tree = Tree()
+    nested: Nested = 1
+    logins: list[Login] = Field(default=[])
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("odd", [self.tree.model_dump(), self.nested, len(self.logins)])
+
+
+def test_types_that_refer_to_themselves_and_secrets_deep_inside_are_offered_as_far_as_they_go(
+    instance: DagsterInstance,
+) -> None:
+    options = {"logins": [{"user": "me", "password": "hunter2"}]}
+    described = Experiment.model_validate({"id": "odd", "pipeline": [{"name": "odd", "options": options}]})
+    odd = job_for(described, Registry({"odd": Odd}))
+    assert "hunter2" not in str(odd.get_job_snapshot())
+    assert "logins" not in validate_run_config(odd, {})["ops"]["odd"]["config"]
+    typed = {"tree": {"below": [{"value": 2, "below": [{"value": 3}]}]}, "nested": [1, [2, [3]]]}
+    run = odd.execute_in_process(instance=instance, run_config={"ops": {"odd": {"config": typed}}})
+    tree = {"value": 0, "below": [{"value": 2, "below": [{"value": 3, "below": []}]}]}
+    assert open_store(instance).load(run.run_id, "odd").metrics["odd"] == [tree, [1, [2, [3]]], 1]
