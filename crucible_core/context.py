@@ -84,7 +84,8 @@ class Context:
 
     def put_metric(self, name: str, value: Any) -> Context:
         watch = current_watch.get()
-        if watch is not None and watch.run_id == self.run_id:
+        # Not `self.run_id`: whoever keeps account of what a stage reads would take it for a read of the stage's.
+        if watch is not None and watch.run_id == self.__dict__["run_id"]:
             watch.metric(name, value)
         return self._with("metrics", self.metrics.put(_checked_name(name), value))
 
