@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckSeverity,
     DagsterEventType,
     DagsterInstance,
     DagsterRun,
@@ -25,6 +23,7 @@ from crucible_core.errors import CrucibleError
 from crucible_core.jsonable import safe_text
 from crucible_core.vocabulary import ScheduleStatus
 from crucible_dagster.claims import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, TICK_TAG, location_of
+from crucible_dagster.gate_results import gates_of_run
 from crucible_dagster.history import History
 from crucible_dagster.job import EXPERIMENT_TAG
 from crucible_dagster.settings import VARIANT_TAG
@@ -218,10 +217,10 @@ class _Look:
             "link": f"{self._ui.rstrip('/')}/runs/{run_id}" if self._ui else None,
             "facts": {"job": run.job_name, **{name: run.tags[tag] for name, tag in _FACTS.items() if tag in run.tags}},
         }
-        failed = tuple(_failed_gates(self._instance, run)) if self._gates else ()
-        for gate in failed:
-            said = f"Gate {gate.check_name} of {experiment} failed: {gate.description or 'it does not hold'}"
-            yield Alert("gate_failed", gate=gate.check_name, sentence=_cut(said), **common)
+        failed = [one for one in gates_of_run(self._instance, run_id) if one.fails] if self._gates else []
+        for one in failed:
+            said = f"Gate {one.gate} of {experiment} {one.status}: {one.sentence}"
+            yield Alert("gate_failed", gate=one.gate, sentence=_cut(said), **common)
         if not failed and run.is_failure:
             stage, reason = _why(self._instance, run_id)
             where = f" at stage {stage}" if stage else ""
@@ -237,15 +236,6 @@ class _Look:
         origin = self._context.code_location_origin
         here = None if origin is None else f"{origin.location_name}:{self._context.repository_name}"
         return run.remote_job_origin is None or here is None or location_of(run) == here
-
-
-def _failed_gates(instance: DagsterInstance, run: DagsterRun) -> Iterator[AssetCheckEvaluation]:
-    last: dict[str, AssetCheckEvaluation] = {}
-    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
-        found = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        if isinstance(found, AssetCheckEvaluation):
-            last[found.check_name] = found
-    return (one for one in last.values() if not one.passed and one.severity is AssetCheckSeverity.ERROR)
 
 
 def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:

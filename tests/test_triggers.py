@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
+from uuid import uuid4
 
 import pytest
 import schedule_stages
 from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckSeverity,
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
     Definitions,
-    JobDefinition,
     SensorDefinition,
     build_sensor_context,
     job,
     op,
 )
 
-from crucible_core import Experiment, InvalidExperimentError, StageFailedError, load_experiment, vocabulary
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment, vocabulary
 from crucible_core.experiment import Trigger
 from crucible_dagster import Alert, build_definitions, execute_experiment, failure_sensor, job_for, trigger_for
 from crucible_dagster.alerts import ATTEMPTS
@@ -216,39 +215,20 @@ def failing(folder: Path, id_: str = "failing") -> Experiment:
 
 
 def run(instance: DagsterInstance, experiment: Experiment, tags: Mapping[str, str] | None = None) -> str:
-    try:
-        return execute_experiment(experiment, instance=instance, tags=tags).run_id
-    except StageFailedError as error:
-        return error.context.run_id
+    run_id = str(uuid4())
+    with suppress(CrucibleError):
+        execute_experiment(experiment, instance=instance, run_id=run_id, tags=tags)
+    return run_id
 
 
-def checked_job(*, fails: bool = False, **gates: tuple[bool, AssetCheckSeverity]) -> JobDefinition:
-    """A run of the experiment `judged`, as its gates are told to Dagster."""
-
-    @op
-    def judge(context):
-        for name, (passed, severity) in gates.items():
-            context.log_event(
-                AssetCheckEvaluation(
-                    asset_key=AssetKey(["crucible", "judged"]),
-                    check_name=name,
-                    passed=passed,
-                    severity=severity,
-                    description=f"{name} is what it is",
-                    metadata={},
-                )
-            )
-        if fails:
-            raise ValueError("a blocking gate failed")
-
-    @job(tags={"crucible/experiment": "judged"})
-    def judged() -> None:
-        judge()
-
-    return judged
-
-
-ERROR, WARN = AssetCheckSeverity.ERROR, AssetCheckSeverity.WARN
+def judged(folder: Path, *, blocking: bool = False) -> Experiment:
+    pipeline = [{"name": "work", "module": f"{schedule_stages.__name__}:work", "options": {"folder": str(folder)}}]
+    gates = [
+        {"name": "enough-work", "metric": "worked", "at_least": 2, "blocking": blocking},
+        {"name": "some.work", "metric": "worked", "at_least": 1},
+        {"name": "nice", "metric": "worked", "at_least": 3, "severity": "warn"},
+    ]
+    return Experiment.model_validate({"id": "judged", "pipeline": pipeline, "gates": gates})
 
 
 def test_a_failed_run_is_told_of_once_with_its_stage_and_why(instance: DagsterInstance, tmp_path: Path) -> None:
@@ -272,20 +252,19 @@ def test_a_failed_run_is_told_of_once_with_its_stage_and_why(instance: DagsterIn
     assert len(mailbox.alerts) == 1
 
 
-def test_failed_gates_are_told_of_also_of_a_run_that_succeeded(instance: DagsterInstance) -> None:
+def test_failed_gates_are_told_of_also_of_a_run_that_succeeded(instance: DagsterInstance, tmp_path: Path) -> None:
     mailbox, all_runs = Mailbox(), Mailbox()
     sensor = Watched(failure_sensor(mailbox), instance)
     without_gates = Watched(failure_sensor(all_runs, gates=False), instance)
     sensor.look()
     without_gates.look()
-    gates = {"accuracy": (False, ERROR), "speed": (True, ERROR), "size": (False, WARN)}
-    good = checked_job(**gates).execute_in_process(instance=instance)
-    bad = checked_job(fails=True, **gates).execute_in_process(instance=instance, raise_on_error=False)
+    good, bad = run(instance, judged(tmp_path)), run(instance, judged(tmp_path, blocking=True))
     sensor.look()
     without_gates.look()
-    assert sorted(mailbox.keys) == sorted(f"{one.run_id} gate_failed accuracy" for one in (good, bad))
-    assert mailbox.alerts[0].sentence == "Gate accuracy of judged failed: accuracy is what it is"
-    assert all_runs.keys == [f"{bad.run_id} run_failed"]
+    assert sorted(mailbox.keys) == sorted(f"{one} gate_failed enough-work" for one in (good, bad))
+    assert {alert.gate for alert in mailbox.alerts} == {"enough-work"}
+    assert mailbox.alerts[0].sentence.startswith("Gate enough-work of judged failed: ")
+    assert all_runs.keys == [f"{bad} run_failed"]
 
 
 def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
