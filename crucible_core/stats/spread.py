@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import special
 
@@ -51,7 +53,9 @@ def variance_ratio_test(samples: tuple[Sample, ...], settings: Settings) -> Test
     def interval(tail: float) -> Interval:
         # The upper quantile is the reciprocal of a lower one with the degrees of freedom exchanged.
         low, high = float(special.fdtri(df[1], df[0], tail)), float(special.fdtri(*df, tail))
-        return ratio * low, unscaled(name, ratio / high, 0)
+        if math.isinf(ratio / high):
+            raise CannotTestError(name, "the interval ends beyond the largest double (1.8e308); rescale one group")
+        return ratio * low, ratio / high
 
     return conclude(
         name,

@@ -13,9 +13,19 @@ import numpy as np
 import pytest
 
 from crucible_core.errors import CrucibleError
-from crucible_core.stats import TEST_NAMES, CannotTestError, run_test, summarize
+from crucible_core.stats import CannotTestError, run_test, summarize
+from crucible_core.stats.comparison import DEFINITIONS
+from crucible_core.stats.sample import read_groups
+from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS
 
-PAIRWISE = sorted(set(TEST_NAMES) - {"anova", "kruskal_wallis"})
+MEASURED = sorted(test for test, definition in DEFINITIONS.items() if definition.read is read_groups)
+"""The tests of numbers; those of outcomes read booleans."""
+PAIRWISE = sorted(set(MEASURED) - TESTS_OF_MANY_GROUPS)
+IN_UNITS = {
+    *("bootstrap", "corrected_resampled_ttest", "mann_whitney", "paired_permutation", "paired_ttest", "permutation"),
+    *("sign", "student_ttest", "ttest", "wilcoxon"),
+}
+"""The tests whose estimate has the unit of the data."""
 GOOD = [1.0, 2.5, 3.0, 7.0]
 
 
@@ -40,7 +50,7 @@ def refusal(test: str, groups: Mapping[str, Any], **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("test", TEST_NAMES)
+@pytest.mark.parametrize("test", MEASURED)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -96,7 +106,7 @@ def test_data_that_are_not_numbers_are_refused_with_the_place(test: str, values:
 )
 def test_numbers_of_any_kind_are_read_and_left_alone(values: Any) -> None:
     before = list(values)
-    for test in TEST_NAMES:
+    for test in MEASURED:
         assert run_test(test, {"a": values, "b": [2.0, 9.0, 4.0, 1.0]}).n == (4, 4)
     assert list(values) == before
 
@@ -111,7 +121,7 @@ def test_groups_that_are_no_mapping_are_refused() -> None:
     assert "must be a mapping" in refusal("anova", [GOOD, GOOD])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("test", TEST_NAMES)
+@pytest.mark.parametrize("test", MEASURED)
 def test_fewer_than_two_groups_are_refused(test: str) -> None:
     assert "at least two groups; given: none" in refusal(test, {})
     assert "at least two groups; given: 'a'" in refusal(test, {"a": GOOD})
@@ -189,34 +199,48 @@ def test_pairs_that_always_differ_by_the_same_are_refused_by_the_t_test() -> Non
     assert "all 4 differences are equal up to rounding" in refusal("paired_ttest", {"a": GOOD, "b": moved})
 
 
-@pytest.mark.parametrize("test", TEST_NAMES)
+@pytest.mark.parametrize("test", MEASURED)
 @pytest.mark.parametrize("exponent", [-1050, -900, -60, 60, 900, 1018])
 def test_a_change_of_unit_by_any_power_of_two_changes_only_the_unit(test: str, exponent: int) -> None:
     # 2**-1050 makes the values subnormal, 2**1018 brings them next to the largest double.
     x, y = np.array([3.0, 7.0, 4.0, 9.0, 12.0, 5.5]), np.array([8.0, 9.5, 15.0, 11.0, 13.0, 6.0])
     plain = run_test(test, {"x": x, "y": y}, resamples=500)
     moved = run_test(test, {"x": np.ldexp(x, exponent), "y": np.ldexp(y, exponent)}, resamples=500)
-    assert (moved.statistic, moved.p_value) == (plain.statistic, plain.p_value)
-    assert moved.effect_size_interval == plain.effect_size_interval
-    if plain.estimate_name != plain.effect_size_name:
-        assert moved.estimate == pytest.approx(math.ldexp(plain.estimate, exponent), rel=1e-7)
+    assert moved.p_value == plain.p_value
+    assert moved.effect_size_interval == pytest.approx(plain.effect_size_interval, rel=1e-12)
+    has_unit = test in IN_UNITS
+    estimate = math.ldexp(plain.estimate, exponent) if has_unit else plain.estimate
+    assert moved.estimate == pytest.approx(estimate, rel=1e-7)
+    if plain.statistic_name == plain.estimate_name:
+        assert moved.statistic == moved.estimate
+    else:
+        assert moved.statistic == pytest.approx(plain.statistic, rel=1e-12)
 
 
-@pytest.mark.parametrize("test", TEST_NAMES)
+@pytest.mark.parametrize("test", MEASURED)
 def test_results_beyond_the_largest_double_are_refused_not_infinite(test: str) -> None:
     groups = {"x": [1.7e308, 1.6e308, 1.5e308, 1.2e308], "y": [-1.7e308, -1.6e308, -1.1e308, -1.3e308]}
-    if test in {"anova", "kruskal_wallis"}:
-        assert math.isfinite(run_test(test, groups).statistic)
-    else:
+    if test in IN_UNITS:
         assert "larger than the largest double" in refusal(test, groups)
+    elif test == "brunner_munzel":
+        assert "do not overlap" in refusal(test, groups)
+    else:
+        assert math.isfinite(run_test(test, groups).statistic)
 
 
-@pytest.mark.parametrize("test", TEST_NAMES)
+@pytest.mark.parametrize("test", sorted(set(MEASURED) - {"brunner_munzel", "variance_ratio", "welch_anova"}))
 def test_groups_of_wildly_different_size_give_finite_numbers(test: str) -> None:
     groups = {"x": [1e300, 2e300, 3e300, 2.5e300], "y": [1e-300, 3e-300, 2e-300, 5e-300]}
     result = run_test(test, groups)
     assert math.isfinite(result.statistic)
     assert 0.0 < result.p_value <= 1.0
+
+
+def test_groups_of_wildly_different_size_are_refused_where_the_numbers_leave_the_doubles() -> None:
+    groups = {"x": [1e300, 2e300, 3e300, 2.5e300], "y": [1e-300, 3e-300, 2e-300, 5e-300]}
+    assert "do not overlap" in refusal("brunner_munzel", groups)
+    assert "rescale" in refusal("welch_anova", groups)
+    assert "double" in refusal("variance_ratio", groups)
 
 
 def test_a_p_value_below_the_smallest_double_is_zero_and_noted() -> None:
@@ -239,7 +263,7 @@ def test_a_confidence_level_next_to_one_is_refused() -> None:
         run_test("ttest", {"a": GOOD, "b": GOOD}, confidence_level=1.0 - 1e-15)
 
 
-@pytest.mark.parametrize("test", sorted(set(TEST_NAMES) - {"bootstrap"}))
+@pytest.mark.parametrize("test", sorted(set(MEASURED) - {"bootstrap"}))
 def test_very_high_confidence_levels_still_end(test: str) -> None:
     groups = {"a": GOOD, "b": [2.0, 9.0, 4.5, 11.0]}
     low, high = run_test(test, groups, confidence_level=1.0 - 1e-11).effect_size_interval

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import TEST_NAMES, CannotTestError, run_test
+from crucible_core.stats import CannotTestError, run_test
+from crucible_core.stats.comparison import DEFINITIONS
+from crucible_core.stats.sample import read_groups
+from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(0.5, 1.0, 14), RNG.normal(0.0, 2.0, 14)
 LONG = RNG.normal(0.3, 1.0, 70), RNG.normal(0.0, 1.0, 70)
 TIED = np.round(LONG[0]), np.round(LONG[1])
-PAIRWISE = sorted(set(TEST_NAMES) - {"anova", "kruskal_wallis"})
+MEASURED = {test for test, definition in DEFINITIONS.items() if definition.read is read_groups}
+PAIRWISE = sorted(MEASURED - TESTS_OF_MANY_GROUPS)
+CORRELATIONS = {"kendall", "pearson", "spearman"}
+LIMITS = {"brunner_munzel": (0.0, 1.0), "variance_ratio": (0.0, math.inf), **dict.fromkeys(CORRELATIONS, (-1.0, 1.0))}
+"""Between which numbers the estimate lies, where not all are possible."""
 ORACLES: dict[str, Any] = {
     "mann_whitney": lambda x, y, alternative: stats.mannwhitneyu(
         x, y, alternative=alternative, method="exact" if x is X else "asymptotic"
@@ -68,21 +75,22 @@ def test_a_one_sided_interval_is_half_of_a_two_sided_one_that_leaves_out_twice_a
     groups = {"x": X, "y": Y}
     both = run_test(test, groups, alpha=0.1)
     up, down = (run_test(test, groups, alternative=side) for side in ("greater", "less"))  # type: ignore[arg-type]
-    assert up.confidence_interval == pytest.approx((both.confidence_interval[0], math.inf))
-    assert down.confidence_interval == pytest.approx((-math.inf, both.confidence_interval[1]))
+    least, most = LIMITS.get(test, (-math.inf, math.inf))
+    assert up.confidence_interval == pytest.approx((both.confidence_interval[0], most))
+    assert down.confidence_interval == pytest.approx((least, both.confidence_interval[1]))
     assert min(up.p_value, down.p_value) < 0.5 <= max(up.p_value, down.p_value)
     assert up.effect_size_interval == run_test(test, groups).effect_size_interval
-    assert up.to_dict()["confidence_interval"][1] is None
+    assert up.to_dict()["confidence_interval"][1] == (None if math.isinf(most) else most)
 
 
-@pytest.mark.parametrize("test", PAIRWISE)
+@pytest.mark.parametrize("test", sorted(set(PAIRWISE) - CORRELATIONS))
 def test_exchanging_the_groups_exchanges_the_alternatives(test: str) -> None:
     there = run_test(test, {"x": X, "y": Y}, alternative="greater")
     back = run_test(test, {"y": Y, "x": X}, alternative="less")
     assert there.p_value == pytest.approx(back.p_value, rel=1e-12)
 
 
-@pytest.mark.parametrize("test", ["anova", "kruskal_wallis"])
+@pytest.mark.parametrize("test", sorted(MEASURED & TESTS_OF_MANY_GROUPS))
 def test_tests_without_a_direction_refuse_one(test: str) -> None:
     with pytest.raises(CannotTestError, match="two-sided only"):
         run_test(test, {"x": X, "y": Y}, alternative="greater")
