@@ -93,7 +93,7 @@ def tracing_here(observers: Sequence[Observer]) -> Sequence[Observer]:
 
 
 def _tracers(compiled: "CompiledExperiment") -> "list[OpenTelemetryObserver]":
-    if not _is_wanted(compiled):
+    if not compiled.settings.tracing:
         return []
     if explicit := _explicit(compiled.observers):
         return explicit
@@ -109,11 +109,6 @@ def _explicit(observers: Sequence[Observer]) -> "list[OpenTelemetryObserver]":
     """Those that somebody made: then their module is loaded."""
     otel: Any = sys.modules.get("crucible_core.otel")
     return [one for one in observers if otel is not None and isinstance(one, otel.OpenTelemetryObserver)]
-
-
-def _is_wanted(compiled: "CompiledExperiment") -> bool:
-    """Whether the run's settings leave tracing on."""
-    return compiled.settings.tracing
 
 
 def _is_last(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:

@@ -6,6 +6,8 @@ user, opens every folder above the data to all users, and knows neither password
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import multiprocessing.forkserver
 import os
@@ -38,6 +40,7 @@ DEPLOYED = Path(__file__).parent.parent / "deploy" / "dagster.yaml"
 USER = "crucible"
 PASSWORD = f"p@ss/w:rd?#%&+ '{secrets.token_hex(4)}"  # everything that a URL has a meaning for
 DATABASE = "tests"
+TEMPLATE = "tables"
 UNPRIVILEGED = "nobody"  # whom root starts the server as: PostgreSQL refuses to be root
 
 
@@ -50,6 +53,7 @@ class Postgres:
         self._identity: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._has_template = False
         self._bin = _binaries()
         if os.geteuid() == 0:
             self._become_unprivileged()
@@ -105,6 +109,16 @@ class Postgres:
         name = name or f"crucible_{secrets.token_hex(6)}"
         self.execute(f'CREATE DATABASE "{name}"')
         return name
+
+    def create_storage(self, name: str) -> None:
+        """Make a database in which Dagster's tables are, and nothing in them."""
+        if not self._has_template:
+            self.create_database(name)
+            with tempfile.TemporaryDirectory() as home:
+                _make_tables(Path(home), yaml.safe_load(DEPLOYED.read_text())["storage"])
+            self.execute(f'ALTER DATABASE "{name}" RENAME TO "{TEMPLATE}"')
+            self._has_template = True
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
 
     def drop_database(self, name: str) -> None:
         """Remove a database, if it is there, whoever is connected to it."""
@@ -223,23 +237,50 @@ def environment_of_tests(postgres: Postgres) -> Iterator[None]:
 
 @contextmanager
 def dagster_home(folder: Path, storage: Storage, postgres: Postgres | None = None) -> Iterator[Path]:
-    """Make `folder` a DAGSTER_HOME on fresh storage, and on `postgres` on an empty database, as it is deployed.
+    """Make `folder` a DAGSTER_HOME on fresh storage, on `postgres` as it is deployed.
 
-    DAGSTER_HOME itself is not set. Only one that is on `postgres` can be open at a time.
+    Its tables are copies of those that Dagster made once in this process: they are the longest part of most tests
+    otherwise. DAGSTER_HOME itself is not set. Only one that is on `postgres` can be open at a time.
     """
-    settings: dict[str, Any] = {"telemetry": {"enabled": False}}
+    storage_settings = None
     if storage == "postgres":
         assert postgres is not None
         assert os.environ.get("DAGSTER_PG_PORT") == str(postgres.port), "not within environment_of_tests"
         assert postgres.running, "a test before this one stopped the server and did not start it again"
-        postgres.create_database(DATABASE)
-        settings["storage"] = yaml.safe_load(DEPLOYED.read_text())["storage"]
-    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        postgres.create_storage(DATABASE)
+        storage_settings = yaml.safe_load(DEPLOYED.read_text())["storage"]
+    else:
+        shutil.copytree(_sqlite_template(), folder, dirs_exist_ok=True)
+    _write_settings(folder, storage_settings)
     try:
         yield folder
     finally:
         if postgres is not None and postgres.running:
             postgres.drop_database(DATABASE)
+
+
+@functools.cache
+def _sqlite_template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="crucible-sqlite-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _make_tables(folder, None)
+    return folder
+
+
+def _make_tables(home: Path, storage: Any) -> None:
+    from dagster import DagsterInstance
+
+    _write_settings(home, storage)
+    with DagsterInstance.from_config(str(home)) as instance:
+        # Each storage makes its tables when it is first used.
+        instance.get_runs_count()
+        instance.all_asset_keys()
+        instance.all_instigator_state()
+
+
+def _write_settings(home: Path, storage: Any) -> None:
+    settings = {"telemetry": {"enabled": False}, **({} if storage is None else {"storage": storage})}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
 
 
 def _binaries() -> Path:

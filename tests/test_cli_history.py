@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from dagster import DagsterInstance
+from postgres import dagster_home
 from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
@@ -28,9 +29,8 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
     """The instance that the command line finds."""
     home = tmp_path / "home"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with DagsterInstance.get() as opened:
+    with dagster_home(home, "sqlite"), DagsterInstance.get() as opened:
         yield opened
 
 

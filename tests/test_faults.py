@@ -74,15 +74,12 @@ def gone_within(pid: int, seconds: float = ENDS_WITHIN) -> float:
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[DagsterInstance]:
-    """An instance on fresh SQLite files, all of whose tables are made."""
+    """An instance on fresh SQLite files."""
     (tmp_path / "home").mkdir()
     with (
         dagster_home(tmp_path / "home", "sqlite") as home,
         DagsterInstance.from_config(str(home)) as instance,
     ):
-        instance.get_runs_count()
-        instance.all_asset_keys()
-        instance.all_instigator_state()
         yield instance
 
 
@@ -198,8 +195,6 @@ def duration(children: Children, tmp_path_factory: pytest.TempPathFactory) -> fl
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("timed")
     (folder / "go").touch()
     with dagster_home(home, "sqlite"), DagsterInstance.from_config(str(home)) as instance:
-        instance.get_runs_count()
-        instance.all_asset_keys()
         arguments = arguments_of(instance, stages(folder, *SIX), folder)
         child = children.start("execute", **arguments)
         wait_for(folder / f"begun {arguments['run_id']}")

@@ -11,7 +11,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from postgres import dagster_home
 from stages_for_tests import HERE, experiment_of, registry
 
 from crucible_core import (
@@ -401,23 +401,26 @@ def test_a_run_of_some_steps_ends_its_span_with_the_last_of_them(instance: Dagst
     assert list(traced.spans) == ["stage measure", "stage choose", "experiment tried"]
 
 
-def test_under_multiprocess_an_observer_hears_of_the_run_when_it_is_over(tmp_path: Path, traced: Traced) -> None:
-    with _home(tmp_path) as home:
-        context = execute_experiment(
-            experiment_of("measure", "choose"),
-            registry=registry(),
-            instance=home,
-            executor="multiprocess",
-            observers=[traced.observer],
-        )
+def test_under_multiprocess_an_observer_hears_of_the_run_when_it_is_over(home: DagsterInstance, traced: Traced) -> None:
+    context = execute_experiment(
+        experiment_of("measure", "choose"),
+        registry=registry(),
+        instance=home,
+        executor="multiprocess",
+        observers=[traced.observer],
+    )
     assert list(traced.spans) == ["stage measure", "stage choose", "experiment tried"]
     whole = traced.spans["experiment tried"]
     assert whole.start_time is not None
     assert abs(whole.start_time - context.trace.events[0].at.timestamp() * 1e9) < 1_000
 
 
-def _home(folder: Path) -> AbstractContextManager[DagsterInstance]:
-    return DagsterInstance.local_temp(str(folder))
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[DagsterInstance]:
+    """An instance that other processes can open."""
+    (tmp_path / "home").mkdir()
+    with dagster_home(tmp_path / "home", "sqlite") as made, DagsterInstance.from_config(str(made)) as opened:
+        yield opened
 
 
 # --- as the environment says ------------------------------------------------------------------------------------------
@@ -457,12 +460,12 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
         thread.join()
 
 
-def test_the_processes_of_a_run_s_steps_make_spans_of_one_trace(tmp_path: Path, collector: Collector) -> None:
+def test_the_processes_of_a_run_s_steps_make_spans_of_one_trace(home: DagsterInstance, collector: Collector) -> None:
     run_id = str(uuid.uuid4())
     described = experiment_of(otel_stage("traces_itself"), "choose", otel_stage("breaks"))
     # Explicit observers have nothing to add.
     silent = Traced()
-    with _home(tmp_path) as home, pytest.raises(StageFailedError):
+    with pytest.raises(StageFailedError):
         execute_experiment(
             described,
             registry=registry(),

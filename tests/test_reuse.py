@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance
+from postgres import dagster_home
 
 from crucible_core import Context, Experiment, StageFailedError, StageSucceeded, run_experiment
 from crucible_core.reporting import render_report
@@ -22,8 +23,7 @@ from crucible_dagster.retention import collect
 def instance(tmp_path: Path) -> Any:
     home = tmp_path / "home"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    with DagsterInstance.from_config(str(home)) as opened:
+    with dagster_home(home, "sqlite"), DagsterInstance.from_config(str(home)) as opened:
         yield opened
 
 

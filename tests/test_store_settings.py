@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from dagster import DagsterInstance
+from postgres import dagster_home
 
 from crucible_core import CrucibleError, Experiment, StageFailedError, run_experiment
 from crucible_dagster import execute_experiment
@@ -24,8 +25,7 @@ from crucible_dagster.store.collection import verify_store
 def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
     home = tmp_path / "home"
     home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    with DagsterInstance.from_config(str(home)) as opened:
+    with dagster_home(home, "sqlite"), DagsterInstance.from_config(str(home)) as opened:
         yield opened
 
 
