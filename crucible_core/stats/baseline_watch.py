@@ -20,6 +20,7 @@ WatchVerdict = Literal["better", "not_worse", "undecided", "worse"]
 
 _NAME: Final = "watch_baseline"
 _CAPS: Final = (0.5, 0.99)
+_NUMBERS: Final = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,14 @@ def watch_baseline(
     alpha = share("alpha", alpha)
     if not (math.isfinite(margin) and margin >= 0.0):
         raise ValueError(f"margin must be a number in units of the values, 0 or more, not {margin!r}")
-    is_fixed = isinstance(baseline, (int, float))
+    is_fixed = isinstance(baseline, _NUMBERS)
     level = alpha if is_fixed else alpha / 2.0
     later = (
         t_mixture_sequence(values, alpha=level, tightest_at=tightest_at)
         if bounds is None
         else betting_sequence(values, bounds, alpha=level, caps=_CAPS)
     )
-    if isinstance(baseline, (int, float)):
+    if isinstance(baseline, _NUMBERS):
         known = _fixed_mean(baseline)
     else:
         known = _normal_mean(baseline, level) if bounds is None else _bounded_mean(baseline, bounds, level)

@@ -81,6 +81,8 @@ EFFECT_SIZE_HOMES: Final[Mapping[EffectSizeName, Home]] = MappingProxyType(
 
 
 _OF_TABLES: Final[tuple[TestName, ...]] = ("chi_square",)
+_ON_ANOTHER_SCALE: Final[tuple[TestName, ...]] = ("brown_forsythe", "kruskal_wallis", "levene")
+"""Shares of variance of ranks and of distances, for which the conventions were not made."""
 
 
 def effect_size(
@@ -143,7 +145,7 @@ def effect_size(
         groups=result.groups,
         n=result.n,
         test=result.test,
-        interpretation=interpret(name, result.effect_size),
+        interpretation=None if chosen in _ON_ANOTHER_SCALE else interpret(name, result.effect_size),
         assumptions=result.assumptions,
         notes=tuple(note for note in result.notes if "p-value" not in note and "disagree" not in note),
         decisions=result.decisions[-1:],

@@ -163,6 +163,12 @@ def test_an_effect_size_without_an_accepted_convention_has_no_word(name: Any) ->
     assert effect_size(name, groups_for(name)).to_dict()["interpretation"] is None
 
 
+def test_shares_of_ranks_and_distances_have_no_word() -> None:
+    assert effect_size("eta_squared", NUMBERS).interpretation is not None
+    assert effect_size("eta_squared", NUMBERS, test="kruskal_wallis").interpretation is None
+    assert effect_size("eta_squared", NUMBERS, test="levene").interpretation is None
+
+
 def test_what_is_no_number_has_no_word() -> None:
     with pytest.raises(ValueError, match="must be a number"):
         interpret("cohens_d", math.nan)

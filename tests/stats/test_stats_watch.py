@@ -81,6 +81,7 @@ def test_a_baseline_that_is_a_number_costs_no_alpha() -> None:
     fixed, measured = watch_baseline(0.8, SAME), watch_baseline(BASELINE, SAME)
     assert fixed.n_baseline == 0
     assert fixed.interval[1] - fixed.interval[0] < measured.interval[1] - measured.interval[0]
+    assert watch_baseline(np.float32(0.5), SAME) == watch_baseline(0.5, SAME)
     assert watch_baseline(1, [1.2, 0.7, 0.9]).estimates == pytest.approx((0.2, -0.05, -1 / 15))
 
 
