@@ -311,9 +311,11 @@ class _Regression:
         from crucible_core.stats.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
 
         values = groups[rule.group]
+        # Right and wrong answers: their mean is the share of the right ones.
         if isinstance(values, list | tuple):
-            # Right and wrong answers: their mean is the share of the right ones.
             values = [float(value) if isinstance(value, bool) else value for value in values]
+        elif getattr(getattr(values, "dtype", None), "kind", "") == "b":
+            values = values.astype(float)
         return [float(value) for value in read_sample("margin", rule.group, values).values]
 
     def _stage(self) -> ComparesGroups:

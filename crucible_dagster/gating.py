@@ -56,6 +56,7 @@ from crucible_dagster.past import EarlierRuns, newest_judged_run
 from crucible_dagster.provenance import record_run
 from crucible_dagster.replay import recorded_experiment, recorded_run
 from crucible_dagster.settings import EXPERIMENT_KEY
+from crucible_dagster.tracing import traced_step
 
 __all__ = ["checks_for", "gates_op"]
 
@@ -65,7 +66,9 @@ def gates_op() -> OpDefinition:
     """The op behind the stages: one object, however many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
-        yield from _judge_run(context, inputs["upstream"], getattr(context.resources, EXPERIMENT_KEY))
+        compiled = getattr(context.resources, EXPERIMENT_KEY)
+        with traced_step(context, compiled):
+            yield from _judge_run(context, inputs["upstream"], compiled)
 
     return OpDefinition(
         compute_fn=compute,

@@ -14,6 +14,7 @@ from dagster import OpExecutionContext
 
 from crucible_core import Observer
 from crucible_core.tracing import configured_provider, environment_asks
+from crucible_dagster.names import gates_step
 
 if TYPE_CHECKING:
     from crucible_core.otel import OpenTelemetryObserver
@@ -114,7 +115,9 @@ def _explicit(observers: Sequence[Observer]) -> "list[OpenTelemetryObserver]":
 def _is_last(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:
     """Whether no step of the run comes after this one."""
     chosen = context.run.step_keys_to_execute
-    after = compiled.op_names[compiled.op_names.index(context.op_handle.name) + 1 :]
+    judge = gates_step(compiled.experiment)
+    steps = compiled.op_names if judge is None else (*compiled.op_names, judge)
+    after = steps[steps.index(context.op_handle.name) + 1 :]
     return not any(chosen is None or name in chosen for name in after)
 
 

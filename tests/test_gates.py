@@ -406,8 +406,9 @@ def test_folds_of_one_data_set_are_compared_as_the_bench_stage_declares_them() -
     assert as_folds.equivalence_interval[0] < as_pairs.equivalence_interval[0]
 
 
-def test_right_and_wrong_answers_are_compared_by_their_share() -> None:
-    then, now = [True, True, False, True] * 50, [True, True, False, False] * 50
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_right_and_wrong_answers_are_compared_by_their_share(kind: Any) -> None:
+    then, now = [True, True, False, True] * 50, kind([True, True, False, False] * 50)
     result = verdict(against(0.05, paired=True), Kept(runs(then)), control=now, treatment=[0.0])
     assert result.status == "failed"
     assert result.numbers["estimate"] == -0.25

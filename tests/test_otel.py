@@ -401,6 +401,19 @@ def test_a_run_of_some_steps_ends_its_span_with_the_last_of_them(instance: Dagst
     assert list(traced.spans) == ["stage measure", "stage choose", "experiment tried"]
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_run_that_is_judged_ends_its_span_with_the_verdict(
+    instance: DagsterInstance, traced: Traced, blocking: bool
+) -> None:
+    gates = [{"name": "good", "metric": "accuracy", "at_least": 0.9, "blocking": blocking}]
+    job = job_for(experiment_of("measure", gates=gates), registry(), observers=[traced.observer])
+    assert job.execute_in_process(instance=instance, raise_on_error=False).success is not blocking
+    whole = traced.spans["experiment tried"]
+    assert list(traced.spans) == ["stage measure", "experiment tried"]
+    assert (whole.status.status_code is trace.StatusCode.ERROR) is blocking
+    assert ("good: accuracy is 0.5, not at least 0.9" in str(whole.status.description)) is blocking
+
+
 def test_under_multiprocess_an_observer_hears_of_the_run_when_it_is_over(home: DagsterInstance, traced: Traced) -> None:
     context = execute_experiment(
         experiment_of("measure", "choose"),
