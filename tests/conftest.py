@@ -82,6 +82,11 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
         yield opened
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that one worker must run one after another begin first: no worker is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and os.environ.get(FORBID_SKIPS):
         why = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
