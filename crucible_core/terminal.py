@@ -155,7 +155,8 @@ class Progress:
         self._stop_bars()
         for task in self._live.task_ids:
             self._live.remove_task(task)
-        self._live.stop()
+        if self._live.live.is_started:  # what never started prints an empty line when it is stopped
+            self._live.stop()
 
     def _stop_bars(self) -> None:
         with self._lock:

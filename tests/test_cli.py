@@ -554,6 +554,17 @@ def test_an_unknown_stage_exits_with_2(name: str, part: str) -> None:
 # --- schema -----------------------------------------------------------------------------------------------------------
 
 
+def test_in_a_pipe_the_progress_of_the_stages_is_a_line_each_and_nothing_between() -> None:
+    Path("bare.yaml").write_text("id: bare\npipeline: [{name: validate}, {name: again, module: validate}]\n")
+    shown = crucible_here("run", "bare.yaml").output.splitlines()[1:5]
+    assert [line.split()[:2] for line in shown] == [
+        ["…", "validate"],
+        ["✓", "validate"],
+        ["…", "again"],
+        ["✓", "again"],
+    ]
+
+
 def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> None:
     done = crucible("schema")
     assert (done.returncode, done.stderr) == (0, "")

@@ -59,6 +59,16 @@ def test_the_python_program_runs_and_prints_numbers(tmp_path: Path, monkeypatch:
     assert all(re.fullmatch(r"(svm|logistic) (logistic|ridge) 0\.\d+ \[-?0\.\d+, 0\.\d+\]", line) for line in lines)
 
 
+def test_the_finding_is_what_the_run_says(tmp_path: Path) -> None:
+    shown = block("console", "comparisons in accuracy").partition("\n")[2]
+    file = ROOT / "examples" / "digits" / "digits.yaml"
+    ran = subprocess.run([CRUCIBLE, "run", file], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    said = " ".join(ran.stdout.split())
+    # Digits behind the fourth depend on the machine; so would the fourth, on a bad day.
+    words = re.sub(r"\d[\d.]*", "0", " ".join(shown.split()))
+    assert words in re.sub(r"\d[\d.]*", "0", said)
+
+
 def test_the_mistake_is_worded_as_shown() -> None:
     shown = block("console", "split.folds")
     command, said = shown.strip().splitlines()
