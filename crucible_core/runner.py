@@ -361,15 +361,33 @@ def replay(context: Context, observers: Sequence[Observer], error: BaseException
 
 @contextlib.contextmanager
 def _watched_run(context: Context, observers: Sequence[Observer]) -> Iterator[None]:
-    """Around a run, for the observers that watch whole runs; one that raises when it begins is logged."""
+    """Around a run, for the observers that watch whole runs; one that raises is logged."""
     with contextlib.ExitStack() as stack:
         for observer in observers:
             if isinstance(observer, RunObserver):
                 try:
-                    stack.enter_context(observer.watch_run(context))
+                    watching = observer.watch_run(context)
+                    watching.__enter__()
                 except Exception:  # noqa: BLE001
                     _log.exception("the observer %r failed at the begin of run %s", observer, context.run_id)
+                else:
+                    stack.push(functools.partial(_leave, watching, observer, context.run_id))
         yield
+
+
+def _leave(
+    watching: contextlib.AbstractContextManager[None],
+    observer: Observer,
+    run_id: str,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> bool:
+    try:
+        watching.__exit__(kind, error, trace)
+    except Exception:  # noqa: BLE001
+        _log.exception("the observer %r failed at the end of run %s", observer, run_id)
+    return False  # what ended the run is not an observer's to withhold
 
 
 def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -740,6 +742,55 @@ def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(
     assert heard == list(ctx.trace.events)
     assert "the screen is gone" in caplog.text
     assert "stage 'choose'" in caplog.text
+
+
+class Watching:
+    """An observer of whole runs, which raises where it is told to, and would swallow what ends a run."""
+
+    def __init__(self, breaks_at: str = "") -> None:
+        self.breaks_at = breaks_at
+        self.heard: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        self.heard.append(event.kind)
+
+    @contextlib.contextmanager
+    def watch_run(self, context: Context) -> Iterator[None]:
+        if self.breaks_at == "begin":
+            raise Broken("no begin")
+        self.heard.append(f"begin {context.run_id}")
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001  # it watches how the run ends
+            self.heard.append(f"end by {type(error).__name__}")
+        else:
+            self.heard.append("end")
+        if self.breaks_at == "end":
+            raise Broken("no end")
+
+
+def test_an_observer_of_whole_runs_is_told_of_begin_and_end_and_cannot_withhold_a_failure() -> None:
+    watching = Watching()
+    run("nothing", observers=[watching], run_id="first")
+    assert watching.heard == ["begin first", "stage_started", "stage_succeeded", "end"]
+    watching.heard.clear()
+    stopped("fail", observers=[watching], run_id="second")
+    assert watching.heard == [
+        "begin second",
+        "stage_started",
+        "decision",
+        "stage_failed",
+        "end by StageFailedError",
+    ]
+
+
+@pytest.mark.parametrize("moment", ["begin", "end"])
+def test_an_observer_of_whole_runs_that_raises_changes_nothing(moment: str, caplog: pytest.LogCaptureFixture) -> None:
+    watching = Watching(breaks_at=moment)
+    assert run("nothing", observers=[watching]).completed_stages == ("nothing",)
+    assert f"no {moment}" in caplog.text
+    assert "stage_succeeded" in watching.heard
+    assert stopped("fail", observers=[watching]).stage == "fail"
 
 
 def test_decisions_taken_in_threads_are_told_exactly_once() -> None:
