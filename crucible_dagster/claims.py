@@ -8,10 +8,15 @@ cancelled. Whoever is killed, and when: the claim belongs to a run, and to those
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from collections.abc import Iterable, Mapping
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Failure
 
+from crucible_dagster.fencing import ORPHAN_EXIT_CODE
+from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
 from crucible_dagster.store import ContextStore
 
 __all__ = [
@@ -68,6 +73,7 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
         return
     owner = store.claim(key, root_of(run))
     if owner == root_of(run):
+        _leave_to_another_process(run, store, instance)
         return
     what = f"tick {run.tags[TICK_TAG]}" if SCHEDULE_NAME_TAG in run.tags else "this update"
     launcher = run.tags.get(SCHEDULE_NAME_TAG) or run.tags.get(SENSOR_NAME_TAG)
@@ -76,6 +82,24 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
     # The run whose steps fail while it is being cancelled ends as cancelled: nobody is alarmed, and nothing is retried.
     instance.report_run_canceling(run, said)
     raise Failure(description=said, allow_retries=False)
+
+
+def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
+    """End this process if another one of this machine runs the very same run: two daemons took it from the queue.
+
+    Only when the run is over: Dagster takes the end of any of its processes for that of the run.
+    """
+    mine = worker_of_this_step()
+    first = store.claim(f"process of {run.run_id}", run.run_id, mine)
+    if first == mine or is_elsewhere(first) or is_gone(first):
+        return
+    over = False
+    while not over and not is_gone(first):
+        time.sleep(1.0)
+        with contextlib.suppress(Exception):  # a database that is away says nothing about the run
+            now = instance.get_run_by_id(run.run_id)
+            over = now is None or now.is_finished
+    os._exit(ORPHAN_EXIT_CODE)
 
 
 def root_of(run: DagsterRun) -> str:

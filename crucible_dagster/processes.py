@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-__all__ = ["is_gone", "worker_of_this_step"]
+__all__ = ["is_elsewhere", "is_gone", "worker_of_this_step"]
 
 
 def worker_of_this_step() -> str:
@@ -24,6 +24,11 @@ def is_gone(worker: str) -> bool:
     if host != socket.gethostname() or not pid.isdigit() or not start:
         return False
     return _start_of(int(pid)) != start
+
+
+def is_elsewhere(worker: str) -> bool:
+    """Whether the process is, or was, another host's."""
+    return worker.partition(" ")[0] != socket.gethostname()
 
 
 def _start_of(pid: int) -> str | None:

@@ -153,7 +153,8 @@ def what_became_of(
 
     `owner` is the run that claimed it, or None if none did.
     """
-    own = [run for run in runs if SUPERSEDED_TAG not in run.tags]
+    # Who claimed the tick has it, also if it was given up right before it was submitted.
+    own = [run for run in runs if SUPERSEDED_TAG not in run.tags or root_of(run) == owner]
     waiting = tuple(run.run_id for run in own if run.status is NOT_STARTED)
     launched = [run for run in own if run.status is not NOT_STARTED]
     if launched:
@@ -187,7 +188,8 @@ def _status_of(run: DagsterRun) -> RunStatus:
 
 def _owner(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> str | None:
     """Which run has the tick, where several might."""
-    if len({root_of(run) for run in runs if run.status is not NOT_STARTED}) < 2:
+    launched = [run for run in runs if run.status is not NOT_STARTED]
+    if len({root_of(run) for run in launched}) < 2 and not any(SUPERSEDED_TAG in run.tags for run in launched):
         return None
     key = claim_key(runs[0])
     return None if key is None else open_store(instance).claimed_by(key)

@@ -202,7 +202,7 @@ def test_two_daemons_that_are_killed_and_started_again_have_each_tick_s_and_upda
     assert expected <= set(done)
     assert set(done.values()) == {1}, done
     for run in runs.values():
-        assert (run.status is DagsterRunStatus.CANCELED) == (SUPERSEDED_TAG in run.tags)
+        assert run.status is not DagsterRunStatus.CANCELED or SUPERSEDED_TAG in run.tags
 
     # The update started one run, which failed, and somebody was told of it: at least once, under one key.
     wait_until((folder / "alerts").exists, "an alert")

@@ -167,18 +167,19 @@ class ContextStore:
         found = self._document(f"{RUNS}/{run_id}/{RECORD}")
         return None if found is None else found["record"]
 
-    def claim(self, key: str, run_id: str) -> str:
-        """Give `key` to the run unless another has it already, and return the one that has it. Raises StoreError."""
-        while not self._create(_claim_name(key), write_document({"key": key, "run_id": run_id})):
-            owner = self.claimed_by(key)
-            if owner is not None:  # it was not removed meanwhile, with its run
-                return owner
-        return run_id
+    def claim(self, key: str, run_id: str, holder: str | None = None) -> str:
+        """Give `key` to the holder, or to the run, if nobody has it, and return who has it. Raises StoreError."""
+        holder = holder or run_id
+        while not self._create(_claim_name(key), write_document({"key": key, "run_id": run_id, "holder": holder})):
+            found = self.claimed_by(key)
+            if found is not None:  # it was not removed meanwhile, with its run
+                return found
+        return holder
 
     def claimed_by(self, key: str) -> str | None:
-        """The run that has `key`. Raises StoreError if that cannot be read."""
+        """Who has `key`. Raises StoreError if that cannot be read."""
         found = self._document(_claim_name(key))
-        return None if found is None else str(found["run_id"])
+        return None if found is None else str(found["holder"])
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
         """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
