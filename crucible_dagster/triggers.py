@@ -97,7 +97,10 @@ def _newest(instance: DagsterInstance, key: AssetKey, **bounds: Any) -> EventLog
 
 def _update_tags(updates: Mapping[str, EventLogRecord]) -> dict[str, str]:
     ids = sorted(f"{dep} {record.storage_id}" for dep, record in updates.items())
-    by = "; ".join(f"{dep} #{record.storage_id} of run {record.run_id}" for dep, record in updates.items())
+    by = "; ".join(
+        f"{dep} #{record.storage_id}{f' of run {record.run_id}' if record.run_id else ''}"  # some are reported by hand
+        for dep, record in updates.items()
+    )
     return {
         UPDATE_TAG: hashlib.sha256("\n".join(ids).encode()).hexdigest(),
         UPDATED_TAG: safe_text(by if len(by) <= MAX_TAG else f"{by[: MAX_TAG - 1]}…"),

@@ -55,6 +55,20 @@ def test_an_evaluation_says_which_materialization_it_is_about() -> None:
     assert told.target_materialization_data == target
 
 
+def test_the_tag_of_a_run_s_tick_and_what_is_kept_of_schedules() -> None:
+    assert dagster_internals.SCHEDULED_EXECUTION_TIME_TAG == ".dagster/scheduled_execution_time"
+    state, tick = dagster_internals.InstigatorState, dagster_internals.InstigatorTick
+    assert all(
+        hasattr(state, name) for name in ("instigator_name", "instigator_origin_id", "selector_id", "is_running")
+    )
+    assert all(hasattr(tick, name) for name in ("tick_id", "timestamp", "status", "skip_reason", "error"))
+
+
+def test_the_times_of_a_schedule_go_both_ways() -> None:
+    times = dagster_internals.schedule_execution_time_iterator
+    assert [next(times(90.0, "* * * * *", "UTC", ascending)).timestamp() for ascending in (True, False)] == [120, 60]
+
+
 def test_nothing_else_imports_from_an_underscore_module() -> None:
     offenders = [
         path.name

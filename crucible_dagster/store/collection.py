@@ -66,7 +66,8 @@ def collect_garbage(
         digest for run_id in kept for manifest in store.manifests(run_id) for digest, _ in _objects_of(manifest, store)
     }
     gone = frozenset(removed)
-    garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone), *_unwanted_claims(store, gone)]
+    garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone)]
+    garbage += _unwanted_claims(store, gone, old)
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:
@@ -148,8 +149,12 @@ def _unwanted_objects(store: ContextStore, wanted: set[str], old: float) -> Iter
             yield info.name, info.size
 
 
-def _unwanted_claims(store: ContextStore, removed: frozenset[str]) -> Iterator[tuple[str, int]]:
+def _unwanted_claims(store: ContextStore, removed: frozenset[str], old: float) -> Iterator[tuple[str, int]]:
     for info in store.files.list(CLAIMS):
+        if TEMPORARY in info.name:
+            if info.modified < old:
+                yield info.name, info.size
+            continue
         # A claim that cannot be read stays: what it keeps from being done twice is not known.
         with contextlib.suppress(StoreError, json.JSONDecodeError):
             if read_document(store.files.read(info.name), info.name).get("run_id") in removed:
