@@ -40,6 +40,7 @@ from crucible_dagster.claims import claim_or_end
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.fencing import watch
+from crucible_dagster.gate_results import GATES_TAG
 from crucible_dagster.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.overlay import chart_of_runs
 from crucible_dagster.provenance import modules_of, record_run
@@ -93,6 +94,8 @@ def _run_step(
     if begins:
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
+        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
+            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
         record = record_run(launched, pipeline, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])

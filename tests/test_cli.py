@@ -485,7 +485,7 @@ def test_every_file_is_checked_and_every_mistake_told() -> None:
     as_json = crucible_here("validate", "--json", bad, good, "missing.yaml")
     assert as_json.exit_code == 2
     data = json.loads(as_json.stdout)
-    assert data["a.yaml"] == {"valid": True, "mistakes": []}
+    assert data["a.yaml"] == {"valid": True, "mistakes": [], "warnings": []}
     assert [(one["line"], one["column"]) for one in data["b.yaml"]["mistakes"]] == [(1, 1), (2, 12), (2, 13)]
     assert data["missing.yaml"]["mistakes"][0]["message"].startswith("there is no such file")
 

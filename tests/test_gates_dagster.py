@@ -43,6 +43,7 @@ from crucible_dagster.settings import VARIANT_TAG
 GOOD = [0.80, 0.82, 0.79, 0.81, 0.80, 0.83, 0.78, 0.81]
 BAD = [0.60, 0.63, 0.58, 0.61, 0.62, 0.59, 0.60, 0.61]
 NO_WORSE = {"name": "no_worse", "no_regression": {"group": "treatment", "margin": 0.05}}
+ACCURACY = {"metric": "accuracy", "margin": 0.1, "baseline": {"last_runs": 3}}
 ENOUGH = {"name": "enough", "metric": "bench.treatment.mean", "at_least": 0.7}
 
 
@@ -205,6 +206,20 @@ def test_runs_of_before_there_were_gates_can_be_a_baseline(memory: DagsterInstan
     first = run(memory, described(name, GOOD))
     found = gates(memory, run(memory, described(name, GOOD, NO_WORSE)))["no_worse"]
     assert (found.status, found.baseline_runs) == ("passed", (first.run_id,))
+
+
+def test_the_verdict_of_a_run_is_not_that_of_the_one_that_executes_it_again(memory: DagsterInstance, name: str) -> None:
+    # Dagster gives a run the tags of the one that it executes again.
+    again = run(memory, described(name, GOOD), **{GATES_TAG: "failed"})
+    assert History(memory).runs(name)[0].gates is None
+    found = gates(memory, run(memory, described(name, GOOD, NO_WORSE), **{GATES_TAG: "failed"}))["no_worse"]
+    assert (found.status, found.baseline_runs) == ("passed", (again.run_id,))
+    assert History(memory).runs(name)[0].gates == "passed"
+    failing = experiment_of("measure", "fail", id=name, gates=[NO_WORSE | {"no_regression": ACCURACY}])
+    job_for(failing, registry()).execute_in_process(
+        instance=memory, run_config=QUIET, raise_on_error=False, tags={GATES_TAG: "failed"}
+    )
+    assert [one.gates for one in History(memory).runs(name)] == [None, "passed", None]
 
 
 def test_a_pinned_run_a_number_of_runs_and_a_variant_are_baselines(instance: DagsterInstance, name: str) -> None:
