@@ -34,11 +34,11 @@ from dagster import (
 
 from crucible_core import (
     Context,
+    CrucibleError,
     Experiment,
     Gate,
     GateFailedError,
     GateResult,
-    PlannedStage,
     Registry,
     judge_gates,
     plan_experiment,
@@ -173,16 +173,18 @@ def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: R
     """The verdict of the gate as it is declared now on the newest run whose stages all succeeded."""
     run = newest_judged_run(instance, experiment.id)
     if run is None:
-        return GateResult(
-            gate=gate.name,
-            status="undecided",
-            severity="warn",
-            blocking=gate.blocking,
-            sentence=f"no run of experiment {experiment.id!r} has come to its end yet",
-        )
+        return _undecided(gate, f"no run of experiment {experiment.id!r} has come to its end yet")
     store = open_store(instance)
     history = History(instance, store=store)
-    planned: Sequence[PlannedStage] = plan_experiment(recorded_experiment(recorded_run(history, run.run_id)), registry)
+    try:
+        context = history.context(run.run_id)
+        planned = plan_experiment(recorded_experiment(recorded_run(history, run.run_id)), registry)
+    except CrucibleError as error:
+        return _undecided(gate, f"the newest run, {run.run_id}, cannot be judged again: {error}")
     past = EarlierRuns(instance, store, run, last_step(experiment))
-    result = judge_gate(gate, history.context(run.run_id), planned, past)
+    result = judge_gate(gate, context, planned, past)
     return replace(result, sentence=f"run {run.run_id}: {result.sentence}")
+
+
+def _undecided(gate: Gate, why: str) -> GateResult:
+    return GateResult(gate=gate.name, status="undecided", severity="warn", blocking=gate.blocking, sentence=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from itertools import islice
@@ -16,6 +17,8 @@ from crucible_core.reporting import results
 from crucible_dagster.metadata import asset_key
 
 __all__ = ["chart_of_runs"]
+
+_log = logging.getLogger("crucible")
 
 RUNS = 30
 SERIES = 8
@@ -45,7 +48,12 @@ def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
         return None
     bounds = {name: bound for name, bound in _bounds(ctx.experiment).items() if name in series}
     caption = "The last runs, the newest on the right." + (" Dashed: the bound of a gate." if bounds else "")
-    return run_chart(series, bounds=bounds or None, caption=caption)
+    try:
+        return run_chart(series, bounds=bounds or None, caption=caption)
+    except (ArithmeticError, ValueError):
+        # All stages have succeeded: a picture that cannot be drawn is no reason to fail their run.
+        _log.exception("the chart of the last runs cannot be drawn")
+        return None
 
 
 def _drawable(ctx: Context) -> Any:

@@ -331,6 +331,17 @@ def test_a_bound_that_was_changed_gives_another_verdict_on_the_same_run(memory: 
     assert found.metadata["value"].value == pytest.approx(0.805)
 
 
+def test_a_run_that_cannot_be_read_any_more_makes_the_check_undecided(memory: DagsterInstance, name: str) -> None:
+    import shutil
+
+    newest = run(memory, described(name, GOOD, ENOUGH))
+    shutil.rmtree(Path(memory.storage_directory()) / "crucible" / "runs" / newest.run_id)
+    definitions = definitions_of([described(name, GOOD, ENOUGH)], registry())
+    found = execute_checks(memory, definitions, "enough")["enough"]
+    assert (found.passed, found.severity) == (False, AssetCheckSeverity.WARN)
+    assert f"the newest run, {newest.run_id}, cannot be judged again" in str(found.description)
+
+
 def test_the_checks_page_has_the_numbers_of_every_run(instance: DagsterInstance, name: str) -> None:
     for _ in range(2):
         run(instance, described(name, GOOD, ENOUGH))
