@@ -44,7 +44,7 @@ try:
 except ImportError:
     raise MissingExtraError("tracing with OpenTelemetry", "otel") from None
 
-__all__ = ["OpenTelemetryObserver", "RunSpans", "flush", "parent_context", "trace_id_of"]
+__all__ = ["OpenTelemetryObserver", "RunSpans", "flush", "parent_context"]
 
 _log = logging.getLogger("crucible")
 
@@ -267,12 +267,6 @@ class _DerivedIds:
 
     def is_trace_id_random(self) -> bool:
         return False
-
-
-def trace_id_of(run_id: str) -> str | None:
-    """The trace id, in hexadecimal, of a run without a parent; None if it is a random one, as the run id is no UUID."""
-    ids = _DerivedIds.of(run_id)
-    return None if ids is None else f"{ids.generate_trace_id():032x}"
 
 
 def parent_context(carrier: Mapping[str, str]) -> otel_context.Context | None:

@@ -25,7 +25,7 @@ from crucible_core.vocabulary import ScheduleStatus
 from crucible_dagster.claims import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, TICK_TAG, location_of
 from crucible_dagster.gate_results import gates_of_run
 from crucible_dagster.history import History
-from crucible_dagster.job import EXPERIMENT_TAG
+from crucible_dagster.names import EXPERIMENT_TAG
 from crucible_dagster.settings import VARIANT_TAG
 from crucible_dagster.triggers import SENSOR_STATUS, UPDATED_TAG
 

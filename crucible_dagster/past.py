@@ -16,7 +16,7 @@ from crucible_dagster.names import EXPERIMENT_TAG, dagster_name
 from crucible_dagster.settings import VARIANT_TAG
 from crucible_dagster.store import ContextStore
 
-__all__ = ["EarlierRuns", "earlier_runs", "newest_judged_run"]
+__all__ = ["EarlierRuns", "newest_judged_run"]
 
 PAGE = 50
 ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
@@ -40,7 +40,7 @@ class EarlierRuns:
         """
         if baseline.run is not None:
             return [self._pinned(baseline.run)]
-        runs = earlier_runs(self._instance, self._run)
+        runs = _earlier_runs(self._instance, self._run)
         if baseline.variant is not None:
             wanted = (one for one in runs if one.tags.get(VARIANT_TAG) == baseline.variant and _succeeded(one))
             return [self._earlier(one.run_id) for one in islice(wanted, 1)]
@@ -54,7 +54,7 @@ class EarlierRuns:
         """
         (first,) = self._instance.get_run_records(RunsFilter(run_ids=[run_id]), limit=1)
         found = []
-        for one in earlier_runs(self._instance, self._run):
+        for one in _earlier_runs(self._instance, self._run):
             if one.run_id == run_id:
                 break
             if is_judged(one) and self._is_same_variant(one):
@@ -94,7 +94,7 @@ def _succeeded(run: DagsterRun) -> bool:
     return run.status is DagsterRunStatus.SUCCESS
 
 
-def earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[DagsterRun]:
+def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[DagsterRun]:
     """The runs of the same experiment that were created before and have ended, newest first."""
     yield from _runs_of(instance, run.tags.get(EXPERIMENT_TAG, ""), run.run_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,6 @@ __all__ = [
     "cron_of",
     "find_state",
     "state_of_tick",
-    "tick_times",
     "ticks_of",
     "times_before",
     "what_became_of",
@@ -82,11 +81,6 @@ class Ticks:
 
 
 # --- the times --------------------------------------------------------------------------------------------------------
-
-
-def tick_times(schedule: Schedule, since: datetime) -> Iterator[datetime]:
-    """The times from `since` on, without end, as Dagster's daemon takes them: in the schedule's time zone."""
-    return schedule_execution_time_iterator(since.timestamp(), schedule.cron, schedule.timezone)
 
 
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,16 @@ from crucible_core import (
     load_experiment,
     vocabulary,
 )
+from crucible_core.experiment import Execution, Trigger
+from crucible_core.gates import Baseline, Gate, NoRegression
+from crucible_core.node import Node
 from crucible_core.reporting import RENDERERS, SUFFIXES
 from crucible_core.reporting.comparison import EFFECT_LABELS
 from crucible_core.stats import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
 from crucible_core.stats.comparison import DEFINITIONS
 from crucible_core.stats.corrections import CORRECTIONS
+
+GUIDE = Path(__file__).parents[1] / "docs/experiment-file.md"
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "_private", "gpt-4o.mini_v2", "0", "a" * 128, "a..b", "a--"])
@@ -250,3 +257,42 @@ def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertis
     assert choices(vocabulary.EffectSizeName) == {name for names in vocabulary.EFFECT_SIZES.values() for name in names}
     assert choices(vocabulary.EffectSizeName) == set(EFFECT_LABELS)
     assert choices(vocabulary.ReportFormat) == set(RENDERERS) == set(SUFFIXES)
+
+
+# --- the guide --------------------------------------------------------------------------------------------------------
+
+
+def nodes_in(model: type[Node], found: dict[type[Node], None]) -> dict[type[Node], None]:
+    """The model and all that its fields are made of."""
+    if model not in found:
+        found[model] = None
+        for field in model.model_fields.values():
+            for part in parts_of(field.annotation):
+                if isinstance(part, type) and issubclass(part, Node):
+                    nodes_in(part, found)
+    return found
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in typing.get_args(annotation):
+        yield from parts_of(inner)
+
+
+def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
+    words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", GUIDE.read_text(encoding="utf-8")))))
+    models = nodes_in(Experiment, {})
+    assert {StageDef, Stats, Gate, NoRegression, Baseline, Schedule, Trigger, Execution} < models.keys()
+    keys = {f"{model.__name__}.{key}" for model in models for key in model.model_fields}
+    assert sorted(key for key in keys if key.partition(".")[2] not in words) == []
+    choices = {
+        choice
+        for model in models
+        if model is not Stats  # crucible stages bench lists those
+        for field in model.model_fields.values()
+        for part in parts_of(field.annotation)
+        if typing.get_origin(part) is typing.Literal
+        for choice in typing.get_args(part)
+    }
+    assert {"any", "exponential", "always_valid", "multiprocess", "latex"} <= choices
+    assert sorted(choices - words) == []

@@ -31,10 +31,11 @@ from crucible_core import InvalidExperimentError, Schedule, load_experiment, voc
 from crucible_core.cli import main as crucible
 from crucible_dagster import History, execute_experiment, job_for, schedule_for
 from crucible_dagster.claims import SUPERSEDED_TAG, TICK_TAG, claim_or_end, supersede
+from crucible_dagster.dagster_internals import schedule_execution_time_iterator
 from crucible_dagster.schedules import MISSED, SCHEDULE_STATUS, tick_tags
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.collection import collect_garbage
-from crucible_dagster.ticks import Tick, find_state, tick_times, ticks_of, times_before, what_became_of
+from crucible_dagster.ticks import Tick, find_state, ticks_of, times_before, what_became_of
 
 # Dagster's own, while it describes any schedule.
 pytestmark = pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning")
@@ -81,7 +82,8 @@ def day_of(zone: str, day: str) -> tuple[datetime, datetime]:
 
 
 def times_of(schedule: Schedule, begin: datetime, end: datetime) -> list[datetime]:
-    return list(itertools.takewhile(lambda time: time.timestamp() < end.timestamp(), tick_times(schedule, begin)))
+    times = schedule_execution_time_iterator(begin.timestamp(), schedule.cron, schedule.timezone)  # the daemon's own
+    return list(itertools.takewhile(lambda time: time.timestamp() < end.timestamp(), times))
 
 
 @pytest.mark.parametrize(("zone", "days", "cron", "expected"), DST)
