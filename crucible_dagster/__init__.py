@@ -22,6 +22,7 @@ from crucible_dagster.assets import asset_for
 from crucible_dagster.code_location import build_definitions, experiment_files
 from crucible_dagster.context_store import ContextIOManager, context_store
 from crucible_dagster.execution import execute_experiment, open_instance
+from crucible_dagster.gating import checks_for
 from crucible_dagster.history import History
 from crucible_dagster.job import job_for
 from crucible_dagster.schedules import schedule_for
@@ -34,6 +35,7 @@ __all__ = [
     "History",
     "asset_for",
     "build_definitions",
+    "checks_for",
     "context_store",
     "execute_experiment",
     "experiment_files",

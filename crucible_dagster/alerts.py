@@ -42,7 +42,8 @@ EVENTS = 100
 MAX_SENTENCE = 1_000
 
 _WILL_RETRY_TAG = "dagster/will_retry"
-_EVENTS: Mapping[str, DagsterEventType] = {
+_End = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
+_EVENTS: Mapping[str, _End] = {
     "failed": DagsterEventType.RUN_FAILURE,
     "succeeded": DagsterEventType.RUN_SUCCESS,
 }
@@ -136,7 +137,10 @@ class _Look:
         self._ui = ui
         self._until = time.monotonic() + PATIENCE
         known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
-        self._seen: dict[str, int] = known.get("seen") or self._begin()
+        self._start = context.last_sensor_start_time
+        self._seen: dict[str, int] = known.get("seen", {})
+        if not known or known.get("start") != self._start:
+            self._pass_over_what_was_before()
         self._again: dict[str, int] = known.get("again", {})
         """Key of an alert -> how often `notify` raised for it."""
         self._told = 0
@@ -144,7 +148,7 @@ class _Look:
 
     @property
     def cursor(self) -> str:
-        return json.dumps({"seen": self._seen, "again": self._again})
+        return json.dumps({"start": self._start, "seen": self._seen, "again": self._again})
 
     @property
     def said(self) -> str:
@@ -156,7 +160,7 @@ class _Look:
     def take(self) -> None:
         for run_id in dict.fromkeys(key.split(" ")[0] for key in self._again):
             if not self._is_late():
-                self._tell(run_id, only=frozenset(self._again))
+                self._tell_again(run_id)
         for kind, event_type in _EVENTS.items():
             if kind == "succeeded" and not self._gates:
                 continue
@@ -166,27 +170,33 @@ class _Look:
                 self._tell(record.run_id)
                 self._seen[kind] = record.storage_id
 
-    def _begin(self) -> dict[str, int]:
-        """Nothing is told of what happened before the sensor was switched on."""
-        start = self._context.last_sensor_start_time
-        seen = {}
+    def _pass_over_what_was_before(self) -> None:
+        """Nothing is told of what happened before the sensor was switched on, or while it was off."""
         for kind, event_type in _EVENTS.items():
-            filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=start)  # type: ignore[arg-type]
+            filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=self._start)
             found = self._instance.fetch_run_status_changes(filtered, limit=1).records
-            seen[kind] = found[0].storage_id if found else 0
-        return seen
+            self._seen[kind] = max(found[0].storage_id if found else 0, self._seen.get(kind, 0))
 
-    def _since(self, event_type: DagsterEventType, **bounds: Any) -> Iterable[EventLogRecord]:
-        filtered = RunStatusChangeRecordsFilter(event_type, **bounds)  # type: ignore[arg-type]
+    def _since(self, event_type: _End, **bounds: Any) -> Iterable[EventLogRecord]:
+        filtered = RunStatusChangeRecordsFilter(event_type, **bounds)
         return self._instance.fetch_run_status_changes(filtered, limit=EVENTS, ascending=True).records
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._until
 
-    def _tell(self, run_id: str, *, only: Collection[str] | None = None) -> None:
+    def _tell_again(self, run_id: str) -> None:
+        waiting = frozenset(key for key in self._again if key.split(" ")[0] == run_id)
+        told = self._tell(run_id, only=waiting)
+        for key in waiting - told:  # the run was deleted, or is being retried
+            del self._again[key]
+
+    def _tell(self, run_id: str, *, only: Collection[str] | None = None) -> set[str]:
+        """Tell of the run, of `only` these alerts if they are given; the keys of those that there are."""
+        found = set()
         for alert in self._alerts(run_id):
             if only is not None and alert.key not in only:
                 continue
+            found.add(alert.key)
             try:
                 self._notify(alert)
             except Exception as error:  # noqa: BLE001  # whatever a notifier raises must not hide the next failure
@@ -194,6 +204,7 @@ class _Look:
             else:
                 self._told += 1
                 self._again.pop(alert.key, None)
+        return found
 
     def _fail(self, alert: Alert, error: Exception) -> None:
         attempts = self._again.get(alert.key, 0) + 1

@@ -40,11 +40,13 @@ from crucible_core import (
     GateFailedError,
     GateResult,
     Registry,
+    builtin_registry,
     judge_gates,
     plan_experiment,
 )
 from crucible_core.jsonable import safe_text
 from crucible_core.verdicts import judge_gate
+from crucible_core.vocabulary import GateSeverity
 from crucible_dagster.context_store import STORE_KEY, ContextIOManager, new_attempt, open_store
 from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from crucible_dagster.gate_results import GATES_TAG, SEVERITIES, evaluation_of, gate_metadata, verdict_of
@@ -56,6 +58,7 @@ from crucible_dagster.past import EarlierRuns, newest_judged_run
 from crucible_dagster.provenance import record_run
 from crucible_dagster.replay import recorded_experiment, recorded_run
 from crucible_dagster.settings import EXPERIMENT_KEY
+from crucible_dagster.step import CompiledExperiment
 from crucible_dagster.tracing import traced_step
 
 __all__ = ["checks_for", "gates_op"]
@@ -66,7 +69,7 @@ def gates_op() -> OpDefinition:
     """The op behind the stages: one object, however many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
-        compiled = getattr(context.resources, EXPERIMENT_KEY)
+        compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
         with traced_step(context, compiled):
             yield from _judge_run(context, inputs["upstream"], compiled)
 
@@ -80,7 +83,7 @@ def gates_op() -> OpDefinition:
     )
 
 
-def _judge_run(context: OpExecutionContext, upstream: Context, compiled: Any) -> Iterator[Any]:
+def _judge_run(context: OpExecutionContext, upstream: Context, compiled: CompiledExperiment) -> Iterator[Any]:
     experiment = upstream.experiment
     if experiment.source is None and compiled.experiment.source is not None:
         experiment = experiment.model_copy().read_from(compiled.experiment.source)
@@ -129,8 +132,9 @@ def _target(instance: DagsterInstance, experiment: Experiment, run_id: str) -> d
     }
 
 
-def checks_for(experiment: Experiment, registry: Registry) -> Sequence[AssetChecksDefinition]:
+def checks_for(experiment: Experiment, registry: Registry | None = None) -> Sequence[AssetChecksDefinition]:
     """One executable asset check per gate. Raises InvalidExperimentError if two gates would be one check."""
+    registry = builtin_registry() if registry is None else registry
     names = check_names(experiment)
     return [
         _check_for(experiment, registry, gate, name) for gate, name in zip(experiment.gates or (), names, strict=True)
@@ -173,18 +177,19 @@ def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: R
     """The verdict of the gate as it is declared now on the newest run whose stages all succeeded."""
     run = newest_judged_run(instance, experiment.id)
     if run is None:
-        return _undecided(gate, f"no run of experiment {experiment.id!r} has come to its end yet")
+        return _undecided(gate, f"no run of experiment {experiment.id!r} has come to its end yet", "warn")
     store = open_store(instance)
     history = History(instance, store=store)
     try:
         context = history.context(run.run_id)
         planned = plan_experiment(recorded_experiment(recorded_run(history, run.run_id)), registry)
     except CrucibleError as error:
-        return _undecided(gate, f"the newest run, {run.run_id}, cannot be judged again: {error}")
+        severity = gate.severity if gate.undecided == "fail" else "warn"
+        return _undecided(gate, f"the newest run, {run.run_id}, cannot be judged again: {error}", severity)
     past = EarlierRuns(instance, store, run, last_step(experiment))
     result = judge_gate(gate, context, planned, past)
     return replace(result, sentence=f"run {run.run_id}: {result.sentence}")
 
 
-def _undecided(gate: Gate, why: str) -> GateResult:
-    return GateResult(gate=gate.name, status="undecided", severity="warn", blocking=gate.blocking, sentence=why)
+def _undecided(gate: Gate, why: str, severity: GateSeverity) -> GateResult:
+    return GateResult(gate=gate.name, status="undecided", severity=severity, blocking=gate.blocking, sentence=why)

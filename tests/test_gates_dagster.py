@@ -334,12 +334,15 @@ def test_a_bound_that_was_changed_gives_another_verdict_on_the_same_run(memory: 
 def test_a_run_that_cannot_be_read_any_more_makes_the_check_undecided(memory: DagsterInstance, name: str) -> None:
     import shutil
 
-    newest = run(memory, described(name, GOOD, ENOUGH))
+    strict = {**ENOUGH, "name": "strict", "undecided": "fail"}
+    newest = run(memory, described(name, GOOD, ENOUGH, strict))
     shutil.rmtree(Path(memory.storage_directory()) / "crucible" / "runs" / newest.run_id)
-    definitions = definitions_of([described(name, GOOD, ENOUGH)], registry())
-    found = execute_checks(memory, definitions, "enough")["enough"]
-    assert (found.passed, found.severity) == (False, AssetCheckSeverity.WARN)
-    assert f"the newest run, {newest.run_id}, cannot be judged again" in str(found.description)
+    definitions = definitions_of([described(name, GOOD, ENOUGH, strict)], registry())
+    found = execute_checks(memory, definitions, "enough", "strict")
+    assert (found["enough"].passed, found["enough"].severity) == (False, AssetCheckSeverity.WARN)
+    assert f"the newest run, {newest.run_id}, cannot be judged again" in str(found["enough"].description)
+    # As in a run: what cannot be decided counts as failed there, but for want of any run.
+    assert (found["strict"].passed, found["strict"].severity) == (False, AssetCheckSeverity.ERROR)
 
 
 def test_the_checks_page_has_the_numbers_of_every_run(instance: DagsterInstance, name: str) -> None:

@@ -291,6 +291,32 @@ def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
     assert f"{third} run_failed" not in mailbox.keys
 
 
+def test_an_alert_that_is_to_be_told_again_goes_with_its_run(instance: DagsterInstance, tmp_path: Path) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    failed = run(instance, failing(tmp_path))
+    mailbox.broken = 1
+    sensor.look()
+    assert sensor.said == "told of 0, 1 not yet, as the notifier raised"
+    instance.delete_run(failed)
+    sensor.look()
+    assert sensor.said == "told of 0"
+
+
+def test_what_failed_while_the_sensor_was_off_is_not_told_and_what_did_right_after_is(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    run(instance, failing(tmp_path))
+    sensor.start = time.time()  # switched off before, and on again
+    failed = run(instance, failing(tmp_path))
+    sensor.look()
+    assert mailbox.keys == [f"{failed} run_failed"]
+
+
 def test_what_was_told_before_a_kill_is_told_again_under_the_same_key(
     instance: DagsterInstance, tmp_path: Path
 ) -> None:
