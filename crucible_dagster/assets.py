@@ -6,7 +6,8 @@ import functools
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, b
 from crucible_core.stage import FunctionStage
 from crucible_dagster.metadata import asset_key
 
-__all__ = ["asset_for"]
+__all__ = ["asset_for", "circle_of_deps"]
 
 GROUP = "crucible"
 KINDS = {"crucible", "python"}
@@ -68,6 +69,23 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
         kinds=KINDS,
         metadata=metadata,
     )
+
+
+def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
+    """A mistake if experiments depend on each other in a circle, which by their triggers would run for ever."""
+    known = {asset_key(one).to_user_string(): one for one in experiments}
+    # What depends on itself alone is refused with its own words.
+    among = {key: [dep for dep in one.deps or () if dep in known and dep != key] for key, one in known.items()}
+    try:
+        TopologicalSorter(among).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]  # each one is a dependency of the next; the last is the first
+        experiment = known[circle[-1]]
+        told = " on ".join(known[key].id for key in reversed(circle))
+        yield InvalidExperimentError(
+            f"experiments depend on each other in a circle: {told}; remove one of these `deps`",
+            location=experiment.location("deps", list(experiment.deps or ()).index(circle[-2])),
+        )
 
 
 def _code_references(experiment: Experiment, registry: Registry) -> Iterator[LocalFileCodeReference]:

@@ -21,7 +21,7 @@ from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_
 from crucible_core.errors import Location
 from crucible_core.loading import MAX_BYTES
 from crucible_core.output_root import output_root
-from crucible_dagster.assets import asset_for
+from crucible_dagster.assets import asset_for, circle_of_deps
 from crucible_dagster.gating import checks_for
 from crucible_dagster.job import job_for
 from crucible_dagster.names import same_names
@@ -67,7 +67,8 @@ def definitions_of(
 ) -> Definitions:
     """What the experiments are to Dagster; those `beside` them become definitions of the same location elsewhere.
 
-    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, and ids that become one.
+    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, ids that become one, and
+    `deps` that go in a circle.
     """
     registry = builtin_registry() if registry is None else registry
     found = list(mistakes)
@@ -88,7 +89,8 @@ def definitions_of(
                 sensors.append(trigger)
         except InvalidExperimentError as error:
             found.append(error)
-    found += same_names([*beside, *experiments])
+    everything = [*beside, *experiments]
+    found += [*same_names(everything), *circle_of_deps(everything)]
     if found:
         raise InvalidExperimentError.of(found)
     return Definitions(assets=assets, asset_checks=checks, jobs=jobs, schedules=schedules, sensors=sensors)

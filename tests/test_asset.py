@@ -112,6 +112,14 @@ def test_an_experiment_cannot_depend_on_its_own_asset() -> None:
         asset(id="my-exp", deps=["raw", "crucible/my_exp"])
 
 
+def test_experiments_cannot_depend_on_each_other_in_a_circle() -> None:
+    deps = {"first": ["crucible/third_one"], "second": ["raw", "crucible/first"], "third.one": ["crucible/second"]}
+    experiments = [experiment_of("nothing", id=id_, deps=deps_) for id_, deps_ in deps.items()]
+    with pytest.raises(InvalidExperimentError, match=r"in a circle: (\S+) on (\S+) on (\S+) on \1; remove one"):
+        definitions_of(experiments[1:], registry(), beside=experiments[:1])
+    assert definitions_of(experiments[:2], registry())
+
+
 # --- what a run puts there --------------------------------------------------------------------------------------------
 
 
