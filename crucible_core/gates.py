@@ -136,7 +136,7 @@ class Gate(Node):
     blocking: bool = Field(default=False, strict=True)
     """`true`: a run that does not pass it fails, after the report is written."""
     undecided: WhenUndecided = "warn"
-    """`fail`: what cannot be decided counts as failed, but for want of an earlier run."""
+    """`fail`: what cannot be decided counts as failed, but for want of earlier runs."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, cast, runtime_checkable
 
 from crucible_core.context import Context
@@ -127,6 +127,7 @@ class _Said:
     numbers: Mapping[str, float | int | None] = field(default_factory=dict)
     baseline_runs: tuple[str, ...] = ()
     for_want_of_a_past: bool = False
+    """If it is undecided, then so that more runs would help, and none would come if this one failed."""
 
 
 class _UndecidedError(Exception):
@@ -260,11 +261,13 @@ class _Regression:
         if rule.looks == "always_valid":
             return self._over_all_looks(ours, theirs)
         if rule.baseline.last_runs is not None and not rule.paired:
-            said = self._against_numbers(ours, theirs)
+            # Until there are as many as were asked for: what fails for want of them would be none of them either.
+            few = len(runs) < rule.baseline.last_runs
+            said = self._against_numbers(ours, theirs, for_want_of_a_past=few)
         else:
             said = self._against_values(ours, theirs)
         if passed_over:
-            return _Said(said.status, f"{said.sentence} ({passed_over})", said.numbers, said.baseline_runs)
+            return replace(said, sentence=f"{said.sentence} ({passed_over})")
         return said
 
     def _nothing(self) -> str:
@@ -358,7 +361,9 @@ class _Regression:
         of_stage = getattr(self._stage(), "differences", None)
         return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx))
 
-    def _against_numbers(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+    def _against_numbers(
+        self, ours: list[float], theirs: list[tuple[str, list[float]]], *, for_want_of_a_past: bool
+    ) -> _Said:
         """Each run as one observation: its number, or the mean of its group."""
         from crucible_core.stats import judge_new_value  # noqa: PLC0415
 
@@ -371,6 +376,7 @@ class _Regression:
                 f"there is one earlier number, {_number(earlier[0])}, which has no interval; from two on, there is one",
                 numbers={"value": now[0], "baseline": earlier[0], "margin": rule.margin, "n_baseline": 1},
                 baseline_runs=runs,
+                for_want_of_a_past=for_want_of_a_past,
             )
         if (said := self._without_variation(now, earlier, runs)) is not None:
             return said
@@ -382,7 +388,7 @@ class _Regression:
             non_inferiority=True,
             alpha=self._alpha,
         )
-        return self._by_verdict(judged, now, earlier, runs)
+        return replace(self._by_verdict(judged, now, earlier, runs), for_want_of_a_past=for_want_of_a_past)
 
     @property
     def _alpha(self) -> float:

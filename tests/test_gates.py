@@ -450,6 +450,16 @@ def test_one_earlier_number_has_no_interval_and_says_so() -> None:
     assert still.status == "passed"
 
 
+@pytest.mark.parametrize(("earlier", "severity"), [([0.9], "warn"), ([0.9, 0.8], "warn"), ([0.9, 0.8, 0.85], "error")])
+def test_nothing_fails_until_there_are_as_many_runs_as_were_asked_for(earlier: list[float], severity: str) -> None:
+    rule = against(0.01, metric="accuracy", baseline={"last_runs": 3}, undecided="fail", blocking=True)
+    result = verdict(rule, Kept(numbered(*earlier)), accuracy=0.85)
+    assert (result.status, result.severity, result.blocks) == ("undecided", severity, severity == "error")
+    if len(earlier) > 1:  # what they do show counts
+        lost = verdict(rule, Kept(numbered(*earlier)), accuracy=-9.0)
+        assert (lost.status, lost.blocks) == ("failed", True)
+
+
 def test_earlier_runs_without_the_number_are_named_and_left_out() -> None:
     kept = Kept([*numbered(0.9, 0.91, 0.89), EarlierRun("r4", lambda: measured(loss=1)[0])])
     result = verdict(against(0.1, metric="accuracy", baseline={"last_runs": 4}), kept, accuracy=0.9)
