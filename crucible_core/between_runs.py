@@ -12,6 +12,7 @@ from crucible_core.errors import CrucibleError
 from crucible_core.registry import Registry
 from crucible_core.runner import plan_stage
 from crucible_core.stages.bench import Bench
+from crucible_core.stages.compared_groups import ComparedGroups, places_of_pairs
 from crucible_core.vocabulary import CorrectionName
 from crucible_core.wording import error_text
 
@@ -57,8 +58,8 @@ def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[s
     """Every group that a `bench` stage of both runs compared, run B's values against run A's.
 
     The design, outcome, alpha and effect size are those that B's stage declares: values of the same fold, example or
-    seed stay pairs, if both runs have as many. `names` are A's and B's in the results. What cannot be read or compared
-    has its reason.
+    seed stay pairs, by their names where they have some, else by their places. `names` are A's and B's in the results.
+    What cannot be read or compared has its reason.
     """
     from crucible_core.stats import adjust_p_values  # noqa: PLC0415  # scipy takes a second to load
 
@@ -82,9 +83,12 @@ def _changes(a: Context, b: Context, registry: Registry, names: tuple[str, str])
 
 class _Benched(NamedTuple):
     stage: Bench
-    groups: Mapping[str, Any]
-    clusters: Any
+    found: ComparedGroups
     ctx: Context
+
+    @property
+    def groups(self) -> Mapping[str, Any]:
+        return self.found.values
 
 
 def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
@@ -100,11 +104,11 @@ def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
         if not isinstance(stage, Bench) or not ctx.has_metric(stage.metric):
             continue
         try:
-            read = stage.read(ctx)
+            found_there = stage.read(ctx)
         except (CrucibleError, ValueError, TypeError) as error:
             found[stage.metric] = f"the groups of run {ctx.run_id} cannot be read: {error_text(error)}"
         else:
-            found[stage.metric] = _Benched(stage, read.values, read.clusters, ctx)
+            found[stage.metric] = _Benched(stage, found_there, ctx)
     return found
 
 
@@ -120,12 +124,30 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
         outcome=declared.outcome,
         alpha=declared.alpha,
         confidence_level=declared.confidence_level,
+        effect_size=declared.effect_size,
         test_share=declared.test_share,
         seed=declared.seed,
     )
-    groups = {names[1]: later.groups[group], names[0]: earlier.groups[group]}
     try:
-        (result,) = analyse(groups, wanted, clusters=later.clusters).tests
+        before = earlier.groups[group]
+        if wanted.design != "independent":
+            before = _in_order(before, group, earlier.found, later.found)
+        groups = {names[1]: later.groups[group], names[0]: before}
+        (result,) = analyse(groups, wanted, clusters=later.found.clusters).tests
     except (CannotTestError, ValueError) as error:
         return GroupChange(metric, group, None, None, error_text(error))
     return GroupChange(metric, group, result, None, None)
+
+
+def _in_order(values: Any, group: str, earlier: ComparedGroups, later: ComparedGroups) -> Any:
+    """The earlier values in the order of the later run's pairs. Raises ValueError if these are not the same pairs."""
+    clusters = earlier.clusters
+    places = None
+    if earlier.pairs is not None or later.pairs is not None:
+        places = places_of_pairs(later.names_of_pairs(group), earlier.names_of_pairs(group))
+    if places is not None:
+        values = [values[place] for place in places]
+        clusters = None if clusters is None else [clusters[place] for place in places]
+    if clusters is not None and later.clusters is not None and list(clusters) != list(later.clusters):
+        raise ValueError("the runs have their items in different clusters, so that they are not the same items")
+    return values

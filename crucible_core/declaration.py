@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
@@ -10,6 +10,7 @@ from typing import Final, Literal
 from crucible_core.vocabulary import (
     EFFECT_SIZES,
     TESTS_OF_DESIGN,
+    TESTS_OF_MANY_GROUPS,
     Alternative,
     Comparing,
     CorrectionName,
@@ -108,8 +109,26 @@ def _contradictions_of_tests(said: Declaration) -> Iterator[str]:
                 f"tests: {test} is for the design {fitting}{ignores}, and this one is {said.design}; its tests: "
                 f"{listing(TESTS_OF_DESIGN[said.design])}"
             )
-    if said.effect_size and named and not any(said.effect_size in EFFECT_SIZES[test] for test in named):
+    if said.effect_size and len(named) == len(said.tests) and not _is_defined(said.effect_size, named):
         yield f"effect_size: none of the tests {', '.join(named)} defines {said.effect_size}"
+
+    if said.alternative != "two-sided":
+        yield from _without_direction(said, named)
+
+
+def _is_defined(effect_size: EffectSizeName, tests: Iterable[TestName]) -> bool:
+    return any(effect_size in EFFECT_SIZES[test] for test in tests)
+
+
+def _without_direction(said: Declaration, named: Sequence[TestName]) -> Iterator[str]:
+    """A one-sided question that nothing would ask."""
+    if said.study in ("multiple_datasets", "sweep"):
+        yield f"alternative: the study {said.study} has questions of its own, and none of them is {said.alternative!r}"
+    elif said.comparing is None and named and len(named) == len(said.tests) and set(named) <= TESTS_OF_MANY_GROUPS:
+        yield (
+            f"alternative: {' and '.join(named)} compares groups all at once, which has no direction, so that it "
+            f"cannot be {said.alternative!r}"
+        )
 
 
 def _contradictions_of_design(said: Declaration) -> Iterator[str]:
@@ -139,6 +158,12 @@ def _contradictions_of_study(said: Declaration) -> Iterator[str]:
         yield "design: multiple_datasets is for the design paired, value i of every group being data set i"
     if study == "multiple_datasets" and said.family not in (None, "nemenyi", "pairwise"):
         yield f"family: multiple_datasets takes nemenyi or pairwise (Wilcoxon tests with Holm), not {said.family}"
+    if study == "multiple_datasets" and said.margin is not None:
+        yield "margin: methods are ranked over data sets, and no pair of them is judged by its means"
+    if study not in STUDY_COMPARES and said.baseline is not None:
+        yield f"baseline: the study {study} has comparisons of its own, and none with a baseline"
+    if study == "sweep" and said.family is not None:
+        yield f"family: the study sweep has comparisons of its own, not {said.family}"
     if study == "sweep" and said.design == "one_sample":
         yield "design: a sweep has several groups"
 
@@ -155,6 +180,8 @@ def _contradictions_of_family(said: Declaration) -> Iterator[str]:
     compares = FAMILY_COMPARES.get(family, said.comparing)
     if said.comparing not in (None, compares):
         yield f"family: {family} compares {compares}, not {said.comparing}"
+    if said.comparing is None and family not in FAMILY_COMPARES and said.study is None:
+        yield f"compare: the family {family} needs to know what is compared, all_pairs or baseline"
     if family == "dunnett" and said.baseline is None and said.study != "ab_test":
         yield "baseline: dunnett compares with one, and needs its name"
     if family in _TWO_SIDED and said.alternative != "two-sided":

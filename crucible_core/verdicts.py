@@ -282,7 +282,7 @@ class _Regression:
             try:
                 context = run.read()
                 self._same_measure(context)
-                found.append((run.run_id, self._values(context, _Numbers(context))))
+                found.append((run.run_id, self._in_order(self._values(context, _Numbers(context)), context)))
             except _UndecidedError as undecided:
                 reasons.append(f"run {run.run_id}: {undecided.said.sentence}")
             except Exception as error:  # noqa: BLE001  # what a stage, or unpickling, raises on what it once wrote
@@ -320,6 +320,20 @@ class _Regression:
         elif getattr(getattr(values, "dtype", None), "kind", "") == "b":
             values = values.astype(float)
         return [float(value) for value in read_sample("margin", rule.group, values).values]
+
+    def _in_order(self, values: list[float], earlier: Context) -> list[float]:
+        """Values of an earlier run in the order of this one's pairs. Raises ValueError if the pairs are others."""
+        named = getattr(self._stage(), "pairs", None) if self.rule.paired else None
+        if named is None:
+            return values
+        now, then = named(self.ctx), named(earlier)
+        if now is None and then is None:
+            return values
+        from crucible_core.stages.compared_groups import places_of_pairs  # noqa: PLC0415
+
+        now = range(len(self._values(self.ctx, self.numbers))) if now is None else now
+        places = places_of_pairs(now, range(len(values)) if then is None else then)
+        return values if places is None else [values[place] for place in places]
 
     def _stage(self) -> ComparesGroups:
         for one in self.planned:

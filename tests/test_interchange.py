@@ -93,7 +93,10 @@ def test_planning_says_which_stages_cannot_be_resolved_here_and_what_to_do(name:
     file = HERE / f"interchange/{name}.json"
     with pytest.raises(UnknownStageError) as caught:
         plan_experiment(load_experiment(file), builtin_registry())
-    told = caught.value.each()
+    every = caught.value.each()
+    # The original runs whatever tests are listed; here one comparison cannot be of pairs and of independent groups.
+    told = [one for one in every if one.stage != "bench"]
+    assert all("wilcoxon is for the design paired" in one.message for one in every if one.stage == "bench")
     assert [one.stage for one in told] == unresolved
     lines = file.read_text().splitlines()
     modules = {entry["name"]: entry["module"] for entry in json.loads(file.read_text())["pipeline"]}
@@ -132,8 +135,8 @@ def test_an_experiment_of_stages_that_exist_here_runs() -> None:
     [
         ({"outputs": [{"name": "r", "formats": ["jupyter"], "sink": "file", "options": None}]}, "'jupyter'"),
         ({"outputs": [{"name": "r", "formats": ["markdown"], "sink": "s3", "options": None}]}, "'s3'"),
-        ({"reliability": {"stats": {"tests": ["friedman"]}}}, "'friedman'"),
-        ({"reliability": {"stats": {"multiple_testing_correction": "sidak"}}}, "'sidak'"),
+        ({"reliability": {"stats": {"tests": ["fishers_guess"]}}}, "'fishers_guess'"),
+        ({"reliability": {"stats": {"multiple_testing_correction": "scheffe"}}}, "'scheffe'"),
         ({"pipeline": []}, "the pipeline is empty"),
         ({"id": None}, "id"),
     ],

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crucible_core.context import Context
-from crucible_core.vocabulary import CorrectionName, Design, EffectSizeName, Outcome, StudyName
+from crucible_core.vocabulary import Alternative, CorrectionName, Design, EffectSizeName, Outcome, StudyName
 
 __all__ = ["EFFECT_LABELS", "RATIOS", "Comparison", "comparison_numbers", "comparisons"]
 
@@ -82,6 +82,7 @@ class ComparedTest(_Read):
     effect_size_interval: Interval
     interpretation: Interpretation | None = None
     null_value: Number = 0.0
+    alternative: Alternative = "two-sided"
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -122,6 +123,7 @@ class MarginVerdict(_Read):
     method: str
     groups: tuple[str, str]
     margin: Number
+    alpha: Number | None = None
     estimate: Number
     confidence_interval: Interval
     equivalence_interval: Interval
@@ -178,6 +180,7 @@ class Comparison(_Read):
     paired: Flag
     design: Design = "independent"
     outcome: Outcome = "continuous"
+    alternative: Alternative = "two-sided"
     study: StudyName | None = None
     baseline: str | None = None
     groups: dict[str, ComparedGroup]

@@ -70,10 +70,12 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
 def _said(comparison: Comparison) -> Iterator[str]:
     told = f"alpha = {format_number(comparison.alpha)}"
     if any(test.p_adjusted is not None for test in comparison.tests.values()):
-        told += f"; {comparison.family_size} tests, p-values adjusted by {comparison.correction}"
+        adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
+        told += f"; {comparison.family_size} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
-        told += f"; a family of {family.size} comparisons, adjusted by {family.correction}"
+        adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
+        told += f"; a family of {family.size} comparisons, {adjusted}"
     yield told
     for test in comparison.tests.values():
         yield from (f"{test.test}: {line}" for line in (*test.assumptions, *test.notes))
@@ -137,7 +139,7 @@ def _pairs_table(family: ComparedFamily) -> Table:
     columns = (
         "first – second",
         family.estimate_name,
-        f"{percent(family.confidence_level)} simultaneous interval",
+        f"{percent(family.confidence_level)} {'' if family.correction == 'none' else 'simultaneous '}interval",
         family.statistic_name,
         "p",
         "p adjusted",
@@ -177,12 +179,13 @@ def _verdicts_table(comparison: Comparison) -> Table:
         )
         for verdict in comparison.verdicts
     )
+    alpha = comparison.verdicts[0].alpha
     columns = (
         "first – second",
         "margin",
         "mean difference",
-        "interval",
-        "equivalence interval",
+        "interval" if alpha is None else f"{percent(1 - alpha)} interval",
+        "equivalence interval" if alpha is None else f"{percent(1 - 2 * alpha)} equivalence interval",
         "verdict",
         f"more {comparison.replicate} to decide",
     )
@@ -287,7 +290,9 @@ def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
     if comparison.comparisons is None:
         return picture
     together = (
-        "The intervals hold all at once." if comparison.correction != "none" else "The intervals hold one by one."
+        "The intervals hold all at once."
+        if comparison.comparisons.correction != "none"
+        else "The intervals hold one by one."
     )
     return replace(picture, caption=f"{picture.caption} {together}")
 

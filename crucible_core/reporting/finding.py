@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from crucible_core.reporting.comparison import (
     EFFECT_LABELS,
@@ -17,7 +18,7 @@ from crucible_core.reporting.comparison import (
     RankedGroups,
 )
 from crucible_core.reporting.numbers import format_interval, format_number, format_p
-from crucible_core.vocabulary import EffectSizeName
+from crucible_core.vocabulary import Alternative, EffectSizeName
 
 __all__ = ["estimated", "finding", "number", "percent", "statistic"]
 
@@ -43,67 +44,142 @@ def finding(comparison: Comparison) -> str:
 def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
     p, adjusted = test.p_value, ""
     if test.p_adjusted is not None:
-        p, adjusted = test.p_adjusted, f" ({comparison.correction}-adjusted)"
-    measure = _measured(comparison)
-    effect = _effect(test.effect_size_name, test.effect_size, test.effect_size_interval)
+        p = test.p_adjusted
+        adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
+    # Of a test that estimates its effect size, the same numbers twice would say nothing more.
+    is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
+    effect = "" if is_effect else f"{_effect(test.effect_size_name, test.effect_size, test.effect_size_interval)}, "
+    name = EFFECT_LABELS[test.effect_size_name] if is_effect else test.estimate_name
     numbers = (
-        f"{estimated(test.estimate_name, test.estimate)}, "
+        f"{estimated(name, test.estimate, ' = ' if is_effect or _ends_in_figure(name) else ' ')}, "
         f"{percent(test.confidence_level)} CI {format_interval(test.confidence_interval)}, "
         f"{test.method}, {statistic(test.statistic_name, test.df, test.statistic)}, p {format_p(p)}{adjusted}, "
-        f"{effect}, n = {_counts(comparison, test)}"
+        f"{effect}n = {_counts(comparison, test)}"
     )
+    measure = _measured(comparison)
     if len(test.groups) > 2:
-        differ = "differ" if test.significant else "could not be told apart"
+        spread = " in spread" if test.test in _OF_SPREAD else ""
+        differ = f"differ{spread}" if test.significant else f"could not be told apart{spread}"
         return f"The {len(test.groups)} groups {', '.join(test.groups)} {differ}{measure}: {numbers}."
     first, *others = test.groups
-    second = others[0] if others else "the reference"
-    if test.effect_size_name in _ASSOCIATIONS:
-        related = "go together" if test.significant else "were not shown to go together"
-        return f"{first} and {second} {related}: {numbers}."
-    if test.effect_size_name == "variance_ratio" or test.test in _OF_SPREAD:
-        spread = "differ in spread" if test.significant else "could not be told apart in spread"
-        return f"{first} and {second} {spread}{measure}: {numbers}."
-    if test.significant:
-        word = "higher" if _is_higher(test) else "lower"
-        return f"{first} is {word} than {second}{measure}: {numbers}."
-    return f"{first} and {second} could not be told apart{measure}: {numbers}."
+    second = others[0] if others else f"the reference {format_number(test.null_value)}"
+    found = _Found(
+        test.effect_size_name,
+        test.effect_size,
+        test.estimate,
+        test.null_value,
+        test.alternative,
+        test.significant,
+        spread=test.test in _OF_SPREAD,
+    )
+    return f"{found.told(first, second, measure)}: {numbers}."
 
 
 _ASSOCIATIONS = frozenset({"pearson_r", "spearman_rho", "kendall_tau"})
 _OF_SPREAD = frozenset({"brown_forsythe", "levene", "variance_ratio"})
+_WITHOUT_DIRECTION = frozenset(
+    {
+        "cramers_v",
+        "epsilon_squared",
+        "eta_squared",
+        "kendall_w",
+        "omega_squared",
+        "partial_eta_squared",
+    }
+)
 
 
-def _is_higher(test: ComparedTest) -> bool:
-    neutral = 1.0 if test.effect_size_name in RATIOS else 0.5 if test.effect_size_name == "common_language" else 0.0
-    return test.effect_size is None or test.effect_size > neutral
+class _Found(NamedTuple):
+    """What is needed to say which way two groups differ, if the test has a way to differ."""
+
+    effect_name: EffectSizeName | None
+    effect: float | None
+    estimate: float | None
+    null_value: float
+    alternative: Alternative
+    significant: bool
+    spread: bool = False
+
+    def told(self, first: str, second: str, measure: str) -> str:
+        if self.effect_name in _ASSOCIATIONS:
+            return self._association(first, second)
+        if self.alternative != "two-sided" and not self.significant:
+            # A one-sided test is silent about the other side, where the groups may well differ.
+            word = "higher" if self.alternative == "greater" else "lower"
+            what = f"{word} in spread" if self.spread else word
+            return f"{first} was not shown to be {what} than {second}{measure}"
+        spread = " in spread" if self.spread else ""
+        if not self.significant:
+            return f"{first} and {second} could not be told apart{spread}{measure}"
+        sign = 0 if self.effect_name in _WITHOUT_DIRECTION else self._sign()
+        if sign == 0:
+            return f"{first} and {second} differ{spread}{measure}"
+        return f"{first} is {'higher' if sign > 0 else 'lower'}{spread} than {second}{measure}"
+
+    def _association(self, first: str, second: str) -> str:
+        apart = self.alternative == "less" or (self.significant and self._sign() < 0)
+        if self.significant:
+            return f"{first} and {second} go {'in opposite directions' if apart else 'together'}"
+        return f"{first} and {second} were not shown to go {'in opposite directions' if apart else 'together'}"
+
+    def _sign(self) -> int:
+        """Of the estimate, which is what the test is about; of the effect size where the estimate has none."""
+        if self.estimate is None:
+            return 1  # only ratios are infinite
+        if self.estimate != self.null_value:
+            return 1 if self.estimate > self.null_value else -1
+        neutral = 1.0 if self.effect_name in RATIOS else 0.5 if self.effect_name == "common_language" else 0.0
+        if self.effect is None:
+            return 0 if self.effect_name is None else 1
+        return (self.effect > neutral) - (self.effect < neutral)
+
+
+def _ends_in_figure(name: str) -> bool:
+    return name[-1:].isdigit()
 
 
 def _finding_of_family(comparison: Comparison, family: ComparedFamily) -> str:
     apart = [pair for pair in family.comparisons if pair.significant]
+    related = any(pair.effect_size_name in _ASSOCIATIONS for pair in family.comparisons)
     against = f" with {family.control}" if family.control else ""
     head = (
-        f"{len(apart)} of {family.size} comparisons{against}{_measured(comparison)} show a difference "
-        f"({family.method}, adjusted by {_adjuster(family)}, {percent(family.confidence_level)} simultaneous CIs"
-        f"{_shared_counts(comparison, family)})"
+        f"{len(apart)} of {family.size} comparisons{against}{_measured(comparison)} "
+        f"{'shows' if len(apart) == 1 else 'show'} {'an association' if related else 'a difference'} "
+        f"({family.method}, {_adjusted(family)}{_shared_counts(comparison, family)})"
     )
-    told = [_pair_sentence(family, pair) for pair in (*apart, *(p for p in family.comparisons if not p.significant))]
+    told = [
+        _pair_sentence(comparison, family, pair)
+        for pair in (*apart, *(p for p in family.comparisons if not p.significant))
+    ]
     more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
     return f"{head}: {'; '.join(told[:MOST_TOLD])}{more}."
+
+
+def _adjusted(family: ComparedFamily) -> str:
+    level = percent(family.confidence_level)
+    if family.correction == "none":
+        return f"not adjusted for their number, {level} CIs one by one"
+    return f"adjusted by {_adjuster(family)}, {level} simultaneous CIs"
 
 
 def _adjuster(family: ComparedFamily) -> str:
     return f"the {family.correction}" if " " in family.correction else family.correction
 
 
-def _pair_sentence(family: ComparedFamily, pair: ComparedPair) -> str:
-    low, high = pair.confidence_interval
-    if pair.significant:
-        higher = pair.statistic > 0 if pair.estimate is None or pair.estimate == 0 else pair.estimate > 0
-        said = f"{pair.first} is {'higher' if higher else 'lower'} than {pair.second}"
-    else:
-        said = f"{pair.first} and {pair.second} could not be told apart"
-    numbers = f"{estimated(family.estimate_name, pair.estimate)}, CI {format_interval((low, high))}"
-    return f"{said} ({numbers}, p {format_p(pair.p_adjusted)})"
+def _pair_sentence(comparison: Comparison, family: ComparedFamily, pair: ComparedPair) -> str:
+    found = _Found(
+        pair.effect_size_name,
+        pair.effect_size,
+        pair.estimate,
+        family.null_value,
+        comparison.alternative,
+        pair.significant,
+        spread=pair.effect_size_name == "variance_ratio",
+    )
+    name = family.estimate_name
+    joint = " = " if _ends_in_figure(name) else " "
+    numbers = f"{estimated(name, pair.estimate, joint)}, CI {format_interval(pair.confidence_interval)}"
+    return f"{found.told(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
 def _finding_of_sweep(comparison: Comparison, best: BestOfSweep) -> str:
@@ -113,7 +189,8 @@ def _finding_of_sweep(comparison: Comparison, best: BestOfSweep) -> str:
     kept = (
         f"not told apart from it: {', '.join(others)}" if others else "every other configuration is shown to be worse"
     )
-    rest = f"; {dropped} of {len(best.contenders)} are shown to be worse than another" if dropped and others else ""
+    are = "is" if dropped == 1 else "are"
+    rest = f"; {dropped} of {len(best.contenders)} {are} shown to be worse than another" if dropped and others else ""
     return (
         f"{best.leader} has the best mean{_measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
         f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
@@ -157,7 +234,7 @@ def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
             )
             return f"{judged} neither shown to be better, worse nor equivalent to {second}: inconclusive; {decide}."
         if verdict.verdict == "non_inferior":
-            return f"{judged} not worse than {second} by the margin."
+            return f"{judged} non-inferior to {second}: a loss as large as the margin is ruled out."
         return f"{judged} {verdict.verdict} than {second}."
 
     return told
@@ -173,12 +250,12 @@ def _effect(name: EffectSizeName, value: float | None, interval: Interval) -> st
 
 def _counts(comparison: Comparison, test: ComparedTest) -> str:
     if comparison.paired and comparison.design != "clustered":
-        return f"{test.n[0]} {comparison.replicate}"
+        return f"{test.n[0]:,} {comparison.replicate}"
     if comparison.design == "clustered":
-        return f"{test.n[0]} items"
+        return f"{test.n[0]:,} items"
     if len(test.n) == 1:
-        return f"{test.n[0]}"
-    return " and ".join(map(str, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]} per group"
+        return f"{test.n[0]:,}"
+    return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
 
 
 def _shared_counts(comparison: Comparison, family: ComparedFamily) -> str:
@@ -187,7 +264,7 @@ def _shared_counts(comparison: Comparison, family: ComparedFamily) -> str:
         return ""
     (n,) = counts
     unit = "items" if comparison.design == "clustered" else comparison.replicate if comparison.paired else "per group"
-    return f", n = {n} {unit}"
+    return f", n = {n:,} {unit}"
 
 
 def number(value: float | None) -> str:

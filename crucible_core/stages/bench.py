@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -152,7 +152,9 @@ class Bench(Stage):
         stats = experiment.stats
         tests = self._tests(experiment)
         effect_size = self.effect_size
-        if effect_size is None and any(stats.effect_size_type in _effect_sizes(test) for test in tests):
+        if effect_size is None and any(
+            test == "auto" or stats.effect_size_type in EFFECT_SIZES[test] for test in tests
+        ):
             effect_size = stats.effect_size_type
         return Declaration(
             design=self._design(experiment),
@@ -218,6 +220,10 @@ class Bench(Stage):
         """The same, with the cluster of each value where the design has clusters."""
         return self._complete(ctx)[0]
 
+    def pairs(self, ctx: Context) -> Sequence[Hashable] | None:
+        """What the pairs of a run are called, in the order of the values; None where value i is pair i."""
+        return self.read(ctx).pairs
+
     def differences(self, ctx: Context) -> Differences:
         """How values that belong together, of this run and another, are compared: as the declared design has it."""
         from crucible_core.stats.differences import Differences  # noqa: PLC0415
@@ -272,14 +278,20 @@ class Bench(Stage):
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
             return found, []
+        paired = self._design(ctx.experiment) not in ("independent", "one_sample")
         complete = drop_missing(
-            {name: open_counts(name, values) for name, values in found.values.items()},
-            paired=self._design(ctx.experiment) not in ("independent", "one_sample"),
+            {name: values if paired else open_counts(name, values) for name, values in found.values.items()},
+            paired=paired,
         )
         gone = {place.position for place in complete.dropped}
-        clusters = found.clusters and [label for place, label in enumerate(found.clusters) if place not in gone]
+        longest = max((len(values) for values in found.values.values()), default=0)
+        pairs = found.pairs if found.pairs is not None else range(longest)
+        left = [pair for place, pair in enumerate(pairs) if place not in gone] if paired and gone else found.pairs
+        clusters = found.clusters
+        if clusters is not None:
+            clusters = [label for place, label in enumerate(clusters) if place not in gone]
         dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in complete.dropped]
-        return ComparedGroups(dict(complete.groups), clusters), dropped
+        return ComparedGroups(dict(complete.groups), clusters, left), dropped
 
     def _refuse_missing_pairs(self, found: ComparedGroups) -> None:
         for name, values in found.values.items() if found.pairs is not None else ():
@@ -295,10 +307,6 @@ class Bench(Stage):
         if self.data == "outputs":
             return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
         return GroupsInMapping(self.data, self.clusters)
-
-
-def _effect_sizes(test: str) -> tuple[str, ...]:
-    return EFFECT_SIZES.get(cast("TestName", test), ())
 
 
 def _kept_values(values: Any) -> dict[str, Any]:

@@ -9,20 +9,39 @@ from typing import Any, NamedTuple
 from crucible_core.context import Context
 from crucible_core.wording import closest, listing
 
-__all__ = ["SOURCES", "ComparedGroups", "GroupsInMapping", "GroupsInOutputs"]
+__all__ = ["SOURCES", "ComparedGroups", "GroupsInMapping", "GroupsInOutputs", "places_of_pairs"]
 
 SOURCES = ("assigns", "metrics", "outputs")
 
 
 class ComparedGroups(NamedTuple):
-    """Name -> values, the cluster of each value where the design has clusters, and what the pairs were called.
+    """Name -> values, the cluster of each value where the design has clusters, and what the pairs are called.
 
-    A pair that a group lacks has the value None there.
+    A pair that a group lacks has the value None there. Pairs without names are the positions, said only where some
+    were dropped.
     """
 
     values: dict[str, Any]
     clusters: Sequence[Hashable] | None = None
     pairs: Sequence[Hashable] | None = None
+
+    def names_of_pairs(self, group: str) -> Sequence[Hashable]:
+        return range(len(self.values[group])) if self.pairs is None else self.pairs
+
+
+def places_of_pairs(wanted: Sequence[Hashable], there: Sequence[Hashable]) -> list[int] | None:
+    """Where each wanted pair stands, None if all stand where they are wanted. Raises ValueError if they differ."""
+    if list(wanted) == list(there):
+        return None
+    places = {pair: place for place, pair in enumerate(there)}
+    lacking = [pair for pair in wanted if pair not in places]
+    if lacking or len(wanted) != len(there):
+        named = repr(lacking[0]) if lacking else repr(next(pair for pair in there if pair not in set(wanted)))
+        raise ValueError(
+            f"the runs have different pairs, {len(wanted)} and {len(there)}, so that value i of both does not belong "
+            f"together; {named} is in one of them only"
+        )
+    return [places[pair] for pair in wanted]
 
 
 @dataclass(frozen=True, slots=True)

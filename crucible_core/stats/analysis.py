@@ -98,7 +98,7 @@ class Analysis:
                 for result, p in zip(self.tests, self.p_adjusted or [None] * len(self.tests), strict=True)
             },
             "comparisons": family and _of_family(family),
-            "verdicts": [_without_decisions(verdict.to_dict()) for verdict in self.verdicts],
+            "verdicts": [_without_decisions(verdict.to_dict()) | {"alpha": verdict.alpha} for verdict in self.verdicts],
             "best": self.best and _without_decisions(self.best.to_dict()),
             "ranking": self.ranking and _of_ranking(self.ranking),
             "checks": list(self.checks),
@@ -175,6 +175,7 @@ class _Analyst:
         self.declared = declared
         self.clusters = clusters
         self.decisions: list[tuple[str, Choice]] = []
+        _refuse_counts_without_pairs(groups, declared.design)
         self.given = {name: open_counts(name, values) for name, values in groups.items()}
         self.outcome = self._outcome()
         self.baseline = self._baseline()
@@ -192,6 +193,21 @@ class _Analyst:
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
         many = len(names) > 2
+        if many and self.declared.alternative != "two-sided" and self.compare is None:
+            raise CannotTestError(
+                " and ".join(self.declared.tests),
+                f"the alternative is {self.declared.alternative!r}, and {len(names)} groups at once have no direction: "
+                "declare `compare: baseline` or `compare: all_pairs`, or choose two with `groups`",
+            )
+        if many and self.declared.baseline is not None and self.compare is None:
+            raise CannotTestError(
+                "baseline",
+                f"nothing is compared with {self.declared.baseline!r}: of {len(names)} groups, declare `compare: "
+                "baseline`, or leave `baseline` out",
+            )
+        if not many and self.declared.family is not None:
+            reason = f"{counted(len(names), 'group')} make no family, so that there is nothing to correct for"
+            self._decide("family", Choice("none", reason, (self.declared.family,)))
         ranking = self._ranking() if self.declared.study == "multiple_datasets" else None
         best = self._best() if self.declared.study == "sweep" else None
         tests, pair_test = self._chosen_tests(names)
@@ -202,6 +218,7 @@ class _Analyst:
         elif many and self.compare is not None:
             family = self._family(pair_test)
         adjusted = self._adjusted(results)
+        self._say_if_effect_is_not_there(results, family)
         return Analysis(
             declaration=self._as_carried_out(),
             outcome=self.outcome,
@@ -215,6 +232,15 @@ class _Analyst:
             checks=tuple(self._checks()),
             decisions=tuple(self.decisions),
         )
+
+    def _say_if_effect_is_not_there(self, results: Sequence[TestResult], family: FamilyResult | None) -> None:
+        asked = self.declared.effect_size
+        reported = [result.effect_size_name for result in results]
+        reported += [pair.effect_size_name for pair in family.comparisons if pair.effect_size_name] if family else []
+        if asked is not None and reported and asked not in reported:
+            own = " and ".join(dict.fromkeys(reported))
+            reason = f"{asked} was asked for, and what was run does not define it"
+            self._decide("effect_size", Choice(own, reason))
 
     def _as_carried_out(self) -> Declaration:
         fields = {name: getattr(self.declared, name) for name in Declaration.__dataclass_fields__}
@@ -405,9 +431,10 @@ class _Analyst:
             return []
         pairs = self._pairs(names)
         if not pairs:
-            raise CannotTestError(
-                "margin", f"there are {len(names)} groups; declare with `compare` which pairs are judged"
-            )
+            todo = "declare with `compare` which pairs are judged"
+            if said.study is not None:
+                todo = f"the study {said.study} has no pairs to judge; leave `margin` out, or choose two with `groups`"
+            raise CannotTestError("margin", f"there are {len(names)} groups; {todo}")
         alpha = said.alpha if said.correction == "none" else said.alpha / len(pairs)
         if len(pairs) > 1 and said.correction != "none":
             self._decide(
@@ -576,28 +603,47 @@ _FAMILIES: Final[Mapping[FamilyName, Callable[[_Analyst, str | None], FamilyResu
             correction=self.declared.correction,
             alpha=self.declared.alpha,
             confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
         ),
         "dunnett": lambda self, control: dunnett(
             self.groups,
             str(control),
             alpha=self.declared.alpha,
             confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
         ),
         "games_howell": lambda self, _: games_howell(
-            self.groups, alpha=self.declared.alpha, confidence_level=self.declared.confidence_level
+            self.groups,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
         ),
         "nemenyi": lambda self, control: nemenyi(
             self.groups,
             control=control,
             alpha=self.declared.alpha,
             confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
         ),
         "tukey_hsd": lambda self, _: tukey_hsd(
-            self.groups, alpha=self.declared.alpha, confidence_level=self.declared.confidence_level
+            self.groups,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
         ),
     }
 )
 """Every family but `pairwise`, which runs the test of two groups."""
+
+
+def _refuse_counts_without_pairs(groups: Groups, design: Design) -> None:
+    for name, values in groups.items():
+        if isinstance(values, Mapping) and design not in ("independent", "one_sample"):
+            raise CannotTestError(
+                "groups",
+                f"group {name!r} has counts, which do not say which outcomes belong together, and the design is "
+                f"{design}; pass true or false for each item, or declare the design independent",
+            )
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

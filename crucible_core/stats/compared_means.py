@@ -15,6 +15,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice
 from crucible_core.stats.sample import Values, scale_exponent
 from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
+from crucible_core.vocabulary import EffectSizeName
 
 _SMALL_GROUP: Final = 6
 _ONE_VARIANCE: Final = (
@@ -25,7 +26,11 @@ _ONE_VARIANCE: Final = (
 
 
 def tukey_hsd(
-    groups: Mapping[str, Values], *, alpha: float = 0.05, confidence_level: float | None = None
+    groups: Mapping[str, Values],
+    *,
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
     """All pairs of means by Tukey's honestly significant difference, unequal n by Tukey-Kramer.
 
@@ -34,7 +39,7 @@ def tukey_hsd(
 
     Raises CannotTestError for data that do not allow it, ValueError for levels out of range.
     """
-    family = Family("tukey_hsd", groups, alpha, confidence_level)
+    family = Family("tukey_hsd", groups, alpha, confidence_level, effect_size=effect_size)
     pooled = _pooled(family)
     k, df = len(family.samples), pooled.df
     reach = range_quantile(1.0 - family.level, k, df) / math.sqrt(2.0)
@@ -57,14 +62,18 @@ def tukey_hsd(
 
 
 def games_howell(
-    groups: Mapping[str, Values], *, alpha: float = 0.05, confidence_level: float | None = None
+    groups: Mapping[str, Values],
+    *,
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
     """All pairs of means without assuming one variance (Games & Howell 1976).
 
     Each pair's Welch |t|, times sqrt(2), against the studentized range on that pair's Satterthwaite degrees of
     freedom. Approximate; slightly liberal for groups of about five or fewer (Games & Howell 1976; Dunnett 1980).
     """
-    family = Family("games_howell", groups, alpha, confidence_level)
+    family = Family("games_howell", groups, alpha, confidence_level, effect_size=effect_size)
     exponent = scale_exponent(family.samples)
     parts = [moments(sample.values, exponent) for sample in family.samples]
     rows = [_games_howell_pair(family, parts, i, j, exponent) for i, j in family.pairs]
@@ -90,14 +99,19 @@ def games_howell(
 
 
 def dunnett(
-    groups: Mapping[str, Values], control: str, *, alpha: float = 0.05, confidence_level: float | None = None
+    groups: Mapping[str, Values],
+    control: str,
+    *,
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
     """Each mean against the control's (Dunnett 1955, 1964), two-sided, sizes equal or not.
 
     The largest |t| with the pooled variance has a multivariate t distribution whose correlations are products, so
     its tail is a double integral and is computed to about ten digits, without simulation.
     """
-    family = Family("dunnett", groups, alpha, confidence_level, control)
+    family = Family("dunnett", groups, alpha, confidence_level, control, effect_size=effect_size)
     pooled = _pooled(family)
     reference = family.samples[family.place_of_control].n
     loadings = tuple(sorted(math.sqrt(s.n / (s.n + reference)) for s in family.samples if s.name != control))

@@ -19,7 +19,7 @@ from crucible_core.stats.result import Choice
 from crucible_core.stats.sample import Sample, Values, Vector
 from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 from crucible_core.stats.wording import counted
-from crucible_core.vocabulary import CorrectionName
+from crucible_core.vocabulary import CorrectionName, EffectSizeName
 
 _HALF: Final = math.sqrt(0.5)
 
@@ -31,6 +31,7 @@ def dunn(
     correction: CorrectionName = "holm",
     alpha: float = 0.05,
     confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
     """Differences of mean ranks after Kruskal-Wallis, all pairs or each against `control` (Dunn 1964).
 
@@ -38,7 +39,7 @@ def dunn(
     alike: a pair that is alike among others that differ is judged approximately (Fligner 1984). The intervals are for
     the mean rank differences, with that same variance: half of their width is the critical difference.
     """
-    family = Family("dunn", groups, alpha, confidence_level, control)
+    family = Family("dunn", groups, alpha, confidence_level, control, effect_size=effect_size)
     pooled = np.concatenate([sample.values for sample in family.samples])
     ranks = midranks(pooled)
     if np.ptp(ranks) == 0.0:
@@ -83,6 +84,7 @@ def nemenyi(
     control: str | None = None,
     alpha: float = 0.05,
     confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
     """Differences of mean within-block ranks after Friedman, all pairs or each against `control` (Nemenyi 1963).
 
@@ -91,7 +93,7 @@ def nemenyi(
     with correlations 1/2, where Demsar (2006) corrects with Bonferroni (Bonferroni-Dunn). Ties share ranks, and the
     variance is that without ties, as published: with ties both are conservative.
     """
-    family = Family("nemenyi", groups, alpha, confidence_level, control)
+    family = Family("nemenyi", groups, alpha, confidence_level, control, effect_size=effect_size)
     means = block_ranks("nemenyi", family.samples).mean(axis=0)
     n, k = family.samples[0].n, len(family.samples)
     error = math.sqrt(k * (k + 1.0) / (6.0 * n))

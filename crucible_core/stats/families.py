@@ -17,7 +17,7 @@ from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.result import Choice, Interval, TestResult, plain_json
 from crucible_core.stats.sample import Sample, Values, read_groups, unscaled
 from crucible_core.stats.wording import counted
-from crucible_core.vocabulary import Alternative, CorrectionName, EffectSizeName, FamilyName, TestName
+from crucible_core.vocabulary import EFFECT_SIZES, Alternative, CorrectionName, EffectSizeName, FamilyName, TestName
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Comparison:
     p_adjusted: float
     significant: bool
     effect_size: float | None = None
-    """That of the two groups alone, None where they do not allow one; its interval is not simultaneous."""
+    """That of the two groups alone, as asked for where their test defines it, None where they do not allow one; its
+    interval is not simultaneous."""
     effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
 
@@ -163,7 +164,7 @@ def pairwise_family(
         ],
         method=f"{first.method}, {'all pairs' if control is None else 'each group against the control'}",
         correction=correction,
-        names=(first.statistic_name, first.estimate_name.partition(" (")[0]),
+        names=(_of_any_pair(first.statistic_name, first.groups), _of_any_pair(first.estimate_name, first.groups)),
         assumptions=first.assumptions,
         notes=(
             how,
@@ -177,6 +178,16 @@ def pairwise_family(
         ),
         null_value=first.null_value,
     )
+
+
+def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
+    """What a pair's estimate or statistic is called, without the names of that pair."""
+    first, second = groups
+    if name == f"P({first} > {second}) + P({first} = {second}) / 2":
+        return "P(first > second) + P(first = second) / 2"
+    for own in (f" ({first} - {second})", f" ({first} / {second})", f" of {first} and {second}"):
+        name = name.removesuffix(own)
+    return name.replace(f" by {first}", " by the first")
 
 
 def _disagreements(
@@ -214,8 +225,10 @@ class Family:
         alpha: float,
         confidence_level: float | None,
         control: str | None = None,
+        effect_size: EffectSizeName | None = None,
     ) -> None:
         self.procedure: FamilyName = procedure
+        self.effect_size = effect_size
         self.alpha, self.level = levels(alpha, confidence_level)
         self.samples = read_groups(procedure, groups)
         self.control = control
@@ -272,8 +285,10 @@ class Family:
 
     def _effect(self, first: Sample, second: Sample) -> TestResult | None:
         pair = {first.name: first.values, second.name: second.values}
+        test = _EFFECT_FROM[self.procedure]
+        asked = self.effect_size if self.effect_size in EFFECT_SIZES[test] else None
         try:
-            return run_test(_EFFECT_FROM[self.procedure], pair, alpha=self.alpha, confidence_level=self.level)
+            return run_test(test, pair, alpha=self.alpha, confidence_level=self.level, effect_size=asked)
         except CannotTestError:
             return None
 

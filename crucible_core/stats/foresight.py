@@ -25,8 +25,8 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
     """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
 
     The first declared test counts, at the declared alpha divided by the number of pairs where a family of them is
-    corrected (Bonferroni's bound, which no correction here falls below). Standardized effects as in `power_of`. Nothing
-    is said where a test has no computable power.
+    corrected: Bonferroni's bound, which Benjamini and Yekutieli's correction alone may fall below, and of which the
+    others make a little more. Standardized effects as in `power_of`.
     """
     try:
         test, pairs = _planned(declared, groups, n)
@@ -39,7 +39,15 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
         alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
         sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
         alternative = declared.alternative if test not in TESTS_OF_MANY_GROUPS else "two-sided"
-        plan = power_of(planned, smallest_effect, sizes, alpha=alpha, alternative=alternative, simulations=_SIMULATIONS)
+        plan = power_of(
+            planned,
+            smallest_effect,
+            sizes,
+            alpha=alpha,
+            alternative=alternative,
+            test_share=declared.test_share,
+            simulations=_SIMULATIONS,
+        )
         if plan.power + 2.0 * plan.power_error >= power:
             return []
         said = (

@@ -136,6 +136,7 @@ def _against(reference: float, definition: _Definition, settings: Settings, resu
         estimate=estimate,
         estimate_name=definition.estimate,
         confidence_interval=(low, high),
+        null_value=reference,
         assumptions=(*definition.assumptions, "the reference was fixed before the values were seen"),
         notes=tuple(
             note.replace("pair", "value").replace("disagree about zero", f"disagree about {reference:.4g}")

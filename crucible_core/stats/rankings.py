@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -127,6 +127,8 @@ def rank_over_blocks(
     means = ranks.mean(axis=0)
     if procedure == "nemenyi":
         family = nemenyi(groups, alpha=alpha)
+        if higher_is_better:  # a group of higher values has the higher rank there, and the better, lower one above
+            family = replace(family, estimate_name="difference of mean ranks, from the lowest value")
         difference = range_quantile(1.0 - family.confidence_level, k, math.inf) * math.sqrt(k * (k + 1.0) / (12.0 * n))
     else:
         family, difference = pairwise_tests("wilcoxon", groups, correction="holm", alpha=alpha), None
@@ -189,6 +191,8 @@ def indistinguishable_from_best(
     wins = np.ones((k, k))  # one-sided p-value that the row's mean is higher than the column's
     for i in range(k):
         for j in range(i):
+            if of.design != "independent" and np.array_equal(oriented[i].values, oriented[j].values):
+                continue  # value for value the same: no evidence for either, and no standard error
             found = of(test, (oriented[i], oriented[j]))
             wins[i, j], wins[j, i] = found.upper_tail(), found.lower_tail()
     means = [summarize(sample.values).mean for sample in oriented]

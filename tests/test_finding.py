@@ -1,0 +1,165 @@
+"""The sentences that a report says of a comparison: which way, how sure, and of what family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crucible_core import Context, CrucibleError, Experiment, builtin_registry, run_experiment
+from crucible_core.reporting.comparison import comparisons
+from crucible_core.reporting.finding import finding
+
+_DRAW = np.random.default_rng(7)
+LOW, HIGH, MIDDLE = (list(map(float, _DRAW.normal(mean, 1.0, 20))) for mean in (0.0, 2.0, 1.0))
+SELDOM, OFTEN, HALF = (list(map(bool, np.arange(40) < wins)) for wins in (6, 33, 20))
+
+
+def bench(groups: Mapping[str, Any], stats: Mapping[str, Any] | None = None, **options: Any) -> Context:
+    file: dict[str, Any] = {"id": "x", "pipeline": [{"name": "bench", "options": options}]}
+    if stats is not None:
+        file["reliability"] = {"stats": stats}
+    return run_experiment(
+        Experiment.model_validate(file), registry=builtin_registry(), assigns={"bench_data": dict(groups)}
+    )
+
+
+def told(groups: Mapping[str, Any], **options: Any) -> str:
+    return finding(comparisons(bench(groups, **options))["bench"])
+
+
+@pytest.mark.parametrize(
+    ("test", "groups"),
+    [
+        ("anova", {"a": LOW, "b": HIGH}),
+        ("welch_anova", {"a": LOW, "b": HIGH}),
+        ("kruskal_wallis", {"a": LOW, "b": HIGH}),
+        ("friedman", {"a": LOW, "b": HIGH}),
+        ("repeated_measures_anova", {"a": LOW, "b": HIGH}),
+        ("chi_square", {"a": SELDOM, "b": OFTEN}),
+    ],
+)
+def test_a_test_without_direction_says_that_two_groups_differ_and_not_which_is_higher(
+    test: str, groups: dict[str, Any]
+) -> None:
+    assert told(groups, tests=[test]).startswith("a and b differ: ")
+
+
+@pytest.mark.parametrize(
+    ("test", "groups"),
+    [
+        ("brunner_munzel", {"a": LOW, "b": HIGH, "c": MIDDLE}),
+        ("mann_whitney", {"a": LOW, "b": HIGH, "c": MIDDLE}),
+        ("permutation", {"a": LOW, "b": HIGH, "c": MIDDLE}),
+        ("sign", {"a": LOW, "b": HIGH, "c": MIDDLE}),
+        ("fisher_exact", {"a": SELDOM, "b": OFTEN, "c": HALF}),
+        ("two_proportions", {"a": SELDOM, "b": OFTEN, "c": HALF}),
+    ],
+)
+def test_a_family_says_that_the_lower_group_is_lower_whatever_value_of_the_estimate_means_no_difference(
+    test: str, groups: dict[str, Any]
+) -> None:
+    sentence = told(groups, tests=[test], compare="all_pairs")
+    assert "a is lower than b (" in sentence
+    assert "a is higher than" not in sentence
+    swapped = told(dict(reversed(groups.items())), tests=[test], compare="all_pairs")
+    assert "b is higher than a (" in swapped
+
+
+def test_many_tied_values_have_a_shift_of_zero_and_still_a_direction() -> None:
+    few, many = [0.0] * 25 + [1.0] * 5, [0.0] * 15 + [1.0] * 15
+    sentence = told({"a": few, "b": many, "c": many}, tests=["mann_whitney"], compare="all_pairs", correction="none")
+    assert "a is lower than b (Hodges-Lehmann shift 0, " in sentence
+
+
+def test_the_estimate_of_a_family_is_not_called_after_its_first_pair() -> None:
+    groups = {"a": LOW, "b": HIGH, "c": MIDDLE}
+    assert "P(a > b)" not in told(groups, tests=["brunner_munzel"], compare="all_pairs")
+    related = told(groups, tests=["pearson"], compare="all_pairs")
+    assert " of a and b" not in related
+    assert "0 of 3 comparisons show an association" in related
+    assert "told apart" not in related
+
+
+def test_a_one_sided_test_that_finds_nothing_does_not_say_that_the_groups_are_alike() -> None:
+    assert told({"a": LOW, "b": HIGH}, tests=["ttest"], alternative="greater").startswith(
+        "a was not shown to be higher than b: "
+    )
+    family = told({"a": LOW, "b": HIGH, "c": MIDDLE}, alternative="greater", compare="all_pairs")
+    assert "a was not shown to be higher than b (" in family
+    assert "told apart" not in family
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"tests": ["anova"]}, "anova compares groups all at once, which has no direction"),
+        ({"study": "sweep"}, "the study sweep has questions of its own"),
+        ({}, "3 groups at once have no direction"),
+    ],
+)
+def test_a_direction_that_nothing_would_ask_about_is_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(CrucibleError, match=part):
+        bench({"a": LOW, "b": HIGH, "c": MIDDLE}, alternative="greater", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"family": "pairwise"}, "the family pairwise needs to know what is compared"),
+        ({"family": "dunn"}, "the family dunn needs to know what is compared"),
+        ({"baseline": "a"}, "nothing is compared with 'a'"),
+        ({"study": "sweep", "baseline": "a"}, "none with a baseline"),
+        ({"study": "sweep", "family": "tukey_hsd"}, "the study sweep has comparisons of its own, not tukey_hsd"),
+        ({"study": "sweep", "margin": 1.0}, "the study sweep has no pairs to judge"),
+    ],
+)
+def test_a_declaration_that_would_change_nothing_is_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(CrucibleError, match=part):
+        bench({"a": LOW, "b": HIGH, "c": MIDDLE}, **options)
+
+
+def test_a_family_without_correction_has_no_intervals_that_hold_together() -> None:
+    sentence = told({"a": LOW, "b": HIGH, "c": MIDDLE}, tests=["ttest"], compare="all_pairs", correction="none")
+    assert "not adjusted for their number, 95% CIs one by one" in sentence
+    assert "simultaneous" not in sentence
+
+
+def test_an_effect_size_that_is_the_estimate_is_told_once() -> None:
+    sentence = told({"a": LOW, "b": HIGH, "c": MIDDLE}, tests=["anova"])
+    assert sentence.count("η²") == 1
+    assert "eta" not in sentence
+
+
+def test_a_one_sample_test_names_the_number_that_it_holds_the_group_against() -> None:
+    assert told({"a": HIGH}, design="one_sample", reference=0.25).startswith("a is higher than the reference 0.25: ")
+
+
+def test_counts_have_no_pairs() -> None:
+    counts = {"a": {"successes": 30, "n": 100}, "b": {"successes": 50, "n": 100}}
+    assert told(counts).startswith("a is lower than b: difference of proportions")
+    with pytest.raises(CrucibleError, match="do not say which outcomes belong together"):
+        bench(counts, paired=True)
+
+
+def test_the_effect_size_asked_for_is_reported_by_chosen_tests_and_by_families() -> None:
+    two = bench({"a": LOW, "b": HIGH}, stats={"effect_size_type": "cohens_d"})
+    assert two.metrics["bench"]["tests"]["ttest"]["effect_size_name"] == "cohens_d"
+    many = bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs", effect_size="glass_delta")
+    pairs = many.metrics["bench"]["comparisons"]["comparisons"]
+    assert {pair["effect_size_name"] for pair in pairs} == {"glass_delta"}
+    other = bench({"a": LOW, "b": HIGH}, effect_size="cramers_v")
+    decisions = [event for event in other.trace.events if event.kind == "decision"]
+    assert any(event.decision == "effect_size: hedges_g" for event in decisions)
+
+
+def test_a_sweep_keeps_two_configurations_that_gave_the_same_numbers() -> None:
+    best = bench({"a": LOW, "same": list(LOW), "c": HIGH}, study="sweep", paired=True, higher_is_better=False)
+    assert best.metrics["bench"]["best"]["kept"] == ["a", "same"]
+
+
+def test_verdicts_say_at_which_level_they_are_judged() -> None:
+    ctx = bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs", margin=0.5)
+    assert [verdict["alpha"] for verdict in ctx.metrics["bench"]["verdicts"]] == pytest.approx([0.05 / 3] * 3)
