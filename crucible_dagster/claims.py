@@ -28,6 +28,8 @@ __all__ = [
     "UPDATE_TAG",
     "claim_key",
     "claim_or_end",
+    "location_of",
+    "root_of",
     "supersede",
 ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from crucible_core import Baseline, Context, CrucibleError
 from crucible_core.verdicts import EarlierRun
+from crucible_dagster.claims import root_of
 from crucible_dagster.gate_results import has_passed, is_judged
 from crucible_dagster.history import History
 from crucible_dagster.names import EXPERIMENT_TAG, dagster_name
@@ -23,7 +24,11 @@ ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
 
 
 class EarlierRuns:
-    """Those before one run, of the same experiment and the same variant; without one of another experiment."""
+    """Those before one run, of the same experiment and the same variant.
+
+    Runs that execute one another again, such as retries, are one: what one of them found is what the next goes on from,
+    and it would be compared with itself, or counted twice. The newest that will do stands for all.
+    """
 
     def __init__(self, instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> None:
         """`step` is the one whose result is that of a run."""
@@ -43,9 +48,10 @@ class EarlierRuns:
         runs = _earlier_runs(self._instance, self._run)
         if baseline.variant is not None:
             wanted = (one for one in runs if one.tags.get(VARIANT_TAG) == baseline.variant and _succeeded(one))
-            return [self._earlier(one.run_id) for one in islice(wanted, 1)]
-        passed = (one for one in runs if has_passed(one) and self._is_same_variant(one))
-        return [self._earlier(one.run_id) for one in islice(passed, baseline.last_runs or 1)]
+        else:
+            wanted = (one for one in runs if has_passed(one) and self._is_same_variant(one))
+        others = _one_of_each(wanted, {root_of(self._run)})
+        return [self._earlier(one.run_id) for one in islice(others, baseline.last_runs or 1)]
 
     def since(self, run_id: str) -> Sequence[EarlierRun]:
         """The runs after that one and before this, oldest first.
@@ -61,7 +67,8 @@ class EarlierRuns:
                 found.append(one)
         else:
             raise CrucibleError(f"run {run_id}, of {first.create_timestamp:%Y-%m-%d %H:%M}, is not before this one")
-        return [self._earlier(one.run_id) for one in reversed(found)]
+        others = list(_one_of_each(found, {root_of(self._run), root_of(first.dagster_run)}))
+        return [self._earlier(one.run_id) for one in reversed(others)]
 
     def _pinned(self, run: str) -> EarlierRun:
         run_id = self._history.find(run)
@@ -97,6 +104,15 @@ def _succeeded(run: DagsterRun) -> bool:
 def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[DagsterRun]:
     """The runs of the same experiment that were created before and have ended, newest first."""
     yield from _runs_of(instance, run.tags.get(EXPERIMENT_TAG, ""), run.run_id)
+
+
+def _one_of_each(runs: Iterable[DagsterRun], but: set[str]) -> Iterator[DagsterRun]:
+    """The first of those that execute one another again; none of those that execute one of `but` again."""
+    known = set(but)
+    for run in runs:
+        if root_of(run) not in known:
+            known.add(root_of(run))
+            yield run
 
 
 def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun | None:

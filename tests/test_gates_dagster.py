@@ -24,6 +24,7 @@ from dagster import (
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import (
+    Baseline,
     Context,
     Experiment,
     GateFailedError,
@@ -32,10 +33,12 @@ from crucible_core import (
 )
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
+from crucible_dagster.context_store import open_store
 from crucible_dagster.execution import QUIET, outcome
 from crucible_dagster.explanation import explain_reuse
 from crucible_dagster.gate_results import GATES_TAG
-from crucible_dagster.names import dagster_name, gates_step
+from crucible_dagster.names import EXPERIMENT_TAG, dagster_name, gates_step
+from crucible_dagster.past import EarlierRuns
 from crucible_dagster.replay import replay_run
 from crucible_dagster.resume import resume_run
 from crucible_dagster.settings import VARIANT_TAG
@@ -300,6 +303,39 @@ def test_the_looks_since_a_pinned_run_count_those_that_a_gate_failed(memory: Dag
     assert found.numbers["n"] == 2
     assert found.numbers["estimate"] == pytest.approx((0.3 + 0.75) / 2 - 0.8)
     assert found.baseline_runs == (first.run_id,)
+
+
+def test_runs_that_execute_one_another_again_are_one(memory: DagsterInstance, name: str) -> None:
+    from crucible_core import builtin_registry
+
+    def measured(value: float, *rules: dict[str, Any]) -> Experiment:
+        stage = {"name": "measure", "module": "stages_for_tests:measure", "options": {"value": value}}
+        return experiment_of(stage, id=name, gates=rules)
+
+    first = run(memory, measured(0.8))
+    rule = {"metric": "accuracy", "margin": 0.5, "baseline": {"run": first.run_id}, "looks": "always_valid"}
+    rules = [{"name": "watched", "no_regression": rule}, {"name": "stop", "metric": "accuracy", "above": 0.4}]
+    stopped = run(memory, measured(0.3, rules[0], {**rules[1], "blocking": True}))
+    with pytest.raises(GateFailedError) as again:
+        resume_run(memory, stopped.run_id, registry=builtin_registry())
+    assert {one.gate: one for one in again.value.gates}["watched"].numbers["n"] == 1
+    found = gates(memory, run(memory, measured(0.75, *rules)))["watched"]
+    assert found.numbers["n"] == 2
+    assert found.numbers["estimate"] == pytest.approx((0.3 + 0.75) / 2 - 0.8)
+
+
+def test_a_run_is_not_held_against_the_one_that_it_executes_again(memory: DagsterInstance, name: str) -> None:
+    experiment = described(name, GOOD, NO_WORSE)
+    ids = [run(memory, experiment).run_id for _ in range(2)]
+    for parent, other in (ids, ids[::-1]):
+        again = memory.create_run_for_job(
+            job_for(experiment, registry()),
+            tags={EXPERIMENT_TAG: name},
+            parent_run_id=parent,
+            root_run_id=parent,
+        )
+        past = EarlierRuns(memory, open_store(memory), again, "gates")
+        assert [one.run_id for one in past.baseline(Baseline())] == [other]
 
 
 # --- judged again -----------------------------------------------------------------------------------------------------
