@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
 MAX_JSON = 20_000
 MAX_ENTRIES = 1_000
 MAX_NUMBERS = 10_000
+
+_RUN_ID = re.compile(r"\b([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 Metadata = dict[str, MetadataValue[Any]]
 
@@ -189,7 +192,11 @@ def _artifact(value: Any) -> MetadataValue[Any]:
 def _table(ctx: Context) -> MetadataValue[Any]:
     table = stages_table(ctx.trace.events)
     records = [
-        TableRecord({name: _cut(cell, MAX_TEXT) for name, cell in zip(table.columns, row, strict=True)})
-        for row in table.rows
+        TableRecord({name: _cell(text) for name, text in zip(table.columns, row, strict=True)}) for row in table.rows
     ]
     return MetadataValue.table(records=records) if records else _text("nothing ran")
+
+
+def _cell(text: str) -> str:
+    # A whole id does not break, and would make the table, and with it the page's column, wider than what is shown.
+    return _cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

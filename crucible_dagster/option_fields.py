@@ -26,6 +26,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -235,8 +236,17 @@ def _choices(schema: Schema) -> Sequence[Any]:
 @functools.cache
 def enum_of(values: tuple[str, ...]) -> Enum:
     # Within one job an enum's name stands for one object: its values are its name, and each is made once.
-    name = "_or_".join("".join(char if char.isalnum() else f"_{ord(char)}_" for char in value) for value in values)
+    plain = all(re.fullmatch(r"[A-Za-z0-9_]+", value) and not _LOOKS_JOINED.search(value) for value in values)
+    name = "_or_".join(value if plain else _escaped(value) for value in values)
     return Enum(name, [EnumValue(value, value) for value in values])
+
+
+_LOOKS_JOINED = re.compile(r"(?:^|_)or(?:_|$)|_\d+_")
+"""What a text holds that might be taken for two, or for one with an escaped letter in it."""
+
+
+def _escaped(value: str) -> str:
+    return "".join(char if char.isalnum() else f"_{ord(char)}_" for char in value)
 
 
 _BOUNDS = {

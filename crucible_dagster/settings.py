@@ -86,7 +86,7 @@ def settings_fields(experiment: Experiment) -> dict[str, Field]:
         ),
     }
     if experiment.variants:
-        described = "The variant of the experiment file to run; options that are set below win over it."
+        described = "The variant of the experiment file to run; an option that is set for a stage wins over it."
         chosen = Field(enum_of(tuple(experiment.variants)), description=described, **variant)
         fields = {"variant": chosen, **fields}
     return fields

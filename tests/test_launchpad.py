@@ -19,6 +19,7 @@ from typing_extensions import TypeAliasType
 from crucible_core import Context, Experiment, Registry, Stage, run_experiment
 from crucible_dagster import job_for
 from crucible_dagster.context_store import open_store
+from crucible_dagster.option_fields import enum_of
 
 
 class Adam(BaseModel):
@@ -349,3 +350,9 @@ def test_types_that_refer_to_themselves_and_secrets_deep_inside_are_offered_as_f
     run = odd.execute_in_process(instance=instance, run_config={"ops": {"odd": {"config": typed}}})
     tree = {"value": 0, "below": [{"value": 2, "below": [{"value": 3, "below": []}]}]}
     assert open_store(instance).load(run.run_id, "odd").metrics["odd"] == [tree, [1, [2, [3]]], 1]
+
+
+def test_a_choice_is_shown_by_its_values_and_no_two_choices_share_a_name() -> None:
+    assert enum_of(("quick", "weaker_svm")).given_name == "quick_or_weaker_svm"
+    alike = [("a", "b"), ("a_or_b",), ("a-b",), ("a_45_b",), ("a_or", "b"), ("a", "or_b"), ("a-", "b"), ("a_45", "b")]
+    assert len({enum_of(values).given_name for values in alike}) == len(alike)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterEventType, DagsterInstance
+from dagster import AssetKey, DagsterEventType, DagsterInstance
 from postgres import dagster_home
 
 from crucible_core import Context, Experiment, StageFailedError, StageSucceeded, run_experiment
@@ -60,6 +60,9 @@ def test_a_result_is_used_again_and_gives_the_same_context(instance: DagsterInst
     assert second.metrics["trained at"] == first.metrics["trained at"], "it was not run"
     assert [decision.decision for decision in second.trace.decisions] == ["rate 0.5"]
     assert "reused from run " + first.run_id in render_report(second, "markdown")
+    shown = instance.get_latest_materialization_event(AssetKey(["crucible", "reuse"])).asset_materialization
+    stages_shown = {record.data["stage"]: record.data["note"] for record in shown.metadata["stages"].records}
+    assert stages_shown["train"] == "reused from run " + first.run_id[:8], "as narrow as the page's column"
     third = run(instance, PREPARE, TRAIN, SCORE, executor=executor)
     assert reused(third)["train"] == first.run_id, "the run that made it, not the one that used it"
 

@@ -10,15 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.scheduler.instigation import InstigatorStatus
 from playwright.sync_api import Page, expect, sync_playwright
 
+from crucible_core import load_experiment
+from crucible_dagster import execute_experiment
 from crucible_dagster.context_store import open_store
 
 ROOT = Path(__file__).parent.parent
@@ -33,8 +36,14 @@ pytestmark = [
 ]
 
 STAGES = '''
-from crucible_core import Context, Stage
+import logging
+import time
+from pathlib import Path
+
+from crucible_core import Context, Stage, progress
 from pydantic import Field
+
+GO = Path(__file__).with_name("go")
 
 
 class Measure(Stage):
@@ -42,16 +51,33 @@ class Measure(Stage):
 
     shift: float = Field(default=1.0, ge=0)
     """How far apart the two things are."""
+    seed: int = 0
+    """Of the measuring."""
+    watched: bool = False
+    """Whether somebody watches, who says when it may end."""
 
     def run(self, ctx: Context) -> Context:
-        data = {"old": [1.0, 2.0, 3.0, 4.0, 6.0], "new": [self.shift + x for x in (1.1, 2.3, 2.9, 4.2, 6.4)]}
+        logging.getLogger(__name__).info("the scale is calibrated")
+        new = []
+        for value in progress((1.1, 2.3, 2.9, 4.2, 6.4), description="measuring"):
+            new.append(self.shift + value)
         ctx = ctx.decide("measured five times", "that is how often one can", alternatives=["six times"])
-        return ctx.assign(bench_data=data).put_metric("best", max(data["new"]))
+        end = time.monotonic() + 120
+        while self.watched and not GO.exists():
+            assert time.monotonic() < end, "nobody watches"
+            ctx = ctx.put_metric("best", max(new))
+            time.sleep(0.1)
+        data = {"old": [1.0, 2.0, 3.0, 4.0, 6.0], "new": new}
+        return ctx.assign(bench_data=data).put_metric("best", max(new)).put_metric("seed", self.seed)
 '''
 
 EXPERIMENT = """
 id: small-one
 description: A small experiment.
+owner: team:lab
+tags: [nightly]
+deps: [crucible/prices]
+seed: 3
 pipeline:
   - name: measure
     module: ui_stages:Measure
@@ -59,33 +85,63 @@ pipeline:
   - name: bench
     options: {paired: true}
   - name: report
+variants:
+  broken:
+    measure: {shift: 0.5}
+gates:
+  - {name: high, metric: best, at_least: 7, blocking: true}
+  - {name: below_ten, metric: best, below: 10}
+  - name: no_worse
+    no_regression: {group: new, margin: 0.5, paired: true}
+  - name: unlike_broken
+    no_regression: {group: new, margin: 0.5, paired: true, baseline: {variant: broken}}
+outputs:
+  - {name: small, formats: [html]}
+schedule: {cron: "0 2 29 2 *"}
+trigger: {on_update: any}
+"""
+
+UPSTREAM = """
+id: prices
+pipeline:
+  - name: report
 """
 
 
 class Deployment:
     """A webserver and a daemon on a fresh instance, and what they show."""
 
-    def __init__(self, url: str, home: Path) -> None:
+    def __init__(self, url: str, home: Path, experiments: Path) -> None:
         self.url = url
         self.home = home
+        self._experiments = experiments
+
+    def let_go(self) -> None:
+        """Let a stage that is watched come to its end."""
+        (self._experiments / "go").touch()
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("ui")
-    (folder / "experiments").mkdir()
-    (folder / "experiments" / "ui_stages.py").write_text(STAGES)
-    (folder / "experiments" / "small.yaml").write_text(EXPERIMENT)
+    experiments = folder / "experiments"
+    experiments.mkdir()
+    (experiments / "ui_stages.py").write_text(STAGES)
+    (experiments / "small.yaml").write_text(EXPERIMENT)
+    (experiments / "prices.yaml").write_text(UPSTREAM)
     home = folder / "home"
     home.mkdir()
-    shutil.copy(ROOT / "deploy" / "local" / "dagster.yaml", home)
+    settings = (ROOT / "deploy" / "local" / "dagster.yaml").read_text()
+    assert "  class: QueuedRunCoordinator\n" in settings
+    at_once = "  class: QueuedRunCoordinator\n  config: {dequeue_interval_seconds: 1}\n"
+    (home / "dagster.yaml").write_text(settings.replace("  class: QueuedRunCoordinator\n", at_once))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(home),
-        "CRUCIBLE_EXPERIMENTS": str(folder / "experiments"),
+        "CRUCIBLE_EXPERIMENTS": str(experiments),
         "CRUCIBLE_OUTPUT_ROOT": str(folder / "reports"),
     }
     subprocess.run(
@@ -102,8 +158,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         )
     url = f"http://127.0.0.1:{port}"
     try:
+        with DagsterInstance.from_config(str(home)) as instance, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CRUCIBLE_OUTPUT_ROOT", environment["CRUCIBLE_OUTPUT_ROOT"])
+            execute_experiment(load_experiment(experiments / "small.yaml"), instance=instance)  # last night's run
         wait_for(url, server, folder / "dev.log")
-        yield Deployment(url, home)
+        yield Deployment(url, home, experiments)
     finally:
         os.killpg(server.pid, signal.SIGINT)
         try:
@@ -125,8 +184,8 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def page(deployment: Deployment) -> Iterator[Page]:  # before playwright, whose loop runs on
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
@@ -137,80 +196,212 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def open_launchpad(page: Page, deployment: Deployment, config: str) -> None:
-    setup = urllib.parse.urlencode({"mode": "default", "config": config})
-    page.goto(f"{deployment.url}/locations/crucible/jobs/small_one/playground/setup?{setup}")
-    expect(page.get_by_text("CONFIG ACTIONS")).to_be_visible(timeout=60_000)
+def open_launchpad(page: Page, deployment: Deployment) -> None:
+    page.goto(f"{deployment.url}/locations/crucible/jobs/small_one/playground")
+    expect(page.get_by_text("All defaults expanded")).to_be_visible()
 
 
-def launch(page: Page, deployment: Deployment, config: str) -> str:
-    open_launchpad(page, deployment, config)
+def write_config(page: Page, text: str, *, line: int = 0) -> None:
+    """As typed into the Launchpad's editor, with the cursor on that line."""
+    page.evaluate(
+        """([text, line]) => {
+            const editor = document.querySelector(".CodeMirror").CodeMirror;
+            editor.setValue(text);
+            editor.focus();
+            editor.setCursor({line, ch: 12});
+        }""",
+        [text, line],
+    )
+
+
+def press_launch(page: Page) -> None:
     page.get_by_role("button", name="Launch run").first.click()
+    # Dagster asks, as the variants are partitions and none is picked.
+    page.get_by_role("button", name="Confirm").click()
+
+
+def launch(page: Page) -> str:
+    expect(page.get_by_text("No errors")).to_be_visible()
+    press_launch(page)
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
-    run_id = page.url.rpartition("/")[2].partition("?")[0]
+    return page.url.rpartition("/")[2].partition("?")[0]
+
+
+def wait_for_run(deployment: Deployment, run_id: str) -> DagsterRunStatus:
     with DagsterInstance.from_config(str(deployment.home)) as instance:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             run = instance.get_run_by_id(run_id)
             if run is not None and run.is_finished:
-                assert run.status is DagsterRunStatus.SUCCESS
-                return run_id
-            time.sleep(0.5)
+                return run.status
+            time.sleep(0.2)
     raise AssertionError(f"run {run_id} did not finish")
 
 
-def test_the_launchpad_shows_the_options_of_the_file_and_describes_them(page: Page, deployment: Deployment) -> None:
-    page.goto(f"{deployment.url}/locations/crucible/jobs/small_one/playground")
+def metrics_of(deployment: Deployment, run_id: str) -> Mapping[str, Any]:
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        return open_store(instance).load(run_id, "report").metrics
+
+
+def runs_of_the_experiment(deployment: Deployment) -> int:
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        return instance.get_runs_count(RunsFilter(job_name="small_one"))
+
+
+@pytest.fixture(scope="module")
+def running(page: Page, deployment: Deployment) -> str:
+    """A run that is launched from the Launchpad with a changed option, and goes on until somebody says otherwise."""
+    open_launchpad(page, deployment)
+    write_config(page, "ops: {measure: {config: {shift: 10.0, watched: true}}}")
+    return launch(page)
+
+
+@pytest.fixture(scope="module")
+def finished(running: str, deployment: Deployment) -> str:
+    deployment.let_go()
+    assert wait_for_run(deployment, running) is DagsterRunStatus.SUCCESS
+    return running
+
+
+def test_the_launchpad_shows_options_and_settings_and_refuses_wrong_ones_on_screen(
+    page: Page, deployment: Deployment
+) -> None:
+    open_launchpad(page, deployment)
     editor = page.locator(".CodeMirror").first
-    expect(editor).to_contain_text("measure:")
-    expect(editor).to_contain_text("shift: 2.5")
-    expect(editor).to_contain_text("paired: true")
+    for shown in ("measure:", "shift: 2.5", "paired: true", "log_level: INFO", "seed: 3", "tracing: true"):
+        expect(editor).to_contain_text(shown)
     expect(page.get_by_text("No errors")).to_be_visible()
 
+    write_config(page, "resources:\n  experiment:\n    config:\n      seed: 7\n", line=3)
+    expect(page.get_by_text("The variant of the experiment file to run")).to_be_visible()
+    expect(page.get_by_text("Of every stage that has an option `seed`")).to_be_visible()
+    write_config(page, "ops:\n  measure:\n    config:\n      shift: 1.0\n", line=3)
+    expect(page.get_by_text("How far apart the two things are. (at least 0)")).to_be_visible()
 
-def test_a_wrong_option_is_refused_on_screen(page: Page, deployment: Deployment) -> None:
-    open_launchpad(page, deployment, "ops: {measure: {config: {shift: far, shfit: 1}}}")
+    write_config(
+        page,
+        "ops: {measure: {config: {shift: far, shfit: 1}}}\n"
+        "resources: {experiment: {config: {variant: brokn, seed: x}}}",
+    )
     expect(page.get_by_text('Received unexpected config entry "shfit"')).to_be_visible()
-    expect(page.get_by_text('is not valid for expected type "Float"')).to_be_visible()
+    expect(page.get_by_text('"far" of type "<class \'str\'>" is not valid for expected type "Float"')).to_be_visible()
+    expect(page.get_by_text("experiment:config:variant not in enum type")).to_be_visible()
+    expect(page.get_by_text('Value "x" of type')).to_be_visible()
     expect(page.get_by_role("button", name="Launch run").first).to_be_disabled()
 
-
-def test_a_value_out_of_bounds_is_refused_when_launch_is_pressed(page: Page, deployment: Deployment) -> None:
-    open_launchpad(page, deployment, "ops: {measure: {config: {shift: -1.0}}}")
-    page.get_by_role("button", name="Launch run").first.click()
+    before = runs_of_the_experiment(deployment)
+    write_config(page, "ops: {measure: {config: {shift: -1.0}}}")
+    expect(page.get_by_text("No errors")).to_be_visible()
+    press_launch(page)
     said = "stage 'measure', option shift: Input should be greater than or equal to 0 (given: -1.0)"
     expect(page.get_by_text(said)).to_be_visible()
-    with DagsterInstance.from_config(str(deployment.home)) as instance:
-        assert instance.get_runs_count() == 0
+    assert runs_of_the_experiment(deployment) == before
 
 
-def test_a_changed_option_reaches_the_run_and_the_asset_shows_the_results(page: Page, deployment: Deployment) -> None:
-    first = launch(page, deployment, "ops: {measure: {config: {shift: 10.0}}}")
-    launch(page, deployment, "{}")
-    with DagsterInstance.from_config(str(deployment.home)) as instance:
-        context = open_store(instance).load(first, "report")
-    assert context.metrics["best"] == 16.4
-    assert context.experiment.pipeline[1].options == {"paired": True}
+def test_a_running_stage_shows_its_log_lines_progress_decisions_and_metrics(
+    page: Page, deployment: Deployment, running: str
+) -> None:
+    expect(page.get_by_text("ui_stages: the scale is calibrated")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"measuring: 5 of 5 \(100 %\)"))).to_be_visible()
+    expect(page.get_by_text("measured five times", exact=True)).to_be_visible()
+    expect(page.get_by_text("that is how often one can")).to_be_visible()
+    expect(page.get_by_text("metrics so far: best = 16.4")).to_be_visible()
+    expect(page.get_by_role("button", name="Terminate")).to_be_visible()  # which only a run that goes on has
+    deployment.let_go()
+    expect(page.get_by_text('Finished execution of run for "small_one".')).to_be_visible()
+    assert wait_for_run(deployment, running) is DagsterRunStatus.SUCCESS
+    assert metrics_of(deployment, running)["best"] == 16.4
 
+
+def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions(
+    page: Page, deployment: Deployment, finished: str
+) -> None:
     page.goto(f"{deployment.url}/assets/crucible/small_one")
     expect(page.get_by_text(re.compile("old is lower than new: mean difference")).first).to_be_visible()
+    for shown in ("lab", "nightly"):
+        expect(page.get_by_text(shown, exact=True)).to_be_visible()
+    for shown in ("experiment small-one", "stage measure", "prices"):  # the last one upstream
+        expect(page.get_by_role("link", name=shown).first).to_be_visible()
+    expect(page.get_by_text(re.compile(f"reports/small-one/{finished}/small.html"))).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="measure").filter(has_text="succeeded").last).to_be_visible()
+
     page.get_by_text("Show Markdown").first.click()
     report = page.get_by_role("dialog")
-    expect(report.get_by_role("heading", name="Comparison")).to_be_visible()
+    for heading in ("Gates", "The last runs", "Comparison", "Decisions"):
+        expect(report.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     expect(report.get_by_text("measured five times")).to_be_visible()
-    assert report.locator("table").count() >= 5
+    pictures = report.locator("img")
+    expect(pictures.first).to_be_visible()
+    described = pictures.evaluate_all(
+        "all => Promise.all(all.map(one => one.decode().then(() => [one.alt, one.naturalWidth, one.width])))"
+    )
+    assert [alt.split(" ")[0] for alt, _, _ in described] == ["best,", "Forest", "Values", "value"]
+    assert all(natural >= shown >= 600 for _, natural, shown in described), described
     report.get_by_text("Close").click()
-    page.get_by_text("Plots").first.click()
-    expect(page.get_by_text("best", exact=True).first).to_be_visible()
-    expect(page.get_by_text("bench.paired_ttest.estimate", exact=True).first).to_be_visible()
-    expect(page.locator("canvas").first).to_be_visible()
 
-    page.goto(f"{deployment.url}/assets/crucible/small_one?view=events")
-    expect(page.get_by_text("Materialized in run").first).to_be_visible()
+    page.get_by_text("Plots", exact=True).click()
+    for plotted in ("best", "seed", "bench.paired_ttest.estimate"):
+        expect(page.get_by_text(plotted, exact=True)).to_be_visible()
+    expect(page.locator("canvas").nth(6)).to_be_visible()
+
+    page.get_by_role("tab", name="Events").click()
     decided = page.get_by_text("measure decided: measured five times")
+    expect(page.get_by_text("Materialized in run").first).to_be_visible()
     for event in page.locator("[data-index]").all():
         event.click()
         if decided.count():
             break
     expect(decided).to_be_visible()
     expect(page.get_by_text("that is how often one can")).to_be_visible()
+
+
+def test_checks_show_their_numbers_and_judge_again_without_running_the_experiment(
+    page: Page, deployment: Deployment, finished: str
+) -> None:
+    before = runs_of_the_experiment(deployment)
+    page.goto(f"{deployment.url}/assets/crucible/small_one?view=checks&checkDetail=high")
+    expect(page.get_by_text("best is 16.4, at least 7").first).to_be_visible()
+    expect(page.get_by_text("blocking", exact=True)).to_be_visible()
+    page.locator("button", has_text=re.compile("^Execute$")).click()
+
+    shown = page.locator("table")
+    page.get_by_text("below_ten", exact=True).first.click()
+    expect(page.get_by_text("best is 16.4, not below 10").first).to_be_visible()
+    expect(shown.get_by_role("row").filter(has_text="value").filter(has_text="16.4").first).to_be_visible()
+    page.get_by_text("no_worse", exact=True).first.click()
+    expect(shown.get_by_role("row").filter(has_text="estimate").filter(has_text="7.5").first).to_be_visible()
+    expect(shown.get_by_role("row").filter(has_text="margin").filter(has_text="0.5").first).to_be_visible()
+    page.get_by_text("unlike_broken", exact=True).first.click()
+    expect(page.get_by_text("no run of variant 'broken' has succeeded").first).to_be_visible()
+    expect(shown.get_by_role("row").filter(has_text="status").filter(has_text="undecided")).to_be_visible()
+
+    page.get_by_text("high", exact=True).first.click()
+    expect(page.get_by_text(f"run {finished}: best is 16.4, at least 7").first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    assert runs_of_the_experiment(deployment) == before
+
+
+def test_a_variant_is_run_with_its_options_and_a_blocking_gate_fails_the_run(
+    page: Page, deployment: Deployment, finished: str
+) -> None:
+    open_launchpad(page, deployment)
+    write_config(page, "resources: {experiment: {config: {variant: broken, seed: 11}}}")
+    run_id = launch(page)
+    expect(page.get_by_text("gate high failed: best is 6.9, not at least 7")).to_be_visible()
+    expect(page.get_by_text(re.compile('Execution of run for "small_one" failed'))).to_be_visible()
+    assert wait_for_run(deployment, run_id) is DagsterRunStatus.FAILURE
+    metrics = metrics_of(deployment, run_id)
+    assert (metrics["best"], metrics["seed"]) == (6.9, 11)
+
+
+def test_schedule_and_trigger_are_switched_on_in_the_ui(page: Page, deployment: Deployment) -> None:
+    page.goto(f"{deployment.url}/automation")
+    switches = page.locator("label[class*=formatSwitch]")
+    expect(switches).to_have_count(2)
+    for switch in switches.all():
+        expect(switch.get_by_role("checkbox")).to_be_enabled()
+        switch.click()
+        expect(switch.get_by_role("checkbox")).to_be_checked()
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        states = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
+    assert {state.name for state in states} == {"small_one_schedule", "small_one_trigger"}
