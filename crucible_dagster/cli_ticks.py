@@ -123,7 +123,7 @@ def _print(listed: Ticks, schedule: Schedule, *, missed: bool) -> None:
         for tick in reversed(shown)
     )
     if rows:
-        print_table(console, Table(("tick", "", "run", "status", "note"), rows))
+        print_table(console, Table(("tick", "outcome", "run", "status", "note"), rows))
     zone = ZoneInfo(schedule.timezone)
     counted = f"{len(listed.missed)} of {len(listed.ticks)} ticks missed"
     console.print(styled((f"\n{counted}; since {listed.since.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}", "dim")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ from crucible_core.stats import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
 from crucible_core.stats.comparison import DEFINITIONS
 from crucible_core.stats.corrections import CORRECTIONS
 
-GUIDE = Path(__file__).parents[1] / "docs/experiment-file.md"
+GUIDES = Path(__file__).parents[1] / "docs"
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "_private", "gpt-4o.mini_v2", "0", "a" * 128, "a..b", "a--"])
@@ -259,7 +260,7 @@ def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertis
     assert choices(vocabulary.ReportFormat) == set(RENDERERS) == set(SUFFIXES)
 
 
-# --- the guide --------------------------------------------------------------------------------------------------------
+# --- the guides ------------------------------------------------------------------------------------------------------
 
 
 def nodes_in(model: type[Node], found: dict[type[Node], None]) -> dict[type[Node], None]:
@@ -280,7 +281,8 @@ def parts_of(annotation: Any) -> Iterator[Any]:
 
 
 def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
-    words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", GUIDE.read_text(encoding="utf-8")))))
+    guide = (GUIDES / "experiment-file.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", guide))))
     models = nodes_in(Experiment, {})
     assert {StageDef, Stats, Gate, NoRegression, Baseline, Schedule, Trigger, Execution} < models.keys()
     keys = {f"{model.__name__}.{key}" for model in models for key in model.model_fields}
@@ -296,3 +298,17 @@ def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
     }
     assert {"any", "exponential", "always_valid", "multiprocess", "latex"} <= choices
     assert sorted(choices - words) == []
+
+
+@pytest.mark.parametrize("guide", ["experiment-file.md", "gates.md", "schedules.md"])
+def test_the_examples_of_a_guide_can_be_read(guide: str, tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (GUIDES / guide).read_text(encoding="utf-8"), re.DOTALL)
+    assert examples
+    for example in examples:
+        is_part = example.startswith("no_regression:")
+        text = f"gates:\n- name: watched\n{textwrap.indent(example, '  ')}" if is_part else example
+        given = {"id": "shown", "pipeline": "[{name: bench}]"}
+        missing = [f"{key}: {value}\n" for key, value in given.items() if not re.search(rf"(?m)^{key}:", text)]
+        file = tmp_path / "shown.yaml"
+        file.write_text("".join([*missing, text]), encoding="utf-8")
+        assert load_experiment(file)

@@ -537,6 +537,7 @@ def test_the_command_lists_ticks_and_catches_up(plant: Plant) -> None:
     assert [tick["outcome"] for tick in by_id["ticks"]] == outcomes[2:]
     shown = command(str(plant.file)).stdout
     assert f"{NAME} of {LOCATION}:__repository__: 0 * * * * Europe/Berlin, on" in shown
+    assert "tick outcome run status note" in " ".join(shown.split())
     assert "no daemon looked at it" in shown
     assert hours[0].astimezone(ZoneInfo(BERLIN)).strftime("%Y-%m-%d %H:%M %Z") in shown
 
