@@ -22,16 +22,19 @@ _log = logging.getLogger("crucible")
 
 RUNS = 30
 SERIES = 8
+CONSIDERED = 200
 SHORT = 8
 NOT_DRAWN = ("p_value", "p_adjusted")
 
 
 def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
-    """The run's first metrics, and what they were in the runs before; None where there is nothing to compare with.
+    """The run's metrics, and what they were in the runs before; None where there is nothing to compare with.
+
+    The first few: those that a gate bounds before those that vary, and these before those that never changed.
 
     One query: the numbers are those of the asset's last materializations.
     """
-    ours = dict(islice(_drawable(ctx), SERIES))
+    ours = dict(islice(_drawable(ctx), CONSIDERED))
     if not ours:
         return None
     earlier = [
@@ -46,7 +49,13 @@ def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
             series[name] = [*before, (ctx.run_id[:SHORT], value)]
     if not series:
         return None
-    bounds = {name: bound for name, bound in _bounds(ctx.experiment).items() if name in series}
+    declared = _bounds(ctx.experiment)
+
+    def rank(name: str) -> int:
+        return 0 if name in declared else 1 if len({value for _, value in series[name]} - {None}) > 1 else 2
+
+    series = {name: series[name] for name in sorted(series, key=rank)[:SERIES]}
+    bounds = {name: bound for name, bound in declared.items() if name in series}
     caption = "The last runs, the newest on the right." + (" Dashed: the bound of a gate." if bounds else "")
     try:
         return run_chart(series, bounds=bounds or None, caption=caption)

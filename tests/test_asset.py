@@ -241,6 +241,16 @@ def test_a_chart_of_the_first_metrics_over_the_last_runs_is_in_the_report(instan
     assert f"m{SERIES}: 2 values" not in report
 
 
+def test_a_chart_shows_what_varies_before_what_never_changed(instance: DagsterInstance) -> None:
+    same = {f"same{index}": 1.0 for index in range(SERIES)}
+    instance.report_runless_asset_event(materialization(run_of(**same, moves=0.1)))
+    picture = chart_of_runs(instance, run_of(**same, moves=0.9))
+    assert picture is not None
+    assert "moves" in picture.alt
+    assert "same0" in picture.alt
+    assert f"same{SERIES - 1}" not in picture.alt
+
+
 def test_a_chart_holds_no_more_than_the_last_runs(instance: DagsterInstance) -> None:
     for index in range(RUNS + 5):
         made = run_of(accuracy=index / 100)
