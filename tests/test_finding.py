@@ -163,3 +163,39 @@ def test_a_sweep_keeps_two_configurations_that_gave_the_same_numbers() -> None:
 def test_verdicts_say_at_which_level_they_are_judged() -> None:
     ctx = bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs", margin=0.5)
     assert [verdict["alpha"] for verdict in ctx.metrics["bench"]["verdicts"]] == pytest.approx([0.05 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"),
+    [
+        (0.1, "a is worse than b by more than the margin of 0.1."),
+        (2.0, "a is worse than b, though perhaps by less than the margin of 2."),
+    ],
+)
+def test_better_and_worse_say_whether_the_difference_is_shown_to_be_larger_than_the_margin(
+    margin: float, said: str
+) -> None:
+    assert told({"a": LOW, "b": HIGH}, margin=margin).endswith(said)
+    turned = told({"b": HIGH, "a": LOW}, margin=margin)
+    assert turned.endswith(said.replace("a is worse than b", "b is better than a"))
+
+
+def test_notes_that_are_the_same_for_all_pairs_are_told_once() -> None:
+    folds = {name: values[:10] for name, values in {"a": LOW, "b": HIGH, "c": MIDDLE}.items()}
+    family = bench(folds, design="resampled").metrics["bench"]["comparisons"]
+    assert sum("the standard error is 1.45 times" in note for note in family["notes"]) == 1
+    assert any(note.startswith("each pair: the standard error is 1.45 times") for note in family["notes"])
+
+
+def test_no_planning_number_is_explained_where_there_is_none() -> None:
+    folds = {"a": LOW[:10], "b": [value + 0.01 * (-1.0) ** place for place, value in enumerate(LOW[:10])]}
+    (verdict,) = bench(folds, design="resampled", margin=0.001).metrics["bench"]["verdicts"]
+    assert (verdict["verdict"], verdict["more_replicates"], verdict["notes"]) == ("inconclusive", None, [])
+
+
+def test_dependent_values_have_no_test_of_normality() -> None:
+    folds = {"a": LOW[:10], "b": HIGH[:10]}
+    (check,) = bench(folds, design="resampled").metrics["bench"]["checks"]
+    assert "Shapiro" not in check
+    assert "skewness" in check
+    assert "Shapiro" in bench(folds, paired=True).metrics["bench"]["checks"][0]

@@ -406,6 +406,41 @@ def test_folds_of_one_data_set_are_compared_as_the_bench_stage_declares_them() -
     assert as_folds.equivalence_interval[0] < as_pairs.equivalence_interval[0]
 
 
+def test_pairs_that_have_names_are_compared_by_them_and_not_by_the_order_of_the_run() -> None:
+    bench = {
+        "name": "bench",
+        "options": {
+            "data": "outputs",
+            "group_by": "group",
+            "value": "score",
+            "pair_by": "question",
+            "paired": True,
+        },
+    }
+    now = [value + noise / 100 for value, noise in zip(OLD, SPREAD, strict=True)]
+
+    def of(values: list[float], order: Sequence[int]) -> Context:
+        experiment = experiment_of("nothing", bench, gates=[{"name": "one", **against(0.03, paired=True)}])
+        outputs = [
+            {"group": group, "question": f"q{place}", "score": scores[place]}
+            for place in order
+            for group, scores in (("control", values), ("treatment", OLD))
+        ]
+        return Context.begin(experiment).add_outputs(outputs)
+
+    def judged(earlier: Context) -> GateResult:
+        current = of(now, range(len(now)))
+        planned = plan_experiment(current.experiment, registry())
+        return judge_gates(current, planned, Kept([EarlierRun("r1", lambda: earlier)]))[0]
+
+    straight, shuffled = judged(of(OLD, range(len(OLD)))), judged(of(OLD, range(len(OLD))[::-1]))
+    assert straight.status == "passed"
+    assert shuffled.numbers == pytest.approx(straight.numbers)
+    other = judged(of(OLD, range(1, len(OLD))))
+    assert other.status == "undecided"
+    assert "different pairs" in other.sentence
+
+
 @pytest.mark.parametrize("kind", [list, np.array])
 def test_right_and_wrong_answers_are_compared_by_their_share(kind: Any) -> None:
     then, now = [True, True, False, True] * 50, kind([True, True, False, False] * 50)

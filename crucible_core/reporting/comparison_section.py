@@ -77,15 +77,16 @@ def _said(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         told += f"; a family of {family.size} comparisons, {adjusted}"
     yield told
+    several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
     for test in comparison.tests.values():
-        yield from (f"{test.test}: {line}" for line in (*test.assumptions, *test.notes))
+        yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
         if (word := test.interpretation) is not None:
             effect = f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}"
-            yield f"{test.test}: {effect} is {word.word} by the convention of {word.source}"
+            yield f"{f'{test.test}: ' if several else ''}{effect} is {word.word} by the convention of {word.source}"
     if family is not None:
-        yield from (f"{family.method}: {line}" for line in (*family.assumptions, *family.notes))
+        yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
-        yield from (f"{comparison.best.method}: {line}" for line in comparison.best.assumptions)
+        yield from (f"{comparison.best.method}: {line}" if several else line for line in comparison.best.assumptions)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
     for verdict in comparison.verdicts:

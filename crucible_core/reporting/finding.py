@@ -235,7 +235,15 @@ def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
             return f"{judged} neither shown to be better, worse nor equivalent to {second}: inconclusive; {decide}."
         if verdict.verdict == "non_inferior":
             return f"{judged} non-inferior to {second}: a loss as large as the margin is ruled out."
-        return f"{judged} {verdict.verdict} than {second}."
+        low, high = verdict.confidence_interval
+        nearest = max(low, -high) if low is not None and high is not None else 0.0  # end of the interval next to zero
+        if nearest > verdict.margin:
+            margin = format_number(verdict.margin)
+            return f"{first} is {verdict.verdict} than {second} by more than the margin of {margin}."
+        return (
+            f"{first} is {verdict.verdict} than {second}, though perhaps by less than the margin of "
+            f"{format_number(verdict.margin)}."
+        )
 
     return told
 
@@ -283,4 +291,5 @@ def statistic(name: str, df: Sequence[float], value: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.6g}%"
+    short = f"{100 * share:.4g}"
+    return f"{100 * share:.6g}%" if short == "100" else f"{short}%"

@@ -39,6 +39,7 @@ __all__ = ["Bench", "PlannedComparison"]
 MIN_RESAMPLES = 100
 MOST_KEPT = 1_000
 MOST_NAMED = 20
+_OF_MANY = ("ablation", "sweep")
 
 
 class PlannedComparison(BaseModel):
@@ -142,10 +143,10 @@ class Bench(Stage):
             from crucible_core.stats.foresight import foresee  # noqa: PLC0415  # scipy takes a second to load
 
             count = len(self.groups) if self.groups else 1 if self._design(experiment) == "one_sample" else 2
-            planned = self.planned
-            yield from foresee(
-                self.declaration(experiment), count, planned.n, planned.smallest_effect, power=planned.power
-            )
+            planned, declared = self.planned, self.declaration(experiment)
+            if self.groups is None and (declared.comparing == "all_pairs" or self.study in _OF_MANY):
+                yield "planned: two groups are counted, for want of `groups`, which names those there will be"
+            yield from foresee(declared, count, planned.n, planned.smallest_effect, power=planned.power)
 
     def declaration(self, experiment: Experiment) -> Declaration:
         """What this stage declares, with what the experiment says where it is silent."""

@@ -507,16 +507,17 @@ class _Analyst:
                 normality = shapiro_wilk(values)
             except CannotTestError:
                 continue
-            said.append(
-                f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, p = {normality.p_value:.3f}, skewness "
-                f"{normality.skewness:.2f}, n = {normality.n}"
-            )
+            shape = f"skewness {normality.skewness:.2f}, n = {normality.n}"
+            if self.declared.design in ("clustered", "resampled"):
+                said.append(f"{what}: {shape}; no test of normality, which would take the values for independent")
+                continue
+            said.append(f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, {_p(normality.p_value)}, {shape}")
         if self.declared.design == "independent" and len(self.groups) > 1:
             try:
                 spread = run_test("brown_forsythe", self.groups)
             except CannotTestError:
                 return said
-            said.append(f"spread: Brown-Forsythe F = {spread.statistic:.3f}, p = {spread.p_value:.3f}")
+            said.append(f"spread: Brown-Forsythe F = {spread.statistic:.3f}, {_p(spread.p_value)}")
         return said
 
 
@@ -647,6 +648,10 @@ def _refuse_counts_without_pairs(groups: Groups, design: Design) -> None:
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _length(values: Any) -> int:

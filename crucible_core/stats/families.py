@@ -116,6 +116,8 @@ def pairwise_tests(
     )
 
 
+_MOST_NAMED: Final = 6
+
 PairTest = Callable[[Mapping[str, Values], float, float], TestResult]
 """The test of one pair, given the two groups, alpha and the confidence level of its interval."""
 
@@ -169,7 +171,7 @@ def pairwise_family(
         notes=(
             how,
             *_disagreements(results, adjusted, correction, family.alpha),
-            *(f"{r.groups[0]} - {r.groups[1]}: {note}" for r in results for note in r.notes if "disagree" not in note),
+            *_notes_of_pairs(results),
         ),
         choice=Choice(
             f"{correction} over {counted(size, 'comparison')}",
@@ -188,6 +190,21 @@ def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
     for own in (f" ({first} - {second})", f" ({first} / {second})", f" of {first} and {second}"):
         name = name.removesuffix(own)
     return name.replace(f" by {first}", " by the first")
+
+
+def _notes_of_pairs(results: Sequence[TestResult]) -> Iterator[str]:
+    """What the tests noted, each once, with the pairs that it is about; without them where it is about all."""
+    about: dict[str, list[str]] = {}
+    for result in results:
+        for note in dict.fromkeys(result.notes):
+            if "disagree" not in note:
+                about.setdefault(note, []).append(f"{result.groups[0]} - {result.groups[1]}")
+    for note, pairs in about.items():
+        if 1 < len(pairs) == len(results):
+            yield f"each pair: {note}"
+        else:
+            more = len(pairs) - _MOST_NAMED
+            yield f"{', '.join(pairs[:_MOST_NAMED])}{f' and {more} more pairs' if more > 0 else ''}: {note}"
 
 
 def _disagreements(

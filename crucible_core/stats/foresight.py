@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, get_args
 
 from crucible_core.declaration import Declaration
@@ -14,11 +16,21 @@ from crucible_core.stats.planning import (
 )
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.selection import choose_test
-from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS, TestName
+from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS, Alternative, Design, TestName
 
 __all__ = ["foresee", "power_as_planned"]
 
 _SIMULATIONS: Final = 400
+_FEWEST_SIMULATIONS: Final = 100
+_TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
+    {
+        "clustered": "clustered_ttest",
+        "independent": "ttest",
+        "paired": "paired_ttest",
+        "resampled": "corrected_resampled_ttest",
+    }
+)
+"""What a sweep compares its configurations with, by design."""
 
 
 def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
@@ -29,16 +41,14 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
     others make a little more. Standardized effects as in `power_of`.
     """
     try:
-        test, pairs = _planned(declared, groups, n)
+        test, alpha, alternative = _planned(declared, groups, n)
         planned = _plannable(test)
         if planned is None:
             return [
                 f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
                 f"{n}"
             ]
-        alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
         sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
-        alternative = declared.alternative if test not in TESTS_OF_MANY_GROUPS else "two-sided"
         plan = power_of(
             planned,
             smallest_effect,
@@ -46,7 +56,7 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             alpha=alpha,
             alternative=alternative,
             test_share=declared.test_share,
-            simulations=_SIMULATIONS,
+            simulations=_simulations(n),
         )
         if plan.power + 2.0 * plan.power_error >= power:
             return []
@@ -97,11 +107,10 @@ def power_as_planned(
     `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much.
     """
     try:
-        test, pairs = _planned(declared, groups, n)
+        test, alpha, alternative = _planned(declared, groups, n)
         planned = _plannable(test)
         if planned is None:
             return None
-        alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
         many = test in TESTS_OF_MANY_GROUPS
 
         def of(size: int, planned: PlannedTest = planned) -> Plan:
@@ -110,9 +119,9 @@ def power_as_planned(
                 smallest_effect,
                 [size] * groups if many else size,
                 alpha=alpha,
-                alternative="two-sided" if many else declared.alternative,
+                alternative=alternative,
                 test_share=declared.test_share,
-                simulations=_SIMULATIONS,
+                simulations=_simulations(size),
             )
 
         sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
@@ -135,16 +144,26 @@ def _plannable(test: TestName) -> PlannedTest | None:
     return next((planned for planned in get_args(PlannedTest) if planned == test), None)
 
 
-def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, int]:
-    """The test that decides, and how many pairs share its alpha."""
+def _simulations(n: int) -> int:
+    """Fewer of what takes longer: a warning is to come in a second or two."""
+    return max(_FEWEST_SIMULATIONS, min(_SIMULATIONS, 40_000 // n))
+
+
+def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, float, Alternative]:
+    """The test that decides, and the alpha and the alternative of one of its comparisons."""
+    if declared.study == "multiple_datasets":
+        return "friedman", declared.alpha, "two-sided"
+    if declared.study == "sweep" and declared.design in _TTESTS and groups > 1:
+        # A configuration is dropped where one of all others is shown to be better.
+        return _TTESTS[declared.design], declared.alpha / (groups - 1), "greater"
     # No test takes more than two groups of these designs at once: they are compared as pairs, asked for or not.
     of_pairs = groups > 2 and (declared.comparing is not None or declared.design in ("clustered", "resampled"))
     pairs = 1
     if of_pairs:
         pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2
+    alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
     named = [test for test in declared.tests if test != "auto"]
     fitting = [test for test in named if (test in TESTS_OF_MANY_GROUPS) != of_pairs or groups <= 2]
-    if fitting:
-        return fitting[0], pairs
     sizes = [n] * (2 if of_pairs else groups)
-    return choose_test(declared.outcome or "continuous", sizes, design=declared.design).test, pairs
+    test = fitting[0] if fitting else choose_test(declared.outcome or "continuous", sizes, design=declared.design).test
+    return test, alpha, "two-sided" if test in TESTS_OF_MANY_GROUPS else declared.alternative

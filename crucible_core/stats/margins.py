@@ -212,6 +212,7 @@ def _judged(
     p_above, p_below = difference.upper_tail(-margin), difference.lower_tail(margin)
     sided = (low, high, *wide) if higher_is_better else (-high, -low, -wide[1], -wide[0])
     verdict = _verdict(sided, margin, non_inferiority)
+    more = _more_replicates(difference, margin, alpha) if verdict == "inconclusive" else 0
     return MarginResult(
         verdict=verdict,
         method=method,
@@ -228,9 +229,9 @@ def _judged(
         p_equivalence=max(p_above, p_below),
         p_non_inferiority=p_above if higher_is_better else p_below,
         p_difference=difference.two_sided(),
-        more_replicates=_more_replicates(difference, margin, alpha) if verdict == "inconclusive" else 0,
+        more_replicates=more,
         assumptions=(*assumptions, "the margin was declared before the data were seen"),
-        notes=_notes(verdict, wide, sided),
+        notes=_notes(verdict, wide, sided, more),
         decisions=(
             Choice(
                 intervals,
@@ -253,14 +254,16 @@ def _verdict(sided: tuple[float, float, float, float], margin: float, non_inferi
     return "non_inferior" if non_inferiority and low > -margin else "inconclusive"
 
 
-def _notes(verdict: Verdict, wide: Interval, sided: tuple[float, float, float, float]) -> tuple[str, ...]:
+def _notes(
+    verdict: Verdict, wide: Interval, sided: tuple[float, float, float, float], more: int | None
+) -> tuple[str, ...]:
     if verdict == "equivalent" and not wide[0] <= 0.0 <= wide[1]:
         side = "better" if sided[2] > 0.0 else "worse"
         return (f"the first group is {side} by a difference that is not zero but lies within the margin",)
-    if verdict == "inconclusive":
+    if verdict == "inconclusive" and more:
         return (
-            "more_replicates is a planning number from the spread seen here: with so many more the expected interval "
-            "is as short as the margin and decides, whatever the difference",
+            f"{more:,} more is a planning number from the spread seen here: with so many the expected interval is as "
+            "short as the margin and decides, whatever the difference",
         )
     return ()
 

@@ -338,3 +338,17 @@ def test_the_power_curve_rises_through_the_planned_n() -> None:
     powers = [power for _, power in planned["curve"]]
     assert powers == sorted(powers)
     assert [16, planned["power"]] in planned["curve"]
+
+
+def test_a_plan_of_a_sweep_is_one_of_its_own_comparisons() -> None:
+    (said,) = foresee(Declaration(study="sweep"), 5, 20, 0.5)
+    plan = power_of("ttest", 0.5, 20, alpha=0.05 / 4, alternative="greater")
+    assert f"the ttest at alpha 0.0125 sees an effect of 0.5 ({plan.effect_size_name}) with a power of" in said
+    assert f"{plan.power:.0%} only" in said
+
+
+def test_a_plan_over_folds_uses_the_declared_share_of_the_test_set() -> None:
+    (half,) = foresee(Declaration(design="resampled", test_share=1.0), 2, 10, 0.8)
+    (tenth,) = foresee(Declaration(design="resampled"), 2, 10, 0.8)
+    assert "power of 11% only" in half
+    assert "power of 34% only" in tenth
