@@ -47,10 +47,9 @@ from crucible_dagster.history import (
     RunDetails,
     RunStatus,
     RunSummary,
-    code_of,
-    git_of,
 )
 from crucible_dagster.provenance import Launch, RunRecord
+from crucible_dagster.record_changes import code_of, git_of
 
 __all__ = ["COMMANDS"]
 

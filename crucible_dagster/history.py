@@ -47,13 +47,14 @@ from crucible_core import (
 )
 from crucible_core.between_runs import GroupChange, compare_groups
 from crucible_core.jsonable import to_jsonable
-from crucible_core.reporting import diff_traces, flatten, results
+from crucible_core.reporting import diff_traces, results
 from crucible_core.stages.bench import Bench
 from crucible_core.wording import closest, error_text, listing, printable
 from crucible_dagster.context_store import open_store
 from crucible_dagster.gate_results import GatesVerdict, gates_of_run, verdict_of_run
 from crucible_dagster.names import EXPERIMENT_TAG, dagster_name
-from crucible_dagster.provenance import Launch, RunRecord, StageRecord, launch_of, read_run_record
+from crucible_dagster.provenance import Launch, RunRecord, launch_of, read_run_record
+from crucible_dagster.record_changes import Change, changes_between
 from crucible_dagster.settings import VARIANT_TAG
 
 __all__ = [
@@ -193,15 +194,6 @@ class MetricChange:
     def difference(self) -> float | None:
         """B - a."""
         return None if self.a is None or self.b is None else self.b - self.a
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that two runs do not have in common; None where a run does not have it."""
-
-    name: str
-    a: Any
-    b: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,9 +379,10 @@ class History:
         """
         ids = self.find(a), self.find(b)
         notes: list[str] = []
-        records = [self._record_or_note(one, notes) for one in ids]
+        records = self._record_or_note(ids[0], notes), self._record_or_note(ids[1], notes)
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
+        changed = changes_between(*records)
         groups = self._compare_groups(ids, notes) if all(map(_has_bench, records)) else ()
         differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
@@ -403,11 +396,11 @@ class History:
                 MetricChange(name, numbers[0].get(name), numbers[1].get(name))
                 for name in dict.fromkeys([*numbers[0], *numbers[1]])
             ),
-            options=_changes(records, _options),
-            experiment=_changes(records, _experiment),
-            code=_changes(records, _code),
-            surroundings=_changes(records, _surroundings),
-            packages=_changes(records, lambda record: record.packages),
+            options=changed.options,
+            experiment=changed.experiment,
+            code=changed.code,
+            surroundings=changed.surroundings,
+            packages=changed.packages,
             groups=groups,
             values=None if differ is None else differ[0],
             trace=None if differ is None else differ[1],
@@ -685,61 +678,5 @@ def _stage_times(context: Context) -> Iterator[StageTime]:
                 yield StageTime(name=name, outcome="running", started=started.get(name))
 
 
-# --- differences ------------------------------------------------------------------------------------------------------
-
-
 def _has_bench(record: RunRecord | None) -> bool:
     return record is not None and any(stage.stage == f"{Bench.__module__}:{Bench.__name__}" for stage in record.stages)
-
-
-def _changes(records: Sequence[RunRecord | None], part: Callable[[RunRecord], Mapping[str, Any]]) -> tuple[Change, ...]:
-    a, b = ({} if record is None else part(record) for record in records)
-    if None in records:
-        return ()
-    # Told apart by type too: 1 is not true, and an option that is null is one that is there.
-    return tuple(
-        Change(name, a.get(name), b.get(name))
-        for name in dict.fromkeys([*a, *b])
-        if (name in a, type(a.get(name)), a.get(name)) != (name in b, type(b.get(name)), b.get(name))
-    )
-
-
-def _options(record: RunRecord) -> dict[str, Any]:
-    return {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
-
-
-def _experiment(record: RunRecord) -> dict[str, Any]:
-    pipeline = record.experiment.get("pipeline")
-    entries = [one for one in pipeline if isinstance(one, dict)] if isinstance(pipeline, list) else []
-    stages = {
-        f"stage.{one.get('name')}.{key}": value for one in entries for key, value in one.items() if key not in _TOLD
-    }
-    rest = {key: value for key, value in record.experiment.items() if key != "pipeline"}
-    return dict(flatten({**rest, "stages": [stage.name for stage in record.stages], **stages}))
-
-
-_TOLD = frozenset({"name", "options"})  # elsewhere in a comparison
-
-
-def _code(record: RunRecord) -> dict[str, str]:
-    return {stage.name: code_of(stage) for stage in record.stages}
-
-
-def code_of(stage: StageRecord) -> str:
-    """The class of a stage and twelve digits of its hash, in one line."""
-    return f"{stage.stage} {stage.source_hash[:12] if stage.source_hash else 'no source'}"
-
-
-def git_of(record: RunRecord) -> str | None:
-    """The commit, the branch and whether files differ from it, in one line."""
-    git = record.git
-    if git is None:
-        return None
-    dirty = {True: ", changed", False: "", None: ", changed or not is unknown"}[git.dirty]
-    return f"{git.commit[:12]}{f' ({git.branch})' if git.branch else ''}{dirty}"
-
-
-def _surroundings(record: RunRecord) -> dict[str, str]:
-    git = git_of(record)
-    known = {"git": git} if git else {}
-    return {**known, "python": record.python, "platform": record.platform, "host": record.host}
