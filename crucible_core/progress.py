@@ -126,8 +126,12 @@ class Watch:
         """A stage has put a metric. Of one that is quick nobody hears: what it put is told when it has ended."""
         if type(value) not in _NUMBERS and (isinstance(value, bool) or not isinstance(value, Real)):
             return
+        try:
+            number = float(value)
+        except Exception:  # noqa: BLE001  # too large for one, or a number of somebody's own: it is a metric all the same
+            return
         with self._lock:
-            self._metrics[name] = float(value)
+            self._metrics[name] = number
             now = perf_counter()
             if now < self._metrics_due:
                 return

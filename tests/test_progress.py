@@ -214,6 +214,17 @@ def test_observers_of_a_run_hear_the_progress_of_its_stages() -> None:
     assert current_watch.get() is None
 
 
+def test_a_metric_that_no_float_can_hold_fails_no_stage_that_is_watched() -> None:
+    @stage
+    def count(ctx: Context) -> Context:
+        return ctx.put_metric("huge", 10**400).put_metric("done", 4)
+
+    stages = Registry({"count": count})
+    alone = run_experiment(experiment_of("count"), registry=stages)
+    watched = run_experiment(experiment_of("count"), registry=stages, observers=[Listener()])
+    assert watched.metrics == alone.metrics == {"huge": 10**400, "done": 4}
+
+
 def test_a_plain_observer_makes_nobody_watch() -> None:
     heard: list[Event] = []
 
