@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from crucible_core import Context, CrucibleError, Experiment, builtin_registry, run_experiment
+from crucible_core.pictures import Picture
 from crucible_core.reporting.comparison import comparisons
+from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.finding import finding
+from crucible_core.stats import proportion_interval
 
 _DRAW = np.random.default_rng(7)
 LOW, HIGH, MIDDLE = (list(map(float, _DRAW.normal(mean, 1.0, 20))) for mean in (0.0, 2.0, 1.0))
@@ -199,3 +202,27 @@ def test_dependent_values_have_no_test_of_normality() -> None:
     assert "Shapiro" not in check
     assert "skewness" in check
     assert "Shapiro" in bench(folds, paired=True).metrics["bench"]["checks"][0]
+
+
+def test_a_share_has_an_interval_of_shares_at_the_declared_level() -> None:
+    ctx = bench({"a": [True] * 20, "b": [True] * 10 + [False] * 10}, confidence_level=0.9)
+    groups = ctx.metrics["bench"]["groups"]
+    assert groups["a"]["mean_interval"] == pytest.approx(proportion_interval(20, 20, confidence_level=0.9))
+    assert comparisons(ctx)["bench"].confidence_level == 0.9
+
+
+def test_underscores_in_the_names_of_groups_are_left_alone() -> None:
+    assert "difference of means (my_model - its_rival) " in told({"my_model": LOW, "its_rival": HIGH})
+    related = told({"my_model": LOW, "its_rival": HIGH}, tests=["pearson"])
+    assert "my model" not in related
+    assert "pearson_r " not in related.partition("Pearson's correlation")[0]
+
+
+def test_pictures_tell_pairs_of_long_names_apart() -> None:
+    names = [f"a_method_of_a_very_long_name_{word}" for word in ("one", "two", "three")]
+    section = comparison_section(
+        "bench", comparisons(bench(dict(zip(names, (LOW, HIGH, MIDDLE), strict=True)), compare="all_pairs"))["bench"]
+    )
+    forest = next(block for block in section.blocks if isinstance(block, Picture))
+    for pair in ("…one – …two", "…one – …three", "…two – …three"):
+        assert pair in forest.svg

@@ -203,6 +203,13 @@ class Comparison(_Read):
         return self
 
     @property
+    def confidence_level(self) -> float:
+        """Of an interval that stands alone."""
+        if self.comparisons is not None:
+            return self.comparisons.confidence_level
+        return next((test.confidence_level for test in self.tests.values()), 1.0 - self.alpha)
+
+    @property
     def replicate(self) -> str:
         """What one more observation of each group is called."""
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

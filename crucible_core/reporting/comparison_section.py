@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from crucible_core.reporting.comparison import (
     RankedGroups,
 )
 from crucible_core.reporting.document import Block, Items, Paragraph, Section, Table
-from crucible_core.reporting.finding import estimated, number, percent, statistic
+from crucible_core.reporting.finding import estimated, labelled, number, percent, statistic
 from crucible_core.reporting.numbers import format_interval, format_number, format_p
 
 __all__ = ["comparison_section"]
@@ -39,6 +40,7 @@ VERDICTS: Mapping[str, str] = {
 }
 
 MOST_LINES = 200
+MOST_OF_A_NAME = 10
 
 
 def comparison_section(name: str, comparison: Comparison) -> Section:
@@ -95,7 +97,14 @@ def _said(comparison: Comparison) -> Iterator[str]:
 
 def _groups_table(comparison: Comparison) -> Table:
     intervals = any(group.mean_interval for group in comparison.groups.values())
-    columns = ("group", "n", "mean", *(("interval of the mean",) if intervals else ()), "sd", "median")
+    columns = (
+        "group",
+        "n",
+        "mean",
+        *((f"{percent(comparison.confidence_level)} interval of the mean",) if intervals else ()),
+        "sd",
+        "median",
+    )
     rows = []
     for name, group in comparison.groups.items():
         interval = (format_interval(group.mean_interval) if group.mean_interval else "–",) if intervals else ()
@@ -137,9 +146,10 @@ def _test_row(test: ComparedTest) -> tuple[str, ...]:
 
 
 def _pairs_table(family: ComparedFamily) -> Table:
+    estimate = labelled(family.estimate_name)
     columns = (
         "first – second",
-        family.estimate_name,
+        estimate,
         f"{percent(family.confidence_level)} {'' if family.correction == 'none' else 'simultaneous '}interval",
         family.statistic_name,
         "p",
@@ -164,7 +174,7 @@ def _pairs_table(family: ComparedFamily) -> Table:
         )
         for pair in family.comparisons
     )
-    return Table(columns, rows, frozenset({family.estimate_name, "p", "p adjusted"}))
+    return Table(columns, rows, frozenset({estimate, "p", "p adjusted"}))
 
 
 def _verdicts_table(comparison: Comparison) -> Table:
@@ -245,14 +255,22 @@ def _effects(comparison: Comparison) -> _Effects | None:
     """The pairs of the family, else the tests that estimate what the first one does."""
     family = comparison.comparisons
     if family is not None:
+        short = _shortened(comparison.groups)
         pairs = [
             ForestRow(
-                f"{pair.first} – {pair.second}", pair.estimate, *pair.confidence_interval, note=_p(pair.p_adjusted)
+                f"{short[pair.first]} – {short[pair.second]}",
+                pair.estimate,
+                *pair.confidence_interval,
+                note=_p(pair.p_adjusted),
             )
             for pair in family.comparisons
             if pair.estimate is not None
         ]
-        return _Effects(family.estimate_name, pairs, family.confidence_level, family.null_value) if pairs else None
+        return (
+            _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
+            if pairs
+            else None
+        )
     of_two = [test for test in comparison.tests.values() if len(test.groups) == 2 and test.estimate is not None]
     if not of_two:
         return None
@@ -267,7 +285,30 @@ def _effects(comparison: Comparison) -> _Effects | None:
         for test in of_two
         if test.estimate_name == first.estimate_name and test.estimate is not None
     ]
-    return _Effects(first.estimate_name, rows, first.confidence_level, first.null_value)
+    return _Effects(labelled(first.estimate_name), rows, first.confidence_level, first.null_value)
+
+
+def _shortened(names: Iterable[str]) -> dict[str, str]:
+    """Names as short as a picture's margin needs them, and still told apart: without what all of them share."""
+    names = list(names)
+    if max(map(len, names)) <= MOST_OF_A_NAME:
+        return {name: name for name in names}
+    start = _shared(names)
+    end = _shared([name[start:][::-1] for name in names])
+    short = {}
+    for name in names:
+        own = name[start : len(name) - end] if end else name[start:]
+        begins = start > 0
+        if begins and start + len(own) <= MOST_OF_A_NAME:
+            own, begins = name[:start] + own, False
+        own = own if len(own) <= MOST_OF_A_NAME else f"{own[: MOST_OF_A_NAME - 1]}…"
+        short[name] = f"{'…' if begins else ''}{own}{'…' if end else ''}"
+    return short if len(set(short.values())) == len(names) else {name: name for name in names}
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many characters all of them begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False)))
 
 
 def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
@@ -312,7 +353,7 @@ def _values_picture(comparison: Comparison, measure: str) -> Picture | None:
         groups,
         measure=measure,
         means=means or None,
-        interval=f"{percent(1 - comparison.alpha)} CI of the mean",
+        interval=f"{percent(comparison.confidence_level)} CI",
         caption="Of larger groups, a thousand values spread evenly over their order." if sampled else None,
     )
 

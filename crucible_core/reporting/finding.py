@@ -20,7 +20,7 @@ from crucible_core.reporting.comparison import (
 from crucible_core.reporting.numbers import format_interval, format_number, format_p
 from crucible_core.vocabulary import Alternative, EffectSizeName
 
-__all__ = ["estimated", "finding", "number", "percent", "statistic"]
+__all__ = ["estimated", "finding", "labelled", "number", "percent", "statistic"]
 
 MOST_TOLD = 6
 
@@ -38,7 +38,9 @@ def finding(comparison: Comparison) -> str:
         found = _finding_of_family(comparison, comparison.comparisons)
     else:
         found = _finding_of_test(comparison, next(iter(comparison.tests.values())))
-    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_TOLD])])
+    more = len(comparison.verdicts) - MOST_TOLD
+    rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
+    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_TOLD]), *rest])
 
 
 def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
@@ -280,7 +282,15 @@ def number(value: float | None) -> str:
 
 
 def estimated(name: str, value: float | None, joint: str = " ") -> str:
-    return f"{name.replace('_', ' ')}{joint}{number(value)}"
+    return f"{labelled(name)}{joint}{number(value)}"
+
+
+def labelled(name: str) -> str:
+    """An estimate's name with the effect size in it as people write it; names of groups stay as they are."""
+    for effect, label in EFFECT_LABELS.items():
+        if name == effect or name.startswith(f"{effect} of "):
+            return f"{label}{name.removeprefix(effect)}"
+    return name
 
 
 def statistic(name: str, df: Sequence[float], value: float) -> str:

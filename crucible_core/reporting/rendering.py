@@ -152,8 +152,9 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: break-word; }
 td { max-width: 26rem; min-width: 3rem; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; } tr:hover td { background: var(--band); }
-.right { text-align: right; white-space: nowrap; } ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; } tr:hover td { background: var(--band); }
+.right { text-align: right; } td.right { white-space: nowrap; }
+ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
 table.plain td { border: 0; padding: .1rem 1.2rem .1rem 0; } table.plain td:first-child { color: var(--soft); }
 figure { margin: 1rem 0 1.4rem; } figcaption { color: var(--soft); font-size: .875rem; max-width: 45rem; }
 figure svg { display: block; min-width: 34rem; }

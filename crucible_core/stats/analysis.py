@@ -30,7 +30,7 @@ from crucible_core.stats.margins import MarginResult, judge_margin
 from crucible_core.stats.normality import shapiro_wilk
 from crucible_core.stats.one_sample import OneSampleTest, one_sample_test
 from crucible_core.stats.outcomes import are_booleans, as_numbers, open_counts, outcome_table
-from crucible_core.stats.proportions import proportion_test
+from crucible_core.stats.proportions import proportion_interval, proportion_test
 from crucible_core.stats.rankings import BestSet, Ranking, indistinguishable_from_best, rank_over_blocks
 from crucible_core.stats.refusal import CannotTestError
 from crucible_core.stats.resampled_ttest import corrected_resampled_ttest
@@ -105,10 +105,14 @@ class Analysis:
         }
 
     def _mean_interval(self, summary: GroupSummary) -> list[float] | None:
-        """Interval of one mean by t; none where values belong together: it says nothing about their differences."""
+        """Interval of one mean by t, of a share by Wilson; none where values belong together: it says nothing about
+        their differences.
+        """
         if self.declaration.design not in {"independent", "one_sample"} or summary.sd is None:
             return None
         level = levels(self.declaration.alpha, self.declaration.confidence_level)[1]
+        if self.outcome == "binary":
+            return list(proportion_interval(round(summary.mean * summary.n), summary.n, confidence_level=level))
         reach = float(special.stdtrit(summary.n - 1, 0.5 + level / 2.0)) * (summary.sd / math.sqrt(summary.n))
         ends = [summary.mean - reach, summary.mean + reach]
         return ends if all(map(math.isfinite, ends)) else None
