@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import math
 import re
 import sys
 import threading
@@ -165,6 +166,8 @@ def test_after_quick_items_a_slow_one_is_told(monkeypatch: pytest.MonkeyPatch, l
         (ProgressUpdate("s", 0, "d", 0.5, 1, 0.1), "d: 0.5 of 1 (50 %), 5 per s, 100 ms left"),
         (ProgressUpdate("s", 0, "d", 12, 10, 1.0), "d: 12 of 10 (120 %), 12 per s"),
         (ProgressUpdate("s", 0, "d", 0, 0, 1.0, ended=True), "d: 0 of 0, in 1.0 s"),
+        (ProgressUpdate("s", 0, "d", math.nan, 10, 1.0), "d: nan of 10 (nan %)"),
+        (ProgressUpdate("s", 0, "d", math.inf, math.inf, 1.0), "d: inf of inf (nan %), inf per s"),
     ],
 )
 def test_progress_in_words(update: ProgressUpdate, said: str) -> None:
