@@ -525,7 +525,7 @@ class _Regression:
 
     def _changed(self, estimate: float) -> str:
         if estimate == 0:
-            return "the same as in"
+            return f"{'on average ' if self.rule.group else ''}the same as in"
         return f"{_number(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
 
     def _interval(self, numbers: Mapping[str, Any]) -> str:

@@ -8,29 +8,36 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible_core import Context, CrucibleError, Experiment, builtin_registry, run_experiment
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Experiment,
+    InvalidOptionsError,
+    builtin_registry,
+    run_experiment,
+)
 from crucible_core.pictures import Picture
 from crucible_core.reporting.comparison import comparisons
 from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.finding import finding
-from crucible_core.stats import proportion_interval
+from crucible_core.stats import clustered_ttest, proportion_interval
 
 _DRAW = np.random.default_rng(7)
 LOW, HIGH, MIDDLE = (list(map(float, _DRAW.normal(mean, 1.0, 20))) for mean in (0.0, 2.0, 1.0))
 SELDOM, OFTEN, HALF = (list(map(bool, np.arange(40) < wins)) for wins in (6, 33, 20))
 
 
-def bench(groups: Mapping[str, Any], stats: Mapping[str, Any] | None = None, **options: Any) -> Context:
+def bench(data: Mapping[str, Any], stats: Mapping[str, Any] | None = None, **options: Any) -> Context:
     file: dict[str, Any] = {"id": "x", "pipeline": [{"name": "bench", "options": options}]}
     if stats is not None:
         file["reliability"] = {"stats": stats}
     return run_experiment(
-        Experiment.model_validate(file), registry=builtin_registry(), assigns={"bench_data": dict(groups)}
+        Experiment.model_validate(file), registry=builtin_registry(), assigns={"bench_data": dict(data)}
     )
 
 
-def told(groups: Mapping[str, Any], **options: Any) -> str:
-    return finding(comparisons(bench(groups, **options))["bench"])
+def told(data: Mapping[str, Any], **options: Any) -> str:
+    return finding(comparisons(bench(data, **options))["bench"])
 
 
 @pytest.mark.parametrize(
@@ -226,3 +233,44 @@ def test_pictures_tell_pairs_of_long_names_apart() -> None:
     forest = next(block for block in section.blocks if isinstance(block, Picture))
     for pair in ("…one – …two", "…one – …three", "…two – …three"):
         assert pair in forest.svg
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"groups": ["a", "b", "a"]}, "groups: 'a' is named twice"),
+        ({"groups": ["a", "b"], "baseline": "aa"}, "baseline: 'aa' is none of the groups a, b"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused_before_there_are_data(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(InvalidOptionsError, match=part):
+        bench({"a": LOW, "b": HIGH}, **options)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_clusters_of_dropped_items_are_dropped_with_them(kind: Any) -> None:
+    values: list[float | None] = [*LOW]
+    values[4] = None
+    experiment = Experiment.model_validate(
+        {
+            "id": "x",
+            "pipeline": [
+                {
+                    "name": "bench",
+                    "options": {"design": "clustered", "clusters": "assigns.documents", "missing": "drop"},
+                }
+            ],
+        }
+    )
+    documents = [place // 2 for place in range(20)]
+    ctx = run_experiment(
+        experiment,
+        registry=builtin_registry(),
+        assigns={"bench_data": {"a": values, "b": HIGH}, "documents": kind(documents)},
+    )
+    kept = [place for place in range(20) if place != 4]
+    expected = clustered_ttest(
+        {"a": [LOW[place] for place in kept], "b": [HIGH[place] for place in kept]},
+        [documents[place] for place in kept],
+    )
+    assert ctx.metrics["bench"]["tests"]["clustered_ttest"]["p_value"] == expected.p_value

@@ -133,6 +133,12 @@ class Bench(Stage):
         yield from self._problems_of_data(self._design(experiment))
         if self.paired and self.design not in (None, "paired"):
             yield f"design: {self.design}, but paired: true"
+        named = self.groups or []
+        twice = next((name for place, name in enumerate(named) if name in named[:place]), None)
+        if twice is not None:
+            yield f"groups: {twice!r} is named twice"
+        if named and self.baseline is not None and self.baseline not in named:
+            yield f"baseline: {self.baseline!r} is none of the groups {listing(named)}{closest(self.baseline, named)}"
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
