@@ -338,6 +338,9 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
     _print_section(console, "Metrics", ("metric", "a", "b", "b - a"), metrics, numeric={"a", "b", "b - a"})
     groups = tuple(map(_group_row, found.groups))
     _print_section(console, "Groups", GROUP_COLUMNS, groups, numeric={"b - a", "p adjusted"})
+    assumed = dict.fromkeys(line for one in found.groups if one.result for line in one.result.assumptions)
+    if assumed:
+        console.print(styled((f"assumed of both runs: {'; '.join(assumed)}", "dim")))
     parts: Mapping[str, tuple[Change, ...]] = {
         "Options": found.options,
         "Experiment": found.experiment,
