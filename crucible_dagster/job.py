@@ -8,7 +8,7 @@
 | `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
-| a decision             | an observation of the asset                                                    |
+| a decision             | an observation of `crucible/<id>/decisions`                                    |
 | progress, log lines    | lines of the run's log: `crucible_dagster.telling`                             |
 | an artifact            | a link, or a path, in the metadata of the asset's materialization              |
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |

@@ -94,7 +94,11 @@ def _outcome(gate: GateResult) -> str:
 
 
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
-    """A decision, in the run's log and on the asset's page."""
+    """A decision, in the run's log and on the page of `crucible/<id>/decisions`.
+
+    Not on that of the experiment's asset: Dagster plots the numbers of an asset from its last hundred events, and a few
+    decisions in each run would leave room for a dozen runs, with a gap between any two.
+    """
     metadata: Metadata = {
         "stage": MetadataValue.text(decision.stage),
         "decision": _text(decision.decision),
@@ -106,7 +110,9 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
         metadata["confidence"] = MetadataValue.float(decision.confidence)
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
-        asset_key=asset_key(experiment), description=_cut(safe_text(described), MAX_TEXT), metadata=metadata
+        asset_key=AssetKey([*asset_path(experiment), "decisions"]),
+        description=_cut(safe_text(described), MAX_TEXT),
+        metadata=metadata,
     )
 
 

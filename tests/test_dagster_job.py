@@ -266,11 +266,13 @@ def test_the_metrics_that_a_stage_adds_are_metadata_of_its_output(
     assert outputs["train"]["options.epochs"].value == 3
 
 
-def test_decisions_are_observations_of_the_asset(registry: Registry, instance: DagsterInstance) -> None:
+def test_decisions_are_observations_beside_the_asset_whose_plots_they_would_crowd(
+    registry: Registry, instance: DagsterInstance
+) -> None:
     result = launch(experiment({"name": "measure"}), registry, instance)
     (event,) = [one for one in result.all_events if one.event_type is DagsterEventType.ASSET_OBSERVATION]
     observed = event.asset_observation_data.asset_observation
-    assert observed.asset_key == AssetKey(["crucible", "exp"])
+    assert observed.asset_key == AssetKey(["crucible", "exp", "decisions"])
     assert {name: value.value for name, value in observed.metadata.items()} == {
         "stage": "measure",
         "decision": "measured",

@@ -344,9 +344,9 @@ def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions
         expect(page.get_by_text(plotted, exact=True)).to_be_visible()
     expect(page.locator("canvas").nth(6)).to_be_visible()
 
-    page.get_by_role("tab", name="Events").click()
+    page.goto(f"{deployment.url}/assets/crucible/small_one/decisions?view=events")
     decided = page.get_by_text("measure decided: measured five times")
-    expect(page.get_by_text("Materialized in run").first).to_be_visible()
+    expect(page.get_by_text("Observed in run").first).to_be_visible()
     for event in page.locator("[data-index]").all():
         event.click()
         if decided.count():
