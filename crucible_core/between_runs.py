@@ -11,6 +11,7 @@ from crucible_core.declaration import Declaration
 from crucible_core.errors import CrucibleError
 from crucible_core.registry import Registry
 from crucible_core.runner import plan_stage
+from crucible_core.same import same
 from crucible_core.stages.bench import Bench
 from crucible_core.stages.compared_groups import ComparedGroups, places_of_pairs
 from crucible_core.vocabulary import CorrectionName
