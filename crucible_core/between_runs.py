@@ -133,6 +133,8 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
         before = earlier.groups[group]
         if wanted.design != "independent":
             before = _in_order(before, group, earlier.found, later.found)
+        if same(later.groups[group], before):
+            return GroupChange(metric, group, None, None, "every value is the same in both runs")
         groups = {names[1]: later.groups[group], names[0]: before}
         (result,) = analyse(groups, wanted, clusters=later.found.clusters).tests
     except (CannotTestError, ValueError) as error:
