@@ -91,13 +91,15 @@ def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperim
 def _code_references(experiment: Experiment, registry: Registry) -> Iterator[LocalFileCodeReference]:
     """The experiment's file, and where each of its stages is defined."""
     if experiment.source is not None:
+        place = experiment.source.location()
         yield LocalFileCodeReference(
-            file_path=experiment.source.path, line_number=1, label=f"experiment {experiment.id}"
+            file_path=experiment.source.path, line_number=place.line or 1, label=f"experiment {experiment.id}"
         )
     for definition in experiment.pipeline:
-        place = _place_of(registry.resolve(definition, folder=experiment.folder))
-        if place is not None:
-            yield LocalFileCodeReference(file_path=place[0], line_number=place[1], label=f"stage {definition.name}")
+        defined = _place_of(registry.resolve(definition, folder=experiment.folder))
+        if defined is not None:
+            file, line = defined
+            yield LocalFileCodeReference(file_path=file, line_number=line, label=f"stage {definition.name}")
 
 
 @functools.lru_cache(maxsize=1024)

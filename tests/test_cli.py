@@ -76,7 +76,7 @@ def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
 
 
 def test_a_run_writes_its_reports_and_says_where() -> None:
-    done = crucible("run", experiment("measure", "report"))
+    done = crucible("run", experiment("measure", "report"), COLUMNS="300")
     assert done.returncode == 0
     files = sorted(Path("reports/tried").glob("*/*"))
     assert [file.name for file in files] == ["report.html", "report.md"]

@@ -461,9 +461,13 @@ def test_history_of_an_instance_with_other_jobs_only_is_empty(instance: DagsterI
 # --- groups of two runs -----------------------------------------------------------------------------------------------
 
 
-def compared(instance: DagsterInstance, treatment: list[float], **options: Any) -> Context:
-    control = [1.0, 2.0, 3.0, 4.5, 5.0]
-    groups = {"name": "groups", "options": {"control": control, "treatment": treatment}}
+def compared(
+    instance: DagsterInstance,
+    treatment: list[float],
+    control: tuple[float, ...] = (1.0, 2.0, 3.0, 4.5, 5.0),
+    **options: Any,
+) -> Context:
+    groups = {"name": "groups", "options": {"control": list(control), "treatment": treatment}}
     return run(instance, groups, {"name": "bench", "options": options}, id="compared")
 
 
@@ -489,7 +493,7 @@ def test_runs_that_do_not_pair_their_values_are_compared_as_independent_and_corr
     instance: DagsterInstance,
 ) -> None:
     earlier = compared(instance, [1.2, 2.1, 3.3, 4.4, 5.6])
-    later = compared(instance, [3.4, 4.0, 5.5, 6.1])
+    later = compared(instance, [3.4, 4.0, 5.5, 6.1], (1.1, 1.9, 3.2))
     changes = History(instance).compare(earlier.run_id, later.run_id).groups
     tests = [change.result.test for change in changes if change.result]
     assert tests == ["ttest", "ttest"]
