@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.pictures import Picture
+from crucible_core.reporting import named_values, render_report
 from crucible_core.reporting.comparison import comparisons
 from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.finding import finding
@@ -274,3 +277,17 @@ def test_clusters_of_dropped_items_are_dropped_with_them(kind: Any) -> None:
         [documents[place] for place in kept],
     )
     assert ctx.metrics["bench"]["tests"]["clustered_ttest"]["p_value"] == expected.p_value
+
+
+def test_the_numbers_of_each_pair_have_names_in_csv_and_for_gates() -> None:
+    ctx = bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs")
+    pair = ctx.metrics["bench"]["comparisons"]["comparisons"][1]
+    expected = {
+        "bench.a_vs_c.estimate": pair["estimate"],
+        "bench.a_vs_c.p_adjusted": pair["p_adjusted"],
+        "bench.a_vs_c.interval_low": pair["confidence_interval"][0],
+        "bench.a_vs_c.effect_size_high": pair["effect_size_interval"][1],
+    }
+    rows = {row["metric"]: row["value"] for row in csv.DictReader(io.StringIO(render_report(ctx, "csv")))}
+    assert {name: float(rows[name]) for name in expected} == expected
+    assert {name: named_values(ctx)[name] for name in expected} == expected

@@ -9,7 +9,7 @@ from typing import Any
 
 from crucible_core.context import Context
 from crucible_core.jsonable import MAX_DEPTH, key_text, to_jsonable
-from crucible_core.reporting.comparison import comparison_numbers, comparisons
+from crucible_core.reporting.comparison import ComparedPair, ComparedTest, comparison_numbers, comparisons
 from crucible_core.reporting.comparison_section import comparison_section
 from crucible_core.reporting.document import Block, Document, Paragraph, Section, Table
 from crucible_core.reporting.finding import finding
@@ -131,15 +131,35 @@ def results(ctx: Context) -> Iterator[tuple[str, Any]]:
 
 def named_values(ctx: Context) -> dict[str, Any]:
     """Every value of the metrics by the names that may be asked for: those of `flatten`, and of a comparison the short
-    ones of `results` with `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high` of each test.
+    ones of `results` with `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high` of each test and
+    pair.
     """
     found = dict(results(ctx)) | dict(flatten(ctx.metrics))
     for name, comparison in comparisons(ctx).items():
         for test, result in comparison.tests.items():
-            ends = {"interval": result.confidence_interval, "effect_size": result.effect_size_interval}
-            for what, (low, high) in ends.items():
-                found[f"{name}.{test}.{what}_low"] = -math.inf if low is None else low
-                found[f"{name}.{test}.{what}_high"] = math.inf if high is None else high
+            found |= _ends(f"{name}.{test}", result)
+    return found | dict(pair_values(ctx))
+
+
+def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
+    """The numbers of each pair of a family, `bench.svm_vs_ridge.p_adjusted`: they stand in a list, where no name is."""
+    for name, comparison in comparisons(ctx).items():
+        for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
+            prefix = f"{name}.{pair.first}_vs_{pair.second}"
+            for key in ("estimate", "p_value", "p_adjusted", "effect_size"):
+                if (number := getattr(pair, key)) is not None:
+                    yield f"{prefix}.{key}", number
+            yield from _ends(prefix, pair).items()
+
+
+def _ends(prefix: str, compared: ComparedTest | ComparedPair) -> dict[str, float]:
+    ends = {"interval": compared.confidence_interval}
+    if compared.effect_size_interval is not None:
+        ends["effect_size"] = compared.effect_size_interval
+    found = {}
+    for what, (low, high) in ends.items():
+        found[f"{prefix}.{what}_low"] = -math.inf if low is None else low
+        found[f"{prefix}.{what}_high"] = math.inf if high is None else high
     return found
 
 

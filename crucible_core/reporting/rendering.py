@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from crucible_core.context import Context
 from crucible_core.jsonable import safe_text, to_json_text, to_jsonable
 from crucible_core.pictures.tikz import tikz_of
-from crucible_core.reporting.content import flatten, report_on, summarize_run
+from crucible_core.reporting.content import flatten, pair_values, report_on, summarize_run
 from crucible_core.reporting.document import Block, Document, Items, Paragraph, Picture, Table
 from crucible_core.vocabulary import ReportFormat
 
@@ -40,9 +41,9 @@ def _json_report(ctx: Context, title: str | None) -> str:
 
 
 def _csv_report(ctx: Context, _title: str | None) -> str:
-    """The metrics, one a line, at full precision."""
+    """The metrics, one a line, at full precision, the numbers of a family's pairs by their names too."""
     rows = [("experiment", "run", "metric", "value")]
-    for name, value in flatten(ctx.metrics):
+    for name, value in itertools.chain(flatten(ctx.metrics), pair_values(ctx)):
         rendered = to_jsonable(value)
         text = rendered if isinstance(rendered, str) else json.dumps(rendered, ensure_ascii=False)
         rows.append((ctx.experiment_id, ctx.run_id, name, text))
