@@ -95,7 +95,8 @@ def test_dg_lists_the_job_and_the_asset(said: Mapping[str, subprocess.CompletedP
     listed = json.loads(said["list defs"].stdout)
     assert [job["name"] for job in listed["jobs"]] == ["night_1"]
     assert [asset["asset_key"] for asset in listed["assets"]] == ["crucible/night_1"]
-    assert listed["assets"][0]["source"] == listed["jobs"][0]["source"] == f"{DEFS}/night/defs.yaml:3"
+    assert listed["jobs"][0]["source"] == f"{DEFS}/night/defs.yaml:3"  # the component
+    assert listed["assets"][0]["source"] == f"{DEFS}/night/defs.yaml:5"  # the experiment in it
     assert listed["resources"] == []
 
 
