@@ -291,3 +291,16 @@ def test_the_numbers_of_each_pair_have_names_in_csv_and_for_gates() -> None:
     rows = {row["metric"]: row["value"] for row in csv.DictReader(io.StringIO(render_report(ctx, "csv")))}
     assert {name: float(rows[name]) for name in expected} == expected
     assert {name: named_values(ctx)[name] for name in expected} == expected
+
+
+def test_pairs_after_a_declared_test_of_ranks_are_compared_by_ranks() -> None:
+    groups = {"a": LOW, "b": HIGH, "c": MIDDLE}
+    two_sided = bench(groups, tests=["kruskal_wallis"], compare="all_pairs").metrics["bench"]["comparisons"]
+    assert two_sided["procedure"] == "dunn"
+    higher = bench(groups, tests=["kruskal_wallis"], compare="all_pairs", alternative="greater").metrics["bench"]
+    assert higher["comparisons"]["method"].startswith("Brunner-Munzel test, one-sided (greater)")
+
+
+def test_a_pair_that_cannot_be_compared_is_named() -> None:
+    with pytest.raises(CrucibleError, match="of 'a' and 'same': all 20 differences are equal"):
+        bench({"a": LOW, "b": HIGH, "same": list(LOW)}, compare="all_pairs", paired=True)

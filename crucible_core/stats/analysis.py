@@ -149,7 +149,8 @@ def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> Famil
     | ordinal | independent | all_pairs or baseline | dunn |
     | anything else | | | pairwise, by the test that `choose_test` has for two groups |
 
-    Neither needs equal variances. The rank families are for orders; the data have no say.
+    Neither needs equal variances. The rank families are for orders, about which a declared `kruskal_wallis` asks too.
+    The data have no say.
     """
     if design == "independent" and outcome == "continuous" and compare == "all_pairs":
         return FamilyChoice(
@@ -387,7 +388,7 @@ class _Analyst:
             if pair_test is not None:
                 procedure = "pairwise"
             else:
-                chosen = choose_family(self.outcome, said.design, compare)
+                chosen = choose_family(self._outcome_of_pairs, said.design, compare)
                 if said.alternative != "two-sided":
                     procedure = "pairwise"
                 else:
@@ -403,9 +404,14 @@ class _Analyst:
         self._decide("family", *result.decisions)
         return result
 
+    @property
+    def _outcome_of_pairs(self) -> Outcome:
+        """Whoever declared the test of ranks for all groups asks about orders, and so do the pairs."""
+        return "ordinal" if self.declared.tests == ("kruskal_wallis",) else self.outcome
+
     def _test_of_pairs(self) -> TestName:
         sizes = sorted(_length(values) for values in self.groups.values())[:2]
-        chosen = choose_test(self.outcome, sizes, design=self.declared.design)
+        chosen = choose_test(self._outcome_of_pairs, sizes, design=self.declared.design)
         self._decide("test of each pair", self._by_rule(chosen, 2))
         return chosen.test
 

@@ -135,14 +135,13 @@ def pairwise_family(
     family = Family("pairwise", groups, alpha, confidence_level, control)
     size = len(family.pairs)
     tail, how = simultaneous_tail(correction, family.level, size)
-    results = [
-        run(
-            {family.samples[place].name: groups[family.samples[place].name] for place in pair},
-            family.alpha,
-            1.0 - 2.0 * tail,
-        )
-        for pair in family.pairs
-    ]
+    results = []
+    for pair in family.pairs:
+        names = [family.samples[place].name for place in pair]
+        try:
+            results.append(run({name: groups[name] for name in names}, family.alpha, 1.0 - 2.0 * tail))
+        except CannotTestError as refusal:
+            raise CannotTestError(refusal.test, f"of {names[0]!r} and {names[1]!r}: {refusal.reason}") from None
     adjusted = adjust_p_values([result.p_value for result in results], correction)
     first = results[0]
     return family.result(
