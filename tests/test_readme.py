@@ -60,7 +60,7 @@ def test_the_python_program_runs_and_prints_numbers(tmp_path: Path, monkeypatch:
 
 
 def test_the_finding_is_what_the_run_says(tmp_path: Path) -> None:
-    shown = block("console", "comparisons in accuracy").partition("\n")[2]
+    shown = block("console", "digits.yaml\n2 of 3 comparisons").partition("\n")[2]
     file = ROOT / "examples" / "digits" / "digits.yaml"
     ran = subprocess.run([CRUCIBLE, "run", file], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     said = " ".join(ran.stdout.split())
