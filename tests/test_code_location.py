@@ -121,6 +121,8 @@ def test_experiments_join_a_project_that_has_everything_already(first: bool, ins
     assert merged.resolve_job_def("greeting").executor_def is in_process_executor
     assert merged.resolve_job_def("greeting_2").executor_def.name == "crucible"
     assert set(merged.resources or {}) == {"io_manager", EXPERIMENT_KEY}
+    assets = merged.get_repository_def().asset_graph
+    assert assets.get(AssetKey(["crucible", "greeting_2"])).parent_keys == {AssetKey("examples")}
 
 
 def test_a_job_of_the_project_that_is_named_like_an_experiment_is_refused_by_its_name() -> None:
