@@ -4,6 +4,8 @@ Nothing here knows of pipelines. Every result carries an effect size with an int
 assumed, and each choice that was made on the way.
 """
 
+from crucible_core.declaration import Declaration
+from crucible_core.stats.analysis import Analysis, FamilyChoice, analyse, choose_family
 from crucible_core.stats.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
 from crucible_core.stats.bootstrap_interval import BootstrapInterval, bootstrap_interval
 from crucible_core.stats.clusters import ClusteredMean, clustered_mean, clustered_ttest
@@ -18,6 +20,7 @@ from crucible_core.stats.families import (
     FamilyResult,
     pairwise_tests,
 )
+from crucible_core.stats.foresight import foresee
 from crucible_core.stats.group_sequential import (
     GroupSequentialPlan,
     Spending,
@@ -79,6 +82,7 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
+    "Analysis",
     "BaselineWatch",
     "BestSet",
     "BootstrapInterval",
@@ -90,11 +94,13 @@ __all__ = [
     "ConfidenceSequence",
     "Contender",
     "CorrectionName",
+    "Declaration",
     "Design",
     "Draw",
     "EProcess",
     "EffectSize",
     "EffectSizeName",
+    "FamilyChoice",
     "FamilyName",
     "FamilyResult",
     "GroupSequentialPlan",
@@ -118,10 +124,12 @@ __all__ = [
     "Verdict",
     "WatchVerdict",
     "adjust_p_values",
+    "analyse",
     "betting_sequence",
     "bootstrap_interval",
     "canonical_test_name",
     "chi_square_test",
+    "choose_family",
     "choose_test",
     "clustered_mean",
     "clustered_ttest",
@@ -136,6 +144,7 @@ __all__ = [
     "empirical_bernstein_sequence",
     "find_missing",
     "fisher_exact_test",
+    "foresee",
     "games_howell",
     "group_sequential_plan",
     "indistinguishable_from_best",

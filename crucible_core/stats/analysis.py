@@ -49,7 +49,7 @@ from crucible_core.vocabulary import (
     TestName,
 )
 
-__all__ = ["Analysis", "analyse", "choose_family"]
+__all__ = ["Analysis", "FamilyChoice", "analyse", "choose_family"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,8 +248,7 @@ class _Analyst:
             self._decide("effect_size", Choice(own, reason))
 
     def _as_carried_out(self) -> Declaration:
-        fields = {name: getattr(self.declared, name) for name in Declaration.__dataclass_fields__}
-        return Declaration(**fields | {"baseline": self.baseline, "compare": self.compare})
+        return replace(self.declared, baseline=self.baseline, compare=self.compare)
 
     def _decide(self, about: str, *choices: Choice) -> None:
         self.decisions += [(about, choice) for choice in choices]

@@ -52,7 +52,16 @@ def test_every_function_that_the_page_names_exists() -> None:
     known |= {*get_args(FamilyName)}
     other = {
         *("alternative", "auto", "axis", "baseline", "bench", "benchmarks", "clustered", "crucible", "crucible_core"),
-        *("discordant", "first_significant", "more_replicates", "multiple_datasets", "one_sample", "paired", "python"),
+        *(
+            "discordant",
+            "first_significant",
+            "more_replicates",
+            "multiple_datasets",
+            "one_sample",
+            "paired",
+            "planned",
+            "python",
+        ),
         *("resampled", "sweep", "tests"),
     }
     assert sorted(QUOTED - known - other) == []
