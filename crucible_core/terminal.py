@@ -28,7 +28,7 @@ from crucible_core.vocabulary import GateStatus
 
 __all__ = ["Progress", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 400  # a path of a report in a cell is not broken
 MAX_COLUMNS = 6
 INTERVAL_ON_TERMINAL = 0.1
 INTERVAL_IN_PIPE = 30.0

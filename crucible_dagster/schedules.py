@@ -7,7 +7,7 @@ does the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from dagster import (
@@ -23,6 +23,7 @@ from dagster import (
 from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule
 from crucible_core.vocabulary import MissedTicks, ScheduleStatus
 from crucible_dagster.claims import LOCATION_TAG, SCHEDULE_NAME_TAG, TICK_TAG, supersede
+from crucible_dagster.dagster_internals import SCHEDULED_EXECUTION_TIME_TAG
 from crucible_dagster.execution import execute_experiment
 from crucible_dagster.names import dagster_name
 from crucible_dagster.settings import config_of_variant, tags_of_variant
@@ -106,6 +107,17 @@ class _Evaluation:
     def instance(self) -> DagsterInstance:
         return self._context.instance
 
+    def of_earlier_ones(self, run_ids: Iterable[str]) -> Iterator[str]:
+        """Those runs that an evaluation for another time made.
+
+        One that this time's made, before it was cut off or in a second daemon, Dagster finds by its key and submits;
+        were it given up, it would find it all the same and make no other.
+        """
+        for run_id in run_ids:
+            run = self.instance.get_run_by_id(run_id)
+            if run is not None and run.tags.get(SCHEDULED_EXECUTION_TIME_TAG) != self.tick.isoformat():
+                yield run_id
+
     def ticks(self, until: datetime, limit: int) -> Ticks | None:
         """The last ticks before `until`; None if it cannot be told from when on the schedule was on."""
         log_key = self._context.log_key
@@ -140,7 +152,7 @@ def _all(evaluation: _Evaluation) -> Requests:
     ticks = evaluation.ticks(evaluation.tick, evaluation.schedule.max_catch_up or MAX_CATCH_UP)
     for missed in ticks.missed if ticks else ():
         said = f"Never submitted; tick {missed.time.isoformat()} is launched again."
-        supersede(evaluation.instance, missed.never_submitted, said)
+        supersede(evaluation.instance, evaluation.of_earlier_ones(missed.never_submitted), said)
         yield evaluation.request(missed.time)
     yield evaluation.request(evaluation.tick)
 

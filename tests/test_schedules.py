@@ -451,6 +451,16 @@ def test_a_late_tick_whose_run_is_on_its_way_is_not_skipped_and_one_never_submit
     assert given_up.tags[SUPERSEDED_TAG] == "never submitted"
 
 
+def test_a_run_made_for_a_missed_tick_right_before_the_kill_is_submitted_and_not_given_up(small_plant: Plant) -> None:
+    # Dagster would find the given-up run by its key, and make no other before the next tick.
+    small_plant.define(since=at(0.5), cron="* * * * *", missed="all")
+    small_plant.killed_scheduler_at(at(2.1), "RUN_CREATED")
+    small_plant.scheduler_at(at(2.2))
+    assert small_plant.outcomes(at(3)) == ["succeeded", "succeeded"]
+    assert small_plant.worked() == ["00:01", "00:02"]
+    assert not [run for run in small_plant.instance.get_runs() if run.status is R.CANCELED]
+
+
 def test_ticks_of_times_that_the_schedule_did_not_have_yet_are_not_caught_up(small_plant: Plant) -> None:
     small_plant.define(since=at(-200), cron="0 * * * *", missed="all")
     small_plant.scheduler_at(at(0.1))
