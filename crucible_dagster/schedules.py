@@ -150,10 +150,12 @@ def _is_launched(evaluation: _Evaluation) -> bool:
 
 def _all(evaluation: _Evaluation) -> Requests:
     ticks = evaluation.ticks(evaluation.tick, evaluation.schedule.max_catch_up or MAX_CATCH_UP)
-    for missed in ticks.missed if ticks else ():
-        said = f"Never submitted; tick {missed.time.isoformat()} is launched again."
-        supersede(evaluation.instance, evaluation.of_earlier_ones(missed.never_submitted), said)
-        yield evaluation.request(missed.time)
+    for tick in ticks.ticks if ticks else ():
+        again = tick.outcome == "missed"
+        said = f"Never submitted; tick {tick.time.isoformat()} {'is launched again' if again else 'has another run'}."
+        supersede(evaluation.instance, evaluation.of_earlier_ones(tick.never_submitted), said)
+        if again:
+            yield evaluation.request(tick.time)
     yield evaluation.request(evaluation.tick)
 
 

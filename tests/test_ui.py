@@ -402,6 +402,10 @@ def test_schedule_and_trigger_are_switched_on_in_the_ui(page: Page, deployment: 
         expect(switch.get_by_role("checkbox")).to_be_enabled()
         switch.click()
         expect(switch.get_by_role("checkbox")).to_be_checked()
+    expected, running = {"small_one_schedule", "small_one_trigger"}, set[str]()
     with DagsterInstance.from_config(str(deployment.home)) as instance:
-        states = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
-    assert {state.name for state in states} == {"small_one_schedule", "small_one_trigger"}
+        deadline = time.monotonic() + 60  # the switch turns before the server has answered
+        while running != expected and time.monotonic() < deadline:
+            states = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
+            running = {state.name for state in states}
+    assert running == expected
