@@ -118,10 +118,8 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
     from crucible_core.stats.analysis import analyse  # noqa: PLC0415
 
     declared = later.stage.declaration(later.ctx.experiment)
-    if declared.design == "one_sample":
-        declared = replace(declared, design="independent", reference=None)
     wanted = Declaration(
-        design=declared.design,
+        design="independent" if declared.design == "one_sample" else declared.design,
         outcome=declared.outcome,
         alpha=declared.alpha,
         confidence_level=declared.confidence_level,

@@ -25,7 +25,7 @@ from crucible_core.stats.resampling import check_resamples
 from crucible_core.stats.result import Choice, Effect, Settings, TestResult, conclude
 from crucible_core.stats.sample import Vector
 from crucible_core.stats.settings import read_settings
-from crucible_core.stats.vocabulary import Alternative
+from crucible_core.stats.vocabulary import Alternative, TestName
 
 Table: TypeAlias = Mapping[str, Sequence[int]]
 """Row name -> counts per column, shape (columns,)."""
@@ -62,21 +62,15 @@ def chi_square_test(
     chi_square = _chi_square(cells, expected)
     df = float((cells.shape[0] - 1) * (cells.shape[1] - 1))
     p_value, note, choice = _p_value(chi_square, df, cells, expected, settings)
-    effect = _cramers_v(chi_square, df, cells, settings.confidence_level)
-    return conclude(
+    return _conclude_table(
         "chi_square",
         rows,
+        cells,
         settings,
-        method="Pearson's chi-square test of independence",
-        statistic=("chi-square", chi_square),
-        df=(df,),
-        p_value=p_value,
-        estimate=(effect.name, effect.value, effect.interval),
-        effect=effect,
-        assumptions=("every observation is counted in one cell", "observations are independent"),
-        notes=(note,),
-        decisions=(choice,),
-        disagreement="chi-square tests one tail, the interval leaves out two"
+        "Pearson's chi-square test of independence",
+        (chi_square, df),
+        (p_value, note, choice),
+        "chi-square tests one tail, the interval leaves out two"
         " (1 - 2 * alpha as the confidence level makes them agree)",
     )
 
@@ -164,21 +158,45 @@ def _fisher_of_many(rows: tuple[_Row, ...], cells: Integers, settings: Settings)
     expected = np.outer(cells.sum(1) / cells.sum(), cells.sum(0))
     df = float((cells.shape[0] - 1) * (cells.shape[1] - 1))
     chi_square = _chi_square(cells, expected)
-    effect = _cramers_v(chi_square, df, cells, settings.confidence_level)
-    return conclude(
+    return _conclude_table(
         "fisher_exact",
         rows,
+        cells,
         settings,
-        method="Fisher's exact test of a larger table (Freeman-Halton)",
+        "Fisher's exact test of a larger table (Freeman-Halton)",
+        (chi_square, df),
+        (p_value, note, choice),
+        "the p-value orders tables by probability, the interval by chi-square",
+    )
+
+
+def _conclude_table(
+    test: TestName,
+    rows: tuple[_Row, ...],
+    cells: Integers,
+    settings: Settings,
+    method: str,
+    statistic: tuple[float, float],
+    p_value: tuple[float, str, Choice],
+    disagreement: str,
+) -> TestResult:
+    """The result of a test of a whole table: chi-square with its df, Cramer's V; `p_value` with how it was had."""
+    chi_square, df = statistic
+    effect = _cramers_v(chi_square, df, cells, settings.confidence_level)
+    return conclude(
+        test,
+        rows,
+        settings,
+        method=method,
         statistic=("chi-square", chi_square),
         df=(df,),
-        p_value=p_value,
+        p_value=p_value[0],
         estimate=(effect.name, effect.value, effect.interval),
         effect=effect,
         assumptions=("every observation is counted in one cell", "observations are independent"),
-        notes=(note,),
-        decisions=(choice,),
-        disagreement="the p-value orders tables by probability, the interval by chi-square",
+        notes=(p_value[1],),
+        decisions=(p_value[2],),
+        disagreement=disagreement,
     )
 
 
