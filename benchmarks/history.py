@@ -36,8 +36,8 @@ from sqlalchemy.event import listen, remove
 
 from crucible_core import Context, Experiment, Registry, run_experiment, stage
 from crucible_dagster import History, job_for
-from crucible_dagster.metadata import materialization
-from crucible_dagster.provenance import launch_tags
+from crucible_dagster.execute.metadata import materialization
+from crucible_dagster.history.run_record import launch_tags
 
 EXPERIMENTS = 5
 PAGE = 20

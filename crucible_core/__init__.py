@@ -6,15 +6,13 @@ This package knows nothing of Dagster, and nothing of training, data sets or any
 from crucible_core.context import Context
 from crucible_core.errors import (
     CrucibleError,
-    GateFailedError,
     InvalidExperimentError,
     InvalidOptionsError,
     MissingExtraError,
-    RunInterrupted,
-    StageFailedError,
     UnknownStageError,
 )
-from crucible_core.experiment import (
+from crucible_core.gates.judge import judge_gates
+from crucible_core.ir.experiment import (
     Execution,
     Experiment,
     OutputSpec,
@@ -24,12 +22,13 @@ from crucible_core.experiment import (
     StageDef,
     Stats,
 )
-from crucible_core.gates import Baseline, Gate, GateResult, NoRegression
-from crucible_core.jsonable import to_jsonable
-from crucible_core.loading import load_experiment
+from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
+from crucible_core.ir.loading import load_experiment
+from crucible_core.plan import PlannedStage, plan_experiment, plan_stage
 from crucible_core.progress import ProgressUpdate, Watcher, progress
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.runner import PlannedStage, plan_experiment, plan_stage, run_experiment, run_stage
+from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.runner import run_experiment, run_stage
 from crucible_core.stage import Stage, StageDescription, stage
 from crucible_core.trace import (
     Decision,
@@ -42,7 +41,7 @@ from crucible_core.trace import (
     StageSucceeded,
     Trace,
 )
-from crucible_core.verdicts import judge_gates
+from crucible_core.values.jsonable import to_jsonable
 
 __version__ = "0.1.0"
 

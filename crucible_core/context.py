@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crucible_core.errors import CrucibleError
-from crucible_core.experiment import Experiment
-from crucible_core.jsonable import safe_text
-from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.ir.experiment import Experiment
 from crucible_core.progress import current_watch
-from crucible_core.same import same
 from crucible_core.trace import Decision, StageSucceeded, Trace, current_listener
+from crucible_core.values.equality import same
+from crucible_core.values.immutable import PersistentDict, PersistentList
+from crucible_core.values.jsonable import safe_text
 
 __all__ = ["Context"]
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from crucible_core.context import Context
-    from crucible_core.gates import GateResult
+from typing import Any
 
 __all__ = [
     "CrucibleError",
-    "GateFailedError",
     "InvalidExperimentError",
     "InvalidOptionsError",
     "Location",
     "MissingExtraError",
-    "RunInterrupted",
-    "StageFailedError",
     "UnknownStageError",
 ]
 
@@ -151,36 +144,3 @@ class MissingExtraError(CrucibleError):
         super().__init__(f"{what} needs the extra {extra!r}: pip install 'crucible-dagster[{extra}]'")
         self.what = what
         self.extra = extra
-
-
-class StageFailedError(CrucibleError):
-    """A stage raised. `context` is the Context as it stood, its trace ending in the failure; `__cause__` is why."""
-
-    def __init__(self, stage: str, context: Context, reason: str) -> None:
-        super().__init__(f"stage {stage!r} of experiment {context.experiment_id!r} failed: {reason}")
-        self.stage = stage
-        self.context = context
-        self.reason = reason
-
-
-class GateFailedError(CrucibleError):
-    """A blocking gate did not pass. Every stage succeeded: `context` is the last one; `gates` has all results."""
-
-    def __init__(self, context: Context, gates: Iterable[GateResult]) -> None:
-        self.context = context
-        self.gates = tuple(gates)
-        blocked = [f"{one.gate}: {one.sentence}" for one in self.gates if one.blocks]
-        many = f"{len(blocked)} gates" if len(blocked) > 1 else "a gate"
-        super().__init__(f"{many} of experiment {context.experiment_id!r} did not pass: {'; '.join(blocked)}")
-
-
-class RunInterrupted(_Portable, KeyboardInterrupt):
-    """The run was interrupted (Ctrl-C, a cancelled Dagster run) inside a stage; `context` holds what was finished.
-
-    Not a CrucibleError and not an Exception, so that `except Exception` around a run does not swallow Ctrl-C.
-    """
-
-    def __init__(self, stage: str, context: Context) -> None:
-        super().__init__(f"interrupted in stage {stage!r} of experiment {context.experiment_id!r}")
-        self.stage = stage
-        self.context = context

@@ -23,9 +23,16 @@ from dataclasses import dataclass
 from numbers import Real
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Progress", "ProgressUpdate", "Watch", "Watcher", "current_watch", "progress", "watchers_among"]
+__all__ = [
+    "Progress",
+    "ProgressUpdate",
+    "Watch",
+    "Watcher",
+    "current_watch",
+    "progress",
+]
 
 T = TypeVar("T")
 
@@ -68,7 +75,7 @@ class ProgressUpdate:
 
     def describe(self) -> str:
         """`training: 500 of 1,000 (50 %), 12.5 per s, 40 s left`."""
-        from crucible_core.reporting.numbers import format_duration  # noqa: PLC0415  # for whoever watches only
+        from crucible_core.values.formatting import format_duration  # noqa: PLC0415  # for whoever watches only
 
         said = [_number(self.count)]
         if self.total is not None:
@@ -98,10 +105,6 @@ class Watcher(Protocol):
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Called with the numbers that a stage has put since the last call, while it runs and every few seconds."""
-
-
-def watchers_among(observers: Sequence[object]) -> tuple[Watcher, ...]:
-    return tuple(cast("Watcher", one) for one in observers if hasattr(one, "on_progress"))
 
 
 class Watch:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from crucible_core.errors import InvalidExperimentError, UnknownStageError
-from crucible_core.experiment import StageDef
+from crucible_core.ir.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
-from crucible_core.wording import closest, error_text, listing
+from crucible_core.values.messages import closest, error_text, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from types import UnionType
 from typing import (
@@ -18,21 +18,28 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    Protocol,
     TypedDict,
     Union,
     get_args,
     get_origin,
     get_type_hints,
+    runtime_checkable,
 )
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from crucible_core.jsonable import to_jsonable
+from crucible_core.context import Context
+from crucible_core.ir.experiment import Experiment
+from crucible_core.values.jsonable import to_jsonable
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from crucible_core.context import Context
-    from crucible_core.experiment import Experiment
+    from crucible_core.ir.experiment import Experiment
 
 __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 
@@ -218,3 +225,15 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(map(_type_name, arguments))
     name = getattr(origin or annotation, "__name__", str(annotation))
     return f"{name}[{', '.join('...' if one is ... else _type_name(one) for one in arguments)}]" if arguments else name
+
+
+@runtime_checkable
+class ComparesGroups(Protocol):
+    """A stage that compares groups of numbers, as `bench` does."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that takes its result."""
+
+    def read_groups(self, ctx: Context, /) -> Mapping[str, Any]:
+        """The numbers that it compares, by the name of their group, of this Context."""

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
-from crucible_core.persistent import PersistentList
+from crucible_core.values.immutable import PersistentList
 
 if TYPE_CHECKING:
-    from crucible_core.context import Context
+    pass
 
 __all__ = [
     "Decision",
     "Event",
     "Observer",
-    "RunObserver",
     "StageFailed",
     "StageRetried",
     "StageSkipped",
@@ -148,17 +146,6 @@ Event = Annotated[
 
 Observer = Callable[[Event], None]
 """Called with each event as it happens."""
-
-
-@runtime_checkable
-class RunObserver(Protocol):
-    """An observer that is also told of the run to which the events belong."""
-
-    def __call__(self, event: Event, /) -> None: ...
-
-    def watch_run(self, context: Context, /) -> AbstractContextManager[None]:
-        """Entered with the Context on which a run begins, and left when the run is over, with what ended it."""
-        ...
 
 
 Ending = StageSucceeded | StageFailed | StageSkipped

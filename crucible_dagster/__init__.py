@@ -8,7 +8,7 @@ from crucible_core import __version__
 from crucible_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from crucible_dagster.component import ExperimentComponent
+    from crucible_dagster.components.experiment.component import ExperimentComponent
 
 try:
     import dagster as _dagster  # noqa: F401
@@ -17,16 +17,16 @@ except ModuleNotFoundError:
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 
-from crucible_dagster.alerts import Alert, failure_sensor
-from crucible_dagster.assets import asset_for
+from crucible_dagster.automation.alerts import Alert, failure_sensor
+from crucible_dagster.automation.schedules import schedule_for
+from crucible_dagster.automation.triggers import trigger_for
 from crucible_dagster.code_location import build_definitions, experiment_files
-from crucible_dagster.context_store import ContextIOManager, context_store
+from crucible_dagster.compile.assets import asset_for
+from crucible_dagster.compile.checks import checks_for
+from crucible_dagster.compile.job import job_for
 from crucible_dagster.execution import execute_experiment, open_instance
-from crucible_dagster.gating import checks_for
-from crucible_dagster.history import History
-from crucible_dagster.job import job_for
-from crucible_dagster.schedules import schedule_for
-from crucible_dagster.triggers import trigger_for
+from crucible_dagster.history.history import History
+from crucible_dagster.store.io_manager import ContextIOManager, context_store
 
 __all__ = [
     "Alert",
@@ -52,7 +52,7 @@ DagsterLibraryRegistry.register("crucible-dagster", __version__, is_dagster_pack
 def __getattr__(name: str) -> Any:
     # `dg` looks for it here; whoever runs experiments without components does not pay for it.
     if name == "ExperimentComponent":
-        from crucible_dagster.component import ExperimentComponent  # noqa: PLC0415
+        from crucible_dagster.components.experiment.component import ExperimentComponent  # noqa: PLC0415
 
         return ExperimentComponent
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

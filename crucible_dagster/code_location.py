@@ -19,14 +19,14 @@ from dagster import (
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
 from crucible_core.errors import Location
-from crucible_core.loading import MAX_BYTES
-from crucible_core.output_root import output_root
-from crucible_dagster.assets import asset_for, circle_of_deps
-from crucible_dagster.gating import checks_for
-from crucible_dagster.job import job_for
+from crucible_core.ir.loading import MAX_BYTES
+from crucible_core.report.output_files import output_root
+from crucible_dagster.automation.schedules import schedule_for
+from crucible_dagster.automation.triggers import trigger_for
+from crucible_dagster.compile.assets import asset_for, circle_of_deps
+from crucible_dagster.compile.checks import checks_for
+from crucible_dagster.compile.job import job_for
 from crucible_dagster.names import same_names
-from crucible_dagster.schedules import schedule_for
-from crucible_dagster.triggers import trigger_for
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
 

@@ -34,18 +34,18 @@ from crucible_core import (
     StageFailedError,
     builtin_registry,
 )
-from crucible_core.experiment import Source
-from crucible_core.runner import replay
-from crucible_core.vocabulary import ExecutorName
-from crucible_dagster.context_store import open_store
+from crucible_core.ir.experiment import Source
+from crucible_core.ir.vocabulary import ExecutorName
+from crucible_core.observers import replay
+from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
-from crucible_dagster.gate_results import gates_of_run, is_judged
-from crucible_dagster.job import job_for
+from crucible_dagster.execute.tracing import parent_tags, tracing_here
+from crucible_dagster.history.gate_results import gates_of_run, is_judged
+from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
-from crucible_dagster.provenance import LaunchedBy, launch_tags
-from crucible_dagster.step import FRESH_TAG
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
-from crucible_dagster.tracing import parent_tags, tracing_here
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import FRESH_TAG
 
 __all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Iterator
 
+from dagster import (
+    AssetKey,
+    DagsterRun,
+)
+
 from crucible_core import Experiment, InvalidExperimentError
 
 __all__ = [
-    "EXPERIMENT_TAG",
     "asset_path",
     "check_names",
     "dagster_name",
@@ -23,8 +27,6 @@ __all__ = [
     "same_names",
 ]
 
-EXPERIMENT_TAG = "crucible/experiment"
-"""On a run: the id of its experiment."""
 
 GATES = "gates"
 
@@ -112,3 +114,13 @@ def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentE
                 f"the id {experiment.id!r} is taken by experiment {other.id!r}{where}{both}; change one of them",
                 location=experiment.location("id"),
             )
+
+
+def root_of(run: DagsterRun) -> str:
+    """The run that this one executes again, or itself."""
+    return run.root_run_id or run.run_id
+
+
+def asset_key(experiment: Experiment) -> AssetKey:
+    """The asset that shows the experiment's results over time."""
+    return AssetKey(asset_path(experiment))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from crucible_core.pictures import (
+from crucible_bench.plots import (
     ForestRow,
     Picture,
     critical_difference,

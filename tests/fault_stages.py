@@ -207,7 +207,8 @@ def execute(
 ) -> Context:
     """Run an experiment, and say so in `folder` right before; with a limit to the size of files, if one is given."""
     from crucible_core import Experiment
-    from crucible_dagster import execute_experiment, fencing
+    from crucible_dagster import execute_experiment
+    from crucible_dagster.execute import orphan_watch as fencing
 
     if slow_watch:
         fencing.INTERVAL = 3600.0
@@ -234,7 +235,7 @@ def execute_and_die(*, call: str, nth: int, **arguments: Any) -> Context:
 
 
 def resume(*, home: str, run_id: str) -> Context:
-    from crucible_dagster.resume import resume_run
+    from crucible_dagster.rerun.resume import resume_run
 
     with _instance(home) as instance:
         return resume_run(instance, run_id)
@@ -308,7 +309,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 def serve() -> None:
     """Read commands, a JSON object a line: fork a process that calls a function, or wait for one to end."""
     import crucible_core.stages
-    import crucible_dagster.resume
+    import crucible_dagster.rerun.resume
 
     assert crucible_core.stages
     assert crucible_dagster.resume

@@ -20,13 +20,13 @@ from crucible_core import (
     builtin_registry,
     run_experiment,
 )
-from crucible_core.cli import main
+from crucible_core.cli.main import main
 from crucible_dagster import execute_experiment
-from crucible_dagster.context_store import open_store
 from crucible_dagster.execution import job_in_processes
-from crucible_dagster.history import History
-from crucible_dagster.replay import replay_run
-from crucible_dagster.resume import resume_run
+from crucible_dagster.history.history import History
+from crucible_dagster.rerun.replay import replay_run
+from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.store.io_manager import open_store
 
 EXECUTORS = ["in_process", "multiprocess"]
 

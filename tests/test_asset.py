@@ -27,12 +27,12 @@ from dagster import (
 )
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench.plots import run_chart
 from crucible_core import Context, InvalidExperimentError, Registry, Stage, load_experiment, stage
-from crucible_core.pictures import run_chart
 from crucible_dagster import asset_for, job_for
 from crucible_dagster.code_location import definitions_of
-from crucible_dagster.metadata import MAX_MARKDOWN, materialization
-from crucible_dagster.overlay import RUNS, SERIES, chart_of_runs
+from crucible_dagster.execute.metadata import MAX_MARKDOWN, materialization
+from crucible_dagster.execute.run_chart import RUNS, SERIES, chart_of_runs
 
 
 def asset(**fields: Any) -> AssetSpec:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from crucible_core import Context, Experiment, Registry, builtin_registry, run_experiment, stage
-from crucible_core.between_runs import GroupChange, compare_groups
 from crucible_core.stages import Bench
+from crucible_dagster.history.group_changes import GroupChange, compare_groups
 
 _DRAW = np.random.default_rng(3)
 HARDNESS = _DRAW.normal(0.0, 10.0, 30)  # of the questions, far larger than what changes from run to run

@@ -17,6 +17,8 @@ import pytest
 from scipy import stats
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench import adjust_p_values, run_test
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_core import (
     Context,
     InvalidOptionsError,
@@ -27,8 +29,6 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_core.stats import adjust_p_values, run_test
-from crucible_core.stats.comparison import DEFINITIONS
 
 
 def run(*pipeline: str | dict[str, Any], assigns: dict[str, Any] | None = None, **fields: Any) -> Context:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli import main
+from crucible_core.cli.main import main
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 

@@ -28,7 +28,7 @@ from dagster import (
 
 from crucible_core import InvalidExperimentError
 from crucible_dagster import build_definitions
-from crucible_dagster.step import EXPERIMENT_KEY
+from crucible_dagster.execute.step import EXPERIMENT_KEY
 
 EXPERIMENT = "id: {id}\npipeline:\n  - name: validate\n  - name: report\n"
 

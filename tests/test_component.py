@@ -28,8 +28,8 @@ import crucible_dagster
 from crucible_core import Context, Experiment, InvalidExperimentError, __version__, load_experiment
 from crucible_dagster import ExperimentComponent
 from crucible_dagster.code_location import build_definitions
-from crucible_dagster.component_schema import ExperimentAttributes
-from crucible_dagster.scaffold import ExperimentScaffolder, ScaffoldParams
+from crucible_dagster.components.experiment.scaffolder import ExperimentScaffolder, ScaffoldParams
+from crucible_dagster.components.experiment.schema import ExperimentAttributes
 
 Files = Mapping[str, str]
 LoadProject = Callable[[Files], Definitions]

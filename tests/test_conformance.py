@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stages_for_tests import STAGES, Broken, experiment_of, registry
 
 from crucible_core import Context, CrucibleError, Stage, StageDescription, builtin_registry, run_experiment
-from crucible_core.jsonable import to_jsonable
+from crucible_core.values.jsonable import to_jsonable
 
 BUILT_IN = {name: builtin_registry()[name] for name in builtin_registry().names()}
 # The least that a stage needs to be made at all.

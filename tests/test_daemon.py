@@ -27,8 +27,8 @@ from postgres import Storage, dagster_home
 from scheduler import add_settings, switch_on, switch_sensor_on
 
 from crucible_core import load_experiment
-from crucible_dagster.claims import SUPERSEDED_TAG, TICK_TAG
-from crucible_dagster.ticks import Tick, find_state, ticks_of
+from crucible_dagster.automation.ticks import Tick, find_state, ticks_of
+from crucible_dagster.tags import SUPERSEDED_TAG, TICK_TAG
 
 pytestmark = [
     pytest.mark.xdist_group("daemon"),  # one deployment for them all

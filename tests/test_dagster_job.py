@@ -38,9 +38,9 @@ from crucible_core import (
     builtin_registry,
     stage,
 )
-from crucible_core.overrides import merge_options
+from crucible_core.ir.option_schema import merge_options
 from crucible_dagster import build_definitions, execute_experiment, job_for, open_instance
-from crucible_dagster.context_store import open_store
+from crucible_dagster.store.io_manager import open_store
 
 
 class Optimizer(BaseModel):

@@ -21,7 +21,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.registry import builtin_registry
-from crucible_core.reporting import diff_traces
+from crucible_core.report import diff_traces
 from crucible_dagster import History, execute_experiment
 
 Run = Callable[[Experiment], Context]

@@ -17,6 +17,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from stages_for_tests import experiment_of
 
+from crucible_bench import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
+from crucible_bench.comparison import EFFECT_LABELS
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.multiple.corrections import CORRECTIONS
 from crucible_core import (
     Experiment,
     OutputSpec,
@@ -26,16 +30,12 @@ from crucible_core import (
     Stats,
     UnknownStageError,
     load_experiment,
-    vocabulary,
 )
-from crucible_core.experiment import Execution, Trigger
-from crucible_core.gates import Baseline, Gate, NoRegression
-from crucible_core.node import Node
-from crucible_core.reporting import RENDERERS, SUFFIXES
-from crucible_core.reporting.comparison import EFFECT_LABELS
-from crucible_core.stats import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.corrections import CORRECTIONS
+from crucible_core.ir import vocabulary
+from crucible_core.ir.experiment import Execution, Trigger
+from crucible_core.ir.fields import Node
+from crucible_core.ir.gates import Baseline, Gate, NoRegression
+from crucible_core.report import RENDERERS, SUFFIXES
 
 GUIDES = Path(__file__).parents[1] / "docs"
 

@@ -32,12 +32,12 @@ from postgres import Postgres, dagster_home
 from upath import UPath
 
 from crucible_core import Context, CrucibleError, Experiment, RunInterrupted, StageFailedError, run_experiment
-from crucible_core.cli import main as crucible_main
+from crucible_core.cli.main import main as crucible_main
 from crucible_dagster import History, execute_experiment
-from crucible_dagster.context_store import open_store
-from crucible_dagster.resume import resume_run
+from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError
 from crucible_dagster.store.collection import verify_store
+from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.manifest import read_document, write_document
 
 HERE = Path(__file__).parent

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crucible_bench import clustered_ttest, proportion_interval
+from crucible_bench.finding import finding
+from crucible_bench.plots import Picture
 from crucible_core import (
     Context,
     CrucibleError,
@@ -18,12 +21,9 @@ from crucible_core import (
     builtin_registry,
     run_experiment,
 )
-from crucible_core.pictures import Picture
-from crucible_core.reporting import named_values, render_report
-from crucible_core.reporting.comparison import comparisons
-from crucible_core.reporting.comparison_section import comparison_section
-from crucible_core.reporting.finding import finding
-from crucible_core.stats import clustered_ttest, proportion_interval
+from crucible_core.metrics import comparisons
+from crucible_core.report import named_values, render_report
+from crucible_core.report.comparison_section import comparison_section
 
 _DRAW = np.random.default_rng(7)
 LOW, HIGH, MIDDLE = (list(map(float, _DRAW.normal(mean, 1.0, 20))) for mean in (0.0, 2.0, 1.0))

@@ -13,6 +13,8 @@ import pytest
 from pydantic import ValidationError
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench import WatchVerdict, judge_margin, judge_new_value, watch_baseline
+from crucible_bench.decisions.differences import Differences
 from crucible_core import (
     Baseline,
     Context,
@@ -29,10 +31,10 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.errors import _Portable
-from crucible_core.gates import BOUNDS
-from crucible_core.stats import WatchVerdict, judge_margin, judge_new_value, watch_baseline
-from crucible_core.stats.differences import Differences
-from crucible_core.verdicts import HOLDS, WATCHED, EarlierRun
+from crucible_core.gates.judge import HOLDS
+from crucible_core.gates.outcome import EarlierRun
+from crucible_core.gates.regression import WATCHED
+from crucible_core.ir.gates import BOUNDS
 
 
 @dataclass

@@ -33,15 +33,14 @@ from crucible_core import (
 )
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
-from crucible_dagster.context_store import open_store
 from crucible_dagster.execution import QUIET, outcome
-from crucible_dagster.explanation import explain_reuse
-from crucible_dagster.gate_results import GATES_TAG
-from crucible_dagster.names import EXPERIMENT_TAG, dagster_name, gates_step
-from crucible_dagster.past import EarlierRuns
-from crucible_dagster.replay import replay_run
-from crucible_dagster.resume import resume_run
-from crucible_dagster.settings import VARIANT_TAG
+from crucible_dagster.history.earlier_runs import EarlierRuns
+from crucible_dagster.names import dagster_name, gates_step
+from crucible_dagster.rerun.replay import replay_run
+from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.rerun.why import explain_reuse
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import EXPERIMENT_TAG, GATES_TAG, VARIANT_TAG
 
 GOOD = [0.80, 0.82, 0.79, 0.81, 0.80, 0.83, 0.78, 0.81]
 BAD = [0.60, 0.63, 0.58, 0.61, 0.62, 0.59, 0.60, 0.61]

@@ -26,12 +26,13 @@ from dagster import (
 )
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench import adjust_p_values, run_test
 from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment
-from crucible_core.jsonable import to_json_text
-from crucible_core.stats import adjust_p_values, run_test
+from crucible_core.values.jsonable import to_json_text
 from crucible_dagster import History, execute_experiment, job_for
-from crucible_dagster.history import STATUSES, Change, MetricChange, RunStatus
-from crucible_dagster.provenance import launch_tags
+from crucible_dagster.history.history import Change
+from crucible_dagster.history.run_record import launch_tags
+from crucible_dagster.history.summaries import STATUSES, MetricChange, RunStatus
 
 
 def run(
@@ -362,8 +363,8 @@ def test_nested_metrics_and_comparisons_have_dotted_names(instance: DagsterInsta
 
 
 def test_more_runs_than_a_page_are_all_in_the_table(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crucible_dagster.history.PAGE", 3)
-    monkeypatch.setattr("crucible_dagster.history.EVENTS", 2)
+    monkeypatch.setattr("crucible_dagster.history.history.PAGE", 3)
+    monkeypatch.setattr("crucible_dagster.history.history.EVENTS", 2)
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     for value in values:
         run(instance, {"name": "measure", "options": {"value": value}})

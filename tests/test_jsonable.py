@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from crucible_core.jsonable import MAX_DEPTH, MAX_ELEMENTS, safe_text, to_json_text, to_jsonable, type_name
-from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.values.immutable import PersistentDict, PersistentList
+from crucible_core.values.jsonable import MAX_DEPTH, MAX_ELEMENTS, safe_text, to_json_text, to_jsonable, type_name
 
 
 class Color(enum.Enum):

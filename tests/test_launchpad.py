@@ -18,8 +18,8 @@ from typing_extensions import TypeAliasType
 
 from crucible_core import Context, Experiment, Registry, Stage, run_experiment
 from crucible_dagster import job_for
-from crucible_dagster.context_store import open_store
-from crucible_dagster.option_fields import enum_of
+from crucible_dagster.compile.op_config import enum_of
+from crucible_dagster.store.io_manager import open_store
 
 
 class Adam(BaseModel):

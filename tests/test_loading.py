@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment
-from crucible_core.loading import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_SCALAR, MAX_VALUES, parse_scalar
+from crucible_core.ir.guarded_yaml import MAX_ALIASES, MAX_DEPTH, MAX_SCALAR, MAX_VALUES
+from crucible_core.ir.loading import MAX_BYTES, parse_scalar
 
 GOOD = """\
 id: digits

@@ -41,8 +41,8 @@ from crucible_core import (
     run_experiment,
     stage,
 )
-from crucible_core.otel import OpenTelemetryObserver
-from crucible_core.tracing import configured_provider
+from crucible_core.telemetry.observer import OpenTelemetryObserver
+from crucible_core.telemetry.provider import configured_provider
 from crucible_dagster import execute_experiment, job_for
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -552,9 +552,9 @@ def test_what_the_environment_asks_for_and_is_not_there_is_said_once(
 
 def test_without_the_extra_the_observer_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    monkeypatch.delitem(sys.modules, "crucible_core.otel")
+    monkeypatch.delitem(sys.modules, "crucible_core.telemetry.observer")
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'crucible-dagster[otel]'")):
-        __import__("crucible_core.otel")
+        __import__("crucible_core.telemetry.observer")
 
 
 def test_an_observer_without_any_provider_is_refused() -> None:
@@ -574,7 +574,7 @@ def test_the_example_in_the_documentation_runs(capsys: pytest.CaptureFixture[str
 
 def test_every_attribute_is_documented() -> None:
     text = (HERE.parent / "docs" / "observability.md").read_text(encoding="utf-8")
-    for module in ("crucible_core/otel.py", "crucible_dagster/tracing.py"):
+    for module in ("crucible_core/telemetry/observer.py", "crucible_dagster/execute/tracing.py"):
         used = set(re.findall(r'"((?:crucible|dagster|exception)\.[a-z_.]+)"', (HERE.parent / module).read_text()))
         assert used
         assert [name for name in used if f"`{name}`" not in text] == []

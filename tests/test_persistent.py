@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.values.immutable import PersistentDict, PersistentList
 
 ONE = object()  # shared, so that identity and equality are told apart
 values = st.integers(0, 3) | st.sampled_from([ONE, None, "a"])

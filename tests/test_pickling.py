@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench import CannotTestError
 from crucible_core import (
     Context,
     CrucibleError,
@@ -28,7 +29,6 @@ from crucible_core import (
     run_stage,
 )
 from crucible_core.errors import Location
-from crucible_core.stats import CannotTestError
 
 ROUND_TRIPS = [lambda value: pickle.loads(pickle.dumps(value)), copy.copy, copy.deepcopy]
 round_trips = pytest.mark.parametrize("round_trip", ROUND_TRIPS, ids=["pickle", "copy", "deepcopy"])

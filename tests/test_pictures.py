@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 
-from crucible_core.pictures import (
+from crucible_bench.plots import (
     ForestRow,
     Picture,
     critical_difference,
@@ -31,14 +31,16 @@ from crucible_core.pictures import (
     run_chart,
     strip_plot,
 )
-from crucible_core.pictures.axes import linear_axis, log_axis
-from crucible_core.pictures.drawing import COLOURS, DASHES, SERIES
-from crucible_core.pictures.lettering import BOLD_SIZE, clean, cut, spread, text_width
-from crucible_core.pictures.numerals import numerals
-from crucible_core.pictures.spreads import box_of, density, swarm
-from crucible_core.pictures.tikz import tikz_of
-from crucible_core.reporting.document import Document, Section
-from crucible_core.reporting.rendering import html_of, latex_of, markdown_of
+from crucible_bench.plots.axes import linear_axis, log_axis
+from crucible_bench.plots.density import box_of, density, swarm
+from crucible_bench.plots.numbers import numerals
+from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
+from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
+from crucible_bench.plots.tikz import tikz_of
+from crucible_core.report.document import Document, Section
+from crucible_core.report.html import html_of
+from crucible_core.report.latex import latex_of
+from crucible_core.report.markdown import markdown_of
 
 CHROMIUM = shutil.which("chromium")
 SVG = "{http://www.w3.org/2000/svg}"

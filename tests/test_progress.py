@@ -17,9 +17,9 @@ from rich.console import Console
 from stages_for_tests import Broken, experiment_of
 
 from crucible_core import Context, Event, ProgressUpdate, Registry, StageFailedError, StageStarted, progress, stage
+from crucible_core.cli.terminal import Progress, make_console
 from crucible_core.progress import Watch, current_watch
 from crucible_core.runner import run_experiment
-from crucible_core.terminal import Progress, make_console
 
 
 class Listener:
@@ -302,7 +302,7 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
     stream = io.StringIO()
     shown = Progress(make_console(stream), 1)
     now = 1_000.0
-    monkeypatch.setattr("crucible_core.terminal.time.monotonic", lambda: now)
+    monkeypatch.setattr("crucible_core.cli.terminal.time.monotonic", lambda: now)
     for second in range(0, 100, 10):
         now = 1_000.0 + second
         shown.on_progress(ProgressUpdate("work", 0, "working", second, 100, float(second)))

@@ -19,20 +19,11 @@ from stages_for_tests import Train, experiment_of, measure, registry
 
 from crucible_core import Context, CrucibleError, Experiment, Registry, Stage, load_experiment, plan_experiment, stage
 from crucible_dagster import execute_experiment, job_for
-from crucible_dagster.context_store import open_store
-from crucible_dagster.provenance import (
-    LAUNCHED_BY_TAG,
-    USER_TAG,
-    GitState,
-    Launch,
-    RunRecord,
-    git_state,
-    launch_of,
-    launch_tags,
-    read_run_record,
-    record_run,
-    stage_identity,
-)
+from crucible_dagster.history.environment import GitState, git_state
+from crucible_dagster.history.run_record import Launch, RunRecord, launch_of, launch_tags, read_run_record, record_run
+from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
 
 
 def module(name: str, source: str) -> Any:

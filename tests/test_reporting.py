@@ -21,19 +21,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_bench.plots import ForestRow, forest_plot
 from crucible_core import Context, CrucibleError, StageFailedError, run_experiment
-from crucible_core.output_root import path_problem, write_atomically
-from crucible_core.pictures import ForestRow, forest_plot
-from crucible_core.reporting import flatten, headline, render_report, summarize_run
-from crucible_core.reporting.document import Document, Items, Paragraph, Table
-from crucible_core.reporting.numbers import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_p,
-    format_value,
-)
-from crucible_core.reporting.rendering import latex_of
+from crucible_core.report import flatten, headline, render_report, summarize_run
+from crucible_core.report.document import Document, Items, Paragraph, Table
+from crucible_core.report.latex import latex_of
+from crucible_core.report.output_files import path_problem, write_atomically
+from crucible_core.values.formatting import format_duration, format_value
 
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]

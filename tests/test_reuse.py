@@ -12,11 +12,11 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance
 from postgres import dagster_home
 
 from crucible_core import Context, Experiment, StageFailedError, StageSucceeded, run_experiment
-from crucible_core.reporting import render_report
+from crucible_core.report import render_report
 from crucible_dagster import execute_experiment
-from crucible_dagster.context_store import open_store
-from crucible_dagster.explanation import explain_reuse
-from crucible_dagster.retention import collect
+from crucible_dagster.rerun.why import explain_reuse
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.retention import collect
 
 
 @pytest.fixture

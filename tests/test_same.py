@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 
-from crucible_core.persistent import PersistentDict, PersistentList
-from crucible_core.same import same
+from crucible_core.values.equality import same
+from crucible_core.values.immutable import PersistentDict, PersistentList
 
 
 class Color(Enum):

@@ -27,15 +27,17 @@ from postgres import Storage, dagster_home
 from scheduler import LOCATION, add_settings, launch_queued, scheduler_at, switch_on, workspace_of
 from upath import UPath
 
-from crucible_core import InvalidExperimentError, Schedule, load_experiment, vocabulary
-from crucible_core.cli import main as crucible
+from crucible_core import InvalidExperimentError, Schedule, load_experiment
+from crucible_core.cli.main import main as crucible
+from crucible_core.ir import vocabulary
 from crucible_dagster import History, execute_experiment, job_for, schedule_for
-from crucible_dagster.claims import SUPERSEDED_TAG, TICK_TAG, claim_or_end, supersede
+from crucible_dagster.automation.schedules import MISSED, SCHEDULE_STATUS, tick_tags
+from crucible_dagster.automation.ticks import Tick, find_state, ticks_of, times_before, what_became_of
 from crucible_dagster.dagster_internals import schedule_execution_time_iterator
-from crucible_dagster.schedules import MISSED, SCHEDULE_STATUS, tick_tags
+from crucible_dagster.execute.run_claims import claim_or_end, supersede
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.collection import collect_garbage
-from crucible_dagster.ticks import Tick, find_state, ticks_of, times_before, what_became_of
+from crucible_dagster.tags import SUPERSEDED_TAG, TICK_TAG
 
 # Dagster's own, while it describes any schedule.
 pytestmark = pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning")

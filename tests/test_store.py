@@ -18,7 +18,7 @@ from stages_for_tests import experiment_of
 from upath import UPath
 
 from crucible_core import Context, CrucibleError, Decision, RunInterrupted, StageFailedError
-from crucible_core.same import same
+from crucible_core.values.equality import same
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, detached
 from crucible_dagster.store.files import LocalFiles
 from crucible_dagster.store.memory import Digests, digests_of, remember_mapping

@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from crucible_core.same import same
+from crucible_core.values.equality import same
 from crucible_dagster.store.codec import MIN_BUFFER, Encoded, decode, encode
 
 PLAIN = st.recursive(

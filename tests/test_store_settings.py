@@ -14,11 +14,11 @@ from postgres import dagster_home
 
 from crucible_core import CrucibleError, Experiment, StageFailedError, run_experiment
 from crucible_dagster import execute_experiment
-from crucible_dagster.context_store import PICKLE_VARIABLE, STORE_VARIABLE, open_store
-from crucible_dagster.history import History
-from crucible_dagster.resume import resume_run
+from crucible_dagster.history.history import History
+from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store import StoreError
 from crucible_dagster.store.collection import verify_store
+from crucible_dagster.store.io_manager import PICKLE_VARIABLE, STORE_VARIABLE, open_store
 
 
 @pytest.fixture

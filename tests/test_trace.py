@@ -28,7 +28,7 @@ from crucible_core import (
     Trace,
     run_experiment,
 )
-from crucible_core.reporting import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
+from crucible_core.report import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EVENTS = [

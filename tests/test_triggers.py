@@ -22,12 +22,13 @@ from dagster import (
     op,
 )
 
-from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment, vocabulary
-from crucible_core.experiment import Trigger
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment
+from crucible_core.ir import vocabulary
+from crucible_core.ir.experiment import Trigger
 from crucible_dagster import Alert, build_definitions, execute_experiment, failure_sensor, job_for, trigger_for
-from crucible_dagster.alerts import ATTEMPTS
-from crucible_dagster.claims import UPDATE_TAG
-from crucible_dagster.triggers import ON_UPDATE, SENSOR_STATUS, UPDATED_TAG
+from crucible_dagster.automation.alerts import ATTEMPTS
+from crucible_dagster.automation.triggers import ON_UPDATE, SENSOR_STATUS
+from crucible_dagster.tags import UPDATE_TAG, UPDATED_TAG
 
 
 class Watched:

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from crucible_core import load_experiment
 from crucible_dagster import execute_experiment
-from crucible_dagster.context_store import open_store
+from crucible_dagster.store.io_manager import open_store
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -30,11 +30,11 @@ from crucible_core import (
     run_experiment,
     stage,
 )
-from crucible_core.cli import main
+from crucible_core.cli.main import main
 from crucible_dagster import History, execute_experiment, job_for
-from crucible_dagster.context_store import open_store
-from crucible_dagster.resume import resume_run
-from crucible_dagster.settings import VARIANT_TAG
+from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import VARIANT_TAG
 
 
 class Optimizer(BaseModel):

@@ -20,8 +20,9 @@ from crucible_core import Context, Experiment, ProgressUpdate, Registry, run_exp
 from crucible_core import progress as crucible_progress
 from crucible_core.progress import Watch
 from crucible_dagster import execute_experiment, job_for
-from crucible_dagster.settings import Settings
-from crucible_dagster.telling import MAX_LINES, StageTeller, captured_logs
+from crucible_dagster.execute.captured_logs import MAX_LINES, captured_logs
+from crucible_dagster.execute.compiled import Settings
+from crucible_dagster.execute.event_log import StageTeller
 
 pytestmark = pytest.mark.filterwarnings("default:something is deprecated")
 
@@ -152,7 +153,7 @@ def test_a_line_whose_arguments_do_not_fit_is_told_as_it_is() -> None:
 def test_a_library_that_says_too_much_is_cut_off_and_the_stage_is_not(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crucible_dagster.telling.MAX_LINES", 50)
+    monkeypatch.setattr("crucible_dagster.execute.captured_logs.MAX_LINES", 50)
     lines = lines_of(["flood"], instance)
     assert len(lines) == 52
     assert (20, "watched_stages: own line") in lines

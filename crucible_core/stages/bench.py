@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from crucible_core.context import Context
-from crucible_core.declaration import Declaration
-from crucible_core.experiment import Experiment
-from crucible_core.stage import Stage
-from crucible_core.stages.compared_groups import SOURCES, ComparedGroups, GroupsInMapping, GroupsInOutputs
-from crucible_core.vocabulary import (
+from crucible_bench.declaration import Declaration
+from crucible_bench.vocabulary import (
     EFFECT_SIZES,
     TEST_ALIASES,
     TESTS_OF_DESIGN,
@@ -29,10 +25,14 @@ from crucible_core.vocabulary import (
     TestName,
     TestSpelling,
 )
-from crucible_core.wording import closest, listing
+from crucible_core.context import Context
+from crucible_core.ir.experiment import Experiment
+from crucible_core.stage import Stage
+from crucible_core.stages.bench_data import SOURCES, ComparedGroups, GroupsInMapping, GroupsInOutputs
+from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
-    from crucible_core.stats.differences import Differences
+    from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
 
@@ -146,7 +146,7 @@ class Bench(Stage):
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
         if self.planned is not None and importlib.util.find_spec("scipy") is not None:
-            from crucible_core.stats.foresight import foresee  # noqa: PLC0415  # scipy takes a second to load
+            from crucible_bench.power.planned_power import foresee  # noqa: PLC0415  # scipy takes a second to load
 
             count = len(self.groups) if self.groups else 1 if self._design(experiment) == "one_sample" else 2
             planned, declared = self.planned, self.declaration(experiment)
@@ -186,7 +186,7 @@ class Bench(Stage):
         )
 
     def run(self, ctx: Context) -> Context:
-        from crucible_core.stats.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_bench.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
@@ -210,7 +210,7 @@ class Bench(Stage):
         return ctx.put_metric(self.metric, result)
 
     def _as_planned(self, experiment: Experiment, groups: int) -> dict[str, Any] | None:
-        from crucible_core.stats.foresight import power_as_planned  # noqa: PLC0415
+        from crucible_bench.power.planned_power import power_as_planned  # noqa: PLC0415
 
         assert self.planned is not None
         declared, planned = self.declaration(experiment), self.planned
@@ -233,7 +233,7 @@ class Bench(Stage):
 
     def differences(self, ctx: Context) -> Differences:
         """How values that belong together, of this run and another, are compared: as the declared design has it."""
-        from crucible_core.stats.differences import Differences  # noqa: PLC0415
+        from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         design = self._design(ctx.experiment)
         if design in ("clustered", "resampled"):
@@ -270,8 +270,8 @@ class Bench(Stage):
 
     def _complete(self, ctx: Context) -> tuple[ComparedGroups, list[str]]:
         """The groups without what is missing, and what was dropped for that, one sentence each."""
-        from crucible_core.stats.missing import drop_missing  # noqa: PLC0415
-        from crucible_core.stats.outcomes import open_counts  # noqa: PLC0415
+        from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
+        from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
         found = self._source.read(ctx)
         if self.groups is not None:
@@ -320,7 +320,7 @@ def _kept_values(values: Any) -> dict[str, Any]:
     """The values themselves, for pictures; of more than a thousand, a thousand spread evenly over their order."""
     import numpy as np  # noqa: PLC0415
 
-    from crucible_core.stats.outcomes import as_numbers, open_counts  # noqa: PLC0415
+    from crucible_bench.data.outcomes import as_numbers, open_counts  # noqa: PLC0415
 
     numbers = np.asarray(as_numbers(open_counts("", values)), dtype=np.float64)
     if numbers.size > MOST_KEPT:

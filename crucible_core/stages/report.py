@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
 from crucible_core.context import Context
-from crucible_core.experiment import Experiment, OutputSpec
-from crucible_core.output_root import output_root, path_problem, write_atomically
-from crucible_core.reporting import SUFFIXES, render_report
+from crucible_core.ir.experiment import Experiment, OutputSpec
+from crucible_core.ir.vocabulary import ReportFormat
+from crucible_core.report import SUFFIXES, render_report
+from crucible_core.report.output_files import output_root, path_problem, write_atomically
 from crucible_core.stage import Stage
-from crucible_core.vocabulary import ReportFormat
-from crucible_core.wording import listing
+from crucible_core.values.messages import listing
 
 __all__ = ["Report"]
 

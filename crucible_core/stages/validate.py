@@ -7,8 +7,8 @@ from typing import Self
 from pydantic import PrivateAttr, ValidationInfo, model_validator
 
 from crucible_core.context import Context
+from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.runner import advice, plan_experiment
 from crucible_core.stage import Stage
 
 __all__ = ["Validate"]

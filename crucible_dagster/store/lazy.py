@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crucible_core import Context
-from crucible_core.persistent import PersistentDict, PersistentList
+from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
 

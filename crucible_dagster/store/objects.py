@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from crucible_core.jsonable import safe_text, type_name
+from crucible_core.values.jsonable import safe_text, type_name
 from crucible_dagster.store.codec import Encoded, decode, encode
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles

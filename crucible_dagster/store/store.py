@@ -8,7 +8,7 @@ for whoever reads last month's runs.
 | `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
-| `reuse/...`                            | which results may be used again: `crucible_dagster.reuse`              |
+| `reuse/...`                            | which results may be used again: `crucible_dagster.execute.stage_cache`              |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 from upath import UPath
 
 from crucible_core import Context, Event, Experiment, RunInterrupted, StageFailedError, Trace
-from crucible_core.experiment import Source
+from crucible_core.ir.experiment import Source
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
 from crucible_dagster.store.files import TEMPORARY, open_files

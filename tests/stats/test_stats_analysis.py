@@ -8,8 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from crucible_core.declaration import FAMILY_COMPARES, STUDY_COMPARES, Declaration
-from crucible_core.stats import (
+from crucible_bench import (
     CannotTestError,
     clustered_ttest,
     corrected_resampled_ttest,
@@ -26,10 +25,11 @@ from crucible_core.stats import (
     run_test,
     tukey_hsd,
 )
-from crucible_core.stats.analysis import RUNNABLE, Analysis, analyse, choose_family
-from crucible_core.stats.foresight import foresee, power_as_planned
-from crucible_core.stats.planning import power_of, sample_size
-from crucible_core.vocabulary import Design, FamilyName, Outcome, StudyName, TestName
+from crucible_bench.analysis import RUNNABLE, Analysis, analyse, choose_family
+from crucible_bench.declaration import FAMILY_COMPARES, STUDY_COMPARES, Declaration
+from crucible_bench.power.planned_power import foresee, power_as_planned
+from crucible_bench.power.power import power_of, sample_size
+from crucible_bench.vocabulary import Design, FamilyName, Outcome, StudyName, TestName
 
 RANDOM = np.random.default_rng(11)
 BASE = RANDOM.normal(0.9, 0.02, 12)
@@ -61,7 +61,7 @@ def test_every_test_of_the_vocabulary_can_be_declared_and_run() -> None:
 
 @pytest.mark.parametrize("test", get_args(TestName))
 def test_a_declared_test_gives_a_result_under_its_own_name(test: Any) -> None:
-    from crucible_core.vocabulary import TESTS_OF_DESIGN
+    from crucible_bench.vocabulary import TESTS_OF_DESIGN
 
     design = next(one for one, tests in TESTS_OF_DESIGN.items() if test in tests)
     binary = test in {"mcnemar", "mcnemar_midp", "two_proportions", "chi_square", "fisher_exact", "proportion"}

@@ -11,11 +11,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from crucible_core.stats import (
+from crucible_bench import (
     TEST_NAMES,
     CannotTestError,
     betting_sequence,
-    bootstrap_interval,
     chi_square_test,
     clustered_mean,
     clustered_ttest,
@@ -51,10 +50,11 @@ from crucible_core.stats import (
     t_mixture_sequence,
     tukey_hsd,
 )
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.effect_sizes import EFFECT_SIZE_HOMES
-from crucible_core.stats.planning import PlannedTest
-from crucible_core.vocabulary import EFFECT_SIZES, TESTS_OF_MANY_GROUPS
+from crucible_bench.effect_size import EFFECT_SIZE_HOMES
+from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.power.power import PlannedTest
+from crucible_bench.vocabulary import EFFECT_SIZES, TESTS_OF_MANY_GROUPS
 
 Groups = dict[str, Any]
 GOOD = [1.0, 2.5, 3.0, 7.0, 4.0]

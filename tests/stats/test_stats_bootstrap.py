@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, bootstrap_interval, run_test
-from crucible_core.stats.resampling import bca_interval
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.distributions.resampling import bca_interval
+from crucible_bench.hypothesis_tests import bootstrap_interval
 
 RNG = np.random.default_rng(11)
 X, Y = RNG.gamma(2.0, 1.0, 24), RNG.gamma(2.0, 1.6, 31)

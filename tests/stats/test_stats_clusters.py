@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from crucible_core.stats import CannotTestError, bootstrap_interval, clustered_mean, clustered_ttest, run_test
+from crucible_bench import CannotTestError, clustered_mean, clustered_ttest, run_test
+from crucible_bench.hypothesis_tests import bootstrap_interval
 
 SIDES = ["greater", "less", "two-sided"]
 RNG = np.random.default_rng(12)

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.correlation import _inversions
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.hypothesis_tests.correlation import _inversions
 
 CORRELATIONS = ["kendall", "pearson", "spearman"]
 SIDES = ["greater", "less", "two-sided"]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crucible_bench import CannotTestError, run_test, summarize
+from crucible_bench.data.sample import read_groups
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.vocabulary import TESTS_OF_MANY_GROUPS
 from crucible_core.errors import CrucibleError
-from crucible_core.stats import CannotTestError, run_test, summarize
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.sample import read_groups
-from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS
 
 MEASURED = sorted(test for test, definition in DEFINITIONS.items() if definition.read is read_groups)
 """The tests of numbers; those of outcomes read booleans."""

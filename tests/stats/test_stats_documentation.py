@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-import crucible_core.stats
-from crucible_core.stats.planning import PlannedTest
-from crucible_core.stats.selection import RULES
-from crucible_core.vocabulary import EFFECT_SIZES, CorrectionName, EffectSizeName, FamilyName, TestName
+import crucible_bench
+from crucible_bench.hypothesis_tests.choose_test import RULES
+from crucible_bench.power.power import PlannedTest
+from crucible_bench.vocabulary import EFFECT_SIZES, CorrectionName, EffectSizeName, FamilyName, TestName
 
 PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
 QUOTED = set(re.findall(r"`([a-z_0-9]+)", PAGE))
@@ -48,7 +48,7 @@ def test_the_page_has_no_more_rules_than_there_are() -> None:
 
 
 def test_every_function_that_the_page_names_exists() -> None:
-    known = {*crucible_core.stats.__all__, *EFFECT_SIZES, *get_args(EffectSizeName), *get_args(CorrectionName)}
+    known = {*crucible_bench.__all__, *EFFECT_SIZES, *get_args(EffectSizeName), *get_args(CorrectionName)}
     known |= {*get_args(FamilyName)}
     other = {
         *("alternative", "auto", "axis", "baseline", "bench", "benchmarks", "clustered", "crucible", "crucible_core"),
@@ -69,7 +69,7 @@ def test_every_function_that_the_page_names_exists() -> None:
 
 
 def test_every_function_of_the_package_is_on_the_page() -> None:
-    functions = {name for name in crucible_core.stats.__all__ if callable(getattr(crucible_core.stats, name))}
+    functions = {name for name in crucible_bench.__all__ if callable(getattr(crucible_bench, name))}
     functions = {name for name in functions if name.islower()}
     assert sorted(functions - QUOTED - {"canonical_test_name"}) == []
 

@@ -12,18 +12,11 @@ from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.meta_analysis import effectsize_smd
 from statsmodels.stats.proportion import proportion_effectsize
 
-from crucible_core.stats import (
-    CannotTestError,
-    EffectSize,
-    bootstrap_interval,
-    chi_square_test,
-    effect_size,
-    interpret,
-    run_test,
-)
-from crucible_core.stats.effect_sizes import EFFECT_SIZE_HOMES
-from crucible_core.stats.interpretation import CONVENTIONS
-from crucible_core.vocabulary import EffectSizeName
+from crucible_bench import CannotTestError, EffectSize, chi_square_test, effect_size, interpret, run_test
+from crucible_bench.effect_size import EFFECT_SIZE_HOMES
+from crucible_bench.effect_sizes.interpretation import CONVENTIONS
+from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.vocabulary import EffectSizeName
 
 NAMES = sorted(get_args(EffectSizeName))
 NUMBERS = {"a": [3.0, 7.0, 4.0, 9.0, 12.0, 5.5], "b": [8.0, 9.5, 15.0, 11.0, 13.0, 6.0]}

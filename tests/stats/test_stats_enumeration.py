@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import run_test
-from crucible_core.stats.hodges_lehmann import pseudomedian, shift
-from crucible_core.stats.rank_distributions import exact_depth, signed_rank_null, untied_u_null
-from crucible_core.stats.sample import scaled
+from crucible_bench import run_test
+from crucible_bench.data.sample import scaled
+from crucible_bench.distributions.hodges_lehmann import pseudomedian, shift
+from crucible_bench.distributions.rank_distributions import exact_depth, signed_rank_null, untied_u_null
 
 
 def enumerated_rank_sum_p(x: list[float], y: list[float]) -> float:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crucible_core.stats import (
+from crucible_bench import (
     CannotTestError,
     dunn,
     dunnett,

@@ -15,13 +15,13 @@ from scipy import special, stats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.multitest import multipletests
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.compared_means import dunnett, games_howell, tukey_hsd
-from crucible_core.stats.compared_ranks import block_ranks, dunn, nemenyi
-from crucible_core.stats.corrections import adjust_p_values
-from crucible_core.stats.families import FamilyName, FamilyResult, pairwise_tests
-from crucible_core.stats.sample import read_groups
-from crucible_core.stats.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.data.sample import read_groups
+from crucible_bench.distributions.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
+from crucible_bench.multiple.corrections import adjust_p_values
+from crucible_bench.multiple.dunn_nemenyi import block_ranks, dunn, nemenyi
+from crucible_bench.multiple.families import FamilyName, FamilyResult, pairwise_tests
+from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
 
 PLANT_GROWTH = {
     "ctrl": [4.17, 5.58, 5.18, 6.11, 4.50, 4.61, 5.17, 4.53, 5.33, 5.14],

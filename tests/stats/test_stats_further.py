@@ -13,9 +13,9 @@ from scipy import special, stats
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.oneway import anova_oneway
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.normality import shapiro_wilk
-from crucible_core.stats.repeated_measures import sphericity
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.hypothesis_tests.normality import shapiro_wilk
+from crucible_bench.hypothesis_tests.repeated_measures import sphericity
 
 SIDES = ["greater", "less", "two-sided"]
 RNG = np.random.default_rng(23)

@@ -12,11 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from crucible_core.stats.group_sequential import (
-    crossing_probabilities,
-    group_sequential_plan,
-    spent_alpha,
-)
+from crucible_bench.sequential.group_sequential import crossing_probabilities, group_sequential_plan, spent_alpha
 
 FIVE = (0.2, 0.4, 0.6, 0.8, 1.0)
 POCOCK, OBRIEN = [2.413] * 5, [2.040 / math.sqrt(t) for t in FIVE]  # Jennison & Turnbull (2000), tables 2.1 and 2.3

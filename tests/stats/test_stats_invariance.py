@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crucible_core.stats import CannotTestError, TestResult, run_test
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.sample import read_groups
-from crucible_core.vocabulary import TESTS_OF_DESIGN
+from crucible_bench import CannotTestError, TestResult, run_test
+from crucible_bench.data.sample import read_groups
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.vocabulary import TESTS_OF_DESIGN
 
 MEASURED = sorted(test for test, definition in DEFINITIONS.items() if definition.read is read_groups)
 DIFFERENCES = [

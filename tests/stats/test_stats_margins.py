@@ -15,8 +15,8 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.margins import MarginResult, Verdict, judge_margin, judge_new_value
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
 
 A = [5.1, 4.8, 5.6, 5.0, 5.3, 4.9, 5.2, 5.5]
 B = [5.0, 5.1, 5.4, 4.7, 5.2, 5.3]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crucible_core.stats import CannotTestError, MissingValue, drop_missing, find_missing, run_test
+from crucible_bench import CannotTestError, MissingValue, drop_missing, find_missing, run_test
 
 GROUPS = {"a": [1.0, None, 3.0, 4.0, math.nan], "b": [2.0, 5.0, math.nan, 1.0]}
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from crucible_core.stats import run_test
-from crucible_core.stats.noncentral import (
+from crucible_bench import run_test
+from crucible_bench.distributions.noncentral import (
     noncentral_chi_square_interval,
     noncentral_f_interval,
     noncentral_t_cdf,
     noncentral_t_interval,
 )
-from crucible_core.stats.standardized import bias_factor
+from crucible_bench.effect_sizes.standardized import bias_factor
 
 
 def test_limits_of_the_noncentral_t_are_those_of_mbess() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, one_sample_test, run_test
-from crucible_core.stats.one_sample import OneSampleTest
+from crucible_bench import CannotTestError, one_sample_test, run_test
+from crucible_bench.hypothesis_tests.one_sample import OneSampleTest
 
 TESTS = get_args(OneSampleTest)
 SIDES = ["greater", "less", "two-sided"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.sample import read_groups
-from crucible_core.vocabulary import TESTS_OF_MANY_GROUPS
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.data.sample import read_groups
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.vocabulary import TESTS_OF_MANY_GROUPS
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(0.5, 1.0, 14), RNG.normal(0.0, 2.0, 14)

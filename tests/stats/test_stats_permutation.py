@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.bootstrap_interval import bootstrap_interval
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 
 SIDES = ["greater", "less", "two-sided"]
 RNG = np.random.default_rng(41)

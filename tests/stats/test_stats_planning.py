@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import FTestAnovaPower, TTestIndPower, TTestPower
 
-from crucible_core.stats import CannotTestError, compare_paired_proportions, compare_proportions, proportion_test
-from crucible_core.stats.planning import PlannedTest, minimum_detectable_effect, power_of, sample_size
+from crucible_bench import CannotTestError, compare_paired_proportions, compare_proportions, proportion_test
+from crucible_bench.power.power import PlannedTest, minimum_detectable_effect, power_of, sample_size
 
 SHARES: dict[str, dict[str, Any]] = {
     "mcnemar": {"discordant": 0.4},

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from statsmodels.stats import contingency_tables, proportion
 
-from crucible_core.stats import CannotTestError, run_test
-from crucible_core.stats.contingency import chi_square_test, fisher_exact_test
-from crucible_core.stats.proportions import (
+from crucible_bench import CannotTestError, run_test
+from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
+from crucible_bench.hypothesis_tests.proportions import (
     compare_paired_proportions,
     compare_proportions,
     proportion_interval,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from crucible_core.stats import run_test
-from crucible_core.stats.mann_whitney import asymmetric_interval, dominance_variance
+from crucible_bench import run_test
+from crucible_bench.hypothesis_tests.mann_whitney import asymmetric_interval, dominance_variance
 
 # R's data sets, as printed by R.
 SLEEP = {

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from crucible_core.stats import CannotTestError
-from crucible_core.stats.rankings import indistinguishable_from_best, rank_over_blocks
+from crucible_bench import CannotTestError
+from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 
 # Demsar (2006), table 6: AUC of C4.5 with and without tuning of m and cf, on 14 data sets. On voting he prints 0.975
 # for the last two but ranks them 2 and 3, by digits that are not printed; the fifth digit here stands for those.

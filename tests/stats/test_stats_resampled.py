@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, corrected_resampled_ttest, pairwise_tests, run_test
+from crucible_bench import CannotTestError, corrected_resampled_ttest, pairwise_tests, run_test
 
 SIDES = ["greater", "less", "two-sided"]
 GROUPS = {

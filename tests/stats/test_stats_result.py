@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crucible_core.stats
-from crucible_core.stats import (
+import crucible_bench
+from crucible_bench import (
     OTHER_TESTS,
     TEST_ALIASES,
     TEST_NAMES,
@@ -27,9 +27,9 @@ from crucible_core.stats import (
     chi_square_test,
     run_test,
 )
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.corrections import CORRECTIONS
-from crucible_core.vocabulary import EFFECT_SIZES, TESTS_OF_DESIGN, Design
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.multiple.corrections import CORRECTIONS
+from crucible_bench.vocabulary import EFFECT_SIZES, TESTS_OF_DESIGN, Design
 
 GROUPS = {"control": [3.0, 7.0, 4.0, 9.0, 12.0, 5.5], "treatment": [8.0, 9.5, 15.0, 11.0, 13.0, 6.0]}
 STEPWISE: list[CorrectionName] = ["bonferroni", "fdr", "holm", "none"]
@@ -143,9 +143,9 @@ def test_test_and_interval_that_disagree_about_zero_are_noted() -> None:
 
 
 def test_the_public_names_are_sorted_and_exist() -> None:
-    names = crucible_core.stats.__all__
+    names = crucible_bench.__all__
     assert names == sorted(names, key=lambda name: (not name.isupper(), name))
-    assert all(hasattr(crucible_core.stats, name) for name in names)
+    assert all(hasattr(crucible_bench, name) for name in names)
 
 
 def test_importing_crucible_core_does_not_import_scipy() -> None:

@@ -11,12 +11,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-import crucible_core.stats
-from crucible_core.stats import OTHER_TESTS, CannotTestError, run_test
-from crucible_core.stats.comparison import DEFINITIONS
-from crucible_core.stats.result import Choice
-from crucible_core.stats.selection import RULES, choose_test
-from crucible_core.vocabulary import Design, Outcome, TestName
+import crucible_bench
+from crucible_bench import OTHER_TESTS, CannotTestError, run_test
+from crucible_bench.hypothesis_tests.choose_test import RULES, choose_test
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
+from crucible_bench.result import Choice
+from crucible_bench.vocabulary import Design, Outcome, TestName
 
 SIZES = {"one": (12,), "two": (12, 12), "more": (12, 12, 12)}
 
@@ -29,13 +29,13 @@ def test_the_table_in_the_docstring_is_the_table_of_rules() -> None:
 
 def test_every_test_that_a_rule_can_choose_is_implemented() -> None:
     for name in {name for rule in RULES for name in (rule.test, *rule.alternatives)}:
-        assert name in DEFINITIONS or callable(getattr(crucible_core.stats, OTHER_TESTS[name]))  # type: ignore[index]
+        assert name in DEFINITIONS or callable(getattr(crucible_bench, OTHER_TESTS[name]))  # type: ignore[index]
 
 
 def test_the_tests_that_need_more_than_groups_have_functions_and_say_which() -> None:
     assert set(OTHER_TESTS) == set(get_args(TestName)) - set(DEFINITIONS)
     for name, function in OTHER_TESTS.items():
-        assert callable(getattr(crucible_core.stats, function))
+        assert callable(getattr(crucible_bench, function))
         with pytest.raises(CannotTestError, match=rf"call crucible_core\.stats\.{function}"):
             run_test(name, {"a": [1.0, 2.0], "b": [2.0, 1.0]})
 

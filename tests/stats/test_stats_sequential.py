@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from crucible_core.stats import CannotTestError
-from crucible_core.stats.sequential import (
+from crucible_bench import CannotTestError
+from crucible_bench.sequential.confidence_sequences import (
     ConfidenceSequence,
     betting_sequence,
     empirical_bernstein_sequence,

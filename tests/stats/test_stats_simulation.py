@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from crucible_core.stats import TestResult, run_test
+from crucible_bench import TestResult, run_test
 
 Groups = dict[str, np.ndarray]
 

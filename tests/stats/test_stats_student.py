@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, run_test
+from crucible_bench import CannotTestError, run_test
 
 SIDES = ["greater", "less", "two-sided"]
 SLEEP = {  # R's sleep

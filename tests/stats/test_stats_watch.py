@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crucible_core.stats import CannotTestError, betting_sequence, group_sequential_plan, run_test, watch_baseline
+from crucible_bench import CannotTestError, betting_sequence, group_sequential_plan, run_test, watch_baseline
 
 UNIT = (0.0, 1.0)
 RNG = np.random.default_rng(41)

@@ -1,0 +1,172 @@
+"""Statistical tests as pure functions: groups of numbers in, one typed, frozen result out.
+
+Nothing here knows of pipelines. Every result carries an effect size with an interval, the group sizes, what was
+assumed, and each choice that was made on the way.
+"""
+
+from crucible_bench.analysis import Analysis, FamilyChoice, analyse, choose_family
+from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
+from crucible_bench.data.summary import GroupSummary, summarize
+from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
+from crucible_bench.decisions.rankings import (
+    BestSet,
+    Contender,
+    Ranking,
+    RankingProcedure,
+    indistinguishable_from_best,
+    rank_over_blocks,
+)
+from crucible_bench.declaration import Declaration
+from crucible_bench.effect_size import EffectSize, effect_size
+from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
+from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
+from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
+from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
+from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
+from crucible_bench.hypothesis_tests.normality import Normality, shapiro_wilk
+from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
+from crucible_bench.hypothesis_tests.proportions import (
+    compare_paired_proportions,
+    compare_proportions,
+    proportion_interval,
+    proportion_test,
+)
+from crucible_bench.hypothesis_tests.repeated_measures import Sphericity, sphericity
+from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
+from crucible_bench.hypothesis_tests.run_test import run_test
+from crucible_bench.multiple.corrections import adjust_p_values
+from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
+from crucible_bench.multiple.families import Comparison, FamilyResult, pairwise_tests
+from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
+from crucible_bench.power.planned_power import foresee
+from crucible_bench.power.power import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+from crucible_bench.result import Choice, TestResult
+from crucible_bench.sequential.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
+from crucible_bench.sequential.confidence_sequences import (
+    ConfidenceSequence,
+    EProcess,
+    SequenceName,
+    betting_sequence,
+    empirical_bernstein_sequence,
+    normal_mixture_sequence,
+    paired_e_values,
+    sequence_difference,
+    t_mixture_sequence,
+)
+from crucible_bench.sequential.group_sequential import (
+    GroupSequentialPlan,
+    Spending,
+    crossing_probabilities,
+    group_sequential_plan,
+    spent_alpha,
+)
+from crucible_bench.vocabulary import (
+    OTHER_TESTS,
+    TEST_ALIASES,
+    TEST_NAMES,
+    Alternative,
+    CorrectionName,
+    Design,
+    EffectSizeName,
+    FamilyName,
+    Outcome,
+    TestName,
+    canonical_test_name,
+)
+
+__all__ = [
+    "OTHER_TESTS",
+    "TEST_ALIASES",
+    "TEST_NAMES",
+    "Alternative",
+    "Analysis",
+    "BaselineWatch",
+    "BestSet",
+    "BootstrapInterval",
+    "CannotTestError",
+    "Choice",
+    "ClusteredMean",
+    "Comparison",
+    "CompleteGroups",
+    "ConfidenceSequence",
+    "Contender",
+    "CorrectionName",
+    "Declaration",
+    "Design",
+    "Draw",
+    "EProcess",
+    "EffectSize",
+    "EffectSizeName",
+    "FamilyChoice",
+    "FamilyName",
+    "FamilyResult",
+    "GroupSequentialPlan",
+    "GroupSummary",
+    "Interpretation",
+    "MarginResult",
+    "MissingValue",
+    "Normality",
+    "OneSampleTest",
+    "Outcome",
+    "Plan",
+    "PlannedTest",
+    "Ranking",
+    "RankingProcedure",
+    "SequenceName",
+    "Spending",
+    "Sphericity",
+    "TestChoice",
+    "TestName",
+    "TestResult",
+    "Verdict",
+    "WatchVerdict",
+    "adjust_p_values",
+    "analyse",
+    "betting_sequence",
+    "bootstrap_interval",
+    "canonical_test_name",
+    "chi_square_test",
+    "choose_family",
+    "choose_test",
+    "clustered_mean",
+    "clustered_ttest",
+    "compare_paired_proportions",
+    "compare_proportions",
+    "corrected_resampled_ttest",
+    "crossing_probabilities",
+    "drop_missing",
+    "dunn",
+    "dunnett",
+    "effect_size",
+    "empirical_bernstein_sequence",
+    "find_missing",
+    "fisher_exact_test",
+    "foresee",
+    "games_howell",
+    "group_sequential_plan",
+    "indistinguishable_from_best",
+    "interpret",
+    "judge_margin",
+    "judge_new_value",
+    "minimum_detectable_effect",
+    "nemenyi",
+    "normal_mixture_sequence",
+    "one_sample_test",
+    "paired_e_values",
+    "pairwise_tests",
+    "power_of",
+    "proportion_interval",
+    "proportion_test",
+    "rank_over_blocks",
+    "run_test",
+    "sample_size",
+    "sequence_difference",
+    "shapiro_wilk",
+    "spent_alpha",
+    "sphericity",
+    "summarize",
+    "t_mixture_sequence",
+    "tukey_hsd",
+    "watch_baseline",
+]

@@ -1,0 +1,717 @@
+"""A whole comparison as it was declared: its tests, its family, its verdicts, from groups of numbers.
+
+What the `bench` stage, `crucible compare` and gates call. Everything that is chosen is chosen by the declaration and by
+sizes, never by the values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+from scipy import special
+
+from crucible_bench.data.outcomes import are_booleans, as_numbers, open_counts, outcome_table
+from crucible_bench.data.sample import Values
+from crucible_bench.data.summary import GroupSummary, summarize
+from crucible_bench.decisions.differences import Differences, PairDesign
+from crucible_bench.decisions.equivalence import MarginResult, judge_margin
+from crucible_bench.decisions.rankings import BestSet, Ranking, indistinguishable_from_best, rank_over_blocks
+from crucible_bench.declaration import Declaration
+from crucible_bench.effect_sizes.interpretation import interpret
+from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
+from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_ttest
+from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
+from crucible_bench.hypothesis_tests.normality import shapiro_wilk
+from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
+from crucible_bench.hypothesis_tests.proportions import proportion_interval, proportion_test
+from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
+from crucible_bench.hypothesis_tests.run_test import DEFINITIONS, run_test
+from crucible_bench.levels import levels
+from crucible_bench.multiple.corrections import adjust_p_values
+from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
+from crucible_bench.multiple.families import FamilyResult, pairwise_family
+from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
+from crucible_bench.result import Choice, TestResult, plain_json
+from crucible_bench.vocabulary import (
+    EFFECT_SIZES,
+    TESTS_OF_MANY_GROUPS,
+    Comparing,
+    Design,
+    FamilyName,
+    Outcome,
+    TestName,
+)
+from crucible_bench.wording import counted
+
+__all__ = ["Analysis", "FamilyChoice", "analyse", "choose_family"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What came out.
+
+    `tests` are of all groups at once (two groups, or many), `p_adjusted` theirs where there are several. `comparisons`
+    are the pairs of more than two groups, as one family. `verdicts` judge pairs against the margin. `checks` are about
+    assumptions; they had no part in any choice. Each of `decisions` goes with what it is about.
+    """
+
+    declaration: Declaration
+    outcome: Outcome
+    groups: Mapping[str, GroupSummary]
+    tests: tuple[TestResult, ...]
+    p_adjusted: tuple[float, ...] | None
+    comparisons: FamilyResult | None
+    verdicts: tuple[MarginResult, ...]
+    best: BestSet | None
+    ranking: Ranking | None
+    checks: tuple[str, ...]
+    decisions: tuple[tuple[str, Choice], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types: the metric of a `bench` stage, but for what names the data."""
+        declared, family = self.declaration, self.comparisons
+        corrected = self.p_adjusted is not None or family is not None
+        return {
+            "alpha": declared.alpha,
+            "design": declared.design,
+            "outcome": self.outcome,
+            "study": declared.study,
+            "alternative": declared.alternative,
+            "correction": declared.correction if corrected else None,
+            "family_size": len(self.tests),
+            "baseline": declared.baseline,
+            "paired": declared.design not in ("independent", "one_sample"),
+            "higher_is_better": declared.higher_is_better,
+            "groups": {
+                name: summary.to_dict() | {"mean_interval": self._mean_interval(summary)}
+                for name, summary in self.groups.items()
+            },
+            "tests": {
+                result.test: _worded(_without_decisions(result.to_dict()))
+                | ({} if p is None else {"p_adjusted": p, "significant": p <= declared.alpha})
+                for result, p in zip(self.tests, self.p_adjusted or [None] * len(self.tests), strict=True)
+            },
+            "comparisons": family and _of_family(family),
+            "verdicts": [_without_decisions(verdict.to_dict()) | {"alpha": verdict.alpha} for verdict in self.verdicts],
+            "best": self.best and _without_decisions(self.best.to_dict()),
+            "ranking": self.ranking and _of_ranking(self.ranking),
+            "checks": list(self.checks),
+        }
+
+    def _mean_interval(self, summary: GroupSummary) -> list[float] | None:
+        """Interval of one mean by t, of a share by Wilson; none where values belong together: it says nothing about
+        their differences.
+        """
+        if self.declaration.design not in {"independent", "one_sample"} or summary.sd is None:
+            return None
+        level = levels(self.declaration.alpha, self.declaration.confidence_level)[1]
+        if self.outcome == "binary":
+            return list(proportion_interval(round(summary.mean * summary.n), summary.n, confidence_level=level))
+        reach = float(special.stdtrit(summary.n - 1, 0.5 + level / 2.0)) * (summary.sd / math.sqrt(summary.n))
+        ends = [summary.mean - reach, summary.mean + reach]
+        return ends if all(map(math.isfinite, ends)) else None
+
+
+def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Analysis:
+    """Compare groups (name -> values of shape (n,), or `{"successes": k, "n": n}`) as declared.
+
+    `clusters` has the cluster of each item, for the design `clustered`. Raises CannotTestError where declaration and
+    data do not fit; ValueError for numbers out of range.
+    """
+    problems = declaration.problems()
+    if problems:
+        raise CannotTestError(" and ".join(declaration.tests), "; ".join(problems))
+    return _Analyst(groups, declaration, clusters).analysis()
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyChoice:
+    """The family of comparisons for a design, why, and who says so."""
+
+    family: FamilyName
+    reason: str
+    source: str
+    alternatives: tuple[FamilyName, ...]
+
+
+def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> FamilyChoice:
+    """How more than two groups are compared two by two where nothing is declared.
+
+    | outcome | design | compared | family |
+    | --- | --- | --- | --- |
+    | continuous | independent | all_pairs | games_howell |
+    | ordinal | independent | all_pairs or baseline | dunn |
+    | anything else | | | pairwise, by the test that `choose_test` has for two groups |
+
+    Neither needs equal variances. The rank families are for orders, about which a declared `kruskal_wallis` asks too.
+    The data have no say.
+    """
+    if design == "independent" and outcome == "continuous" and compare == "all_pairs":
+        return FamilyChoice(
+            "games_howell",
+            "it holds its level for unequal variances and sizes, as the Welch tests do",
+            "Games & Howell 1976; Sauder & DeMars 2019",
+            ("tukey_hsd", "pairwise"),
+        )
+    if design == "independent" and outcome == "ordinal":
+        return FamilyChoice("dunn", "it uses the ranks that the Kruskal-Wallis test uses", "Dunn 1964", ("pairwise",))
+    others: tuple[FamilyName, ...] = ("dunnett",) if (design, outcome) == ("independent", "continuous") else ()
+    return FamilyChoice(
+        "pairwise",
+        "the two-group test of the design on each pair, with a correction, assumes nothing that the test does not",
+        "Holm 1979; Demsar 2006",
+        others,
+    )
+
+
+# --- the analysis ---------------------------------------------------------------------------------------------------
+
+Groups: TypeAlias = Mapping[str, Any]
+
+
+class _Analyst:
+    def __init__(self, groups: Groups, declared: Declaration, clusters: Clusters | None) -> None:
+        self.declared = declared
+        self.clusters = clusters
+        self.decisions: list[tuple[str, Choice]] = []
+        _refuse_counts_without_pairs(groups, declared.design)
+        self.given = {name: open_counts(name, values) for name, values in groups.items()}
+        self.outcome = self._outcome()
+        self.baseline = self._baseline()
+        # Booleans are outcomes to the tests of proportions, and the numbers 0 and 1 to everything else.
+        self.groups: dict[str, Any] = (
+            {name: as_numbers(values) for name, values in self.given.items()}
+            if self.outcome == "binary"
+            else self.given
+        )
+        self.compare = declared.comparing
+
+    def analysis(self) -> Analysis:
+        names = list(self.groups)
+        summaries = {name: _summary(name, values) for name, values in self.groups.items()}
+        if self.declared.design == "clustered" and self.clusters is None:
+            raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
+        many = len(names) > 2
+        if many and self.declared.alternative != "two-sided" and self.compare is None:
+            raise CannotTestError(
+                " and ".join(self.declared.tests),
+                f"the alternative is {self.declared.alternative!r}, and {len(names)} groups at once have no direction: "
+                "declare `compare: baseline` or `compare: all_pairs`, or choose two with `groups`",
+            )
+        if many and self.declared.baseline is not None and self.compare is None:
+            raise CannotTestError(
+                "baseline",
+                f"nothing is compared with {self.declared.baseline!r}: of {len(names)} groups, declare `compare: "
+                "baseline`, or leave `baseline` out",
+            )
+        if not many and self.declared.family is not None:
+            reason = f"{counted(len(names), 'group')} make no family, so that there is nothing to correct for"
+            self._decide("family", Choice("none", reason, (self.declared.family,)))
+        ranking = self._ranking() if self.declared.study == "multiple_datasets" else None
+        best = self._best() if self.declared.study == "sweep" else None
+        tests, pair_test = self._chosen_tests(names)
+        results = self._all_at_once(tests)
+        family: FamilyResult | None = None
+        if ranking is not None:
+            family = ranking.family
+        elif many and self.compare is not None:
+            family = self._family(pair_test)
+        adjusted = self._adjusted(results)
+        self._say_if_effect_is_not_there(results, family)
+        return Analysis(
+            declaration=self._as_carried_out(),
+            outcome=self.outcome,
+            groups=MappingProxyType(summaries),
+            tests=tuple(results),
+            p_adjusted=adjusted,
+            comparisons=family,
+            verdicts=tuple(self._verdicts(names)),
+            best=best,
+            ranking=ranking,
+            checks=tuple(self._checks()),
+            decisions=tuple(self.decisions),
+        )
+
+    def _say_if_effect_is_not_there(self, results: Sequence[TestResult], family: FamilyResult | None) -> None:
+        asked = self.declared.effect_size
+        reported = [result.effect_size_name for result in results]
+        reported += [pair.effect_size_name for pair in family.comparisons if pair.effect_size_name] if family else []
+        if asked is not None and reported and asked not in reported:
+            own = " and ".join(dict.fromkeys(reported))
+            reason = f"{asked} was asked for, and what was run does not define it"
+            self._decide("effect_size", Choice(own, reason))
+
+    def _as_carried_out(self) -> Declaration:
+        return replace(self.declared, baseline=self.baseline, compare=self.compare)
+
+    def _decide(self, about: str, *choices: Choice) -> None:
+        self.decisions += [(about, choice) for choice in choices]
+
+    def _outcome(self) -> Outcome:
+        if self.declared.outcome is not None:
+            return self.declared.outcome
+        if self.given and all(are_booleans(values) for values in self.given.values()):
+            self._decide(
+                "outcome", Choice("binary", "every value of every group is true or false", ("continuous", "ordinal"))
+            )
+            return "binary"
+        return "continuous"
+
+    def _baseline(self) -> str | None:
+        named, names = self.declared.baseline, list(self.given)
+        if named is not None and named not in names:
+            raise CannotTestError(
+                "baseline", f"there is no group {named!r} to be the baseline; groups: {', '.join(map(repr, names))}"
+            )
+        if named is None and self.declared.study == "ab_test" and names:
+            self._decide(
+                "baseline",
+                Choice(names[0], "an A/B test holds the others against the first group, unless it says which"),
+            )
+            return names[0]
+        return named
+
+    # --- tests of all groups at once ---
+
+    def _chosen_tests(self, names: Sequence[str]) -> tuple[list[TestName], TestName | None]:
+        """The tests of all groups at once, and the test of two groups for a family of pairs."""
+        declared, many = self.declared, len(names) > 2
+        at_once: list[TestName] = []
+        of_pairs: list[TestName] = []
+        for asked in dict.fromkeys(declared.tests):
+            if asked == "auto":
+                if declared.study == "multiple_datasets":
+                    at_once.append("friedman")
+                elif (chosen := self._chosen_for_all(names)) is not None:
+                    at_once.append(chosen)
+            elif many and asked not in TESTS_OF_MANY_GROUPS:
+                of_pairs.append(asked)
+            else:
+                at_once.append(asked)
+        if of_pairs and self.compare is None and declared.study not in ("multiple_datasets", "sweep"):
+            raise CannotTestError(
+                of_pairs[0],
+                f"it compares two groups, and there are {len(names)} ({', '.join(names)}): declare `compare: "
+                "all_pairs` or `compare: baseline`, choose two with `groups`, or take a test of many groups",
+            )
+        if len(of_pairs) > 1:
+            raise CannotTestError(
+                of_pairs[1],
+                f"{' and '.join(of_pairs)} would each compare all pairs; declare one of them, so that the family of "
+                "comparisons is one",
+            )
+        return list(dict.fromkeys(at_once)), of_pairs[0] if of_pairs else None
+
+    def _chosen_for_all(self, names: Sequence[str]) -> TestName | None:
+        sizes = [_length(self.groups[name]) for name in names]
+        if len(names) > 2 and self.declared.design in ("clustered", "resampled"):
+            # No test takes so many groups of these designs at once: the family of pairs is the answer.
+            if self.compare is None and self.declared.study is None:
+                self.compare = "all_pairs"
+                reason = f"no test takes {len(names)} {self.declared.design} groups at once"
+                self._decide("compare", Choice("all_pairs", reason, ("baseline",)))
+            return None
+        chosen = choose_test(self.outcome, sizes, design=self.declared.design)
+        self._decide("test", self._by_rule(chosen, len(names)))
+        return chosen.test
+
+    def _by_rule(self, chosen: TestChoice, count: int) -> Choice:
+        groups = (
+            f"{self.declared.design.replace('_', ' ')} of"
+            if count == 1
+            else f"{count} {self.declared.design} groups of"
+        )
+        return Choice(
+            chosen.test,
+            f"by rule, for {groups} {self.outcome} values: {chosen.reason} ({chosen.source})",
+            tuple(chosen.alternatives),
+        )
+
+    def _all_at_once(self, tests: Sequence[TestName]) -> list[TestResult]:
+        results = []
+        for test in tests:
+            result = self._run(test, self._oriented(), self.declared.alpha, self.declared.confidence_level)
+            self._decide(test, *result.decisions)
+            results.append(result)
+        return results
+
+    def _oriented(self) -> Groups:
+        """Two groups with the baseline last, so that the difference is from it."""
+        if self.baseline is None or len(self.groups) != 2:
+            return self.groups
+        return {name: self.groups[name] for name in sorted(self.groups, key=lambda name: name == self.baseline)}
+
+    def _run(self, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+        own = _SPECIAL.get(test)
+        if own is not None:
+            return own(self, test, groups, alpha, level)
+        said = self.declared
+        return run_test(
+            test,
+            groups,
+            alpha=alpha,
+            confidence_level=level,
+            effect_size=said.effect_size if said.effect_size in EFFECT_SIZES[test] else None,
+            alternative=said.alternative if test not in TESTS_OF_MANY_GROUPS else "two-sided",
+            resamples=said.resamples,
+            seed=said.seed,
+        )
+
+    def _adjusted(self, results: Sequence[TestResult]) -> tuple[float, ...] | None:
+        if len(results) < 2:
+            return None
+        correction = self.declared.correction
+        self._decide(
+            "correction",
+            Choice(
+                correction,
+                f"{len(results)} tests were run on the same data, and one of them could be significant by chance alone",
+                tuple(name for name in ("holm", "bonferroni", "fdr", "none") if name != correction),
+            ),
+        )
+        return adjust_p_values([result.p_value for result in results], correction)
+
+    # --- pairs ---
+
+    def _family(self, pair_test: TestName | None) -> FamilyResult:
+        said, compare = self.declared, self.compare
+        assert compare is not None
+        procedure = said.family
+        if procedure is None:
+            if pair_test is not None:
+                procedure = "pairwise"
+            else:
+                chosen = choose_family(self._outcome_of_pairs, said.design, compare)
+                if said.alternative != "two-sided":
+                    procedure = "pairwise"
+                else:
+                    procedure = chosen.family
+                    self._decide(
+                        "family", Choice(procedure, f"{chosen.reason} ({chosen.source})", tuple(chosen.alternatives))
+                    )
+        control = self.baseline if compare == "baseline" else None
+        if procedure == "pairwise":
+            result = self._pairwise(pair_test or self._test_of_pairs(), control)
+        else:
+            result = _FAMILIES[procedure](self, control)
+        self._decide("family", *result.decisions)
+        return result
+
+    @property
+    def _outcome_of_pairs(self) -> Outcome:
+        """Whoever declared the test of ranks for all groups asks about orders, and so do the pairs."""
+        return "ordinal" if self.declared.tests == ("kruskal_wallis",) else self.outcome
+
+    def _test_of_pairs(self) -> TestName:
+        sizes = sorted(_length(values) for values in self.groups.values())[:2]
+        chosen = choose_test(self._outcome_of_pairs, sizes, design=self.declared.design)
+        self._decide("test of each pair", self._by_rule(chosen, 2))
+        return chosen.test
+
+    def _pairwise(self, test: TestName, control: str | None) -> FamilyResult:
+        said = self.declared
+        return pairwise_family(
+            lambda pair, alpha, level: self._run(test, pair, alpha, level),
+            self.groups,
+            control=control,
+            correction=said.correction,
+            alpha=said.alpha,
+            confidence_level=said.confidence_level,
+        )
+
+    def _pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        if self.baseline is not None and (len(names) == 2 or self.compare == "baseline"):
+            return [(name, self.baseline) for name in names if name != self.baseline]
+        if len(names) == 2:
+            return [(names[0], names[1])]
+        if self.compare == "all_pairs":
+            return [(first, second) for i, first in enumerate(names) for second in names[i + 1 :]]
+        return []
+
+    def _verdicts(self, names: Sequence[str]) -> list[MarginResult]:
+        said = self.declared
+        if said.margin is None:
+            return []
+        pairs = self._pairs(names)
+        if not pairs:
+            todo = "declare with `compare` which pairs are judged"
+            if said.study is not None:
+                todo = f"the study {said.study} has no pairs to judge; leave `margin` out, or choose two with `groups`"
+            raise CannotTestError("margin", f"there are {len(names)} groups; {todo}")
+        alpha = said.alpha if said.correction == "none" else said.alpha / len(pairs)
+        if len(pairs) > 1 and said.correction != "none":
+            self._decide(
+                "margin",
+                Choice(
+                    f"alpha / {len(pairs)} for each verdict",
+                    f"{counted(len(pairs), 'pair')} are judged, and Bonferroni's inequality holds for any of them",
+                ),
+            )
+        results = []
+        for pair in pairs:
+            result = judge_margin(
+                {name: self.groups[name] for name in pair},
+                said.margin,
+                difference=self._differences(),
+                higher_is_better=said.higher_is_better,
+                non_inferiority=said.non_inferiority,
+                alpha=alpha,
+            )
+            results.append(result)
+        self._decide("margin", *results[0].decisions)
+        return results
+
+    def _differences(self) -> Differences:
+        return Differences(cast("PairDesign", self.declared.design), self.clusters, self.declared.test_share)
+
+    # --- studies ---
+
+    def _ranking(self) -> Ranking:
+        procedure: Literal["nemenyi", "wilcoxon_holm"] = (
+            "wilcoxon_holm" if self.declared.family == "pairwise" else "nemenyi"
+        )
+        ranking = rank_over_blocks(
+            self.groups,
+            higher_is_better=self.declared.higher_is_better,
+            procedure=procedure,
+            alpha=self.declared.alpha,
+        )
+        self._decide("ranking", *ranking.decisions)
+        return ranking
+
+    def _best(self) -> BestSet:
+        best = indistinguishable_from_best(
+            self.groups,
+            higher_is_better=self.declared.higher_is_better,
+            difference=self._differences(),
+            alpha=self.declared.alpha,
+        )
+        self._decide("best", *best.decisions)
+        return best
+
+    # --- assumptions ---
+
+    def _checks(self) -> list[str]:
+        """Sentences about normality and spread; what cannot be checked has none."""
+        if self.outcome != "continuous":
+            return []
+        said = []
+        if self.declared.design in {"independent", "one_sample"}:
+            shaped = [(f"group {name}", values) for name, values in self.groups.items()]
+        else:
+            pairs = self._pairs(list(self.groups))
+            shaped = [
+                (f"differences {first} - {second}", _difference(self.groups[first], self.groups[second]))
+                for first, second in pairs
+                if _length(self.groups[first]) == _length(self.groups[second])
+            ]
+        for what, values in shaped:
+            try:
+                normality = shapiro_wilk(values)
+            except CannotTestError:
+                continue
+            shape = f"skewness {normality.skewness:.2f}, n = {normality.n}"
+            if self.declared.design in ("clustered", "resampled"):
+                said.append(f"{what}: {shape}; no test of normality, which would take the values for independent")
+                continue
+            said.append(f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, {_p(normality.p_value)}, {shape}")
+        if self.declared.design == "independent" and len(self.groups) > 1:
+            try:
+                spread = run_test("brown_forsythe", self.groups)
+            except CannotTestError:
+                return said
+            said.append(f"spread: Brown-Forsythe F = {spread.statistic:.3f}, {_p(spread.p_value)}")
+        return said
+
+
+Special: TypeAlias = Callable[["_Analyst", TestName, Groups, float, float | None], TestResult]
+
+
+def _clustered(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    assert self.clusters is not None
+    return clustered_ttest(
+        groups, self.clusters, alpha=alpha, confidence_level=level, alternative=self.declared.alternative
+    )
+
+
+def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    said = self.declared
+    return corrected_resampled_ttest(
+        groups, test_share=said.test_share, alpha=alpha, confidence_level=level, alternative=said.alternative
+    )
+
+
+def _one_sample(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    ((name, values),) = _only(test, groups).items()
+    assert self.declared.reference is not None
+    result = one_sample_test(
+        values,
+        self.declared.reference,
+        test=cast("OneSampleTest", test.removeprefix("one_sample_")),
+        alpha=alpha,
+        confidence_level=level,
+        alternative=self.declared.alternative,
+    )
+    return replace(result, groups=(name,))
+
+
+def _proportion(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    ((name, (successes, failures)),) = outcome_table(test, _only(test, groups)).items()
+    assert self.declared.reference is not None
+    result = proportion_test(
+        successes,
+        successes + failures,
+        reference=self.declared.reference,
+        alpha=alpha,
+        confidence_level=level,
+        alternative=self.declared.alternative,
+    )
+    return replace(result, groups=(name,))
+
+
+def _chi_square(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    said = self.declared
+    return chi_square_test(
+        outcome_table(test, groups), alpha=alpha, confidence_level=level, resamples=said.resamples, seed=said.seed
+    )
+
+
+def _fisher(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    return fisher_exact_test(
+        outcome_table(test, groups), alpha=alpha, confidence_level=level, alternative=self.declared.alternative
+    )
+
+
+_SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
+    {
+        "chi_square": _chi_square,
+        "clustered_ttest": _clustered,
+        "corrected_resampled_ttest": _resampled,
+        "fisher_exact": _fisher,
+        "one_sample_sign": _one_sample,
+        "one_sample_ttest": _one_sample,
+        "one_sample_wilcoxon": _one_sample,
+        "proportion": _proportion,
+    }
+)
+"""The tests that need more of the declaration than `run_test` takes."""
+
+RUNNABLE: Final = frozenset(DEFINITIONS) | frozenset(_SPECIAL)
+"""Every test that a declaration may name."""
+
+_FAMILIES: Final[Mapping[FamilyName, Callable[[_Analyst, str | None], FamilyResult]]] = MappingProxyType(
+    {
+        "dunn": lambda self, control: dunn(
+            self.groups,
+            control=control,
+            correction=self.declared.correction,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
+        ),
+        "dunnett": lambda self, control: dunnett(
+            self.groups,
+            str(control),
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
+        ),
+        "games_howell": lambda self, _: games_howell(
+            self.groups,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
+        ),
+        "nemenyi": lambda self, control: nemenyi(
+            self.groups,
+            control=control,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
+        ),
+        "tukey_hsd": lambda self, _: tukey_hsd(
+            self.groups,
+            alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
+            effect_size=self.declared.effect_size,
+        ),
+    }
+)
+"""Every family but `pairwise`, which runs the test of two groups."""
+
+
+def _refuse_counts_without_pairs(groups: Groups, design: Design) -> None:
+    for name, values in groups.items():
+        if isinstance(values, Mapping) and design not in ("independent", "one_sample"):
+            raise CannotTestError(
+                "groups",
+                f"group {name!r} has counts, which do not say which outcomes belong together, and the design is "
+                f"{design}; pass true or false for each item, or declare the design independent",
+            )
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _length(values: Any) -> int:
+    try:
+        return len(values)
+    except TypeError:
+        return 0  # the test says what is wrong with it
+
+
+def _summary(name: str, values: Any) -> GroupSummary:
+    try:
+        return summarize(values)
+    except CannotTestError as refusal:
+        raise CannotTestError("bench", refusal.reason.replace("group 'values'", f"group {name!r}")) from None
+
+
+def _difference(first: Any, second: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+
+
+def _only(test: str, groups: Groups) -> Groups:
+    if len(groups) != 1:
+        raise CannotTestError(
+            test, f"it holds one group against a reference, but there are {len(groups)}: {', '.join(groups)}"
+        )
+    return groups
+
+
+def _without_decisions(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in ("decisions", "alpha")}
+
+
+def _worded(fields: dict[str, Any]) -> dict[str, Any]:
+    """With a convention's word for the effect size and whose it is, where there is one."""
+    name, value = fields["effect_size_name"], fields["effect_size"]
+    word = None if name is None or value is None else interpret(name, value)
+    return fields | {"interpretation": word and asdict(word)}
+
+
+def _of_family(family: FamilyResult) -> dict[str, Any]:
+    fields = _without_decisions(family.to_dict())
+    return fields | {"comparisons": [_worded(pair) for pair in fields["comparisons"]]}
+
+
+_OF_RANKING: Final = (
+    *("procedure", "groups", "mean_ranks", "blocks", "critical_difference", "cliques", "friedman", "iman_davenport"),
+    "notes",
+)
+
+
+def _of_ranking(ranking: Ranking) -> dict[str, Any]:
+    fields: dict[str, Any] = plain_json(asdict(ranking))
+    return {name: fields[name] for name in _OF_RANKING}

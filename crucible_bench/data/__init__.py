@@ -1,0 +1,1 @@
+"""The numbers that are compared: read, checked, summarized."""

@@ -1,0 +1,279 @@
+"""Which of many are best: ranks over data sets (Demsar), and the configurations that may be the best of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy import special
+
+from crucible_bench.data.sample import Sample, Values, Vector, read_groups
+from crucible_bench.data.summary import summarize
+from crucible_bench.decisions.differences import ASSUMPTIONS, INTERVALS, Differences
+from crucible_bench.distributions.studentized import range_quantile
+from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.run_test import run_test
+from crucible_bench.levels import share
+from crucible_bench.multiple.dunn_nemenyi import block_ranks, nemenyi
+from crucible_bench.multiple.families import FamilyResult, pairwise_tests
+from crucible_bench.result import Choice, plain_json
+
+RankingProcedure = Literal["nemenyi", "wilcoxon_holm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Methods ranked over data sets: what a critical-difference diagram shows.
+
+    `groups` stand from the best to the worst, `mean_ranks` with them, 1 being the best possible. `cliques` are the
+    largest sets of groups of which no two are told apart: the diagram's bars. `critical_difference` is None for the
+    Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df..., p-value) of the
+    test that all groups are alike, Friedman's p-value exact for few groups and data sets.
+    """
+
+    procedure: RankingProcedure
+    groups: tuple[str, ...]
+    mean_ranks: tuple[float, ...]
+    blocks: int
+    higher_is_better: bool
+    critical_difference: float | None
+    cliques: tuple[tuple[str, ...], ...]
+    friedman: tuple[float, float, float]
+    iman_davenport: tuple[float, float, float, float]
+    family: FamilyResult
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values: tuples become lists, and an infinite number becomes None."""
+        fields: dict[str, Any] = plain_json(asdict(self))
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A configuration of a sweep: its mean, and the evidence that another one is better.
+
+    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one of the strongest evidence,
+    None for the configuration in front.
+    """
+
+    name: str
+    n: int
+    mean: float
+    p_value: float
+    beaten_by: str | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BestSet:
+    """The configurations that may be the best: with probability 1 - alpha the truly best one is among `kept`.
+
+    `leader` has the best mean here. `size` is the number of comparisons that each configuration's p-value counts.
+    """
+
+    leader: str
+    kept: tuple[str, ...]
+    contenders: tuple[Contender, ...]
+    higher_is_better: bool
+    paired: bool
+    size: int
+    alpha: float
+    method: str
+    assumptions: tuple[str, ...]
+    decisions: tuple[Choice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(asdict(self))
+        return fields
+
+
+def rank_over_blocks(
+    groups: Mapping[str, Values],
+    *,
+    higher_is_better: bool = True,
+    procedure: RankingProcedure = "nemenyi",
+    alpha: float = 0.05,
+) -> Ranking:
+    """Compare methods over data sets by ranks (Demsar 2006); value i of every group belongs to data set i.
+
+    | procedure | tells two groups apart | source |
+    | --- | --- | --- |
+    | nemenyi | mean ranks further apart than the critical difference q sqrt(k (k + 1) / (6 N)) | Demsar 2006 |
+    | wilcoxon_holm | signed-rank tests of all pairs, corrected by Holm | Benavoli, Corani & Mangili 2016 |
+
+    Either bounds the chance of any false difference by itself when all methods are alike, so the answer does not wait
+    for Friedman's test; that test is reported with it. When some methods do differ, wilcoxon_holm keeps the bound for
+    the others, while nemenyi's verdict on a pair moves with the rest (Benavoli, Corani & Mangili 2016).
+
+    At least three groups and two data sets; one score per data set and method (average replicates first, or they count
+    as data sets).
+
+    Raises CannotTestError for fewer, for unequal lengths and for data without any order.
+    """
+    alpha = share("alpha", alpha)
+    if procedure not in ("nemenyi", "wilcoxon_holm"):
+        raise CannotTestError(
+            str(procedure), "there is no ranking procedure of that name; known: nemenyi, wilcoxon_holm"
+        )
+    samples = read_groups(procedure, groups)
+    n, k = _block_shape(procedure, samples)
+    ranks = block_ranks(procedure, [Sample(s.name, -s.values) if higher_is_better else s for s in samples])
+    means = ranks.mean(axis=0)
+    if procedure == "nemenyi":
+        family = nemenyi(groups, alpha=alpha)
+        if higher_is_better:  # a group of higher values has the higher rank there, and the better, lower one above
+            family = replace(family, estimate_name="difference of mean ranks, from the lowest value")
+        difference = range_quantile(1.0 - family.confidence_level, k, math.inf) * math.sqrt(k * (k + 1.0) / (12.0 * n))
+    else:
+        family, difference = pairwise_tests("wilcoxon", groups, correction="holm", alpha=alpha), None
+    order = [int(place) for place in np.argsort(means, kind="stable")]
+    friedman = run_test("friedman", groups, alpha=alpha)
+    alike = {frozenset((row.first, row.second)) for row in family.comparisons if not row.significant}
+    names = tuple(samples[place].name for place in order)
+    return Ranking(
+        procedure=procedure,
+        groups=names,
+        mean_ranks=tuple(float(means[place]) for place in order),
+        blocks=n,
+        higher_is_better=higher_is_better,
+        critical_difference=difference,
+        cliques=_cliques(names, alike),
+        friedman=(friedman.statistic, friedman.df[0], friedman.p_value),
+        iman_davenport=_iman_davenport(friedman.statistic, n, k),
+        family=family,
+        notes=()
+        if friedman.significant or not any(row.significant for row in family.comparisons)
+        else ("Friedman's test does not reject at this alpha although single comparisons do; both are valid alone",),
+        decisions=(
+            Choice(
+                procedure,
+                "a pair's verdict depends on the other methods' ranks, but one number, the critical difference, "
+                "describes the diagram"
+                if procedure == "nemenyi"
+                else "a pair's verdict depends on that pair only and uses the size of its differences",
+                ("wilcoxon_holm",) if procedure == "nemenyi" else ("nemenyi",),
+            ),
+        ),
+    )
+
+
+def indistinguishable_from_best(
+    groups: Mapping[str, Values],
+    *,
+    higher_is_better: bool = True,
+    paired: bool = False,
+    difference: Differences | None = None,
+    alpha: float = 0.05,
+) -> BestSet:
+    """Subset selection: the configurations of which none other is shown to have a better mean.
+
+    A configuration is dropped when some other one beats it in a one-sided t-test (Welch's, or that of pairs where
+    value i of all groups shares a seed or a fold) at alpha / (k - 1). The truly best one meets k - 1 such tests, all
+    of true null hypotheses, so it is dropped with probability at most alpha, under any dependence (the idea of Gupta
+    1965 and of Hsu 1984, without their equal variances). Comparing all with the leader instead would ignore that the
+    leader was chosen by the same data.
+
+    Raises CannotTestError for fewer than two groups and for what the t-test refuses.
+    """
+    alpha, test = share("alpha", alpha), "best"
+    samples = read_groups(test, groups)
+    if len(samples) < 2:
+        raise CannotTestError(test, "the best of fewer than two configurations needs no test")
+    oriented = [sample if higher_is_better else Sample(sample.name, -sample.values) for sample in samples]
+    of = difference or Differences("paired" if paired else "independent")
+    k = len(samples)
+    wins = np.ones((k, k))  # one-sided p-value that the row's mean is higher than the column's
+    for i in range(k):
+        for j in range(i):
+            if of.design != "independent" and np.array_equal(oriented[i].values, oriented[j].values):
+                continue  # value for value the same: no evidence for either, and no standard error
+            found = of(test, (oriented[i], oriented[j]))
+            wins[i, j], wins[j, i] = found.upper_tail(), found.lower_tail()
+    means = [summarize(sample.values).mean for sample in oriented]
+    order = sorted(range(k), key=lambda place: -means[place])
+    contenders = tuple(
+        _contender(samples, place, order[0], means[place] * (1.0 if higher_is_better else -1.0), wins, alpha)
+        for place in order
+    )
+    return BestSet(
+        leader=samples[order[0]].name,
+        kept=tuple(contender.name for contender in contenders if contender.kept),
+        contenders=contenders,
+        higher_is_better=higher_is_better,
+        paired=of.design != "independent",
+        size=k - 1,
+        alpha=alpha,
+        method=f"subset selection by one-sided {INTERVALS[of.design]}-tests, Bonferroni over {k - 1}",
+        assumptions=(
+            *ASSUMPTIONS[of.design],
+            "mean differences are approximately normal",
+        ),
+        decisions=(
+            Choice(
+                "a set of configurations instead of the leader alone",
+                "the leader was chosen by the same data, so a test of each against it would be too sure",
+                ("dunnett with the leader as control",),
+            ),
+        ),
+    )
+
+
+def _contender(
+    samples: Sequence[Sample], place: int, leader: int, mean: float, wins: Vector, alpha: float
+) -> Contender:
+    rivals = [other for other in range(len(samples)) if other != place]
+    rival = min(rivals, key=lambda other: float(wins[other, place]))
+    p_value = min(1.0, len(rivals) * float(wins[rival, place]))
+    return Contender(
+        name=samples[place].name,
+        n=samples[place].n,
+        mean=mean,
+        p_value=p_value,
+        beaten_by=None if place == leader else samples[rival].name,
+        kept=p_value > alpha,
+    )
+
+
+def _block_shape(test: str, samples: Sequence[Sample]) -> tuple[int, int]:
+    k, n = len(samples), min((sample.n for sample in samples), default=0)
+    if k < 3 or n < 2:
+        raise CannotTestError(
+            test,
+            f"a ranking needs at least 3 groups and 2 data sets, not {k} and {n}; for two groups use wilcoxon",
+        )
+    return n, k
+
+
+def _iman_davenport(q: float, n: int, k: int) -> tuple[float, float, float, float]:
+    """The F that Iman and Davenport (1980) make of Friedman's Q, its degrees of freedom and p-value."""
+    df = k - 1.0, (k - 1.0) * (n - 1.0)
+    rest = n * (k - 1.0) - q
+    if rest <= 1e-12 * q:  # every block has the same order
+        return math.inf, *df, 0.0
+    f = (n - 1.0) * q / rest
+    return f, *df, float(special.fdtrc(*df, f))
+
+
+def _cliques(names: Sequence[str], alike: set[frozenset[str]]) -> tuple[tuple[str, ...], ...]:
+    """The maximal sets of two or more names that are pairwise alike (Bron & Kerbosch 1973), in the names' order."""
+    near = {name: {other for other in names if frozenset((name, other)) in alike and other != name} for name in names}
+    found: list[set[str]] = []
+
+    def extend(clique: set[str], open_: set[str], closed: set[str]) -> None:
+        if not open_ and not closed:
+            found.append(clique)
+            return
+        pivot = max(open_ | closed, key=lambda name: (len(near[name] & open_), name))
+        for name in sorted(open_ - near[pivot]):
+            extend(clique | {name}, open_ & near[name], closed & near[name])
+            open_, closed = open_ - {name}, closed | {name}
+
+    extend(set(), set(names), set())
+    sets = [tuple(name for name in names if name in clique) for clique in found if len(clique) > 1]
+    return tuple(sorted(sets, key=lambda clique: [names.index(name) for name in clique]))

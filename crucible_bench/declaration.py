@@ -1,0 +1,188 @@
+"""What a comparison declares before the data are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from crucible_bench.vocabulary import (
+    EFFECT_SIZES,
+    TESTS_OF_DESIGN,
+    TESTS_OF_MANY_GROUPS,
+    Alternative,
+    Comparing,
+    CorrectionName,
+    Design,
+    EffectSizeName,
+    FamilyName,
+    Outcome,
+    StudyName,
+    TestName,
+)
+from crucible_bench.wording import listing
+
+__all__ = ["Declaration"]
+
+_TWO_SIDED: Final[frozenset[FamilyName]] = frozenset({"dunn", "dunnett", "games_howell", "nemenyi", "tukey_hsd"})
+_FAMILY_DESIGN: Final[Mapping[FamilyName, Design]] = MappingProxyType(
+    {
+        "dunn": "independent",
+        "dunnett": "independent",
+        "games_howell": "independent",
+        "nemenyi": "paired",
+        "tukey_hsd": "independent",
+    }
+)
+FAMILY_COMPARES: Final[Mapping[FamilyName, Comparing]] = MappingProxyType(
+    {"dunnett": "baseline", "games_howell": "all_pairs", "tukey_hsd": "all_pairs"}
+)
+STUDY_COMPARES: Final[Mapping[StudyName, Comparing]] = MappingProxyType({"ab_test": "baseline", "ablation": "baseline"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What is compared and how, said before the data are seen.
+
+    `outcome` None is binary for groups of booleans (or of successes of n), else continuous. `baseline` is the group
+    that others are held against; `study` says which comparisons there are:
+
+    | study | compares | needs |
+    | --- | --- | --- |
+    | ab_test | each group with the baseline, the first one unless said | |
+    | ablation | each group, a component left out, with the full system | baseline |
+    | sweep | all groups, for those that may be the best | |
+    | multiple_datasets | methods by their ranks; value i of every group is data set i | three groups |
+    """
+
+    design: Design = "independent"
+    outcome: Outcome | None = None
+    tests: tuple[TestName | Literal["auto"], ...] = ("auto",)
+    alternative: Alternative = "two-sided"
+    alpha: float = 0.05
+    confidence_level: float | None = None
+    effect_size: EffectSizeName | None = None
+    correction: CorrectionName = "holm"
+    study: StudyName | None = None
+    compare: Comparing | None = None
+    family: FamilyName | None = None
+    baseline: str | None = None
+    margin: float | None = None
+    non_inferiority: bool = False
+    higher_is_better: bool = True
+    reference: float | None = None
+    test_share: float | None = None
+    resamples: int = 10_000
+    seed: int = 0
+
+    def problems(self) -> list[str]:
+        """What cannot be right whatever the data are, one sentence each."""
+        return list(_contradictions(self))
+
+    @property
+    def comparing(self) -> Comparing | None:
+        """What `compare` says, or the study, or the family."""
+        if self.study is not None and self.study in STUDY_COMPARES:
+            return STUDY_COMPARES[self.study]
+        if self.compare is None and self.family is not None and self.family in FAMILY_COMPARES:
+            return FAMILY_COMPARES[self.family]
+        return self.compare
+
+
+def _contradictions(said: Declaration) -> Iterator[str]:
+    yield from _contradictions_of_tests(said)
+    yield from _contradictions_of_design(said)
+    yield from _contradictions_of_study(said)
+    yield from _contradictions_of_family(said)
+
+
+def _contradictions_of_tests(said: Declaration) -> Iterator[str]:
+    named = [test for test in said.tests if test != "auto"]
+    if not said.tests:
+        yield "tests: there is none"
+    for test in named:
+        if test not in TESTS_OF_DESIGN[said.design]:
+            fitting = next(design for design, tests in TESTS_OF_DESIGN.items() if test in tests)
+            ignores = " and would ignore the pairing" if (said.design, fitting) == ("paired", "independent") else ""
+            yield (
+                f"tests: {test} is for the design {fitting}{ignores}, and this one is {said.design}; its tests: "
+                f"{listing(TESTS_OF_DESIGN[said.design])}"
+            )
+    if said.effect_size and len(named) == len(said.tests) and not _is_defined(said.effect_size, named):
+        yield f"effect_size: none of the tests {', '.join(named)} defines {said.effect_size}"
+
+    if said.alternative != "two-sided":
+        yield from _without_direction(said, named)
+
+
+def _is_defined(effect_size: EffectSizeName, tests: Iterable[TestName]) -> bool:
+    return any(effect_size in EFFECT_SIZES[test] for test in tests)
+
+
+def _without_direction(said: Declaration, named: Sequence[TestName]) -> Iterator[str]:
+    """A one-sided question that nothing would ask."""
+    if said.study in ("multiple_datasets", "sweep"):
+        yield f"alternative: the study {said.study} has questions of its own, and none of them is {said.alternative!r}"
+    elif said.comparing is None and named and len(named) == len(said.tests) and set(named) <= TESTS_OF_MANY_GROUPS:
+        yield (
+            f"alternative: {' and '.join(named)} compares groups all at once, which has no direction, so that it "
+            f"cannot be {said.alternative!r}"
+        )
+
+
+def _contradictions_of_design(said: Declaration) -> Iterator[str]:
+    if said.design == "one_sample" and said.reference is None:
+        yield "reference: one sample needs the number that it is held against"
+    if said.design == "one_sample" and said.margin is not None:
+        yield "margin: verdicts are about two groups; one sample has its interval"
+    if said.design != "one_sample" and said.reference is not None:
+        yield f"reference: is for the design one_sample, and this one is {said.design}"
+    if said.design != "resampled" and said.test_share is not None:
+        yield f"test_share: is for the design resampled, and this one is {said.design}"
+    if said.non_inferiority and said.margin is None:
+        yield "margin: non-inferiority needs the largest loss that would not matter"
+
+
+def _contradictions_of_study(said: Declaration) -> Iterator[str]:
+    study, compare = said.study, said.compare
+    if study is None:
+        return
+    if study == "ablation" and said.baseline is None:
+        yield "baseline: an ablation needs the name of the full system"
+    if study in STUDY_COMPARES and compare not in (None, STUDY_COMPARES[study]):
+        yield f"compare: {compare}, but the study {study} compares with the baseline"
+    if study not in STUDY_COMPARES and compare is not None:
+        yield f"compare: the study {study} has comparisons of its own"
+    if study == "multiple_datasets" and said.design != "paired":
+        yield "design: multiple_datasets is for the design paired, value i of every group being data set i"
+    if study == "multiple_datasets" and said.family not in (None, "nemenyi", "pairwise"):
+        yield f"family: multiple_datasets takes nemenyi or pairwise (Wilcoxon tests with Holm), not {said.family}"
+    if study == "multiple_datasets" and said.margin is not None:
+        yield "margin: methods are ranked over data sets, and no pair of them is judged by its means"
+    if study not in STUDY_COMPARES and said.baseline is not None:
+        yield f"baseline: the study {study} has comparisons of its own, and none with a baseline"
+    if study == "sweep" and said.family is not None:
+        yield f"family: the study sweep has comparisons of its own, not {said.family}"
+    if study == "sweep" and said.design == "one_sample":
+        yield "design: a sweep has several groups"
+
+
+def _contradictions_of_family(said: Declaration) -> Iterator[str]:
+    family = said.family
+    if said.compare == "baseline" and said.baseline is None and said.study is None:
+        yield "baseline: comparing with a baseline needs its name"
+    if family is None:
+        return
+    fitting = _FAMILY_DESIGN.get(family, said.design)
+    if fitting != said.design:
+        yield f"family: {family} is for the design {fitting}, and this one is {said.design}"
+    compares = FAMILY_COMPARES.get(family, said.comparing)
+    if said.comparing not in (None, compares):
+        yield f"family: {family} compares {compares}, not {said.comparing}"
+    if said.comparing is None and family not in FAMILY_COMPARES and said.study is None:
+        yield f"compare: the family {family} needs to know what is compared, all_pairs or baseline"
+    if family == "dunnett" and said.baseline is None and said.study != "ab_test":
+        yield "baseline: dunnett compares with one, and needs its name"
+    if family in _TWO_SIDED and said.alternative != "two-sided":
+        yield f"alternative: {family} is two-sided; only pairwise tests can be {said.alternative!r}"

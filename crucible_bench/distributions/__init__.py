@@ -1,0 +1,1 @@
+"""Distributions and resampling that the tests need and scipy does not have."""

@@ -1,0 +1,1 @@
+"""Standardized effect sizes, and the words for how large they are."""

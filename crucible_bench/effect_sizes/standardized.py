@@ -1,0 +1,127 @@
+"""Standardized mean differences: Cohen's d, Hedges' g, Glass's delta, d_z and d_av, with noncentral-t intervals."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import special
+
+from crucible_bench.data.moments import LEAST_SQUARES, Moments, moments, standard_error
+from crucible_bench.data.sample import Sample, scale_exponent
+from crucible_bench.distributions.noncentral import noncentral_t_interval
+from crucible_bench.errors import CannotTestError
+from crucible_bench.result import Choice, Effect, Settings
+
+
+def standardized_difference(test: str, first: Moments, second: Moments, settings: Settings) -> Effect:
+    """Cohen's d, Hedges' g or Glass's delta of two independent groups, first minus second.
+
+    d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes its bias
+    in normal samples (Hedges 1981). Both estimate the same population delta, so both carry the same interval: the
+    deltas under which the pooled t statistic is not extreme. It is exact for normal groups of equal variance. Glass's
+    delta (Glass 1976) has the second group's sd alone below the line; CannotTestError where that is zero.
+    """
+    if settings.effect_size == "glass_delta":
+        return _glass_delta(test, first, second, settings)
+    df = first.n + second.n - 2
+    d = first.minus(second) / pooled_sd(first, second)
+    root = math.sqrt(first.n * second.n / (first.n + second.n))
+    low, high = noncentral_t_interval(d * root, df, settings.confidence_level)
+    value = d * bias_factor(df) if settings.effect_size == "hedges_g" else d
+    return Effect(
+        settings.effect_size,
+        value,
+        (low / root, high / root),
+        _interval_choice("normal groups of equal variance"),
+    )
+
+
+def standardized_mean(
+    difference: Moments,
+    settings: Settings,
+    *,
+    error: float | None = None,
+    df: int | None = None,
+    interval: Choice | None = None,
+) -> Effect:
+    """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
+
+    The interval inverts the noncentral t distribution and is exact for independent normal differences. Where they are
+    not independent the caller gives the mean's standard error, its degrees of freedom, and what its interval rests on.
+    """
+    sd = math.sqrt(difference.variance)
+    dz = difference.mean / sd
+    root = math.sqrt(difference.n) if error is None else sd / error
+    low, high = noncentral_t_interval(dz * root, difference.n - 1 if df is None else df, settings.confidence_level)
+    return Effect("cohens_dz", dz, (low / root, high / root), interval or _interval_choice("normal differences"))
+
+
+def _glass_delta(test: str, first: Moments, control: Moments, settings: Settings) -> Effect:
+    if control.n < 2 or control.squares < LEAST_SQUARES:
+        raise CannotTestError(
+            test,
+            "Glass's delta divides by the standard deviation of the second group, which does not vary; put the group "
+            "that does second, or ask for cohens_d",
+        )
+    sd = math.sqrt(control.variance)
+    # The standard error in units of the control's sd, each group with its own variance as in Welch's test.
+    error, df = sd * math.sqrt(1.0 / first.n + 1.0 / control.n), control.n - 1.0
+    if first.n > 1:
+        error, welch_df = standard_error((first.variance, control.variance), (first.n, control.n))
+        df = min(df, welch_df)
+    root = sd / error
+    delta = first.minus(control) / sd
+    low, high = noncentral_t_interval(delta * root, df, settings.confidence_level)
+    choice = Choice(
+        "noncentral-t interval for Glass's delta",
+        "the difference of means is independent of the control's standard deviation (Hedges 1981); the variances' "
+        "ratio is taken as observed and the smaller of the control's and Welch's degrees of freedom, so it is "
+        "approximate for normal groups",
+        ("bootstrap interval",),
+    )
+    return Effect("glass_delta", delta, (low / root, high / root), choice)
+
+
+def paired_standardized(
+    test: str, samples: tuple[Sample, ...], difference: Moments, exponent: int, settings: Settings
+) -> Effect:
+    """Cohen's d_z or d_av of pairs whose differences, divided by 2**exponent, have these moments.
+
+    d_av is the mean difference over the root mean square of the two groups' sds (Cumming 2012, equation 11.10), the
+    unit that does not depend on how well pairs agree. Its interval is that of d_z times the ratio of the two units
+    (Algina & Keselman 2003), so that it leaves out zero where the paired t-test does.
+    """
+    if settings.effect_size != "cohens_dav":
+        return standardized_mean(difference, settings)
+    own = scale_exponent(samples)
+    average = math.sqrt(sum(moments(sample.values, own).variance for sample in samples) / 2.0)
+    if not average > 0.0:
+        raise CannotTestError(test, "neither group varies, so d_av has no unit; cohens_dz is defined here")
+    dz = standardized_mean(difference, settings)
+    ratio = math.ldexp(math.sqrt(difference.variance) / average, exponent - own)
+    choice = Choice(
+        "Algina and Keselman's noncentral-t interval for d_av",
+        "that of d_z in the other unit, so it agrees with the paired t-test about zero; it takes the ratio of the "
+        "units as observed, so it is approximate, and wide rather than narrow for large effects",
+        ("bootstrap interval",),
+    )
+    return Effect("cohens_dav", dz.value * ratio, (dz.interval[0] * ratio, dz.interval[1] * ratio), choice)
+
+
+def pooled_sd(first: Moments, second: Moments) -> float:
+    """The square root of the pooled within-group variance, on n1 + n2 - 2 degrees of freedom."""
+    return math.sqrt((first.squares + second.squares) / (first.n + second.n - 2))
+
+
+def bias_factor(df: int) -> float:
+    """The factor that unbiases d for normal samples of equal variance (Hedges 1981, exact); needs df >= 2."""
+    log_ratio = float(special.gammaln(df / 2.0) - special.gammaln((df - 1.0) / 2.0))
+    return math.exp(log_ratio) / math.sqrt(df / 2.0)
+
+
+def _interval_choice(what: str) -> Choice:
+    return Choice(
+        "noncentral-t interval for the effect size",
+        f"exact for {what}, at any n; Hedges' correction changes the estimate, not the interval",
+        ("bootstrap interval", "large-sample normal interval"),
+    )

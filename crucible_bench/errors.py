@@ -1,0 +1,20 @@
+"""The one error of this package: a test that these data do not allow."""
+
+from __future__ import annotations
+
+__all__ = ["CannotTestError"]
+
+
+class CannotTestError(ValueError):
+    """The test cannot be run on these data, so there is no result to report.
+
+    `test` is the name that was asked for, `reason` why not and what to do instead; the message holds both.
+    """
+
+    def __init__(self, test: str, reason: str) -> None:
+        super().__init__(f"cannot run {test!r}: {reason}")
+        self.test = test
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[CannotTestError], tuple[str, str]]:
+        return type(self), (self.test, self.reason)

@@ -1,0 +1,305 @@
+"""What a comparison found, in a sentence or a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from crucible_bench.comparison import (
+    EFFECT_LABELS,
+    RATIOS,
+    BestOfSweep,
+    ComparedFamily,
+    ComparedPair,
+    ComparedTest,
+    Comparison,
+    Interval,
+    MarginVerdict,
+    RankedGroups,
+)
+from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_bench.vocabulary import Alternative, EffectSizeName
+
+__all__ = ["estimated", "finding", "labelled", "number", "percent", "statistic"]
+
+MOST_TOLD = 6
+
+
+def finding(comparison: Comparison) -> str:
+    """The result in one sentence, or a few where several pairs were compared.
+
+    It is that of the test declared first: picking the smallest p would be picking the result.
+    """
+    if comparison.best is not None:
+        found = _finding_of_sweep(comparison, comparison.best)
+    elif comparison.ranking is not None:
+        found = _finding_of_ranking(comparison, comparison.ranking)
+    elif comparison.comparisons is not None:
+        found = _finding_of_family(comparison, comparison.comparisons)
+    else:
+        found = _finding_of_test(comparison, next(iter(comparison.tests.values())))
+    more = len(comparison.verdicts) - MOST_TOLD
+    rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
+    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_TOLD]), *rest])
+
+
+def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
+    p, adjusted = test.p_value, ""
+    if test.p_adjusted is not None:
+        p = test.p_adjusted
+        adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
+    # Of a test that estimates its effect size, the same numbers twice would say nothing more.
+    is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
+    effect = "" if is_effect else f"{_effect(test.effect_size_name, test.effect_size, test.effect_size_interval)}, "
+    name = EFFECT_LABELS[test.effect_size_name] if is_effect else test.estimate_name
+    numbers = (
+        f"{estimated(name, test.estimate, ' = ' if is_effect or _ends_in_figure(name) else ' ')}, "
+        f"{percent(test.confidence_level)} CI {format_interval(test.confidence_interval)}, "
+        f"{test.method}, {statistic(test.statistic_name, test.df, test.statistic)}, p {format_p(p)}{adjusted}, "
+        f"{effect}n = {_counts(comparison, test)}"
+    )
+    measure = _measured(comparison)
+    if len(test.groups) > 2:
+        spread = " in spread" if test.test in _OF_SPREAD else ""
+        differ = f"differ{spread}" if test.significant else f"could not be told apart{spread}"
+        return f"The {len(test.groups)} groups {', '.join(test.groups)} {differ}{measure}: {numbers}."
+    first, *others = test.groups
+    second = others[0] if others else f"the reference {format_number(test.null_value)}"
+    found = _Found(
+        test.effect_size_name,
+        test.effect_size,
+        test.estimate,
+        test.null_value,
+        test.alternative,
+        test.significant,
+        spread=test.test in _OF_SPREAD,
+    )
+    return f"{found.told(first, second, measure)}: {numbers}."
+
+
+_ASSOCIATIONS = frozenset({"pearson_r", "spearman_rho", "kendall_tau"})
+_OF_SPREAD = frozenset({"brown_forsythe", "levene", "variance_ratio"})
+_WITHOUT_DIRECTION = frozenset(
+    {
+        "cramers_v",
+        "epsilon_squared",
+        "eta_squared",
+        "kendall_w",
+        "omega_squared",
+        "partial_eta_squared",
+    }
+)
+
+
+class _Found(NamedTuple):
+    """What is needed to say which way two groups differ, if the test has a way to differ."""
+
+    effect_name: EffectSizeName | None
+    effect: float | None
+    estimate: float | None
+    null_value: float
+    alternative: Alternative
+    significant: bool
+    spread: bool = False
+
+    def told(self, first: str, second: str, measure: str) -> str:
+        if self.effect_name in _ASSOCIATIONS:
+            return self._association(first, second)
+        if self.alternative != "two-sided" and not self.significant:
+            # A one-sided test is silent about the other side, where the groups may well differ.
+            word = "higher" if self.alternative == "greater" else "lower"
+            what = f"{word} in spread" if self.spread else word
+            return f"{first} was not shown to be {what} than {second}{measure}"
+        spread = " in spread" if self.spread else ""
+        if not self.significant:
+            return f"{first} and {second} could not be told apart{spread}{measure}"
+        sign = 0 if self.effect_name in _WITHOUT_DIRECTION else self._sign()
+        if sign == 0:
+            return f"{first} and {second} differ{spread}{measure}"
+        return f"{first} is {'higher' if sign > 0 else 'lower'}{spread} than {second}{measure}"
+
+    def _association(self, first: str, second: str) -> str:
+        apart = self.alternative == "less" or (self.significant and self._sign() < 0)
+        if self.significant:
+            return f"{first} and {second} go {'in opposite directions' if apart else 'together'}"
+        return f"{first} and {second} were not shown to go {'in opposite directions' if apart else 'together'}"
+
+    def _sign(self) -> int:
+        """Of the estimate, which is what the test is about; of the effect size where the estimate has none."""
+        if self.estimate is None:
+            return 1  # only ratios are infinite
+        if self.estimate != self.null_value:
+            return 1 if self.estimate > self.null_value else -1
+        neutral = 1.0 if self.effect_name in RATIOS else 0.5 if self.effect_name == "common_language" else 0.0
+        if self.effect is None:
+            return 0 if self.effect_name is None else 1
+        return (self.effect > neutral) - (self.effect < neutral)
+
+
+def _ends_in_figure(name: str) -> bool:
+    return name[-1:].isdigit()
+
+
+def _finding_of_family(comparison: Comparison, family: ComparedFamily) -> str:
+    apart = [pair for pair in family.comparisons if pair.significant]
+    related = any(pair.effect_size_name in _ASSOCIATIONS for pair in family.comparisons)
+    against = f" with {family.control}" if family.control else ""
+    head = (
+        f"{len(apart)} of {family.size} comparisons{against}{_measured(comparison)} "
+        f"{'shows' if len(apart) == 1 else 'show'} {'an association' if related else 'a difference'} "
+        f"({family.method}, {_adjusted(family)}{_shared_counts(comparison, family)})"
+    )
+    told = [
+        _pair_sentence(comparison, family, pair)
+        for pair in (*apart, *(p for p in family.comparisons if not p.significant))
+    ]
+    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return f"{head}: {'; '.join(told[:MOST_TOLD])}{more}."
+
+
+def _adjusted(family: ComparedFamily) -> str:
+    level = percent(family.confidence_level)
+    if family.correction == "none":
+        return f"not adjusted for their number, {level} CIs one by one"
+    return f"adjusted by {_adjuster(family)}, {level} simultaneous CIs"
+
+
+def _adjuster(family: ComparedFamily) -> str:
+    return f"the {family.correction}" if " " in family.correction else family.correction
+
+
+def _pair_sentence(comparison: Comparison, family: ComparedFamily, pair: ComparedPair) -> str:
+    found = _Found(
+        pair.effect_size_name,
+        pair.effect_size,
+        pair.estimate,
+        family.null_value,
+        comparison.alternative,
+        pair.significant,
+        spread=pair.effect_size_name == "variance_ratio",
+    )
+    name = family.estimate_name
+    joint = " = " if _ends_in_figure(name) else " "
+    numbers = f"{estimated(name, pair.estimate, joint)}, CI {format_interval(pair.confidence_interval)}"
+    return f"{found.told(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
+
+
+def _finding_of_sweep(comparison: Comparison, best: BestOfSweep) -> str:
+    leader = next(one for one in best.contenders if one.name == best.leader)
+    others = [name for name in best.kept if name != best.leader]
+    dropped = len(best.contenders) - len(best.kept)
+    kept = (
+        f"not told apart from it: {', '.join(others)}" if others else "every other configuration is shown to be worse"
+    )
+    are = "is" if dropped == 1 else "are"
+    rest = f"; {dropped} of {len(best.contenders)} {are} shown to be worse than another" if dropped and others else ""
+    return (
+        f"{best.leader} has the best mean{_measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
+        f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
+    )
+
+
+def _finding_of_ranking(comparison: Comparison, ranking: RankedGroups) -> str:
+    first = ranking.groups[0]
+    alike = sorted(
+        {name for clique in ranking.cliques if first in clique for name in clique if name != first},
+        key=ranking.groups.index,
+    )
+    statistic, df, p = ranking.friedman
+    worse = [name for name in ranking.groups[1:] if name not in alike]
+    said = f"not told apart from it: {', '.join(alike)}" if alike else "told apart from every other"
+    rest = f"; ranked lower: {', '.join(worse)}" if worse and alike else ""
+    ruler = (
+        f"critical difference {format_number(ranking.critical_difference)}"
+        if ranking.critical_difference is not None
+        else "Wilcoxon tests with Holm's correction"
+    )
+    return (
+        f"Over {ranking.blocks} data sets {first} has the best mean rank{_measured(comparison)} "
+        f"({format_number(ranking.mean_ranks[0])}); {said}{rest} (Friedman chi-square({format_number(df)}) = "
+        f"{format_number(statistic)}, p {format_p(p)}; {ruler})."
+    )
+
+
+def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
+    def told(verdict: MarginVerdict) -> str:
+        first, second = verdict.groups
+        judged = f"Against a margin of {format_number(verdict.margin)}, {first} is"
+        if verdict.verdict == "equivalent":
+            return f"{judged} equivalent to {second}."
+        if verdict.verdict == "inconclusive":
+            more = verdict.more_replicates
+            decide = (
+                f"about {more:,} more {comparison.replicate} would decide"
+                if more
+                else f"no number of {comparison.replicate} would decide"
+            )
+            return f"{judged} neither shown to be better, worse nor equivalent to {second}: inconclusive; {decide}."
+        if verdict.verdict == "non_inferior":
+            return f"{judged} non-inferior to {second}: a loss as large as the margin is ruled out."
+        low, high = verdict.confidence_interval
+        nearest = max(low, -high) if low is not None and high is not None else 0.0  # end of the interval next to zero
+        if nearest > verdict.margin:
+            margin = format_number(verdict.margin)
+            return f"{first} is {verdict.verdict} than {second} by more than the margin of {margin}."
+        return (
+            f"{first} is {verdict.verdict} than {second}, though perhaps by less than the margin of "
+            f"{format_number(verdict.margin)}."
+        )
+
+    return told
+
+
+def _measured(comparison: Comparison) -> str:
+    return f" in {comparison.measure}" if comparison.measure else ""
+
+
+def _effect(name: EffectSizeName, value: float | None, interval: Interval) -> str:
+    return f"{EFFECT_LABELS[name]} = {number(value)} {format_interval(interval)}"
+
+
+def _counts(comparison: Comparison, test: ComparedTest) -> str:
+    if comparison.paired and comparison.design != "clustered":
+        return f"{test.n[0]:,} {comparison.replicate}"
+    if comparison.design == "clustered":
+        return f"{test.n[0]:,} items"
+    if len(test.n) == 1:
+        return f"{test.n[0]:,}"
+    return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
+
+
+def _shared_counts(comparison: Comparison, family: ComparedFamily) -> str:
+    counts = {count for pair in family.comparisons for count in pair.n}
+    if len(counts) != 1:
+        return ""
+    (n,) = counts
+    unit = "items" if comparison.design == "clustered" else comparison.replicate if comparison.paired else "per group"
+    return f", n = {n:,} {unit}"
+
+
+def number(value: float | None) -> str:
+    return "∞" if value is None else format_number(value)
+
+
+def estimated(name: str, value: float | None, joint: str = " ") -> str:
+    return f"{labelled(name)}{joint}{number(value)}"
+
+
+def labelled(name: str) -> str:
+    """An estimate's name with the effect size in it as people write it; names of groups stay as they are."""
+    for effect, label in EFFECT_LABELS.items():
+        if name == effect or name.startswith(f"{effect} of "):
+            return f"{label}{name.removeprefix(effect)}"
+    return name
+
+
+def statistic(name: str, df: Sequence[float], value: float) -> str:
+    degrees = f"({', '.join(map(format_number, df))})" if df else ""
+    return (
+        f"{name}{degrees} = {format_number(value)}" if name else f"{format_number(value)}{f' {degrees}' if df else ''}"
+    )
+
+
+def percent(share: float) -> str:
+    short = f"{100 * share:.4g}"
+    return f"{100 * share:.6g}%" if short == "100" else f"{short}%"

@@ -1,0 +1,1 @@
+"""The tests, one file each: groups of numbers in, one `TestResult` out."""

@@ -1,0 +1,308 @@
+"""Correlation of two measurements per observation: Pearson's, Spearman's, Kendall's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from scipy import special
+
+from crucible_bench.data.moments import LEAST_SQUARES
+from crucible_bench.data.pairs import Integers
+from crucible_bench.data.sample import Sample, Vector, scale_exponent, scaled
+from crucible_bench.distributions.rank_distributions import midranks
+from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.ttests import t_tail
+from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
+from crucible_bench.vocabulary import Alternative, EffectSizeName, TestName
+from crucible_bench.wording import counted
+
+_EXACT_RANKS_UP_TO = 9  # 362880 orders; R's cor.test enumerates as far
+_EXACT_TAU_UP_TO = 50
+_NOISE = 1e-10
+_PAIRED = "values at the same position of the two groups belong together"
+
+
+def pearson_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Pearson's r and its t test (Student 1908; Fisher 1915), with Fisher's (1921) z interval."""
+    _check("pearson", samples)
+    n = samples[0].n
+    r = _product_moment("pearson", samples)
+    df = n - 2.0
+    t = math.copysign(math.inf, r) if abs(r) >= 1.0 else r * math.sqrt(df / ((1.0 - r) * (1.0 + r)))
+    notes = ("the points lie on a straight line, up to rounding",) if abs(r) >= 1.0 else ()
+    return _concluded(
+        "pearson",
+        samples,
+        settings,
+        method="Pearson's correlation",
+        effect_name="pearson_r",
+        value=r,
+        df=(df,),
+        p_value=t_tail(t, df, settings.alternative),
+        variance=1.0 / (n - 3.0) if n > 3 else math.inf,
+        half_step=0.0,
+        assumptions=(_PAIRED, "pairs are independent of each other", "both measurements are jointly normal"),
+        notes=notes,
+        choice=Choice("Fisher's z interval", "on the z scale the spread hardly depends on r", ("bootstrap interval",)),
+        decisions=(),
+    )
+
+
+def spearman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Spearman's rho (1904): Pearson's r of the midranks.
+
+    Up to 9 pairs every order is counted, ties included; beyond, Student's t approximation. The interval is Fisher's z
+    with the variance of Bonett & Wright (2000).
+    """
+    _check("spearman", samples)
+    n = samples[0].n
+    ranks = tuple(Sample(sample.name, midranks(sample.values)) for sample in samples)
+    rho = _product_moment("spearman", ranks)
+    if n <= _EXACT_RANKS_UP_TO:
+        p_value = _exact_rho(ranks[0].values, ranks[1].values, settings.alternative)
+        note = f"exact p-value, n = {n}{_ties(samples, ', given the ties')}"
+        choice = Choice("exact distribution of rho", f"{n} pairs: every order is counted", ("t approximation",))
+    else:
+        t = (
+            math.copysign(math.inf, rho)
+            if abs(rho) >= 1.0
+            else rho * math.sqrt((n - 2.0) / ((1.0 - rho) * (1.0 + rho)))
+        )
+        p_value = max(t_tail(t, n - 2.0, settings.alternative), math.exp(-math.lgamma(n + 1.0)))  # one order of n!
+        note = f"t approximation{_ties(samples, ', ties share the mean of their ranks')}"
+        choice = Choice("t approximation of rho", f"{n} pairs", ("exact distribution",))
+    return _concluded(
+        "spearman",
+        samples,
+        settings,
+        method="Spearman's rank correlation",
+        effect_name="spearman_rho",
+        value=rho,
+        df=(),
+        p_value=p_value,
+        variance=(1.0 + rho * rho / 2.0) / (n - 3.0) if n > 3 else math.inf,
+        half_step=6.0 / (n * (n**2 - 1.0)),
+        assumptions=(_PAIRED, "pairs are independent of each other"),
+        notes=(note,),
+        choice=Choice(
+            "Bonett and Wright's interval", "Fisher's z with the spread that ranks have", ("bootstrap interval",)
+        ),
+        decisions=(choice,),
+    )
+
+
+def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """Kendall's tau-b (1945), in O(n log n).
+
+    Without ties and up to 50 pairs the p-value is exact; otherwise normal, with the variance that ties leave (Kendall
+    1970). The interval is Fisher's z with the variance of Fieller, Hartley & Pearson (1957).
+    """
+    _check("kendall", samples)
+    n = samples[0].n
+    x, y = (np.unique(sample.values, return_inverse=True)[1].astype(np.int64) for sample in samples)
+    s, untied = _concordance(x, y)
+    tau = _one_up_to_rounding(s / math.sqrt(untied[0]) / math.sqrt(untied[1]))
+    tied = _ties(samples, "with ties")
+    if not tied and n <= _EXACT_TAU_UP_TO:
+        p_value = _exact_tau(int(s), n, settings.alternative)
+        note = f"exact p-value, n = {n}; no ties"
+        choice = Choice("exact distribution of tau", f"{n} pairs without ties", ("normal approximation",))
+    else:
+        z = s / math.sqrt(_concordance_variance(x, y))
+        p_value = float(special.ndtr(-z if settings.alternative == "greater" else z))
+        if settings.alternative == "two-sided":
+            p_value = 2.0 * float(special.ndtr(-abs(z)))
+        note = f"normal approximation{', with tie correction' if tied else ''}"
+        choice = Choice("normal approximation of tau", f"{n} pairs {tied or 'without ties'}", ("exact distribution",))
+    return _concluded(
+        "kendall",
+        samples,
+        settings,
+        method="Kendall's rank correlation",
+        effect_name="kendall_tau",
+        value=tau,
+        df=(),
+        p_value=p_value,
+        variance=0.437 / (n - 4.0) if n > 4 else math.inf,
+        half_step=2.0 / (n * (n - 1.0)),
+        assumptions=(_PAIRED, "pairs are independent of each other"),
+        notes=(note,),
+        choice=Choice("Fieller's interval", "Fisher's z with the spread that tau has", ("bootstrap interval",)),
+        decisions=(choice,),
+    )
+
+
+def _check(test: TestName, samples: tuple[Sample, ...]) -> None:
+    first, second = samples
+    if first.n != second.n:
+        raise CannotTestError(
+            test, f"a correlation needs pairs, but {first.name!r} has {first.n} values and {second.name!r} {second.n}"
+        )
+    if first.n < 3:
+        raise CannotTestError(test, f"{counted(first.n, 'pair')} always lie on a line; at least 3 are needed")
+    for sample in samples:
+        if sample.is_constant:
+            raise CannotTestError(
+                test, f"group {sample.name!r} is constant, so it cannot vary together with anything; r is undefined"
+            )
+
+
+def _concluded(
+    test: TestName,
+    samples: tuple[Sample, ...],
+    settings: Settings,
+    *,
+    method: str,
+    effect_name: EffectSizeName,
+    value: float,
+    df: tuple[float, ...],
+    p_value: float,
+    variance: float,
+    half_step: float,
+    assumptions: tuple[str, ...],
+    notes: tuple[str, ...],
+    choice: Choice,
+    decisions: tuple[Choice, ...],
+) -> TestResult:
+    if math.isinf(variance):
+        notes = (*notes, f"{samples[0].n} pairs are too few for an interval; it is all of -1 to 1")
+    elif abs(value) >= 1.0 and half_step:
+        notes = (*notes, "a perfect correlation: its interval is that of half a step of the statistic less")
+    return conclude(
+        test,
+        samples,
+        settings,
+        method=f"{method}, {settings.sides}",
+        statistic=(effect_name, value),
+        df=df,
+        p_value=p_value,
+        estimate=(
+            f"{effect_name} of {samples[0].name} and {samples[1].name}",
+            value,
+            settings.bounded(_z_interval(value, variance, half_step, settings.estimate_tail), -1.0, 1.0),
+        ),
+        effect=Effect(effect_name, value, _z_interval(value, variance, half_step, settings.tail), choice),
+        assumptions=assumptions,
+        notes=notes,
+        decisions=decisions,
+    )
+
+
+def _z_interval(value: float, variance: float, half_step: float, tail: float) -> Interval:
+    if math.isinf(variance):
+        return -1.0, 1.0
+    inner = min(1.0 - half_step, max(half_step - 1.0, value))  # the z of a perfect correlation is infinite
+    if abs(inner) >= 1.0:
+        return value, value
+    reach = -float(special.ndtri(tail)) * math.sqrt(variance)
+    low, high = math.tanh(math.atanh(inner) - reach), math.tanh(math.atanh(inner) + reach)
+    return (-1.0 if value <= -1.0 else low), (1.0 if value >= 1.0 else high)
+
+
+def _product_moment(test: TestName, samples: tuple[Sample, ...]) -> float:
+    units = []
+    for sample in samples:
+        # A scale for each, because r does not compare them; two passes, because offsets take digits.
+        centred = scaled(sample.values, scale_exponent((sample,)))
+        centred -= centred.mean()
+        centred -= centred.mean()
+        squares = float(np.dot(centred, centred))
+        if squares < LEAST_SQUARES:
+            raise CannotTestError(
+                test, f"group {sample.name!r} varies too little, next to its size, for double precision; rescale"
+            )
+        centred /= math.sqrt(squares)
+        units.append(centred)
+    r = float(np.dot(*units))
+    if abs(r) > 0.9:  # from the distance of the two unit vectors, which keeps the digits of 1 - r
+        other = units[0] - math.copysign(1.0, r) * units[1]
+        r = math.copysign(1.0 - float(np.dot(other, other)) / 2.0, r)
+    return _one_up_to_rounding(r)
+
+
+def _one_up_to_rounding(value: float) -> float:
+    return math.copysign(1.0, value) if 1.0 - abs(value) < 4.0 * np.finfo(float).eps else value
+
+
+def _exact_rho(x: Vector, y: Vector, alternative: Alternative) -> float:
+    """The share of all orders of y whose sum of products is as far out as the observed one."""
+    centred, others = x - x.mean(), y - y.mean()
+    observed = float(np.dot(centred, others))
+    slack = _NOISE * max(1.0, float(np.dot(centred, centred)))
+    above = below = 0
+    orders = itertools.permutations(others)
+    while block := list(itertools.islice(orders, 40_320)):
+        products = np.array(block) @ centred
+        above += int(np.count_nonzero(products >= observed - slack))
+        below += int(np.count_nonzero(products <= observed + slack))
+    total = math.factorial(x.size)
+    if alternative != "two-sided":
+        return (above if alternative == "greater" else below) / total
+    return min(1.0, 2.0 * min(above, below) / total)
+
+
+def _concordance(x: Integers, y: Integers) -> tuple[float, tuple[float, float]]:
+    """Concordant minus discordant pairs, and the pairs untied in x and in y; x, y are levels from 0."""
+    n = x.size
+    order = np.lexsort((y, x))
+    pairs = n * (n - 1) // 2
+    tied_x, tied_y = _tied_pairs(x), _tied_pairs(y)
+    tied_both = _tied_pairs(x.astype(np.int64) * (int(y.max()) + 1) + y)
+    s = pairs - tied_x - tied_y + tied_both - 2 * _inversions(y[order])
+    return float(s), (float(pairs - tied_x), float(pairs - tied_y))
+
+
+def _tied_pairs(levels: Integers) -> int:
+    counts = np.unique(levels, return_counts=True)[1].astype(np.int64)
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _inversions(levels: Integers) -> int:
+    """How many pairs stand in descending order: one pass per bit, the highest first.
+
+    Levels that agree in the higher bits stand together; among those, each zero comes after so many ones.
+    """
+    total, values = 0, levels
+    for bit in reversed(range(int(levels.max()).bit_length())):
+        block = values >> (bit + 1)
+        one = (values >> bit) & 1
+        before = np.cumsum(one) - one
+        start = np.concatenate(([True], block[1:] != block[:-1]))
+        within = before - before[np.maximum.accumulate(np.where(start, np.arange(values.size), 0))]
+        total += int(within[one == 0].sum())
+        values = values[np.argsort(values >> bit, kind="stable")]
+    return total
+
+
+def _exact_tau(s: int, n: int, alternative: Alternative) -> float:
+    """The distribution of S over all n! orders, by the counts of inversions (Kendall 1938)."""
+    counts = np.ones(1)
+    for size in range(2, n + 1):
+        counts = np.convolve(counts, np.full(size, 1.0 / size))
+    discordant = (n * (n - 1) // 2 - s) // 2
+    above, below = float(counts[: discordant + 1].sum()), float(counts[discordant:].sum())
+    if alternative != "two-sided":
+        return min(1.0, above if alternative == "greater" else below)
+    return min(1.0, 2.0 * min(above, below))
+
+
+def _concordance_variance(x: Integers, y: Integers) -> float:
+    """The variance of concordant minus discordant pairs without association, given the ties (Kendall 1970, 4.3)."""
+    n = float(x.size)
+    t, u = (np.unique(levels, return_counts=True)[1].astype(float) for levels in (x, y))
+    spread = n * (n - 1.0) * (2.0 * n + 5.0)
+    for ties in (t, u):
+        spread -= float((ties * (ties - 1.0) * (2.0 * ties + 5.0)).sum())
+    twos = [float((ties * (ties - 1.0)).sum()) for ties in (t, u)]
+    threes = [float((ties * (ties - 1.0) * (ties - 2.0)).sum()) for ties in (t, u)]
+    return (
+        spread / 18.0
+        + threes[0] * threes[1] / (9.0 * n * (n - 1.0) * (n - 2.0))
+        + twos[0] * twos[1] / (2.0 * n * (n - 1.0))
+    )
+
+
+def _ties(samples: tuple[Sample, ...], said: str) -> str:
+    return said if any(np.unique(sample.values).size < sample.n for sample in samples) else ""

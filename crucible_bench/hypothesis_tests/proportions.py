@@ -1,0 +1,431 @@
+"""Proportions: k of n against a reference, two independent proportions, two paired ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+from scipy import optimize, special
+
+from crucible_bench.data.outcomes import Successes, read_count, read_successes
+from crucible_bench.data.sample import Sample
+from crucible_bench.distributions.hypergeometric import MOST_CELLS, fisher_tail
+from crucible_bench.errors import CannotTestError
+from crucible_bench.levels import levels
+from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
+from crucible_bench.settings import read_settings
+from crucible_bench.vocabulary import EFFECT_SIZES, Alternative, EffectSizeName, TestName
+from crucible_bench.wording import counted
+
+ProportionInterval = Literal["clopper_pearson", "wilson"]
+
+LEAST_EXPECTED = 5.0
+
+
+def proportion_interval(
+    successes: int, n: int, *, method: ProportionInterval = "wilson", confidence_level: float = 0.95
+) -> Interval:
+    """Two-sided interval for the probability behind `successes` of `n` independent outcomes.
+
+    "wilson" (Wilson 1927) inverts the score test: its mean coverage is the confidence level. "clopper_pearson" (Clopper
+    & Pearson 1934) inverts the exact binomial test: it never covers less, and is wider for it. Raises CannotTestError
+    for counts that are none, ValueError for an unknown method or a confidence level out of range.
+    """
+    group = read_successes("proportion", "group", successes, n)
+    level = levels(0.05, confidence_level)[1]
+    return _interval(group, _known(method), (1.0 - level) / 2.0)
+
+
+def proportion_test(
+    successes: int,
+    n: int,
+    *,
+    reference: float = 0.5,
+    interval: ProportionInterval = "wilson",
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    alternative: Alternative = "two-sided",
+) -> TestResult:
+    """Exact binomial test that the probability behind `successes` of `n` outcomes is `reference` (in [0, 1]).
+
+    The two-sided p-value is twice the smaller tail, the one that belongs to the Clopper-Pearson interval (Fay 2010).
+    The effect size is Cohen's h (1988) against the reference. Errors as for `proportion_interval`.
+    """
+    name: TestName = "proportion"
+    settings = read_settings(
+        name, ("cohens_h",), alpha=alpha, confidence_level=confidence_level, alternative=alternative
+    )
+    group, method = read_successes(name, "group", successes, n), _known(interval)
+    if not 0.0 <= reference <= 1.0:
+        raise ValueError(f"reference must be a probability, not {reference!r}")
+    h = arcsine(group.share) - arcsine(reference)
+    ends = _interval(group, method, settings.tail)
+    return conclude(
+        name,
+        (group,),
+        settings,
+        method=f"exact binomial test, {settings.sides}",
+        statistic=("successes", float(group.successes)),
+        df=(),
+        p_value=binomial_tail(group.successes, group.n, reference, settings.alternative),
+        estimate=(
+            "proportion",
+            group.share,
+            settings.bounded(_interval(group, method, settings.estimate_tail), 0.0, 1.0),
+        ),
+        effect=Effect(
+            "cohens_h",
+            h,
+            (arcsine(ends[0]) - arcsine(reference), arcsine(ends[1]) - arcsine(reference)),
+            Choice(
+                f"{method} interval on the arcsine scale for the effect size", "the scale on which h is a difference"
+            ),
+        ),
+        assumptions=("outcomes are independent and have one probability",),
+        notes=(f"exact p-value, n = {group.n}",),
+        decisions=(_interval_choice(method),),
+        disagreement="the interval is not the exact test's own; clopper_pearson is",
+        null_value=float(reference),
+    )
+
+
+def compare_proportions(
+    counts: Mapping[str, tuple[int, int]],
+    *,
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
+    alternative: Alternative = "two-sided",
+) -> TestResult:
+    """Compare two independent proportions, each given as name -> (successes, n).
+
+    What `run_test("two_proportions", ...)` computes from outcomes one by one; see `two_proportions_test`.
+    """
+    settings = read_settings(
+        "two_proportions",
+        EFFECT_SIZES["two_proportions"],
+        effect_size=effect_size,
+        alpha=alpha,
+        confidence_level=confidence_level,
+        alternative=alternative,
+    )
+    if len(counts) != 2:
+        raise CannotTestError("two_proportions", f"it compares two groups, but {len(counts)} were given")
+    first, second = (read_successes("two_proportions", name, *pair) for name, pair in counts.items())
+    return _compared(first, second, settings)
+
+
+def two_proportions_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """The score test that two independent groups of outcomes (0 or 1) have one probability.
+
+    Where an expected count is below 5 the p-value is Fisher's exact one. The interval of the difference is Newcombe's
+    hybrid score interval (1998, method 10). Intervals of the risk ratio (Koopman 1984) and the odds ratio (Miettinen &
+    Nurminen 1985) invert score tests; Cohen's h (1988) has the normal interval of the arcsine transformation.
+    """
+    first, second = (_counted(sample) for sample in samples)
+    return _compared(first, second, settings)
+
+
+def compare_paired_proportions(
+    both: int,
+    only_first: int,
+    only_second: int,
+    neither: int,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    mid_p: bool = False,
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
+    alternative: Alternative = "two-sided",
+) -> TestResult:
+    """McNemar's test from the four counts of a paired table; see `mcnemar_test`."""
+    name: TestName = "mcnemar_midp" if mid_p else "mcnemar"
+    settings = read_settings(
+        name,
+        EFFECT_SIZES[name],
+        effect_size=effect_size,
+        alpha=alpha,
+        confidence_level=confidence_level,
+        alternative=alternative,
+    )
+    table = tuple(
+        read_count(name, what, value)
+        for what, value in (
+            ("both", both),
+            ("only_first", only_first),
+            ("only_second", only_second),
+            ("neither", neither),
+        )
+    )
+    return _paired(name, (names[0], names[1]), (table[0], table[1], table[2], table[3]), settings)
+
+
+def mcnemar_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """McNemar's exact test (1947) that two outcomes per pair have one probability: a binomial of the discordant pairs.
+
+    The estimate is the difference of the two proportions with Newcombe's (1998) interval for paired data, method 10.
+    """
+    return _paired_outcomes("mcnemar", samples, settings)
+
+
+def mcnemar_midp_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    """The same with the mid-p-value, which counts half of the observed table.
+
+    Less conservative: its level is close to alpha and rarely above (Fagerland, Lydersen & Laake 2013).
+    """
+    return _paired_outcomes("mcnemar_midp", samples, settings)
+
+
+def arcsine(share: float) -> float:
+    """2 arcsin(sqrt(share)), on whose scale Cohen's h is a difference."""
+    return 2.0 * math.asin(math.sqrt(share))
+
+
+def binomial_tail(k: int, n: int, probability: float, alternative: Alternative) -> float:
+    """The probability of so many successes or more (greater) or fewer (less); two-sided, twice the smaller."""
+    above = 1.0 if k == 0 else float(special.betainc(k, n - k + 1.0, probability))
+    below = 1.0 if k == n else float(special.betaincc(k + 1.0, n - k, probability))
+    if alternative != "two-sided":
+        return above if alternative == "greater" else below
+    return min(1.0, 2.0 * min(above, below))
+
+
+def wilson(k: int, n: int, tail: float) -> Interval:
+    """Wilson's (1927) interval that leaves out `tail` at each end."""
+    z2 = float(special.ndtri(tail)) ** 2
+    centre = k + z2 / 2.0
+    reach = math.sqrt(z2) * math.sqrt(k / n * (n - k) + z2 / 4.0)
+    low = 0.0 if k == 0 else (centre - reach) / (n + z2)
+    return max(0.0, low), 1.0 if k == n else min(1.0, (centre + reach) / (n + z2))
+
+
+def clopper_pearson(k: int, n: int, tail: float) -> Interval:
+    """The exact interval (Clopper & Pearson 1934) that leaves out at most `tail` at each end."""
+    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1.0, tail))
+    high = 1.0 if k == n else float(special.betainccinv(k + 1.0, n - k, tail))
+    return low, high
+
+
+def newcombe(first: Successes, second: Successes, tail: float, phi: float = 0.0) -> Interval:
+    """The hybrid score interval of a difference of proportions (Newcombe 1998, method 10; paired: phi)."""
+    (l1, u1), (l2, u2) = (wilson(group.successes, group.n, tail) for group in (first, second))
+    p1, p2 = first.share, second.share
+    difference = p1 - p2
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one * one - 2.0 * phi * one * other + other * other))
+
+    return max(-1.0, difference - reach(p1 - l1, u2 - p2)), min(1.0, difference + reach(u1 - p1, p2 - l2))
+
+
+def _interval(group: Successes, method: ProportionInterval, tail: float) -> Interval:
+    return (wilson if method == "wilson" else clopper_pearson)(group.successes, group.n, tail)
+
+
+def _known(method: ProportionInterval) -> ProportionInterval:
+    if method not in get_args(ProportionInterval):
+        raise ValueError(f"unknown interval {method!r}; known: {', '.join(get_args(ProportionInterval))}")
+    return method
+
+
+def _interval_choice(method: ProportionInterval) -> Choice:
+    if method == "wilson":
+        return Choice("Wilson's interval", "its mean coverage is the confidence level", ("clopper_pearson",))
+    return Choice("Clopper-Pearson interval", "exact: it never covers less than it says", ("wilson",))
+
+
+def _counted(sample: Sample) -> Successes:
+    return Successes(sample.name, sample.n, int(sample.values.sum()))
+
+
+def _compared(first: Successes, second: Successes, settings: Settings) -> TestResult:
+    name: TestName = "two_proportions"
+    n, m, total = first.n, second.n, first.successes + second.successes
+    pooled = total / (n + m)
+    difference = (first.successes * m - second.successes * n) / (n * m)  # one rounding, in whole numbers before
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m))
+    z = difference / error if error > 0.0 else 0.0
+    least = min(n, m) * min(total, n + m - total) / (n + m)
+    if least >= LEAST_EXPECTED or min(n, m, total, n + m - total) > MOST_CELLS:
+        p_value = float(special.ndtr(-z if settings.alternative == "greater" else z))
+        if settings.alternative == "two-sided":
+            p_value = 2.0 * float(special.ndtr(-abs(z)))
+        note = f"score test, smallest expected count {least:.3g}"
+        choice = Choice("score test", "no expected count is below 5", ("Fisher's exact test",))
+    else:
+        p_value = fisher_tail(first.successes, (n, m, total), settings.alternative)
+        note = f"exact p-value (Fisher's test), n = {n} and {m}; smallest expected count {least:.3g}"
+        choice = Choice("Fisher's exact test", "an expected count is below 5", ("score test",))
+    return conclude(
+        name,
+        (first, second),
+        settings,
+        method=f"two-proportion test, {settings.sides}",
+        statistic=("z", z),
+        df=(),
+        p_value=min(1.0, p_value),
+        estimate=(
+            f"difference of proportions ({first.name} - {second.name})",
+            difference,
+            settings.bounded(newcombe(first, second, settings.estimate_tail), -1.0, 1.0),
+        ),
+        effect=_two_proportion_effect(first, second, settings),
+        assumptions=("outcomes are independent, within and between the groups", "each group has one probability"),
+        notes=(note,),
+        decisions=(
+            choice,
+            Choice("Newcombe's hybrid score interval", "it covers well at any n and stays within -1 and 1", ("Wald",)),
+        ),
+    )
+
+
+def _two_proportion_effect(first: Successes, second: Successes, settings: Settings) -> Effect:
+    if settings.effect_size == "cohens_h":
+        h = arcsine(first.share) - arcsine(second.share)
+        reach = -float(special.ndtri(settings.tail)) * math.sqrt(1.0 / first.n + 1.0 / second.n)
+        choice = Choice("normal interval of the arcsine transformation", "its variance is 1/n whatever the proportion")
+        return Effect("cohens_h", h, (max(-math.pi, h - reach), min(math.pi, h + reach)), choice)
+    k, j, n, m = first.successes, second.successes, first.n, second.n
+    if settings.effect_size == "risk_ratio":
+        return _ratio("risk_ratio", (k * m, j * n), lambda ratio: _risk_ratio_score(ratio, (k, n), (j, m)), settings)
+    terms = k * (m - j), j * (n - k)
+    return _ratio("odds_ratio", terms, lambda ratio: _odds_ratio_score(ratio, (k, n), (j, m)), settings)
+
+
+def _ratio(name: EffectSizeName, terms: tuple[int, int], score: Callable[[float], float], settings: Settings) -> Effect:
+    above, below = terms
+    if above == below == 0:
+        raise CannotTestError(
+            "two_proportions",
+            f"the {name.replace('_', ' ')} is 0 / 0: a row or column of the table is empty; cohens_h is defined here",
+        )
+    z = -float(special.ndtri(settings.tail))
+    guess = math.log((above + 0.5) / (below + 0.5))
+    low = _root(lambda ratio: score(ratio) - z, guess) if above else 0.0
+    high = _root(lambda ratio: score(ratio) + z, guess) if below else math.inf
+    notes = () if below else (f"a cell is zero: the {name.replace('_', ' ')} is infinite",)
+    choice = Choice(
+        "score interval for the effect size", "it holds its confidence with small counts and zeros", ("Wald interval",)
+    )
+    return Effect(name, above / below if below else math.inf, (low, high), choice, notes, is_ratio=True)
+
+
+def _root(of_ratio: Callable[[float], float], guess: float) -> float:
+    """The ratio at which a decreasing score crosses zero, from a guess of its logarithm."""
+    low = high = guess
+    step = 1e-3
+    while of_ratio(math.exp(low)) < 0.0:
+        low, step = low - step, 2.0 * step
+    while of_ratio(math.exp(high)) > 0.0:
+        high, step = high + step, 2.0 * step
+    if low == high:
+        return math.exp(low)
+    return math.exp(optimize.brentq(lambda log: of_ratio(math.exp(log)), low, high, xtol=1e-14))
+
+
+def _risk_ratio_score(ratio: float, first: tuple[int, int], second: tuple[int, int]) -> float:
+    (k, n), (j, m) = first, second
+    a, b, c = (n + m) * ratio, n * ratio + k + m + j * ratio, float(k + j)
+    q = 2.0 * c / (b + math.sqrt(max(0.0, b * b - 4.0 * a * c)))  # the second probability that fits this ratio best
+    p = min(1.0, q * ratio)
+    variance = p * (1.0 - p) / n + ratio * ratio * q * (1.0 - q) / m
+    return (k / n - ratio * j / m) / math.sqrt(variance) if variance > 0.0 else 0.0
+
+
+def _odds_ratio_score(ratio: float, first: tuple[int, int], second: tuple[int, int]) -> float:
+    (k, n), (j, m) = first, second
+    a, b, c = m * (ratio - 1.0), n * ratio + m - (k + j) * (ratio - 1.0), -float(k + j)
+    q = -2.0 * c / (b + math.sqrt(max(0.0, b * b - 4.0 * a * c)))
+    p = ratio * q / (1.0 + q * (ratio - 1.0))
+    information = n * p * (1.0 - p), m * q * (1.0 - q)
+    if min(information) <= 0.0:
+        return 0.0
+    return (k - n * p) * math.sqrt(1.0 / information[0] + 1.0 / information[1])
+
+
+def _paired_outcomes(name: TestName, samples: tuple[Sample, ...], settings: Settings) -> TestResult:
+    first, second = samples
+    if first.n != second.n:
+        raise CannotTestError(
+            name,
+            f"paired outcomes need groups of one length, but {first.name!r} has {first.n} and {second.name!r} has "
+            f"{second.n}; pair them, or use two_proportions for independent groups",
+        )
+    one, other = first.values == 1.0, second.values == 1.0
+    table = (one & other, one & ~other, ~one & other, ~one & ~other)
+    counts = tuple(int(np.count_nonzero(cell)) for cell in table)
+    return _paired(name, (first.name, second.name), (counts[0], counts[1], counts[2], counts[3]), settings)
+
+
+def _paired(name: TestName, names: tuple[str, str], table: tuple[int, int, int, int], settings: Settings) -> TestResult:
+    both, b, c, _ = table
+    n, discordant = sum(table), b + c
+    if n == 0:
+        raise CannotTestError(name, "there are no pairs: all four counts are 0")
+    if discordant == 0:
+        raise CannotTestError(
+            name, f"the outcomes of {names[0]!r} and {names[1]!r} agree in all {counted(n, 'pair')}: nothing differs"
+        )
+    first, second = Successes(names[0], n, both + b), Successes(names[1], n, both + c)
+    p_value, note = _discordant_p(name, b, c, settings.alternative)
+    tail = settings.estimate_tail
+    return conclude(
+        name,
+        (first, second),
+        settings,
+        method=f"McNemar's {'mid-p' if name == 'mcnemar_midp' else 'exact'} test, {settings.sides}",
+        statistic=(f"pairs won by {names[0]}", float(b)),
+        df=(),
+        p_value=p_value,
+        estimate=(
+            f"difference of proportions ({names[0]} - {names[1]})",
+            (b - c) / n,
+            settings.bounded(newcombe(first, second, tail, _paired_phi(table)), -1.0, 1.0),
+        ),
+        effect=_discordant_effect(b, c, settings),
+        assumptions=("outcomes at the same position belong together", "pairs are independent of each other"),
+        notes=(note,),
+        decisions=(
+            Choice("Newcombe's hybrid score interval for paired data", "it covers well with few pairs", ("Wald",)),
+        ),
+    )
+
+
+def _discordant_p(name: TestName, b: int, c: int, alternative: Alternative) -> tuple[float, str]:
+    total = b + c
+    said = f"{counted(total, 'discordant pair')}, {b} and {c}"
+    p = binomial_tail(b, total, 0.5, alternative)
+    if name == "mcnemar":
+        return p, f"exact p-value, {said}"
+    log_half = (
+        -total * math.log(2.0) + special.gammaln(total + 1.0) - special.gammaln(b + 1.0) - special.gammaln(c + 1.0)
+    )
+    observed = math.exp(float(log_half))
+    if alternative != "two-sided":
+        return p - observed / 2.0, f"mid-p-value, {said}"
+    smaller = binomial_tail(min(b, c), total, 0.5, "less")
+    return min(1.0, 2.0 * smaller - observed), f"mid-p-value, {said}"
+
+
+def _discordant_effect(b: int, c: int, settings: Settings) -> Effect:
+    low, high = clopper_pearson(b, b + c, settings.tail)
+    choice = Choice("Clopper-Pearson interval for the effect size", "exact, given the number of discordant pairs")
+    if settings.effect_size == "cohens_g":  # Cohen (1988), chapter 5: the share of the first, from one half
+        return Effect("cohens_g", b / (b + c) - 0.5, (low - 0.5, high - 0.5), choice)
+    notes = () if c else ("no pair is won by the second: the odds ratio is infinite",)
+    ends = low / (1.0 - low), high / (1.0 - high) if high < 1.0 else math.inf
+    return Effect("odds_ratio", b / c if c else math.inf, ends, choice, notes, is_ratio=True)
+
+
+def _paired_phi(table: tuple[int, int, int, int]) -> float:
+    a, b, c, d = table
+    product = float(a + b) * (c + d) * (a + c) * (b + d)
+    if product == 0.0:
+        return 0.0
+    cross = float(a) * d - float(b) * c
+    if cross > 0.0:
+        cross = max(0.0, cross - sum(table) / 2.0)
+    return cross / math.sqrt(product)

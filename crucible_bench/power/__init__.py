@@ -1,0 +1,1 @@
+"""How many values a comparison needs: power, sample size, smallest effect."""

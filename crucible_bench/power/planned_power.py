@@ -1,0 +1,163 @@
+"""What a declared comparison will be able to see, before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, get_args
+
+from crucible_bench.declaration import Declaration
+from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.choose_test import choose_test
+from crucible_bench.power.power import Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+from crucible_bench.vocabulary import TESTS_OF_MANY_GROUPS, Alternative, Design, TestName
+
+__all__ = ["foresee", "power_as_planned"]
+
+_SIMULATIONS: Final = 400
+_FEWEST_SIMULATIONS: Final = 100
+_TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
+    {
+        "clustered": "clustered_ttest",
+        "independent": "ttest",
+        "paired": "paired_ttest",
+        "resampled": "corrected_resampled_ttest",
+    }
+)
+"""What a sweep compares its configurations with, by design."""
+
+
+def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
+    """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
+
+    The first declared test counts, at the declared alpha divided by the number of pairs where a family of them is
+    corrected: Bonferroni's bound, which Benjamini and Yekutieli's correction alone may fall below, and of which the
+    others make a little more. Standardized effects as in `power_of`.
+    """
+    try:
+        test, alpha, alternative = _planned(declared, groups, n)
+        planned = _plannable(test)
+        if planned is None:
+            return [
+                f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
+                f"{n}"
+            ]
+        sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
+        plan = power_of(
+            planned,
+            smallest_effect,
+            sizes,
+            alpha=alpha,
+            alternative=alternative,
+            test_share=declared.test_share,
+            simulations=_simulations(n),
+        )
+        if plan.power + 2.0 * plan.power_error >= power:
+            return []
+        said = (
+            f"planned: with n = {n} the {test} at alpha {alpha:.3g} sees an effect of {smallest_effect:g} "
+            f"({plan.effect_size_name}) with a power of {plan.power:.0%} only, and {power:.0%} are wanted"
+        )
+        return [said + _what_would_do(declared, planned, plan, smallest_effect, power)]
+    except (CannotTestError, ValueError) as refusal:
+        return [f"planned: {refusal}"]
+
+
+def _what_would_do(
+    declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float
+) -> str:
+    """Of exact tests; nothing where no size would do, as with more folds of the same data."""
+    if plan.power_error > 0.0:
+        return ""
+    try:
+        least = minimum_detectable_effect(
+            planned,
+            plan.n[0] if len(set(plan.n)) == 1 and planned not in TESTS_OF_MANY_GROUPS else plan.n,
+            power=power,
+            alpha=plan.alpha,
+            alternative=plan.alternative,
+            test_share=declared.test_share,
+        )
+        said = f": n = {plan.n[0]} can see effects from {least.effect_size:.2g} on"
+        needed = sample_size(
+            planned,
+            smallest_effect,
+            power=power,
+            alpha=plan.alpha,
+            alternative=plan.alternative,
+            groups=max(2, len(plan.n)),
+            test_share=declared.test_share,
+        )
+    except (CannotTestError, ValueError):
+        return ""
+    return f"{said}; n = {max(needed.n)} would do"
+
+
+def power_as_planned(
+    declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8
+) -> dict[str, Any] | None:
+    """The same as JSON, with the power of exact tests for other sizes; None where none can be computed.
+
+    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much.
+    """
+    try:
+        test, alpha, alternative = _planned(declared, groups, n)
+        planned = _plannable(test)
+        if planned is None:
+            return None
+        many = test in TESTS_OF_MANY_GROUPS
+
+        def of(size: int, planned: PlannedTest = planned) -> Plan:
+            return power_of(
+                planned,
+                smallest_effect,
+                [size] * groups if many else size,
+                alpha=alpha,
+                alternative=alternative,
+                test_share=declared.test_share,
+                simulations=_simulations(size),
+            )
+
+        sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
+        plan = of(n)
+        curve = [[size, of(size).power] for size in sizes] if plan.power_error == 0.0 else []
+    except (CannotTestError, ValueError):
+        return None
+    return {
+        "test": test,
+        "n": n,
+        "smallest_effect": smallest_effect,
+        "effect_size_name": plan.effect_size_name,
+        "power": plan.power,
+        "wanted": power,
+        "curve": curve,
+    }
+
+
+def _plannable(test: TestName) -> PlannedTest | None:
+    return next((planned for planned in get_args(PlannedTest) if planned == test), None)
+
+
+def _simulations(n: int) -> int:
+    """Fewer of what takes longer: a warning is to come in a second or two."""
+    return max(_FEWEST_SIMULATIONS, min(_SIMULATIONS, 40_000 // n))
+
+
+def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, float, Alternative]:
+    """The test that decides, and the alpha and the alternative of one of its comparisons."""
+    if declared.study == "multiple_datasets":
+        return "friedman", declared.alpha, "two-sided"
+    if declared.study == "sweep" and declared.design in _TTESTS and groups > 1:
+        # A configuration is dropped where one of all others is shown to be better.
+        return _TTESTS[declared.design], declared.alpha / (groups - 1), "greater"
+    # No test takes more than two groups of these designs at once: they are compared as pairs, asked for or not.
+    of_pairs = groups > 2 and (declared.comparing is not None or declared.design in ("clustered", "resampled"))
+    pairs = 1
+    if of_pairs:
+        pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2
+    alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
+    named = [test for test in declared.tests if test != "auto"]
+    fitting = [test for test in named if (test in TESTS_OF_MANY_GROUPS) != of_pairs or groups <= 2]
+    sizes = [n] * (2 if of_pairs else groups)
+    test = fitting[0] if fitting else choose_test(declared.outcome or "continuous", sizes, design=declared.design).test
+    return test, alpha, "two-sided" if test in TESTS_OF_MANY_GROUPS else declared.alternative

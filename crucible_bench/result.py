@@ -1,0 +1,207 @@
+"""What a test returns: the numbers, what was assumed, and every choice that was made on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from crucible_bench.errors import CannotTestError
+from crucible_bench.vocabulary import Alternative, EffectSizeName, TestName
+
+Interval = tuple[float, float]
+
+
+class Group(Protocol):
+    """What a result keeps of a group: its name and how many observations it has."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A choice the computation made itself: what it chose, why, and what else it could have chosen."""
+
+    decision: str
+    reasoning: str
+    alternatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One comparison of groups.
+
+    Differences are the first group minus the second, in the units of the data; effect sizes have no unit.
+    `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only
+    where no finite end has the confidence asked for, and `notes` then says so, and on the open side of a one-sided
+    test's interval. The effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and
+    `notes` says so.
+    """
+
+    __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
+
+    test: TestName
+    method: str
+    groups: tuple[str, ...]
+    n: tuple[int, ...]
+    statistic: float
+    statistic_name: str
+    df: tuple[float, ...]
+    p_value: float
+    alpha: float
+    significant: bool
+    estimate: float
+    estimate_name: str
+    confidence_interval: Interval
+    confidence_level: float
+    effect_size: float
+    effect_size_name: EffectSizeName
+    effect_size_interval: Interval
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...]
+    alternative: Alternative = "two-sided"
+    null_value: float = 0.0
+    """The value of `estimate` that means no difference."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
+        plain: dict[str, Any] = plain_json(asdict(self))
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the caller asked of a test, already checked."""
+
+    alpha: float
+    confidence_level: float
+    effect_size: EffectSizeName
+    resamples: int
+    seed: int
+    alternative: Alternative = "two-sided"
+
+    @property
+    def tail(self) -> float:
+        """The probability left out at each end of a two-sided interval."""
+        return (1.0 - self.confidence_level) / 2.0
+
+    @property
+    def estimate_tail(self) -> float:
+        """The probability left out at each closed end of the estimate's interval, which has the test's sides."""
+        return self.tail if self.alternative == "two-sided" else 1.0 - self.confidence_level
+
+    @property
+    def sides(self) -> str:
+        """How the method's name ends."""
+        return "two-sided" if self.alternative == "two-sided" else f"one-sided ({self.alternative})"
+
+    def bounded(self, interval: Interval, least: float = -math.inf, most: float = math.inf) -> Interval:
+        """The interval with the end opened that a one-sided test says nothing about."""
+        low, high = interval
+        if self.alternative == "greater":
+            return low, most
+        return (least, high) if self.alternative == "less" else interval
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An effect size with its interval, and how the interval was made."""
+
+    name: EffectSizeName
+    value: float
+    interval: Interval
+    choice: Choice
+    notes: tuple[str, ...] = ()
+    is_ratio: bool = False
+    """Whether the value, and an estimate that is the same, may be infinite."""
+
+
+def conclude(
+    test: TestName,
+    samples: Sequence[Group],
+    settings: Settings,
+    *,
+    method: str,
+    statistic: tuple[str, float],
+    df: tuple[float, ...],
+    p_value: float,
+    estimate: tuple[str, float, Interval],
+    effect: Effect,
+    assumptions: tuple[str, ...],
+    notes: tuple[str, ...],
+    decisions: tuple[Choice, ...],
+    disagreement: str = "they rest on different approximations",
+    null_value: float = 0.0,
+) -> TestResult:
+    """Put a result together, or refuse where a number that must be finite is not.
+
+    `disagreement` says why test and interval of the estimate may differ about the null value; it is noted where they
+    do.
+    """
+    numbers = {
+        statistic[0]: statistic[1],
+        "p-value": p_value,
+        estimate[0]: estimate[1],
+        effect.name: effect.value,
+    }
+    may_be_infinite = {effect.name} if effect.is_ratio else set[str]()
+    wrong = [
+        f"{name} = {value}"
+        for name, value in numbers.items()
+        if math.isnan(value) or (math.isinf(value) and name not in may_be_infinite)
+    ]
+    if wrong or any(math.isnan(end) for end in (*estimate[2], *effect.interval)):
+        raise CannotTestError(
+            test,
+            f"the numbers leave the range of double precision ({', '.join(wrong) or 'an interval end'}); "
+            "rescale the data",
+        )
+    low, high = estimate[2]
+    extra = list(effect.notes)
+    if (p_value <= 1.0 - settings.confidence_level) == (low <= null_value <= high):
+        about = "zero" if null_value == 0.0 else f"{null_value:.4g}"
+        extra.append(
+            f"the test and the {settings.confidence_level:.4g} interval disagree about {about}: {disagreement}"
+        )
+    if p_value == 0.0:
+        extra.append("the p-value is smaller than the smallest double and is given as 0")
+    return TestResult(
+        test=test,
+        method=method,
+        groups=tuple(sample.name for sample in samples),
+        n=tuple(sample.n for sample in samples),
+        statistic=float(statistic[1]),
+        statistic_name=statistic[0],
+        df=tuple(float(value) for value in df),
+        p_value=min(1.0, max(0.0, float(p_value))),
+        alpha=settings.alpha,
+        significant=bool(p_value <= settings.alpha),
+        estimate=float(estimate[1]),
+        estimate_name=estimate[0],
+        confidence_interval=(float(estimate[2][0]), float(estimate[2][1])),
+        confidence_level=settings.confidence_level,
+        effect_size=float(effect.value),
+        effect_size_name=effect.name,
+        effect_size_interval=(float(effect.interval[0]), float(effect.interval[1])),
+        assumptions=assumptions,
+        notes=(*notes, *extra),
+        decisions=(*decisions, effect.choice),
+        alternative=settings.alternative,
+        null_value=float(null_value),
+    )
+
+
+def plain_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return None
+    return value

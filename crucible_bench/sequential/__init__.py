@@ -1,0 +1,1 @@
+"""Looking at the data more than once without fooling oneself."""

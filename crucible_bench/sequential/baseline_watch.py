@@ -1,0 +1,181 @@
+"""Watching a metric against its baseline, night after night: one error probability for all looks together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from scipy import special
+
+from crucible_bench.data.moments import moments
+from crucible_bench.data.sample import Values, Vector, read_sample, scale_exponent, unscaled
+from crucible_bench.errors import CannotTestError
+from crucible_bench.levels import share
+from crucible_bench.result import Interval, plain_json
+from crucible_bench.sequential.confidence_sequences import ConfidenceSequence, betting_sequence, t_mixture_sequence
+
+WatchVerdict = Literal["better", "not_worse", "undecided", "worse"]
+
+_NAME: Final = "watch_baseline"
+_CAPS: Final = (0.5, 0.99)
+_NUMBERS: Final = (int, float, np.integer, np.floating)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineWatch:
+    """Later values against a baseline, with an interval of the difference of means after each of them.
+
+    `estimates`, `lower` and `upper` (values minus baseline, in their units) have an entry per value; with probability
+    1 - alpha all intervals cover the difference, so one may look every night and act on any of them. An end is infinite
+    (None in JSON) where nothing can be said yet. `verdict` is that of the last interval, `first_worse` the number of
+    values after which "worse" was first shown, None if never.
+    """
+
+    verdict: WatchVerdict
+    first_worse: int | None
+    method: str
+    n_baseline: int
+    n: int
+    alpha: float
+    margin: float
+    higher_is_better: bool
+    estimates: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def interval(self) -> Interval:
+        """The last one."""
+        return self.lower[-1], self.upper[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(asdict(self))
+        return fields
+
+
+def watch_baseline(
+    baseline: Values | float,
+    values: Values,
+    *,
+    bounds: tuple[float, float] | None = None,
+    margin: float = 0.0,
+    higher_is_better: bool = True,
+    alpha: float = 0.05,
+    tightest_at: int = 8,
+) -> BaselineWatch:
+    """Judge the values of later runs, shape (n,) in order, against the baseline's; call it again with each new one.
+
+    The intervals after the first values are the same whether or not later ones are there, up to rounding. The first
+    rule that holds for the last interval (l, u), turned so that positive is good, gives the verdict:
+
+    | verdict | holds when |
+    | --- | --- |
+    | worse | u < -margin |
+    | better | 0 < l |
+    | not_worse | -margin < l |
+    | undecided | otherwise |
+
+    With `bounds`, the lowest and highest value that the metric can take, nothing else is assumed: the betting sequence
+    of Waudby-Smith & Ramdas (2023). It needs a dozen values and more, because rare disasters are within the bounds: of
+    n equal values at the upper bound no more follows than a mean above about (alpha / 4)**(1 / n) of the way up.
+    Without them values are taken for normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025),
+    narrowest after about `tightest_at` values. Half of alpha goes to the baseline's mean, by the same betting sequence
+    or by Student's t interval; a baseline that is a number, not measured, takes none.
+
+    A value is one run's. Answers to one set of questions, asked again every night, are no new values: average them.
+
+    Raises CannotTestError for a baseline of one value, values that are all equal and not bounded, values outside the
+    bounds, and what no test takes; ValueError for a margin that is negative and levels out of range.
+    """
+    alpha = share("alpha", alpha)
+    if not (math.isfinite(margin) and margin >= 0.0):
+        raise ValueError(f"margin must be a number in units of the values, 0 or more, not {margin!r}")
+    is_fixed = isinstance(baseline, _NUMBERS)
+    level = alpha if is_fixed else alpha / 2.0
+    later = (
+        t_mixture_sequence(values, alpha=level, tightest_at=tightest_at)
+        if bounds is None
+        else betting_sequence(values, bounds, alpha=level, caps=_CAPS)
+    )
+    if isinstance(baseline, _NUMBERS):
+        known = _fixed_mean(baseline)
+    else:
+        known = _normal_mean(baseline, level) if bounds is None else _bounded_mean(baseline, bounds, level)
+    mean, ends, n_baseline = known
+    with np.errstate(over="ignore"):
+        estimates = np.subtract(later.estimates, mean)
+        lower, upper = np.subtract(later.lower, ends[1]), np.subtract(later.upper, ends[0])
+    if not np.isfinite(estimates).all():
+        raise CannotTestError(_NAME, "the difference is larger than the largest double (1.8e308); rescale")
+    worse = upper < -margin if higher_is_better else lower > margin
+    return BaselineWatch(
+        verdict=_verdict(float(lower[-1]), float(upper[-1]), margin, higher_is_better),
+        first_worse=int(np.argmax(worse)) + 1 if worse.any() else None,
+        method=f"{later.method}, against {'a number' if is_fixed else f'{n_baseline} values of the baseline'}",
+        n_baseline=n_baseline,
+        n=later.n,
+        alpha=alpha,
+        margin=float(margin),
+        higher_is_better=higher_is_better,
+        estimates=tuple(map(float, estimates)),
+        lower=tuple(map(float, lower)),
+        upper=tuple(map(float, upper)),
+        assumptions=(
+            *later.assumptions,
+            "every value, of the baseline too, is that of a run of its own",
+        ),
+        notes=_notes(later, lower, upper),
+    )
+
+
+_Known: TypeAlias = tuple[float, Interval, int]
+"""The baseline's mean, its interval, and the number of values behind it."""
+
+
+def _fixed_mean(baseline: float) -> _Known:
+    if isinstance(baseline, bool) or not math.isfinite(baseline):
+        raise CannotTestError(_NAME, f"the baseline must be a finite number, or several, not {baseline!r}")
+    return float(baseline), (float(baseline), float(baseline)), 0
+
+
+def _normal_mean(baseline: Values, alpha: float) -> _Known:
+    sample = read_sample(_NAME, "baseline", baseline)
+    if sample.n < 2 or sample.is_constant:
+        raise CannotTestError(
+            _NAME,
+            f"the baseline's {sample.n} values do not vary, so nothing says how sure their mean is; give bounds, or "
+            "the one number that later values are held against",
+        )
+    exponent = scale_exponent((sample,))
+    of = moments(sample.values, exponent)
+    reach = -float(special.stdtrit(of.n - 1.0, alpha / 2.0)) * math.sqrt(of.variance / of.n)
+    mean, low, high = (unscaled(_NAME, end, exponent) for end in (of.mean, of.mean - reach, of.mean + reach))
+    return mean, (low, high), of.n
+
+
+def _bounded_mean(baseline: Values, bounds: tuple[float, float], alpha: float) -> _Known:
+    sequence = betting_sequence(baseline, bounds, alpha=alpha, caps=_CAPS)
+    return sequence.estimates[-1], sequence.interval, sequence.n
+
+
+def _verdict(low: float, high: float, margin: float, higher_is_better: bool) -> WatchVerdict:
+    low, high = (low, high) if higher_is_better else (-high, -low)
+    if high < -margin:
+        return "worse"
+    if low > 0.0:
+        return "better"
+    return "not_worse" if low > -margin else "undecided"
+
+
+def _notes(later: ConfidenceSequence, lower: Vector, upper: Vector) -> tuple[str, ...]:
+    notes = []
+    if math.isinf(later.lower[-1]) and math.isinf(later.upper[-1]):
+        notes.append(f"{later.n} values are too few, or too much alike, to say anything yet")
+    if lower.max() > upper.min():
+        notes.append("intervals of different nights leave each other out: the mean has changed while it was watched")
+    return tuple(notes)

@@ -1,0 +1,242 @@
+"""Every closed choice of a comparison, spelled once: designs, tests, effect sizes, corrections, families, studies."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, get_args
+
+from crucible_bench.errors import CannotTestError
+
+Design = Literal["clustered", "independent", "one_sample", "paired", "resampled"]
+"""How the values of the groups belong together.
+
+`paired`: value i of every group shares an example, a seed or a block. `clustered`: paired items that fall into
+clusters. `resampled`: scores on the folds or resamples of one cross-validation. `one_sample`: one group against a
+reference.
+"""
+
+
+Outcome = Literal["binary", "continuous", "ordinal"]
+
+
+Alternative = Literal["greater", "less", "two-sided"]
+"""Which way a test looks: `greater` asks whether the first group is higher than the second, or than the reference."""
+
+
+TestName = Literal[
+    "anova",
+    "bootstrap",
+    "brown_forsythe",
+    "brunner_munzel",
+    "chi_square",
+    "clustered_ttest",
+    "corrected_resampled_ttest",
+    "fisher_exact",
+    "friedman",
+    "kendall",
+    "kruskal_wallis",
+    "levene",
+    "mann_whitney",
+    "mcnemar",
+    "mcnemar_midp",
+    "one_sample_sign",
+    "one_sample_ttest",
+    "one_sample_wilcoxon",
+    "paired_permutation",
+    "paired_ttest",
+    "pearson",
+    "permutation",
+    "proportion",
+    "repeated_measures_anova",
+    "sign",
+    "spearman",
+    "student_ttest",
+    "ttest",
+    "two_proportions",
+    "variance_ratio",
+    "welch_anova",
+    "wilcoxon",
+]
+
+
+TestSpelling = Literal[TestName, "auto", "kruskal", "mannwhitney"]
+"""`auto` chooses by written rules; the Elixir IR spells two of the tests differently, and both spellings are kept."""
+
+
+TEST_ALIASES: Mapping[str, TestName] = {"kruskal": "kruskal_wallis", "mannwhitney": "mann_whitney"}
+
+
+EffectSizeName = Literal[
+    "cliffs_delta",
+    "cohens_d",
+    "cohens_dav",
+    "cohens_dz",
+    "cohens_g",
+    "cohens_h",
+    "common_language",
+    "cramers_v",
+    "epsilon_squared",
+    "eta_squared",
+    "glass_delta",
+    "hedges_g",
+    "kendall_tau",
+    "kendall_w",
+    "odds_ratio",
+    "omega_squared",
+    "partial_eta_squared",
+    "pearson_r",
+    "rank_biserial",
+    "risk_ratio",
+    "spearman_rho",
+    "variance_ratio",
+]
+
+
+EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
+    "anova": ("eta_squared", "omega_squared", "epsilon_squared"),
+    "bootstrap": ("hedges_g", "cohens_d"),
+    "brown_forsythe": ("eta_squared", "omega_squared"),
+    "brunner_munzel": ("rank_biserial", "cliffs_delta", "common_language"),
+    "chi_square": ("cramers_v",),
+    "clustered_ttest": ("cohens_dz",),
+    "corrected_resampled_ttest": ("cohens_dz",),
+    "fisher_exact": ("odds_ratio",),
+    "friedman": ("kendall_w",),
+    "kendall": ("kendall_tau",),
+    "kruskal_wallis": ("epsilon_squared", "eta_squared"),
+    "levene": ("eta_squared", "omega_squared"),
+    "mann_whitney": ("rank_biserial", "cliffs_delta", "common_language"),
+    "mcnemar": ("cohens_g", "odds_ratio"),
+    "mcnemar_midp": ("cohens_g", "odds_ratio"),
+    "one_sample_sign": ("cohens_g",),
+    "one_sample_ttest": ("cohens_dz",),
+    "one_sample_wilcoxon": ("rank_biserial",),
+    "paired_permutation": ("cohens_dz", "cohens_dav", "rank_biserial"),
+    "paired_ttest": ("cohens_dz", "cohens_dav"),
+    "pearson": ("pearson_r",),
+    "permutation": ("hedges_g", "cohens_d", "glass_delta", "rank_biserial", "cliffs_delta", "common_language"),
+    "proportion": ("cohens_h",),
+    "repeated_measures_anova": ("partial_eta_squared",),
+    "sign": ("cohens_g",),
+    "spearman": ("spearman_rho",),
+    "student_ttest": ("cohens_d", "hedges_g", "glass_delta"),
+    "ttest": ("hedges_g", "cohens_d", "glass_delta"),
+    "two_proportions": ("cohens_h", "odds_ratio", "risk_ratio"),
+    "variance_ratio": ("variance_ratio",),
+    "welch_anova": ("omega_squared",),
+    "wilcoxon": ("rank_biserial",),
+}
+"""The effect sizes that each test defines, its own first."""
+
+
+TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
+    "clustered": frozenset({"clustered_ttest"}),
+    "independent": frozenset(
+        {
+            "anova",
+            "bootstrap",
+            "brown_forsythe",
+            "brunner_munzel",
+            "chi_square",
+            "fisher_exact",
+            "kruskal_wallis",
+            "levene",
+            "mann_whitney",
+            "permutation",
+            "student_ttest",
+            "ttest",
+            "two_proportions",
+            "variance_ratio",
+            "welch_anova",
+        }
+    ),
+    "one_sample": frozenset({"one_sample_sign", "one_sample_ttest", "one_sample_wilcoxon", "proportion"}),
+    "paired": frozenset(
+        {
+            "friedman",
+            "kendall",
+            "mcnemar",
+            "mcnemar_midp",
+            "paired_permutation",
+            "paired_ttest",
+            "pearson",
+            "repeated_measures_anova",
+            "sign",
+            "spearman",
+            "wilcoxon",
+        }
+    ),
+    "resampled": frozenset({"corrected_resampled_ttest"}),
+}
+"""Each test belongs to one design: the one whose values it treats as what they are."""
+
+
+TESTS_OF_MANY_GROUPS: frozenset[TestName] = frozenset(
+    {
+        "anova",
+        "brown_forsythe",
+        "chi_square",
+        "friedman",
+        "kruskal_wallis",
+        "levene",
+        "repeated_measures_anova",
+        "welch_anova",
+    }
+)
+"""The tests that take more than two groups at once; the others of two groups compare many as a family of pairs."""
+
+
+CorrectionName = Literal["benjamini_yekutieli", "bonferroni", "fdr", "hochberg", "holm", "holm_sidak", "none", "sidak"]
+"""`fdr` is Benjamini-Hochberg, the Elixir IR's word."""
+
+
+FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
+"""How many groups are compared two by two; `pairwise` is the declared test on every pair, with the correction."""
+
+
+Comparing = Literal["all_pairs", "baseline"]
+
+
+MissingValues = Literal["drop", "refuse"]
+
+
+StudyName = Literal["ab_test", "ablation", "multiple_datasets", "sweep"]
+"""The shape of a study, which says what is compared with what."""
+
+
+Looks = Literal["always_valid", "once"]
+"""How often a comparison is looked at: `always_valid` keeps its error rate however often that is."""
+
+
+TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
+
+
+OTHER_TESTS: Final[Mapping[TestName, str]] = MappingProxyType(
+    {
+        "chi_square": "chi_square_test",
+        "clustered_ttest": "clustered_ttest",
+        "fisher_exact": "fisher_exact_test",
+        "one_sample_sign": "one_sample_test",
+        "one_sample_ttest": "one_sample_test",
+        "one_sample_wilcoxon": "one_sample_test",
+        "proportion": "proportion_test",
+    }
+)
+"""The function of this package that computes each test which `run_test` cannot: groups alone are not enough for it."""
+
+
+def canonical_test_name(name: str) -> TestName:
+    """The one spelling of a test's name, given that spelling or an alias of it.
+
+    Raises CannotTestError, which lists the known names and the closest one, for any other name.
+    """
+    for known in TEST_NAMES:
+        if name == known:
+            return known
+    if name in TEST_ALIASES:
+        return TEST_ALIASES[name]
+    close = difflib.get_close_matches(str(name), [*TEST_NAMES, *TEST_ALIASES], n=1)
+    hint = f"; did you mean {TEST_ALIASES.get(close[0], close[0])!r}?" if close else ""
+    raise CannotTestError(str(name), f"there is no test of that name; known: {', '.join(TEST_NAMES)}{hint}")

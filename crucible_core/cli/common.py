@@ -1,0 +1,200 @@
+"""What the commands share: options, exit codes, errors in one sentence, a run shown as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from crucible_core.context import Context
+from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError
+from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.gates import GateResult
+from crucible_core.ir.loading import parse_scalar
+from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.trace import Observer, StageFailed
+from crucible_core.values.jsonable import to_json_text
+from crucible_core.values.messages import closest
+
+FAILED, INVALID, INTERRUPTED = 1, 2, 130
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
+)
+
+
+set_options = click.option(
+    "--set",
+    "overrides",
+    metavar="STAGE.OPTION=VALUE",
+    multiple=True,
+    help="Replace an option of a stage; VALUE is read as YAML.",
+)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that say what is run of an experiment file."""
+    seed = click.option(
+        "--seed", type=int, metavar="N", help="The experiment's seed, for the stages that are given none of their own."
+    )
+    variant = click.option("--variant", metavar="NAME", help="The variant of the experiment to run.")
+    return variant(seed(command))
+
+
+def run_and_show(
+    heading: str,
+    stages: int,
+    execute: Callable[[Sequence[Observer]], Context],
+    judge: Callable[[Context], Sequence[GateResult]],
+    *,
+    as_json: bool,
+    resumable: bool,
+) -> NoReturn:
+    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code.
+
+    `judge` is asked for the results of the gates of a run that went well.
+    """
+    from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it shows
+        Progress,
+        make_console,
+        print_summary,
+    )
+
+    with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
+        console = make_console(sys.stdout)
+        console.print(heading, style="bold")
+        code, partial, blocked = 0, None, None
+        gates: Sequence[GateResult] = ()
+        try:
+            with Progress(console, stages) as progress:
+                context = execute([progress])
+            gates = judge(context) if context.experiment.gates else ()
+        except GateFailedError as error:
+            context, gates, code, blocked = error.context, error.gates, FAILED, error
+        except StageFailedError as error:
+            context, code = error.context, FAILED
+            partial = _keep_partial(context)
+        except RunInterrupted as error:
+            context, code = error.context, INTERRUPTED
+            partial = _keep_partial(context)
+        except KeyboardInterrupt:
+            say("interrupted between the stages")
+            sys.exit(INTERRUPTED)
+        except CrucibleError as error:
+            fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
+    if as_json:
+        from crucible_core.report import summarize_run  # noqa: PLC0415
+
+        status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
+        if blocked is not None:
+            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
+            status = {"status": "failed", "failure": failure}
+        click.echo(to_json_text({**summarize_run(context), **status, "gates": [one.to_dict() for one in gates]}))
+    else:
+        print_summary(console, context, gates)
+    if blocked is not None:
+        say(f"\nerror: {blocked}")
+    elif code:
+        _explain(context, code, partial)
+        if resumable:
+            say(f"to go on from there: crucible resume {context.run_id}")
+    sys.exit(code)
+
+
+def _chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
+    if variant is not None:
+        experiment = experiment.with_variant(variant)
+    return experiment if seed is None else experiment.with_seed(seed)
+
+
+def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The experiment with options replaced as `--set` says. Raises InvalidExperimentError."""
+    names = [definition.name for definition in experiment.pipeline]
+    for override in overrides:
+        place, equals, text = override.partition("=")
+        # A stage's name may hold dots itself: the longest name that fits is meant.
+        stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+        if not equals or "." not in place:
+            raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")
+        if stage is None:
+            asked = place.partition(".")[0]
+            raise InvalidExperimentError(
+                f"--set {override!r}: no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}"
+            )
+        option, *inner = place.removeprefix(f"{stage}.").split(".")
+        value = parse_scalar(text)
+        if inner:
+            current = next(one.options or {} for one in experiment.pipeline if one.name == stage).get(option)
+            value = _nested(current, inner, value)
+        experiment = experiment.with_options(stage, {option: value})
+    return experiment
+
+
+def _nested(current: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    inside = current if isinstance(current, Mapping) else {}
+    return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
+
+
+@contextlib.contextmanager
+def nothing_else_on_stdout() -> Iterator[None]:
+    """What modules and stages print, and the programs and libraries that they call, goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file, as in tests
+            output, error = sys.__stdout__, sys.__stderr__
+            assert output is not None
+            assert error is not None
+            kept = os.dup(output.fileno())
+            stack.callback(os.close, kept)
+            output.flush()
+            os.dup2(error.fileno(), output.fileno())
+            stack.callback(os.dup2, kept, output.fileno())
+        yield
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+    """What is wrong with the input is said in one sentence, and ends the program with exit code 2."""
+    try:
+        yield
+    except CrucibleError as error:
+        fail(error, INVALID)
+    except KeyboardInterrupt:
+        click.echo("interrupted before the first stage", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def fail(error: CrucibleError, code: int) -> NoReturn:
+    say(f"error: {error}")
+    sys.exit(code)
+
+
+def say(text: str) -> None:
+    from crucible_core.cli.terminal import plain  # noqa: PLC0415
+
+    click.echo(plain(text), err=True)
+
+
+def _keep_partial(ctx: Context) -> str:
+    from crucible_core.report import render_report  # noqa: PLC0415
+    from crucible_core.report.output_files import write_atomically  # noqa: PLC0415
+
+    try:
+        return str(write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/partial.json", render_report(ctx, "json")))
+    except CrucibleError as error:
+        return f"not kept: {error}"
+
+
+def _explain(ctx: Context, code: int, partial: str | None) -> None:
+    failed = next(event for event in reversed(ctx.trace.events[:]) if isinstance(event, StageFailed))
+    if code == INTERRUPTED:
+        say(f"\ninterrupted in stage {failed.stage!r}")
+    else:
+        say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
+    say(f"partial results: {partial}")

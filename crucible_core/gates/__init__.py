@@ -1,0 +1,1 @@
+"""What the gates of an experiment say of a run."""

@@ -1,0 +1,356 @@
+"""Is this run worse than an earlier one? The rule behind `no_regression`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from crucible_core.context import Context
+from crucible_core.gates.outcome import EarlierRun, Past, _number, _Numbers, _reason, _Said, _undecided, _UndecidedError
+from crucible_core.ir.gates import NoRegression
+from crucible_core.ir.vocabulary import GateStatus
+from crucible_core.stage import ComparesGroups
+from crucible_core.values.messages import closest, listing
+
+if TYPE_CHECKING:
+    from crucible_bench import MarginResult
+    from crucible_bench.decisions.differences import Differences
+    from crucible_core.plan import PlannedStage
+
+
+WATCHED: Mapping[str, GateStatus] = {
+    "better": "passed",
+    "not_worse": "passed",
+    "undecided": "undecided",
+    "worse": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Regression:
+    rule: NoRegression
+    ctx: Context
+    planned: Sequence[PlannedStage]
+    past: Past | None
+    numbers: _Numbers
+
+    def judge(self) -> _Said:
+        rule = self.rule
+        ours = self._values(self.ctx, self.numbers)
+        if self.past is None:
+            _undecided("it needs the history that Dagster keeps, and this run has none", for_want_of_a_past=True)
+        runs = self.past.baseline(rule.baseline)
+        if not runs:
+            _undecided(f"there is nothing to compare with yet: {self._nothing()}", for_want_of_a_past=True)
+        theirs, passed_over = self._comparable(runs)
+        if rule.looks == "always_valid":
+            return self._over_all_looks(ours, theirs)
+        if rule.baseline.last_runs is not None and not rule.paired:
+            # Until there are as many as were asked for: what fails for want of them would be none of them either.
+            few = len(runs) < rule.baseline.last_runs
+            said = self._against_numbers(ours, theirs, for_want_of_a_past=few)
+        else:
+            said = self._against_values(ours, theirs)
+        if passed_over:
+            return replace(said, sentence=f"{said.sentence} ({passed_over})")
+        return said
+
+    def _nothing(self) -> str:
+        if self.rule.baseline.variant is not None:
+            return f"no run of variant {self.rule.baseline.variant!r} has succeeded"
+        return "no earlier run of the experiment passed"
+
+    def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
+        """Run and values of those that can be compared, and why others cannot. Raises _UndecidedError if none can."""
+        found, reasons = [], []
+        for run in runs:
+            try:
+                context = run.read()
+                self._same_measure(context)
+                found.append((run.run_id, self._in_order(self._values(context, _Numbers(context)), context)))
+            except _UndecidedError as undecided:
+                reasons.append(f"run {run.run_id}: {undecided.said.sentence}")
+            except Exception as error:  # noqa: BLE001  # what a stage, or unpickling, raises on what it once wrote
+                reasons.append(f"run {run.run_id} cannot be read: {_reason(error)}")
+        if not found:
+            _undecided(
+                f"the baseline cannot be compared: {reasons[0]}", baseline_runs=tuple(run.run_id for run in runs)
+            )
+        if reasons:
+            return found, f"{len(reasons)} of {len(runs)} earlier runs cannot be compared; {reasons[0]}"
+        return found, ""
+
+    def _same_measure(self, earlier: Context) -> None:
+        if self.rule.group is None:
+            return
+        now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, earlier))
+        if now != then:
+            _undecided(f"its bench stage measured {then or 'something without a name'}, this one {now or 'another'}")
+
+    def _values(self, ctx: Context, numbers: _Numbers) -> list[float]:
+        """What is compared of a run. Raises _UndecidedError, or what the stage raises, if it is not there."""
+        rule = self.rule
+        if rule.metric is not None:
+            return [float(numbers.get(rule.metric))]
+        assert rule.group is not None
+        groups = self._stage().read_groups(ctx)
+        if rule.group not in groups:
+            _undecided(f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}")
+        from crucible_bench.data.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
+
+        values = groups[rule.group]
+        # Right and wrong answers: their mean is the share of the right ones.
+        if isinstance(values, list | tuple):
+            values = [float(value) if isinstance(value, bool) else value for value in values]
+        elif getattr(getattr(values, "dtype", None), "kind", "") == "b":
+            values = values.astype(float)
+        return [float(value) for value in read_sample("margin", rule.group, values).values]
+
+    def _in_order(self, values: list[float], earlier: Context) -> list[float]:
+        """Values of an earlier run in the order of this one's pairs. Raises ValueError if the pairs are others."""
+        named = getattr(self._stage(), "pairs", None) if self.rule.paired else None
+        if named is None:
+            return values
+        now, then = named(self.ctx), named(earlier)
+        if now is None and then is None:
+            return values
+        from crucible_bench.data.pairing import places_of_pairs  # noqa: PLC0415
+
+        now = range(len(self._values(self.ctx, self.numbers))) if now is None else now
+        places = places_of_pairs(now, range(len(values)) if then is None else then)
+        return values if places is None else [values[place] for place in places]
+
+    def _stage(self) -> ComparesGroups:
+        for one in self.planned:
+            if isinstance(one.stage, ComparesGroups) and one.stage.metric == self.rule.bench and one.definition.enabled:
+                return one.stage
+        raise _UndecidedError(f"no stage of the run compares groups and puts the metric {self.rule.bench!r}")
+
+    # --- one interval -------------------------------------------------------------------------------------------------
+
+    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+        from crucible_bench import judge_margin  # noqa: PLC0415
+
+        rule = self.rule
+        runs = tuple(run for run, _ in theirs)
+        if rule.paired and (other := next(((run, one) for run, one in theirs if len(one) != len(ours)), None)):
+            _undecided(
+                f"value i of both runs cannot belong together: run {other[0]} has {len(other[1])} values, this one "
+                f"{len(ours)}",
+                baseline_runs=runs,
+            )
+        # Of several runs, item by item: what is left of the runs' own noise is the same for all items of the average.
+        earlier = [_mean(column) for column in zip(*(one for _, one in theirs), strict=True)]
+        if (said := self._without_variation(ours, earlier, runs)) is not None:
+            return said
+        judged = judge_margin(
+            {"now": ours, "baseline": earlier},
+            rule.margin,
+            difference=self._pairs() if rule.paired else None,
+            higher_is_better=rule.higher_is_better,
+            non_inferiority=True,
+            alpha=self._alpha,
+        )
+        return self._by_verdict(judged, ours, earlier, runs)
+
+    def _pairs(self) -> Differences:
+        """The values of folds of one data set, or of items in clusters, are not independent, and the stage says so."""
+        from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
+
+        of_stage = getattr(self._stage(), "differences", None)
+        return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx))
+
+    def _against_numbers(
+        self, ours: list[float], theirs: list[tuple[str, list[float]]], *, for_want_of_a_past: bool
+    ) -> _Said:
+        """Each run as one observation: its number, or the mean of its group."""
+        from crucible_bench import judge_new_value  # noqa: PLC0415
+
+        rule = self.rule
+        runs = tuple(run for run, _ in theirs)
+        now = [_mean(ours)]
+        earlier = [_mean(one) for _, one in theirs]
+        if len(earlier) < 2:
+            _undecided(
+                f"there is one earlier number, {_number(earlier[0])}, which has no interval; from two on, there is one",
+                numbers={"value": now[0], "baseline": earlier[0], "margin": rule.margin, "n_baseline": 1},
+                baseline_runs=runs,
+                for_want_of_a_past=for_want_of_a_past,
+            )
+        if (said := self._without_variation(now, earlier, runs)) is not None:
+            return said
+        judged = judge_new_value(
+            now[0],
+            earlier,
+            rule.margin,
+            higher_is_better=rule.higher_is_better,
+            non_inferiority=True,
+            alpha=self._alpha,
+        )
+        return replace(self._by_verdict(judged, now, earlier, runs), for_want_of_a_past=for_want_of_a_past)
+
+    @property
+    def _alpha(self) -> float:
+        return self.rule.alpha or self.ctx.experiment.stats.alpha or 0.05
+
+    def _by_verdict(
+        self, judged: MarginResult, ours: list[float], earlier: list[float], runs: tuple[str, ...]
+    ) -> _Said:
+        status: GateStatus = "passed" if judged.verdict in {"better", "equivalent", "non_inferior"} else "undecided"
+        if judged.verdict == "worse":
+            status = "failed"
+        interval = judged.equivalence_interval
+        numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
+        if status == "undecided":
+            numbers["more_replicates"] = judged.more_replicates
+        return _Said(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
+
+    def _described(
+        self,
+        ours: list[float],
+        earlier: list[float],
+        estimate: float,
+        interval: tuple[float, float] | None,
+        level: float | None,
+    ) -> dict[str, float | int | None]:
+        return {
+            "value": _mean(ours),
+            "baseline": _mean(earlier),
+            "estimate": estimate,
+            "interval_low": interval and interval[0],
+            "interval_high": interval and interval[1],
+            "confidence_level": level,
+            "margin": self.rule.margin,
+            "n": len(ours),
+            "n_baseline": len(earlier),
+        }
+
+    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> _Said | None:
+        """The verdict where nothing varies, as between two runs of the same seeds: the difference is what it is."""
+        from crucible_bench.data.pairs import pair_differences  # noqa: PLC0415
+        from crucible_bench.data.sample import read_groups  # noqa: PLC0415
+
+        pair = read_groups("margin", {"now": ours, "baseline": earlier})
+        if self.rule.paired:
+            still = len(ours) > 1 and pair_differences("margin", pair).is_constant
+        else:
+            one_is_new = self.rule.baseline.last_runs is not None
+            still = len(earlier) > 1 and (one_is_new or len(ours) > 1) and all(one.is_constant for one in pair)
+        if not still:
+            return None
+        if self.rule.paired:
+            estimate = _mean([now - then for now, then in zip(ours, earlier, strict=True)])
+        else:
+            estimate = ours[0] - earlier[0]
+        gain = estimate if self.rule.higher_is_better else -estimate
+        status: GateStatus = "passed" if gain > -self.rule.margin else "failed"
+        numbers = self._described(ours, earlier, estimate, None, None)
+        if ours == earlier or (self.rule.paired and estimate == 0):
+            what = f"{self._what} is exactly what it was in {_named(runs)}"
+        else:
+            what = f"{self._what} is {self._changed(estimate)} {_named(runs)}"
+        follows = f"{'a' if status == 'failed' else 'no'} loss of {_number(self.rule.margin)} or more"
+        return _Said(status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs)
+
+    # --- an interval that holds at all looks --------------------------------------------------------------------------
+
+    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+        """Each run since the pinned one as one value, against the pinned one's as a number that is known."""
+        from crucible_bench import watch_baseline  # noqa: PLC0415
+
+        rule = self.rule
+        assert self.past is not None
+        (baseline, earlier), *_ = theirs
+        between = self.past.since(baseline)
+        try:
+            since, passed_over = self._comparable(between) if between else ([], "")
+        except _UndecidedError as undecided:
+            since, passed_over = [], undecided.said.sentence
+        then = _mean(earlier)
+        values = [*(_mean(one) for _, one in since), _mean(ours)]
+        watched = watch_baseline(
+            then,
+            values,
+            bounds=rule.bounds,
+            margin=rule.margin,
+            higher_is_better=rule.higher_is_better,
+            alpha=self._alpha,
+        )
+        status = WATCHED[watched.verdict]
+        numbers: dict[str, float | int | None] = {
+            "value": values[-1],
+            "baseline": then,
+            "estimate": watched.estimates[-1],
+            "interval_low": watched.interval[0],
+            "interval_high": watched.interval[1],
+            "confidence_level": 1.0 - watched.alpha,
+            "margin": rule.margin,
+            "n": watched.n,
+            "n_baseline": 1,
+        }
+        runs = f"{watched.n} run{'s' if watched.n > 1 else ''}"
+        found = (
+            f"{self._what} is, over {runs}, {self._changed(watched.estimates[-1])} {_named((baseline,))} "
+            f"({100 * (1.0 - watched.alpha):.4g}% CI of the difference, which holds at every look, "
+            f"{self._interval(numbers)})"
+        )
+        follows = {
+            "passed": f"a loss of {_number(rule.margin)} or more is ruled out",
+            "failed": f"it is worse by more than {_number(rule.margin)}",
+            "undecided": f"a loss of {_number(rule.margin)} is neither ruled out nor shown",
+        }[status]
+        more = f" ({passed_over})" if passed_over else ""
+        return _Said(status, f"{found}: {follows}{more}", numbers, (baseline,))
+
+    # --- words --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _what(self) -> str:
+        return self.rule.group or self.rule.metric or ""
+
+    def _changed(self, estimate: float) -> str:
+        if estimate == 0:
+            return f"{'on average ' if self.rule.group else ''}the same as in"
+        return f"{_number(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
+
+    def _interval(self, numbers: Mapping[str, Any]) -> str:
+        return f"[{_number(numbers['interval_low'])}, {_number(numbers['interval_high'])}]"
+
+    def _counts(self, numbers: Mapping[str, float | int | None]) -> str:
+        if self.rule.paired:
+            return f"{numbers['n']} pairs"
+        return f"{numbers['n']} and {numbers['n_baseline']}"
+
+    def _sentence(self, status: GateStatus, numbers: Mapping[str, Any], runs: tuple[str, ...], more: int | None) -> str:
+        rule = self.rule
+        found = (
+            f"{self._what} is {self._changed(numbers['estimate'])} {_named(runs)} "
+            f"({100 * numbers['confidence_level']:.4g}% CI of the difference {self._interval(numbers)}, "
+            f"n = {self._counts(numbers)})"
+        )
+        margin = _number(rule.margin)
+        if status == "passed":
+            return f"{found}: a loss of {margin} or more is ruled out"
+        if status == "failed":
+            return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
+        unknown = f"{found}: neither is a loss of {margin} ruled out, nor is it shown to be worse"
+        if more:
+            each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"
+            return f"{unknown}; about {more:,} more {each} would decide"
+        return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _named(runs: tuple[str, ...]) -> str:
+    return f"run {runs[0]}" if len(runs) == 1 else f"the {len(runs)} runs before"
+
+
+def _measure_of(ctx: Context, bench: str) -> str | None:
+    result = ctx.metrics.get(bench)
+    measure = result.get("measure") if isinstance(result, Mapping) else None
+    return measure if isinstance(measure, str) else None

@@ -1,0 +1,1 @@
+"""The experiment file: its models, and how it is read."""

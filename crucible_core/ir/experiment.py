@@ -1,0 +1,446 @@
+"""The experiment IR: what an experiment file says, as frozen data with closed vocabularies.
+
+It reads the experiments that the Elixir `crucible_ir` 0.2 and 0.3 write, and writes them back without loss: `null`
+stays `null`, what was not said stays unsaid, and what this package does not read is carried as it came.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from crucible_bench.vocabulary import CorrectionName, EffectSizeName, TestSpelling
+from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
+from crucible_core.ir.fields import Data, Name, Node, Options, Text
+from crucible_core.ir.gates import Gate
+from crucible_core.ir.schedule import Schedule, Trigger
+from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
+from crucible_core.values.messages import closest, describe_mistake, listing
+
+if TYPE_CHECKING:
+    from crucible_core.registry import Registry
+
+__all__ = [
+    "Execution",
+    "Experiment",
+    "OutputSpec",
+    "Reliability",
+    "RetryPolicy",
+    "Schedule",
+    "Source",
+    "StageDef",
+    "Stats",
+    "Trigger",
+]
+
+
+class RetryPolicy(Node):
+    """How often and when a stage that raised is run again. The fields are those of Dagster's RetryPolicy."""
+
+    max_retries: int = Field(default=1, ge=0, le=1000, strict=True)
+    """Attempts after the first one."""
+    delay: float | None = Field(default=None, ge=0, le=86_400, strict=True)
+    """Seconds before the next attempt."""
+    backoff: Backoff | None = None
+    """`linear`: delay x attempt; `exponential`: delay x (2^attempt - 1); otherwise always the delay."""
+    jitter: Jitter | None = None
+    """`full`: a random part of the delay; `plus_minus`: up to one `delay` more or less."""
+
+    @model_validator(mode="after")
+    def _delay_to_vary(self) -> Self:
+        if self.delay is None and (self.backoff or self.jitter):
+            raise ValueError("backoff and jitter change the delay, and there is no delay")
+        return self
+
+    def delay_after(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
+        """Seconds to wait after failed attempt number `attempt` (1 is the first); `draw` gives uniform [0, 1)."""
+        base = self.delay or 0.0
+        factors: dict[Backoff | None, int] = {None: 1, "linear": attempt, "exponential": 2**attempt - 1}
+        delay = base * factors[self.backoff]
+        if self.jitter == "full":
+            return draw() * delay
+        if self.jitter == "plus_minus":
+            return max(0.0, delay + (2 * draw() - 1) * base)
+        return delay
+
+
+class StageDef(Node):
+    """One entry of the pipeline."""
+
+    name: Name
+    """Names the stage in this pipeline; also the registered stage to run, unless `module` says otherwise."""
+    module: Text | None = None
+    """A registered stage by its name, or `package.module:Attribute`."""
+    options: Options | None = None
+    """The stage's options."""
+    enabled: bool = Field(default=True, strict=True)
+    """`false` skips the stage; its record in the trace says so."""
+    retry: RetryPolicy | None = None
+    cache: bool = Field(default=False, strict=True)
+    """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
+
+
+class OutputSpec(Node):
+    """A report to write."""
+
+    name: Name
+    """The name of the report, and of its files."""
+    formats: tuple[ReportFormat, ...] = ("markdown",)
+    sink: Sink = "file"
+    """`file`: under the output root; `stdout`: printed."""
+    options: Options | None = None
+    """`path`: where under the output root to write, without the suffix; `title`: the heading."""
+
+    @property
+    def path(self) -> str | None:
+        value = (self.options or {}).get("path")
+        return value if value is None else str(value)
+
+    @property
+    def title(self) -> str | None:
+        value = (self.options or {}).get("title")
+        return value if value is None else str(value)
+
+
+class Stats(Node):
+    """How comparisons are made, for every `bench` stage that does not say otherwise."""
+
+    tests: tuple[TestSpelling, ...] | None = None
+    alpha: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    """Level of significance."""
+    confidence_level: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    """Of the intervals; 1 - alpha unless said."""
+    effect_size_type: EffectSizeName | None = None
+    """Reported by the tests that define it; the others keep their own."""
+    multiple_testing_correction: CorrectionName | None = None
+    bootstrap_iterations: int | None = Field(default=None, ge=1, strict=True)
+    options: Options | None = None
+
+
+class Reliability(Node):
+    """`stats` is read here; the rest is carried for the stages that read it."""
+
+    stats: Stats | None = None
+    ensemble: Data = None
+    hedging: Data = None
+    guardrails: Data = None
+    fairness: Data = None
+    monitoring: Data = None
+    drift: Data = None
+    circuit_breaker: Data = None
+    feedback: Data = None
+
+
+class Execution(Node):
+    """How Dagster runs the experiment; `run_experiment` runs it in this process."""
+
+    executor: ExecutorName = "in_process"
+    max_concurrent: int | None = Field(default=None, ge=1, strict=True)
+    """Steps at once under `multiprocess`; unsaid, the number of cores."""
+
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file an experiment was read from, and where in it each value stands."""
+
+    path: str
+    """Absolute: what stands beside the file is found from anywhere."""
+    shown: str
+    """As it was given, which is how mistakes name it."""
+    find: Callable[[], Mapping[tuple[str | int, ...], tuple[int, int]]] = field(default=dict, repr=False)
+
+    def __reduce__(self) -> tuple[type[Source], tuple[str, str]]:
+        return Source, (self.path, self.shown)  # mistakes are looked up where the file was read
+
+    def location(self, *place: str | int) -> Location:
+        """The position of the value at `place`, for example ("pipeline", 2, "options"), or of what holds it."""
+        positions = self.find()
+        for length in range(len(place), -1, -1):
+            if place[:length] in positions:
+                return Location(self.shown, *positions[place[:length]])
+        return Location(self.shown)
+
+    def below(self, *place: str | int) -> Source:
+        """The same file, places in it told from `place` on: an experiment may stand inside of something else."""
+        size = len(place)
+        return Source(
+            self.path,
+            self.shown,
+            lambda: {found[size:]: position for found, position in self.find().items() if found[:size] == place},
+        )
+
+
+class Experiment(Node):
+    """An experiment: a pipeline of stages, what to report, and when to run it again."""
+
+    id: Name
+    """The name of the experiment: letters, digits, '_', '-', '.'."""
+    description: Text | None = None
+    owner: Text | None = None
+    """A person's e-mail address, or `team:name`."""
+    tags: tuple[Text, ...] | None = None
+    metadata: Options | None = None
+    pipeline: tuple[StageDef, ...] = Field(json_schema_extra={"minItems": 1})
+    """The stages, in the order in which they run."""
+    seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
+    """Of every stage that has an option `seed` and is not given one of its own."""
+    variants: dict[Name, dict[Name, Options]] | None = None
+    """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
+    variant: Name | None = None
+    """The variant whose options the pipeline holds already: written into the record of a run."""
+    outputs: tuple[OutputSpec, ...] | None = None
+    """The reports that the `report` stage writes."""
+    reliability: Reliability | None = None
+    schedule: Schedule | None = None
+    execution: Execution | None = None
+    gates: tuple[Gate, ...] | None = None
+    """The rules by which a run is good enough."""
+    deps: tuple[Text, ...] | None = None
+    """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
+    trigger: Trigger | None = None
+
+    # Carried for the stages that read them.
+    backend: Data = None
+    dataset: Data = None
+    experiment_type: Data = None
+    model_version: Data = None
+    training_config: Data = None
+    baseline: Data = None
+    created_at: Data = None
+    updated_at: Data = None
+
+    _source: Source | None = PrivateAttr(default=None)
+    # What was replaced since it was read, and where in the file the value comes from now, if from there.
+    _replaced: Mapping[Place, Place | None] = PrivateAttr(default={})
+
+    @field_validator("pipeline")
+    @classmethod
+    def _some_stages_under_their_own_names(cls, pipeline: tuple[StageDef, ...]) -> tuple[StageDef, ...]:
+        if not pipeline:
+            raise PydanticCustomError("empty_pipeline", "the pipeline is empty: it needs at least one stage")
+        _check_distinct(
+            "pipeline", pipeline, "give one of them another name, and say with `module:` which stage it runs"
+        )
+        return pipeline
+
+    @field_validator("outputs")
+    @classmethod
+    def _reports_under_their_own_names(cls, outputs: tuple[OutputSpec, ...] | None) -> tuple[OutputSpec, ...] | None:
+        _check_distinct("outputs", outputs or (), "each report needs a name of its own")
+        return outputs
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_under_their_own_names(cls, gates: tuple[Gate, ...] | None) -> tuple[Gate, ...] | None:
+        _check_distinct("gates", gates or (), "each gate needs a name of its own")
+        return gates
+
+    @field_validator("deps")
+    @classmethod
+    def _keys_of_assets(cls, deps: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for index, dep in enumerate(deps or ()):
+            reason = ""
+            if not all(part and part == part.strip() for part in dep.split("/")):
+                reason = "is no key of an asset: its parts, such as dbt/orders, have a slash between them, and no blank"
+            elif dep in (deps or ())[:index]:
+                reason = "is named twice"
+            if reason:
+                place = ("deps", index)
+                raise PydanticCustomError("dep", "{dep} {reason}", {"dep": repr(dep), "reason": reason, "place": place})
+        return deps
+
+    @model_validator(mode="after")
+    def _variant_of_its_own(self) -> Self:
+        if self.variant is not None and self.variants is not None and self.variant not in self.variants:
+            raise PydanticCustomError(
+                "variant",
+                "no variant {name} in `variants`{closest}; known: {known}",
+                {
+                    "name": repr(self.variant),
+                    "closest": closest(self.variant, self.variants),
+                    "known": listing(self.variants),
+                    "place": ("variant",),
+                },
+            )
+        return self
+
+    @field_validator("trigger")
+    @classmethod
+    def _something_to_be_triggered_by(cls, trigger: Trigger | None, info: ValidationInfo) -> Trigger | None:
+        if trigger is not None and not info.data.get("deps", ("refused",)):
+            raise PydanticCustomError("trigger", "a trigger needs `deps`: the assets whose updates it waits for")
+        return trigger
+
+    @field_validator("schedule", "trigger")
+    @classmethod
+    def _a_variant_that_there_is(cls, value: Schedule | Trigger | None, info: ValidationInfo) -> Any:
+        variants = info.data.get("variants") or {}
+        if (
+            value is not None
+            and value.variant is not None
+            and "variants" in info.data
+            and value.variant not in variants
+        ):
+            raise PydanticCustomError(
+                "variant",
+                "there is no variant {variant}; {known}",
+                {
+                    "variant": repr(value.variant),
+                    "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
+                    "place": (info.field_name, "variant"),
+                },
+            )
+        return value
+
+    @property
+    def stats(self) -> Stats:
+        return (self.reliability and self.reliability.stats) or Stats()
+
+    @property
+    def source(self) -> Source | None:
+        """The file it was read from, or None if it was made in code."""
+        return self._source
+
+    def read_from(self, source: Source) -> Self:
+        self._source = source
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file it was read from: stage modules beside the file are found."""
+        return Path(self._source.path).parent if self._source else None
+
+    def location(self, *place: str | int) -> Location | None:
+        """Where in its file the value at `place` stands; None if it was not read from one, or was replaced since."""
+        for length in (1, 4):
+            if place[:length] in self._replaced:
+                moved = self._replaced[place[:length]]
+                return self._source.location(*moved, *place[length:]) if self._source and moved else None
+        return self._source.location(*place) if self._source else None
+
+    def with_own_data(self) -> Experiment:
+        """The same experiment, holding copies of the data that it carries for stages."""
+        carried = {name: copy.deepcopy(value) for name in _CARRIED if (value := getattr(self, name)) is not None}
+        return self.model_copy(update=carried) if carried else self
+
+    def with_variant(self, name: str, registry: Registry | None = None) -> Experiment:
+        """The same experiment with the options of one of its variants, whose name is then its `variant`.
+
+        `registry`, by default `builtin_registry()`, knows the stages, and so which options are themselves mappings, of
+        which a variant replaces a part. Raises InvalidExperimentError if there is no such variant, UnknownStageError if
+        it names a stage that the pipeline does not have, or one that does not exist.
+        """
+        from crucible_core.ir.option_schema import (  # noqa: PLC0415  # they need the experiment themselves
+            merge_options,
+        )
+        from crucible_core.registry import builtin_registry  # noqa: PLC0415
+
+        variants = self.variants or {}
+        if name not in variants:
+            raise InvalidExperimentError(
+                f"experiment {self.id!r} has no variant {name!r}{closest(name, variants)}; its variants: "
+                f"{listing(variants)}"
+            )
+        if self.variant is not None:
+            if self.variant != name:
+                raise InvalidExperimentError(
+                    f"this is variant {self.variant!r} of experiment {self.id!r} already; make variant {name!r} from "
+                    "the experiment file"
+                )
+            return self
+        registry = builtin_registry() if registry is None else registry
+        changed = self.model_copy(update={"variant": name})
+        changed.__pydantic_fields_set__.add("variant")
+        for stage, options in variants[name].items():
+            index = self.index_of(stage, "variants", name, stage)
+            definition = self.pipeline[index]
+            found = registry.resolve(definition, folder=self.folder)
+            merged = merge_options(found, definition.options or {}, options)
+            changed = changed.with_options(stage, {option: merged[option] for option in options})
+        moved: dict[Place, Place | None] = {
+            ("pipeline", self.index_of(stage), "options", option): ("variants", name, stage, option)
+            for stage, options in variants[name].items()
+            for option in options
+        }
+        changed._replaced = {**self._replaced, **moved}
+        return changed
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The same experiment with another `seed`. Raises InvalidExperimentError if it is none."""
+        try:
+            changed = Experiment.model_validate({**self.to_dict(), "seed": seed})
+        except ValidationError as error:
+            said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
+            raise InvalidExperimentError(said) from None
+        changed._source = self._source
+        changed._replaced = {**self._replaced, ("seed",): None}
+        return changed
+
+    def index_of(self, stage: str, *place: str | int) -> int:
+        """Where in the pipeline, from 0, the stage of that name is; `place` is where it was asked for.
+
+        Raises UnknownStageError.
+        """
+        names = [definition.name for definition in self.pipeline]
+        if stage not in names:
+            asked = f"variant {place[1]!r}: " if place[:1] == ("variants",) else ""
+            raise UnknownStageError(
+                f"{asked}experiment {self.id!r} has no stage {stage!r}{closest(stage, names)}; its stages: "
+                f"{', '.join(names)}",
+                stage=stage,
+                known=names,
+                location=self.location(*place) if place else None,
+            )
+        return names.index(stage)
+
+    def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
+        """The same experiment with some options of one stage replaced.
+
+        Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is no data.
+        """
+        index = self.index_of(stage)
+        data = self.to_dict()
+        entry = data["pipeline"][index]
+        entry["options"] = {**(entry.get("options") or {}), **options}
+        try:
+            changed = Experiment.model_validate(data)
+        except ValidationError as error:
+            said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
+            raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
+        changed._source = self._source
+        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): None for name in options}}
+        return changed
+
+
+_CARRIED = (
+    *("metadata", "reliability", "backend", "dataset", "experiment_type", "model_version"),
+    *("training_config", "baseline"),
+)
+
+
+def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec | Gate], remedy: str) -> None:
+    seen: dict[str, int] = {}
+    for index, item in enumerate(items):
+        if item.name in seen:
+            raise PydanticCustomError(
+                "duplicate_name",
+                "two entries are named {name} (positions {first} and {second}): {remedy}",
+                {
+                    "name": repr(item.name),
+                    "first": seen[item.name] + 1,
+                    "second": index + 1,
+                    "remedy": remedy,
+                    "place": (what, index, "name"),
+                },
+            )
+        seen[item.name] = index

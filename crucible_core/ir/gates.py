@@ -1,0 +1,203 @@
+"""Gates: the rules by which an experiment says whether a run is good enough, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from pydantic import Field, GetJsonSchemaHandler, model_serializer, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from crucible_bench.vocabulary import Looks
+from crucible_core.ir.fields import Name, Node, Text
+from crucible_core.ir.vocabulary import GateSeverity, GateStatus, WhenUndecided
+
+__all__ = ["BOUNDS", "LAST_PASSING", "Baseline", "BoundName", "Gate", "GateResult", "NoRegression"]
+
+BoundName = Literal["above", "at_least", "at_most", "below"]
+
+BOUNDS: Mapping[BoundName, str] = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
+"""As they are read."""
+
+LAST_PASSING = "last_passing"
+
+
+class Baseline(Node):
+    """The earlier runs that a run is held against: `last_passing`, or one of these."""
+
+    run: Text | None = None
+    """The id of a run."""
+    last_runs: int | None = Field(default=None, ge=2, le=1000, strict=True)
+    """The last so many runs that passed."""
+    variant: Name | None = None
+    """The newest run of this variant that succeeded."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        if given == LAST_PASSING:
+            return {}
+        if isinstance(given, str):
+            raise PydanticCustomError(
+                "baseline", "a baseline is 'last_passing', or one of run: ID, last_runs: 5, variant: NAME"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.model_fields_set and sum(value is not None for value in (self.run, self.last_runs, self.variant)) != 1:
+            raise ValueError("say one of run, last_runs and variant")
+        return self
+
+    @model_serializer(mode="plain")
+    def _as_said(self) -> Any:
+        return {name: getattr(self, name) for name in self.model_fields_set} or LAST_PASSING
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"const": LAST_PASSING}, handler(schema)]}
+
+    @property
+    def words(self) -> str:
+        """As it is read: `the last passing run`."""
+        if self.run is not None:
+            return f"run {self.run}"
+        if self.last_runs is not None:
+            return f"the last {self.last_runs} passing runs"
+        return "the last passing run" if self.variant is None else f"the newest run of variant {self.variant}"
+
+
+class NoRegression(Node):
+    """A run is not worse than its baseline by the margin or more, as far as the data can tell."""
+
+    group: Text | None = None
+    """The group of the `bench` stage whose values are compared."""
+    bench: Text = "bench"
+    """The metric of that `bench` stage."""
+    metric: Text | None = None
+    """In place of a group: one number per run."""
+    baseline: Baseline = Field(default_factory=Baseline)
+    """The earlier runs that the run is held against: `last_passing`, or one of `run`, `last_runs`, `variant`."""
+    margin: float = Field(gt=0, allow_inf_nan=False, strict=True)
+    """The loss that would matter, in units of the data."""
+    higher_is_better: bool = Field(default=True, strict=True)
+    paired: bool = Field(default=False, strict=True)
+    """Value i of both runs belongs together: the same fold, example or seed."""
+    alpha: float | None = Field(default=None, gt=0, lt=0.5, strict=True)
+    """The chance of a false verdict; that of `reliability.stats`, or 0.05, unless said."""
+    looks: Looks = "once"
+    """`always_valid`: over all runs since a pinned one, with an error rate that holds however many these are."""
+    bounds: tuple[float, float] | None = None
+    """With `looks: always_valid`: the lowest and the highest that a value can be; unless said, values are normal."""
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if (self.group is None) == (self.metric is None):
+            raise ValueError("say what is compared: either `group`, of a bench stage, or `metric`, a number per run")
+        if self.metric is not None and self.paired:
+            raise ValueError("`paired` is for the values of a `group`; a `metric` is one number per run")
+        if self.metric is not None and "bench" in self.model_fields_set:
+            raise ValueError("`bench` says where a `group` is from; a `metric` has its whole name in `metric`")
+        if self.looks == "once":
+            if self.bounds is not None:
+                raise ValueError("`bounds` are for `looks: always_valid`")
+            if self.metric is not None and self.baseline.last_runs is None:
+                raise ValueError(
+                    f"one number of this run and one of {self.baseline.words} have no interval and cannot be told "
+                    "apart: compare with `baseline: {last_runs: 5}` or more, or the values of a `group`"
+                )
+            return self
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError("`bounds` are two numbers, the lowest and the highest that a value can be")
+        if self.baseline.run is None:
+            raise ValueError(
+                "`looks: always_valid` needs `baseline: {run: ID}`: a baseline that moves on after a look begins the "
+                "count of looks anew, and the error rate with it"
+            )
+        if self.paired:
+            raise ValueError("with `looks: always_valid` each run is one value, and there is nothing to be `paired`")
+        return self
+
+
+class Gate(Node):
+    """One rule: a bound on a number, or no regression against a baseline."""
+
+    name: Name
+    metric: Text | None = None
+    """The number that has a bound, by its name: `accuracy`, `nested.loss`, `bench.paired_ttest.interval_low`."""
+    at_least: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    at_most: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    above: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    below: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    no_regression: NoRegression | None = None
+    """In place of a metric and a bound: not worse than an earlier run."""
+    severity: GateSeverity = "error"
+    blocking: bool = Field(default=False, strict=True)
+    """`true`: a run that does not pass it fails, after the report is written."""
+    undecided: WhenUndecided = "warn"
+    """`fail`: what cannot be decided counts as failed, but for want of earlier runs."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        said = [name for name in BOUNDS if getattr(self, name) is not None]
+        if self.no_regression is not None:
+            if self.metric is not None or said:
+                raise ValueError("a gate has either a metric with its bound, or no_regression; make two of it")
+        elif self.metric is None:
+            raise ValueError("say what it is about: `metric` with a bound, or `no_regression`")
+        elif len(said) != 1:
+            given = " and ".join(said) if said else "none"
+            raise ValueError(f"a metric has one bound, {', '.join(BOUNDS)}; given: {given}")
+        if self.severity == "warn" and (self.blocking or self.undecided == "fail"):
+            word = "`blocking: true`" if self.blocking else "`undecided: fail`"
+            raise ValueError(f"{word} is for `severity: error`; a warning stops nothing")
+        return self
+
+    @property
+    def bound(self) -> tuple[BoundName, float] | None:
+        """Which bound, and where; None of a gate against regression."""
+        return next(((name, value) for name in BOUNDS if (value := getattr(self, name)) is not None), None)
+
+    @property
+    def words(self) -> str:
+        """The rule in one line."""
+        if self.no_regression is None:
+            assert self.bound is not None
+            name, value = self.bound
+            return f"{self.metric} {BOUNDS[name]} {value:g}"
+        rule = self.no_regression
+        what = rule.metric if rule.group is None else f"{rule.group} ({rule.bench})"
+        return f"{what} not worse than {rule.baseline.words} by {rule.margin:g} or more"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """What became of a gate in one run."""
+
+    gate: str
+    status: GateStatus
+    severity: GateSeverity
+    """In effect: what is undecided is a warning, unless the gate says `undecided: fail`."""
+    blocking: bool
+    sentence: str
+    """For people: the numbers and what follows."""
+    numbers: Mapping[str, float | int] = field(default_factory=dict)
+    """`value` and `bound`; or `estimate` (this run minus the baseline, in units of the data), `interval_low` and
+    `interval_high`, `confidence_level`, `margin`, `n`, `n_baseline`, `more_replicates`; those that there are."""
+    baseline_runs: tuple[str, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether it counts as an error: failed, or undecided where that counts as failed."""
+        return self.status != "passed" and self.severity == "error"
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it fails the run."""
+        return self.blocking and self.fails
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {**asdict(self), "baseline_runs": list(self.baseline_runs)}

@@ -1,0 +1,130 @@
+"""From an experiment file to an Experiment, or to an InvalidExperimentError that says where and why.
+
+The file is untrusted. It is read as a stream of parser events, which do not recurse, against limits on size, depth and
+number of values before anything is built; YAML is read by the core schema of YAML 1.2.2 (section 10.3), so `1e-3` is a
+number and `on` is no boolean, and what older readers take for something else must be quoted.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from crucible_core.errors import InvalidExperimentError, Location
+from crucible_core.ir.experiment import Experiment, Source
+from crucible_core.ir.guarded_yaml import Place, _json_positions, _parse_json, _parse_yaml
+from crucible_core.values.messages import describe_mistake
+
+__all__ = ["experiment_from", "load_document", "load_experiment", "parse_scalar"]
+
+MAX_BYTES = 1_000_000
+
+
+def load_experiment(path: str | os.PathLike[str]) -> Experiment:
+    """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
+
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled.
+
+    Raises InvalidExperimentError with the file, the line and the column of the first mistake; `others` of it are the
+    further ones.
+    """
+    data, source = load_document(path)
+    return experiment_from(data, source)
+
+
+def load_document(path: str | os.PathLike[str], *, number: int | None = None) -> tuple[Any, Source]:
+    """What a YAML or JSON file holds, read under the limits and rules of experiment files, and where in it what stands.
+
+    A file of several YAML documents is refused, unless the `number` of one (0 is the first) says which is meant.
+
+    Raises InvalidExperimentError.
+    """
+    file = Path(path)
+    text = _read(file)
+    shown = str(file)
+    positions: Callable[[], Mapping[Place, tuple[int, int]]]
+    if file.suffix.lower() == ".json":
+        data = _parse_json(text, shown)
+        positions = functools.cache(lambda: _json_positions(text))
+    else:
+        data, found = _parse_yaml(text, shown, number)
+        positions = lambda: found  # noqa: E731
+    return data, Source(str(file.absolute()), shown, positions)
+
+
+def experiment_from(data: Any, source: Source | None) -> Experiment:
+    """The experiment that plain data describes; mistakes are located in `source`, where the data was read.
+
+    Raises InvalidExperimentError.
+    """
+    if not isinstance(data, dict):
+        raise InvalidExperimentError(
+            f"an experiment is a mapping with `id:` and `pipeline:`, and this file holds {_kind(data)}",
+            location=source.location() if source else None,
+        )
+    try:
+        experiment = Experiment.model_validate(data)
+    except ValidationError as error:
+        raise _mistakes(error, source) from None
+    return experiment.read_from(source) if source else experiment
+
+
+def parse_scalar(text: str) -> Any:
+    """A value from the command line, read as one in an experiment file: `1e-3` is a number, `[1, 2]` a list.
+
+    Raises InvalidExperimentError if it is not one YAML value.
+    """
+    return _parse_yaml(text, "value")[0]
+
+
+def _kind(data: Any) -> str:
+    if data is None:
+        return "nothing"
+    return "a list" if isinstance(data, list) else f"the single value {data!r:.80}"
+
+
+def _read(file: Path) -> str:
+    shown = Location(str(file))
+    try:
+        if file.is_dir():
+            raise InvalidExperimentError("is a folder; name an experiment file in it", location=shown)
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = sorted(p.name for p in file.parent.glob("*") if p.suffix in {".yaml", ".yml", ".json"})[:10]
+        there = f"; {file.parent} holds: {', '.join(near)}" if near else ""
+        raise InvalidExperimentError(f"there is no such file{there}", location=shown) from None
+    except (OSError, ValueError) as error:
+        raise InvalidExperimentError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", location=shown
+        ) from error
+    if len(raw) > MAX_BYTES:
+        raise InvalidExperimentError(
+            f"is larger than {MAX_BYTES:,} bytes; an experiment names its data, it does not contain it", location=shown
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidExperimentError(
+            f"is not UTF-8: byte {error.start} is {raw[error.start]:#04x}", location=shown
+        ) from error
+
+
+def _mistakes(error: ValidationError, source: Source | None) -> InvalidExperimentError:
+    found = []
+    for mistake in error.errors(include_url=False):
+        place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
+        location = source.location(*place) if source else None
+        found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=location))
+    return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""When an experiment is run again by itself."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from crucible_core.ir.fields import Name, Node
+from crucible_core.ir.vocabulary import MissedTicks, OnUpdate, ScheduleStatus
+
+__all__ = ["Schedule", "Trigger"]
+
+_CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# Lowest value, highest value and names of: minute, hour, day of month, month, day of week.
+_CRON: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, _MONTHS),
+    (0, 7, _DAYS),
+)
+
+
+def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
+    low, high, names = field
+    numbers = {name: str(index + low) for index, name in enumerate(names)}
+    for part in text.lower().split(","):
+        span, _, step = part.partition("/")
+        ends = [numbers.get(end, end) for end in span.split("-")]
+        if step and not (step.isdecimal() and 1 <= int(step) <= high):
+            return False
+        if span != "*" and not (len(ends) <= 2 and all(end.isdecimal() and low <= int(end) <= high for end in ends)):
+            return False
+        if len(ends) == 2 and int(ends[0]) > int(ends[1]):
+            return False
+    return not (text.endswith("/") or "//" in text)
+
+
+class Schedule(Node):
+    """When the experiment is run again."""
+
+    cron: str
+    """Five fields (minute, hour, day of month, month, day of week), or @hourly, @daily, @weekly, @monthly, @yearly."""
+    timezone: str = "UTC"
+    """An IANA time zone, for example Europe/Berlin."""
+    default_status: ScheduleStatus = "stopped"
+    """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
+    missed: MissedTicks = "latest"
+    """Ticks that passed while no daemon looked: run the `latest` of them, or `all`, or `skip` what is too late."""
+    max_catch_up: int | None = Field(default=None, ge=1, le=100, strict=True)
+    """With `missed: all`: how many ticks are looked back over for missed ones; unsaid, 10."""
+    max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
+    """With `missed: skip`: the seconds by which a tick may be late and is still run; unsaid, 300."""
+    variant: Name | None = None
+    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
+
+    @field_validator("cron")
+    @classmethod
+    def _times_that_come(cls, value: str) -> str:
+        fields = value.split(" ")
+        times = len(fields) == len(_CRON) and all(map(_is_cron_field, fields, _CRON))
+        if times or value in _CRON_WORDS:
+            return value
+        raise PydanticCustomError(
+            "cron", "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
+        )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo  # noqa: PLC0415  # most experiments have no schedule
+
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise PydanticCustomError(
+                "timezone", "{value} is no IANA time zone, such as Europe/Berlin", {"value": repr(value)}
+            ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _no_bound_that_bounds_nothing(self) -> Self:
+        for name, policy in (("max_catch_up", "all"), ("max_late", "skip")):
+            if getattr(self, name) is not None and self.missed != policy:
+                raise ValueError(f"{name} goes with `missed: {policy}`, and here it is {self.missed}")
+        return self
+
+
+class Trigger(Node):
+    """Runs the experiment again when an asset that it depends on (`deps`) is updated."""
+
+    on_update: OnUpdate
+    """`any`: when one of the assets is updated; `all`: when every one was since the last run that this started."""
+    default_status: ScheduleStatus = "stopped"
+    """Whether the trigger is on when it is first deployed; the UI's switch has the last word."""
+    variant: Name | None = None
+    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""

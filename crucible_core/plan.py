@@ -1,0 +1,172 @@
+"""Planning an experiment: find every stage, check every option, run nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, UnknownStageError
+from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.registry import Registry
+from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
+from crucible_core.values.jsonable import type_name
+from crucible_core.values.messages import closest, describe_mistake, error_text, listing
+
+
+class PlannedStage(NamedTuple):
+    """A pipeline entry with its stage found and its options checked."""
+
+    definition: StageDef
+    stage: Stage
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+
+def plan_experiment(experiment: Experiment, registry: Registry) -> tuple[PlannedStage, ...]:
+    """Find every stage, check every option, ask every stage what it knows to be wrong; run nothing.
+
+    Every variant of the experiment is checked too, unless this is one of them. Every stage that has an option `seed`
+    which is not given gets the experiment's.
+
+    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError for the first mistake, with the further
+    ones as its `others`.
+    """
+    mistakes: list[InvalidExperimentError] = []
+    planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
+    if not mistakes:
+        mistakes += check_gates(experiment, [one.stage for one in planned if one.definition.enabled])
+    if experiment.variants and experiment.variant is None and not mistakes:
+        for name, changes in experiment.variants.items():
+            try:
+                variant = experiment.with_variant(name, registry)
+            except InvalidExperimentError as error:
+                mistakes.append(error)
+                continue
+            found: list[InvalidExperimentError] = []
+            _plan_each(variant, [variant.index_of(stage) for stage in changes], registry, found)
+            mistakes += [error.within(f"variant {name!r}: ") for error in found]
+    if mistakes:
+        raise InvalidExperimentError.of(mistakes)
+    return planned
+
+
+def _plan_each(
+    experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
+) -> tuple[PlannedStage, ...]:
+    planned = []
+    folder = experiment.folder
+    for index in indices:
+        try:
+            one = _plan(experiment, index, registry, folder)
+            if one.definition.enabled:
+                _ask(one.stage, experiment, index)
+            planned.append(one)
+        except InvalidExperimentError as error:
+            mistakes.append(error)
+    return tuple(planned)
+
+
+def plan_stage(experiment: Experiment, index: int, registry: Registry) -> PlannedStage:
+    """The stage at `index` of the pipeline (from 0), found and its options checked; its own `check` is not asked.
+
+    Raises as `plan_experiment`.
+    """
+    return _plan(experiment, index, registry, experiment.folder)
+
+
+def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path | None) -> PlannedStage:
+    definition = experiment.pipeline[index]
+    try:
+        found = registry.resolve(definition, folder=folder)
+    except UnknownStageError as error:
+        error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
+        raise
+    options = definition.options or {}
+    seeded = experiment.seed is not None and definition.enabled and "seed" not in options and takes_seed(found)
+    if seeded:
+        options = {**options, "seed": experiment.seed}
+    try:
+        stage = read_options(found, options, registry)
+    except ValidationError as error:
+        described = [
+            (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
+            for one in error.errors(include_url=False)
+        ]
+        raise InvalidExperimentError.of(
+            _refuse_seed(experiment, index, said) if of_seed else _refuse(experiment, index, said, *place)
+            for said, place, of_seed in described
+        ) from None
+    except Exception as error:
+        reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
+        raise _refuse(experiment, index, reason) from error
+    if (wrong := wrong_default(found)) is not None:
+        raise _refuse(experiment, index, wrong)
+    return PlannedStage(definition, stage)
+
+
+def read_options(stage: type[Stage], options: Mapping[str, Any], registry: Registry | None) -> Stage:
+    """The stage with these options. Raises pydantic.ValidationError, or whatever a validator of the stage raises."""
+    # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple.
+    return stage.model_validate_json(to_json(options), strict=True, context={"registry": registry})
+
+
+def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
+    """Raises InvalidOptionsError if the stage knows itself to be impossible."""
+    try:
+        problems = stage.check(experiment) or ()
+        said = "; ".join([problems] if isinstance(problems, str) else problems)
+    except Exception as error:
+        raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
+    if said:
+        raise _refuse(experiment, index, said)
+
+
+def advice(experiment: Experiment, planned: Sequence[PlannedStage]) -> list[str]:
+    """What the enabled stages have to say against the experiment as it is planned, though it can be run."""
+    return [
+        f"stage {one.name!r}: {said}"
+        for one in planned
+        if one.definition.enabled
+        for said in one.stage.advise(experiment)
+    ]
+
+
+def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:
+    name = experiment.pipeline[index].name
+    location = experiment.location("pipeline", index, "options", *place)
+    separator = "," if reason.startswith("option ") else ":"
+    return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
+
+
+def _refuse_seed(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
+    name = experiment.pipeline[index].name
+    return InvalidOptionsError(
+        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage with an option of that name that "
+        "is not given; give this stage its own",
+        stage=name,
+        location=experiment.location("seed"),
+    )
+
+
+def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[InvalidExperimentError]:
+    """What can be known to be wrong with the gates before the first of these stages runs."""
+    known = [stage.metric for stage in stages if isinstance(stage, ComparesGroups)]
+    mistakes = []
+    for index, gate in enumerate(experiment.gates or ()):
+        rule = gate.no_regression
+        if rule is not None and rule.group is not None and rule.bench not in known:
+            place = "bench" if "bench" in rule.model_fields_set else "group"
+            mistakes.append(
+                InvalidExperimentError(
+                    f"gate {gate.name!r}: no stage of the pipeline compares groups and puts the metric "
+                    f"{rule.bench!r}{closest(rule.bench, known)}; those that do put: {listing(known)}",
+                    location=experiment.location("gates", index, "no_regression", place),
+                )
+            )
+    return mistakes

@@ -1,0 +1,414 @@
+"""The section of a report about a comparison: pictures, tables, and what was assumed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from crucible_bench.comparison import (
+    EFFECT_LABELS,
+    BestOfSweep,
+    ComparedFamily,
+    ComparedTest,
+    Comparison,
+    MarginVerdict,
+    RankedGroups,
+)
+from crucible_bench.finding import estimated, labelled, number, percent, statistic
+from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_bench.plots import (
+    ForestRow,
+    Picture,
+    critical_difference,
+    forest_plot,
+    paired_lines,
+    power_curve,
+    strip_plot,
+)
+from crucible_core.report.document import Block, Items, Paragraph, Section, Table
+
+__all__ = ["comparison_section"]
+
+VERDICTS: Mapping[str, str] = {
+    "better": "better",
+    "equivalent": "equivalent",
+    "inconclusive": "inconclusive",
+    "non_inferior": "not worse by the margin",
+    "worse": "worse",
+}
+
+MOST_LINES = 200
+MOST_OF_A_NAME = 10
+
+
+def comparison_section(name: str, comparison: Comparison) -> Section:
+    """The groups, the tests and pairs, pictures of both, the verdicts, and what was assumed."""
+    blocks: list[Block] = [_groups_table(comparison)]
+    blocks += _pictures(comparison)
+    if comparison.tests:
+        blocks.append(_tests_table(comparison))
+    if comparison.comparisons is not None:
+        blocks.append(_pairs_table(comparison.comparisons))
+    if comparison.verdicts:
+        blocks.append(_verdicts_table(comparison))
+    if comparison.best is not None:
+        blocks.append(_contenders_table(comparison.best))
+    if comparison.ranking is not None:
+        blocks.append(_ranks_table(comparison.ranking))
+    blocks.append(Items(tuple(dict.fromkeys(_said(comparison)))))
+    if comparison.checks:
+        blocks.append(
+            Paragraph("Checks of assumptions, for the reader's information: they had no part in the choice of a test.")
+        )
+        blocks.append(Items(comparison.checks))
+    if comparison.dropped:
+        blocks.append(Paragraph(f"Left out, as declared, because of missing values ({len(comparison.dropped)}):"))
+        blocks.append(Items(comparison.dropped[:20]))
+    return Section("Comparison" if name == "bench" else f"Comparison: {name}", tuple(blocks))
+
+
+def _said(comparison: Comparison) -> Iterator[str]:
+    told = f"alpha = {format_number(comparison.alpha)}"
+    if any(test.p_adjusted is not None for test in comparison.tests.values()):
+        adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
+        told += f"; {comparison.family_size} tests, p-values {adjusted}"
+    family = comparison.comparisons
+    if family is not None:
+        adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
+        told += f"; a family of {family.size} comparisons, {adjusted}"
+    yield told
+    several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
+    for test in comparison.tests.values():
+        yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
+        if (word := test.interpretation) is not None:
+            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}"
+            yield f"{f'{test.test}: ' if several else ''}{effect} is {word.word} by the convention of {word.source}"
+    if family is not None:
+        yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
+    if comparison.best is not None:
+        yield from (f"{comparison.best.method}: {line}" if several else line for line in comparison.best.assumptions)
+    if comparison.ranking is not None:
+        yield from comparison.ranking.notes
+    for verdict in comparison.verdicts:
+        yield from (f"{' - '.join(verdict.groups)}: {note}" for note in verdict.notes)
+
+
+def _groups_table(comparison: Comparison) -> Table:
+    intervals = any(group.mean_interval for group in comparison.groups.values())
+    columns = (
+        "group",
+        "n",
+        "mean",
+        *((f"{percent(comparison.confidence_level)} interval of the mean",) if intervals else ()),
+        "sd",
+        "median",
+    )
+    rows = []
+    for name, group in comparison.groups.items():
+        interval = (format_interval(group.mean_interval) if group.mean_interval else "–",) if intervals else ()
+        sd = "–" if group.sd is None else format_number(group.sd)
+        cells = (format_number(group.n), format_number(group.mean), *interval, sd, format_number(group.median))
+        rows.append((name, *cells))
+    return Table(columns, tuple(rows), frozenset({"n", "mean", "sd", "median"}))
+
+
+def _tests_table(comparison: Comparison) -> Table:
+    tests = comparison.tests.values()
+    adjusted = any(test.p_adjusted is not None for test in tests)
+    columns = (
+        "test",
+        "statistic",
+        "p",
+        *(("p adjusted",) if adjusted else ()),
+        "estimate",
+        "interval",
+        "effect size",
+        "effect interval",
+        "verdict",
+    )
+    return Table(columns, tuple(map(_test_row, tests)), frozenset({"p", "p adjusted"}))
+
+
+def _test_row(test: ComparedTest) -> tuple[str, ...]:
+    ps = [p for p in (test.p_value, test.p_adjusted) if p is not None]
+    return (
+        test.method,
+        statistic(test.statistic_name, test.df, test.statistic),
+        *(format_p(p).removeprefix("= ") for p in ps),
+        estimated(test.estimate_name, test.estimate, " = "),
+        f"{percent(test.confidence_level)} {format_interval(test.confidence_interval)}",
+        f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}",
+        format_interval(test.effect_size_interval),
+        "significant" if test.significant else "not significant",
+    )
+
+
+def _pairs_table(family: ComparedFamily) -> Table:
+    estimate = labelled(family.estimate_name)
+    columns = (
+        "first – second",
+        estimate,
+        f"{percent(family.confidence_level)} {'' if family.correction == 'none' else 'simultaneous '}interval",
+        family.statistic_name,
+        "p",
+        "p adjusted",
+        "effect size",
+        "effect interval",
+        "verdict",
+    )
+    rows = tuple(
+        (
+            f"{pair.first} – {pair.second}",
+            number(pair.estimate),
+            format_interval(pair.confidence_interval),
+            statistic("", pair.df, pair.statistic),
+            format_p(pair.p_value).removeprefix("= "),
+            format_p(pair.p_adjusted).removeprefix("= "),
+            "–"
+            if pair.effect_size_name is None
+            else f"{EFFECT_LABELS[pair.effect_size_name]} = {number(pair.effect_size)}",
+            "–" if pair.effect_size_interval is None else format_interval(pair.effect_size_interval),
+            "significant" if pair.significant else "not significant",
+        )
+        for pair in family.comparisons
+    )
+    return Table(columns, rows, frozenset({estimate, "p", "p adjusted"}))
+
+
+def _verdicts_table(comparison: Comparison) -> Table:
+    rows = tuple(
+        (
+            " – ".join(verdict.groups),
+            format_number(verdict.margin),
+            format_number(verdict.estimate),
+            format_interval(verdict.confidence_interval),
+            format_interval(verdict.equivalence_interval),
+            VERDICTS.get(verdict.verdict, verdict.verdict),
+            _more(verdict),
+        )
+        for verdict in comparison.verdicts
+    )
+    alpha = comparison.verdicts[0].alpha
+    columns = (
+        "first – second",
+        "margin",
+        "mean difference",
+        "interval" if alpha is None else f"{percent(1 - alpha)} interval",
+        "equivalence interval" if alpha is None else f"{percent(1 - 2 * alpha)} equivalence interval",
+        "verdict",
+        f"more {comparison.replicate} to decide",
+    )
+    return Table(columns, rows, frozenset({"margin", "mean difference"}))
+
+
+def _more(verdict: MarginVerdict) -> str:
+    if verdict.verdict != "inconclusive":
+        return "–"
+    return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number would"
+
+
+def _contenders_table(best: BestOfSweep) -> Table:
+    rows = tuple(
+        (
+            one.name,
+            format_number(one.n),
+            format_number(one.mean),
+            format_p(one.p_value).removeprefix("= "),
+            one.beaten_by or "–",
+            "may be the best" if one.kept else "shown to be worse",
+        )
+        for one in best.contenders
+    )
+    return Table(
+        ("configuration", "n", "mean", "p that another is better", "strongest against it", "verdict"),
+        rows,
+        frozenset({"n", "mean", "p that another is better"}),
+    )
+
+
+def _ranks_table(ranking: RankedGroups) -> Table:
+    rows = tuple((name, format_number(rank)) for name, rank in zip(ranking.groups, ranking.mean_ranks, strict=True))
+    return Table(("method", "mean rank"), rows, frozenset({"mean rank"}))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _pictures(comparison: Comparison) -> Iterator[Picture]:
+    measure = comparison.measure or "value"
+    for draw in (_effects_picture, _values_picture, _pairs_picture, _ranks_picture, _power_picture):
+        picture = draw(comparison, measure)
+        if picture is not None:
+            yield picture
+
+
+class _Effects(NamedTuple):
+    axis: str
+    rows: list[ForestRow]
+    level: float
+    null_value: float
+
+
+def _effects(comparison: Comparison) -> _Effects | None:
+    """The pairs of the family, else the tests that estimate what the first one does."""
+    family = comparison.comparisons
+    if family is not None:
+        short = _shortened(comparison.groups)
+        pairs = [
+            ForestRow(
+                f"{short[pair.first]} – {short[pair.second]}",
+                pair.estimate,
+                *pair.confidence_interval,
+                note=_p(pair.p_adjusted),
+            )
+            for pair in family.comparisons
+            if pair.estimate is not None
+        ]
+        return (
+            _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
+            if pairs
+            else None
+        )
+    of_two = [test for test in comparison.tests.values() if len(test.groups) == 2 and test.estimate is not None]
+    if not of_two:
+        return None
+    first = of_two[0]
+    rows = [
+        ForestRow(
+            test.method,
+            test.estimate,
+            *test.confidence_interval,
+            note=_p(test.p_value if test.p_adjusted is None else test.p_adjusted),
+        )
+        for test in of_two
+        if test.estimate_name == first.estimate_name and test.estimate is not None
+    ]
+    return _Effects(labelled(first.estimate_name), rows, first.confidence_level, first.null_value)
+
+
+def _shortened(names: Iterable[str]) -> dict[str, str]:
+    """Names as short as a picture's margin needs them, and still told apart: without what all of them share."""
+    names = list(names)
+    if max(map(len, names)) <= MOST_OF_A_NAME:
+        return {name: name for name in names}
+    start = _shared(names)
+    end = _shared([name[start:][::-1] for name in names])
+    short = {}
+    for name in names:
+        own = name[start : len(name) - end] if end else name[start:]
+        begins = start > 0
+        if begins and start + len(own) <= MOST_OF_A_NAME:
+            own, begins = name[:start] + own, False
+        own = own if len(own) <= MOST_OF_A_NAME else f"{own[: MOST_OF_A_NAME - 1]}…"
+        short[name] = f"{'…' if begins else ''}{own}{'…' if end else ''}"
+    return short if len(set(short.values())) == len(names) else {name: name for name in names}
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many characters all of them begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False)))
+
+
+def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
+    effects = _effects(comparison)
+    if effects is None:
+        return None
+    is_ratio = effects.null_value == 1.0
+    margin = comparison.verdicts[0].margin if comparison.verdicts and effects.null_value == 0.0 else None
+    about = f"{effects.axis} of {measure}" if " in " not in effects.axis and measure != "value" else effects.axis
+    try:
+        picture = forest_plot(
+            effects.rows,
+            axis=about,
+            reference=effects.null_value,
+            margin=margin,
+            log=is_ratio,
+            interval=f"{percent(effects.level)} CI",
+        )
+    except ValueError:
+        return None  # a ratio of zero has no place on a logarithmic axis; the table has it
+    if comparison.comparisons is None:
+        return picture
+    together = (
+        "The intervals hold all at once."
+        if comparison.comparisons.correction != "none"
+        else "The intervals hold one by one."
+    )
+    return replace(picture, caption=f"{picture.caption} {together}")
+
+
+def _values_picture(comparison: Comparison, measure: str) -> Picture | None:
+    groups = {name: group.values for name, group in comparison.groups.items() if group.values}
+    if not groups or comparison.outcome == "binary":
+        return None
+    means = {
+        name: (group.mean, *group.mean_interval)
+        for name, group in comparison.groups.items()
+        if group.values and group.mean_interval is not None
+    }
+    sampled = any(group.sampled for group in comparison.groups.values())
+    return strip_plot(
+        groups,
+        measure=measure,
+        means=means or None,
+        interval=f"{percent(comparison.confidence_level)} CI",
+        caption="Of larger groups, a thousand values spread evenly over their order." if sampled else None,
+    )
+
+
+def _pairs_picture(comparison: Comparison, measure: str) -> Picture | None:
+    names = list(comparison.groups)
+    groups = [comparison.groups[name] for name in names]
+    lined_up = comparison.paired and len(names) == 2 and len(groups[0].values) == len(groups[1].values)
+    if not lined_up or groups[0].sampled or not 2 <= len(groups[0].values) <= MOST_LINES:
+        return None
+    if comparison.outcome == "binary":
+        return None
+    test = next((one for one in comparison.tests.values() if one.estimate_name.startswith("mean difference")), None)
+    difference, level = None, None
+    if test is not None and test.estimate is not None:
+        low, high = test.confidence_interval
+        level = test.confidence_level
+        if test.groups == (names[0], names[1]):  # the picture has the second minus the first
+            difference = (-test.estimate, None if high is None else -high, None if low is None else -low)
+        else:
+            difference = (test.estimate, low, high)
+    return paired_lines(
+        names[0],
+        names[1],
+        list(zip(groups[0].values, groups[1].values, strict=True)),
+        measure=measure,
+        difference=difference,
+        interval="interval" if level is None else f"{percent(level)} CI",
+    )
+
+
+def _ranks_picture(comparison: Comparison, _: str) -> Picture | None:
+    ranking = comparison.ranking
+    if ranking is None or len(ranking.groups) > 40:
+        return None
+    return critical_difference(
+        dict(zip(ranking.groups, ranking.mean_ranks, strict=True)),
+        critical_difference=ranking.critical_difference,
+        cliques=ranking.cliques,
+        blocks=ranking.blocks,
+    )
+
+
+def _power_picture(comparison: Comparison, _: str) -> Picture | None:
+    planned = comparison.planned
+    if planned is None or len(planned.curve) < 2:
+        return None
+    return power_curve(
+        {f"{planned.effect_size_name} = {format_number(planned.smallest_effect)}": planned.curve},
+        target=planned.wanted,
+        planned=float(planned.n),
+        across=f"n ({comparison.replicate})",
+        caption=f"Power of the {planned.test} as it was planned, before there were data.",
+    )
+
+
+def _p(value: float) -> str:
+    return f"p {format_p(value)}"

@@ -1,0 +1,28 @@
+"""A report's tables as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+from crucible_core.values.jsonable import safe_text
+
+
+def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\r\n").writerows([_csv_cell(safe_text(cell)) for cell in row] for row in rows)
+    return written.getvalue()
+
+
+def _csv_cell(text: str) -> str:
+    # A cell that begins like a formula is one to a spreadsheet, whatever the quotes; numbers stay numbers.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""A report as one HTML page that loads nothing."""
+
+from __future__ import annotations
+
+import html
+
+from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
+from crucible_core.values.jsonable import safe_text
+
+# Were a text ever to get through unescaped, it could still load and run nothing.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+_STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1a1f29; --soft: #5b6472; --line: #d9dee5; --paper: #fff; --band: #f5f7fa; --mark: #0b63ce; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #343b47; --paper: #14171d; --band: #1b2028; --mark: #7ab4ff; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .75rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .6rem; }
+p.strong { font-size: 1.15rem; line-height: 1.5; border-left: 4px solid var(--mark);
+  padding: .2rem 0 .2rem .9rem; margin: 0 0 1.2rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line);
+  overflow-wrap: break-word; }
+td { max-width: 26rem; min-width: 3rem; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; } tr:hover td { background: var(--band); }
+.right { text-align: right; } td.right { white-space: nowrap; }
+ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
+table.plain td { border: 0; padding: .1rem 1.2rem .1rem 0; } table.plain td:first-child { color: var(--soft); }
+figure { margin: 1rem 0 1.4rem; } figcaption { color: var(--soft); font-size: .875rem; max-width: 45rem; }
+figure svg { display: block; min-width: 34rem; }
+@media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; } }
+"""
+
+
+def html_of(document: Document) -> str:
+    """One file that needs nothing else: no script, no address, its style inside."""
+    body = [f"<h1>{_html(document.title)}</h1>", *map(_html_block, document.blocks)]
+    for section in document.sections:
+        body += [f"<section><h2>{_html(section.title)}</h2>", *map(_html_block, section.blocks), "</section>"]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_html(document.title)}</title>",
+            f"<style>{_STYLE}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            "</body>",
+            "</html>\n",
+        ]
+    )
+
+
+def _html(text: str) -> str:
+    return html.escape(safe_text(text), quote=True)
+
+
+def _html_block(block: Block) -> str:
+    match block:
+        case Paragraph(text, strong):
+            return f'<p class="strong">{_html(text)}</p>' if strong else f"<p>{_html(text)}</p>"
+        case Items(items):
+            return f"<ul>{''.join(f'<li>{_html(item)}</li>' for item in items)}</ul>"
+        case Table(columns, rows, numeric):
+            sides = ['class="right"' if column in numeric else "" for column in columns]
+            named = any(column.strip() for column in columns)
+            head = "".join(f"<th {side}>{_html(column)}</th>" for column, side in zip(columns, sides, strict=True))
+            lines = "\n".join(
+                f"<tr>{''.join(f'<td {side}>{_html(cell)}</td>' for cell, side in zip(row, sides, strict=True))}</tr>"
+                for row in rows
+            )
+            top = f"<thead><tr>{head}</tr></thead>" if named else ""
+            kind = "" if named else ' class="plain"'
+            return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
+        case Picture(svg, _, caption):
+            # In the page itself its texts can be copied and show their titles, and its namespace is known.
+            drawing = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+            said = f"<figcaption>{_html(caption)}</figcaption>" if caption else ""
+            return f'<figure><div class="scroll">{drawing}</div>{said}</figure>'

@@ -1,0 +1,72 @@
+"""The one folder that reports are written to, and the way in: nothing outside of it, nothing half written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from crucible_core.errors import CrucibleError
+from crucible_core.values.jsonable import safe_text
+
+__all__ = ["OUTPUT_ROOT_VARIABLE", "output_root", "path_problem", "write_atomically"]
+
+OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
+
+
+def output_root() -> Path:
+    """The folder named by CRUCIBLE_OUTPUT_ROOT, or `reports` below the working directory. Never set by a file."""
+    return Path(os.environ.get(OUTPUT_ROOT_VARIABLE) or "reports").absolute()
+
+
+def path_problem(relative: str) -> str | None:
+    """Why `relative` is no place under the output root, or None if it is one."""
+    path = Path(relative)
+    if safe_text(relative) != relative:
+        return f"the path {relative!r} holds a NUL or half of a surrogate pair"
+    if not relative.strip() or path.is_absolute() or relative.startswith("~"):
+        return f"the path {relative!r} is not relative to the output root ({output_root()})"
+    if ".." in path.parts or "\\" in relative:
+        return f"the path {relative!r} leaves the output root ({output_root()})"
+    if relative.rpartition("/")[2] in {"", "."}:
+        return f"the path {relative!r} names a folder, not a file"
+    if any(len(part.encode()) > 200 for part in path.parts):
+        return f"the path {relative[:60]!r}... has a part of more than 200 bytes"
+    return None
+
+
+def write_atomically(relative: str, text: str) -> Path:
+    """Write a text file below the output root: a reader sees the old content or the new, never a part.
+
+    Raises CrucibleError if the path leaves the root (a symbolic link counts as where it points) or cannot be written.
+    """
+    problem = path_problem(relative)
+    if problem:
+        raise CrucibleError(problem)
+    root = output_root()
+    target = root / relative
+    try:
+        # Before any folder is made, or it would be made behind the link.
+        if not target.parent.resolve().is_relative_to(root.resolve()):
+            raise CrucibleError(f"the path {relative!r} leaves the output root ({root}) by a symbolic link")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:  # Python before 3.13 says RuntimeError of a link that leads to itself
+        raise CrucibleError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

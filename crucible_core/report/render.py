@@ -1,0 +1,64 @@
+"""A document in each format. Every text is escaped for the format it goes into."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+
+from crucible_core.context import Context
+from crucible_core.ir.vocabulary import ReportFormat
+from crucible_core.metrics import flatten, pair_values
+from crucible_core.report.csv import csv_of
+from crucible_core.report.html import html_of
+from crucible_core.report.latex import latex_of
+from crucible_core.report.markdown import markdown_of
+from crucible_core.report.run_report import report_on, summarize_run
+from crucible_core.values.jsonable import to_json_text, to_jsonable
+
+__all__ = ["RENDERERS", "SUFFIXES", "html_of", "latex_of", "markdown_of", "render_report"]
+
+SUFFIXES: Mapping[ReportFormat, str] = {
+    "csv": ".csv",
+    "html": ".html",
+    "json": ".json",
+    "latex": ".tex",
+    "markdown": ".md",
+}
+
+
+def render_report(ctx: Context, report_format: ReportFormat, *, title: str | None = None) -> str:
+    """The report on a run as text in the given format."""
+    return RENDERERS[report_format](ctx, title)
+
+
+def _json_report(ctx: Context, title: str | None) -> str:
+    return to_json_text({"title": title or ctx.experiment_id, **summarize_run(ctx)})
+
+
+def _csv_report(ctx: Context, _title: str | None) -> str:
+    """The metrics, one a line, at full precision, the numbers of a family's pairs by their names too."""
+    rows = [("experiment", "run", "metric", "value")]
+    for name, value in itertools.chain(flatten(ctx.metrics), pair_values(ctx)):
+        rendered = to_jsonable(value)
+        text = rendered if isinstance(rendered, str) else json.dumps(rendered, ensure_ascii=False)
+        rows.append((ctx.experiment_id, ctx.run_id, name, text))
+    return csv_of(rows)
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+# --- HTML -----------------------------------------------------------------------------------------------------------
+
+
+# --- LaTeX ----------------------------------------------------------------------------------------------------------
+
+
+RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {
+    "csv": _csv_report,
+    "html": lambda ctx, title: html_of(report_on(ctx, title=title)),
+    "json": _json_report,
+    "latex": lambda ctx, title: latex_of(report_on(ctx, title=title)),
+    "markdown": lambda ctx, title: markdown_of(report_on(ctx, title=title)),
+}

@@ -1,0 +1,197 @@
+"""What a report says about a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from crucible_bench.finding import finding
+from crucible_core.context import Context
+from crucible_core.metrics import _entries, comparisons, flatten, is_number, results
+from crucible_core.report.comparison_section import comparison_section
+from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
+from crucible_core.values.formatting import format_duration, format_value
+from crucible_core.values.jsonable import to_jsonable
+
+__all__ = [
+    "decisions_table",
+    "flatten",
+    "headline",
+    "report_on",
+    "results",
+    "stages_table",
+    "summarize_run",
+]
+
+MAX_ROWS = 200
+MAX_OUTPUT_ROWS = 10
+MAX_OUTPUT_COLUMNS = 8
+
+
+def report_on(ctx: Context, *, title: str | None = None) -> Document:
+    """The report on a run as it stands."""
+    experiment = ctx.experiment
+    opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
+    if experiment.description:
+        opening.append(Paragraph(experiment.description))
+    opening.append(Table(("", " "), tuple(_identity(ctx))))
+    sections = [
+        *(comparison_section(name, comparison) for name, comparison in comparisons(ctx).items()),
+        _section("Metrics", _metrics_table(ctx)),
+        _section("Outputs", _outputs_table(ctx)),
+        _section("Decisions", decisions_table(ctx.trace.events)),
+        _section("What ran", stages_table(ctx.trace.events)),
+        _section("Artifacts", _artifacts_table(ctx)),
+        _section("Options", _options_table(ctx)),
+    ]
+    return Document(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
+
+
+def headline(ctx: Context) -> str:
+    """The result in one sentence: what failed, else what was found, else the numbers."""
+    failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
+    if failed:
+        return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
+    found = [finding(comparison) for comparison in comparisons(ctx).values()]
+    if found:
+        return " ".join(found)
+    numbers = list(results(ctx))
+    if numbers:
+        shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
+        return f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."
+    return f"{len(ctx.completed_stages)} of {len(ctx.experiment.pipeline)} stages succeeded; no metrics."
+
+
+def summarize_run(ctx: Context) -> dict[str, Any]:
+    """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
+    endings = ctx.trace.endings
+    failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
+    return {
+        "experiment": ctx.experiment.to_dict(),
+        "run_id": ctx.run_id,
+        "status": "failed" if failed else "running" if _is_to_go_on(ctx) else "succeeded",
+        "failure": failed and {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message},
+        "headline": headline(ctx),
+        "metrics": to_jsonable(ctx.metrics),
+        "outputs": to_jsonable(ctx.outputs),
+        "artifacts": to_jsonable(ctx.artifacts),
+        "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
+        "decisions": [decision.model_dump(mode="json", exclude={"kind"}) for decision in ctx.trace.decisions],
+        "trace": json.loads(ctx.trace.to_json()),
+    }
+
+
+def _is_to_go_on(ctx: Context) -> bool:
+    # The stage that the trace ends with may be the one that writes this very report: where no other one is left, what
+    # the report tells of is over.
+    at_work = {event.stage for event in ctx.trace.events[-1:]}
+    over = ctx.trace.endings.keys() | at_work
+    return any(definition.enabled and definition.name not in over for definition in ctx.experiment.pipeline)
+
+
+def _section(title: str, table: Table | None) -> Section | None:
+    if table is None or not table.rows:
+        return None
+    if len(table.rows) <= MAX_ROWS:
+        return Section(title, (table,))
+    note = Paragraph(f"The first {MAX_ROWS} of {len(table.rows):,}; the JSON report has them all.")
+    return Section(title, (note, Table(table.columns, table.rows[:MAX_ROWS], table.numeric)))
+
+
+def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
+    yield "experiment", ctx.experiment_id
+    yield "run", ctx.run_id
+    if len(ctx.trace):
+        yield "started", f"{ctx.trace.events[0].at:%Y-%m-%d %H:%M:%S} UTC"
+    if ctx.experiment.owner:
+        yield "owner", ctx.experiment.owner
+    if ctx.experiment.tags:
+        yield "tags", ", ".join(ctx.experiment.tags)
+
+
+# --- the tables -----------------------------------------------------------------------------------------------------
+
+
+def _metrics_table(ctx: Context) -> Table:
+    told_elsewhere = {*comparisons(ctx), "validate"}
+    kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
+    return Table(
+        ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})
+    )
+
+
+def _outputs_table(ctx: Context) -> Table | None:
+    shown = ctx.outputs[:MAX_OUTPUT_ROWS]
+    opened = [dict(_entries(output)) for output in shown]
+    more = f"… and {len(ctx.outputs) - len(shown):,} more" if len(ctx.outputs) > len(shown) else None
+    if not all(opened):
+        cells = [*map(format_value, shown), *([more] if more else [])]
+        return Table(("output",), tuple((cell,) for cell in cells))
+    names = list(dict.fromkeys(name for output in opened for name in output))
+    columns, left_out = names[:MAX_OUTPUT_COLUMNS], len(names[MAX_OUTPUT_COLUMNS:])
+    rows = [[format_value(output[name], 80) if name in output else "" for name in columns] for output in opened]
+    numeric = {name for name in columns if all(is_number(output[name]) for output in opened if name in output)}
+    if left_out:
+        columns.append(f"… and {left_out:,} more")
+        rows = [[*row, "…"] for row in rows]
+    if more:
+        rows.append([more, *[""] * (len(columns) - 1)])
+    return Table(tuple(columns), tuple(map(tuple, rows)), frozenset(numeric))
+
+
+def decisions_table(events: Iterable[Event]) -> Table:
+    columns: tuple[str, ...] = ("stage", "decision", "why", "instead of", "confidence")
+    rows: tuple[tuple[str, ...], ...] = tuple(
+        (
+            event.stage,
+            event.decision,
+            event.reasoning,
+            ", ".join(event.alternatives),
+            "" if event.confidence is None else f"{event.confidence:.0%}",
+        )
+        for event in events
+        if isinstance(event, Decision)
+    )
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    return Table(columns, rows, frozenset({"confidence"}))
+
+
+def stages_table(events: Iterable[Event]) -> Table:
+    """One row per stage: how it ended, how long it took, what was remarkable."""
+    rows: dict[str, tuple[str, str, str, str]] = {}
+    retries: dict[str, list[str]] = {}
+    for event in events:
+        match event:
+            case StageStarted():
+                rows[event.stage] = (event.stage, "running", "", "")
+            case StageRetried():
+                retries.setdefault(event.stage, []).append(f"attempt {event.attempt}: {event.reason}")
+            case StageSkipped():
+                rows[event.stage] = (event.stage, "skipped", "", event.reason)
+            case StageSucceeded() | StageFailed():
+                said = retries.get(event.stage, [])
+                outcome = "succeeded"
+                if isinstance(event, StageFailed):
+                    outcome, said = "failed", [*said, event.reason]
+                elif event.reused_from is not None:
+                    outcome = "reused"
+                    said = [f"reused from run {event.reused_from}", *said]
+                note = "; ".join([*([f"{event.attempts} attempts"] if event.attempts > 1 else []), *said])
+                rows[event.stage] = (event.stage, outcome, format_duration(event.seconds), note)
+    return Table(("stage", "outcome", "time", "note"), tuple(rows.values()), frozenset({"time"}))
+
+
+def _artifacts_table(ctx: Context) -> Table:
+    return Table(("artifact", "where"), tuple((name, format_value(value)) for name, value in _entries(ctx.artifacts)))
+
+
+def _options_table(ctx: Context) -> Table:
+    rows = tuple(
+        (definition.name, definition.module or definition.name, name, format_value(value))
+        for definition in ctx.experiment.pipeline
+        for name, value in (definition.options or {}).items()
+    )
+    return Table(("stage", "runs", "option", "value"), rows)

@@ -1,0 +1,132 @@
+"""A trace in each format, and the difference of two."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from crucible_core.report.csv import csv_of
+from crucible_core.report.document import Document, Section
+from crucible_core.report.html import html_of
+from crucible_core.report.markdown import markdown_of
+from crucible_core.report.run_report import decisions_table, stages_table
+from crucible_core.trace import (
+    Decision,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+)
+
+__all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
+
+# Every field of every event; a test counts them.
+CSV_COLUMNS: tuple[str, ...] = (
+    "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision", "reasoning",
+    "alternatives", "confidence", "error_type", "message", "reason", "traceback",
+)  # fmt: skip
+
+TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
+
+
+def render_trace(trace: Trace, trace_format: TraceFormat) -> str:
+    """The trace as text; only `json` can be read back, with `Trace.from_json`."""
+    return TRACE_FORMATS[trace_format](trace)
+
+
+def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
+    """What differs, one line each, `-` from the left and `+` from the right trace; times do not count."""
+    lines: list[str] = []
+    before, after = _facts(left), _facts(right)
+    for place in dict.fromkeys([*before, *after]):
+        if before.get(place) != after.get(place):
+            lines += [f"- {place}: {before[place]}"] if place in before else []
+            lines += [f"+ {place}: {after[place]}"] if place in after else []
+    return tuple(lines)
+
+
+def _facts(trace: Trace) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    decisions: Counter[str] = Counter()
+    for event in trace.events:
+        match event:
+            case StageSucceeded(reused_from=str(run_id)):
+                facts[event.stage] = f"reused from run {run_id}"
+            case StageSucceeded():
+                facts[event.stage] = f"succeeded{_attempts(event.attempts)}"
+            case StageFailed():
+                facts[event.stage] = f"failed{_attempts(event.attempts)}: {event.reason}"
+            case StageSkipped():
+                facts[event.stage] = f"skipped: {event.reason}"
+            case StageRetried():
+                facts[f"{event.stage}, attempt {event.attempt}"] = f"failed: {event.reason}"
+            case Decision():
+                decisions[event.stage] += 1
+                instead = f"; instead of {', '.join(event.alternatives)}" if event.alternatives else ""
+                sure = "" if event.confidence is None else f"; {event.confidence:.0%} sure"
+                facts[f"{event.stage}, decision {decisions[event.stage]}"] = (
+                    f"{event.decision}, because {event.reasoning}{instead}{sure}"
+                )
+            case StageStarted():
+                facts[event.stage] = "did not end"
+    return facts
+
+
+def _attempts(number: int) -> str:
+    return f" in {number} attempts" if number > 1 else ""
+
+
+def _document(trace: Trace) -> Document:
+    tables = (("What ran", stages_table(trace.events)), ("Decisions", decisions_table(trace.events)))
+    return Document("Trace", (), tuple(Section(title, (table,)) for title, table in tables if table.rows))
+
+
+def _csv(trace: Trace) -> str:
+    rows = [CSV_COLUMNS]
+    for event in trace.events:
+        values = event.model_dump(mode="json")
+        values["alternatives"] = (
+            json.dumps(values["alternatives"], ensure_ascii=False) if "alternatives" in values else ""
+        )
+        rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in CSV_COLUMNS))
+    return csv_of(rows)
+
+
+def _mermaid(trace: Trace) -> str:
+    lines = ["flowchart TD"]
+    previous = None
+    for index, (stage, outcome, time, _) in enumerate(stages_table(trace.events).rows):
+        lines.append(f'  s{index}["{_label(stage)}<br/>{outcome} {time}"]:::{outcome}')
+        if previous is not None:
+            lines.append(f"  s{previous} --> s{index}")
+        for number, decision in enumerate(one for one in trace.decisions if one.stage == stage):
+            lines.append(f'  s{index} -.- d{index}_{number}("{_label(decision.decision)}")')
+        previous = index
+    lines += [
+        "  classDef succeeded fill:#d7f0dd,stroke:#2e7d32,color:#111",
+        "  classDef reused fill:#d6e8fa,stroke:#1f5f99,color:#111",
+        "  classDef failed fill:#f8d7da,stroke:#b3261e,color:#111",
+        "  classDef skipped fill:#eceff1,stroke:#78909c,color:#111",
+        "  classDef running fill:#fff3cd,stroke:#b58900,color:#111",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    # Mermaid reads character references, and nothing else that is special between quotes.
+    return "".join(
+        char if char.isalnum() or char in " .,:_-=()" else f"#{ord(char)};" for char in " ".join(text.split())
+    )
+
+
+TRACE_FORMATS: Mapping[TraceFormat, Callable[[Trace], str]] = {
+    "csv": _csv,
+    "html": lambda trace: html_of(_document(trace)),
+    "json": Trace.to_json,
+    "markdown": lambda trace: markdown_of(_document(trace)),
+    "mermaid": _mermaid,
+}

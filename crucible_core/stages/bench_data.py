@@ -1,0 +1,114 @@
+"""Where a `bench` stage finds its groups: a mapping in assigns or metrics, or fields of the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from crucible_core.context import Context
+from crucible_core.values.messages import closest, listing
+
+__all__ = [
+    "SOURCES",
+    "ComparedGroups",
+    "GroupsInMapping",
+    "GroupsInOutputs",
+]
+
+SOURCES = ("assigns", "metrics", "outputs")
+
+
+class ComparedGroups(NamedTuple):
+    """Name -> values, the cluster of each value where the design has clusters, and what the pairs are called.
+
+    A pair that a group lacks has the value None there. Pairs without names are the positions, said only where some
+    were dropped.
+    """
+
+    values: dict[str, Any]
+    clusters: Sequence[Hashable] | None = None
+    pairs: Sequence[Hashable] | None = None
+
+    def names_of_pairs(self, group: str) -> Sequence[Hashable]:
+        return range(len(self.values[group])) if self.pairs is None else self.pairs
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsInMapping:
+    """`assigns.NAME` or `metrics.NAME`; `clusters` is the same of the cluster of each value."""
+
+    data: str
+    clusters: str | None = None
+
+    def read(self, ctx: Context) -> ComparedGroups:
+        groups = _held(ctx, self.data)
+        if not isinstance(groups, Mapping):
+            raise TypeError(f"{_shown(self.data)} is no mapping of group name to numbers but {groups!r:.80}")
+        labels = None if self.clusters is None else _held(ctx, self.clusters)
+        named = {str(group): values for group, values in groups.items()}
+        if len(named) < len(groups):
+            twice = next(group for group in groups if not isinstance(group, str) and str(group) in groups)
+            raise ValueError(f"two groups of {_shown(self.data)} read alike: {twice!r} and {str(twice)!r}")
+        return ComparedGroups(named, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsInOutputs:
+    """The outputs' fields that name the group, hold the number, and say what belongs together."""
+
+    group_by: str
+    value: str
+    pair_by: str | None = None
+    cluster_by: str | None = None
+
+    def read(self, ctx: Context) -> ComparedGroups:
+        fields = [name for name in (self.group_by, self.value, self.pair_by, self.cluster_by) if name]
+        groups: dict[str, dict[Any, Any]] = {}
+        names: dict[str, Any] = {}
+        clusters: dict[Any, Any] = {}
+        for index, output in enumerate(ctx.outputs):
+            if not isinstance(output, Mapping) or any(name not in output for name in fields):
+                raise ValueError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
+            name = output[self.group_by]
+            if names.setdefault(str(name), name) != name:
+                raise ValueError(f"two groups read alike: {names[str(name)]!r} and {name!r}")
+            group = groups.setdefault(str(name), {})
+            pair = output[self.pair_by] if self.pair_by else len(group)
+            if pair in group:
+                raise ValueError(f"two outputs of group {name!r} have {self.pair_by} {pair!r}")
+            group[pair] = output[self.value]
+            if self.cluster_by:
+                cluster = output[self.cluster_by]
+                if clusters.setdefault(pair, cluster) != cluster:
+                    raise ValueError(
+                        f"{self.pair_by or 'item'} {pair!r} is in two clusters: {clusters[pair]!r} and {cluster!r}"
+                    )
+        if not groups:
+            raise ValueError("there is nothing to compare: no stage before this one added an output")
+        if self.pair_by is None:
+            return ComparedGroups(
+                {name: list(group.values()) for name, group in groups.items()}, list(clusters.values()) or None
+            )
+        pairs = list(dict.fromkeys(pair for group in groups.values() for pair in group))
+        return ComparedGroups(
+            {name: [group.get(pair) for pair in pairs] for name, group in groups.items()},
+            [clusters[pair] for pair in pairs] if self.cluster_by else None,
+            pairs,
+        )
+
+
+def _held(ctx: Context, place: str) -> Any:
+    source, _, name = place.partition(".")
+    held: Mapping[str, Any] = getattr(ctx, source)
+    if name not in held:
+        raise ValueError(
+            f"there is nothing to compare: no stage before this one put {_shown(place)}{closest(name, held)}; "
+            f"{source}: {listing(held)}"
+        )
+    return held[name]
+
+
+def _shown(place: str) -> str:
+    source, _, name = place.partition(".")
+    return f"{source}[{name!r}]"

@@ -1,0 +1,1 @@
+"""OpenTelemetry: a run is a span, and so is each stage."""

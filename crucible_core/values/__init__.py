@@ -1,0 +1,1 @@
+"""Plain values: immutable collections, equality, JSON, wording."""

@@ -1,0 +1,261 @@
+"""Telling people that a run or a gate failed: a sensor that calls a function of yours."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    EventLogRecord,
+    RunStatusChangeRecordsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+)
+
+from crucible_core.errors import CrucibleError
+from crucible_core.ir.vocabulary import ScheduleStatus
+from crucible_core.values.jsonable import safe_text
+from crucible_dagster.automation.triggers import SENSOR_STATUS
+from crucible_dagster.execute.run_claims import location_of
+from crucible_dagster.history.gate_results import gates_of_run
+from crucible_dagster.history.history import History
+from crucible_dagster.tags import EXPERIMENT_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, TICK_TAG, UPDATED_TAG, VARIANT_TAG
+
+__all__ = ["Alert", "AlertKind", "failure_sensor"]
+
+AlertKind = Literal["run_failed", "gate_failed"]
+Notify = Callable[["Alert"], None]
+
+ATTEMPTS = 5
+"""Looks at which a notifier that raises is called again for an alert."""
+PATIENCE = 30.0
+"""Seconds after which what is left waits for the next look: Dagster ends an evaluation after 60."""
+EVENTS = 100
+MAX_SENTENCE = 1_000
+
+_WILL_RETRY_TAG = "dagster/will_retry"
+_End = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
+_EVENTS: Mapping[str, _End] = {
+    "failed": DagsterEventType.RUN_FAILURE,
+    "succeeded": DagsterEventType.RUN_SUCCESS,
+}
+_FACTS: Mapping[str, str] = {
+    "variant": VARIANT_TAG,
+    "schedule": SCHEDULE_NAME_TAG,
+    "tick": TICK_TAG,
+    "sensor": SENSOR_NAME_TAG,
+    "updated": UPDATED_TAG,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What somebody is to be told of."""
+
+    kind: AlertKind
+    experiment: str
+    """Its id."""
+    run_id: str
+    sentence: str
+    """For people: what failed, and why."""
+    stage: str | None = None
+    """The stage that failed; None if it was none."""
+    gate: str | None = None
+    link: str | None = None
+    """The run's page, if `ui` was given."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What else is known: `job`, and those of `variant`, `schedule`, `tick`, `sensor`, `updated` that there are."""
+
+    @property
+    def key(self) -> str:
+        """The same for the same failure: what was told twice can be known by it."""
+        return f"{self.run_id} {self.kind} {self.gate or ''}".rstrip()
+
+
+def failure_sensor(
+    notify: Notify,
+    *,
+    experiments: Iterable[str] | None = None,
+    gates: bool = True,
+    name: str = "crucible_failures",
+    ui: str | None = None,
+    default_status: ScheduleStatus = "running",
+    minimum_interval_seconds: int | None = None,
+) -> SensorDefinition:
+    """A sensor that calls `notify` once for each failed run, and for each failed gate of severity `error`.
+
+    Add it to your Definitions, beside the experiments. `experiments` are ids; all of this code location unless given,
+    and what was launched from a command line. With `gates`, a run that a gate failed is told of by its gates alone. A
+    run that Dagster is about to retry is not told of. `ui` is the address of the webserver, for links.
+    `minimum_interval_seconds`, between two looks, is Dagster's, and 30 unless given.
+
+    Each is told at least once: `notify` is called again, up to five times, if it raises, and again for all since the
+    last look if the process is killed while it looks. What raises never hides another failure.
+    """
+    wanted = None if experiments is None else frozenset(experiments)
+
+    def evaluate(context: SensorEvaluationContext) -> Iterator[SkipReason]:
+        look = _Look(context, notify, wanted, gates=gates, ui=ui)
+        look.take()
+        context.update_cursor(look.cursor)
+        yield SkipReason(look.said)
+
+    return SensorDefinition(
+        name=name,
+        evaluation_fn=evaluate,
+        default_status=SENSOR_STATUS[default_status],
+        minimum_interval_seconds=minimum_interval_seconds,
+        description="Tells of failed runs and gates of experiments.",
+    )
+
+
+class _Look:
+    """One evaluation: what happened since the last one."""
+
+    def __init__(
+        self,
+        context: SensorEvaluationContext,
+        notify: Notify,
+        experiments: Collection[str] | None,
+        *,
+        gates: bool,
+        ui: str | None,
+    ) -> None:
+        self._context = context
+        self._instance: DagsterInstance = context.instance
+        self._notify = notify
+        self._experiments = experiments
+        self._gates = gates
+        self._ui = ui
+        self._until = time.monotonic() + PATIENCE
+        known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
+        self._start = context.last_sensor_start_time
+        self._seen: dict[str, int] = known.get("seen", {})
+        if not known or known.get("start") != self._start:
+            self._pass_over_what_was_before()
+        self._again: dict[str, int] = known.get("again", {})
+        """Key of an alert -> how often `notify` raised for it."""
+        self._told = 0
+        self._given_up = 0
+
+    @property
+    def cursor(self) -> str:
+        return json.dumps({"start": self._start, "seen": self._seen, "again": self._again})
+
+    @property
+    def said(self) -> str:
+        counted = [f"told of {self._told}"]
+        counted += [f"{len(self._again)} not yet, as the notifier raised"] if self._again else []
+        counted += [f"{self._given_up} given up"] if self._given_up else []
+        return ", ".join(counted)
+
+    def take(self) -> None:
+        for run_id in dict.fromkeys(key.split(" ")[0] for key in self._again):
+            if not self._is_late():
+                self._tell_again(run_id)
+        for kind, event_type in _EVENTS.items():
+            if kind == "succeeded" and not self._gates:
+                continue
+            for record in self._since(event_type, after_storage_id=self._seen[kind]):
+                if self._is_late():
+                    return
+                self._tell(record.run_id)
+                self._seen[kind] = record.storage_id
+
+    def _pass_over_what_was_before(self) -> None:
+        """Nothing is told of what happened before the sensor was switched on, or while it was off."""
+        for kind, event_type in _EVENTS.items():
+            filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=self._start)
+            found = self._instance.fetch_run_status_changes(filtered, limit=1).records
+            self._seen[kind] = max(found[0].storage_id if found else 0, self._seen.get(kind, 0))
+
+    def _since(self, event_type: _End, **bounds: Any) -> Iterable[EventLogRecord]:
+        filtered = RunStatusChangeRecordsFilter(event_type, **bounds)
+        return self._instance.fetch_run_status_changes(filtered, limit=EVENTS, ascending=True).records
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _tell_again(self, run_id: str) -> None:
+        waiting = frozenset(key for key in self._again if key.split(" ")[0] == run_id)
+        told = self._tell(run_id, only=waiting)
+        for key in waiting - told:  # the run was deleted, or is being retried
+            del self._again[key]
+
+    def _tell(self, run_id: str, *, only: Collection[str] | None = None) -> set[str]:
+        """Tell of the run, of `only` these alerts if they are given; the keys of those that there are."""
+        found = set()
+        for alert in self._alerts(run_id):
+            if only is not None and alert.key not in only:
+                continue
+            found.add(alert.key)
+            try:
+                self._notify(alert)
+            except Exception as error:  # noqa: BLE001  # whatever a notifier raises must not hide the next failure
+                self._fail(alert, error)
+            else:
+                self._told += 1
+                self._again.pop(alert.key, None)
+        return found
+
+    def _fail(self, alert: Alert, error: Exception) -> None:
+        attempts = self._again.get(alert.key, 0) + 1
+        said = f"the notifier raised {type(error).__name__}: {error}, for {alert.key} ({alert.sentence})"
+        if attempts < ATTEMPTS:
+            self._again[alert.key] = attempts
+            self._context.log.warning(f"{said}; again at the next look")
+        else:
+            self._again.pop(alert.key, None)
+            self._given_up += 1
+            self._context.log.error(f"{said}; given up after {attempts} attempts")
+
+    def _alerts(self, run_id: str) -> Iterator[Alert]:
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or not self._is_ours(run) or run.tags.get(_WILL_RETRY_TAG) == "true":
+            return
+        experiment = run.tags[EXPERIMENT_TAG]
+        common: dict[str, Any] = {
+            "experiment": experiment,
+            "run_id": run_id,
+            "link": f"{self._ui.rstrip('/')}/runs/{run_id}" if self._ui else None,
+            "facts": {"job": run.job_name, **{name: run.tags[tag] for name, tag in _FACTS.items() if tag in run.tags}},
+        }
+        failed = [one for one in gates_of_run(self._instance, run_id) if one.fails] if self._gates else []
+        for one in failed:
+            said = f"Gate {one.gate} of {experiment} {one.status}: {one.sentence}"
+            yield Alert("gate_failed", gate=one.gate, sentence=_cut(said), **common)
+        if not failed and run.is_failure:
+            stage, reason = _why(self._instance, run_id)
+            where = f" at stage {stage}" if stage else ""
+            yield Alert(
+                "run_failed", stage=stage, sentence=_cut(f"Run of {experiment} failed{where}: {reason}"), **common
+            )
+
+    def _is_ours(self, run: DagsterRun) -> bool:
+        if EXPERIMENT_TAG not in run.tags:
+            return False
+        if self._experiments is not None and run.tags[EXPERIMENT_TAG] not in self._experiments:
+            return False
+        origin = self._context.code_location_origin
+        here = None if origin is None else f"{origin.location_name}:{self._context.repository_name}"
+        return run.remote_job_origin is None or here is None or location_of(run) == here
+
+
+def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:
+    try:
+        failure = History(instance).run(run_id).failure
+    except CrucibleError as error:  # what the run left cannot be read, and somebody is to know of it all the same
+        return None, str(error)
+    return (failure.stage, failure.reason) if failure else (None, "nothing is known of why")
+
+
+def _cut(text: str) -> str:
+    text = safe_text(" ".join(text.split()))
+    return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE - 1]}…"

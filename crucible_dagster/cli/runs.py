@@ -1,0 +1,365 @@
+"""The commands about what Dagster has kept: `crucible runs`, `show`, `compare`. See `LATER` in crucible_core.cli."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import StringIO
+from typing import Any, TypeVar, get_args
+
+import click
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
+
+from crucible_bench.comparison import EFFECT_LABELS, Comparison
+from crucible_bench.finding import percent
+from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_core import CrucibleError
+from crucible_core.cli.common import input_errors, json_option, nothing_else_on_stdout
+from crucible_core.cli.terminal import make_console, plain, print_gates, print_table, styled
+from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_trace
+from crucible_core.report.comparison_section import comparison_section
+from crucible_core.report.document import Table
+from crucible_core.report.run_report import decisions_table
+from crucible_core.values.formatting import format_duration, format_value
+from crucible_core.values.jsonable import to_json_text, to_jsonable
+from crucible_dagster.execution import embedded_home, open_instance
+from crucible_dagster.history.group_changes import GroupChange
+from crucible_dagster.history.history import Change, History
+from crucible_dagster.history.record_diff import code_of, git_of
+from crucible_dagster.history.run_record import Launch, RunRecord
+from crucible_dagster.history.summaries import RunComparison, RunDetails, RunStatus, RunSummary
+
+__all__ = []
+
+T = TypeVar("T")
+
+SHORT = 8
+MAX_RESULT = 70
+
+
+@click.command()
+@click.argument("experiment", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
+@click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs of this status.")
+@click.option("--before", metavar="RUN", help="Go on after this run, the last one of the page before.")
+@json_option
+def runs(experiment: str | None, limit: int, status: RunStatus | None, before: str | None, as_json: bool) -> None:
+    """List the runs that Dagster has kept, newest first.
+
+    EXPERIMENT is the id of one; all of them unless given.
+    """
+    found = _ask(lambda history: history.runs(experiment, status=status, limit=limit, before=before))
+    if as_json:
+        click.echo(to_json_text(found))
+        return
+    console = make_console(sys.stdout)
+    if not found:
+        console.print(styled("no runs" if before is None else f"no runs before {before}"))
+        return
+    columns: tuple[str, ...] = ("run", "experiment", "status", "started", "time", "launched", "result")
+    rows = tuple(map(_run_row, found))
+    if any(one.gates for one in found):
+        columns = (*columns[:-1], "gates", columns[-1])
+        rows = tuple((*row[:-1], one.gates or "", row[-1]) for row, one in zip(rows, found, strict=True))
+    print_table(console, Table(columns, rows, frozenset({"time"})))
+    if len(found) == limit:
+        console.print(styled((f"\nolder ones: --before {found[-1].run_id[:SHORT]}", "dim")))
+
+
+@click.command()
+@click.argument("run")
+@click.option("--ir", is_flag=True, help="Print the experiment as it was run, as YAML, and nothing else.")
+@click.option("--trace", type=click.Choice(sorted(TRACE_FORMATS)), help="Print the trace, in this format, alone.")
+@json_option
+def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
+    """Show everything about one run.
+
+    RUN is its id, or the first characters of it, four at least. `crucible show RUN --ir > again.yaml` writes the
+    experiment, options of the Launchpad included, to a file that can be run again.
+    """
+    if ir:
+        record = _ask(lambda history: _recorded(history, run))
+        click.echo(_yaml(record), nl=False)
+        return
+    if trace is not None:
+        text = render_trace(_ask(lambda history: history.context(run)).trace, trace)
+        # JSON has its own escapes for what would speak to the terminal.
+        click.echo(text if trace == "json" else plain(text.replace("\r\n", "\n")).rstrip("\n"))
+        return
+    details = _ask(lambda history: history.run(run))
+    if as_json:
+        click.echo(to_json_text(details))
+    else:
+        _print_details(make_console(sys.stdout), details)
+
+
+@click.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--values", is_flag=True, help="Compare outputs, artifacts, assigns and traces too, which loads them.")
+@json_option
+def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
+    """Show what two runs do not have in common.
+
+    RUN_A and RUN_B are ids, or the first characters of them, four at least.
+    """
+    found = _ask(lambda history: history.compare(run_a, run_b, values=values))
+    if as_json:
+        metrics = [{**to_jsonable(one), "difference": to_jsonable(one.difference)} for one in found.metrics]
+        groups = [one.to_dict() for one in found.groups]
+        click.echo(to_json_text({**to_jsonable(replace(found, groups=())), "metrics": metrics, "groups": groups}))
+    else:
+        _print_comparison(make_console(sys.stdout), found)
+
+
+@contextmanager
+def _history() -> Iterator[History]:
+    """Of the instance that `crucible run --dagster` uses; what is wrong with the input ends the program.
+
+    What the modules of the stages print while Contexts are read goes to standard error.
+    """
+    with input_errors(), nothing_else_on_stdout():
+        if not os.environ.get("DAGSTER_HOME") and not embedded_home().exists():
+            # Looking for runs must not make the place for them.
+            raise CrucibleError(
+                f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
+                "`crucible run FILE --dagster` makes"
+            )
+        with open_instance() as instance:
+            yield History(instance)
+
+
+def _ask(question: Callable[[History], T]) -> T:
+    with _history() as history:
+        return question(history)
+
+
+def _recorded(history: History, run: str) -> RunRecord:
+    record = history.record(run)
+    if record is None:
+        raise CrucibleError(f"run {history.find(run)} has no record: its first stage never began")
+    return record
+
+
+def _yaml(record: RunRecord) -> str:
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = _Careful
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 100
+    stream = StringIO()
+    yaml.dump(record.experiment, stream)
+    beside = f"; its file was {record.source}, beside which its modules may be" if record.source else ""
+    heading = plain(f"as run by {record.run_id}{beside}").replace("\n", "\\n")
+    return f"# {record.experiment.get('id')}, {heading}\n{stream.getvalue()}"
+
+
+class _Careful(SafeRepresenter):
+    """Quotes every text but names, and the names that some version of YAML reads as something else."""
+
+    def text(self, text: str) -> Any:
+        plain_name = _NAME.fullmatch(text) is not None and text.lower() not in _NOT_TEXT
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain_name else '"')
+
+
+_Careful.add_representer(str, _Careful.text)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z_][A-Za-z0-9_.]*)?")
+_NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _run_row(run: RunSummary) -> tuple[str, ...]:
+    return (
+        run.run_id[:SHORT],
+        f"{run.experiment} ({run.variant})" if run.variant else run.experiment,
+        run.status,
+        f"{run.started or run.created:%Y-%m-%d %H:%M:%S}",
+        "" if run.seconds is None else format_duration(run.seconds),
+        _launched(run.launched),
+        _result(run),
+    )
+
+
+def _launched(launch: Launch) -> str:
+    what = f"{launch.how} {launch.name}" if launch.name else launch.how
+    return f"{what} by {launch.by}" if launch.by else what
+
+
+def _result(run: RunSummary) -> str:
+    said = run.headline or ""
+    return said if len(said) <= MAX_RESULT else f"{said[: MAX_RESULT - 1]}…"
+
+
+# --- show -------------------------------------------------------------------------------------------------------------
+
+
+def _print_details(console: Console, details: RunDetails) -> None:
+    run, record, failure = details.summary, details.record, details.failure
+    console.print(styled((f"{run.experiment} run {run.run_id}", "bold")))
+    if run.headline or failure:
+        console.print(styled(run.headline or f"Failed: {failure.reason if failure else ''}"))
+    console.print()
+    print_table(console, Table(("", " "), tuple(_identity(details))))
+    stages = tuple(
+        (
+            one.name,
+            one.outcome,
+            f"{one.started:%H:%M:%S}" if one.started else "",
+            "" if one.seconds is None else format_duration(one.seconds),
+            "; ".join([*([f"{one.attempts} attempts"] if (one.attempts or 1) > 1 else []), *filter(None, [one.note])]),
+        )
+        for one in details.stages
+    )
+    _print_section(console, "What ran", ("stage", "outcome", "started", "time", "note"), stages, numeric={"time"})
+    compared = dict(_comparisons(details.metrics))
+    for name, comparison in compared.items():
+        section = comparison_section(name, comparison)
+        console.print(styled((f"\n{section.title}", "bold")))
+        for block in section.blocks:
+            if isinstance(block, Table):
+                print_table(console, block)
+    rest = {name: value for name, value in details.metrics.items() if name not in {*compared, "validate"}}
+    metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
+    _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
+    print_gates(console, details.gates)
+    artifacts = tuple((name, format_value(value)) for name, value in details.artifacts.items())
+    _print_section(console, "Artifacts", ("artifact", "where"), artifacts)
+    decisions = decisions_table(details.decisions)
+    _print_section(console, "Decisions", decisions.columns, decisions.rows, numeric=decisions.numeric)
+    if record is not None:
+        options = [
+            (one.name, name, format_value(value)) for one in record.stages for name, value in one.options.items()
+        ]
+        _print_section(console, "Options", ("stage", "option", "value"), tuple(options))
+        code = tuple((one.name, code_of(one)) for one in record.stages)
+        _print_section(console, "Code", ("stage", "class and hash of its source"), code)
+    for note in details.notes:
+        console.print(styled(("\nnote: ", "yellow"), note))
+    if failure is not None:
+        blocked = any(one.blocks for one in details.gates)
+        where = f"stage {failure.stage}" if failure.stage else "a gate" if blocked else "outside its stages"
+        console.print(styled(("\nFailure", "bold"), f" ({where})\n"))
+        console.print(Text(plain((failure.traceback or failure.reason).rstrip())))
+
+
+def _comparisons(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Comparison]]:
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            with suppress(ValidationError):
+                yield name, Comparison.model_validate(value)
+
+
+def _identity(details: RunDetails) -> Iterator[tuple[str, str]]:
+    run, record = details.summary, details.record
+    yield "status", run.status
+    if run.variant:
+        yield "variant", run.variant
+    if run.started:
+        yield "started", f"{run.started:%Y-%m-%d %H:%M:%S} UTC"
+    if run.seconds is not None:
+        yield "time", format_duration(run.seconds)
+    yield "launched", _launched(run.launched)
+    if run.parent:
+        yield "executes again", run.parent
+    if record is not None:
+        yield "file", record.source or "none: made in code"
+        yield "git", git_of(record) or "not in a repository"
+        yield "on", f"{record.host}, {record.platform}, Python {record.python}"
+        yield "packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())
+        if (seed := record.experiment.get("seed")) is not None:
+            yield "seed", str(seed)
+        if record.seeds:
+            yield "seeds", ", ".join(f"{stage} {seed}" for stage, seed in record.seeds.items())
+
+
+def _print_section(
+    console: Console,
+    title: str,
+    columns: tuple[str, ...],
+    rows: tuple[tuple[str, ...], ...],
+    *,
+    numeric: frozenset[str] | set[str] = frozenset(),
+) -> None:
+    if rows:
+        console.print(styled((f"\n{title}", "bold")))
+        print_table(console, Table(columns, rows, frozenset(numeric)))
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+def _print_comparison(console: Console, found: RunComparison) -> None:
+    a, b = found.a, found.b
+    both = tuple(
+        (name, *(_run_row(run)[index] for run in (a, b)))
+        for index, name in enumerate(("run", "experiment", "status", "started", "time", "launched"))
+    )
+    print_table(console, Table(("", "a", "b"), both))
+    metrics = tuple(
+        (one.name, *("–" if value is None else format_number(value) for value in (one.a, one.b, one.difference)))
+        for one in found.metrics
+    )
+    _print_section(console, "Metrics", ("metric", "a", "b", "b - a"), metrics, numeric={"a", "b", "b - a"})
+    groups = tuple(map(_group_row, found.groups))
+    _print_section(console, "Groups", GROUP_COLUMNS, groups, numeric={"b - a", "p adjusted"})
+    assumed = dict.fromkeys(line for one in found.groups if one.result for line in one.result.assumptions)
+    if assumed:
+        console.print(styled((f"assumed of both runs: {'; '.join(assumed)}", "dim")))
+    parts: Mapping[str, tuple[Change, ...]] = {
+        "Options": found.options,
+        "Experiment": found.experiment,
+        "Code": found.code,
+        "Surroundings": found.surroundings,
+        "Packages": found.packages,
+    }
+    for title, changes in parts.items():
+        rows = tuple((one.name, _side(one.a), _side(one.b)) for one in changes)
+        _print_section(console, title, ("what differs", "a", "b"), rows)
+    if found.values is not None:
+        _print_section(console, "Values", ("what differs",), tuple((name,) for name in found.values))
+    if found.trace is not None:
+        _print_section(console, "Trace", ("- a, + b",), tuple((line,) for line in found.trace))
+    same = [title.lower() for title, changes in parts.items() if not changes]
+    if found.values == ():
+        same.append("values")
+    if found.trace == ():
+        same.append("trace")
+    if same and not found.notes:
+        console.print(styled((f"\nthe same: {', '.join(same)}", "dim")))
+    for note in found.notes:
+        console.print(styled(("\nnote: ", "yellow"), note))
+
+
+GROUP_COLUMNS = ("group", "n", "b - a", "interval", "p adjusted", "effect size", "verdict")
+
+
+def _group_row(change: GroupChange) -> tuple[str, ...]:
+    result = change.result
+    if result is None:
+        return change.name, "–", "–", "–", "–", "–", f"not compared: {change.reason}"
+    significant = change.p_adjusted is not None and change.p_adjusted <= result.alpha
+    verdict = "could not be told apart" if not significant else "b is higher" if result.estimate > 0 else "b is lower"
+    counts = f"{result.n[0]}" if len(set(result.n)) == 1 else f"{result.n[1]}, {result.n[0]}"
+    return (
+        change.name,
+        counts,
+        format_number(result.estimate),
+        f"{percent(result.confidence_level)} {format_interval(result.confidence_interval)}",
+        "–" if change.p_adjusted is None else format_p(change.p_adjusted).removeprefix("= "),
+        f"{EFFECT_LABELS[result.effect_size_name]} = {format_number(result.effect_size)}",
+        f"{verdict} ({result.method})",
+    )
+
+
+def _side(value: Any) -> str:
+    return "–" if value is None else format_value(value)

@@ -1,0 +1,1 @@
+"""From an experiment to Dagster definitions: functions, no I/O."""

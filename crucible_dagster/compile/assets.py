@@ -1,0 +1,114 @@
+"""The asset of an experiment: what is known of it before it runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetKey, AssetSpec, BetaWarning, CodeReferencesMetadataValue, LocalFileCodeReference
+
+from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, builtin_registry
+from crucible_core.stage import FunctionStage
+from crucible_dagster.names import asset_key
+
+__all__ = ["asset_for", "circle_of_deps"]
+
+GROUP = "crucible"
+KINDS = {"crucible", "python"}
+# What Dagster takes, measured on 1.13: more is refused with the whole code location.
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_TEAM = re.compile(r"team:.+", re.DOTALL)
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
+
+
+def asset_for(experiment: Experiment, registry: Registry | None = None) -> AssetSpec:
+    """The asset that the job's runs materialize.
+
+    Owner and tags that Dagster would refuse, which are for people first, stand in the metadata as they are.
+
+    Raises InvalidExperimentError if the experiment depends on its own asset, UnknownStageError for a stage that is not
+    there.
+    """
+    registry = builtin_registry() if registry is None else registry
+    key = asset_key(experiment)
+    deps = [AssetKey(dep.split("/")) for dep in experiment.deps or ()]
+    if key in deps:
+        raise InvalidExperimentError(
+            f"the experiment depends on {key.to_user_string()!r}, which is its own asset",
+            location=experiment.location("deps", deps.index(key)),
+        )
+    owner, tags = experiment.owner, experiment.tags or ()
+    owned = owner is not None and (_TEAM.fullmatch(owner) or _EMAIL.fullmatch(owner)) is not None
+    fitting = [tag for tag in tags if _TAG.fullmatch(tag)]
+    metadata: dict[str, Any] = {
+        "experiment": experiment.id,
+        **({"file": experiment.source.path} if experiment.source else {}),
+        **({"owner": owner} if owner is not None and not owned else {}),
+        **({"tags": ", ".join(tags)} if len(fitting) < len(tags) else {}),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", BetaWarning
+        )  # which is for us to know, and not for whoever defines an experiment
+        references = list(_code_references(experiment, registry))
+        if references:
+            metadata["dagster/code_references"] = CodeReferencesMetadataValue(code_references=references)
+    return AssetSpec(
+        key=key,
+        deps=deps,
+        description=experiment.description,
+        group_name=GROUP,
+        owners=[owner] if owner is not None and owned else None,
+        tags=dict.fromkeys(fitting, ""),
+        kinds=KINDS,
+        metadata=metadata,
+    )
+
+
+def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
+    """A mistake if experiments depend on each other in a circle, which by their triggers would run for ever."""
+    known = {asset_key(one).to_user_string(): one for one in experiments}
+    # What depends on itself alone is refused with its own words.
+    among = {key: [dep for dep in one.deps or () if dep in known and dep != key] for key, one in known.items()}
+    try:
+        TopologicalSorter(among).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]  # each one is a dependency of the next; the last is the first
+        experiment = known[circle[-1]]
+        told = " on ".join(known[key].id for key in reversed(circle))
+        yield InvalidExperimentError(
+            f"experiments depend on each other in a circle: {told}; remove one of these `deps`",
+            location=experiment.location("deps", list(experiment.deps or ()).index(circle[-2])),
+        )
+
+
+def _code_references(experiment: Experiment, registry: Registry) -> Iterator[LocalFileCodeReference]:
+    """The experiment's file, and where each of its stages is defined."""
+    if experiment.source is not None:
+        place = experiment.source.location()
+        yield LocalFileCodeReference(
+            file_path=experiment.source.path, line_number=place.line or 1, label=f"experiment {experiment.id}"
+        )
+    for definition in experiment.pipeline:
+        defined = _place_of(registry.resolve(definition, folder=experiment.folder))
+        if defined is not None:
+            file, line = defined
+            yield LocalFileCodeReference(file_path=file, line_number=line, label=f"stage {definition.name}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _place_of(stage: type[Stage]) -> tuple[str, int] | None:
+    """File and line of a stage's definition; None of one that has none, such as one typed at a prompt."""
+    made = inspect.unwrap(stage.function) if issubclass(stage, FunctionStage) else stage
+    try:
+        file = inspect.getsourcefile(made)
+        line = inspect.getsourcelines(made)[1]
+    except (OSError, TypeError):
+        return None
+    return None if file is None else (str(Path(file).absolute()), line)

@@ -1,0 +1,169 @@
+"""From an experiment to a Dagster job: functions, IR in, definitions out, no I/O.
+
+| experiment             | Dagster                                                                        |
+| ---------------------- | ------------------------------------------------------------------------------ |
+| the experiment         | a job, and the asset `crucible/<id>`: `crucible_dagster.assets`                |
+| a stage                | an op                                                                          |
+| its options            | the op's config, typed; the file's values are its defaults                     |
+| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
+| the Context            | the ops' one output, kept by the context store                                 |
+| a metric               | metadata of the op's output, and of the asset's materialization                |
+| a decision             | an observation of `crucible/<id>/decisions`                                    |
+| progress, log lines    | lines of the run's log: `crucible_dagster.telling`                             |
+| an artifact            | a link, or a path, in the metadata of the asset's materialization              |
+| a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
+| `retry:`               | done by the stage's own runner, in the op, as it is without Dagster            |
+| `cache:`               | done by the op: an earlier result from the store in place of running the stage |
+| `gates:`               | an op behind the stages, and asset checks: `crucible_dagster.gating`           |
+| `execution:`           | the job's executor, which the Launchpad can change                             |
+| `schedule:`            | a schedule: `crucible_dagster.schedules`                                       |
+| `deps:`                | what the asset depends on                                                      |
+| `trigger:`             | a sensor: `crucible_dagster.triggers`                                          |
+"""
+
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dagster import (
+    DependencyDefinition,
+    GraphDefinition,
+    In,
+    InitResourceContext,
+    JobDefinition,
+    NodeInvocation,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Permissive,
+    ResourceDefinition,
+)
+from pydantic_core import to_json
+
+from crucible_core import (
+    Context,
+    Experiment,
+    Observer,
+    Registry,
+    Stage,
+    builtin_registry,
+    plan_experiment,
+)
+from crucible_dagster.compile.executors import executor_for
+from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
+from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.gates_op import gates_op
+from crucible_dagster.execute.step import run_step
+from crucible_dagster.names import check_names, dagster_name, gates_step, op_names
+from crucible_dagster.store.io_manager import STORE_KEY, context_store
+from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+
+__all__ = ["job_for"]
+
+
+def job_for(
+    experiment: Experiment, registry: Registry | None = None, *, observers: Sequence[Observer] = ()
+) -> JobDefinition:
+    """Compile the experiment into a job with one op per stage; `observers` hear what happens in this process.
+
+    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError as `run_experiment` would, and for names
+    that Dagster refuses.
+    """
+    registry = builtin_registry() if registry is None else registry
+    names = op_names(experiment)
+    planned = plan_experiment(experiment, registry)
+    dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
+    ops = []
+    possible = _possible_options(experiment, registry)
+    for index, one in enumerate(planned):
+        op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
+        ops.append(op)
+        upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
+        dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
+    if (judge := gates_step(experiment)) is not None:
+        check_names(experiment)
+        ops.append(gates_op())
+        upstream = {"upstream": DependencyDefinition(names[-1])}
+        dependencies[NodeInvocation(name=ops[-1].name, alias=judge)] = upstream
+    graph = GraphDefinition(
+        name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
+    )
+    compiled = CompiledExperiment(experiment, registry, tuple(observers), names)
+    variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
+    return graph.to_job(
+        description=experiment.description,
+        resource_defs={
+            STORE_KEY: context_store,
+            EXPERIMENT_KEY: _experiment_resource(compiled),
+        },
+        executor_def=executor_for(experiment),
+        config=variants_as_partitions(experiment, functools.partial(_op_config, experiment, registry, names)),
+        tags={EXPERIMENT_TAG: experiment.id, **variant},
+    )
+
+
+def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
+    """The experiment with the settings of one run, which Dagster has checked before it creates the run."""
+
+    def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        settings_of(compiled.experiment, config)
+        return config
+
+    def make(context: InitResourceContext) -> CompiledExperiment:
+        return replace(compiled, settings=settings_of(compiled.experiment, context.resource_config))
+
+    described = "The experiment that this job runs, and the settings of this run."
+    checked = ResourceDefinition(make, config_schema=Permissive(), description=described)
+    return checked.configured(check, config_schema=settings_fields(compiled.experiment), description=described)
+
+
+def _op_config(
+    experiment: Experiment, registry: Registry, names: Sequence[str], stage: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    index = experiment.index_of(stage)
+    found = registry.resolve(experiment.pipeline[index], folder=experiment.folder)
+    return {names[index]: {"config": showable_options(found, options)}}
+
+
+def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple[str, ...], ...]:
+    """Of each stage, its options (JSON) by the file, then by each variant that changes them."""
+    names = experiment.variants if experiment.variants and experiment.variant is None else ()
+    all_of_them = [experiment, *(experiment.with_variant(name, registry) for name in names)]
+    return tuple(
+        tuple(dict.fromkeys(to_json(one.pipeline[index].options or {}).decode() for one in all_of_them))
+        for index in range(len(experiment.pipeline))
+    )
+
+
+@functools.cache
+def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: bool) -> OpDefinition:
+    """The op of a stage of this name; the first of the `possible` options (JSON) are its defaults.
+
+    Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
+    object. Its name in a job is that of the pipeline entry.
+    """
+
+    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        yield from run_step(context, inputs.get("upstream"))
+
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {possible} {first}"
+    op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    options = [json.loads(one) for one in possible]
+    described = inspect.getdoc(stage) if stage.__doc__ else None
+    op = OpDefinition(
+        compute_fn=compute,
+        name=op_name,
+        description=described,
+        ins={} if first else {"upstream": In(Context)},
+        outs={"result": Out(Context, io_manager_key=STORE_KEY)},
+        config_schema=Permissive(),
+        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
+    )
+    check = check_at_launch(name, stage, options)
+    return op.configured(check, op_name, option_fields(stage, options[0]), described)

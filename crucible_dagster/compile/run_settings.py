@@ -1,0 +1,114 @@
+"""The settings of a run that belong to the experiment and not to one stage: the config of the job's resource.
+
+```yaml
+resources:
+  experiment:
+    config: {variant: small, seed: 7, tracing: true, log_level: INFO, library_log_level: WARNING}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster
+from dagster import DagsterInvalidConfigError, Field, PartitionedConfig, static_partitioned_config
+
+from crucible_core import Experiment, InvalidExperimentError
+from crucible_dagster.compile.op_config import enum_of
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, LOG_LEVELS, Settings
+from crucible_dagster.tags import VARIANT_TAG
+
+__all__ = [
+    "EXPERIMENT_KEY",
+    "LOG_LEVELS",
+    "VARIANT_TAG",
+    "Settings",
+    "config_of_variant",
+    "settings_fields",
+    "settings_of",
+    "tags_of_variant",
+    "variants_as_partitions",
+]
+
+
+def settings_fields(experiment: Experiment) -> dict[str, Field]:
+    """The config fields of the resource; the experiment file's values are their defaults."""
+    variant = {"default_value": experiment.variant} if experiment.variant else {"is_required": False}
+    seed = {"is_required": False} if experiment.seed is None else {"default_value": experiment.seed}
+    fields = {
+        "seed": Field(
+            dagster.Int,
+            description="Of every stage that has an option `seed` and is not given one of its own.",
+            **seed,
+        ),
+        "tracing": Field(
+            dagster.Bool,
+            default_value=True,
+            description="Decisions and metrics are told to Dagster as they come, and spans to OpenTelemetry where that "
+            "is set up. The trace itself is always kept.",
+        ),
+        "log_level": Field(
+            enum_of(LOG_LEVELS),
+            default_value="INFO",
+            description="From which level on the log lines of the stages' own packages are shown.",
+        ),
+        "library_log_level": Field(
+            enum_of(LOG_LEVELS),
+            default_value="WARNING",
+            description="From which level on the log lines of all other packages are shown.",
+        ),
+    }
+    if experiment.variants:
+        described = "The variant of the experiment file to run; an option that is set for a stage wins over it."
+        chosen = Field(enum_of(tuple(experiment.variants)), description=described, **variant)
+        fields = {"variant": chosen, **fields}
+    return fields
+
+
+def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> Settings:
+    """The settings that config of `settings_fields` makes.
+
+    Raises DagsterInvalidConfigError for a seed that is none; Dagster asks before a run is created.
+    """
+    settings = Settings(**config)
+    if settings.seed is not None and settings.seed != experiment.seed:
+        try:
+            experiment.with_seed(settings.seed)
+        except InvalidExperimentError as error:
+            raise DagsterInvalidConfigError(f"resource {EXPERIMENT_KEY!r}: {error}", [], dict(config)) from None
+    return settings
+
+
+def variants_as_partitions(
+    experiment: Experiment, options_of: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+) -> PartitionedConfig[Any] | None:
+    """The variants as the job's partitions: the Launchpad fills in the one that is picked, a backfill runs them all.
+
+    The config holds the variant's options too, so that the Launchpad shows what is run. `options_of` makes op config,
+    as a step's name -> config, of a stage's name and options.
+    """
+    if not experiment.variants or experiment.variant is not None:
+        return None
+    variants = experiment.variants
+
+    @static_partitioned_config(
+        partition_keys=list(variants), tags_for_partition_key_fn=lambda name: {VARIANT_TAG: name}
+    )
+    def of_variant(name: str) -> dict[str, Any]:
+        ops: dict[str, Any] = {}
+        for stage, options in variants[name].items():
+            ops.update(options_of(stage, options))
+        return {"ops": ops, **config_of_variant(name)}
+
+    return of_variant
+
+
+def config_of_variant(name: str | None) -> dict[str, Any]:
+    """The run config that chooses a variant, or none."""
+    return {} if name is None else {"resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
+
+
+def tags_of_variant(name: str | None) -> dict[str, str]:
+    return {} if name is None else {VARIANT_TAG: name}

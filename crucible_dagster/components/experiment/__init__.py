@@ -1,0 +1,1 @@
+"""`ExperimentComponent`: an experiment in a `defs.yaml`."""

@@ -1,0 +1,46 @@
+"""What the ops of a job look up: the experiment, and the settings of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crucible_core import (
+    Experiment,
+    Observer,
+    Registry,
+)
+
+EXPERIMENT_KEY = "experiment"
+
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was set for one run."""
+
+    variant: str | None = None
+    seed: int | None = None
+    tracing: bool = True
+    log_level: LogLevel = "INFO"
+    library_log_level: LogLevel = "WARNING"
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledExperiment:
+    """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
+
+    experiment: Experiment
+    registry: Registry
+    observers: Sequence[Observer]
+    op_names: tuple[str, ...]
+    settings: Settings = DEFAULTS

@@ -1,0 +1,115 @@
+"""Gates on Dagster: an op behind the stages that judges the run, and asset checks that judge it again.
+
+| a gate                     | Dagster                                                                                 |
+| -------------------------- | --------------------------------------------------------------------------------------- |
+| the gate                   | an asset check of `crucible/<id>`; executed, it judges the newest run and runs no stage |
+| its result in a run        | an evaluation of the check, with its numbers as metadata                                |
+| undecided                  | not passed, as a warning                                                                |
+| `blocking: true`           | the check blocks; a run that does not pass it fails, and materializes nothing           |
+| the verdict over all gates | the run's tag `crucible/gates`                                                          |
+"""
+
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dagster import (
+    DagsterInstance,
+    Failure,
+    In,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Output,
+)
+
+from crucible_core import (
+    Context,
+    Experiment,
+    GateFailedError,
+    judge_gates,
+    plan_experiment,
+)
+from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.metadata import materialization
+from crucible_dagster.execute.run_chart import chart_of_runs
+from crucible_dagster.execute.tracing import traced_step
+from crucible_dagster.history.earlier_runs import EarlierRuns
+from crucible_dagster.history.gate_results import evaluation_of, verdict_of
+from crucible_dagster.history.run_record import record_run
+from crucible_dagster.names import asset_key
+from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
+from crucible_dagster.tags import GATES_TAG
+
+__all__ = ["gates_op"]
+
+
+@functools.cache
+def gates_op() -> OpDefinition:
+    """The op behind the stages: one object, however many experiments use it."""
+
+    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+        with traced_step(context, compiled):
+            yield from _judge_run(context, inputs["upstream"], compiled)
+
+    return OpDefinition(
+        compute_fn=compute,
+        name="crucible_gates",
+        description="Judges the run by the experiment's gates, and tells its results.",
+        ins={"upstream": In(Context)},
+        outs={"result": Out(Context, io_manager_key=STORE_KEY)},
+        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
+    )
+
+
+def _judge_run(context: OpExecutionContext, upstream: Context, compiled: CompiledExperiment) -> Iterator[Any]:
+    experiment = upstream.experiment
+    if experiment.source is None and compiled.experiment.source is not None:
+        experiment = experiment.model_copy().read_from(compiled.experiment.source)
+    planned = plan_experiment(experiment, compiled.registry)
+    manager: ContextIOManager = getattr(context.resources, STORE_KEY)
+    step = context.op_handle.name
+    after = upstream
+    if upstream.run_id != context.run_id:
+        # A re-execution of this step alone: what another run's stages left is judged as a run of its own.
+        after = replace(upstream, run_id=context.run_id)
+        record = record_run(experiment, planned, compiled.op_names, context.run)
+        manager.store.put_run_record(context.run_id, record.to_json())
+    # Before the verdict, so that the Context of a run that a gate fails is that of a run too.
+    after = manager.find_result(context.run_id, step) or manager.commit(
+        after, context.run_id, step, attempt=new_attempt()
+    )
+    # As it is now: a run whose variant was typed has its tag since its first step.
+    run = context.instance.get_run_by_id(context.run_id) or context.run
+    past = EarlierRuns(context.instance, manager.store, run, step)
+    results = judge_gates(after, planned, past)
+    context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
+    for one in results:
+        say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning
+        say(f"gate {one.gate} {one.status}: {one.sentence}")
+    blocked = any(one.blocks for one in results)
+    shown = materialization(after, results, chart_of_runs(context.instance, after))
+    if not blocked:
+        yield shown
+    target = {} if blocked else _target(context.instance, experiment, context.run_id)
+    for one in results:
+        yield evaluation_of(experiment, one, **target)
+    if blocked:
+        raise Failure(description=str(GateFailedError(after, results)), metadata=shown.metadata, allow_retries=False)
+    yield Output(after, output_name="result")
+
+
+def _target(instance: DagsterInstance, experiment: Experiment, run_id: str) -> dict[str, Any]:
+    """The materialization that the evaluations are about: the one that this run has just made."""
+    newest = next(iter(instance.fetch_materializations(asset_key(experiment), limit=1).records), None)
+    if newest is None or newest.run_id != run_id:
+        return {}
+    return {
+        "target_materialization_data": AssetCheckEvaluationTargetMaterializationData(
+            storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+        )
+    }

@@ -1,0 +1,203 @@
+"""What Dagster shows of a Context: metrics to plot, the report, the trace, decisions, failures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
+
+from crucible_core import Context, Decision, Experiment, GateResult, PlannedStage, StageFailed
+from crucible_core.report import flatten, headline, report_on, results, stages_table
+from crucible_core.report.document import Picture, Section
+from crucible_core.report.document import Table as ReportTable
+from crucible_core.report.markdown import markdown_of
+from crucible_core.values.jsonable import safe_text, to_jsonable
+from crucible_dagster.names import asset_key, asset_path
+from crucible_dagster.store.lazy import changed_names
+
+__all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
+
+MAX_TEXT = 1_000
+MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
+MAX_JSON = 20_000
+MAX_ENTRIES = 1_000
+MAX_NUMBERS = 10_000
+
+_RUN_ID = re.compile(r"\b([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
+Metadata = dict[str, MetadataValue[Any]]
+
+
+def metric_metadata(before: Context | None, after: Context) -> Metadata:
+    """The metrics that a stage added or changed; numbers under their plain names, so that Dagster plots them."""
+    changed = changed_names({} if before is None else before.metrics, after.metrics)
+    return dict(_limited(flatten({name: after.metrics[name] for name in changed})))
+
+
+def materialization(
+    ctx: Context, gates: Sequence[GateResult] = (), chart: Picture | None = None
+) -> AssetMaterialization:
+    """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
+
+    `chart` shows the run among those before, in the report.
+    """
+    metadata: Metadata = {
+        "headline": MetadataValue.text(safe_text(headline(ctx))),
+        "report": MetadataValue.md(_report(ctx, gates, chart)),
+        "stages": _table(ctx),
+    }
+    texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
+    for name, shown in _limited(itertools.chain(results(ctx), texts), MAX_NUMBERS):
+        metadata[_free_name(name, "metric", metadata)] = shown
+    for name, value in itertools.islice(ctx.artifacts.items(), MAX_ENTRIES):
+        metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
+    return AssetMaterialization(
+        asset_key=asset_key(ctx.experiment),
+        description=_cut(safe_text(headline(ctx)), MAX_TEXT),
+        metadata=metadata,
+        tags={"crucible/run": ctx.run_id[:63]},
+    )
+
+
+def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
+    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures give way to words before any text is cut."""
+    document = report_on(ctx)
+    told: list[Section] = []
+    if gates:
+        rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
+        told.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
+    if chart is not None:
+        told.append(Section("The last runs", (chart,)))
+    document = replace(document, sections=(*told, *document.sections))
+    words = markdown_of(document, picture_bytes=0)
+    size = len(words.encode())
+    if size <= MAX_MARKDOWN:
+        return markdown_of(document, picture_bytes=MAX_MARKDOWN - size)
+    cut = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
+    # Whole lines, so that no row of a table and no mark-up is left open.
+    return f"{cut.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
+
+
+def _outcome(gate: GateResult) -> str:
+    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
+
+
+def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
+    """A decision, in the run's log and on the page of `crucible/<id>/decisions`.
+
+    Not on that of the experiment's asset: Dagster plots the numbers of an asset from its last hundred events, and a few
+    decisions in each run would leave room for a dozen runs, with a gap between any two.
+    """
+    metadata: Metadata = {
+        "stage": MetadataValue.text(decision.stage),
+        "decision": _text(decision.decision),
+        "reasoning": _text(decision.reasoning),
+    }
+    if decision.alternatives:
+        metadata["alternatives"] = _text(", ".join(decision.alternatives))
+    if decision.confidence is not None:
+        metadata["confidence"] = MetadataValue.float(decision.confidence)
+    described = f"{decision.stage} decided: {decision.decision}"
+    return AssetObservation(
+        asset_key=AssetKey([*asset_path(experiment), "decisions"]),
+        description=_cut(safe_text(described), MAX_TEXT),
+        metadata=metadata,
+    )
+
+
+def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
+    """What is shown of a failed stage: which, with what options, why, and what ran before it."""
+    failed = ctx.trace.endings[planned.name]
+    assert isinstance(failed, StageFailed)
+    options = planned.stage.model_dump(mode="json", warnings=False)
+    return {
+        "stage": MetadataValue.text(planned.name),
+        "options": MetadataValue.json(to_jsonable(options)),
+        "error": _text(failed.reason),
+        "traceback": MetadataValue.md(_code(failed.traceback)),
+        "trace": _table(ctx),
+    }
+
+
+def _free_name(name: str, kind: str, taken: Metadata) -> str:
+    """The name as it is, or with its kind where something else on the page has that name already."""
+    return name if name not in taken else f"{name} ({kind})"
+
+
+def _limited(values: Iterator[tuple[str, Any]], limit: int = MAX_ENTRIES) -> Iterator[tuple[str, MetadataValue[Any]]]:
+    left_out = 0
+    for number, (name, value) in enumerate(values):
+        if number < limit:
+            yield safe_text(name), _value(value)
+        else:
+            left_out += 1
+    if left_out:
+        yield "left out", MetadataValue.text(f"{left_out:,} more metrics; the JSON report has them all")
+
+
+def _value(value: Any) -> MetadataValue[Any]:
+    rendered = to_jsonable(value)
+    match rendered:
+        case bool():
+            return MetadataValue.bool(rendered)
+        case int():
+            return MetadataValue.int(rendered)
+        case float() if math.isfinite(rendered):
+            return MetadataValue.float(rendered)
+        case str():
+            return _text(rendered)
+        case None:
+            return MetadataValue.null()
+        case _:
+            size = len(str(rendered))
+            return (
+                MetadataValue.json(rendered)
+                if size <= MAX_JSON
+                else MetadataValue.text(f"{size:,} characters; see the JSON report")
+            )
+
+
+def _text(text: str) -> MetadataValue[Any]:
+    return MetadataValue.text(_cut(safe_text(text), MAX_TEXT))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}\n\n… cut after {limit:,} of {len(text):,} characters"
+
+
+def _code(text: str) -> str:
+    fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
+    return f"{fence}\n{_cut(text, MAX_JSON)}\n{fence}"
+
+
+def _backtick_runs(text: str) -> Iterator[str]:
+    yield from "".join(char if char == "`" else " " for char in text).split()
+
+
+def _artifact(value: Any) -> MetadataValue[Any]:
+    rendered = to_jsonable(value)
+    if not isinstance(rendered, str):
+        return _value(value)
+    # Dagster makes a live link of any URL, `javascript:` included.
+    if urlsplit(rendered).scheme in {"http", "https"}:
+        return MetadataValue.url(rendered)
+    return MetadataValue.path(rendered) if rendered.startswith("/") else _text(rendered)
+
+
+def _table(ctx: Context) -> MetadataValue[Any]:
+    table = stages_table(ctx.trace.events)
+    records = [
+        TableRecord({name: _cell(text) for name, text in zip(table.columns, row, strict=True)}) for row in table.rows
+    ]
+    return MetadataValue.table(records=records) if records else _text("nothing ran")
+
+
+def _cell(text: str) -> str:
+    # A whole id does not break, and would make the table, and with it the page's column, wider than what is shown.
+    return _cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

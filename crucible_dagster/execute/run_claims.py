@@ -1,0 +1,104 @@
+"""At most one run does the work of a tick or of an update, however many are launched for it.
+
+Two daemons launch every tick twice, and Dagster has nothing that keeps a second run out: it looks whether there is a
+run, then makes one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that in
+the context store, which makes a file only if it is not there, before its first stage. One run gets it; another ends as
+cancelled. Whoever is killed, and when: the claim belongs to a run, and to those that execute it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Failure
+
+from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
+from crucible_dagster.names import root_of
+from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
+from crucible_dagster.store import ContextStore
+from crucible_dagster.tags import LOCATION_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
+
+__all__ = [
+    "LOCATION_TAG",
+    "SCHEDULE_NAME_TAG",
+    "SENSOR_NAME_TAG",
+    "SUPERSEDED_TAG",
+    "TICK_TAG",
+    "UPDATE_TAG",
+    "claim_key",
+    "claim_or_end",
+    "location_of",
+    "root_of",
+    "supersede",
+]
+
+
+_WHAT: Mapping[str, str] = {SCHEDULE_NAME_TAG: TICK_TAG, SENSOR_NAME_TAG: UPDATE_TAG}
+
+
+def claim_key(run: DagsterRun) -> str | None:
+    """What the run was launched for; None unless a schedule or a trigger launched it."""
+    # Both tags, since the UI copies other than Dagster's own to what is launched by hand from a run.
+    for launcher, what in _WHAT.items():
+        if launcher in run.tags and what in run.tags:
+            return f"{location_of(run)} {run.tags[launcher]} {run.tags[what]}"
+    return None
+
+
+def location_of(run: DagsterRun) -> str:
+    """The code location and repository of what launched the run: schedules of two of them may have one name."""
+    if run.remote_job_origin is None:
+        return run.tags.get(LOCATION_TAG, "")
+    repository = run.remote_job_origin.repository_origin
+    return f"{repository.code_location_origin.location_name}:{repository.repository_name}"
+
+
+def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
+    """Claim what the run was launched for; where another run has it, end this one as cancelled.
+
+    Raises Failure then, and StoreError if the store cannot be used.
+    """
+    key = claim_key(run)
+    if key is None:
+        return
+    owner = store.claim(key, root_of(run))
+    if owner == root_of(run):
+        _leave_to_another_process(run, store, instance)
+        return
+    what = f"tick {run.tags[TICK_TAG]}" if SCHEDULE_NAME_TAG in run.tags else "this update"
+    launcher = run.tags.get(SCHEDULE_NAME_TAG) or run.tags.get(SENSOR_NAME_TAG)
+    said = f"Run {owner} has {what} of {launcher}; this run does nothing."
+    instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
+    # The run whose steps fail while it is being cancelled ends as cancelled: nobody is alarmed, and nothing is retried.
+    instance.report_run_canceling(run, said)
+    raise Failure(description=said, allow_retries=False)
+
+
+def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
+    """End this process if another one of this machine runs the very same run: two daemons took it from the queue.
+
+    Only when the run is over: Dagster takes the end of any of its processes for that of the run.
+    """
+    mine = worker_of_this_step()
+    first = store.claim(f"process of {run.run_id}", run.run_id, mine)
+    if first == mine or is_elsewhere(first) or is_gone(first):
+        return
+    over = False
+    while not over and not is_gone(first):
+        time.sleep(1.0)
+        with contextlib.suppress(Exception):  # a database that is away says nothing about the run
+            now = instance.get_run_by_id(run.run_id)
+            over = now is None or now.is_finished
+    os._exit(ORPHAN_EXIT_CODE)
+
+
+def supersede(instance: DagsterInstance, run_ids: Iterable[str], why: str) -> None:
+    """Give up runs that were made and never submitted: if somebody still submits one, Dagster does not start it."""
+    for run_id in run_ids:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.status is DagsterRunStatus.NOT_STARTED:
+            instance.add_run_tags(run_id, {SUPERSEDED_TAG: "never submitted"})
+            instance.report_run_canceled(run, why)

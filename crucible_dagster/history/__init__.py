@@ -1,0 +1,1 @@
+"""What ran, read from Dagster's own storage."""

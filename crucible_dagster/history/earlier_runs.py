@@ -1,0 +1,132 @@
+"""The earlier runs that a gate asks for, from Dagster's run storage and the context store."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from crucible_core import Baseline, Context, CrucibleError
+from crucible_core.gates.outcome import EarlierRun
+from crucible_dagster.history.gate_results import has_passed, is_judged
+from crucible_dagster.history.history import History
+from crucible_dagster.names import dagster_name, root_of
+from crucible_dagster.store import ContextStore
+from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+
+__all__ = ["EarlierRuns", "newest_judged_run"]
+
+PAGE = 50
+ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
+
+
+class EarlierRuns:
+    """Those before one run, of the same experiment and the same variant.
+
+    Runs that execute one another again, such as retries, are one: what one of them found is what the next goes on from,
+    and it would be compared with itself, or counted twice. The newest that will do stands for all.
+    """
+
+    def __init__(self, instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> None:
+        """`step` is the one whose result is that of a run."""
+        self._instance = instance
+        self._store = store
+        self._run = run
+        self._step = step
+        self._history = History(instance, store=store)
+
+    def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
+        """The runs that the baseline means, newest first.
+
+        Raises CrucibleError for a pinned run that there is not, or that cannot be one.
+        """
+        if baseline.run is not None:
+            return [self._pinned(baseline.run)]
+        runs = _earlier_runs(self._instance, self._run)
+        if baseline.variant is not None:
+            wanted = (one for one in runs if one.tags.get(VARIANT_TAG) == baseline.variant and _succeeded(one))
+        else:
+            wanted = (one for one in runs if has_passed(one) and self._is_same_variant(one))
+        others = _one_of_each(wanted, {root_of(self._run)})
+        return [self._earlier(one.run_id) for one in islice(others, baseline.last_runs or 1)]
+
+    def since(self, run_id: str) -> Sequence[EarlierRun]:
+        """The runs after that one and before this, oldest first.
+
+        Those that a gate failed too: leaving them out would leave the low values out.
+        """
+        (first,) = self._instance.get_run_records(RunsFilter(run_ids=[run_id]), limit=1)
+        found = []
+        for one in _earlier_runs(self._instance, self._run):
+            if one.run_id == run_id:
+                break
+            if is_judged(one) and self._is_same_variant(one):
+                found.append(one)
+        else:
+            raise CrucibleError(f"run {run_id}, of {first.create_timestamp:%Y-%m-%d %H:%M}, is not before this one")
+        others = list(_one_of_each(found, {root_of(self._run), root_of(first.dagster_run)}))
+        return [self._earlier(one.run_id) for one in reversed(others)]
+
+    def _pinned(self, run: str) -> EarlierRun:
+        run_id = self._history.find(run)
+        if run_id == self._run.run_id:
+            raise CrucibleError(f"the baseline is run {run_id}, which is this very run")
+        pinned = self._instance.get_run_by_id(run_id)
+        assert pinned is not None
+        ours, its = (one.tags.get(EXPERIMENT_TAG) for one in (self._run, pinned))
+        if ours != its:
+            raise CrucibleError(f"the baseline, run {run_id}, is one of experiment {its!r}")
+        return self._earlier(run_id)
+
+    def _is_same_variant(self, other: DagsterRun) -> bool:
+        return _variant(other) == _variant(self._run)
+
+    def _earlier(self, run_id: str) -> EarlierRun:
+        return EarlierRun(run_id, functools.partial(self._context, run_id))
+
+    def _context(self, run_id: str) -> Context:
+        if self._store.find(run_id, self._step) is not None:
+            return self._store.load(run_id, self._step)
+        return self._history.context(run_id)  # of another pipeline, or one that went on from another run
+
+
+def _variant(run: DagsterRun) -> str:
+    return run.tags.get(VARIANT_TAG, "")  # a run again of one that had a variant has an empty one
+
+
+def _succeeded(run: DagsterRun) -> bool:
+    return run.status is DagsterRunStatus.SUCCESS
+
+
+def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[DagsterRun]:
+    """The runs of the same experiment that were created before and have ended, newest first."""
+    yield from _runs_of(instance, run.tags.get(EXPERIMENT_TAG, ""), run.run_id)
+
+
+def _one_of_each(runs: Iterable[DagsterRun], but: set[str]) -> Iterator[DagsterRun]:
+    """The first of those that execute one another again; none of those that execute one of `but` again."""
+    known = set(but)
+    for run in runs:
+        if root_of(run) not in known:
+            known.add(root_of(run))
+            yield run
+
+
+def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun | None:
+    """The newest run of the experiment whose stages all succeeded."""
+    return next((one for one in _runs_of(instance, experiment, None) if is_judged(one)), None)
+
+
+def _runs_of(instance: DagsterInstance, experiment: str, before: str | None) -> Iterator[DagsterRun]:
+    # By the job's name, for which there is an index; the tag tells those of other experiments apart.
+    filters = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
+    while True:
+        page = instance.get_run_records(filters, limit=PAGE, cursor=before)
+        for one in page:
+            if one.dagster_run.tags.get(EXPERIMENT_TAG) == experiment:
+                yield one.dagster_run
+        if len(page) < PAGE:
+            return
+        before = page[-1].dagster_run.run_id

@@ -1,0 +1,464 @@
+"""History: what ran, read from Dagster's own storage; the numbers of a run from its materialization.
+
+| what                                       | read from                                                        |
+| ------------------------------------------ | ---------------------------------------------------------------- |
+| a page of runs                             | the run storage, by the tag `crucible/experiment`                |
+| the numbers of those that succeeded        | the materializations of the asset `crucible/<id>`                |
+| which code, options, packages, commit      | the run record that the first step left in the context store     |
+| everything else of one run                 | its last Context; where there is none, the run's event log       |
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunsFilter,
+)
+from dagster import (
+    RunRecord as StoredRun,
+)
+
+from crucible_core import (
+    Context,
+    CrucibleError,
+    GateResult,
+    builtin_registry,
+)
+from crucible_core.report import diff_traces, results
+from crucible_core.stages.bench import Bench
+from crucible_core.values.messages import closest, error_text, listing, printable
+from crucible_dagster.history.gate_results import gates_of_run
+from crucible_dagster.history.group_changes import GroupChange, compare_groups
+from crucible_dagster.history.record_diff import Change, changes_between
+from crucible_dagster.history.run_record import RunRecord, read_run_record
+from crucible_dagster.history.summaries import (
+    MetricChange,
+    RunComparison,
+    RunDetails,
+    RunFailure,
+    RunStatus,
+    RunSummary,
+    StageTime,
+    _experiment_of,
+    _moment,
+    _statuses,
+    _summary,
+    _Told,
+    _told,
+)
+from crucible_dagster.names import dagster_name
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import EXPERIMENT_TAG
+
+__all__ = [
+    "Change",
+    "History",
+    "MetricChange",
+    "RunComparison",
+    "RunDetails",
+    "RunFailure",
+    "RunStatus",
+    "RunSummary",
+    "StageTime",
+]
+
+T = TypeVar("T")
+
+
+PAGE = 1_000
+SMALLEST_PAGE = 50
+EVENTS = 100  # a materialization may hold a report of 250 kB
+CLOCKS = 3_600.0  # seconds by which those of two machines may differ
+SHORTEST_PREFIX = 4
+MAX_CANDIDATES = 5
+
+
+class Failed(Protocol):
+    """What the store keeps of a step that failed."""
+
+    @property
+    def context(self) -> Context: ...
+
+
+class Store(Protocol):
+    """What History reads of the context store."""
+
+    def load(self, run_id: str, step: str, /) -> Context: ...
+
+    def load_failure(self, run_id: str, step: str, /) -> Failed | None: ...
+
+    def run_record(self, run_id: str, /) -> str | None: ...
+
+
+class History:
+    """What ran on a Dagster instance.
+
+    A run may be named by the first characters of its id, four at least, where they are those of no other run. Reading a
+    Context back may unpickle: trust whoever can write to the context store, or use `runs` and `metrics` only.
+    """
+
+    def __init__(self, instance: DagsterInstance, *, store: Store | None = None) -> None:
+        """`store` is the one that the instance's runs use unless given."""
+        self._instance = instance
+        self._store: Store = open_store(instance) if store is None else store
+
+    def experiments(self) -> tuple[str, ...]:
+        """The experiments that have runs."""
+        return tuple(sorted(dict(self._instance.get_run_tags([EXPERIMENT_TAG])).get(EXPERIMENT_TAG, ())))
+
+    def runs(
+        self,
+        experiment: str | None = None,
+        *,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        limit: int = 20,
+        before: str | None = None,
+    ) -> tuple[RunSummary, ...]:
+        """A page of runs, newest first; the next one is that `before` the last run of this one.
+
+        Raises CrucibleError if there is no such experiment, status or run.
+        """
+        found = self._records(experiment, status=status, since=since, limit=limit, before=before)
+        shown = self._materializations(found)
+        return tuple(_summary(one, shown.get(one.dagster_run.run_id)) for one in found)
+
+    def metrics(
+        self,
+        experiment: str,
+        *,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """One row per run, newest first: `run_id`, `started`, `status`, and every number under its dotted name.
+
+        `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
+        materialization: the first 10,000 metrics, and of a comparison its findings. A run that did not succeed has
+        none, and its row only the three columns; a metric with one of their names is called `status (metric)`. The row
+        of a run of a variant of the experiment has it as `variant` too.
+
+        Raises CrucibleError if there is no such experiment or status.
+        """
+        rows = []
+        found = self._records(experiment, status=status, since=since, limit=limit)
+        shown = self._materializations(found)
+        for one in found:
+            summary = _summary(one, shown.get(one.dagster_run.run_id))
+            row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
+            if summary.variant is not None:
+                row["variant"] = summary.variant
+            for name, value in summary.metrics.items():
+                row[name if name not in row else f"{name} (metric)"] = value
+            rows.append(row)
+        return rows
+
+    def find(self, run: str) -> str:
+        """The whole id of a run, of its first four characters or more.
+
+        Raises CrucibleError if there is no such run of an experiment, or more than one.
+        """
+        if (exact := self._instance.get_run_by_id(run)) is not None:
+            _experiment_of(exact)
+            return run
+        if len(run) < SHORTEST_PREFIX:
+            raise CrucibleError(
+                f"{printable(run)!r} is too short for a run id: give {SHORTEST_PREFIX} characters at least"
+            )
+        ids = self._instance.get_run_ids(RunsFilter(tags={EXPERIMENT_TAG: list(self.experiments())}))
+        found = [one for one in ids if one.startswith(run.lower())]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            newest = f"; the newest: {', '.join(one[:8] for one in ids[:MAX_CANDIDATES])}" if ids else ""
+            raise CrucibleError(f"no run of an experiment has an id that begins with {printable(run)!r}{newest}")
+        more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+        raise CrucibleError(
+            f"{len(found)} runs have an id that begins with {printable(run)!r}: "
+            f"{', '.join(found[:MAX_CANDIDATES])}{more}; give more characters"
+        )
+
+    def record(self, run: str) -> RunRecord | None:
+        """What was recorded when the run began; None if its first stage never did.
+
+        Raises CrucibleError if there is no such run, or the record cannot be read.
+        """
+        text = self._store.run_record(self.find(run))
+        return None if text is None else read_run_record(text)
+
+    def context(self, run: str) -> Context:
+        """The run's last Context: as it stood when a stage failed, else that of the last step that finished.
+
+        Raises CrucibleError if there is no such run, no step finished, or the Context cannot be read back.
+        """
+        run_id = self.find(run)
+        record = self.record(run_id)
+        if record is not None and record.source is not None:
+            _find_modules_beside(record.source)
+        finished, others = self._steps(run_id, record)
+        for step in reversed(others):
+            if (failure := self._store.load_failure(run_id, step)) is not None:
+                return failure.context
+        if not finished:
+            raise CrucibleError(f"no step of run {run_id} has finished, so there is no Context")
+        return self._store.load(run_id, finished[-1])
+
+    def run(self, run: str) -> RunDetails:
+        """Everything about one run. What cannot be read is left out and named in its notes.
+
+        Raises CrucibleError if there is no such run.
+        """
+        run_id = self.find(run)
+        summary = self._summary(run_id)
+        notes: list[str] = []
+        record = self._record_or_note(run_id, notes)
+        told = self._from_context(run_id, _told, notes)
+        if told is None:
+            told = _Told(self._times(run_id, record), summary.metrics, {}, (), None)
+        gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
+        failure = told.failure
+        if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
+            failure = RunFailure(None, "; ".join(blocked), None)
+        if failure is None and summary.status in {"failed", "canceled"}:
+            failure = self._failure_outside(run_id)
+        return RunDetails(
+            summary=summary,
+            record=record,
+            stages=told.stages,
+            metrics=told.metrics,
+            artifacts=told.artifacts,
+            decisions=told.decisions,
+            failure=failure,
+            gates=gates,
+            notes=tuple(notes),
+        )
+
+    def gates(self, run: str) -> tuple[GateResult, ...]:
+        """The results of the run's gates; none of a run whose stages did not all succeed, or without gates.
+
+        Raises CrucibleError if there is no such run.
+        """
+        return gates_of_run(self._instance, self.find(run))
+
+    def compare(self, a: str, b: str, *, values: bool = False) -> RunComparison:
+        """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions are not the same.
+
+        Raises CrucibleError if one of the runs does not exist.
+        """
+        ids = self.find(a), self.find(b)
+        notes: list[str] = []
+        records = self._record_or_note(ids[0], notes), self._record_or_note(ids[1], notes)
+        named = tuple(self._summary(one) for one in ids)
+        numbers = [self._numbers(one, notes) for one in named]
+        changed = changes_between(*records)
+        groups = self._compare_groups(ids, notes) if all(map(_has_bench, records)) else ()
+        differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
+            differ = self._from_context(
+                ids[0], lambda context: (context.differences(other), diff_traces(context.trace, other.trace)), notes
+            )
+        return RunComparison(
+            a=named[0],
+            b=named[1],
+            metrics=tuple(
+                MetricChange(name, numbers[0].get(name), numbers[1].get(name))
+                for name in dict.fromkeys([*numbers[0], *numbers[1]])
+            ),
+            options=changed.options,
+            experiment=changed.experiment,
+            code=changed.code,
+            surroundings=changed.surroundings,
+            packages=changed.packages,
+            groups=groups,
+            values=None if differ is None else differ[0],
+            trace=None if differ is None else differ[1],
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def _records(
+        self,
+        experiment: str | None,
+        *,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[StoredRun]:
+        if limit is not None and limit < 1:
+            raise CrucibleError(f"the limit is {limit}; a page has one run at least")
+        known = self.experiments()
+        if experiment is not None and experiment not in known:
+            raise CrucibleError(
+                f"there is no run of an experiment {printable(experiment)!r}{closest(experiment, known)}; "
+                f"experiments with runs: {listing(known)}"
+            )
+        if not known:
+            return []
+        # By the job's name and not by the tag: the index by job has its runs in order, so that a page is all that is
+        # read; the runs of a tag would all be sorted first.
+        filters = RunsFilter(
+            job_name=None if experiment is None else dagster_name(experiment),
+            statuses=_statuses(status),
+            created_after=None if since is None else since.astimezone(UTC),
+        )
+        cursor = None if before is None else self.find(before)
+        return list(islice(self._tagged(filters, known if experiment is None else [experiment], limit, cursor), limit))
+
+    def _tagged(
+        self, filters: RunsFilter, experiments: Sequence[str], limit: int | None, cursor: str | None
+    ) -> Iterator[StoredRun]:
+        """The runs of these experiments among those that the filters let through, newest first."""
+        size = PAGE if limit is None else min(PAGE, max(limit, SMALLEST_PAGE))
+        while True:
+            page = self._instance.get_run_records(filters, limit=size, cursor=cursor)
+            ours = [one for one in page if one.dagster_run.tags.get(EXPERIMENT_TAG) in experiments]
+            yield from ours
+            if len(page) < size:
+                return
+            cursor = page[-1].dagster_run.run_id
+            if len(ours) < size / 10:
+                # They are few among the runs of others: looking through those would take longer than sorting these.
+                filters = RunsFilter(
+                    tags={EXPERIMENT_TAG: list(experiments)},
+                    job_name=filters.job_name,
+                    statuses=filters.statuses,
+                    created_after=filters.created_after,
+                )
+
+    def _summary(self, run_id: str) -> RunSummary:
+        (found,) = self._instance.get_run_records(RunsFilter(run_ids=[run_id]), limit=1)
+        return _summary(found, self._materializations([found]).get(run_id))
+
+    def _materializations(self, found: Sequence[StoredRun]) -> dict[str, Mapping[str, Any]]:
+        """Run -> metadata of its materialization."""
+        wanted: dict[str, list[StoredRun]] = {}
+        for one in found:
+            if one.dagster_run.status is DagsterRunStatus.SUCCESS:
+                wanted.setdefault(_experiment_of(one.dagster_run), []).append(one)
+        return {run_id: shown for name, runs in wanted.items() for run_id, shown in self._shown_of(name, runs)}
+
+    def _shown_of(self, experiment: str, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        # There is no looking up by run: it is made while the run goes on, so those of that time are looked through.
+        missing = {one.dagster_run.run_id for one in runs}
+        window = AssetRecordsFilter(
+            AssetKey(["crucible", dagster_name(experiment)]),
+            after_timestamp=min(one.create_timestamp.timestamp() for one in runs) - CLOCKS,
+            before_timestamp=max(one.end_time or one.update_timestamp.timestamp() for one in runs) + CLOCKS,
+        )
+        cursor, more = None, True
+        while missing and more:
+            page = self._instance.fetch_materializations(window, limit=min(EVENTS, len(missing) + 5), cursor=cursor)
+            cursor, more = page.cursor, page.has_more
+            for one in page.records:
+                materialization = one.asset_materialization
+                if one.run_id in missing and materialization is not None:
+                    missing.remove(one.run_id)
+                    yield one.run_id, materialization.metadata
+
+    # --- one run ------------------------------------------------------------------------------------------------------
+
+    def _steps(self, run_id: str, record: RunRecord | None) -> tuple[list[str], list[str]]:
+        """The steps that finished, and the others that began, both in order."""
+        stats = self._instance.get_run_step_stats(run_id)
+        began = {one.step_key: one.status and one.status.value for one in stats}
+        if record is None:
+            order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
+        else:
+            order = [one.step for one in record.stages if one.step in began]
+            # Behind the stages come the gates, whose step has a result also where it fails the run.
+            judged = {step for step in began if step not in order}
+            order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
+            began |= dict.fromkeys(judged, "SUCCESS")
+        return (
+            [step for step in order if began[step] == "SUCCESS"],
+            [step for step in order if began[step] != "SUCCESS"],
+        )
+
+    def _times(self, run_id: str, record: RunRecord | None) -> tuple[StageTime, ...]:
+        names = {one.step: one.name for one in record.stages} if record else {}
+        outcomes: Mapping[str | None, Literal["succeeded", "failed", "skipped"]] = {
+            "SUCCESS": "succeeded",
+            "FAILURE": "failed",
+            "SKIPPED": "skipped",
+        }
+        return tuple(
+            StageTime(
+                name=names.get(one.step_key, one.step_key),
+                outcome=outcomes.get(one.status and one.status.value, "running"),
+                started=_moment(one.start_time),
+                seconds=one.end_time - one.start_time if one.start_time and one.end_time else None,
+            )
+            for one in sorted(self._instance.get_run_step_stats(run_id), key=lambda one: one.start_time or 0)
+        )
+
+    def _record_or_note(self, run_id: str, notes: list[str]) -> RunRecord | None:
+        try:
+            record = self.record(run_id)
+        except CrucibleError as error:
+            notes.append(str(error))
+            return None
+        if record is None:
+            notes.append(f"run {run_id} has no record: its first stage never began, or its files were removed")
+        return record
+
+    def _from_context(self, run_id: str, read: Callable[[Context], T], notes: list[str]) -> T | None:
+        """What `read` makes of the run's Context, whose values are loaded when they are looked at."""
+        try:
+            return read(self.context(run_id))
+        except CrucibleError as error:
+            notes.append(str(error))
+        except Exception as error:  # noqa: BLE001  # unpickling runs the user's code
+            reason = f"{type(error).__name__}: {error_text(error)}"
+            notes.append(f"the Context of run {run_id} cannot be read back: {reason}")
+        return None
+
+    def _numbers(self, run: RunSummary, notes: list[str]) -> Mapping[str, float]:
+        if run.metrics:
+            return run.metrics
+        return self._from_context(run.run_id, lambda context: dict(results(context)), notes) or {}
+
+    def _compare_groups(self, ids: tuple[str, str], notes: list[str]) -> tuple[GroupChange, ...]:
+        def compared(a: Context, b: Context) -> tuple[GroupChange, ...]:
+            return compare_groups(a, b, builtin_registry(), names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
+
+        if ids[0] == ids[1]:
+            return ()
+        later = self._from_context(ids[1], lambda context: context, notes)
+        if later is None:
+            return ()
+        return self._from_context(ids[0], lambda earlier: compared(earlier, later), notes) or ()
+
+    def _failure_outside(self, run_id: str) -> RunFailure | None:
+        kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
+        for entry in self._instance.all_logs(run_id, of_type=kinds):
+            event_data = entry.dagster_event and entry.dagster_event.event_specific_data
+            error = getattr(event_data, "error", None)
+            if error is not None:
+                return RunFailure(None, error.message.strip(), error.to_string())
+            if entry.dagster_event is not None and entry.dagster_event.message:
+                return RunFailure(None, entry.dagster_event.message, None)
+        return None
+
+
+def _find_modules_beside(source: str) -> None:
+    # As where the run took place: what its stages put into the Context may be of classes defined there.
+    folder = str(Path(source).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _has_bench(record: RunRecord | None) -> bool:
+    return record is not None and any(stage.stage == f"{Bench.__module__}:{Bench.__name__}" for stage in record.stages)

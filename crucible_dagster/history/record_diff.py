@@ -1,0 +1,94 @@
+"""What the records of two runs do not have in common: options, the experiment, code, and what they ran in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from crucible_core.report import flatten
+from crucible_dagster.history.run_record import RunRecord, StageRecord
+
+__all__ = ["Change", "RecordChanges", "changes_between", "code_of", "git_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that two runs do not have in common; None where a run does not have it."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+class RecordChanges(NamedTuple):
+    """What is not the same; all of it empty where one of the runs has no record."""
+
+    options: tuple[Change, ...] = ()
+    experiment: tuple[Change, ...] = ()
+    code: tuple[Change, ...] = ()
+    surroundings: tuple[Change, ...] = ()
+    packages: tuple[Change, ...] = ()
+
+
+def changes_between(a: RunRecord | None, b: RunRecord | None) -> RecordChanges:
+    """What differs from the record of one run to that of another; `RunComparison` says what each part holds."""
+    if a is None or b is None:
+        return RecordChanges()
+    return RecordChanges(
+        options=_changes(_options(a), _options(b)),
+        experiment=_changes(_experiment(a), _experiment(b)),
+        code=_changes(_code(a), _code(b)),
+        surroundings=_changes(_surroundings(a), _surroundings(b)),
+        packages=_changes(a.packages, b.packages),
+    )
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
+    # Told apart by type too: 1 is not true, and an option that is null is one that is there.
+    return tuple(
+        Change(name, a.get(name), b.get(name))
+        for name in dict.fromkeys([*a, *b])
+        if (name in a, type(a.get(name)), a.get(name)) != (name in b, type(b.get(name)), b.get(name))
+    )
+
+
+def _options(record: RunRecord) -> dict[str, Any]:
+    return {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
+
+
+def _experiment(record: RunRecord) -> dict[str, Any]:
+    pipeline = record.experiment.get("pipeline")
+    entries = [one for one in pipeline if isinstance(one, dict)] if isinstance(pipeline, list) else []
+    stages = {
+        f"stage.{one.get('name')}.{key}": value for one in entries for key, value in one.items() if key not in _TOLD
+    }
+    rest = {key: value for key, value in record.experiment.items() if key != "pipeline"}
+    return dict(flatten({**rest, "stages": [stage.name for stage in record.stages], **stages}))
+
+
+_TOLD = frozenset({"name", "options"})  # elsewhere in a comparison
+
+
+def _code(record: RunRecord) -> dict[str, str]:
+    return {stage.name: code_of(stage) for stage in record.stages}
+
+
+def code_of(stage: StageRecord) -> str:
+    """The class of a stage and twelve digits of its hash, in one line."""
+    return f"{stage.stage} {stage.source_hash[:12] if stage.source_hash else 'no source'}"
+
+
+def git_of(record: RunRecord) -> str | None:
+    """The commit, the branch and whether files differ from it, in one line."""
+    git = record.git
+    if git is None:
+        return None
+    dirty = {True: ", changed", False: "", None: ", changed or not is unknown"}[git.dirty]
+    return f"{git.commit[:12]}{f' ({git.branch})' if git.branch else ''}{dirty}"
+
+
+def _surroundings(record: RunRecord) -> dict[str, str]:
+    git = git_of(record)
+    known = {"git": git} if git else {}
+    return {**known, "python": record.python, "platform": record.platform, "host": record.host}

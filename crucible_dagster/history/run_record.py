@@ -1,0 +1,205 @@
+"""What is recorded of a run: what ran, of which code, in which surroundings, and who launched it.
+
+Environment variables are never recorded. Options are, as they are in Dagster's run config already.
+"""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from dagster import DagsterRun
+from pydantic import AwareDatetime, Field, JsonValue, ValidationError
+
+from crucible_core import CrucibleError, Experiment, PlannedStage
+from crucible_core.values.jsonable import to_jsonable
+from crucible_dagster.history.environment import GitState, _packages, _Recorded, git_state
+from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.processes import worker_of_this_step
+from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
+
+__all__ = [
+    "LAUNCHED_BY_TAG",
+    "USER_TAG",
+    "GitState",
+    "Launch",
+    "RunRecord",
+    "StageRecord",
+    "git_state",
+    "launch_of",
+    "launch_tags",
+    "read_run_record",
+    "record_run",
+    "stage_identity",
+]
+
+FORMAT_VERSION = 1
+
+
+LaunchedBy = Literal["cli", "python"]
+How = Literal[LaunchedBy, "backfill", "dagster", "re-execution", "retry", "schedule", "sensor", "ui"]
+"""`dagster`: by Dagster's command line, its API or its Python functions; `retry`: by its run retries."""
+
+
+class StageRecord(_Recorded):
+    """One entry of the pipeline, as it was run."""
+
+    name: str
+    """In the pipeline."""
+    step: str
+    """The key of its step in Dagster."""
+    stage: str
+    """The stage's class, as `module:name`."""
+    source_hash: str | None = None
+    """SHA-256 over the source of the modules that define the class; None where there is no source to be had."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """All of them, defaults included; secrets masked."""
+    enabled: bool = True
+
+
+class Launch(_Recorded):
+    """Who launched a run, and how."""
+
+    how: How
+    by: str | None = None
+    """The user, where known."""
+    name: str | None = None
+    """Of the schedule, sensor or backfill."""
+    parent: str | None = None
+    """The run that this one executes again."""
+
+
+class RunRecord(_Recorded):
+    """What is recorded of a run when its first stage begins."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    recorded: AwareDatetime
+    experiment: dict[str, JsonValue]
+    """The experiment as run, run config applied."""
+    source: str | None = None
+    """The experiment's file."""
+    stages: tuple[StageRecord, ...]
+    seeds: dict[str, JsonValue] = Field(default_factory=dict)
+    """Stage -> its option `seed`."""
+    git: GitState | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Installed distribution -> version: those that the stages come from, and those that numbers may depend on."""
+    python: str
+    platform: str
+    host: str
+    """Where the first stage ran."""
+    worker: str | None = None
+    """The process that ran the run: host, process id, start."""
+    launched: Launch
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+    def to_experiment(self) -> Experiment:
+        """The experiment as run. Raises CrucibleError if this version of the package cannot read it."""
+        try:
+            return Experiment.model_validate(self.experiment)
+        except ValidationError as error:
+            raise CrucibleError(f"the experiment of run {self.run_id} cannot be read back: {error}") from error
+
+
+def record_run(
+    experiment: Experiment, planned: Sequence[PlannedStage], steps: Sequence[str], run: DagsterRun
+) -> RunRecord:
+    """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`."""
+    stages = tuple(_stage_record(one, step) for one, step in zip(planned, steps, strict=True))
+    return RunRecord(
+        run_id=run.run_id,
+        recorded=datetime.now(UTC),
+        experiment=experiment.to_dict(),
+        source=experiment.source.path if experiment.source else None,
+        stages=stages,
+        seeds={one.name: one.options["seed"] for one in stages if "seed" in one.options},
+        git=git_state(experiment.folder or Path.cwd()),
+        packages=_packages({type(one.stage).__module__ for one in planned}),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        host=socket.gethostname(),
+        worker=worker_of_this_step(),
+        launched=launch_of(run),
+    )
+
+
+def read_run_record(text: str) -> RunRecord:
+    """Raises CrucibleError if it is damaged, or of a format that this version does not know."""
+    try:
+        record = RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        raise CrucibleError(f"the run record cannot be read: {error}") from error
+    if record.format_version != FORMAT_VERSION:
+        raise CrucibleError(
+            f"the record of run {record.run_id} has format {record.format_version}, and this version of crucible reads "
+            f"format {FORMAT_VERSION}; upgrade"
+        )
+    return record
+
+
+def _stage_record(planned: PlannedStage, step: str) -> StageRecord:
+    stage, source_hash = stage_identity(type(planned.stage))
+    options = to_jsonable(planned.stage)
+    return StageRecord(
+        name=planned.name,
+        step=step,
+        stage=stage,
+        source_hash=source_hash,
+        options=options,
+        enabled=planned.definition.enabled,
+    )
+
+
+# --- the code -----------------------------------------------------------------------------------------------------
+
+
+# --- the surroundings ---------------------------------------------------------------------------------------------
+
+
+# --- the launch ---------------------------------------------------------------------------------------------------
+
+
+def launch_tags(launched_by: LaunchedBy) -> dict[str, str]:
+    """The tags of a run that is launched from this process."""
+    try:
+        user = {USER_TAG: getpass.getuser()}
+    except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
+        user = {}
+    return {LAUNCHED_BY_TAG: launched_by, **user}
+
+
+def launch_of(run: DagsterRun) -> Launch:
+    """Who launched the run and how, as its tags tell.
+
+    Dagster copies the tags of a run to the one that executes it again: what launched the first is not looked at then.
+    A run that Dagster's command line or API launched has the tags of one from the UI, but for `dagster/from_ui`.
+    """
+    tags, parent = run.tags, run.parent_run_id
+    own = tags.get(LAUNCHED_BY_TAG)
+    if own in get_args(LaunchedBy) and run.remote_job_origin is None:
+        return Launch(how=own, by=tags.get(USER_TAG), parent=parent)
+    if parent is not None:
+        return Launch(how="retry" if _RETRY_TAG in tags else "re-execution", parent=parent)
+    by = tags.get(USER_TAG)
+    for tag, how in _LAUNCHERS.items():
+        if tag in tags:
+            return Launch(how=how, by=by, name=tags[tag])
+    return Launch(how="ui" if tags.get(_UI_TAG) == "true" else "dagster", by=by)
+
+
+# Dagster's tags: of what launches runs by itself, of its automatic retries, and of its UI.
+_LAUNCHERS: Mapping[str, How] = {
+    "dagster/backfill": "backfill",
+    "dagster/schedule_name": "schedule",
+    "dagster/sensor_name": "sensor",
+}
+_RETRY_TAG = "dagster/retry_number"
+_UI_TAG = "dagster/from_ui"

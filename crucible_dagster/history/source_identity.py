@@ -1,0 +1,64 @@
+"""Which code a stage is: its name and a hash of its source."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+
+from crucible_core import Stage
+from crucible_core.stage import FunctionStage, state_of_source
+from crucible_core.values.jsonable import safe_text
+
+
+@functools.lru_cache(maxsize=1024)
+def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
+    """The qualified name of a stage's class, and a hash of the source of the modules that define it.
+
+    Hashed are the modules of the class and of all it inherits from, down to `Stage`; what these import is not. None
+    stands for a class of which the source does not tell what it does: typed at a prompt, made by a function that can
+    make others of that name, or imported from a file that was changed since.
+    """
+    if not _is_what_its_source_says(stage):
+        return _qualified(stage), None
+    digest = hashlib.sha256()
+    for name in dict.fromkeys(modules_of(stage)):
+        source = _source_of(name)
+        if source is None:
+            return _qualified(stage), None
+        digest.update(f"{name}\0{len(source)}\0".encode())
+        digest.update(source.encode(errors="surrogatepass"))
+    return _qualified(stage), digest.hexdigest()
+
+
+def _is_what_its_source_says(stage: type[Stage]) -> bool:
+    made = inspect.unwrap(stage.function) if issubclass(stage, FunctionStage) else stage
+    if "<locals>" in made.__qualname__ or getattr(made, "__closure__", None):
+        return False
+    return all(
+        cls.source_when_defined == state_of_source(cls.__module__)
+        for cls in stage.__mro__
+        if issubclass(cls, Stage) and cls not in FunctionStage.__mro__
+    )
+
+
+def _qualified(stage: type[Stage]) -> str:
+    return safe_text(f"{stage.__module__}:{stage.__qualname__}")
+
+
+def modules_of(stage: type[Stage]) -> Iterator[str]:
+    """The modules of the class and of all that it inherits from, down to `Stage`."""
+    for cls in stage.__mro__:
+        if cls not in FunctionStage.__mro__:
+            yield cls.__module__
+    if issubclass(stage, FunctionStage):
+        yield inspect.unwrap(stage.function).__module__
+
+
+def _source_of(module: str) -> str | None:
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError, SyntaxError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,263 @@
+"""What History returns: runs, their details, and how two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, get_args
+
+from dagster import (
+    DagsterRun,
+    DagsterRunStatus,
+    FloatMetadataValue,
+    IntMetadataValue,
+    TextMetadataValue,
+)
+from dagster import (
+    RunRecord as StoredRun,
+)
+
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Decision,
+    GateResult,
+    StageFailed,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+)
+from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.messages import closest, listing
+from crucible_dagster.history.gate_results import GatesVerdict, verdict_of_run
+from crucible_dagster.history.group_changes import GroupChange
+from crucible_dagster.history.record_diff import Change
+from crucible_dagster.history.run_record import Launch, RunRecord, launch_of
+from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+
+RunStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+
+_STATUS_OF: Mapping[str, RunStatus] = {
+    "NOT_STARTED": "queued",
+    "MANAGED": "queued",
+    "QUEUED": "queued",
+    "SUSPENDED": "running",
+    "STARTING": "running",
+    "STARTED": "running",
+    "CANCELING": "running",
+    "SUCCESS": "succeeded",
+    "FAILURE": "failed",
+    "CANCELED": "canceled",
+}
+
+
+STATUSES: Mapping[RunStatus, tuple[DagsterRunStatus, ...]] = {
+    name: tuple(one for one in DagsterRunStatus if _STATUS_OF.get(one.value) == name) for name in get_args(RunStatus)
+}
+"""By name, because Dagster adds some from version to version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One line of the history."""
+
+    run_id: str
+    experiment: str
+    status: RunStatus
+    created: datetime
+    started: datetime | None
+    """None for a run that waits."""
+    ended: datetime | None
+    seconds: float | None
+    """From start to end; of a run that goes on, None."""
+    launched: Launch
+    parent: str | None
+    """The run that this one executes again."""
+    variant: str | None
+    """The variant of the experiment that it runs, if one was chosen."""
+    headline: str | None
+    """The result in one sentence, of a run that succeeded."""
+    metrics: Mapping[str, float]
+    """The numbers of its materialization, which a run that succeeded has."""
+    gates: GatesVerdict | None = None
+    """The verdict over all its gates, where there are any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTime:
+    """How one stage went."""
+
+    name: str
+    outcome: Literal["succeeded", "failed", "skipped", "running"]
+    started: datetime | None = None
+    seconds: float | None = None
+    attempts: int | None = None
+    note: str | None = None
+    """Why it was skipped, or failed; the run that its result was taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """Why a run failed."""
+
+    stage: str | None
+    """None if it failed outside its stages, as by a gate."""
+    reason: str
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetails:
+    """Everything that is known of a run."""
+
+    summary: RunSummary
+    record: RunRecord | None
+    """None of a run whose first stage never began."""
+    stages: tuple[StageTime, ...]
+    metrics: Mapping[str, Any]
+    """As JSON."""
+    artifacts: Mapping[str, Any]
+    decisions: tuple[Decision, ...]
+    failure: RunFailure | None
+    gates: tuple[GateResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What could not be had, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricChange:
+    """A number of two runs; None where a run does not have it."""
+
+    name: str
+    a: float | None
+    b: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """B - a."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunComparison:
+    """Two runs side by side: all their numbers, and of everything else what is not the same."""
+
+    a: RunSummary
+    b: RunSummary
+    metrics: tuple[MetricChange, ...]
+    options: tuple[Change, ...]
+    """Named `stage.option`, defaults included."""
+    experiment: tuple[Change, ...]
+    """Of the experiment files, but for options."""
+    code: tuple[Change, ...]
+    """By stage: its class and the hash of its source."""
+    surroundings: tuple[Change, ...]
+    """Git, Python, platform, host."""
+    packages: tuple[Change, ...]
+    groups: tuple[GroupChange, ...] = ()
+    """The groups that the `bench` stages of both compared, B's values against A's."""
+    values: tuple[str, ...] | None = None
+    """What `Context.differences` names; None if it was not asked."""
+    trace: tuple[str, ...] | None = None
+    """What `diff_traces` says, `-` of a and `+` of b; None if the values were not asked for."""
+    notes: tuple[str, ...] = ()
+    """What could not be compared, and why."""
+
+
+def _experiment_of(run: DagsterRun) -> str:
+    if EXPERIMENT_TAG not in run.tags:
+        raise CrucibleError(
+            f"run {run.run_id} of job {run.job_name!r} is no run of an experiment: it has no tag {EXPERIMENT_TAG!r}"
+        )
+    return run.tags[EXPERIMENT_TAG]
+
+
+def _statuses(status: RunStatus | None) -> list[DagsterRunStatus] | None:
+    if status is None:
+        return None
+    if status not in STATUSES:
+        raise CrucibleError(f"there is no status {status!r}{closest(status, STATUSES)}; there are: {listing(STATUSES)}")
+    return list(STATUSES[status])
+
+
+def _moment(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+
+
+def _summary(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
+    run = found.dagster_run
+    started, ended = _moment(found.start_time), _moment(found.end_time)
+    said = (shown or {}).get("headline")
+    return RunSummary(
+        run_id=run.run_id,
+        experiment=_experiment_of(run),
+        status=_STATUS_OF[run.status.value],
+        created=found.create_timestamp,
+        started=started,
+        ended=ended,
+        seconds=(ended - started).total_seconds() if started and ended else None,
+        launched=launch_of(run),
+        parent=run.parent_run_id,
+        variant=run.tags.get(VARIANT_TAG) or None,
+        headline=said.text if isinstance(said, TextMetadataValue) else None,
+        metrics=dict(_numbers_in(shown or {})),
+        gates=verdict_of_run(run),
+    )
+
+
+def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in shown.items():
+        if isinstance(value, IntMetadataValue | FloatMetadataValue) and value.value is not None:
+            yield name, value.value
+
+
+class _Told(NamedTuple):
+    """What a Context tells of its run."""
+
+    stages: tuple[StageTime, ...]
+    metrics: Mapping[str, Any]
+    artifacts: Mapping[str, Any]
+    decisions: tuple[Decision, ...]
+    failure: RunFailure | None
+
+
+def _told(context: Context) -> _Told:
+    failed = next((one for one in context.trace.endings.values() if isinstance(one, StageFailed)), None)
+    return _Told(
+        tuple(_stage_times(context)),
+        to_jsonable(context.metrics),
+        to_jsonable(context.artifacts),
+        context.trace.decisions,
+        None if failed is None else RunFailure(failed.stage, failed.reason, failed.traceback),
+    )
+
+
+def _stage_times(context: Context) -> Iterator[StageTime]:
+    started = {event.stage: event.at for event in context.trace.events if isinstance(event, StageStarted)}
+    endings = context.trace.endings
+    for name in dict.fromkeys([*started, *endings]):
+        match endings.get(name):
+            case StageSucceeded(seconds=seconds, attempts=attempts, reused_from=reused_from):
+                yield StageTime(
+                    name=name,
+                    outcome="succeeded",
+                    started=started.get(name),
+                    seconds=seconds,
+                    attempts=attempts,
+                    note=f"reused from run {reused_from}" if reused_from else None,
+                )
+            case StageFailed(seconds=seconds, attempts=attempts, reason=reason):
+                yield StageTime(
+                    name=name,
+                    outcome="failed",
+                    started=started.get(name),
+                    seconds=seconds,
+                    attempts=attempts,
+                    note=reason,
+                )
+            case StageSkipped(reason=reason):
+                yield StageTime(name=name, outcome="skipped", note=reason)
+            case _:
+                yield StageTime(name=name, outcome="running", started=started.get(name))

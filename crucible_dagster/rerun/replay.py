@@ -1,0 +1,120 @@
+"""Running a recorded run again, without Dagster, and comparing every result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dagster import DagsterInstance
+
+from crucible_core import (
+    Context,
+    Experiment,
+    GateFailedError,
+    Observer,
+    Registry,
+    StageFailedError,
+    builtin_registry,
+    plan_experiment,
+    run_experiment,
+)
+from crucible_core.values.equality import same
+from crucible_dagster.history.history import History
+from crucible_dagster.history.recorded import recorded_experiment, recorded_run
+from crucible_dagster.history.run_record import RunRecord
+from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.store import StoreError
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.lazy import PARTS
+from crucible_dagster.store.objects import ObjectStore
+
+__all__ = ["Replay", "Result", "changed_code", "recorded_experiment", "recorded_run", "replay_run"]
+
+Verdict = Literal["same digest", "equal", "different", "only then", "only now"]
+"""`equal`: the same value, which other bytes stand for, as it may be with what is pickled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result of the recorded run, and of the one now."""
+
+    name: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run, done again."""
+
+    run_id: str
+    """The recorded one."""
+    context: Context
+    """What came out now."""
+    error: StageFailedError | GateFailedError | None
+    results: tuple[Result, ...]
+    changed_code: tuple[str, ...]
+    """Stages whose source is not what it was."""
+
+    @property
+    def is_same(self) -> bool:
+        return all(result.verdict in {"same digest", "equal"} for result in self.results)
+
+
+def changed_code(record: RunRecord, experiment: Experiment, registry: Registry) -> tuple[str, ...]:
+    """The stages whose source is not what it was when the run was recorded."""
+    now = {one.name: stage_identity(type(one.stage))[1] for one in plan_experiment(experiment, registry)}
+    return tuple(one.name for one in record.stages if now.get(one.name, one.source_hash) != one.source_hash)
+
+
+def replay_run(
+    instance: DagsterInstance, run: str, *, registry: Registry | None = None, observers: Sequence[Observer] = ()
+) -> Replay:
+    """Run the experiment of a recorded run again, directly, and compare what comes out with what came out then.
+
+    Compared are metrics, outputs, artifacts, assigns, decisions and the stages' endings; an artifact's path may differ
+    in the run that it names. Raises CrucibleError if nothing is recorded of the run, and what `run_experiment` raises
+    before the first stage.
+    """
+    history = History(instance)
+    record = recorded_run(history, run)
+    registry = builtin_registry() if registry is None else registry
+    experiment = recorded_experiment(record)
+    changed = changed_code(record, experiment, registry)
+    then = history.context(record.run_id)
+    error: StageFailedError | GateFailedError | None = None
+    try:
+        now = run_experiment(experiment, registry=registry, observers=observers)
+    except (StageFailedError, GateFailedError) as failed:
+        now, error = failed.context, failed
+    objects = open_store(instance).objects
+    told = set(then.differences(now))
+    results = [one for part in PARTS for one in _compare_part(objects, then, now, part, told)]
+    results.append(Result("outputs", _compare(objects, list(then.outputs), list(now.outputs))))
+    results += [Result(name, "different" if name in told else "equal") for name in ("decisions", "stages")]
+    return Replay(record.run_id, now, error, tuple(results), changed)
+
+
+def _compare_part(objects: ObjectStore, then: Context, now: Context, part: str, told: set[str]) -> list[Result]:
+    before, after = getattr(then, part), getattr(now, part)
+    found = []
+    for name in dict.fromkeys([*before, *after]):
+        place = f"{part}[{name!r}]"
+        if name not in after:
+            found.append(Result(place, "only then"))
+        elif name not in before:
+            found.append(Result(place, "only now"))
+        elif part == "artifacts" and place not in told:  # a path with the run's id in it
+            found.append(Result(place, "equal"))
+        else:
+            found.append(Result(place, _compare(objects, before[name], after[name])))
+    return found
+
+
+def _compare(objects: ObjectStore, then: Any, now: Any) -> Verdict:
+    try:
+        if objects.ref(then, "")[0].digest == objects.ref(now, "")[0].digest:
+            return "same digest"
+    except StoreError:  # what cannot be stored has no digest
+        pass
+    return "equal" if same(then, now) else "different"

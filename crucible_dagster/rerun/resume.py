@@ -1,0 +1,203 @@
+"""Going on with a run where it stopped: the stages that finished are not run again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    ReexecutionOptions,
+    execute_job,
+)
+
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Experiment,
+    InvalidExperimentError,
+    Observer,
+    Registry,
+    builtin_registry,
+    plan_experiment,
+)
+from crucible_core.observers import replay
+from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.execute.tracing import parent_tags, tracing_here
+from crucible_dagster.execution import QUIET, job_in_processes, outcome
+from crucible_dagster.history.history import History
+from crucible_dagster.history.recorded import recorded_experiment, recorded_run
+from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
+from crucible_dagster.names import last_step, op_names
+from crucible_dagster.processes import is_gone
+from crucible_dagster.store import ContextStore
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import FRESH_TAG
+
+__all__ = ["Resumption", "plan_resumption", "resume_run"]
+
+OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that can go on, and what is to be run."""
+
+    instance: DagsterInstance
+    parent: DagsterRun
+    experiment: Experiment
+    registry: Registry
+    run_config: Mapping[str, Any]
+
+    def execute(
+        self, *, observers: Sequence[Observer] = (), fresh: bool = False, launched_by: LaunchedBy = "python"
+    ) -> Context:
+        """Run what is left, as a new run. Raises what `execute_experiment` raises."""
+        tags = {
+            **launch_tags(launched_by),
+            **parent_tags(),
+            RESUME_RETRY_TAG: "true",
+            **({FRESH_TAG: "true"} if fresh else {}),
+        }
+        with job_in_processes(self.experiment, self.registry, observers) as job:
+            result = execute_job(
+                job,
+                self.instance,
+                run_config=self.run_config,
+                tags={**job.get_definition().tags, **tags},
+                reexecution_options=self._reexecution(),
+            )
+        context, error = outcome(self.experiment, self.instance, result.run_id)
+        if _executor_of(self.run_config, self.experiment) != "in_process":
+            replay(context, tracing_here(observers), error)
+        if error is not None:
+            raise error
+        return context
+
+    def _reexecution(self) -> ReexecutionOptions:
+        last = last_step(self.experiment)
+        ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
+        if any(entry.step_key == last for entry in ended):
+            # It died after its last step and before it said so. That step takes its own result over.
+            return ReexecutionOptions(self.parent.run_id, [last])
+        return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
+
+
+def resume_run(
+    instance: DagsterInstance,
+    run: str,
+    *,
+    registry: Registry | None = None,
+    override: Callable[[Experiment], Experiment] | None = None,
+    force: bool = False,
+    fresh: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Context:
+    """Run the stages of a failed, cancelled or killed run that have no result, as a new run, and return its Context.
+
+    Raises as `plan_resumption` before anything is run, and then what `execute_experiment` raises.
+    """
+    planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
+    return planned.execute(observers=observers, fresh=fresh)
+
+
+def plan_resumption(
+    instance: DagsterInstance,
+    run: str,
+    *,
+    registry: Registry | None = None,
+    override: Callable[[Experiment], Experiment] | None = None,
+    force: bool = False,
+) -> Resumption:
+    """Find out how a run goes on; a run whose process is gone is reported as failed to Dagster.
+
+    What is run is the experiment as recorded with the run, after `override`, which may change options of stages that
+    have no result yet; with the code as it is now. `force` gives up a run that Dagster takes to be running, where it
+    cannot be told whether its process is still there.
+
+    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to go on from;
+    InvalidExperimentError for options of a stage that has a result already, and for wrong ones.
+    """
+    registry = builtin_registry() if registry is None else registry
+    record = recorded_run(History(instance), run)
+    parent = instance.get_run_by_id(record.run_id)
+    assert parent is not None
+    recorded = recorded_experiment(record)
+    experiment = recorded if override is None else override(recorded)
+    plan_experiment(experiment, registry)
+    steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
+    changed = _changed_options(recorded, experiment)
+    store = open_store(instance)
+    for stage in changed:
+        owner = _owner_of_result(instance, store, parent, steps[stage])
+        if owner is not None:
+            raise InvalidExperimentError(
+                f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
+                "experiment anew for that (with `cache: true`, stages that do not depend on it are not run again)"
+            )
+    _give_up(instance, parent, record, force=force)
+    return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
+
+
+def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
+    """See to it that Dagster takes the run for over. Raises CrucibleError if it is not, or may not be."""
+    if run.status in OVER:
+        return
+    if run.status is DagsterRunStatus.SUCCESS:
+        raise CrucibleError(f"run {run.run_id} succeeded; there is nothing to resume")
+    if record.worker is not None and is_gone(record.worker):
+        why = "The process that ran it is gone; it is resumed in another run."
+    elif force:
+        why = "It was given up by hand; it is resumed in another run."
+    else:
+        raise CrucibleError(
+            f"run {run.run_id} is {run.status.value.lower()}, by what Dagster knows, and its process "
+            f"({record.worker or 'not recorded'}) is not known to have ended: cancel the run first, or, if you know it "
+            "to be dead, say --force"
+        )
+    instance.report_run_failed(run, why)
+
+
+def _changed_options(recorded: Experiment, experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Stage -> the options that differ from the recorded ones."""
+    changed = {}
+    for then, now in zip(recorded.pipeline, experiment.pipeline, strict=True):
+        before, after = then.options or {}, now.options or {}
+        differ = {name: value for name, value in after.items() if name not in before or before[name] != value}
+        if differ:
+            changed[now.name] = differ
+    return changed
+
+
+def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> str | None:
+    """The run whose result of the step the run goes on from: its own, or that of a run which it resumed."""
+    one: DagsterRun | None = run
+    while one is not None:
+        if store.has_result(one.run_id, step):
+            return one.run_id
+        inherits = one.step_keys_to_execute is not None and step not in one.step_keys_to_execute
+        one = instance.get_run_by_id(one.parent_run_id) if one.parent_run_id and inherits else None
+    return None
+
+
+def _run_config(
+    config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The config of the run that is resumed with the changed options in it: what is launched from it has them too."""
+    ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
+    for stage, options in changed.items():
+        step = ops.setdefault(names[stage], {})
+        step["config"] = {**(step.get("config") or {}), **options}
+    return {**QUIET, **config, **({"ops": ops} if ops else {})}
+
+
+def _executor_of(config: Mapping[str, Any], experiment: Experiment) -> str:
+    with contextlib.suppress(LookupError, TypeError):
+        ((name, _),) = config["execution"]["config"].items()
+        return str(name)
+    return experiment.execution.executor if experiment.execution else "in_process"

@@ -1,0 +1,99 @@
+"""Why a stage's earlier result was used again, or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dagster import DagsterInstance
+
+from crucible_core import CrucibleError
+from crucible_core.values.messages import closest
+from crucible_dagster.execute.stage_cache import described_read
+from crucible_dagster.history.history import History
+from crucible_dagster.history.recorded import recorded_run
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.lazy import NEVER_THE_SAME
+
+__all__ = ["Explanation", "Part", "explain_reuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that the stage's result depends on."""
+
+    part: str
+    then: str | None
+    """Digest, or text, in the earlier run; None if there was no such thing."""
+    now: str | None
+    """In the run that was asked about."""
+    verdict: Literal["same", "different", "only then", "only now"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What happened to a stage with `cache: true`, and on what its result depends."""
+
+    run_id: str
+    stage: str
+    reused_from: str | None
+    compared_with: str | None
+    """The run that had the last result of this stage of the experiment."""
+    verdict: str
+    parts: tuple[Part, ...]
+
+
+def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanation:
+    """Explain a hit or a miss, part by part.
+
+    Raises CrucibleError if there is no such run or stage, or nothing is kept of the stage.
+    """
+    record = recorded_run(History(instance), run)
+    found = next((one for one in record.stages if one.name == stage), None)
+    if found is None:
+        names = [one.name for one in record.stages]
+        raise CrucibleError(
+            f"run {record.run_id} has no stage {stage!r}{closest(stage, names)}; it has: {', '.join(names)}"
+        )
+    manifest = open_store(instance).find(record.run_id, found.step)
+    if manifest is None:
+        raise CrucibleError(
+            f"stage {stage!r} has no result in run {record.run_id}: it failed, or was done by another run"
+        )
+    adopted = manifest.notes.get("adopted_from")
+    if adopted is not None:
+        verdict = f"{stage} was not run: its result is that of run {adopted}, which this one goes on from"
+        return Explanation(record.run_id, stage, None, None, verdict, ())
+    notes: Mapping[str, Any] | None = manifest.notes.get("reuse")
+    if notes is None:
+        verdict = f"{stage} was run: its entry in the experiment does not say `cache: true`"
+        return Explanation(record.run_id, stage, None, None, verdict, ())
+    depends = {**notes["key"], **{described_read(tuple(read)): digest for read, digest in notes["reads"]}}
+    if notes.get("from"):
+        verdict = f"{stage} was reused from run {notes['from']}: everything that the result depends on is the same"
+        same = tuple(Part(name, digest, digest, "same") for name, digest in depends.items())
+        return Explanation(record.run_id, stage, notes["from"], notes["from"], verdict, same)
+    now = tuple(Part(name, None, digest, "only now") for name, digest in depends.items())
+    never = [name for name, digest in depends.items() if digest == NEVER_THE_SAME]
+    if never:
+        verdict = f"{stage} was run: it reads ctx.{never[0]}, which is different in every run"
+        return Explanation(record.run_id, stage, None, None, verdict, now)
+    if notes.get("fresh"):
+        return Explanation(record.run_id, stage, None, None, f"{stage} was run, because --fresh was said", now)
+    if notes.get("last") is None:
+        verdict = f"{stage} was run: there was no earlier result of this stage of the experiment"
+        return Explanation(record.run_id, stage, None, None, verdict, now)
+    parts = tuple(_part(part) for part in notes["parts"])
+    differ = [part.part for part in parts if part.verdict != "same"]
+    verdict = f"{stage} was run: since run {notes['last']}, this is different: {', '.join(differ)}"
+    return Explanation(record.run_id, stage, None, notes["last"], verdict, parts)
+
+
+def _part(found: Mapping[str, Any]) -> Part:
+    then, now = found["then"], found["now"]
+    if then == now:
+        return Part(found["part"], then, now, "same")
+    if then is None or now is None:
+        return Part(found["part"], then, now, "only now" if then is None else "only then")
+    return Part(found["part"], then, now, "different")

@@ -1,0 +1,67 @@
+"""Which runs the store keeps, by what Dagster knows of them."""
+
+from __future__ import annotations
+
+import time
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from crucible_core import CrucibleError
+from crucible_dagster.store import ContextStore
+from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import PINNED_TAG
+
+__all__ = ["PINNED_TAG", "collect", "pin"]
+
+DAY = 24 * 3600.0
+FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+NOT_FINISHED_STATUSES = tuple(status for status in DagsterRunStatus if status not in FINISHED)
+
+
+def collect(
+    instance: DagsterInstance,
+    *,
+    days: float,
+    delete: bool = False,
+    store: ContextStore | None = None,
+    grace: float = GRACE_SECONDS,
+) -> Collected:
+    """Remove from the store what only runs older than `days` refer to, but for pinned ones and those still at work.
+
+    Runs that Dagster does not know (any more) count by the time of the last thing they wrote. A run is also kept as
+    long as one that resumed it is. Raises StoreError if a manifest that is kept is damaged.
+    """
+    if days < 0:
+        raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
+    store = open_store(instance) if store is None else store
+    since = time.time() - days * DAY
+    # Also those that have written nothing yet: they may be about to go on from another.
+    at_work = instance.get_runs(filters=RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+    kept: set[str] = set()
+    for run in at_work:
+        _keep_with_ancestors(instance, run, kept)
+    for run_id in store.runs():
+        record = instance.get_run_record_by_id(run_id)
+        if record is not None:
+            run = record.dagster_run
+            ended = record.end_time or record.update_timestamp.timestamp()
+            if run.tags.get(PINNED_TAG) == "true" or ended >= since:
+                _keep_with_ancestors(instance, run, kept)
+
+    def keep(run_id: str, written: float) -> bool:
+        return run_id in kept or (instance.get_run_by_id(run_id) is None and written >= since)
+
+    return collect_garbage(store, keep, delete=delete, grace=grace)
+
+
+def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
+    """Keep a run in the store for good, or no longer."""
+    instance.add_run_tags(run_id, {PINNED_TAG: "true" if pinned else "false"})
+
+
+def _keep_with_ancestors(instance: DagsterInstance, run: DagsterRun | None, kept: set[str]) -> None:
+    """A run, and those that it goes on from: what resumed a run may be resumed itself."""
+    while run is not None and run.run_id not in kept:
+        kept.add(run.run_id)
+        run = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None

@@ -1,0 +1,62 @@
+"""The tags of runs, each spelled once."""
+
+from __future__ import annotations
+
+FRESH_TAG = "crucible/fresh"
+"""On a run: `true` has every stage run, also those whose earlier results fit."""
+
+
+LAUNCHED_BY_TAG = "crucible/launched_by"
+
+
+USER_TAG = "user"
+"""Dagster's own tag for who launched a run, which its UI shows."""
+
+
+VARIANT_TAG = "crucible/variant"
+"""On a run: the variant of the experiment that it ran, or nothing."""
+
+
+PARTITION_TAG = "dagster/partition"
+"""Dagster's own tag for the partition that a run is of."""
+
+
+TICK_TAG = "crucible/tick"
+"""On a run: the time of the tick that it was launched for, in UTC (ISO 8601)."""
+
+
+UPDATE_TAG = "crucible/update"
+"""On a run: a digest of the materializations that it was launched for."""
+
+
+LOCATION_TAG = "crucible/location"
+"""On a run that the command line launches for a tick: the code location and repository of the schedule."""
+
+
+SUPERSEDED_TAG = "crucible/superseded"
+"""On a run: why another one does the work that it was launched for."""
+
+
+SCHEDULE_NAME_TAG = "dagster/schedule_name"
+
+
+SENSOR_NAME_TAG = "dagster/sensor_name"
+
+
+EXPERIMENT_TAG = "crucible/experiment"
+"""On a run: the id of its experiment."""
+
+
+GATES_TAG = "crucible/gates"
+"""On a run that was judged: the verdict over all its gates."""
+
+
+CRON_TAG = "crucible/cron"
+"""On a run: the cron schedule and time zone by which its tick came."""
+
+
+UPDATED_TAG = "crucible/updated"
+"""On a run: the materializations that it was launched for."""
+
+
+PINNED_TAG = "crucible/pinned"
