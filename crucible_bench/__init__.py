@@ -4,76 +4,82 @@ Nothing here knows of pipelines. Every result carries an effect size with an int
 assumed, and each choice that was made on the way.
 """
 
-from crucible_bench.analysis import Analysis, FamilyChoice, analyse, choose_family
-from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
-from crucible_bench.data.summary import GroupSummary, summarize
-from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
-from crucible_bench.decisions.rankings import (
-    BestSet,
-    Contender,
-    Ranking,
-    RankingProcedure,
-    indistinguishable_from_best,
-    rank_over_blocks,
-)
-from crucible_bench.declaration import Declaration
-from crucible_bench.effect_size import EffectSize, effect_size
-from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
-from crucible_bench.errors import CannotTestError
-from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
-from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
-from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
-from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
-from crucible_bench.hypothesis_tests.normality import Normality, shapiro_wilk
-from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
-from crucible_bench.hypothesis_tests.proportions import (
-    compare_paired_proportions,
-    compare_proportions,
-    proportion_interval,
-    proportion_test,
-)
-from crucible_bench.hypothesis_tests.repeated_measures import Sphericity, sphericity
-from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
-from crucible_bench.hypothesis_tests.run_test import run_test
-from crucible_bench.multiple.corrections import adjust_p_values
-from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
-from crucible_bench.multiple.families import Comparison, FamilyResult, pairwise_tests
-from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
-from crucible_bench.power.planned_power import foresee
-from crucible_bench.power.power import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
-from crucible_bench.result import Choice, TestResult
-from crucible_bench.sequential.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
-from crucible_bench.sequential.confidence_sequences import (
-    ConfidenceSequence,
-    EProcess,
-    SequenceName,
-    betting_sequence,
-    empirical_bernstein_sequence,
-    normal_mixture_sequence,
-    paired_e_values,
-    sequence_difference,
-    t_mixture_sequence,
-)
-from crucible_bench.sequential.group_sequential import (
-    GroupSequentialPlan,
-    Spending,
-    crossing_probabilities,
-    group_sequential_plan,
-    spent_alpha,
-)
-from crucible_bench.vocabulary import (
-    OTHER_TESTS,
-    TEST_ALIASES,
-    TEST_NAMES,
-    Alternative,
-    CorrectionName,
-    Design,
-    EffectSizeName,
-    FamilyName,
-    Outcome,
-    TestName,
-    canonical_test_name,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crucible_bench.analysis import Analysis, FamilyChoice, analyse, choose_family
+    from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
+    from crucible_bench.data.summary import GroupSummary, summarize
+    from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
+    from crucible_bench.decisions.rankings import (
+        BestSet,
+        Contender,
+        Ranking,
+        RankingProcedure,
+        indistinguishable_from_best,
+        rank_over_blocks,
+    )
+    from crucible_bench.declaration import Declaration
+    from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
+    from crucible_bench.errors import CannotTestError
+    from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
+    from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
+    from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
+    from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
+    from crucible_bench.hypothesis_tests.normality import Normality, shapiro_wilk
+    from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
+    from crucible_bench.hypothesis_tests.proportions import (
+        compare_paired_proportions,
+        compare_proportions,
+        proportion_interval,
+        proportion_test,
+    )
+    from crucible_bench.hypothesis_tests.repeated_measures import Sphericity, sphericity
+    from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
+    from crucible_bench.hypothesis_tests.run_test import run_test
+    from crucible_bench.multiple.corrections import adjust_p_values
+    from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
+    from crucible_bench.multiple.families import Comparison, FamilyResult, pairwise_tests
+    from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
+    from crucible_bench.named_effect_size import EffectSize, effect_size
+    from crucible_bench.power.planned_power import foresee
+    from crucible_bench.power.power import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+    from crucible_bench.result import Choice, TestResult
+    from crucible_bench.sequential.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
+    from crucible_bench.sequential.confidence_sequences import (
+        ConfidenceSequence,
+        EProcess,
+        SequenceName,
+        betting_sequence,
+        empirical_bernstein_sequence,
+        normal_mixture_sequence,
+        paired_e_values,
+        sequence_difference,
+        t_mixture_sequence,
+    )
+    from crucible_bench.sequential.group_sequential import (
+        GroupSequentialPlan,
+        Spending,
+        crossing_probabilities,
+        group_sequential_plan,
+        spent_alpha,
+    )
+    from crucible_bench.vocabulary import (
+        OTHER_TESTS,
+        TEST_ALIASES,
+        TEST_NAMES,
+        Alternative,
+        CorrectionName,
+        Design,
+        EffectSizeName,
+        FamilyName,
+        Outcome,
+        TestName,
+        canonical_test_name,
+    )
 
 __all__ = [
     "OTHER_TESTS",
@@ -170,3 +176,118 @@ __all__ = [
     "tukey_hsd",
     "watch_baseline",
 ]
+
+# Where each name is defined, relative to this package: a module is imported when one of its names is first used.
+_HOMES = {
+    "Alternative": "vocabulary",
+    "Analysis": "analysis",
+    "BaselineWatch": "sequential.baseline_watch",
+    "BestSet": "decisions.rankings",
+    "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
+    "CannotTestError": "errors",
+    "Choice": "result",
+    "ClusteredMean": "hypothesis_tests.clusters",
+    "Comparison": "multiple.families",
+    "CompleteGroups": "data.missing",
+    "ConfidenceSequence": "sequential.confidence_sequences",
+    "Contender": "decisions.rankings",
+    "CorrectionName": "vocabulary",
+    "Declaration": "declaration",
+    "Design": "vocabulary",
+    "Draw": "power.power",
+    "EProcess": "sequential.confidence_sequences",
+    "EffectSize": "effect_size",
+    "EffectSizeName": "vocabulary",
+    "FamilyChoice": "analysis",
+    "FamilyName": "vocabulary",
+    "FamilyResult": "multiple.families",
+    "GroupSequentialPlan": "sequential.group_sequential",
+    "GroupSummary": "data.summary",
+    "Interpretation": "effect_sizes.interpretation",
+    "MarginResult": "decisions.equivalence",
+    "MissingValue": "data.missing",
+    "Normality": "hypothesis_tests.normality",
+    "OTHER_TESTS": "vocabulary",
+    "OneSampleTest": "hypothesis_tests.one_sample",
+    "Outcome": "vocabulary",
+    "Plan": "power.power",
+    "PlannedTest": "power.power",
+    "Ranking": "decisions.rankings",
+    "RankingProcedure": "decisions.rankings",
+    "SequenceName": "sequential.confidence_sequences",
+    "Spending": "sequential.group_sequential",
+    "Sphericity": "hypothesis_tests.repeated_measures",
+    "TEST_ALIASES": "vocabulary",
+    "TEST_NAMES": "vocabulary",
+    "TestChoice": "hypothesis_tests.choose_test",
+    "TestName": "vocabulary",
+    "TestResult": "result",
+    "Verdict": "decisions.equivalence",
+    "WatchVerdict": "sequential.baseline_watch",
+    "adjust_p_values": "multiple.corrections",
+    "analyse": "analysis",
+    "betting_sequence": "sequential.confidence_sequences",
+    "bootstrap_interval": "hypothesis_tests.bootstrap_interval",
+    "canonical_test_name": "vocabulary",
+    "chi_square_test": "hypothesis_tests.contingency",
+    "choose_family": "analysis",
+    "choose_test": "hypothesis_tests.choose_test",
+    "clustered_mean": "hypothesis_tests.clusters",
+    "clustered_ttest": "hypothesis_tests.clusters",
+    "compare_paired_proportions": "hypothesis_tests.proportions",
+    "compare_proportions": "hypothesis_tests.proportions",
+    "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
+    "crossing_probabilities": "sequential.group_sequential",
+    "drop_missing": "data.missing",
+    "dunn": "multiple.dunn_nemenyi",
+    "dunnett": "multiple.tukey_dunnett",
+    "effect_size": "named_effect_size",
+    "empirical_bernstein_sequence": "sequential.confidence_sequences",
+    "find_missing": "data.missing",
+    "fisher_exact_test": "hypothesis_tests.contingency",
+    "foresee": "power.planned_power",
+    "games_howell": "multiple.tukey_dunnett",
+    "group_sequential_plan": "sequential.group_sequential",
+    "indistinguishable_from_best": "decisions.rankings",
+    "interpret": "effect_sizes.interpretation",
+    "judge_margin": "decisions.equivalence",
+    "judge_new_value": "decisions.equivalence",
+    "minimum_detectable_effect": "power.power",
+    "nemenyi": "multiple.dunn_nemenyi",
+    "normal_mixture_sequence": "sequential.confidence_sequences",
+    "one_sample_test": "hypothesis_tests.one_sample",
+    "paired_e_values": "sequential.confidence_sequences",
+    "pairwise_tests": "multiple.families",
+    "power_of": "power.power",
+    "proportion_interval": "hypothesis_tests.proportions",
+    "proportion_test": "hypothesis_tests.proportions",
+    "rank_over_blocks": "decisions.rankings",
+    "run_test": "hypothesis_tests.run_test",
+    "sample_size": "power.power",
+    "sequence_difference": "sequential.confidence_sequences",
+    "shapiro_wilk": "hypothesis_tests.normality",
+    "spent_alpha": "sequential.group_sequential",
+    "sphericity": "hypothesis_tests.repeated_measures",
+    "summarize": "data.summary",
+    "t_mixture_sequence": "sequential.confidence_sequences",
+    "tukey_hsd": "multiple.tukey_dunnett",
+    "watch_baseline": "sequential.baseline_watch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name not in {"numpy", "scipy"}:
+            raise
+        what = f"{__name__}.{name} needs {error.name}: pip install 'crucible-dagster[stats]'"
+        raise ModuleNotFoundError(what, name=error.name) from error
+    found = globals()[name] = getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

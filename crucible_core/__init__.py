@@ -45,6 +45,9 @@ from crucible_core.values.jsonable import to_jsonable
 
 __version__ = "0.1.0"
 
+# Modules by the names they had before, until version 1.0.
+__path__.append(f"{__path__[0]}/moved")
+
 __all__ = [
     "Baseline",
     "Context",

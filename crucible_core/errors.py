@@ -144,3 +144,11 @@ class MissingExtraError(CrucibleError):
         super().__init__(f"{what} needs the extra {extra!r}: pip install 'crucible-dagster[{extra}]'")
         self.what = what
         self.extra = extra
+
+
+def __getattr__(name: str) -> Any:
+    # By their old names, which stored failures have: until version 1.0.
+    from crucible_core.moved import moved_names  # noqa: PLC0415
+
+    homes = dict.fromkeys(["GateFailedError", "RunInterrupted", "StageFailedError"], "crucible_core.run_errors")
+    return moved_names(__name__, homes)(name)

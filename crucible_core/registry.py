@@ -34,7 +34,7 @@ class Registry:
         *,
         importable: Collection[str] | str | None = None,
     ) -> None:
-        checked = dict(stages or {})
+        checked: dict[str, type[Stage] | EntryPoint] = dict(stages or {})
         for name, found in checked.items():
             if not isinstance(found, EntryPoint):
                 _check_stage(found, f"the stage registered as {name!r}")
@@ -141,23 +141,21 @@ class Registry:
 
 
 def builtin_registry() -> Registry:
-    """The stages of this package and those that installed packages offer under the entry point group
-    `crucible.stages`. The environment variable CRUCIBLE_IMPORTABLE, a comma-separated list of packages, limits what
-    experiment files may import; unset, they may import anything.
+    """The stages that installed packages, this one among them, offer as entry points of the group `crucible.stages`.
+
+    The environment variable CRUCIBLE_IMPORTABLE, a comma-separated list of packages, limits what experiment files may
+    import; unset, they may import anything.
 
     Raises CrucibleError if two packages offer a stage under one name.
     """
-    from crucible_core.stages import BUILTIN_STAGES  # noqa: PLC0415  # they need the registry themselves
-
-    found: dict[str, type[Stage] | EntryPoint] = dict(BUILTIN_STAGES)
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
-        if entry.name in found:
-            other = found[entry.name]
-            first = other.value if isinstance(other, EntryPoint) else f"{other.__module__}:{other.__qualname__}"
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
             raise InvalidExperimentError(
-                f"two packages register a stage {entry.name!r}: {first} and {entry.value}; uninstall or rename one"
+                f"two packages register a stage {entry.name!r}: {other.value} and {entry.value}; "
+                "uninstall or rename one"
             )
-        found[entry.name] = entry
     listed = os.environ.get(IMPORTABLE_VARIABLE)
     importable = None if listed is None else [part.strip() for part in listed.split(",") if part.strip()]
     return Registry(found, importable=importable)

@@ -16,8 +16,9 @@ from dagster import (
     ScheduleDefinition,
     SensorDefinition,
 )
+from dagster_shared.libraries import DagsterLibraryRegistry
 
-from crucible_core import Experiment, InvalidExperimentError, Registry, builtin_registry, load_experiment
+from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
 from crucible_core.ir.loading import MAX_BYTES
 from crucible_core.report.output_files import output_root
@@ -29,6 +30,9 @@ from crucible_dagster.compile.job import job_for
 from crucible_dagster.names import same_names
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
+
+# Dagster shows the libraries of a code location, and their versions.
+DagsterLibraryRegistry.register("crucible-dagster", __version__, is_dagster_package=False)
 
 PathLike = str | os.PathLike[str]
 SUFFIXES = frozenset({".json", ".yaml", ".yml"})

@@ -15,6 +15,7 @@ from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingE
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.loading import parse_scalar
+from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.trace import Observer, StageFailed
 from crucible_core.values.jsonable import to_json_text
@@ -22,12 +23,9 @@ from crucible_core.values.messages import closest
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
-
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
 )
-
-
 set_options = click.option(
     "--set",
     "overrides",
@@ -106,9 +104,9 @@ def run_and_show(
     sys.exit(code)
 
 
-def _chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
+def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
     if variant is not None:
-        experiment = experiment.with_variant(variant)
+        experiment = experiment.with_variant(variant, builtin_registry())
     return experiment if seed is None else experiment.with_seed(seed)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`, and the commands of crucible_dagster.cli.
+"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
 
 Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
 """
@@ -6,13 +6,11 @@ Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupt
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import io
 import json
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ import click
 from crucible_core import __version__
 from crucible_core.cli.common import (
     INVALID,
-    _chosen,
+    chosen,
     input_errors,
+    json_option,
     nothing_else_on_stdout,
     run_and_show,
     run_options,
@@ -30,56 +29,20 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.context import Context
-from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError
+from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.errors import InvalidExperimentError
 from crucible_core.gates.judge import judge_gates
 from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.gates import GateResult
 from crucible_core.ir.loading import load_experiment
 from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.telemetry.run import run_traced
 from crucible_core.values.jsonable import to_json_text
 
-__all__ = [
-    "INVALID",
-    "LATER",
-    "input_errors",
-    "main",
-    "nothing_else_on_stdout",
-    "run_and_show",
-    "set_options",
-    "with_overrides",
-]
+__all__ = ["main"]
 
 
-LATER = {
-    "runs": "List the runs that Dagster has kept, newest first.",
-    "show": "Show everything about one run.",
-    "compare": "Show what two runs do not have in common.",
-    "resume": "Go on with a failed, cancelled or killed run where it stopped.",
-    "replay": "Run a recorded run again, without Dagster, and compare the results.",
-    "why": "Say why a stage's earlier result was, or was not, used again.",
-    "ticks": "List the ticks of an experiment's schedule, and what became of each: a run, skipped, missed.",
-    "store": "Look after the context store, which keeps what the stages of Dagster's runs returned.",
-}
-"""The commands of crucible_dagster.cli: loading them would load dagster, which takes over a second."""
-
-
-class _LaterCommand(click.Command):
-    """A command whose name and first sentence are known, and whose module is loaded when it is called."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        with input_errors():
-            if importlib.util.find_spec("dagster") is None:
-                raise MissingExtraError(f"crucible {self.name}", "dagster")
-            from crucible_dagster.cli import COMMANDS  # noqa: PLC0415  # loads dagster
-        return COMMANDS[str(self.name)].make_context(info_name, args, parent, **extra)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="crucible")
 def main() -> None:
     """Experiments as small files, run as pipelines of stages."""
@@ -88,46 +51,29 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
-@main.command()
+@main.command(cls=RunCommand)
 @click.argument("file")
 @run_options
 @set_options
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else there."
-)
-@click.option(
-    "--dagster",
-    "on_dagster",
-    is_flag=True,
-    help="Run the compiled job on Dagster: the instance of DAGSTER_HOME, or one under .crucible/.",
-)
-@click.option("--fresh", is_flag=True, help="Run every stage, also those with `cache: true` (with --dagster).")
+@json_option
 def run(
-    file: str,
-    variant: str | None,
-    seed: int | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
-    on_dagster: bool,
-    fresh: bool,
+    file: str, variant: str | None, seed: int | None, overrides: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
-        experiment = with_overrides(_chosen(load_experiment(file), variant, seed), overrides)
-        execute, recorded = _dagster_runner(fresh=fresh) if on_dagster else (run_traced, None)
-        if fresh and not on_dagster:
-            raise CrucibleError("--fresh goes with --dagster: a direct run keeps no results, and uses none again")
+        experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
+        runner, options = chosen_runner(options)
+        execute = run_traced if runner is None else runner.load()
         planned = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
-    heading = f"{experiment.id}{shown} run {run_id}{' on Dagster' if on_dagster else ''}"
     run_and_show(
-        heading,
+        f"{experiment.id}{shown} run {run_id}{f' {runner.where}' if runner else ''}",
         len(experiment.pipeline),
-        lambda observers: execute(experiment, run_id=run_id, observers=observers),
-        lambda context: recorded(context.run_id) if recorded else judge_gates(context, planned),
+        lambda observers: execute(experiment, run_id=run_id, observers=observers, **options),
+        lambda context: judge_gates(context, planned),
         as_json=as_json,
-        resumable=on_dagster,
+        resumable=runner is not None and runner.resumable,
     )
 
 
@@ -146,7 +92,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 experiment = load_experiment(file)
                 if variant is not None:
                     plan_experiment(experiment, builtin_registry())
-                experiment = _chosen(experiment, variant, seed)
+                experiment = chosen(experiment, variant, seed)
                 warnings[file] = advice(experiment, plan_experiment(experiment, builtin_registry()))
         except InvalidExperimentError as error:
             findings[file] = [
@@ -198,10 +144,6 @@ def schema() -> None:
     click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2))
 
 
-for _name, _sentence in LATER.items():
-    main.add_command(_LaterCommand(_name, help=_sentence))
-
-
 def _print_stage(one: Mapping[str, Any]) -> None:
     click.echo(f"{one['name']}\n\n{one['description']}\n")
     properties = one["schema"].get("properties", {})
@@ -210,16 +152,3 @@ def _print_stage(one: Mapping[str, Any]) -> None:
         click.echo(f"  {option}: {one['types'][option]}  ({state})")
         if properties[option].get("description"):
             click.echo("      " + " ".join(properties[option]["description"].split()))
-
-
-def _dagster_runner(*, fresh: bool) -> tuple[Callable[..., Context], Callable[[str], Sequence[GateResult]]]:
-    """What runs an experiment on Dagster, and what tells the results of a run's gates."""
-    if importlib.util.find_spec("dagster") is None:
-        raise MissingExtraError("running on Dagster", "dagster")
-    from crucible_dagster import History, execute_experiment, open_instance  # noqa: PLC0415  # loads dagster
-
-    def recorded(run_id: str) -> Sequence[GateResult]:
-        with open_instance() as instance:
-            return History(instance).gates(run_id)
-
-    return functools.partial(execute_experiment, launched_by="cli", fresh=fresh), recorded

@@ -11,21 +11,19 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from crucible_bench.vocabulary import CorrectionName, EffectSizeName, TestSpelling
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
+from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Schedule, Trigger
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
 from crucible_core.values.messages import closest, describe_mistake, listing
-
-if TYPE_CHECKING:
-    from crucible_core.registry import Registry
 
 __all__ = [
     "Execution",
@@ -178,6 +176,13 @@ class Source:
             self.shown,
             lambda: {found[size:]: position for found, position in self.find().items() if found[:size] == place},
         )
+
+
+class Resolver(Protocol):
+    """What finds the class behind an entry of a pipeline: a Registry."""
+
+    def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[BaseModel]:
+        """The stage's class; modules are also looked for in `folder`. Raises UnknownStageError."""
 
 
 class Experiment(Node):
@@ -333,18 +338,13 @@ class Experiment(Node):
         carried = {name: copy.deepcopy(value) for name in _CARRIED if (value := getattr(self, name)) is not None}
         return self.model_copy(update=carried) if carried else self
 
-    def with_variant(self, name: str, registry: Registry | None = None) -> Experiment:
+    def with_variant(self, name: str, resolver: Resolver) -> Experiment:
         """The same experiment with the options of one of its variants, whose name is then its `variant`.
 
-        `registry`, by default `builtin_registry()`, knows the stages, and so which options are themselves mappings, of
-        which a variant replaces a part. Raises InvalidExperimentError if there is no such variant, UnknownStageError if
-        it names a stage that the pipeline does not have, or one that does not exist.
+        `resolver`, a Registry, finds the stages, whose schemas say which options are themselves mappings: a variant
+        replaces a part of such an option. Raises InvalidExperimentError if there is no such variant, UnknownStageError
+        if it names a stage that the pipeline does not have, or one that does not exist.
         """
-        from crucible_core.ir.option_schema import (  # noqa: PLC0415  # they need the experiment themselves
-            merge_options,
-        )
-        from crucible_core.registry import builtin_registry  # noqa: PLC0415
-
         variants = self.variants or {}
         if name not in variants:
             raise InvalidExperimentError(
@@ -358,13 +358,12 @@ class Experiment(Node):
                     "the experiment file"
                 )
             return self
-        registry = builtin_registry() if registry is None else registry
         changed = self.model_copy(update={"variant": name})
         changed.__pydantic_fields_set__.add("variant")
         for stage, options in variants[name].items():
             index = self.index_of(stage, "variants", name, stage)
             definition = self.pipeline[index]
-            found = registry.resolve(definition, folder=self.folder)
+            found = resolver.resolve(definition, folder=self.folder)
             merged = merge_options(found, definition.options or {}, options)
             changed = changed.with_options(stage, {option: merged[option] for option in options})
         moved: dict[Place, Place | None] = {

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from crucible_core.stage import Stage
+from pydantic import BaseModel
 
 __all__ = ["Schema", "merge_options", "nested_model", "resolve_schema", "schema_of", "without_null"]
 
@@ -18,11 +18,11 @@ Schema = Mapping[str, Any]
 
 
 @functools.cache
-def schema_of(stage: type[Stage]) -> Schema:
+def schema_of(stage: type[BaseModel]) -> Schema:
     return stage.model_json_schema()
 
 
-def merge_options(stage: type[Stage], options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_options(stage: type[BaseModel], options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The options with those that `changes` gives replaced."""
     schema = schema_of(stage)
     return _merge(schema, schema.get("$defs", {}), options, changes)

@@ -1,8 +1,8 @@
 """The schedule of an experiment: which runs a tick launches, late ticks and missed ones among them.
 
 Dagster's daemon evaluates a schedule for the newest tick that has passed, once, and again if it was cut off; older ones
-it passes over. Whatever is launched for a tick is tagged with it, and `crucible_dagster.execute.run_claims` sees to it that one run
-does the work.
+it passes over. Whatever is launched for a tick is tagged with it, and `crucible_dagster.execute.run_claims` sees to it
+that one run does the work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dagster import (
     SkipReason,
 )
 
-from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule, builtin_registry
 from crucible_core.ir.vocabulary import MissedTicks, ScheduleStatus
 from crucible_dagster.automation.ticks import Tick, Ticks, cron_of, state_of_tick, ticks_of
 from crucible_dagster.compile.run_settings import config_of_variant, tags_of_variant
@@ -174,7 +174,7 @@ def run_missed(instance: DagsterInstance, experiment: Experiment, tick: Tick, lo
     }
     variant = experiment.schedule.variant
     try:
-        run = experiment if variant is None else experiment.with_variant(variant)
+        run = experiment if variant is None else experiment.with_variant(variant, builtin_registry())
         execute_experiment(run, instance=instance, launched_by="cli", tags=tags)
     except CrucibleError as error:
         return str(error)

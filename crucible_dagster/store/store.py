@@ -8,7 +8,7 @@ for whoever reads last month's runs.
 | `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
-| `reuse/...`                            | which results may be used again: `crucible_dagster.execute.stage_cache`              |
+| `reuse/...`                            | which results may be used again: `execute.stage_cache`                 |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 """
 

@@ -1,0 +1,135 @@
+"""What other packages add to the command line, found by entry points: commands, and places to run an experiment.
+
+An entry of `crucible.commands` is a click command. An entry of `crucible.runners` is a Runner, offered as
+`crucible run --NAME`. Both are loaded by `crucible --help` too, so their modules should be light: see `LazyCommand`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+import click
+
+from crucible_core.cli.common import input_errors
+from crucible_core.context import Context
+from crucible_core.errors import CrucibleError
+from crucible_core.values.messages import error_text
+
+__all__ = ["COMMANDS_GROUP", "RUNNERS_GROUP", "CommandGroup", "LazyCommand", "RunCommand", "Runner", "chosen_runner"]
+
+T = TypeVar("T")
+
+COMMANDS_GROUP = "crucible.commands"
+RUNNERS_GROUP = "crucible.runners"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A place to run an experiment other than this process."""
+
+    help: str
+    """What `crucible run --help` says of it."""
+    where: str
+    """For the heading of the run: `on Dagster`."""
+    load: Callable[[], Callable[..., Context]]
+    """Imports what it needs and returns `run(experiment, *, run_id, observers, **options) -> Context`."""
+    options: Sequence[click.Option] = ()
+    """Further options of `crucible run` that go with this runner; their values reach `run` by name."""
+    resumable: bool = False
+    """Whether `crucible resume` can go on with a run of it that failed."""
+
+
+class LazyCommand(click.Command):
+    """A command that is known by its name and help, and whose module is imported when it is called.
+
+    `target` names the command itself, as `package.module:attribute`; `prepare` is called before the import, to say what
+    is not installed.
+    """
+
+    def __init__(self, name: str, help: str, target: str, prepare: Callable[[str], None] = lambda _: None) -> None:  # noqa: A002  # click's word
+        super().__init__(name, help=help)
+        self.target = target
+        self.prepare = prepare
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with input_errors():
+            self.prepare(f"crucible {self.name}")
+            module, _, attribute = self.target.partition(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command.make_context(info_name, args, parent, **extra)
+
+
+class CommandGroup(click.Group):
+    """A group whose commands are its own and those of `crucible.commands`; its own come first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(entry.name for entry in _entries(COMMANDS_GROUP) if entry.name not in own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        entry = next((entry for entry in _entries(COMMANDS_GROUP) if entry.name == cmd_name), None)
+        return None if entry is None else _load(entry, click.Command)
+
+
+class RunCommand(click.Command):
+    """`crucible run`, with a flag for each runner, and the runners' options."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        *own, help_option = super().get_params(ctx)
+        added: list[click.Parameter] = []
+        for name, runner in runners().items():
+            added += [click.Option([f"--{name}"], is_flag=True, help=runner.help), *runner.options]
+        return [*own, *added, help_option]
+
+
+def chosen_runner(options: Mapping[str, Any]) -> tuple[Runner | None, dict[str, Any]]:
+    """The runner whose flag is set among the options of `crucible run`, and the values of its own options.
+
+    Raises CrucibleError for two flags, or an option of a runner that is not chosen.
+    """
+    known = runners()
+    flagged = [name for name in known if options[_parameter(name)]]
+    if len(flagged) > 1:
+        raise CrucibleError(f"one run has one place to run: give one of {', '.join(f'--{name}' for name in flagged)}")
+    for name, runner in known.items():
+        given = [option for option in runner.options if options[str(option.name)] != option.default]
+        if given and name not in flagged:
+            raise CrucibleError(f"{given[0].opts[0]} goes with --{name}")
+    if not flagged:
+        return None, {}
+    runner = known[flagged[0]]
+    return runner, {str(option.name): options[str(option.name)] for option in runner.options}
+
+
+def _parameter(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def runners() -> dict[str, Runner]:
+    """The runners of the installed packages, by name."""
+    return {entry.name: _load(entry, Runner) for entry in _entries(RUNNERS_GROUP)}
+
+
+def _entries(group: str) -> list[EntryPoint]:
+    return sorted(entry_points(group=group), key=lambda entry: entry.name)
+
+
+def _load(entry: EntryPoint, kind: type[T]) -> T:
+    what = f"the entry point {entry.name!r} ({entry.value}) of {entry.group}"
+    with input_errors():
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise CrucibleError(f"{what} cannot be loaded: {error_text(error)}") from error
+        if not isinstance(found, kind):
+            raise CrucibleError(f"{what} is a {type(found).__name__}, not a {kind.__name__}")
+        return found

@@ -1,0 +1,5 @@
+"""Moved to `crucible_core.report`; this name goes with version 1.0."""
+
+from crucible_core.moved import moved_package
+
+__getattr__ = moved_package(__name__, "crucible_core.report")

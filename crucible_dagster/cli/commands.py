@@ -1,0 +1,57 @@
+"""The commands and the runner as `crucible --help` shows them, without importing Dagster, which takes over a second."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import click
+
+from crucible_core import Context
+from crucible_core.cli.extensions import LazyCommand, Runner
+from crucible_core.errors import MissingExtraError
+
+__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "why"]
+
+
+def _need_dagster(what: str) -> None:
+    if importlib.util.find_spec("dagster") is None:
+        raise MissingExtraError(what, "dagster")
+
+
+def _command(name: str, sentence: str, module: str) -> LazyCommand:
+    return LazyCommand(name, sentence, f"crucible_dagster.cli.{module}:{name}", prepare=_need_dagster)
+
+
+runs = _command("runs", "List the runs that Dagster has kept, newest first.", "runs")
+show = _command("show", "Show everything about one run.", "runs")
+compare = _command("compare", "Show what two runs do not have in common.", "runs")
+resume = _command("resume", "Go on with a failed, cancelled or killed run where it stopped.", "rerun")
+replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
+why = _command("why", "Say why a stage's earlier result was, or was not, used again.", "rerun")
+ticks = _command(
+    "ticks", "List the ticks of an experiment's schedule, and what became of each: a run, skipped, missed.", "ticks"
+)
+store = _command(
+    "store", "Look after the context store, which keeps what the stages of Dagster's runs returned.", "store"
+)
+
+
+def _load_runner() -> Callable[..., Context]:
+    _need_dagster("running on Dagster")
+    from crucible_dagster.cli.runner import run_on_dagster  # noqa: PLC0415  # loads dagster
+
+    return run_on_dagster
+
+
+dagster = Runner(
+    help="Run the compiled job on Dagster: the instance of DAGSTER_HOME, or one under .crucible/.",
+    where="on Dagster",
+    load=_load_runner,
+    options=(
+        click.Option(
+            ["--fresh"], is_flag=True, help="Run every stage, also those with `cache: true` (with --dagster)."
+        ),
+    ),
+    resumable=True,
+)

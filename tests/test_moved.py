@@ -1,0 +1,105 @@
+"""What was stored, or imported, under the names of before the packages were parted."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+import crucible_core
+from crucible_bench import CannotTestError, effect_size, judge_margin, run_test, sample_size, summarize
+from crucible_core import GateResult, InvalidOptionsError, StageFailedError
+from crucible_dagster.store import ContextStore
+
+HERE = Path(__file__).parent
+MOVED = Path(crucible_core.__file__).parent / "moved"
+RUN, FAILURE = (f"00000000-0000-4000-8000-0000000000{number}" for number in (11, 12))
+GROUPS = {"old": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "new": [2.5, 3.0, 4.5, 5.0, 6.0, 7.5]}
+
+
+@pytest.fixture
+def store() -> ContextStore:
+    return ContextStore(UPath(HERE / "stores" / "one_package"))
+
+
+@pytest.mark.filterwarnings("ignore:crucible_core:DeprecationWarning")
+def test_a_context_stored_before_the_packages_were_parted_is_read_value_for_value(store: ContextStore) -> None:
+    context = store.load(RUN, "bench")
+    kept = dict(context.assigns)
+    assert kept["test_result"] == run_test("ttest", GROUPS)
+    assert kept["margin"] == judge_margin(GROUPS, 1.0)
+    assert kept["effect"] == effect_size("hedges_g", GROUPS)
+    assert kept["power"] == sample_size("ttest", 0.5)
+    assert kept["summary"] == summarize(GROUPS["old"])
+    assert kept["picture"].svg.startswith("<svg")
+    assert kept["section"].title == "Numbers"
+    assert kept["mapping"] == {"a": 1}
+    assert kept["records"] == [1, 2]
+    assert [event.kind for event in kept["trace"]] == ["decision", "stage_succeeded"]
+    assert kept["experiment"] == context.experiment
+    assert kept["gate"] == GateResult(
+        gate="g", status="passed", severity="error", blocking=False, sentence="it holds", numbers={"value": 1.0}
+    )
+    assert (type(kept["error"]), kept["error"].test, kept["error"].reason) == (
+        CannotTestError,
+        "ttest",
+        "too few values",
+    )
+    assert isinstance(kept["mistake"], InvalidOptionsError)
+    assert context.metrics["bench"]["tests"]["ttest"]["p_value"] == run_test("ttest", GROUPS).p_value
+    assert list(context.outputs) == [{"item": 1, "score": 0.5}, {"item": 2, "score": 0.75}]
+    assert context.completed_stages == ("validate", "keep", "bench")
+
+
+@pytest.mark.filterwarnings("ignore:crucible_core:DeprecationWarning")
+def test_a_failure_stored_before_the_packages_were_parted_is_read(store: ContextStore) -> None:
+    failure = store.load_failure(FAILURE, "fail")
+    assert failure is not None
+    error = failure.to_error()
+    assert isinstance(error, StageFailedError)
+    assert error.stage == "fail"
+    assert isinstance(error.__cause__, CannotTestError)
+    assert error.__cause__.test == "ttest"
+
+
+OLD_NAMES = sorted(
+    ".".join(["crucible_core", *path.relative_to(MOVED).with_suffix("").parts]).removesuffix(".__init__")
+    for path in MOVED.rglob("*.py")
+    if path.parent != MOVED or path.name != "__init__.py"
+)
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_a_module_that_moved_is_found_by_its_old_name_with_a_warning_that_has_the_new_one(name: str) -> None:
+    parent = name.rpartition(".")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(parent)
+    sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match=rf"^{name} is now crucible_\w+(\.\w+)*; the old name goes"):
+        module = importlib.import_module(name)
+    if module.__name__ != name:
+        assert sys.modules[module.__name__] is module
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("crucible_core.errors", "StageFailedError"),
+        ("crucible_core.errors", "GateFailedError"),
+        ("crucible_core.errors", "RunInterrupted"),
+        ("crucible_core.gates", "GateResult"),
+        ("crucible_core.gates", "NoRegression"),
+        ("crucible_core.stats", "run_test"),
+    ],
+)
+def test_a_name_that_moved_is_found_in_its_old_module(module: str, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = getattr(importlib.import_module(module), name)
+    assert found.__name__ == name
+    assert found.__module__ != module
