@@ -36,7 +36,7 @@ class Runner:
     where: str
     """For the heading of the run: `on Dagster`."""
     load: Callable[[], Callable[..., Context]]
-    """Imports what it needs and returns `run(experiment, *, run_id, observers, **options) -> Context`."""
+    """Imports what it needs and returns `run(plan, *, run_id, observers, **options) -> Context`."""
     options: Sequence[click.Option] = ()
     """Further options of `crucible run` that go with this runner; their values reach `run` by name."""
     resumable: bool = False
