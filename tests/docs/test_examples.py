@@ -30,7 +30,7 @@ from crucible_core import (
     run_experiment,
 )
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS = EXAMPLES / "digits" / "digits.yaml"
 RETRIEVAL = EXAMPLES / "retrieval" / "retrieval.yaml"
 

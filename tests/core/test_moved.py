@@ -15,7 +15,7 @@ from crucible_bench import CannotTestError, effect_size, judge_margin, run_test,
 from crucible_core import GateResult, InvalidOptionsError, StageFailedError
 from crucible_dagster.store import ContextStore
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 MOVED = Path(crucible_core.__file__).parent / "moved"
 RUN, FAILURE = (f"00000000-0000-4000-8000-0000000000{number}" for number in (11, 12))
 GROUPS = {"old": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "new": [2.5, 3.0, 4.5, 5.0, 6.0, 7.5]}

@@ -32,7 +32,7 @@ from postgres import DEPLOYED, Postgres
 from crucible_core import Experiment
 from crucible_dagster import execute_experiment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 

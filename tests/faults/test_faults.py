@@ -40,7 +40,7 @@ from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.manifest import read_document, write_document
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 EXECUTORS = ["in_process", "multiprocess"]
 ENDS_WITHIN = 5.0

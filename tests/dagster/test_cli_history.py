@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from dagster import DagsterInstance
@@ -16,10 +19,11 @@ from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import Context, StageFailedError, Trace, load_experiment
-from crucible_core.cli.main import LATER, main
+from crucible_core.cli.extensions import LazyCommand
+from crucible_core.cli.main import main
 from crucible_core.report import TRACE_FORMATS
 from crucible_dagster import execute_experiment
-from crucible_dagster.cli import COMMANDS
+from crucible_dagster.cli import commands
 
 HOSTILE = "\x1b[31mred [bold]not bold[/bold] \x07"
 
@@ -60,10 +64,14 @@ MEASURE = {"name": "measure", "options": {"value": 0.25}}
 
 
 def test_the_commands_are_listed_with_the_sentence_that_their_own_help_begins_with() -> None:
-    assert LATER.keys() == COMMANDS.keys()
+    lazy = {name: one for name, one in vars(commands).items() if isinstance(one, LazyCommand)}
+    assert {entry.name for entry in entry_points(group="crucible.commands")} == lazy.keys()
     listed = " ".join(crucible("--help").stdout.split())
-    for name, sentence in LATER.items():
-        assert COMMANDS[name].get_short_help_str(200) == sentence.rstrip(".") + "." * sentence.endswith(".")
+    for name, command in lazy.items():
+        sentence = str(command.help)
+        module, _, attribute = command.target.partition(":")
+        real: click.Command = getattr(importlib.import_module(module), attribute)
+        assert real.get_short_help_str(200) == sentence.rstrip(".") + "." * sentence.endswith(".")
         assert f"{name} {sentence[:40]}" in listed
         assert sentence in " ".join(crucible(name, "--help").stdout.split())
 

@@ -24,7 +24,7 @@ from crucible_core import load_experiment
 from crucible_dagster import execute_experiment
 from crucible_dagster.store.io_manager import open_store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 CHROMIUM = shutil.which("chromium")
 

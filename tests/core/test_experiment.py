@@ -37,7 +37,7 @@ from crucible_core.ir.fields import Node
 from crucible_core.ir.gates import Baseline, Gate, NoRegression
 from crucible_core.report import RENDERERS, SUFFIXES
 
-GUIDES = Path(__file__).parents[1] / "docs"
+GUIDES = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("name", ["a", "A1", "_private", "gpt-4o.mini_v2", "0", "a" * 128, "a..b", "a--"])

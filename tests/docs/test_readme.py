@@ -11,7 +11,7 @@ import pytest
 
 from crucible_core import load_experiment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 

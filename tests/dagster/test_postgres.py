@@ -16,7 +16,7 @@ from postgres import Postgres, dagster_home
 from crucible_core import Experiment
 from crucible_dagster import execute_experiment
 
-PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())
 
 OPEN = """
 import os, sys

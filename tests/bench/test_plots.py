@@ -830,7 +830,7 @@ def test_tikz_draws_what_the_svg_draws(picture: Picture) -> None:
 
 
 def test_the_pictures_of_the_documentation_are_those_that_its_script_draws() -> None:
-    docs = Path(__file__).parent.parent / "docs"
+    docs = Path(__file__).parent.parent.parent / "docs"
     drawn = runpy.run_path(str(docs / "draw_pictures.py"))["pictures"]()
     said = (docs / "reports.md").read_text()
     for name, one in drawn.items():

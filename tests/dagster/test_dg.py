@@ -18,7 +18,7 @@ import crucible_dagster
 
 COMMAND = Path(sys.executable).with_name("dg")
 DEFS = Path("src/my_project/defs")
-GUIDE = Path(__file__).parent.parent / "docs" / "add-to-a-project.md"
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "add-to-a-project.md"
 
 # What `create-dagster project my-project` writes, but for what installs it.
 PROJECT = {

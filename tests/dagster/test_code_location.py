@@ -132,7 +132,7 @@ def test_a_job_of_the_project_that_is_named_like_an_experiment_is_refused_by_its
 
 
 def test_the_ten_lines_of_the_guide_work(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    guide = Path(__file__).parent.parent / "docs" / "add-to-a-project.md"
+    guide = Path(__file__).parent.parent.parent / "docs" / "add-to-a-project.md"
     (lines,) = re.findall(r"```python\n(from pathlib .*?)```", guide.read_text(), re.DOTALL)
     assert len(lines.splitlines()) <= 12
     write("src/my_project/experiments/a.yaml", "a")
