@@ -116,6 +116,11 @@ class _Function(Observer):
         return repr(self._function)
 
 
+def _wants_updates(observer: Observer) -> bool:
+    kind = type(observer)
+    return kind.on_progress is not Observer.on_progress or kind.on_metrics is not Observer.on_metrics
+
+
 class Audience:
     """The observers of a run, made once: tells all of them, and logs what one raises."""
 
@@ -178,11 +183,6 @@ class Audience:
 
 
 NOBODY = Audience(())
-
-
-def _wants_updates(observer: Observer) -> bool:
-    kind = type(observer)
-    return kind.on_progress is not Observer.on_progress or kind.on_metrics is not Observer.on_metrics
 
 
 class Updates:

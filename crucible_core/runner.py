@@ -167,7 +167,8 @@ def _check(result: object, planned: PlannedStage, context: Context) -> None:
     )
     if not same_run:
         raise ValueError(
-            f"stage {name!r} returned a Context that it did not make from the ctx it was given; return one that it did"
+            f"stage {name!r} returned a Context that it did not make from ctx; "
+            "return one made from the ctx it was given"
         )
 
 

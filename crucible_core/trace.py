@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter
@@ -130,8 +131,11 @@ class Decision(_Event):
     """How sure the stage is, 0 to 1, where it can say."""
 
     def __post_init__(self) -> None:
-        if self.confidence is not None and not 0 <= self.confidence <= 1:
-            raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {self.confidence!r}")
+        sure = self.confidence
+        if sure is not None and not (isinstance(sure, Real) and 0 <= sure <= 1):
+            raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {sure!r}")
+        if not isinstance(self.alternatives, tuple):
+            self.__dict__["alternatives"] = tuple(self.alternatives)
 
 
 @dataclass(frozen=True, kw_only=True)
