@@ -22,8 +22,8 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was set for one run."""
+class RunSettings:
+    """What was set for one run, beside the options of its stages."""
 
     variant: str | None = None
     seed: int | None = None
@@ -32,7 +32,9 @@ class Settings:
     library_log_level: LogLevel = "WARNING"
 
 
-DEFAULTS = Settings()
+DEFAULTS = RunSettings()
+
+Settings = RunSettings  # the name that event_log and captured_logs import
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +45,4 @@ class CompiledExperiment:
     registry: Registry
     observers: Sequence[Observer]
     op_names: tuple[str, ...]
-    settings: Settings = DEFAULTS
+    settings: RunSettings = DEFAULTS
