@@ -1,8 +1,8 @@
 """A stage's options as a small tree, made once per stage class from its JSON schema.
 
-Op config, `--set`, variants and `crucible stages` read this tree, and no other module reads the JSON schema of a stage:
-what a reference, `anyOf` with null or a discriminator means is decided here. The tree is made as far as somebody looks,
-so that a type that refers to itself has a tree too.
+Op config, `--set`, variants and `crucible stages` read this tree. No other module reads the JSON schema of a stage:
+what a reference, `anyOf` with null or a discriminator means is decided here. Each level of the tree is made when it is
+first read, so that a type that refers to itself has a tree too.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ Kind = Literal[
 ]
 """What values an option takes.
 
-`choice`: one of `choices`. `list`: with `item` or `items`. `mapping`: names of one's own, each with an `item`.
-`model`: the names of `children`. `union_by_tag`: one of several models, told by their field `tag`. `scalar_or_more`: a
-scalar, or else a list, mapping or model. `union`: any other of several `alternatives`. `anything`: no more is known.
+`choice`: one of `choices`. `list`: see `item` and `items`. `mapping`: any names, each value an `item`. `model`: the
+names of `children`. `union_by_tag`: one of several models, which their field `tag` distinguishes. `scalar_or_more`: two
+`alternatives`, a scalar and a list, mapping or model. `union`: any other `alternatives`. `anything`: the schema does
+not say.
 """
 
 Bound = Literal[
@@ -75,7 +76,7 @@ class Option:
     """One option of a stage, or a part of one: a field of a nested model, an item of a list, an alternative."""
 
     name: str
-    """As the experiment file has it; empty for an item and an alternative."""
+    """As in the experiment file; empty for an item and an alternative."""
     kind: Kind
     description: str | None = None
     required: bool = False
@@ -88,9 +89,9 @@ class Option:
     format: str | None = None
     """That of JSON schema: `date`, `path`, `password` and others."""
     tag: str | None = None
-    """Of a union by tag, the field that tells its models apart."""
+    """Of a union by tag, the field that distinguishes its models."""
     only_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of a field that not all models of a union by tag have: the tag, and its values for those that do."""
+    """Of a field that only some models of a union by tag have: the tag, and the values of those models."""
     takes_others: bool = False
     """Whether names other than those of `children` are allowed."""
     _schema: _Schema = field(default_factory=dict, repr=False)
@@ -116,12 +117,12 @@ class Option:
         return bool(kinds & _WITH_PARTS) or any(one.alternatives for one in self.alternatives)
 
     def part(self, name: str) -> Option:
-        """What the value of this name in a mapping is: of kind `anything` where the name is not known."""
+        """What the value under this name can be: of kind `anything` if the name is not known."""
         return self.children.get(name) or (self.kind == "mapping" and self.item) or _ANYTHING
 
     @functools.cached_property
     def item(self) -> Option | None:
-        """What each item of a list, or each value of a mapping, is; None where they differ or may be anything."""
+        """What each item of a list, or each value of a mapping, is; None if they differ or can be anything."""
         if self.kind == "mapping":
             schema = self._schema.get("additionalProperties")
         else:
@@ -156,9 +157,9 @@ def option_tree(stage: type[BaseModel]) -> Option:
 
 
 def merge_options(stage: type[BaseModel], options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with those that `changes` gives replaced.
+    """The options, with those in `changes` replaced.
 
-    Of an option that is itself a model, only the fields that are given are replaced; any other is replaced whole.
+    Of an option that is itself a model, only the given fields are replaced; any other option is replaced as a whole.
     """
     return _merge(option_tree(stage), options, changes)
 
@@ -175,7 +176,7 @@ def _merge(tree: Option, options: Mapping[str, Any], changes: Mapping[str, Any])
 
 
 class _LenientSchema(GenerateJsonSchema):
-    """JSON schema in which a type that has none, such as a class of one's own, is anything."""
+    """JSON schema in which a type that has no schema, such as a class that pydantic does not know, can be anything."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:  # noqa: ARG002
         return {}
@@ -202,6 +203,8 @@ def _read(name: str, schema: _Schema, defs: _Schema, *, required: bool = False) 
     some, nullable = whole, False
     while (alternatives := _without_null(some)) is not None:
         some, nullable = _resolve(alternatives, defs), True
+    if _is_secret(whole):
+        some = {**some, "writeOnly": True}
     kind = _kind(some, defs)
     tag = _tag(some, defs) if kind == "union_by_tag" else None
     models = [some] if tag is None else _models(some, defs)
@@ -223,7 +226,7 @@ def _read(name: str, schema: _Schema, defs: _Schema, *, required: bool = False) 
 
 
 def _resolve(schema: _Schema, defs: _Schema) -> _Schema:
-    """The schema with its reference, if it is one, looked up; what stands beside the reference stays."""
+    """The schema with its reference, if it has one, looked up; keys beside the reference stay."""
     if "$ref" in schema:
         found = _resolve(defs.get(str(schema["$ref"]).rpartition("/")[2], {}), defs)
         return {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
@@ -267,7 +270,7 @@ def _is_scalar_or_more(alternatives: Iterable[_Schema], defs: _Schema) -> bool:
 
 
 def _tag(schema: _Schema, defs: _Schema) -> str | None:
-    """The field that tells the models of `oneOf` apart, if there is one and its values are texts."""
+    """The field that distinguishes the models of `oneOf`, if there is one and its values are texts."""
     tag: str | None = schema.get("discriminator", {}).get("propertyName")
     if tag is None or not all(tag in one.get("properties", {}) for one in _models(schema, defs)):
         return None
@@ -305,6 +308,10 @@ def _fields_by_tag(tag: str, schema: _Schema, defs: _Schema) -> dict[str, Option
     return fields
 
 
+def _is_secret(schema: _Schema) -> bool:
+    return schema.get("writeOnly") is True
+
+
 def _has_secret(schema: Any, defs: _Schema, seen: set[str]) -> bool:
     if isinstance(schema, list):
         return any(_has_secret(one, defs, seen) for one in schema)
@@ -314,4 +321,4 @@ def _has_secret(schema: Any, defs: _Schema, seen: set[str]) -> bool:
         seen.add(reference)
         if _has_secret(_resolve({"$ref": reference}, defs), defs, seen):
             return True
-    return schema.get("writeOnly") is True or any(_has_secret(one, defs, seen) for one in schema.values())
+    return _is_secret(schema) or any(_has_secret(one, defs, seen) for one in schema.values())

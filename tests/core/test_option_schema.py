@@ -91,6 +91,7 @@ class Options(Stage):
     any: Any = None
     token: SecretStr = SecretStr("")
     foreign: Foreign | None = None
+    key: Annotated[str | None, Field(json_schema_extra={"writeOnly": True})] = None
 
     def run(self, ctx: Context) -> Context:
         return ctx
@@ -153,7 +154,7 @@ def test_required_and_default_are_those_of_the_stage() -> None:
 
 def test_null_is_taken_off_wherever_it_stands() -> None:
     nullable = {name for name, one in TREE.children.items() if one.nullable}
-    assert nullable == {"colour", "power", "maybe", "day", "foreign"}
+    assert nullable == {"colour", "power", "maybe", "day", "foreign", "key"}
     item = TREE.children["sizes"].item
     assert item is not None
     assert (item.kind, item.nullable) == ("integer", True)
@@ -192,7 +193,7 @@ def test_a_secret_is_found_however_deep_it_is() -> None:
         holder = type(f"Level{index}", (BaseModel,), {"__annotations__": {"inner": list[holder]}})
     deep = type("Deep", (Stage,), {"__annotations__": {"levels": holder}, "run": lambda _, ctx: ctx})
     assert option_tree(deep).children["levels"].secret
-    assert {name for name, one in TREE.children.items() if one.secret} == {"token"}
+    assert {name for name, one in TREE.children.items() if one.secret} == {"token", "key"}
 
 
 def test_a_name_that_is_not_known_can_be_anything() -> None:
@@ -205,7 +206,7 @@ def test_what_has_parts_is_what_can_be_a_mapping() -> None:
     without = {name for name, one in TREE.children.items() if not one.has_parts}
     assert without == {
         *("name", "count", "share", "loud", "nothing", "mode", "only", "colour", "power", "less", "sizes", "pair"),
-        *("mixed", "layers", "either", "several", "nested", "turn", "day", "token"),
+        *("mixed", "layers", "either", "several", "nested", "turn", "day", "token", "key"),
     }
 
 
