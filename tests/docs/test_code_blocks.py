@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -130,8 +130,12 @@ def blocks_of(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
-def written(*languages: str) -> list[Any]:
-    return [pytest.param(block, id=str(block)) for block in BLOCKS if block.language in languages]
+def written(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def each(blocks: Iterable[Block]) -> list[Any]:
+    return [pytest.param(block, id=str(block)) for block in blocks]
 
 
 FILES = {
@@ -195,8 +199,7 @@ def test_no_block_is_missed() -> None:
 
 
 def test_every_block_of_commands_has_some() -> None:
-    of_commands = [block for block in BLOCKS if block.language in ("console", "bash")]
-    assert [str(block) for block in of_commands if not list(commands_of(block))] == []
+    assert [str(block) for block in written("console", "bash") if not list(commands_of(block))] == []
 
 
 def test_every_reason_for_not_running_something_is_about_what_is_there() -> None:
@@ -209,8 +212,7 @@ def test_every_reason_for_not_running_something_is_about_what_is_there() -> None
 # --- Python --------------------------------------------------------------------------------------------------------
 
 PROGRAMS = {
-    page: [block for block in BLOCKS if block.page == page and block.language == "python"]
-    for page in dict.fromkeys(block.page for block in BLOCKS if block.language == "python")
+    block.page: [other for other in written("python") if other.page == block.page] for block in written("python")
 }
 SLOW = re.compile(r"crucible_dagster|examples/|opentelemetry")
 
@@ -261,8 +263,7 @@ def yaml_blocks(*kinds: str) -> list[Any]:
 
 
 def test_every_yaml_block_is_of_a_kind_that_is_checked() -> None:
-    kinds = {str(block): kind_of(block) for block in BLOCKS if block.language == "yaml"}
-    assert [block for block, kind in kinds.items() if kind == "nothing that this test knows"] == []
+    assert [str(block) for block in written("yaml") if kind_of(block) == "nothing that this test knows"] == []
 
 
 @pytest.mark.parametrize("block", yaml_blocks("experiment", "stages", "gate"))
@@ -338,18 +339,19 @@ def test_a_component_of_a_page_is_loaded_into_a_project(block: Block, scaffolded
     assert [job.name for job in jobs if not job.name.startswith("__")]
 
 
-@pytest.mark.parametrize("block", written("json", "toml"))
-def test_data_of_a_page_can_be_read(block: Block) -> None:
-    {"json": json.loads, "toml": tomllib.loads}[block.language](block.text)
+def test_data_of_the_pages_can_be_read() -> None:
+    for language, read in {"json": json.loads, "toml": tomllib.loads}.items():
+        for block in written(language):
+            assert read(block.text), block
 
 
-@pytest.mark.parametrize("block", written("dockerfile"))
-def test_an_image_of_a_page_is_made_as_the_one_that_it_is_made_from(block: Block) -> None:
+def test_the_images_of_the_pages_are_made_as_the_one_that_they_are_made_from() -> None:
     ours = (ROOT / "deploy" / "Dockerfile").read_text()
-    instructions = re.findall(r"^[A-Z]+", block.text, re.MULTILINE)
-    assert instructions[0] == "FROM"
-    assert [one for one in instructions if not re.search(rf"^{one} ", ours, re.MULTILINE)] == []
-    assert [path for path in re.findall(r"(?<!\S)/\S+", block.text) if path not in ours] == []
+    for block in written("dockerfile"):
+        instructions = re.findall(r"^[A-Z]+", block.text, re.MULTILINE)
+        assert instructions[0] == "FROM", block
+        assert [one for one in instructions if not re.search(rf"^{one} ", ours, re.MULTILINE)] == [], block
+        assert [path for path in re.findall(r"(?<!\S)/\S+", block.text) if path not in ours] == [], block
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -443,7 +445,7 @@ def exists(words: list[str], page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [pytest.param(one, id=str(one)) for one in BLOCKS if list(commands_of(one))])
+@pytest.mark.parametrize("block", each(block for block in BLOCKS if list(commands_of(block))))
 def test_the_commands_of_a_block_exist(block: Block) -> None:
     for _, words in commands_of(block):
         exists(words, ROOT / block.page)
@@ -506,21 +508,24 @@ def loosely(text: str) -> str:
     return " ".join(re.sub(r"\bby \w+$|\bby \w+(?=  )", "by someone", text, flags=re.MULTILINE).split())
 
 
-def is_shown(shown: str, said: str) -> bool:
-    """Whether each line was said, in this order; `…` stands for anything."""
-    parts = [re.escape(loosely(part)) for part in re.split(r"[…\n]", shown)]
-    return bool(re.search(".*?".join(parts), loosely(said)))
+def not_said(shown: str, said: str) -> str | None:
+    """The first piece of what is shown that was not said after those before it: lines end a piece, and so does `…`."""
+    said, position = loosely(said), 0
+    for piece in map(loosely, re.split(r"[…\n]", shown)):
+        found = said.find(piece, position)
+        if found < 0:
+            return piece
+        position = found + len(piece)
+    return None
 
 
-def told_blocks() -> Iterator[Any]:
-    for block in BLOCKS:
-        ours = any(words[0] == "crucible" for _, words in commands_of(block))
-        if ours and not any(block.page == page and block.text.startswith(start) for page, start in NOT_RUN_HERE):
-            yield pytest.param(block, id=str(block))
+def is_told(block: Block) -> bool:
+    ours = any(words[0] == "crucible" for _, words in commands_of(block))
+    return ours and not any(block.page == page and block.text.startswith(start) for page, start in NOT_RUN_HERE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", told_blocks())
+@pytest.mark.parametrize("block", each(filter(is_told, BLOCKS)))
 def test_what_is_shown_of_a_command_is_what_it_says(block: Block, story: Story) -> None:
     ours = [
         (line, shown) for line, shown in lines_of(block) if any(words[0] == "crucible" for _, words in words_of(line))
@@ -528,4 +533,4 @@ def test_what_is_shown_of_a_command_is_what_it_says(block: Block, story: Story) 
     for place, (line, shown) in enumerate(ours):
         code, said = story.run(line, again=line in [earlier for earlier, _ in ours[:place]])
         assert (code != 0) == ("error: " in shown), said
-        assert is_shown(shown, said), said
+        assert not_said(shown, said) is None, said
