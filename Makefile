@@ -45,10 +45,11 @@ dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster instance migrate
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster dev -w workspace.yaml
 
-lint: $(VENV)/dev ## Check style and types
+lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/typos
 
 docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html
 	$(BIN)/python docs/assemble_site.py
