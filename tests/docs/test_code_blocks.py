@@ -6,12 +6,12 @@ import contextlib
 import importlib
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
 import tomllib
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -21,18 +21,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from page_blocks import BLOCKS, PAGES, ROOT, Block, blocks_of, commands_of, lines_of, words_of, written
 from ruamel.yaml import YAML
 
 from crucible_core import Experiment, Registry, Stage, builtin_registry, load_experiment, plan_experiment
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PAGES = [
-    *(page for page in map(ROOT.joinpath, ["README.md", "CONTRIBUTING.md", "SECURITY.md"]) if page.exists()),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *(ROOT / folder / "README.md" for folder in ("deploy", "benchmarks")),
-]
-
 pytestmark = pytest.mark.xdist_group("code_blocks")  # one folder, one scaffolded project and one story for them all
 
 # --- what the pages take for granted -------------------------------------------------------------------------------
@@ -78,9 +72,9 @@ NOT_RUN = {
     "make": "the targets are what runs these tests, or servers",
     "pip": "installs from an index",
     "python": "the benchmarks take minutes",
-    "docker": "there is no docker where the tests run; test_deploy.py starts what compose would",
+    "docker": "there is no docker where the tests run; dagster/test_deploy.py starts what compose would",
     "dagster": "starts servers, or makes the tables that every test with a Dagster home has",
-    "dg": "takes seconds each time; test_dg.py runs these once, and holds what they say against the page",
+    "dg": "takes seconds each time; dagster/test_dg.py runs these once, and holds what they say against the page",
     "export": "the tests have a Dagster home of their own",
     "mkdir": "the same",
     "touch": "the same",
@@ -89,49 +83,15 @@ NOT_RUN = {
 """Programs whose commands are held against what exists, and not run: why."""
 
 NOT_RUN_HERE = {
-    ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see test_otel.py",
-    ("docs/schedules.md", "$ crucible ticks experiments/nightly.yaml"): "wants days of ticks; see test_schedules.py",
+    ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see dagster/test_otel.py",
+    (
+        "docs/schedules.md",
+        "$ crucible ticks experiments/nightly.yaml",
+    ): "wants days of ticks; see dagster/test_schedules.py",
 }
 """Blocks with commands of `crucible` that are not run, by page and beginning: why."""
 
-# --- the blocks ----------------------------------------------------------------------------------------------------
-
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^ *```$", re.DOTALL | re.MULTILINE)
-NAMED = re.compile(r"`([\w./-]+\.\w+)`:\s*$")
-
-
-@dataclass(frozen=True)
-class Block:
-    page: str
-    line: int
-    language: str
-    text: str
-    file: str | None
-    """The file that the block is, if the text before it ends with its name: `coins.yaml`."""
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text()
-    return [
-        Block(
-            page.relative_to(ROOT).as_posix(),
-            text.count("\n", 0, fence.start()) + 1,
-            fence["language"],
-            textwrap.dedent(fence["text"]),
-            named[1] if (named := NAMED.search(text, 0, fence.start())) else None,
-        )
-        for fence in FENCE.finditer(text)
-    ]
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-
-
-def written(*languages: str) -> list[Block]:
-    return [block for block in BLOCKS if block.language in languages]
+# --- where the blocks are run ----------------------------------------------------------------------------------------
 
 
 def each(blocks: Iterable[Block]) -> list[Any]:
@@ -184,6 +144,9 @@ def execute(text: str, file: str, namespace: dict[str, Any]) -> None:
     """As a file, so that the source can be looked up: descriptions of options are strings in it."""
     Path(file).write_text(text)
     exec(compile(text, Path(file).resolve(), "exec"), namespace)
+
+
+# --- all blocks ----------------------------------------------------------------------------------------------------
 
 
 def test_every_block_is_of_a_language_that_is_checked() -> None:
@@ -257,9 +220,7 @@ def kind_of(block: Block) -> str:
 
 
 def yaml_blocks(*kinds: str) -> list[Any]:
-    return [
-        pytest.param(block, id=str(block)) for block in BLOCKS if block.language == "yaml" and kind_of(block) in kinds
-    ]
+    return each(block for block in written("yaml") if kind_of(block) in kinds)
 
 
 def test_every_yaml_block_is_of_a_kind_that_is_checked() -> None:
@@ -299,8 +260,8 @@ def test_a_run_config_of_a_page_is_valid(block: Block) -> None:
 @pytest.fixture(scope="module")
 def scaffolded(folder: Path) -> Mapping[Path, str]:
     """The files that `dg` wrote for the command of docs/add-to-a-project.md, with their texts."""
-    written = [words for block in BLOCKS for _, words in commands_of(block)]
-    (command,) = [words for words in written if words[:3] == ["dg", "scaffold", "defs"]]
+    commands = [words for block in BLOCKS for _, words in commands_of(block)]
+    (command,) = [words for words in commands if words[:3] == ["dg", "scaffold", "defs"]]
     environment = {"HOME": str(folder), "PATH": "", "PYTHONPATH": f"{folder / 'src'}:{ROOT}", "NO_COLOR": "1"}
     done = subprocess.run(
         [BIN / command[0], *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -311,18 +272,31 @@ def scaffolded(folder: Path) -> Mapping[Path, str]:
 
 @pytest.mark.slow
 def test_what_a_page_says_that_dg_writes_is_what_it_writes(scaffolded: Mapping[Path, str]) -> None:
-    page = "docs/add-to-a-project.md"
+    texts = {file.suffix: text for file, text in scaffolded.items()}
+    guide = [block for block in BLOCKS if block.page == "docs/add-to-a-project.md"]
     reader = YAML(typ="safe")
-    written = {file.suffix: text for file, text in scaffolded.items()}
-    (shown,) = [
-        block.text
-        for block in BLOCKS
-        if block.page == page and f"id: {next(iter(scaffolded)).parent.name}" in block.text
-    ]
-    assert reader.load(shown) == reader.load(written[".yaml"])
-    excerpts = [block.text for block in PROGRAMS[page] if block.text.startswith("@stage")]
+    assert reader.load(texts[".yaml"]) in [reader.load(block.text) for block in guide if block.language == "yaml"]
+    excerpts = [block.text for block in guide if block.text.startswith("@stage")]
     assert excerpts
-    assert [text for text in excerpts if text not in written[".py"]] == []
+    assert [text for text in excerpts if text not in texts[".py"]] == []
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_copied_is_refused_as_a_page_shows(scaffolded: Mapping[Path, str]) -> None:
+    from dagster import load_from_defs_folder
+
+    (block,) = [block for block in written("console") if "is taken by experiment" in block.text]
+    ((_, shown),) = lines_of(block)
+    for file, text in scaffolded.items():
+        copy = file.parents[1] / "again" / file.name.replace("fair_coin", "again")
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(text.replace("id: fair_coin", "id: fair-coin").replace("stages_fair_coin", "stages_again"))
+        file.write_text(text)
+    sys.path.insert(0, str(Path("src").resolve()))
+    with pytest.raises(Exception, match="Error while building definitions for again") as caught:
+        load_from_defs_folder(path_within_project=file.parent)
+    shutil.rmtree(copy.parent)
+    assert not_said(shown, "".join(traceback.format_exception(caught.value))) is None
 
 
 @pytest.mark.slow
@@ -355,43 +329,6 @@ def test_the_images_of_the_pages_are_made_as_the_one_that_they_are_made_from() -
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
-
-
-def lines_of(block: Block) -> Iterator[tuple[str, str]]:
-    """Each command line with what the page shows of what it says."""
-    text = block.text.replace("\\\n", " ")
-    if block.language == "console":
-        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-            line, _, shown = part.partition("\n")
-            yield line, shown
-    elif block.language in ("bash", "text"):
-        known = {"crucible", *NOT_RUN}
-        yield from ((line, "") for line in text.splitlines() if block.language == "bash" or line.split(" ")[0] in known)
-
-
-def words_of(line: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """The commands of a line: what each sets in its environment, and its words."""
-    reader = shlex.shlex(line, posix=True, punctuation_chars=True)
-    reader.whitespace_split = True
-    words: list[str] = []
-    for word in [*reader, ";"]:
-        if word not in {";", "&&", "||", "|"}:
-            words.append(word)
-            continue
-        if ">" in words:
-            del words[words.index(">") :]
-        settings: dict[str, str] = {}
-        while words and (setting := re.fullmatch(r"([A-Z_]+)=(.*)", words[0])):
-            settings[setting[1]] = setting[2]
-            del words[0]
-        if words:
-            yield settings, words
-        words = []
-
-
-def commands_of(block: Block) -> Iterator[tuple[dict[str, str], list[str]]]:
-    for line, _ in lines_of(block):
-        yield from words_of(line)
 
 
 def click_program(name: str) -> click.Command:
