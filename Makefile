@@ -8,7 +8,7 @@ EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 .PHONY: help demo test conformance dev lint docs bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 # A folder of its own for each set of extras, so that `make demo` does not install what only the tests need.
 $(VENV)/demo: pyproject.toml

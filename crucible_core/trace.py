@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ class _Event:
     # Read by a TypeAdapter, which checks everything; made by the runner, which knows what it makes: a pydantic model
     # costs half as much again to make. Equality and text are of this class: generated for each of the others, they
     # double what importing them costs.
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     stage: str
     """Name of the stage in the pipeline."""
@@ -70,7 +71,7 @@ class _Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        found: dict[str, Any] = _event_adapter().dump_python(self, mode="json")  # type: ignore[arg-type]
+        found: dict[str, Any] = json.loads(self.to_json())
         return found
 
     def to_json(self) -> str:
@@ -182,14 +183,18 @@ Event = Annotated[
 Ending = StageSucceeded | StageFailed | StageSkipped
 
 
+# JSON has no infinities, and gates may.
+_AS_TEXT = ConfigDict(ser_json_inf_nan="strings")
+
+
 @functools.cache
 def _event_adapter() -> TypeAdapter[Event]:
-    return TypeAdapter(Event)
+    return TypeAdapter(Event, config=_AS_TEXT)
 
 
 @functools.cache
 def _events_adapter() -> TypeAdapter[tuple[Event, ...]]:
-    return TypeAdapter(tuple[Event, ...])
+    return TypeAdapter(tuple[Event, ...], config=_AS_TEXT)
 
 
 class Trace(PersistentList[Event]):

@@ -32,5 +32,5 @@ PRELOADED_MODULES = (
     "dagster._core.storage.local_compute_log_manager",
     "crucible_dagster",
     "crucible_core.stages",
-    "crucible_dagster.preload",
+    "crucible_dagster.compile.preload",
 )

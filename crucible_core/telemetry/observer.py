@@ -112,23 +112,25 @@ class OpenTelemetryObserver(Observer):
         )
 
     def run_started(self, experiment_id: str, run_id: str) -> None:
-        spans = self.spans_of(experiment_id, run_id)
-        _current.set({**_current.get(), self: spans})
+        _current.set((*_current.get(), (self, self.spans_of(experiment_id, run_id))))
 
     def on_event(self, event: Event) -> None:
-        if (spans := _current.get().get(self)) is not None:
+        if (spans := self._innermost()) is not None:
             spans(event)
 
     def run_ended(self, error: BaseException | None) -> None:
-        runs = dict(_current.get())
-        if (spans := runs.pop(self, None)) is not None:
-            _current.set(runs)
+        spans = self._innermost()
+        if spans is not None:
+            _current.set(tuple(one for one in _current.get() if one[1] is not spans))
             spans.end(error)
 
+    def _innermost(self) -> RunSpans | None:
+        return next((spans for observer, spans in reversed(_current.get()) if observer is self), None)
 
-# By observer: several may hear of one run, and one may hear of runs in several threads.
-_current: ContextVar[Mapping[OpenTelemetryObserver, RunSpans]] = ContextVar(
-    "crucible_current_spans", default=MappingProxyType({})
+
+# The runs that are heard of here, a run within a stage of another last: one observer may hear of several.
+_current: ContextVar[tuple[tuple[OpenTelemetryObserver, RunSpans], ...]] = ContextVar(
+    "crucible_current_spans", default=()
 )
 
 
