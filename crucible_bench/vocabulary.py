@@ -94,6 +94,37 @@ EffectSizeName = Literal[
 ]
 
 
+EFFECT_LABELS: Mapping[EffectSizeName, str] = {
+    "cliffs_delta": "Cliff's δ",
+    "cohens_d": "Cohen's d",
+    "cohens_dav": "Cohen's d_av",
+    "cohens_dz": "Cohen's d_z",
+    "cohens_g": "Cohen's g",
+    "cohens_h": "Cohen's h",
+    "common_language": "P(first > second)",
+    "cramers_v": "Cramér's V",
+    "epsilon_squared": "ε²",
+    "eta_squared": "η²",
+    "glass_delta": "Glass's Δ",
+    "hedges_g": "Hedges' g",
+    "kendall_tau": "Kendall's τ",
+    "kendall_w": "Kendall's W",
+    "odds_ratio": "odds ratio",
+    "omega_squared": "ω²",
+    "partial_eta_squared": "partial η²",
+    "pearson_r": "Pearson's r",
+    "rank_biserial": "rank-biserial r",
+    "risk_ratio": "risk ratio",
+    "spearman_rho": "Spearman's ρ",
+    "variance_ratio": "variance ratio",
+}
+"""How an effect size is written in a report."""
+
+
+RATIOS: frozenset[EffectSizeName] = frozenset({"odds_ratio", "risk_ratio", "variance_ratio"})
+"""The effect sizes for which 1 means no effect, and which are infinite where a denominator is zero."""
+
+
 EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "anova": ("eta_squared", "omega_squared", "epsilon_squared"),
     "bootstrap": ("hedges_g", "cohens_d"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
+from crucible_bench.compared import PlannedPower
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import choose_test
@@ -95,10 +96,10 @@ def _what_would_do(
 
 def power_as_planned(
     declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8
-) -> dict[str, Any] | None:
-    """The same as JSON, with the power of exact tests for other sizes; None where none can be computed.
+) -> PlannedPower | None:
+    """The power of the declared comparison with `n` replicates in each of the `groups`; None if it cannot be computed.
 
-    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much.
+    The test and its alpha are those of `foresee`.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
@@ -120,18 +121,18 @@ def power_as_planned(
 
         sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
         plan = of(n)
-        curve = [[size, of(size).power] for size in sizes] if plan.power_error == 0.0 else []
+        curve = tuple((size, of(size).power) for size in sizes) if plan.power_error == 0.0 else ()
     except (CannotTestError, ValueError):
         return None
-    return {
-        "test": test,
-        "n": n,
-        "smallest_effect": smallest_effect,
-        "effect_size_name": plan.effect_size_name,
-        "power": plan.power,
-        "wanted": power,
-        "curve": curve,
-    }
+    return PlannedPower(
+        test=test,
+        n=n,
+        smallest_effect=smallest_effect,
+        effect_size_name=plan.effect_size_name,
+        power=plan.power,
+        wanted=power,
+        curve=curve,
+    )
 
 
 def _plannable(test: TestName) -> PlannedTest | None:

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from stages_for_tests import experiment_of
 
 from crucible_bench import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
-from crucible_bench.comparison import EFFECT_LABELS
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.multiple.corrections import CORRECTIONS
+from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core import (
     Experiment,
     OutputSpec,
