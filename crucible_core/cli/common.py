@@ -13,11 +13,11 @@ import click
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError
 from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.gates import GateResult
 from crucible_core.ir.loading import parse_scalar
+from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
-from crucible_core.trace import Observer, StageFailed
+from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
 from crucible_core.values.messages import closest
 
@@ -47,18 +47,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run_and_show(
     heading: str,
     stages: int,
-    execute: Callable[[Sequence[Observer]], Context],
-    judge: Callable[[Context], Sequence[GateResult]],
+    execute: Callable[[Observers], Context],
     *,
     as_json: bool,
     resumable: bool,
 ) -> NoReturn:
-    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code.
-
-    `judge` is asked for the results of the gates of a run that went well.
-    """
+    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code."""
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it shows
-        Progress,
+        ProgressDisplay,
         make_console,
         print_summary,
     )
@@ -67,13 +63,11 @@ def run_and_show(
         console = make_console(sys.stdout)
         console.print(heading, style="bold")
         code, partial, blocked = 0, None, None
-        gates: Sequence[GateResult] = ()
         try:
-            with Progress(console, stages) as progress:
+            with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
-            gates = judge(context) if context.experiment.gates else ()
         except GateFailedError as error:
-            context, gates, code, blocked = error.context, error.gates, FAILED, error
+            context, code, blocked = error.context, FAILED, error
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context)
@@ -92,9 +86,9 @@ def run_and_show(
         if blocked is not None:
             failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
             status = {"status": "failed", "failure": failure}
-        click.echo(to_json_text({**summarize_run(context), **status, "gates": [one.to_dict() for one in gates]}))
+        click.echo(to_json_text({**summarize_run(context), **status}))
     else:
-        print_summary(console, context, gates)
+        print_summary(console, context)
     if blocked is not None:
         say(f"\nerror: {blocked}")
     elif code:

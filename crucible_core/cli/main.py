@@ -31,7 +31,6 @@ from crucible_core.cli.common import (
 )
 from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
 from crucible_core.errors import InvalidExperimentError
-from crucible_core.gates.judge import judge_gates
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
 from crucible_core.plan import advice, plan_experiment
@@ -64,14 +63,13 @@ def run(
         experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
         runner, options = chosen_runner(options)
         execute = run_traced if runner is None else runner.load()
-        planned = plan_experiment(experiment, builtin_registry())
+        plan = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
     run_and_show(
         f"{experiment.id}{shown} run {run_id}{f' {runner.where}' if runner else ''}",
         len(experiment.pipeline),
-        lambda observers: execute(experiment, run_id=run_id, observers=observers, **options),
-        lambda context: judge_gates(context, planned),
+        lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
     )
@@ -93,7 +91,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 if variant is not None:
                     plan_experiment(experiment, builtin_registry())
                 experiment = chosen(experiment, variant, seed)
-                warnings[file] = advice(experiment, plan_experiment(experiment, builtin_registry()))
+                warnings[file] = advice(plan_experiment(experiment, builtin_registry()))
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}

@@ -117,7 +117,7 @@ def check_at_launch(
         typed = typed_options(stage, possible[0], config)
         for options in possible:
             try:
-                read_options(stage, merge_options(stage, options, typed), None)
+                read_options(stage, merge_options(stage, options, typed))
                 return config
             except ValidationError as error:
                 refused = refused or error

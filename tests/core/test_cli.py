@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli.main import main
+from crucible_core.cli import main
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -220,7 +220,11 @@ def test_a_stage_that_calls_sys_exit_fails_the_experiment_whatever_the_code(code
 
 @pytest.mark.parametrize(
     ("stage", "part"),
-    [("returns_none", "returned None"), ("returns_metrics", "returned dict"), ("returns_foreign", "of its own making")],
+    [
+        ("returns_none", "returned None"),
+        ("returns_metrics", "returned dict"),
+        ("returns_foreign", "that it did not make"),
+    ],
 )
 def test_a_stage_that_returns_the_wrong_thing_fails_the_experiment(stage: str, part: str) -> None:
     done = crucible_here("run", experiment(stage))
