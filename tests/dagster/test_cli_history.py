@@ -182,8 +182,7 @@ def test_a_comparison_is_shown_as_in_a_report(instance: DagsterInstance) -> None
 
 
 def test_a_comparison_of_a_newer_version_is_said_to_be_one(instance: DagsterInstance) -> None:
-    newer = {"kind": "comparison", "version": 2, "p": 0.25}
-    context = run(instance, {"name": "measure", "options": {"name": "bench", "value": newer}})
+    context = run(instance, "newer_comparison")
     said = "This is a comparison of a newer version (2; this version of crucible reads up to 1). Upgrade"
     shown = " ".join(crucible("show", context.run_id).stdout.split())
     assert f"bench: {said} crucible-dagster to see it." in shown  # the headline
