@@ -201,7 +201,7 @@ def _is_at_most(value: Any, bound: Any) -> Any:
 
 
 def _of_before_versions(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said once in JSON that has no `version`, put where it belongs."""
+    """What JSON without a `version` has only once, at the top, put into each part that has it as a field."""
     alpha, verdicts = data.get("alpha"), data.get("verdicts") or ()
     share = alpha
     if isinstance(alpha, float) and len(verdicts) > 1 and data.get("correction") != "none":

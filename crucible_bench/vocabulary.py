@@ -159,7 +159,7 @@ EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "welch_anova": ("omega_squared",),
     "wilcoxon": ("rank_biserial",),
 }
-"""The effect sizes that each test defines, its own first."""
+"""The effect sizes that each test defines, its default first."""
 
 
 TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
@@ -201,7 +201,7 @@ TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
     ),
     "resampled": frozenset({"corrected_resampled_ttest"}),
 }
-"""Each test belongs to one design: the one whose values it treats as what they are."""
+"""The tests of each design. A test belongs to one design: the one whose dependence between values it accounts for."""
 
 
 TESTS_OF_MANY_GROUPS: frozenset[TestName] = frozenset(
@@ -216,11 +216,11 @@ TESTS_OF_MANY_GROUPS: frozenset[TestName] = frozenset(
         "welch_anova",
     }
 )
-"""The tests that take more than two groups at once; the others of two groups compare many as a family of pairs."""
+"""The tests that take more than two groups at once; a test of two groups compares more as a family of pairs."""
 
 
 CorrectionName = Literal["benjamini_yekutieli", "bonferroni", "fdr", "hochberg", "holm", "holm_sidak", "none", "sidak"]
-"""`fdr` is Benjamini-Hochberg, the Elixir IR's word."""
+"""`fdr` is Benjamini-Hochberg; the name is that of the Elixir IR."""
 
 
 FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
@@ -234,11 +234,11 @@ MissingValues = Literal["drop", "refuse"]
 
 
 StudyName = Literal["ab_test", "ablation", "multiple_datasets", "sweep"]
-"""The shape of a study, which says what is compared with what."""
+"""The shape of a study, which determines what is compared with what."""
 
 
 Looks = Literal["always_valid", "once"]
-"""How often a comparison is looked at: `always_valid` keeps its error rate however often that is."""
+"""How often a comparison is looked at: `always_valid` keeps its error rate, however often."""
 
 
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)

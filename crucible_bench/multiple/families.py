@@ -35,9 +35,9 @@ def pairwise_tests(
 ) -> FamilyResult:
     """The named two-group test (`run_test`) on all pairs, or on each group against `control`, corrected.
 
-    The intervals hold together by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the confidence
-    1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of effect sizes
-    are those of each pair alone, at that same level.
+    The intervals are simultaneous by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the
+    confidence 1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of
+    effect sizes are those of each pair alone, at that same level.
     """
     return pairwise_family(
         lambda pair, alpha, level: run_test(
@@ -116,7 +116,7 @@ def pairwise_family(
         ),
         choice=Choice(
             f"{correction} over {counted(size, 'comparison')}",
-            "it needs no more than the p-values of the separate tests",
+            "it needs only the p-values of the separate tests",
             ("tukey_hsd or games_howell", "dunnett, against a control"),
         ),
         null_value=first.null_value,

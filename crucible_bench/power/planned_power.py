@@ -31,16 +31,17 @@ _TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
 def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
     """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
 
-    The first declared test counts, at the declared alpha divided by the number of pairs where a family of them is
-    corrected: Bonferroni's bound, which Benjamini and Yekutieli's correction alone may fall below, and of which the
-    others make a little more. Standardized effects as in `power_of`.
+    The power is that of the first declared test, at the declared alpha. If a family of pairs is corrected, alpha is
+    divided by the number of pairs: Bonferroni's bound. Benjamini and Yekutieli's correction may have less power than
+    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; `power` is the probability
+    of seeing it that is wanted.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
         planned = _plannable(test)
         if planned is None:
             return [
-                f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
+                f"planned: the power of {test} cannot be computed before there are data, so it is not checked for n = "
                 f"{n}"
             ]
         sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
@@ -67,7 +68,9 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
 def _what_would_do(
     declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float
 ) -> str:
-    """Of exact tests; nothing where no size would do, as with more folds of the same data."""
+    """Which effect this n can see, and which n would be enough; empty for simulated tests, and if no n would be enough,
+    as with more folds of the same data.
+    """
     if plan.power_error > 0.0:
         return ""
     try:

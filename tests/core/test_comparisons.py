@@ -6,16 +6,15 @@ import copy
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from stages_for_tests import experiment_of
 
-from crucible_bench import Comparison, compare
+from crucible_bench import compare
 from crucible_core import Context, run_experiment
-from crucible_core import metrics as metrics_module
 from crucible_core.metrics import comparisons, comparisons_in, named_values, results
 from crucible_core.report import headline, render_report, report_on, summarize_run
 
@@ -35,22 +34,6 @@ def stored(**changed: Any) -> dict[str, Any]:
 
 def reported(**metrics: Any) -> Context:
     return Context.begin(experiment_of("report"), run_id="run-1").merge_metrics(metrics)
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mapping[str, Any]]]:
-    """What was parsed so far, beginning with nothing known."""
-    seen: list[Mapping[str, Any]] = []
-    parse = Comparison.from_dict
-
-    def counted(data: Mapping[str, Any]) -> Comparison:
-        seen.append(data)
-        return parse(data)
-
-    monkeypatch.setattr(Comparison, "from_dict", counted)
-    metrics_module._LATEST.clear()
-    yield seen
-    metrics_module._LATEST.clear()
 
 
 # --- once -------------------------------------------------------------------------------------------------------------
