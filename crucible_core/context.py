@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from crucible_core.errors import CrucibleError
@@ -17,6 +17,9 @@ from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
 
 __all__ = ["Context"]
+
+# Looked up once: a Context is copied three times for every stage that runs.
+_new, _set = object.__new__, object.__setattr__
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -64,8 +67,17 @@ class Context:
     def _replace(self, **changes: object) -> Context:
         """The Context with these fields replaced, as they are: not checked, not converted."""
         # dataclasses.replace would check and convert all eight fields again, at ten times the cost.
-        changed = object.__new__(type(self))
-        changed.__dict__.update(self.__dict__, **changes)
+        changed = _new(type(self))
+        _set(changed, "__dict__", self.__dict__ | changes)
+        return changed
+
+    def _record(self, event: Event) -> Context:
+        """The Context with one more event in its trace."""
+        # As _replace does it, without the cost of a keyword: twice for every stage.
+        changed = _new(type(self))
+        fields = self.__dict__.copy()
+        fields["trace"] = fields["trace"].append(event)
+        _set(changed, "__dict__", fields)
         return changed
 
     def assign(self, /, *given: Any, **named: Any) -> Context:
@@ -86,7 +98,9 @@ class Context:
         # Not `self.run_id`: whoever keeps account of what a stage reads would take it for a read of the stage's.
         if attempt is not None and attempt.updates is not None and attempt.run_id == self.__dict__["run_id"]:
             attempt.updates.metric(name, value)
-        return self._replace(metrics=self.metrics.put(_checked_name(name), value))
+        if not isinstance(name, str):
+            raise _not_a_name(name)
+        return self._replace(metrics=self.metrics.put(name, value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         return self.metrics.get(name, default)
@@ -140,7 +154,7 @@ class Context:
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id == self.run_id:
             attempt.hear(event)
-        return self._replace(trace=self.trace.append(event))
+        return self._record(event)
 
     @property
     def completed_stages(self) -> tuple[str, ...]:
@@ -206,13 +220,17 @@ _MISSING = object()
 
 
 def _fields(event: Event, left_out: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in vars(event).items() if name not in left_out}
+    return {one.name: getattr(event, one.name) for one in fields(event) if one.name not in left_out}
 
 
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"a name in a Context is a string, not {name!r:.80}")
+        raise _not_a_name(name)
     return name
+
+
+def _not_a_name(name: object) -> TypeError:
+    return TypeError(f"a name in a Context is a string, not {name!r:.80}")
 
 
 def _checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:

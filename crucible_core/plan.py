@@ -89,7 +89,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
     if not mistakes:
-        mistakes += check_gates(experiment, [one.stage for one in planned if one.definition.enabled])
+        mistakes += check_gates(experiment, (one.stage for one in planned if one.definition.enabled))
     if experiment.variants and experiment.variant is None and not mistakes:
         for name, changes in experiment.variants.items():
             try:
@@ -121,10 +121,7 @@ def _plan_each(
     folder = experiment.folder
     for index in indices:
         try:
-            one = _plan(experiment, index, registry, folder)
-            if one.definition.enabled and type(one.stage).check is not Stage.check:
-                _ask(one.stage, experiment, index)
-            planned.append(one)
+            planned.append(_plan(experiment, index, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
     return tuple(planned)
@@ -138,7 +135,9 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
     return _plan(experiment, index, registry, experiment.folder)
 
 
-def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path | None) -> PlannedStage:
+def _plan(
+    experiment: Experiment, index: int, registry: Registry, folder: Path | None, *, ask: bool = False
+) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
         found = registry.resolve(definition, folder=folder)
@@ -165,6 +164,8 @@ def _plan(experiment: Experiment, index: int, registry: Registry, folder: Path |
         raise _refuse(experiment, index, reason) from error
     if (wrong := wrong_default(found)) is not None:
         raise _refuse(experiment, index, wrong)
+    if ask and definition.enabled and found.check is not Stage.check:
+        _ask(stage, experiment, index)
     return PlannedStage(definition, stage)
 
 

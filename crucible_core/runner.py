@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -61,10 +62,11 @@ def run_experiment(
     with audience.during(context.experiment_id, context.run_id), plan.running():
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
-        context = run_gates(plan, context, audience)
-        gates = context.trace.gates
-        if any(one.blocks for one in gates):
-            raise GateFailedError(context, gates)
+        if plan.experiment.gates:
+            context = run_gates(plan, context, audience)
+            gates = context.trace.gates
+            if any(one.blocks for one in gates):
+                raise GateFailedError(context, gates)
     return context
 
 
@@ -96,11 +98,11 @@ def run_stage(
     name = definition.name
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
-    started = time.perf_counter()
+    started = perf_counter()
     attempts = 1
     heard: list[Event] = []
     try:
-        context = _record(context, StageStarted(stage=name), audience)
+        context = _record(context, StageStarted.now(name), audience)
         while True:
             attempt = Attempt(context.run_id, name, audience)
             heard = attempt.heard
@@ -113,17 +115,17 @@ def run_stage(
                 context = _keep(context, heard)
                 policy = definition.retry
                 if policy is None or attempts > policy.max_retries or not isinstance(error, Exception):
-                    failed = _failure(name, error, attempts, time.perf_counter() - started)
+                    failed = _failure(name, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
                 delay = policy.delay_after(attempts)
                 context = _record(context, _retried(name, attempts, delay, error), audience)
             time.sleep(delay)
             attempts += 1
-        succeeded = StageSucceeded(stage=name, seconds=time.perf_counter() - started, attempts=attempts)
+        succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
         return _record(result, succeeded, audience)
     except interrupts as interrupt:
         # Whatever interrupts a run where it runs, its record is the same everywhere.
-        failed = _failure(name, KeyboardInterrupt("interrupted"), attempts, time.perf_counter() - started)
+        failed = _failure(name, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
         raise RunInterrupted(name, _record(_keep(context, heard), failed, audience)) from interrupt
 
 
@@ -148,17 +150,18 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
 def _keep(context: Context, heard: list[Event]) -> Context:
     """The Context with the decisions of an attempt that gave none back."""
     for event in heard:
-        context = context._replace(trace=context.trace.append(event))
+        context = context._record(event)
     heard.clear()
     return context
 
 
 def _check(result: object, planned: PlannedStage, context: Context) -> None:
     """Raises TypeError or ValueError if that is not a Context made from the one that the stage was given."""
-    name = planned.name
     if not isinstance(result, Context):
         what = "None" if result is None else f"{type(result).__name__} {result!r:.80}"
-        raise TypeError(f"stage {name!r} returned {what}; run() must return the Context: `return ctx.put_metric(...)`")
+        raise TypeError(
+            f"stage {planned.name!r} returned {what}; run() must return the Context: `return ctx.put_metric(...)`"
+        )
     same_run = (
         (result.experiment is context.experiment or result.experiment == context.experiment)
         and result.run_id == context.run_id
@@ -167,7 +170,7 @@ def _check(result: object, planned: PlannedStage, context: Context) -> None:
     )
     if not same_run:
         raise ValueError(
-            f"stage {name!r} returned a Context that it did not make from ctx; "
+            f"stage {planned.name!r} returned a Context that it did not make from ctx; "
             "return one made from the ctx it was given"
         )
 
@@ -175,7 +178,7 @@ def _check(result: object, planned: PlannedStage, context: Context) -> None:
 def _record(context: Context, event: Event, audience: Audience) -> Context:
     if audience.observers:
         audience.tell(event)
-    return context._replace(trace=context.trace.append(event))
+    return context._record(event)
 
 
 def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:

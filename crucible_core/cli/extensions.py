@@ -98,12 +98,13 @@ def chosen_runner(options: Mapping[str, Any]) -> tuple[Runner | None, dict[str, 
     Raises CrucibleError for two flags, or an option of a runner that is not chosen.
     """
     known = runners()
-    source_of = click.get_current_context().get_parameter_source
     flagged = [name for name in known if options[_parameter(name)]]
     if len(flagged) > 1:
         raise CrucibleError(f"one run has one place to run: give one of {', '.join(f'--{name}' for name in flagged)}")
+    # Not compared with the option's default: that of a flag is False in one version of click, and unset in another.
+    source = click.get_current_context().get_parameter_source
     for name, runner in known.items():
-        given = [option for option in runner.options if source_of(str(option.name)) is ParameterSource.COMMANDLINE]
+        given = [option for option in runner.options if source(str(option.name)) is not ParameterSource.DEFAULT]
         if given and name not in flagged:
             raise CrucibleError(f"{given[0].opts[0]} goes with --{name}")
     if not flagged:

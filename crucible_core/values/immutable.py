@@ -17,6 +17,8 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 __all__ = ["PersistentDict", "PersistentList"]
 
+_new = object.__new__
+
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -31,7 +33,7 @@ class PersistentList(Sequence[T], Generic[T]):
         self._size = len(self._buffer)
 
     def _view(self, buffer: list[T], size: int) -> Self:
-        view = object.__new__(type(self))
+        view = _new(type(self))
         view._buffer = buffer
         view._size = size
         return view
@@ -97,19 +99,14 @@ class PersistentDict(Mapping[str, V], Generic[V]):
         self._size = len(self._buffer)
 
     def _view(self, buffer: dict[str, V], size: int) -> Self:
-        view = object.__new__(type(self))
+        view = _new(type(self))
         view._buffer = buffer
         view._size = size
         return view
 
     def put(self, key: str, value: V) -> Self:
         buffer, size = self._buffer, self._size
-        if (
-            len(buffer) == size
-            and key not in buffer
-            and buffer.setdefault(key, value) is value
-            and len(buffer) == size + 1
-        ):
+        if len(buffer) == size and buffer.setdefault(key, value) is value and len(buffer) == size + 1:
             return self._view(buffer, size + 1)
         return self.merge({key: value})
 

@@ -18,8 +18,8 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was set for one run."""
+class RunSettings:
+    """What was set for one run, beside the options of its stages."""
 
     variant: str | None = None
     seed: int | None = None
@@ -28,7 +28,9 @@ class Settings:
     library_log_level: LogLevel = "WARNING"
 
 
-DEFAULTS = Settings()
+DEFAULTS = RunSettings()
+
+Settings = RunSettings  # the name that event_log and captured_logs import
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class CompiledExperiment:
     plan: Plan
     observers: Observers
     op_names: tuple[str, ...]
-    settings: Settings = DEFAULTS
+    settings: RunSettings = DEFAULTS
     _plans: list[Plan] = field(default_factory=list)
 
     @property
@@ -49,7 +51,7 @@ class CompiledExperiment:
     def registry(self) -> Registry:
         return self.plan.registry
 
-    def of_run(self, settings: Settings) -> CompiledExperiment:
+    def of_run(self, settings: RunSettings) -> CompiledExperiment:
         """The same with the settings of one run, whose steps in this process share its plan."""
         return replace(self, settings=settings, _plans=[])
 
