@@ -280,8 +280,8 @@ def minimum_detectable_effect(
     least = wanted.plan(0.0, sizes).power
     if least >= goal:
         raise ValueError(
-            f"the power must be above {least:.3g}, which is how often the test finds a difference if there is none; it is "
-            f"{goal:g}"
+            f"the power must be above {least:.3g}, which is how often the test finds a difference if there is none; "
+            f"it is {goal:g}"
         )
     if test in _SIMULATED:  # a step function: halve the interval and keep the end that reaches the power
         while high - low > 1e-3 * high:

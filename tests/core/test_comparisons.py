@@ -73,6 +73,16 @@ def test_a_comparison_that_was_changed_in_place_is_read_as_it_is_now(parsed: lis
     assert len(parsed) == 2
 
 
+def test_the_order_of_tests_and_groups_is_part_of_a_comparison(parsed: list[Mapping[str, Any]]) -> None:
+    data: dict[str, Any] = compare({"a": CONTROL, "b": TREATMENT}, tests=["ttest", "mann_whitney"]).to_dict()
+    turned = {**data, "tests": dict(reversed(data["tests"].items())), "groups": dict(reversed(data["groups"].items()))}
+    assert turned == data
+    found = [comparisons(reported(bench=one))["bench"] for one in (data, turned, data)]
+    assert [[test.test for test in one.tests] for one in found] == [list(one["tests"]) for one in (data, turned, data)]
+    assert [list(one.groups) for one in found] == [["a", "b"], ["b", "a"], ["a", "b"]]
+    assert len(parsed) == 2
+
+
 def test_metrics_that_hold_arrays_are_read_as_often_as_they_are_asked_for() -> None:
     metrics = {"bench": stored(extra=np.arange(3)), "other": stored(extra=np.arange(4))}
     for _ in range(2):
