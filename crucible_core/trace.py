@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -31,10 +31,11 @@ _new, _set = object.__new__, object.__setattr__
 _now = functools.partial(datetime.now, UTC)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Event:
     # Read by a TypeAdapter, which checks everything; made by the runner, which knows what it makes: a pydantic model
-    # costs half as much again to make.
+    # costs half as much again to make. Equality and text are of this class: generated for each of the others, they
+    # double what importing them costs.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     stage: str
@@ -43,16 +44,29 @@ class _Event:
     """When it happened, UTC."""
 
     @classmethod
-    def now(cls, stage: str, **fields: object) -> Self:
+    def now(cls, stage: str, **values: object) -> Self:
         """An event that the runner makes as it happens, for half of what a frozen class's own constructor costs.
 
         Two of these are made for every stage that runs. What is not given stands in the class, as its default.
         """
         event = _new(cls)
-        fields["stage"] = stage
-        fields["at"] = _now()
-        _set(event, "__dict__", fields)
+        values["stage"] = stage
+        values["at"] = _now()
+        _set(event, "__dict__", values)
         return event
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, one.name) for one in fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self))
+        return f"{type(self).__name__}({shown})"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -68,14 +82,14 @@ class _Event:
         self.__dict__.update(state.get("__dict__", state))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageStarted(_Event):
     """A stage began."""
 
     kind: Literal["stage_started"] = "stage_started"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageSucceeded(_Event):
     """A stage returned its Context."""
 
@@ -87,7 +101,7 @@ class StageSucceeded(_Event):
     """The run whose result was taken instead of running the stage again."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Raised(_Event):
     error_type: str
     message: str
@@ -98,7 +112,7 @@ class _Raised(_Event):
         return f"{self.error_type}: {self.message}" if self.message else self.error_type
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageFailed(_Raised):
     """A stage raised, in its last attempt, or was interrupted."""
 
@@ -110,7 +124,7 @@ class StageFailed(_Raised):
     """The traceback within the stage's own code, as text."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageSkipped(_Event):
     """A stage did not run."""
 
@@ -118,7 +132,7 @@ class StageSkipped(_Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageRetried(_Raised):
     """An attempt raised and another follows."""
 
@@ -129,7 +143,7 @@ class StageRetried(_Raised):
     """Seconds until the next attempt."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Decision(_Event):
     """A choice that a stage made, and why."""
 
@@ -150,7 +164,7 @@ class Decision(_Event):
             self.__dict__["alternatives"] = tuple(self.alternatives)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GateJudged(_Event):
     """A gate was judged, after the last stage."""
 
