@@ -76,9 +76,7 @@ def test_planning_calls_so_many_functions_a_stage(stages: int) -> None:
 
 @pytest.mark.parametrize("stages", [50, 500, 2_500])
 def test_a_direct_run_calls_so_many_functions_a_stage_however_many_there_are(stages: int) -> None:
-    assert (
-        calls_per_stage(lambda experiment: run_experiment(experiment, registry=REGISTRY), stages) <= PLANNED + RUN
-    )
+    assert calls_per_stage(lambda experiment: run_experiment(experiment, registry=REGISTRY), stages) <= PLANNED + RUN
 
 
 def test_observers_cost_one_call_for_each_event_more_than_they_do_themselves() -> None:
