@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from crucible_bench.finding import finding
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
-from crucible_core.metrics import _entries, comparisons, flatten, is_number, results
-from crucible_core.report.comparison_section import comparison_section
+from crucible_core.metrics import _entries, comparisons, comparisons_in, flatten, is_number, results
+from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
@@ -33,13 +32,14 @@ MAX_OUTPUT_COLUMNS = 8
 
 def report_on(ctx: Context, *, title: str | None = None) -> Document:
     """The report on a run as it stands."""
-    experiment = ctx.experiment
+    experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
     opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
     if experiment.description:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
-        *(comparison_section(name, comparison) for name, comparison in comparisons(ctx).items()),
+        *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
+        *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -51,11 +51,13 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
 
 
 def headline(ctx: Context) -> str:
-    """The result in one sentence: what failed, else what was found, else the numbers."""
+    """The result in one sentence, or one per comparison: what failed, else what was found, else the numbers."""
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
         return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
-    found = [finding(comparison) for comparison in comparisons(ctx).values()]
+    compared = comparisons_in(ctx.metrics)
+    found = [comparison.sentence for comparison in compared.read.values()]
+    found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
     if found:
         return " ".join(found)
     numbers = list(results(ctx))

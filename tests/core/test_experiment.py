@@ -19,9 +19,9 @@ from stages_for_tests import experiment_of
 
 from crucible_bench import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
 from crucible_bench import vocabulary as bench_vocabulary
-from crucible_bench.comparison import EFFECT_LABELS
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.multiple.corrections import CORRECTIONS
+from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core import (
     Experiment,
     OutputSpec,

@@ -181,6 +181,16 @@ def test_a_comparison_is_shown_as_in_a_report(instance: DagsterInstance) -> None
     assert "bench.tests" not in shown
 
 
+def test_a_comparison_of_a_newer_version_is_said_to_be_one(instance: DagsterInstance) -> None:
+    context = run(instance, "newer_comparison")
+    said = "This is a comparison of a newer version (2; this version of crucible reads up to 1). Upgrade"
+    shown = " ".join(crucible("show", context.run_id).stdout.split())
+    assert f"bench: {said} crucible-dagster to see it." in shown  # the headline
+    assert f"Comparison: bench {said}" in shown
+    assert "bench.p 0.25" in shown
+    assert printed("runs")[0]["headline"].startswith(f"bench: {said}")
+
+
 def test_a_run_as_json_holds_everything(instance: DagsterInstance) -> None:
     context = run(instance, MEASURE, "choose", "odd_values")
     data = printed("show", context.run_id)
