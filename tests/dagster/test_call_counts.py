@@ -6,7 +6,7 @@ Whoever raises a number here says why beside it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,8 +73,8 @@ def calls_per_stage(work: Callable[[Experiment], Any], stages: int, name: str = 
 COMPILED = 10
 # The op's config as well: the option tree of the stage is made once, its fields for each op.
 COMPILED_NEW = 53
-# One more step of eight: its Context is read and committed (manifest, event file, values: about 450), the run's claim and
-# record are looked at, the stage is run (25) and watched for being an orphan's. Each step reads the whole trace, so that
+# One more step of eight. Its Context is read and committed (manifest, event file, values: about 450), the run's claim
+# and record are looked at, the stage is run (25), and its worker is watched. Each step reads the whole trace, so that
 # the number grows with the number of steps.
 STEP = 740
 
@@ -104,7 +104,7 @@ def test_a_step_calls_so_many_functions() -> None:
 
 
 @pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Experiment]]:
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """The experiments that are planned, by whichever module."""
     made: list[Experiment] = []
     real = crucible_core.plan.plan_experiment
@@ -116,7 +116,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Experiment]]:
     for module in list(sys.modules.values()):
         if getattr(module, "plan_experiment", None) is real:
             monkeypatch.setattr(module, "plan_experiment", counting)
-    yield made
+    return made
 
 
 EVERYTHING = ("validate", {"name": "measure", "options": {"value": 0.25}}, "nothing")
