@@ -29,7 +29,6 @@ from crucible_core.ir.experiment import Source
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
 from crucible_dagster.store.files import TEMPORARY, open_files
-from crucible_dagster.store.format_1 import load_format_1
 from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, unwatched
 from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
 from crucible_dagster.store.objects import ObjectStore, Ref
@@ -80,9 +79,6 @@ class ContextStore:
         """
         manifest = self.find(run_id, step)
         if manifest is None:
-            older = load_format_1(self.base, run_id, step, RESULT, allow_pickle=self.objects.allow_pickle)
-            if isinstance(older, Context):
-                return older
             raise StoreError(
                 f"the context store {self.base} has no result of step {step!r} of run {run_id}: the step did not "
                 "finish, or the run was removed from the store"
@@ -95,8 +91,8 @@ class ContextStore:
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
 
     def has_result(self, run_id: str, step: str) -> bool:
-        """Whether a result counts, also one of format 1. Raises StoreError as `find` does."""
-        return self.find(run_id, step) is not None or (self.base / run_id / step / RESULT).exists()
+        """Whether a result counts. Raises StoreError as `find` does."""
+        return self.find(run_id, step) is not None
 
     def close(self, run_id: str, step: str, by: str) -> None:
         """See to it that a step of a run that was given up has no result: what still runs of it comes too late."""
@@ -133,8 +129,7 @@ class ContextStore:
             if name.endswith(".failed") and (document := self._document(f"{folder}/{name}")) is not None
         ]
         if not found:
-            older = load_format_1(self.base, run_id, step, "failed", allow_pickle=self.objects.allow_pickle)
-            return older if isinstance(older, StoredFailure) else None
+            return None
         manifest = max(found, key=lambda one: one.attempt)
         failure = manifest.failure or {}
         cause = Ref.from_json(failure["cause"]) if failure["cause"] and self.objects.allow_pickle else None
@@ -197,7 +192,7 @@ class ContextStore:
         return Trace.from_json(b"[%s]" % b",".join(lines))
 
     def runs(self) -> Sequence[str]:
-        """Every run that the store has something of, without those of format 1."""
+        """Every run that the store has something of."""
         return self.files.children(RUNS)
 
     def steps(self, run_id: str) -> Sequence[str]:

@@ -860,42 +860,6 @@ def test_a_value_whose_class_was_changed_is_refused_with_its_key_its_step_and_it
 
 # --- other formats ----------------------------------------------------------------------------------------------------
 
-OLD_RUN, OLD_FAILURE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
-
-
-@pytest.fixture
-def old_store(tmp_path: Path) -> UPath:
-    shutil.copytree(HERE / "stores" / "format_1", tmp_path / "old")
-    return UPath(tmp_path / "old")
-
-
-def test_a_store_of_format_1_is_read(old_store: UPath) -> None:
-    store = ContextStore(old_store)
-    assert all(store.has_result(OLD_RUN, step) for step in ("measure", "assign", "record", "choose"))
-    context = store.load(OLD_RUN, "choose")
-    assert context.metrics["accuracy"] == 0.75
-    assert set(context.assigns) == {"xs", "d"}
-    assert len(context.outputs) == 2
-    assert context.completed_stages == ("measure", "assign", "record", "choose")
-    assert not store.has_result(OLD_FAILURE, "fail")
-    failure = store.load_failure(OLD_FAILURE, "fail")
-    assert failure is not None
-    assert failure.stage == "fail"
-    assert failure.context.completed_stages == ("measure",)
-    error = failure.to_error()
-    assert isinstance(error, StageFailedError)
-    assert type(error.__cause__).__name__ == "Broken"
-    assert verify_store(store).problems == ()
-
-
-def test_what_is_left_out_of_a_store_of_format_1_is_said_to_be_missing(old_store: UPath) -> None:
-    store = ContextStore(old_store)
-    with pytest.raises(StoreError, match="has no result of step 'fail'"):
-        store.load(OLD_FAILURE, "fail")
-    truncate(Path(old_store.path) / OLD_RUN / "choose" / "result")
-    with pytest.raises(StoreError, match="choose/result in the context store cannot be read"):
-        store.load(OLD_RUN, "choose")
-
 
 def test_a_manifest_of_a_format_to_come_is_refused_and_says_to_upgrade(
     finished: tuple[DagsterInstance, str], copied: ContextStore
@@ -1096,13 +1060,6 @@ class EvilError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.marker,)
-
-
-def test_a_store_of_format_1_is_refused_without_pickles(old_store: UPath) -> None:
-    store = ContextStore(old_store, allow_pickle=False)
-    for read in (lambda: store.load(OLD_RUN, "choose"), lambda: store.load_failure(OLD_FAILURE, "fail")):
-        with pytest.raises(StoreError, match=r"kept pickles, .* switched off \(CRUCIBLE_ALLOW_PICKLE=false\)"):
-            read()
 
 
 def test_a_manifest_that_was_made_to_name_a_pickle_is_refused(tmp_path: Path) -> None:
