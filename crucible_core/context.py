@@ -69,6 +69,14 @@ class Context:
         state[name] = value
         return changed
 
+    def _replace(self, **changes: object) -> Context:
+        """A copy of the same class, with these parts in place of its own; nothing is checked or converted."""
+        changed = object.__new__(type(self))
+        state = changed.__dict__
+        state.update(self.__dict__)
+        state.update(changes)
+        return changed
+
     def assign(self, /, *given: Any, **named: Any) -> Context:
         """`ctx.assign(model=m)`, `ctx.assign({"model": m})` or `ctx.assign("model", m)`."""
         match given:

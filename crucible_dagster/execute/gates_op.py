@@ -12,7 +12,6 @@
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from dagster import (
@@ -76,7 +75,7 @@ def _judge_run(context: OpExecutionContext, upstream: Context, compiled: Compile
     after = upstream
     if upstream.run_id != context.run_id:
         # A re-execution of this step alone: what another run's stages left is judged as a run of its own.
-        after = replace(upstream, run_id=context.run_id)
+        after = upstream._replace(run_id=context.run_id)
         record = record_run(experiment, planned, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
     # Before the verdict, so that the Context of a run that a gate fails is that of a run too.

@@ -233,10 +233,7 @@ class ReuseIndex:
         changed["outputs"] = StoredList([*before.outputs.chunks, *added], Reads())
         decisions = [{**decision, "stage": stage} for decision in delta["decisions"]]
         changed["trace"] = Trace.from_json(json.dumps(decisions))
-        restored = object.__new__(Context)
-        restored.__dict__.update(before.__dict__)
-        restored.__dict__.update(changed)
-        return restored
+        return before._replace(**changed)
 
 
 def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]]) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ database is away.
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from dagster import (
@@ -48,7 +47,7 @@ from crucible_dagster.execute.stage_cache import Hit, ReuseIndex, StageKey, key_
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import modules_of
-from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
+from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
@@ -141,7 +140,7 @@ class _Step:
         else:
             run_id, parts = index.compare_with_last(key, before)
             why = {"last": run_id, "parts": parts}
-        return self._run_watched(before, index, key, why)
+        return self._run_tracked(before, index, key, why)
 
     def adopt(self, before: Context) -> Context | None:
         """The result that the run which this one resumes has of the step, if its process died before saying so."""
@@ -157,7 +156,7 @@ class _Step:
         if found.experiment.seed != before.experiment.seed:
             return None
         self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        adopted = replace(found, experiment=before.experiment, run_id=run.run_id)
+        adopted = found._replace(experiment=before.experiment, run_id=run.run_id)
         return self._commit(adopted, {"adopted_from": run.parent_run_id})
 
     def _run(
@@ -186,12 +185,12 @@ class _Step:
                 notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
             return self._commit(self.raw, notes)
 
-    def _run_watched(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
+    def _run_tracked(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
-        watching = _Watching(self.planned.stage, reads)
+        tracking = _TrackedStage(self.planned.stage, reads)
         notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
-        kept = self._run(self.planned._replace(stage=cast("Stage", watching)), before, notes, reads)
+        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
         unfit = (
             index.remember(
                 key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
@@ -212,19 +211,19 @@ class _Step:
             announce(event, self.observers)
             trace = trace.append(event)
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
-        after = replace(hit.context, trace=trace)
+        after = hit.context._replace(trace=trace)
         reads = [[list(read), digest] for read, digest in hit.reads.items()]
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(unwatched(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
 
 
-class _Watching:
-    """Runs a stage and has it watched."""
+class _TrackedStage:
+    """Runs a stage on a Context that notes what the stage looks at."""
 
     def __init__(self, stage: Stage, reads: Reads) -> None:
         self._stage = stage
@@ -233,10 +232,10 @@ class _Watching:
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
         try:
-            after: object = self._stage.run(watched(ctx, self._reads))
+            after: object = self._stage.run(tracked(ctx, self._reads))
         finally:
             self._reads.listening = False
-        return unwatched(after) if isinstance(after, Context) else cast("Context", after)
+        return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
 def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
@@ -244,10 +243,10 @@ def _before(context: OpExecutionContext, upstream: Context | None, launched: Exp
         begun = Context.begin(launched, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
-        return replace(begun, **parts, outputs=StoredList((), reads))
+        return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
         # A re-execution goes on from what another run left, as a run of its own and with its own options.
-        return replace(upstream, experiment=launched.with_own_data(), run_id=context.run_id)
+        return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
     return upstream
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from crucible_core import Context
@@ -26,8 +27,8 @@ __all__ = [
     "detached",
     "digest_of_read",
     "entries_of",
-    "unwatched",
-    "watched",
+    "tracked",
+    "untracked",
 ]
 
 PARTS = ("assigns", "metrics", "artifacts")
@@ -298,50 +299,49 @@ def _digest(names: list[str]) -> str:
 
 def detached(context: Context) -> Context:
     """The Context with every value read: it needs the store no more."""
-    plain = unwatched(context)
-    for part in PARTS:
-        plain.__dict__[part] = PersistentDict(dict(getattr(context, part)))
-    plain.__dict__["outputs"] = PersistentList(context.outputs)
-    return plain
+    parts = {part: PersistentDict(dict(getattr(context, part))) for part in PARTS}
+    return untracked(context)._replace(**parts, outputs=PersistentList(context.outputs))
 
 
 # --- what else of a Context a stage may look at -----------------------------------------------------------------------
 
 
-class _Watched(Context):
-    """A Context that tells its `Reads` of the fields that are not collections."""
+class _TrackedContext(Context):
+    """A Context whose fields that are not collections are noted in `_reads` when they are looked at."""
+
+    _reads: Reads | None = None
+    """None while it is made: its own constructor looks at it."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _WATCHED:
-            fields = super().__getattribute__("__dict__")
-            reads: Reads | None = fields.get("_reads")
+        if name in _TRACKED:
+            reads: Reads | None = super().__getattribute__("_reads")
             if reads is not None:
-                reads.note((name,), lambda: digest_of_read(unwatched(self), (name,)))
-            return fields[name]
+                reads.note((name,), lambda: digest_of_read(untracked(self), (name,)))
         return super().__getattribute__(name)
 
     def decide(self, *args: Any, **named: Any) -> Context:
-        after = unwatched(self).decide(*args, **named)
-        reads = self.__dict__.get("_reads")
-        return after if reads is None else watched(after, reads)
+        # It looks at the run's id and the trace, but the stage does not.
+        after = untracked(self).decide(*args, **named)
+        return after if self._reads is None else tracked(after, self._reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Context, tuple(getattr(self, name) for name in Context.__dataclass_fields__)
+        return Context, tuple(getattr(self, one.name) for one in fields(Context))
 
 
-_WATCHED = frozenset({"experiment", "experiment_id", "run_id", "trace"})
+_TRACKED = frozenset({"experiment", "experiment_id", "run_id", "trace"})
 
 
-def watched(context: Context, reads: Reads) -> Context:
-    """The same Context, but `reads` hears of everything that is looked at."""
-    watching = object.__new__(_Watched)
-    watching.__dict__.update(context.__dict__)
-    watching.__dict__["_reads"] = reads
-    return watching
+def tracked(context: Context, reads: Reads) -> Context:
+    """The same Context, but everything that is looked at is noted in `reads`."""
+    tracking = _TrackedContext(**_fields_of(context))
+    object.__setattr__(tracking, "_reads", reads)
+    return tracking
 
 
-def unwatched(context: Context) -> Context:
-    """A copy that tells nobody what is looked at."""
-    plain = object.__new__(Context)
-    plain.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
-    return plain
+def untracked(context: Context) -> Context:
+    """The same Context, without noting what is looked at."""
+    return context if type(context) is Context else Context(**_fields_of(context))
+
+
+def _fields_of(context: Context) -> dict[str, Any]:
+    return {one.name: object.__getattribute__(context, one.name) for one in fields(Context)}

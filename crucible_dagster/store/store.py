@@ -29,7 +29,7 @@ from crucible_core.ir.experiment import Source
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
 from crucible_dagster.store.files import TEMPORARY, open_files
-from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, unwatched
+from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, untracked
 from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
 from crucible_dagster.store.objects import ObjectStore, Ref
 
@@ -452,11 +452,8 @@ class _Writer:
 
 def _restored(context: Context, manifest: Manifest, cells: _Cells) -> Context:
     reads = Reads()
-    restored = unwatched(context)
-    for part in PARTS:
-        restored.__dict__[part] = StoredDict(cells.parts[part], part, reads, manifest)
-    restored.__dict__["outputs"] = StoredList(cells.outputs, reads)
-    return restored
+    parts = {part: StoredDict(cells.parts[part], part, reads, manifest) for part in PARTS}
+    return untracked(context)._replace(**parts, outputs=StoredList(cells.outputs, reads))
 
 
 def _experiment(described: Mapping[str, Any]) -> Experiment:
