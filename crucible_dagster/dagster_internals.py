@@ -30,7 +30,7 @@ PRELOADED_MODULES = (
     "dagster._core.storage.runs.sqlite",
     "dagster._core.storage.schedules.sqlite",
     "dagster._core.storage.local_compute_log_manager",
-    "crucible_dagster",
+    "crucible_dagster.execution",
     "crucible_core.stages",
-    "crucible_dagster.preload",
+    "crucible_dagster.compile.preload",
 )

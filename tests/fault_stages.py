@@ -312,7 +312,7 @@ def serve() -> None:
     import crucible_dagster.rerun.resume
 
     assert crucible_core.stages
-    assert crucible_dagster.resume
+    assert crucible_dagster.rerun.resume
     for line in sys.stdin:
         command = json.loads(line)
         if "wait" in command:
