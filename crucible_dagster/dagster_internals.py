@@ -7,7 +7,11 @@ from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.execution.api import execute_run
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
-from dagster._utils.schedules import schedule_execution_time_iterator
+from dagster._utils.schedules import (
+    has_out_of_range_cron_interval,
+    is_valid_cron_schedule,
+    schedule_execution_time_iterator,
+)
 
 __all__ = [
     "PRELOADED_MODULES",
@@ -18,6 +22,8 @@ __all__ = [
     "InstigatorTick",
     "ReconstructableJob",
     "execute_run",
+    "has_out_of_range_cron_interval",
+    "is_valid_cron_schedule",
     "schedule_execution_time_iterator",
 ]
 

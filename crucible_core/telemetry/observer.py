@@ -36,7 +36,7 @@ from crucible_core.run_errors import RunInterrupted
 from crucible_core.telemetry.provider import configured_provider
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import cut, error_text
 
 try:
     from opentelemetry import context as otel_context
@@ -294,7 +294,7 @@ def _raised(event: StageFailed | StageRetried) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    return safe_text(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")
+    return safe_text(cut(text, MAX_TEXT))
 
 
 def _nanoseconds(at: datetime) -> int:

@@ -22,6 +22,7 @@ from dagster import (
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.vocabulary import ScheduleStatus
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import shorten
 from crucible_dagster.automation.triggers import SENSOR_STATUS
 from crucible_dagster.execute.run_claims import location_of
 from crucible_dagster.history.gate_results import gates_of_run
@@ -230,12 +231,15 @@ class _Look:
         failed = [one for one in gates_of_run(self._instance, run_id) if one.fails] if self._gates else []
         for one in failed:
             said = f"Gate {one.gate} of {experiment} {one.status}: {one.sentence}"
-            yield Alert("gate_failed", gate=one.gate, sentence=_cut(said), **common)
+            yield Alert("gate_failed", gate=one.gate, sentence=_one_sentence(said), **common)
         if not failed and run.is_failure:
             stage, reason = _why(self._instance, run_id)
             where = f" at stage {stage}" if stage else ""
             yield Alert(
-                "run_failed", stage=stage, sentence=_cut(f"Run of {experiment} failed{where}: {reason}"), **common
+                "run_failed",
+                stage=stage,
+                sentence=_one_sentence(f"Run of {experiment} failed{where}: {reason}"),
+                **common,
             )
 
     def _is_ours(self, run: DagsterRun) -> bool:
@@ -256,6 +260,5 @@ def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:
     return (failure.stage, failure.reason) if failure else (None, "nothing is known of why")
 
 
-def _cut(text: str) -> str:
-    text = safe_text(" ".join(text.split()))
-    return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE - 1]}…"
+def _one_sentence(text: str) -> str:
+    return shorten(safe_text(" ".join(text.split())), MAX_SENTENCE)

@@ -22,7 +22,7 @@ from dagster import (
 
 from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule, builtin_registry
 from crucible_core.ir.vocabulary import MissedTicks, ScheduleStatus
-from crucible_dagster.automation.ticks import Tick, Ticks, cron_of, state_of_tick, ticks_of
+from crucible_dagster.automation.ticks import Tick, Ticks, check_times, cron_of, state_of_tick, ticks_of
 from crucible_dagster.compile.run_settings import config_of_variant, tags_of_variant
 from crucible_dagster.dagster_internals import SCHEDULED_EXECUTION_TIME_TAG
 from crucible_dagster.execute.run_claims import supersede
@@ -64,6 +64,7 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
     schedule = experiment.schedule
     if schedule is None:
         return None
+    check_times(experiment)
     name = schedule_name(experiment)
 
     def evaluate(context: ScheduleEvaluationContext) -> Requests:
@@ -81,7 +82,7 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
         )
     except Exception as error:
         raise InvalidExperimentError(
-            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule", "cron")
+            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule")
         ) from error
 
 

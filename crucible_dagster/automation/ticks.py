@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from crucible_core import CrucibleError, Schedule
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule
 from crucible_core.values.messages import closest
 from crucible_dagster.dagster_internals import (
     SCHEDULED_EXECUTION_TIME_TAG,
     InstigatorState,
     InstigatorTick,
+    has_out_of_range_cron_interval,
+    is_valid_cron_schedule,
     schedule_execution_time_iterator,
 )
 from crucible_dagster.execute.run_claims import claim_key, location_of
@@ -30,6 +32,7 @@ __all__ = [
     "Outcome",
     "Tick",
     "Ticks",
+    "check_times",
     "cron_of",
     "find_state",
     "state_of_tick",
@@ -81,6 +84,18 @@ class Ticks:
 
 
 # --- the times --------------------------------------------------------------------------------------------------------
+
+
+def check_times(experiment: Experiment) -> None:
+    """Raise InvalidExperimentError if the experiment's schedule has times that Dagster does not run."""
+    schedule = experiment.schedule
+    # Dagster only warns of steps that are larger than their field, and then runs more often than the file says.
+    if schedule and (not is_valid_cron_schedule(schedule.cron) or has_out_of_range_cron_interval(schedule.cron)):
+        raise InvalidExperimentError(
+            f"schedule.cron: {schedule.cron!r} is not a cron schedule that Dagster can run: one of its fields (minute, "
+            "hour, day of month, month, day of week) is out of range, or the day never comes",
+            location=experiment.location("schedule", "cron"),
+        )
 
 
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:

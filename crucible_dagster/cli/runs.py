@@ -30,6 +30,7 @@ from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
+from crucible_core.values.messages import shorten
 from crucible_dagster.execution import embedded_home, open_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
@@ -196,8 +197,7 @@ def _launched(launch: Launch) -> str:
 
 
 def _result(run: RunSummary) -> str:
-    said = run.headline or ""
-    return said if len(said) <= MAX_RESULT else f"{said[: MAX_RESULT - 1]}…"
+    return shorten(run.headline or "", MAX_RESULT)
 
 
 # --- show -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from crucible_core.report.document import Picture, Section
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.report.markdown import markdown_of
 from crucible_core.values.jsonable import safe_text, to_jsonable
+from crucible_core.values.messages import cut
 from crucible_dagster.names import asset_key, asset_path
 from crucible_dagster.store.lazy import changed_names
 
@@ -59,7 +60,7 @@ def materialization(
         metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
-        description=_cut(safe_text(headline(ctx)), MAX_TEXT),
+        description=cut(safe_text(headline(ctx)), MAX_TEXT),
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )
@@ -79,9 +80,9 @@ def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) ->
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
         return markdown_of(document, picture_bytes=MAX_MARKDOWN - size)
-    cut = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
+    kept = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
     # Whole lines, so that no row of a table and no mark-up is left open.
-    return f"{cut.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
+    return f"{kept.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
 
 
 def _outcome(gate: GateResult) -> str:
@@ -106,7 +107,7 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
         asset_key=AssetKey([*asset_path(experiment), "decisions"]),
-        description=_cut(safe_text(described), MAX_TEXT),
+        description=cut(safe_text(described), MAX_TEXT),
         metadata=metadata,
     )
 
@@ -164,16 +165,12 @@ def _value(value: Any) -> MetadataValue[Any]:
 
 
 def _text(text: str) -> MetadataValue[Any]:
-    return MetadataValue.text(_cut(safe_text(text), MAX_TEXT))
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}\n\n… cut after {limit:,} of {len(text):,} characters"
+    return MetadataValue.text(cut(safe_text(text), MAX_TEXT))
 
 
 def _code(text: str) -> str:
     fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
-    return f"{fence}\n{_cut(text, MAX_JSON)}\n{fence}"
+    return f"{fence}\n{cut(text, MAX_JSON)}\n{fence}"
 
 
 def _backtick_runs(text: str) -> Iterator[str]:
@@ -200,4 +197,4 @@ def _table(ctx: Context) -> MetadataValue[Any]:
 
 def _cell(text: str) -> str:
     # A whole id does not break, and would make the table, and with it the page's column, wider than what is shown.
-    return _cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)
+    return cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

@@ -30,7 +30,7 @@ from upath import UPath
 from crucible_core import InvalidExperimentError, Schedule, load_experiment
 from crucible_core.cli.main import main as crucible
 from crucible_core.ir import vocabulary
-from crucible_dagster import History, execute_experiment, job_for, schedule_for
+from crucible_dagster import History, build_definitions, execute_experiment, job_for, schedule_for
 from crucible_dagster.automation.schedules import MISSED, SCHEDULE_STATUS, tick_tags
 from crucible_dagster.automation.ticks import Tick, find_state, ticks_of, times_before, what_became_of
 from crucible_dagster.dagster_internals import schedule_execution_time_iterator
@@ -99,6 +99,23 @@ def test_the_ticks_of_a_night_in_which_the_clocks_change(
         shown = [time.isoformat()[11:] for time in times]
         assert [one[: len(said)] for one, said in zip(shown, expected, strict=True)] == expected
     assert len({time.timestamp() for time in times}) == len(times)
+
+
+@pytest.mark.parametrize(
+    "cron",
+    [
+        *("61 * * * *", "* 24 * * *", "* * 32 * *", "* * * 13 *", "a b c d e", "- - - - -", "* * * * $(x)"),
+        *("0 0 30 2 *", "*/90 * * * *"),
+    ],
+)
+def test_a_time_that_never_comes_is_refused_where_it_stands_and_not_by_the_daemon_later(
+    tmp_path: Path, cron: str
+) -> None:
+    file = tmp_path / "never.yaml"
+    file.write_text(f"id: never\npipeline: [{{name: validate}}]\nschedule: {{cron: '{cron}'}}\n")
+    with pytest.raises(InvalidExperimentError, match="not a cron schedule") as refused:
+        build_definitions(file)
+    assert str(refused.value).startswith(f"{file}:3:12: schedule.cron: '{cron}' is")
 
 
 @pytest.mark.parametrize("zone", [BERLIN, NEW_YORK])
