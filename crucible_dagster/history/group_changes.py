@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crucible_bench.data.pairing import places_of_pairs
 from crucible_bench.declaration import Declaration
 from crucible_bench.vocabulary import CorrectionName
 from crucible_core.context import Context
-from crucible_core.errors import CrucibleError
+from crucible_core.errors import CrucibleError, UnknownStageError
+from crucible_core.ir.experiment import StageDef
 from crucible_core.plan import plan_stage
 from crucible_core.registry import Registry
+from crucible_core.stage import Stage
 from crucible_core.stages.bench import Bench
 from crucible_core.stages.bench_data import ComparedGroups
 from crucible_core.values.equality import same
 from crucible_core.values.messages import error_text
+from crucible_dagster.history.run_record import RunRecord
 
 if TYPE_CHECKING:
     from crucible_bench import TestResult
 
-__all__ = ["GroupChange", "compare_groups"]
+__all__ = ["GroupChange", "RecordedBenches", "compare_groups"]
 
 CORRECTION: CorrectionName = "holm"
 
@@ -54,6 +58,37 @@ class GroupChange:
             "p_adjusted": self.p_adjusted,
             "reason": self.reason,
         }
+
+
+class RecordedBenches(Registry):
+    """Knows the `bench` stages of recorded runs, and no other stage: it imports nothing that a pipeline names."""
+
+    def __init__(self, *records: RunRecord | None) -> None:
+        super().__init__({})
+        self._benches = [frozenset(_benches_in(record)) if record else frozenset() for record in records]
+
+    @property
+    def are_in_both(self) -> bool:
+        """Whether every run has some."""
+        return all(self._benches)
+
+    def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[Stage]:  # noqa: ARG002  # nowhere
+        if any((definition.name, definition.module) in one for one in self._benches):
+            return Bench
+        raise UnknownStageError(
+            f"stage {definition.name!r} was not a bench stage in these runs", stage=definition.name, known=()
+        )
+
+
+def _benches_in(record: RunRecord) -> Iterator[tuple[str, str | None]]:
+    """Name and module, as the experiment has them, of the entries that were found to be `bench` stages."""
+    try:
+        modules = {one.name: one.module for one in record.to_experiment().pipeline}
+    except CrucibleError:  # which is among the notes already, where it matters
+        return
+    for stage in record.stages:
+        if stage.stage == f"{Bench.__module__}:{Bench.__name__}":
+            yield stage.name, modules.get(stage.name)
 
 
 def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[str, str]) -> tuple[GroupChange, ...]:

@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dagster import (
     AssetKey,
@@ -33,13 +31,11 @@ from crucible_core import (
     Context,
     CrucibleError,
     GateResult,
-    builtin_registry,
 )
 from crucible_core.report import diff_traces, results
-from crucible_core.stages.bench import Bench
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_dagster.history.gate_results import gates_of_run
-from crucible_dagster.history.group_changes import GroupChange, compare_groups
+from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, compare_groups
 from crucible_dagster.history.record_diff import Change, changes_between
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
@@ -58,6 +54,7 @@ from crucible_dagster.history.summaries import (
     _told,
 )
 from crucible_dagster.names import dagster_name
+from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG
 
@@ -84,34 +81,18 @@ SHORTEST_PREFIX = 4
 MAX_CANDIDATES = 5
 
 
-class Failed(Protocol):
-    """What the store keeps of a step that failed."""
-
-    @property
-    def context(self) -> Context: ...
-
-
-class Store(Protocol):
-    """What History reads of the context store."""
-
-    def load(self, run_id: str, step: str, /) -> Context: ...
-
-    def load_failure(self, run_id: str, step: str, /) -> Failed | None: ...
-
-    def run_record(self, run_id: str, /) -> str | None: ...
-
-
 class History:
     """What ran on a Dagster instance.
 
-    A run may be named by the first characters of its id, four at least, where they are those of no other run. Reading a
-    Context back may unpickle: trust whoever can write to the context store, or use `runs` and `metrics` only.
+    A run may be named by the first characters of its id, four at least, where they are those of no other run. Nothing
+    that a recorded experiment names is imported. But looking at a value of a Context may unpickle it, which imports
+    its class and runs its code: trust whoever can write to the context store, or use `runs` and `metrics` only.
     """
 
-    def __init__(self, instance: DagsterInstance, *, store: Store | None = None) -> None:
+    def __init__(self, instance: DagsterInstance, *, store: ContextStore | None = None) -> None:
         """`store` is the one that the instance's runs use unless given."""
         self._instance = instance
-        self._store: Store = open_store(instance) if store is None else store
+        self._store = open_store(instance) if store is None else store
 
     def experiments(self) -> tuple[str, ...]:
         """The experiments that have runs."""
@@ -204,8 +185,6 @@ class History:
         """
         run_id = self.find(run)
         record = self.record(run_id)
-        if record is not None and record.source is not None:
-            _find_modules_beside(record.source)
         finished, others = self._steps(run_id, record)
         for step in reversed(others):
             if (failure := self._store.load_failure(run_id, step)) is not None:
@@ -262,7 +241,7 @@ class History:
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
         changed = changes_between(*records)
-        groups = self._compare_groups(ids, notes) if all(map(_has_bench, records)) else ()
+        groups = self._compare_groups(ids, RecordedBenches(*records), notes)
         differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
             differ = self._from_context(
@@ -430,11 +409,13 @@ class History:
             return run.metrics
         return self._from_context(run.run_id, lambda context: dict(results(context)), notes) or {}
 
-    def _compare_groups(self, ids: tuple[str, str], notes: list[str]) -> tuple[GroupChange, ...]:
+    def _compare_groups(
+        self, ids: tuple[str, str], benches: RecordedBenches, notes: list[str]
+    ) -> tuple[GroupChange, ...]:
         def compared(a: Context, b: Context) -> tuple[GroupChange, ...]:
-            return compare_groups(a, b, builtin_registry(), names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
+            return compare_groups(a, b, benches, names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
 
-        if ids[0] == ids[1]:
+        if ids[0] == ids[1] or not benches.are_in_both:
             return ()
         later = self._from_context(ids[1], lambda context: context, notes)
         if later is None:
@@ -451,14 +432,3 @@ class History:
             if entry.dagster_event is not None and entry.dagster_event.message:
                 return RunFailure(None, entry.dagster_event.message, None)
         return None
-
-
-def _find_modules_beside(source: str) -> None:
-    # As where the run took place: what its stages put into the Context may be of classes defined there.
-    folder = str(Path(source).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _has_bench(record: RunRecord | None) -> bool:
-    return record is not None and any(stage.stage == f"{Bench.__module__}:{Bench.__name__}" for stage in record.stages)

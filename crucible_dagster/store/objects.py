@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from crucible_core.values.jsonable import safe_text, type_name
@@ -12,6 +14,7 @@ from crucible_dagster.store.codec import Encoded, decode, encode
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles
 from crucible_dagster.store.memory import Digests, checksum, count_mappings, digests_of, remember_mapping
+from crucible_dagster.store.search_path import modules_beside
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
@@ -84,8 +87,15 @@ class ObjectStore:
     def __init__(self, files: Files, *, allow_pickle: bool = True) -> None:
         self.files = files
         self.allow_pickle = allow_pickle
+        self._folder: Path | None = None
         self._verified: set[str] = set()
         self._recent: dict[str, bytes] = {}
+
+    def beside(self, folder: Path | None) -> ObjectStore:
+        """The same store; the classes of what it reads are also looked for in this folder."""
+        there = copy.copy(self)
+        there._folder = folder
+        return there
 
     # --- values ---
 
@@ -128,7 +138,8 @@ class ObjectStore:
         head = self._head(ref.head, where)
         blocks = [self._buffer(blob, where) for blob in ref.buffers]
         try:
-            return decode(ref.codec, head, blocks)
+            with modules_beside(self._folder if ref.codec == "pickle" else None):
+                return decode(ref.codec, head, blocks)
         except Exception as error:
             kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
             raise StoreError(

@@ -133,13 +133,14 @@ class ContextStore:
         manifest = max(found, key=lambda one: one.attempt)
         failure = manifest.failure or {}
         cause = Ref.from_json(failure["cause"]) if failure["cause"] and self.objects.allow_pickle else None
-        return StoredFailure(
-            self._context(manifest),
-            failure["stage"],
-            failure["reason"],
-            failure["interrupted"],
-            cause and self.objects.get(cause, f"the cause of the failure of step {step!r} of run {run_id}"),
-        )
+        context = self._context(manifest)
+
+        def read_cause() -> BaseException | None:
+            objects = self.objects.beside(context.experiment.folder)
+            where = f"the cause of the failure of step {step!r} of run {run_id}"
+            return None if cause is None else objects.get(cause, where)
+
+        return StoredFailure(context, failure["stage"], failure["reason"], failure["interrupted"], read_cause)
 
     def _cause(self, cause: BaseException | None) -> Ref | None:
         # Many exceptions can be pickled and not unpickled: their constructors want more than `args` holds.
@@ -321,26 +322,29 @@ class ContextStore:
 
     def _context(self, manifest: Manifest) -> Context:
         where = f"(step {manifest.step!r}, run {manifest.run_id})"
+        described = self.objects.get(manifest.experiment, f"the experiment {where}")
+        experiment = described if isinstance(described, Experiment) else _experiment(described)
+        # What a stage beside the experiment file put into the Context may be of a class that is defined there.
+        objects = self.objects.beside(experiment.folder)
         shared: dict[str, Cell] = {}
         cells: dict[str, dict[str, Cell]] = {}
         for part in PARTS:
             cells[part] = {}
             for name, ref, group in manifest.parts[part].items(self.objects, f"{part} {where}"):
-                cell = Cell(self.objects, Ref.from_json(ref), f"{part}[{name!r}] {where}")
+                cell = Cell(objects, Ref.from_json(ref), f"{part}[{name!r}] {where}")
                 if group is not None:
                     cell = shared.setdefault(f"{group} {cell.ref.digest}", cell)
                     cell.shared = group
                 cells[part][name] = cell
         outputs = [
-            Chunk(Cell(self.objects, Ref.from_json(ref), f"outputs {where}"), count)
+            Chunk(Cell(objects, Ref.from_json(ref), f"outputs {where}"), count)
             for ref, count in manifest.outputs.items(self.objects, f"outputs {where}")
         ]
-        described = self.objects.get(manifest.experiment, f"the experiment {where}")
         events = manifest.trace.items(self.objects, f"the trace {where}")
         context = Context(
             manifest.experiment_id,
             manifest.run_id,
-            described if isinstance(described, Experiment) else _experiment(described),
+            experiment,
             trace=Trace.from_json(json.dumps(events)),
         )
         return _restored(context, manifest, _Cells(cells, outputs))
