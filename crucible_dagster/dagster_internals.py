@@ -27,7 +27,7 @@ __all__ = [
     "schedule_execution_time_iterator",
 ]
 
-# What each step's process would import for itself: most of the second and a half that a step costs otherwise.
+# What each step's process would otherwise import itself: most of the second and a half that a step costs then.
 PRELOADED_MODULES = (
     "dagster",
     "dagster._core.execution.api",

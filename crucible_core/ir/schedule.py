@@ -1,4 +1,4 @@
-"""When an experiment is run again by itself."""
+"""When an experiment is run again without a person."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Schedule(Node):
     default_status: ScheduleStatus = "stopped"
     """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
     missed: MissedTicks = "latest"
-    """Ticks that passed while no daemon looked: run the `latest` of them, or `all`, or `skip` what is too late."""
+    """Ticks that passed while no daemon was running: run the `latest` of them, or `all`, or `skip` what is too late."""
     max_catch_up: int | None = Field(default=None, ge=1, le=100, strict=True)
-    """With `missed: all`: how many ticks are looked back over for missed ones; unsaid, 10."""
+    """With `missed: all`: how many of the last ticks are searched for missed ones; 10 by default."""
     max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
-    """With `missed: skip`: the seconds by which a tick may be late and is still run; unsaid, 300."""
+    """With `missed: skip`: by how many seconds a tick may be late and is still run; 300 by default."""
     variant: Name | None = None
-    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
+    """The variant of the experiment that is run; by default none."""
 
     @field_validator("cron")
     @classmethod
@@ -54,7 +54,7 @@ class Schedule(Node):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise PydanticCustomError(
-                "timezone", "{value} is no IANA time zone, such as Europe/Berlin", {"value": repr(value)}
+                "timezone", "{value} is not an IANA time zone such as Europe/Berlin", {"value": repr(value)}
             ) from None
         return value
 
@@ -74,4 +74,4 @@ class Trigger(Node):
     default_status: ScheduleStatus = "stopped"
     """Whether the trigger is on when it is first deployed; the UI's switch has the last word."""
     variant: Name | None = None
-    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
+    """The variant of the experiment that is run; by default none."""

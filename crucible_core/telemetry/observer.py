@@ -62,7 +62,7 @@ class OpenTelemetryObserver:
     the span that runs are parts of: a W3C `traceparent` or a Context of OpenTelemetry; unless given, what is current
     where the run begins. `attributes` are put on the span of each run.
 
-    Raises CrucibleError where no provider is configured, and for a `parent` that is no traceparent.
+    Raises CrucibleError where no provider is configured, and for a `parent` that is not a traceparent.
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class OpenTelemetryObserver:
         self.attributes = attributes
         self._parent = parent_context({"traceparent": parent}) if isinstance(parent, str) else parent
         if isinstance(parent, str) and self._parent is None:
-            raise CrucibleError(f"the parent {parent!r} is no traceparent of W3C Trace Context: 00-<trace>-<span>-01")
+            raise CrucibleError(
+                f"the parent {parent!r} is not a traceparent of W3C Trace Context: 00-<trace>-<span>-01"
+            )
 
     def spans_of(
         self,

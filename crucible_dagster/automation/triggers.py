@@ -1,8 +1,8 @@
 """The trigger of an experiment: a sensor that launches a run when assets that it depends on were updated.
 
-What it has seen of each asset is its cursor; several updates between two looks are one run. Each run is tagged with the
-materializations that it was launched for, and `crucible_dagster.execute.run_claims` sees to it that one run does the
-work.
+Its cursor is the last materialization that it has seen of each asset; several updates between two evaluations are one
+run. Each run is tagged with the materializations that it was launched for, and `crucible_dagster.execute.run_claims`
+ensures that one run does the work.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def materialization(
 ) -> AssetMaterialization:
     """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
 
-    `chart` shows the run among those before, in the report.
+    `chart` shows the run and earlier ones, in the report.
     """
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
@@ -67,15 +67,15 @@ def materialization(
 
 
 def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
-    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures give way to words before any text is cut."""
+    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures are replaced by words before any text is cut."""
     document = report_on(ctx)
-    told: list[Section] = []
+    first: list[Section] = []
     if gates:
         rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
-        told.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
+        first.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
     if chart is not None:
-        told.append(Section("The last runs", (chart,)))
-    document = replace(document, sections=(*told, *document.sections))
+        first.append(Section("The last runs", (chart,)))
+    document = replace(document, sections=(*first, *document.sections))
     words = markdown_of(document, picture_bytes=0)
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
@@ -92,8 +92,8 @@ def _outcome(gate: GateResult) -> str:
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     """A decision, in the run's log and on the page of `crucible/<id>/decisions`.
 
-    Not on that of the experiment's asset: Dagster plots the numbers of an asset from its last hundred events, and a few
-    decisions in each run would leave room for a dozen runs, with a gap between any two.
+    Not on the page of the experiment's asset: Dagster plots an asset's numbers from its last hundred events, and a few
+    decisions in each run would leave room for a dozen runs, with gaps between them.
     """
     metadata: Metadata = {
         "stage": MetadataValue.text(decision.stage),
@@ -127,7 +127,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
 
 
 def _free_name(name: str, kind: str, taken: Metadata) -> str:
-    """The name as it is, or with its kind where something else on the page has that name already."""
+    """The name, or the name with its kind if something else on the page has that name already."""
     return name if name not in taken else f"{name} ({kind})"
 
 
@@ -196,5 +196,5 @@ def _table(ctx: Context) -> MetadataValue[Any]:
 
 
 def _cell(text: str) -> str:
-    # A whole id does not break, and would make the table, and with it the page's column, wider than what is shown.
+    # A whole id is not wrapped, and would make the table, and so the page's column, too wide to be shown.
     return cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

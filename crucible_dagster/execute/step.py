@@ -1,7 +1,7 @@
-"""What an op does: run one stage, on the Context that the store has for it, and tell Dagster of it.
+"""What an op does: run one stage, on the Context that the store has for it, and report it to Dagster.
 
-In this order: what happens is written to the store, then told to Dagster, whose event log drops messages while its
-database is away.
+In this order: an event is written to the store, then sent to Dagster, whose event log drops messages while its database
+is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
@@ -89,7 +89,7 @@ def _run_step(
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
-        context.log.warning(f"another attempt at step {step} has a result already, and that counts")
+        context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = _before(context, upstream, launched)
         one = _Step(context, manager, compiled, planned, step, traced)
@@ -143,7 +143,7 @@ class _Step:
         return self._run_tracked(before, index, key, why)
 
     def adopt(self, before: Context) -> Context | None:
-        """The result that the run which this one resumes has of the step, if its process died before saying so."""
+        """The step's result in the run that this one resumes, if that run's process died before it reported it."""
         run = self.dagster.run
         if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
             return None
@@ -171,7 +171,7 @@ class _Step:
                     self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
             except StageFailedError as error:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
-                said = f"{error}\n\nNot kept of the Context: {'; '.join(lost)}" if lost else str(error)
+                said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
                 raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
             except RunInterrupted as interrupt:
@@ -179,7 +179,7 @@ class _Step:
                 raise (interrupt.__cause__ or interrupt) from None
             if watching.given_up:
                 raise RefusedWriteError(
-                    f"run {run_id} was given up while step {self.step!r} ran; its result is refused"
+                    f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
             if reads is not None:
                 notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
@@ -199,7 +199,7 @@ class _Step:
             else "it changed the experiment in place"
         )
         if unfit:
-            self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be used again: {unfit}")
+            self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be reused: {unfit}")
         return kept
 
     def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
@@ -245,13 +245,13 @@ def _before(context: OpExecutionContext, upstream: Context | None, launched: Exp
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
         return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
-        # A re-execution goes on from what another run left, as a run of its own and with its own options.
+        # A re-execution continues from another run's result, as a new run with its own options.
         return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
     return upstream
 
 
 def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionContext, steps: Sequence[str]) -> None:
-    """Whatever still runs of the run that this one replaces comes too late from now on."""
+    """Refuse from now on what is still running of the run that this one replaces."""
     replaced = context.run.parent_run_id
     parent = context.instance.get_run_by_id(replaced) if replaced is not None else None
     if parent is not None and parent.is_finished:
@@ -267,8 +267,8 @@ def _reads_of(before: Context) -> Reads:
 def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
     """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
 
-    What stands in the Launchpad's editor from the beginning was typed by nobody: the file's options and defaults, and
-    where the run is of a variant's partition, those of the variant.
+    What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and
+    those of the variant if the run is of a variant's partition.
     """
     file, settings = compiled.experiment, compiled.settings
     experiment = file if settings.variant is None else file.with_variant(settings.variant, compiled.registry)

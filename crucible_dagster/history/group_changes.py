@@ -32,9 +32,9 @@ CORRECTION: CorrectionName = "holm"
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """What became of a group from run A to run B: `result` is about B minus A.
+    """How a group changed from run A to run B: `result` is about B minus A.
 
-    `p_adjusted` is corrected by Holm for all groups that were compared. Where no comparison could be made, `result` is
+    `p_adjusted` is corrected by Holm for all groups that were compared. If no comparison could be made, `result` is
     None and `reason` says why.
     """
 
@@ -95,8 +95,8 @@ def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[s
     """Every group that a `bench` stage of both runs compared, run B's values against run A's.
 
     The design, outcome, alpha and effect size are those that B's stage declares: values of the same fold, example or
-    seed stay pairs, by their names where they have some, else by their places. `names` are A's and B's in the results.
-    What cannot be read or compared has its reason.
+    seed stay pairs, by name if they have names, otherwise by position. `names` are the names of A and B in the results.
+    What cannot be read or compared has a reason instead.
     """
     from crucible_bench import adjust_p_values  # noqa: PLC0415  # scipy takes a second to load
 
@@ -129,7 +129,7 @@ class _Benched(NamedTuple):
 
 
 def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
-    """Metric -> what its bench stage compared in the run, or why that cannot be had."""
+    """Metric -> what its bench stage compared in the run, or why it cannot be read."""
     found: dict[str, _Benched | str] = {}
     for index, definition in enumerate(ctx.experiment.pipeline):
         if not definition.enabled:
@@ -137,7 +137,7 @@ def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
         try:
             stage = plan_stage(ctx.experiment, index, registry).stage
         except CrucibleError:
-            continue  # a stage that is no more: if it was a bench stage, its module is gone
+            continue  # another stage, or a bench stage whose options are refused by now
         if not isinstance(stage, Bench) or not ctx.has_metric(stage.metric):
             continue
         try:
@@ -186,5 +186,5 @@ def _in_order(values: Any, group: str, earlier: ComparedGroups, later: ComparedG
         values = [values[place] for place in places]
         clusters = None if clusters is None else [clusters[place] for place in places]
     if clusters is not None and later.clusters is not None and list(clusters) != list(later.clusters):
-        raise ValueError("the runs have their items in different clusters, so that they are not the same items")
+        raise ValueError("the runs have their items in different clusters, so they are not the same items")
     return values

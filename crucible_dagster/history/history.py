@@ -84,13 +84,13 @@ MAX_CANDIDATES = 5
 class History:
     """What ran on a Dagster instance.
 
-    A run may be named by the first characters of its id, four at least, where they are those of no other run. Nothing
+    A run may be named by at least the first four characters of its id, if no other id begins with them. Nothing
     that a recorded experiment names is imported. But looking at a value of a Context may unpickle it, which imports
     its class and runs its code: trust whoever can write to the context store, or use `runs` and `metrics` only.
     """
 
     def __init__(self, instance: DagsterInstance, *, store: ContextStore | None = None) -> None:
-        """`store` is the one that the instance's runs use unless given."""
+        """`store` defaults to the one that the instance's runs use."""
         self._instance = instance
         self._store = open_store(instance) if store is None else store
 
@@ -107,7 +107,7 @@ class History:
         limit: int = 20,
         before: str | None = None,
     ) -> tuple[RunSummary, ...]:
-        """A page of runs, newest first; the next one is that `before` the last run of this one.
+        """A page of runs, newest first; the next page is the one `before` the last run of this one.
 
         Raises CrucibleError if there is no such experiment, status or run.
         """
@@ -127,8 +127,8 @@ class History:
 
         `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
         materialization: the first 10,000 metrics, and of a comparison its findings. A run that did not succeed has
-        none, and its row only the three columns; a metric with one of their names is called `status (metric)`. The row
-        of a run of a variant of the experiment has it as `variant` too.
+        none, and only the three columns; a metric with one of their names is called `status (metric)`. If the run is of
+        a variant, the row has it as `variant`.
 
         Raises CrucibleError if there is no such experiment or status.
         """
@@ -155,7 +155,7 @@ class History:
             return run
         if len(run) < SHORTEST_PREFIX:
             raise CrucibleError(
-                f"{printable(run)!r} is too short for a run id: give {SHORTEST_PREFIX} characters at least"
+                f"{printable(run)!r} is too short for a run id: give at least {SHORTEST_PREFIX} characters"
             )
         ids = self._instance.get_run_ids(RunsFilter(tags={EXPERIMENT_TAG: list(self.experiments())}))
         found = [one for one in ids if one.startswith(run.lower())]
@@ -171,7 +171,7 @@ class History:
         )
 
     def record(self, run: str) -> RunRecord | None:
-        """What was recorded when the run began; None if its first stage never did.
+        """What was recorded when the run started; None if its first stage never started.
 
         Raises CrucibleError if there is no such run, or the record cannot be read.
         """
@@ -224,14 +224,14 @@ class History:
         )
 
     def gates(self, run: str) -> tuple[GateResult, ...]:
-        """The results of the run's gates; none of a run whose stages did not all succeed, or without gates.
+        """The results of the run's gates; empty if it has none, or if not all of its stages succeeded.
 
         Raises CrucibleError if there is no such run.
         """
         return gates_of_run(self._instance, self.find(run))
 
     def compare(self, a: str, b: str, *, values: bool = False) -> RunComparison:
-        """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions are not the same.
+        """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions differ.
 
         Raises CrucibleError if one of the runs does not exist.
         """
@@ -277,7 +277,7 @@ class History:
         before: str | None = None,
     ) -> list[StoredRun]:
         if limit is not None and limit < 1:
-            raise CrucibleError(f"the limit is {limit}; a page has one run at least")
+            raise CrucibleError(f"the limit is {limit}; a page has at least one run")
         known = self.experiments()
         if experiment is not None and experiment not in known:
             raise CrucibleError(
@@ -286,8 +286,8 @@ class History:
             )
         if not known:
             return []
-        # By the job's name and not by the tag: the index by job has its runs in order, so that a page is all that is
-        # read; the runs of a tag would all be sorted first.
+        # By the job's name and not by the tag: the index by job is in order, so only one page is read, while all runs
+        # of a tag would be sorted first.
         filters = RunsFilter(
             job_name=None if experiment is None else dagster_name(experiment),
             statuses=_statuses(status),
@@ -309,7 +309,7 @@ class History:
                 return
             cursor = page[-1].dagster_run.run_id
             if len(ours) < size / 10:
-                # They are few among the runs of others: looking through those would take longer than sorting these.
+                # They are few among the runs of others: reading all of those would take longer than sorting these.
                 filters = RunsFilter(
                     tags={EXPERIMENT_TAG: list(experiments)},
                     job_name=filters.job_name,
@@ -330,7 +330,7 @@ class History:
         return {run_id: shown for name, runs in wanted.items() for run_id, shown in self._shown_of(name, runs)}
 
     def _shown_of(self, experiment: str, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        # There is no looking up by run: it is made while the run goes on, so those of that time are looked through.
+        # There is no look-up by run. It is made while the run is running, so those of that time are searched.
         missing = {one.dagster_run.run_id for one in runs}
         window = AssetRecordsFilter(
             AssetKey(["crucible", dagster_name(experiment)]),
@@ -357,7 +357,7 @@ class History:
             order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
-            # Behind the stages come the gates, whose step has a result also where it fails the run.
+            # After the stages come the gates, whose step has a result even if it fails the run.
             judged = {step for step in began if step not in order}
             order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
             began |= dict.fromkeys(judged, "SUCCESS")
@@ -390,7 +390,7 @@ class History:
             notes.append(str(error))
             return None
         if record is None:
-            notes.append(f"run {run_id} has no record: its first stage never began, or its files were removed")
+            notes.append(f"run {run_id} has no record: its first stage never started, or its files were removed")
         return record
 
     def _from_context(self, run_id: str, read: Callable[[Context], T], notes: list[str]) -> T | None:

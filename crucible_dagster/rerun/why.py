@@ -1,4 +1,4 @@
-"""Why a stage's earlier result was used again, or not."""
+"""Why an earlier result of a stage was reused, or why not."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["Explanation", "Part", "explain_reuse"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that the stage's result depends on."""
+    """Something that the result of the stage depends on."""
 
     part: str
     then: str | None
-    """Digest, or text, in the earlier run; None if there was no such thing."""
+    """Its digest or text in the earlier run; None if it did not exist."""
     now: str | None
-    """In the run that was asked about."""
+    """In the run in question."""
     verdict: Literal["same", "different", "only then", "only now"]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What happened to a stage with `cache: true`, and on what its result depends."""
+    """What happened to a stage with `cache: true`, and what its result depends on."""
 
     run_id: str
     stage: str
@@ -45,9 +45,9 @@ class Explanation:
 
 
 def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanation:
-    """Explain a hit or a miss, part by part.
+    """Explain why a result was reused or not, part by part.
 
-    Raises CrucibleError if there is no such run or stage, or nothing is kept of the stage.
+    Raises CrucibleError if there is no such run or stage, or the stage has no result.
     """
     record = recorded_run(History(instance), run)
     found = next((one for one in record.stages if one.name == stage), None)
@@ -63,11 +63,11 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
         )
     adopted = manifest.notes.get("adopted_from")
     if adopted is not None:
-        verdict = f"{stage} was not run: its result is that of run {adopted}, which this one goes on from"
+        verdict = f"{stage} was not run: its result is that of run {adopted}, which this run resumes"
         return Explanation(record.run_id, stage, None, None, verdict, ())
     notes: Mapping[str, Any] | None = manifest.notes.get("reuse")
     if notes is None:
-        verdict = f"{stage} was run: its entry in the experiment does not say `cache: true`"
+        verdict = f"{stage} was run: its entry in the experiment does not have `cache: true`"
         return Explanation(record.run_id, stage, None, None, verdict, ())
     depends = {**notes["key"], **{described_read(tuple(read)): digest for read, digest in notes["reads"]}}
     if notes.get("from"):
@@ -80,7 +80,7 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
         verdict = f"{stage} was run: it reads ctx.{never[0]}, which is different in every run"
         return Explanation(record.run_id, stage, None, None, verdict, now)
     if notes.get("fresh"):
-        return Explanation(record.run_id, stage, None, None, f"{stage} was run, because --fresh was said", now)
+        return Explanation(record.run_id, stage, None, None, f"{stage} was run because of --fresh", now)
     if notes.get("last") is None:
         verdict = f"{stage} was run: there was no earlier result of this stage of the experiment"
         return Explanation(record.run_id, stage, None, None, verdict, now)

@@ -19,7 +19,7 @@ from crucible_dagster.store.search_path import modules_beside
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
 FOLDER = "objects"
-# A value up to this many bytes stands in the manifest itself.
+# A value up to this many bytes is kept in the manifest itself.
 MAX_INLINE = 1024
 # A buffer from this many bytes on is mapped rather than read.
 MIN_MAPPED = 256 * 1024
@@ -143,7 +143,7 @@ class ObjectStore:
         except Exception as error:
             kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
             raise StoreError(
-                f"{where}, {kind}, cannot be made again from the context store: {type(error).__name__}: {error}"
+                f"{where}, {kind}, cannot be restored from the context store: {type(error).__name__}: {error}"
                 + ("; was its class moved or changed since it was stored?" if ref.codec == "pickle" else "")
             ) from error
 
@@ -157,7 +157,7 @@ class ObjectStore:
 
     def get_bytes(self, blob: str, where: str) -> bytes:
         """Raises StoreError."""
-        # The next step's manifest begins with what this one's holds.
+        # The next step's manifest begins with the contents of this one's.
         if blob not in self._recent:
             self._recent[blob] = self._head(blob, where)
             while len(self._recent) > MAX_RECENT:
@@ -166,7 +166,7 @@ class ObjectStore:
 
     def _put(self, digest: str, block: bytes | memoryview) -> None:
         name = object_name(digest)
-        # What is there already may be old and not referred to by now: the garbage collection must see that it is again.
+        # An existing object may be old and unreferenced: the garbage collection must see that it is used again.
         if not self.files.keep(name, len(block) if isinstance(block, bytes) else block.nbytes):
             self.files.write(name, [block])
 

@@ -1,14 +1,14 @@
-"""The context store: what each step returned, kept for the next step, for a run that goes on where another stopped, and
-for whoever reads last month's runs.
+"""The context store: it keeps what each step returned, for the next step, for a run that is resumed, and for reading
+last month's runs.
 
 | file below the base                    | what it is                                                             |
 | -------------------------------------- | ---------------------------------------------------------------------- |
 | `objects/ab/cdef...`                   | an immutable object, named by the SHA-256 of its bytes                 |
-| `runs/<run>/run.json`                  | how the run came about, written once                                   |
+| `runs/<run>/run.json`                  | the record of the run, written once                                    |
 | `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
-| `reuse/...`                            | which results may be used again: `execute.stage_cache`                 |
+| `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 """
 
@@ -58,7 +58,7 @@ class ContextStore:
     def save(
         self, context: Context, run_id: str, step: str, *, attempt: str, notes: Mapping[str, Any] | None = None
     ) -> Context:
-        """Keep what a step returned, and give it back as the next step is to have it.
+        """Keep what a step returned, and return it in the form that the next step gets.
 
         Raises StoreError for a value that cannot be stored or a store that cannot be written to, and RefusedWriteError
         if another attempt's result counts already.
@@ -68,7 +68,7 @@ class ContextStore:
             taken = self.find(run_id, step)
             raise RefusedWriteError(
                 f"the result of step {step!r} of run {run_id} comes too late and is refused: "
-                + ("the run was given up and goes on in another" if taken is None else "another attempt's counts")
+                + ("another run has replaced this one" if taken is None else "another attempt's result counts")
             )
         return _restored(context, manifest, cells)
 
@@ -95,7 +95,7 @@ class ContextStore:
         return self.find(run_id, step) is not None
 
     def close(self, run_id: str, step: str, by: str) -> None:
-        """See to it that a step of a run that was given up has no result: what still runs of it comes too late."""
+        """Refuse any result of a step of a run that was replaced, even if the step is still running."""
         self._create(self.result_name(run_id, step), write_document({"closed_by": by}))
 
     # --- failures ---
@@ -105,7 +105,7 @@ class ContextStore:
     ) -> Sequence[str]:
         """Keep the Context as it stood when a step failed.
 
-        Returns why values are not kept as they stood: one that cannot be stored must not hide why the stage failed.
+        Returns why some values are not kept: a value that cannot be stored must not hide why the stage failed.
         Raises StoreError if the store cannot be written to.
         """
         interrupted = isinstance(error, RunInterrupted)
@@ -143,7 +143,7 @@ class ContextStore:
         return StoredFailure(context, failure["stage"], failure["reason"], failure["interrupted"], read_cause)
 
     def _cause(self, cause: BaseException | None) -> Ref | None:
-        # Many exceptions can be pickled and not unpickled: their constructors want more than `args` holds.
+        # Many exceptions can be pickled but not unpickled: their constructors need more than `args` holds.
         try:
             if cause is None:
                 return None
@@ -155,7 +155,7 @@ class ContextStore:
     # --- what is beside the Contexts ---
 
     def put_run_record(self, run_id: str, text: str) -> None:
-        """Keep how the run came about; the first record counts. Raises StoreError."""
+        """Keep the record of the run; the first one counts. Raises StoreError."""
         self._create(f"{RUNS}/{run_id}/{RECORD}", write_document({"record": text}))
 
     def run_record(self, run_id: str) -> str | None:
@@ -178,12 +178,12 @@ class ContextStore:
         return None if found is None else str(found["holder"])
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
-        """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
+        """Keep an event as it happens, however the stage ends. Raises OSError."""
         name = f"{self.step_folder(run_id, step)}/{attempt}.events"
         self.files.append(name, event.model_dump_json().encode() + b"\n")
 
     def events(self, run_id: str, step: str) -> Trace:
-        """What all attempts of a step recorded, also those that ended without a word."""
+        """The events of all attempts of a step, even of those that were killed."""
         folder = self.step_folder(run_id, step)
         lines: list[bytes] = []
         for name in self.files.children(folder):
@@ -280,7 +280,7 @@ class ContextStore:
         return manifest, cells
 
     def _extend(self, before: Log | None, items: Sequence[Any]) -> Log:
-        """The log of these outputs, as an addition to the one before where it is one."""
+        """The log of these outputs; if they begin with those before, as an addition to their log."""
         known = before.items(self.objects, "the manifest before") if before else []
         if before is None or items[: len(known)] != known:
             return Log().extended(items, self.objects)
@@ -311,7 +311,7 @@ class ContextStore:
             if before is not None and before.experiment == ref:
                 return ref
             kept = Experiment.model_validate_json(described["experiment"] or "") == experiment
-        except ValueError:  # pydantic's errors are: a stage put something into the experiment that is no JSON
+        except ValueError:  # as pydantic's errors are: a stage put something into the experiment that is not JSON
             kept = False
         if not kept:
             ref, encoded = self.objects.ref(experiment, "the experiment")
@@ -358,9 +358,9 @@ class _Cells:
 
 
 class _Writer:
-    """Writes the values of one Context, each object once however many names it has.
+    """Writes the values of one Context, each object once, however many names it has.
 
-    If `lenient`, a value that cannot be stored is left out, or is as it was stored before, and `lost` says so.
+    If `lenient`, a value that cannot be stored is left out, or kept as it was stored before, and `lost` says so.
     """
 
     def __init__(self, objects: ObjectStore, where: str, *, lenient: bool) -> None:

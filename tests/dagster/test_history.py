@@ -185,7 +185,7 @@ def test_a_run_is_named_by_the_first_characters_of_its_id(instance: DagsterInsta
         CrucibleError, match="no run of an experiment has an id that begins with '9999'; the newest: ef001"
     ):
         history.find("9999")
-    with pytest.raises(CrucibleError, match="'ef0' is too short for a run id: give 4 characters at least"):
+    with pytest.raises(CrucibleError, match="'ef0' is too short for a run id: give at least 4 characters"):
         history.find("ef0")
 
 
@@ -261,7 +261,7 @@ def test_a_failure_outside_the_stages_is_told_too(instance: DagsterInstance) -> 
     assert details.failure.stage is None
     assert "'nowhere' is none of" in details.failure.reason
     assert details.record is None
-    assert any("has no record: its first stage never began" in note for note in details.notes)
+    assert any("has no record: its first stage never started" in note for note in details.notes)
     with pytest.raises(CrucibleError, match=r"no step of run .* has finished, so there is no Context"):
         History(instance).context(done.run_id)
 

@@ -173,7 +173,7 @@ def tick_of(status: TickStatus, **more: Any) -> InstigatorTick:
 ERROR = SerializableErrorInfo("no module named lost\n", [], "ImportError")
 BECAME = [
     ([], None, "missed", None, None, "no daemon looked at it"),
-    ([], tick_of(TickStatus.STARTED), "missed", None, None, "its evaluation was cut off"),
+    ([], tick_of(TickStatus.STARTED), "missed", None, None, "its evaluation was interrupted"),
     ([], tick_of(TickStatus.FAILURE, error=ERROR), "missed", None, None, "its evaluation failed: no module named lost"),
     ([], tick_of(TickStatus.SKIPPED, skip_reason="late"), "skipped", None, None, "late"),
     ([run_of("a", R.SUCCESS)], tick_of(TickStatus.SUCCESS, run_ids=["a"]), "run", "a", "succeeded", None),
@@ -182,7 +182,7 @@ BECAME = [
     ([run_of("a", R.CANCELED)], None, "run", "a", "canceled", None),
     ([run_of("a", R.FAILURE), run_of("b", R.SUCCESS, root="a")], None, "run", "b", "succeeded", None),
     ([run_of("a", R.CANCELED, superseded=True), run_of("b", R.SUCCESS)], None, "run", "b", "succeeded", None),
-    ([run_of("a", R.NOT_STARTED)], None, "missed", None, None, "run a was made for it and never submitted"),
+    ([run_of("a", R.NOT_STARTED)], None, "missed", None, None, "run a was created for it and never submitted"),
     ([run_of("a", R.CANCELED, superseded=True)], None, "missed", None, None, "run a was made"),
     ([run_of("a", R.NOT_STARTED), run_of("b", R.STARTED)], None, "run", "b", "running", None),
 ]
@@ -440,7 +440,7 @@ def test_what_is_too_late_is_skipped_when_the_file_says_so(small_plant: Plant) -
     assert small_plant.worked() == []
     assert small_plant.outcomes(at(3)) == ["missed", "skipped"]
     note = small_plant.ticks(at(3))[-1].note or ""
-    assert note.startswith("The tick is looked at ")
+    assert note.startswith("The tick is evaluated ")
     assert note.endswith(" s late, and at most 200 s are allowed (max_late).")
     now = datetime.now(UTC)
     switch_on(small_plant.workspace, NAME, now - timedelta(minutes=1))
@@ -600,7 +600,7 @@ def test_what_the_command_cannot_tell_it_says(small_plant: Plant, tmp_path: Path
     assert f"the schedule '{NAME}' was never switched on" in never.stderr
     switch_on(small_plant.workspace, NAME, at(0))
     assert "there is no run of an experiment 'nightly'" in command("nightly").stderr
-    assert "'yesterday' is no date or time" in command(str(small_plant.file), "--since", "yesterday").stderr
+    assert "'yesterday' is not a date or time" in command(str(small_plant.file), "--since", "yesterday").stderr
     assert (
         "of code location 'there' was never switched on" in command(str(small_plant.file), "--location", "there").stderr
     )

@@ -115,7 +115,7 @@ def test_a_stage_that_reads_what_is_new_in_every_run_is_run_and_that_is_said(
     second = run(instance, PREPARE, entry)
     assert reused(second)[name] is None
     logs = instance.all_logs(second.run_id)
-    assert any("cannot be used again: it read ctx." in entry.user_message for entry in logs)
+    assert any("cannot be reused: it read ctx." in entry.user_message for entry in logs)
     told = explain_reuse(instance, second.run_id, name)
     assert told.verdict == f"{name} was run: it reads ctx.{name[6:]}, which is different in every run"
 
@@ -134,7 +134,7 @@ def test_fresh_runs_every_stage_and_its_results_are_the_ones_used_next(instance:
     fresh = run(instance, PREPARE, TRAIN, fresh=True)
     assert reused(fresh)["train"] is None
     assert reused(run(instance, PREPARE, TRAIN))["train"] == fresh.run_id
-    assert explain_reuse(instance, fresh.run_id, "train").verdict == "train was run, because --fresh was said"
+    assert explain_reuse(instance, fresh.run_id, "train").verdict == "train was run because of --fresh"
 
 
 def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_value_that_cannot_be_stored_does_not_hide_why_the_stage_failed(instan
         for entry in instance.all_logs(caught.value.context.run_id, of_type=DagsterEventType.STEP_FAILURE)
         if entry.dagster_event
     ]
-    assert "Not kept of the Context: assigns['data']" in str(said)
+    assert "Not kept in the stored Context: assigns['data']" in str(said)
 
 
 def test_an_index_that_cannot_be_read_is_no_index(instance: DagsterInstance) -> None:
@@ -285,7 +285,7 @@ def test_an_index_that_cannot_be_read_is_no_index(instance: DagsterInstance) -> 
     ctx = run(instance, PREPARE, TRAIN)
     assert ctx.completed_stages == ("prepare", "train")
     assert any(
-        "cannot be used again: the store cannot be written to" in entry.user_message
+        "cannot be reused: the store cannot be written to" in entry.user_message
         for entry in instance.all_logs(ctx.run_id)
     )
 
@@ -319,5 +319,5 @@ def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
     assert miss.compared_with == first.run_id
     assert [part.part for part in miss.parts if part.verdict == "different"] == ["option rate", "assigns['data']"]
     assert explain_reuse(instance, changed.run_id, "prepare").verdict == (
-        "prepare was run: its entry in the experiment does not say `cache: true`"
+        "prepare was run: its entry in the experiment does not have `cache: true`"
     )

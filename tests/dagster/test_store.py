@@ -312,14 +312,16 @@ def test_a_stage_may_put_anything_into_the_experiment_that_it_carries(local: Con
 
 def test_one_result_counts_and_a_late_one_is_refused(store: ContextStore) -> None:
     store.save(begin().put_metric("m", 1), RUN, "one", attempt="a")
-    with pytest.raises(RefusedWriteError, match=r"step 'one' of run .* comes too late .* another attempt's counts"):
+    with pytest.raises(
+        RefusedWriteError, match=r"step 'one' of run .* comes too late .* another attempt's result counts"
+    ):
         store.save(begin().put_metric("m", 2), RUN, "one", attempt="b")
     assert load(store, "one").metrics == {"m": 1}
 
 
 def test_a_step_that_was_given_up_gets_no_result(store: ContextStore) -> None:
     store.close(RUN, "one", by="another run")
-    with pytest.raises(RefusedWriteError, match="the run was given up and goes on in another"):
+    with pytest.raises(RefusedWriteError, match="another run has replaced this one"):
         store.save(begin(), RUN, "one", attempt="a")
     assert not store.has_result(RUN, "one")
     with pytest.raises(StoreError, match="has no result of step 'one'"):

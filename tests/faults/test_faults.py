@@ -238,7 +238,7 @@ def kill_at_a_moment(
     run = instance.get_run_by_id(run_id)
     before = executed(folder)
     if run is None or store.run_record(run_id) is None:
-        with pytest.raises(CrucibleError, match=r"begins with|Run the experiment anew"):
+        with pytest.raises(CrucibleError, match=r"begins with|Run the experiment again"):
             resume_run(instance, run_id)
         assert undisturbed.differences(execute_experiment(experiment, instance=instance)) == (), told
         return "anew"
@@ -371,7 +371,7 @@ def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(
         done = [step for step in ("numbers", "total") if store.has_result(run_id, step)]
         before = executed(folder)
         if store.run_record(run_id) is None:
-            with pytest.raises(CrucibleError, match="Run the experiment anew"):
+            with pytest.raises(CrucibleError, match="Run the experiment again"):
                 resume_run(sqlite, run_id)
             after = execute_experiment(experiment, instance=sqlite)
         else:
@@ -846,7 +846,7 @@ def test_a_value_whose_class_was_changed_is_refused_with_its_key_its_step_and_it
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
     importlib.invalidate_caches()
     context = store.load(OWN_RUN, "numbers")
-    with pytest.raises(StoreError, match="cannot be made again from the context store") as refused:
+    with pytest.raises(StoreError, match="cannot be restored from the context store") as refused:
         context.assigns[key]
     message = str(refused.value)
     assert f"assigns['{key}']" in message
@@ -903,7 +903,7 @@ def test_of_attempts_at_one_step_the_first_result_counts_and_the_others_are_refu
         except RefusedWriteError as error:
             refused.append(str(error))
     assert len(won) == 1
-    assert all("of step 'one'" in message and "another attempt's counts" in message for message in refused)
+    assert all("of step 'one'" in message and "another attempt's result counts" in message for message in refused)
     assert store.load(OWN_RUN, "one").assigns["attempt"] == won[0]
     begun = Context.begin(Experiment.model_validate({"id": "tried", "pipeline": [{"name": "one"}]}), run_id=OWN_RUN)
     with pytest.raises(RefusedWriteError, match="comes too late and is refused"):
@@ -979,7 +979,7 @@ def test_the_late_result_of_a_run_that_was_resumed_is_refused(
     (folder / "go").touch()
     resumed = resume_run(instance, run_id)
     child.kill(signal.SIGCONT)  # and it goes on, as if nothing had been
-    with pytest.raises(CrucibleError, match="comes too late and is refused: the run was given up and goes on in"):
+    with pytest.raises(CrucibleError, match="comes too late and is refused: another run has replaced this one"):
         child.result()
     store = open_store(instance)
     assert not any(store.has_result(run_id, step) for step in ("hold", "second", "sum_up"))
