@@ -58,7 +58,7 @@ def run_and_show(
     `judge` is asked for the results of the gates of a run that went well.
     """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it shows
-        Progress,
+        ProgressDisplay,
         make_console,
         print_summary,
     )
@@ -69,7 +69,7 @@ def run_and_show(
         code, partial, blocked = 0, None, None
         gates: Sequence[GateResult] = ()
         try:
-            with Progress(console, stages) as progress:
+            with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
             gates = judge(context) if context.experiment.gates else ()
         except GateFailedError as error:

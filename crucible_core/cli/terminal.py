@@ -27,7 +27,7 @@ from crucible_core.values.formatting import format_duration
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
 
-__all__ = ["Progress", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
+__all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
 PIPE_WIDTH = 400  # a path of a report in a cell is not broken
 MAX_COLUMNS = 6
@@ -67,7 +67,7 @@ def styled(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
 
-class Progress:
+class ProgressDisplay:
     """An observer that shows each stage as it starts, decides and ends, and how far its long work has come.
 
     On a terminal a line that moves and a bar for each work that goes on, in a pipe a line now and then.
@@ -83,7 +83,7 @@ class Progress:
         self._told: dict[str, float] = {}
         self.interval = INTERVAL_ON_TERMINAL if console.is_terminal else INTERVAL_IN_PIPE
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(

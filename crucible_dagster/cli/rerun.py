@@ -17,7 +17,7 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.cli.terminal import Progress, make_console, print_table, styled
+from crucible_core.cli.terminal import ProgressDisplay, make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
 from crucible_dagster.execution import open_instance
@@ -25,7 +25,7 @@ from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.rerun.replay import Replay, replay_run
 from crucible_dagster.rerun.resume import plan_resumption
-from crucible_dagster.rerun.why import Explanation, explain_reuse
+from crucible_dagster.rerun.why import Why, explain_stage
 
 __all__ = ["replay", "resume", "why"]
 
@@ -76,7 +76,7 @@ def replay(run: str, as_json: bool) -> None:
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
         console = make_console(sys.stderr)
         record = recorded_run(History(instance), run)
-        with Progress(console, len(record.stages)) as progress:
+        with ProgressDisplay(console, len(record.stages)) as progress:
             found = replay_run(instance, record.run_id, registry=builtin_registry(), observers=[progress])
     if as_json:
         results = [{"name": one.name, "verdict": one.verdict} for one in found.results]
@@ -98,11 +98,11 @@ def why(run: str, stage: str, as_json: bool) -> None:
     RUN is the id of a run, or at least the first four characters of it; STAGE is the name of a stage in its pipeline.
     """
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
-        found = explain_reuse(instance, run, stage)
+        found = explain_stage(instance, run, stage)
     if as_json:
         click.echo(to_json_text(found))
     else:
-        _print_explanation(found)
+        _print_why(found)
 
 
 def _print_replay(found: Replay) -> None:
@@ -121,7 +121,7 @@ def _print_replay(found: Replay) -> None:
     )
 
 
-def _print_explanation(found: Explanation) -> None:
+def _print_why(found: Why) -> None:
     console = make_console(sys.stdout)
     console.print(styled((found.verdict, "bold")))
     if found.parts:

@@ -88,8 +88,8 @@ def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: R
     except CrucibleError as error:
         severity = gate.severity if gate.undecided == "fail" else "warn"
         return _undecided(gate, f"the newest run, {run.run_id}, cannot be judged again: {error}", severity)
-    past = EarlierRuns(instance, store, run, last_step(experiment))
-    result = judge_gate(gate, context, planned, past)
+    earlier_runs = EarlierRuns(instance, store, run, last_step(experiment))
+    result = judge_gate(gate, context, planned, earlier_runs)
     return replace(result, sentence=f"run {run.run_id}: {result.sentence}")
 
 

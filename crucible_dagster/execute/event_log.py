@@ -26,7 +26,7 @@ FREE_LINES = 20
 MAX_NAMED_METRICS = 20
 
 
-class StageTeller:
+class EventLogObserver:
     """The observer of a step: its decisions, retries, progress and metrics become entries of the run's event log."""
 
     interval = INTERVAL

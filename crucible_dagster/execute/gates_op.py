@@ -84,8 +84,8 @@ def _judge_run(context: OpExecutionContext, upstream: Context, compiled: Compile
     )
     # As it is now: a run whose variant was typed has its tag since its first step.
     run = context.instance.get_run_by_id(context.run_id) or context.run
-    past = EarlierRuns(context.instance, manager.store, run, step)
-    results = judge_gates(after, planned, past)
+    earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
+    results = judge_gates(after, planned, earlier_runs)
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
     for one in results:
         say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 
 from dagster import DagsterInstance
 
-__all__ = ["Watch", "watch"]
+__all__ = ["OrphanWatch", "watch_for_orphan"]
 
 INTERVAL = 2.0
 """Seconds between two queries of the run's status."""
@@ -24,7 +24,7 @@ ORPHAN_EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h."""
 
 
-class Watch:
+class OrphanWatch:
     """Watches over the run that a step belongs to, and stops the step if the run is over."""
 
     def __init__(self, instance: DagsterInstance, run_id: str) -> None:
@@ -32,7 +32,7 @@ class Watch:
         self._run_id = run_id
         self._done = threading.Event()
         self._lock = threading.Lock()
-        self.given_up = False
+        self.run_is_over = False
         self._steps_thread = threading.current_thread()
 
     def run(self) -> None:
@@ -58,7 +58,7 @@ class Watch:
         with self._lock:
             if self._done.is_set():
                 return  # a run is finished as soon as its last step is
-            self.given_up = True
+            self.run_is_over = True
             if now:
                 os._exit(ORPHAN_EXIT_CODE)
             if self._steps_thread is threading.main_thread():
@@ -71,13 +71,13 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watch(instance: DagsterInstance, run_id: str) -> Iterator[Watch]:
-    """Watch over the run while one of its steps works."""
-    watching = Watch(instance, run_id)
+def watch_for_orphan(instance: DagsterInstance, run_id: str) -> Iterator[OrphanWatch]:
+    """OrphanWatch over the run while one of its steps works."""
+    orphan_watch = OrphanWatch(instance, run_id)
     # The storage of an ephemeral instance is this process's alone, and not made for two threads.
     if not instance.is_ephemeral:
-        threading.Thread(target=watching.run, name="crucible-watch", daemon=True).start()
+        threading.Thread(target=orphan_watch.run, name="crucible-watch", daemon=True).start()
     try:
-        yield watching
+        yield orphan_watch
     finally:
-        watching.stop()
+        orphan_watch.stop()

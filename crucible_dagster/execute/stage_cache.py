@@ -40,7 +40,7 @@ from crucible_dagster.store.manifest import read_document, write_document
 from crucible_dagster.store.objects import Ref, object_name
 from crucible_dagster.store.store import REUSE
 
-__all__ = ["Hit", "ReuseIndex", "StageKey", "described_read", "key_of"]
+__all__ = ["Hit", "StageCache", "StageKey", "described_read", "key_of"]
 
 Part = dict[str, JsonValue]
 """`part`, `then`, `now`: something a result depends on, in the earlier run and in this one."""
@@ -115,7 +115,7 @@ def described_read(read: Read) -> str:
     return read[0]
 
 
-class ReuseIndex:
+class StageCache:
     """Which results may be reused; kept in the store, beside the results themselves."""
 
     def __init__(self, store: ContextStore) -> None:

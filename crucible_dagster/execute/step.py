@@ -37,13 +37,13 @@ from crucible_core.observers import announce
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
-from crucible_dagster.execute.event_log import StageTeller
+from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
-from crucible_dagster.execute.orphan_watch import watch
+from crucible_dagster.execute.orphan_watch import watch_for_orphan
 from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
-from crucible_dagster.execute.stage_cache import Hit, ReuseIndex, StageKey, key_of, written_names
+from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import modules_of
@@ -92,7 +92,7 @@ def _run_step(
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = _before(context, upstream, launched)
-        one = _Step(context, manager, compiled, planned, step, traced)
+        one = _Attempt(context, manager, compiled, planned, step, traced)
         after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
         yield materialization(after, chart=chart_of_runs(context.instance, after))
@@ -102,7 +102,7 @@ def _run_step(
     yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
 
 
-class _Step:
+class _Attempt:
     """One attempt at a step."""
 
     def __init__(
@@ -122,25 +122,25 @@ class _Step:
         self.raw: Context
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
-        teller = StageTeller(context, compiled.experiment, compiled.settings)
-        self.observers: tuple[Observer, ...] = (self._keep, teller, *traced, *compiled.observers)
+        event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
+        self.observers: tuple[Observer, ...] = (self._keep, event_log, *traced, *compiled.observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
         if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
             return self._run(self.planned, before, {})
-        index = ReuseIndex(self.manager.store)
+        cache = StageCache(self.manager.store)
         key = key_of(self.planned, before.experiment_id)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
-        hit = None if fresh else index.find(key, before)
+        hit = None if fresh else cache.find(key, before)
         if hit is not None:
             return self._reuse(hit, before, key)
         if fresh:
             why: dict[str, Any] = {"fresh": True}
         else:
-            run_id, parts = index.compare_with_last(key, before)
+            run_id, parts = cache.compare_with_last(key, before)
             why = {"last": run_id, "parts": parts}
-        return self._run_tracked(before, index, key, why)
+        return self._run_tracked(before, cache, key, why)
 
     def adopt(self, before: Context) -> Context | None:
         """The step's result in the run that this one resumes, if that run's process died before it reported it."""
@@ -165,7 +165,7 @@ class _Step:
         """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
         packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
-        with watch(self.dagster.instance, run_id) as watching:
+        with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
                     self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
@@ -177,7 +177,7 @@ class _Step:
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
-            if watching.given_up:
+            if orphan_watch.run_is_over:
                 raise RefusedWriteError(
                     f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
@@ -185,14 +185,14 @@ class _Step:
                 notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
             return self._commit(self.raw, notes)
 
-    def _run_tracked(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
+    def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
         tracking = _TrackedStage(self.planned.stage, reads)
         notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
         kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
         unfit = (
-            index.remember(
+            cache.remember(
                 key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
             )
             if kept.experiment.to_json() == experiment

@@ -46,12 +46,12 @@ from crucible_dagster.history.summaries import (
     RunStatus,
     RunSummary,
     StageTime,
+    _ContextFacts,
     _experiment_of,
+    _facts_in,
     _moment,
     _statuses,
     _summary,
-    _Told,
-    _told,
 )
 from crucible_dagster.names import dagster_name
 from crucible_dagster.store import ContextStore
@@ -202,11 +202,11 @@ class History:
         summary = self._summary(run_id)
         notes: list[str] = []
         record = self._record_or_note(run_id, notes)
-        told = self._from_context(run_id, _told, notes)
-        if told is None:
-            told = _Told(self._times(run_id, record), summary.metrics, {}, (), None)
+        facts = self._from_context(run_id, _facts_in, notes)
+        if facts is None:
+            facts = _ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
-        failure = told.failure
+        failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
             failure = RunFailure(None, "; ".join(blocked), None)
         if failure is None and summary.status in {"failed", "canceled"}:
@@ -214,10 +214,10 @@ class History:
         return RunDetails(
             summary=summary,
             record=record,
-            stages=told.stages,
-            metrics=told.metrics,
-            artifacts=told.artifacts,
-            decisions=told.decisions,
+            stages=facts.stages,
+            metrics=facts.metrics,
+            artifacts=facts.artifacts,
+            decisions=facts.decisions,
             failure=failure,
             gates=gates,
             notes=tuple(notes),

@@ -213,7 +213,7 @@ def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value.value
 
 
-class _Told(NamedTuple):
+class _ContextFacts(NamedTuple):
     """What a Context says about its run."""
 
     stages: tuple[StageTime, ...]
@@ -223,9 +223,9 @@ class _Told(NamedTuple):
     failure: RunFailure | None
 
 
-def _told(context: Context) -> _Told:
+def _facts_in(context: Context) -> _ContextFacts:
     failed = next((one for one in context.trace.endings.values() if isinstance(one, StageFailed)), None)
-    return _Told(
+    return _ContextFacts(
         tuple(_stage_times(context)),
         to_jsonable(context.metrics),
         to_jsonable(context.artifacts),

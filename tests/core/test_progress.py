@@ -17,7 +17,7 @@ from rich.console import Console
 from stages_for_tests import Broken, experiment_of
 
 from crucible_core import Context, Event, ProgressUpdate, Registry, StageFailedError, StageStarted, progress, stage
-from crucible_core.cli.terminal import Progress, make_console
+from crucible_core.cli.terminal import ProgressDisplay, make_console
 from crucible_core.progress import Watch, current_watch
 from crucible_core.runner import run_experiment
 
@@ -248,7 +248,7 @@ def terminal() -> tuple[Console, io.StringIO]:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_terminal_shows_the_running_stage_and_its_bar(fails: bool) -> None:
     console, stream = terminal()
-    with Progress(console, 1) as shown:
+    with ProgressDisplay(console, 1) as shown:
         shown.interval = 0.0
 
         def look(_: Event) -> None:
@@ -271,7 +271,7 @@ def test_a_terminal_shows_the_running_stage_and_its_bar(fails: bool) -> None:
     assert not shown._bars
 
 
-def shown_work(shown: Progress) -> Any:
+def shown_work(shown: ProgressDisplay) -> Any:
     @stage
     def work(ctx: Context, *, fails: bool = False) -> Context:
         for item in progress(range(4), description="working [bold]hard[/bold]"):
@@ -289,7 +289,7 @@ def plain_text(drawn: str) -> str:
 
 def test_more_works_than_fit_are_not_drawn_and_end_all_the_same() -> None:
     console, _ = terminal()
-    shown = Progress(console, 1)
+    shown = ProgressDisplay(console, 1)
     shown(StageStarted(stage="work"))
     for ended in (False, True):
         for key in range(50):
@@ -300,7 +300,7 @@ def test_more_works_than_fit_are_not_drawn_and_end_all_the_same() -> None:
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    shown = Progress(make_console(stream), 1)
+    shown = ProgressDisplay(make_console(stream), 1)
     now = 1_000.0
     monkeypatch.setattr("crucible_core.cli.terminal.time.monotonic", lambda: now)
     for second in range(0, 100, 10):

@@ -38,7 +38,7 @@ from crucible_dagster.history.earlier_runs import EarlierRuns
 from crucible_dagster.names import dagster_name, gates_step
 from crucible_dagster.rerun.replay import replay_run
 from crucible_dagster.rerun.resume import resume_run
-from crucible_dagster.rerun.why import explain_reuse
+from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG, GATES_TAG, VARIANT_TAG
 
@@ -414,7 +414,7 @@ def test_a_run_that_a_gate_failed_is_resumed_by_judging_it_again(instance: Dagst
     replayed = replay_run(instance, failed, registry=builtin_registry())
     assert replayed.is_same
     assert isinstance(replayed.error, GateFailedError)
-    assert "does not have `cache: true`" in explain_reuse(instance, failed, "measure").verdict
+    assert "does not have `cache: true`" in explain_stage(instance, failed, "measure").verdict
 
 
 def test_a_stage_may_be_called_gates(memory: DagsterInstance, name: str) -> None:

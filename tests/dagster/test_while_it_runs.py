@@ -23,7 +23,7 @@ from crucible_core.progress import Watch
 from crucible_dagster import execute_experiment, job_for
 from crucible_dagster.execute.captured_logs import MAX_LINES, captured_logs
 from crucible_dagster.execute.compiled import Settings
-from crucible_dagster.execute.event_log import StageTeller
+from crucible_dagster.execute.event_log import EventLogObserver
 
 pytestmark = pytest.mark.filterwarnings("default:something is deprecated")
 
@@ -343,7 +343,7 @@ class Clock:
         self.lines: list[str] = []
         log = SimpleNamespace(info=self.lines.append)
         experiment = Experiment.model_validate({"id": "x", "pipeline": [{"name": "long"}]})
-        self.teller = StageTeller(
+        self.observer = EventLogObserver(
             SimpleNamespace(log=log),  # type: ignore[arg-type]  # a log is all that is asked of it here
             experiment,
             Settings(),
@@ -356,7 +356,7 @@ def test_progress_lines_come_every_five_seconds_at_most() -> None:
     for second in range(61):
         clock.now = 100.0 + second
         update = ProgressUpdate("long", 0, "training", second * 10, 600, float(second), ended=second == 60)
-        clock.teller.on_progress(update)
+        clock.observer.on_progress(update)
     assert len(clock.lines) == 13
     assert clock.lines[0] == "training: 0 of 600 (0 %)"
     assert clock.lines[1] == "training: 50 of 600 (8 %), 10 per s, 55.0 s left"
@@ -368,7 +368,7 @@ def test_loops_within_loops_do_not_flood_the_log() -> None:
     for epoch in range(1_000):
         clock.now += 0.01
         for count in (0, 10):
-            clock.teller.on_progress(ProgressUpdate("long", epoch, "batches", count, 10, 0.01, ended=count == 10))
+            clock.observer.on_progress(ProgressUpdate("long", epoch, "batches", count, 10, 0.01, ended=count == 10))
     assert len(clock.lines) <= 20 + 10 / 5 + 1
 
 
@@ -421,7 +421,7 @@ def test_a_watcher_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) 
 
 def test_nobody_hears_of_a_stage_that_has_ended() -> None:
     clock = Clock()
-    watch = Watch("run", "long", [clock.teller])
+    watch = Watch("run", "long", [clock.observer])
     watch.close()
     watch.tell(ProgressUpdate("long", 0, "late", 0, None, 0.0))
     assert clock.lines == []
