@@ -538,5 +538,5 @@ def test_an_instance_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_id_that_dagster_refuses_is_refused_in_our_words(registry: Registry, instance: DagsterInstance) -> None:
-    with pytest.raises(CrucibleError, match="'abc' is no UUID"):
+    with pytest.raises(CrucibleError, match="'abc' is not a UUID; Dagster requires one"):
         execute_experiment(experiment({"name": "measure"}), registry=registry, instance=instance, run_id="abc")

@@ -183,7 +183,7 @@ BECAME = [
     ([run_of("a", R.FAILURE), run_of("b", R.SUCCESS, root="a")], None, "run", "b", "succeeded", None),
     ([run_of("a", R.CANCELED, superseded=True), run_of("b", R.SUCCESS)], None, "run", "b", "succeeded", None),
     ([run_of("a", R.NOT_STARTED)], None, "missed", None, None, "run a was created for it and never submitted"),
-    ([run_of("a", R.CANCELED, superseded=True)], None, "missed", None, None, "run a was made"),
+    ([run_of("a", R.CANCELED, superseded=True)], None, "missed", None, None, "run a was created"),
     ([run_of("a", R.NOT_STARTED), run_of("b", R.STARTED)], None, "run", "b", "running", None),
 ]
 
