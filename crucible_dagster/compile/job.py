@@ -9,7 +9,7 @@
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of `crucible/<id>/decisions`                                    |
-| progress, log lines    | lines of the run's log: `crucible_dagster.execute.event_log`                  |
+| progress, log lines    | lines of the run's log: `crucible_dagster.execute.event_log`                   |
 | an artifact            | a link, or a path, in the metadata of the asset's materialization              |
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
 | `retry:`               | done by `run_stage`, inside the op, as without Dagster                         |

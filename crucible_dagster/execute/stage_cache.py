@@ -195,7 +195,7 @@ class StageCache:
                 {"part": described_read(tuple(read)), "then": then, "now": digest_of_read(before, tuple(read))}
             )
         if all(part["then"] == part["now"] for part in parts):
-            parts.append({"part": "the stored result", "then": "complete", "now": "missing from the store"})
+            parts.append({"part": "the stored result", "then": "whole", "now": "gone from the store"})
         return last["run_id"], parts
 
     def _read(self, name: str) -> dict[str, Any] | None:

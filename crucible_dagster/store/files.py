@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -20,12 +21,16 @@ from upath import UPath
 
 from crucible_core import CrucibleError
 
-__all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "open_files"]
+__all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
 TEMPORARY = ".writing-"
 
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
+
+
+maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""Those that this process has: each holds a file open."""
 
 
 class FileInfo(NamedTuple):
@@ -106,7 +111,9 @@ class LocalFiles:
         with self.path(name).open("rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:  # which cannot be mapped
                 return memoryview(b"")
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        maps.add(mapped)
+        return memoryview(mapped)
 
     def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
         temporary = self._write_beside(name, parts)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_dagster.store.codec import Encoded, decode, encode
 from crucible_dagster.store.errors import StoreError
-from crucible_dagster.store.files import Files, LocalFiles
-from crucible_dagster.store.memory import Digests, checksum, count_mappings, digests_of, remember_mapping
+from crucible_dagster.store.files import Files, LocalFiles, maps
+from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.search_path import modules_beside
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
@@ -192,7 +192,7 @@ class ObjectStore:
         _, digest, size, expected, *_ = blob.split(":")
         name = object_name(digest)
         try:
-            if isinstance(self.files, LocalFiles) and int(size) >= MIN_MAPPED and count_mappings() < MAX_MAPPED:
+            if isinstance(self.files, LocalFiles) and int(size) >= MIN_MAPPED and len(maps) < MAX_MAPPED:
                 block = self.files.map(name)
             else:
                 block = memoryview(bytearray(self.files.read(name)))
@@ -204,7 +204,7 @@ class ObjectStore:
         if block.nbytes != int(size) or (digest not in self._verified and checksum(block) != expected):
             raise _damaged(name, where, block.nbytes, int(size))
         self._verified.add(digest)
-        remember_mapping(block, Digests(digest, expected))
+        remember(block.nbytes, Digests(digest, expected))
         return block.toreadonly() if blob.endswith(":r") else block
 
     def verify(self, digest: str) -> str | None:
