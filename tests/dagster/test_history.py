@@ -191,7 +191,7 @@ def test_a_run_is_named_by_the_first_characters_of_its_id(instance: DagsterInsta
 
 def test_a_run_of_another_job_is_none_of_ours(instance: DagsterInstance) -> None:
     other = add_run(instance, job_name="etl", tags={})
-    with pytest.raises(CrucibleError, match=f"run {other} of job 'etl' is no run of an experiment"):
+    with pytest.raises(CrucibleError, match=f"run {other} of job 'etl' is not a run of an experiment"):
         History(instance).run(other)
     with pytest.raises(CrucibleError, match="no run of an experiment has an id that begins with"):
         History(instance).find(other[:8])

@@ -996,7 +996,7 @@ def test_a_run_whose_process_may_live_is_not_resumed_unless_it_is_said_to_be_dea
     arguments = arguments_of(sqlite, stages(folder, *SIX), folder)
     child = children.start("execute", **arguments)
     wait_for(folder / "held")
-    with pytest.raises(CrucibleError, match=r"is started, .* is not known to have ended.*--force"):
+    with pytest.raises(CrucibleError, match=r"is started according to Dagster, .* is not known to have ended.*--force"):
         resume_run(sqlite, arguments["run_id"])
     (folder / "go").touch()
     child.kill(signal.SIGSTOP)
