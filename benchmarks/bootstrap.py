@@ -13,7 +13,7 @@ from measure import Times, alternate, arguments, number, print_header, print_tab
 from scipy import stats
 
 from crucible_bench import run_test
-from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 
 # Values and resamples: the first is the published figure's, the others draw about as many values in a second.
 SIZES = ((1_000, 10_000), (10_000, 2_000), (100_000, 400), (1_000_000, 100))

@@ -1,7 +1,8 @@
-"""Statistical tests as pure functions: groups of numbers in, one typed, frozen result out.
+"""Statistical comparisons as pure functions: groups of numbers in, one typed, frozen result out.
 
-Nothing here knows of pipelines. Every result carries an effect size with an interval, the group sizes, what was
-assumed, and each choice that was made on the way.
+`compare` makes a whole comparison of groups; the other functions make its parts. Nothing here knows of pipelines. Every
+result carries an effect size with an interval, the group sizes, what was assumed, and each choice that was made on the
+way.
 """
 
 from __future__ import annotations
@@ -10,18 +11,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crucible_bench.analysis import Analysis, FamilyChoice, analyse, choose_family
-    from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
-    from crucible_bench.data.summary import GroupSummary, summarize
-    from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
-    from crucible_bench.decisions.rankings import (
+    from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
+    from crucible_bench.compared import (
         BestSet,
+        ComparedGroup,
         Contender,
+        FamilyResult,
+        GroupSummary,
+        MarginResult,
+        PairResult,
+        PlannedPower,
         Ranking,
         RankingProcedure,
-        indistinguishable_from_best,
-        rank_over_blocks,
+        Verdict,
     )
+    from crucible_bench.comparison import Comparison, UnreadableComparisonError
+    from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
+    from crucible_bench.data.summary import summarize
+    from crucible_bench.decisions.equivalence import judge_margin, judge_new_value
+    from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
     from crucible_bench.errors import CannotTestError
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from crucible_bench.hypothesis_tests.run_test import run_test
     from crucible_bench.multiple.corrections import adjust_p_values
     from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
-    from crucible_bench.multiple.families import Comparison, FamilyResult, pairwise_tests
+    from crucible_bench.multiple.families import pairwise_tests
     from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
     from crucible_bench.named_effect_size import EffectSize, effect_size
     from crucible_bench.power.planned_power import foresee
@@ -86,13 +94,13 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
-    "Analysis",
     "BaselineWatch",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
     "Choice",
     "ClusteredMean",
+    "ComparedGroup",
     "Comparison",
     "CompleteGroups",
     "ConfidenceSequence",
@@ -115,7 +123,9 @@ __all__ = [
     "Normality",
     "OneSampleTest",
     "Outcome",
+    "PairResult",
     "Plan",
+    "PlannedPower",
     "PlannedTest",
     "Ranking",
     "RankingProcedure",
@@ -125,6 +135,7 @@ __all__ = [
     "TestChoice",
     "TestName",
     "TestResult",
+    "UnreadableComparisonError",
     "Verdict",
     "WatchVerdict",
     "adjust_p_values",
@@ -137,6 +148,7 @@ __all__ = [
     "choose_test",
     "clustered_mean",
     "clustered_ttest",
+    "compare",
     "compare_paired_proportions",
     "compare_proportions",
     "corrected_resampled_ttest",
@@ -180,40 +192,42 @@ __all__ = [
 # Where each name is defined, relative to this package: a module is imported when one of its names is first used.
 _HOMES = {
     "Alternative": "vocabulary",
-    "Analysis": "analysis",
     "BaselineWatch": "sequential.baseline_watch",
-    "BestSet": "decisions.rankings",
+    "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
     "CannotTestError": "errors",
     "Choice": "result",
     "ClusteredMean": "hypothesis_tests.clusters",
-    "Comparison": "multiple.families",
+    "ComparedGroup": "compared",
+    "Comparison": "comparison",
     "CompleteGroups": "data.missing",
     "ConfidenceSequence": "sequential.confidence_sequences",
-    "Contender": "decisions.rankings",
+    "Contender": "compared",
     "CorrectionName": "vocabulary",
     "Declaration": "declaration",
     "Design": "vocabulary",
     "Draw": "power.power",
     "EProcess": "sequential.confidence_sequences",
-    "EffectSize": "effect_size",
+    "EffectSize": "named_effect_size",
     "EffectSizeName": "vocabulary",
     "FamilyChoice": "analysis",
     "FamilyName": "vocabulary",
-    "FamilyResult": "multiple.families",
+    "FamilyResult": "compared",
     "GroupSequentialPlan": "sequential.group_sequential",
-    "GroupSummary": "data.summary",
+    "GroupSummary": "compared",
     "Interpretation": "effect_sizes.interpretation",
-    "MarginResult": "decisions.equivalence",
+    "MarginResult": "compared",
     "MissingValue": "data.missing",
     "Normality": "hypothesis_tests.normality",
     "OTHER_TESTS": "vocabulary",
     "OneSampleTest": "hypothesis_tests.one_sample",
     "Outcome": "vocabulary",
+    "PairResult": "compared",
     "Plan": "power.power",
+    "PlannedPower": "compared",
     "PlannedTest": "power.power",
-    "Ranking": "decisions.rankings",
-    "RankingProcedure": "decisions.rankings",
+    "Ranking": "compared",
+    "RankingProcedure": "compared",
     "SequenceName": "sequential.confidence_sequences",
     "Spending": "sequential.group_sequential",
     "Sphericity": "hypothesis_tests.repeated_measures",
@@ -222,7 +236,8 @@ _HOMES = {
     "TestChoice": "hypothesis_tests.choose_test",
     "TestName": "vocabulary",
     "TestResult": "result",
-    "Verdict": "decisions.equivalence",
+    "UnreadableComparisonError": "comparison",
+    "Verdict": "compared",
     "WatchVerdict": "sequential.baseline_watch",
     "adjust_p_values": "multiple.corrections",
     "analyse": "analysis",
@@ -234,6 +249,7 @@ _HOMES = {
     "choose_test": "hypothesis_tests.choose_test",
     "clustered_mean": "hypothesis_tests.clusters",
     "clustered_ttest": "hypothesis_tests.clusters",
+    "compare": "analysis",
     "compare_paired_proportions": "hypothesis_tests.proportions",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",

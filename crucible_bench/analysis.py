@@ -1,28 +1,29 @@
 """A whole comparison as it was declared: its tests, its family, its verdicts, from groups of numbers.
 
-What the `bench` stage, `crucible compare` and gates call. Everything that is chosen is chosen by the declaration and by
-sizes, never by the values.
+The `bench` stage and `crucible compare` call this. Every choice follows from the declaration and from the sizes of the
+groups, never from the values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import numpy as np
 from scipy import special
 
+from crucible_bench.compared import BestSet, ComparedGroup, FamilyResult, GroupSummary, MarginResult, Ranking
+from crucible_bench.comparison import Comparison
 from crucible_bench.data.outcomes import are_booleans, as_numbers, open_counts, outcome_table
 from crucible_bench.data.sample import Values
-from crucible_bench.data.summary import GroupSummary, summarize
+from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import Differences, PairDesign
-from crucible_bench.decisions.equivalence import MarginResult, judge_margin
-from crucible_bench.decisions.rankings import BestSet, Ranking, indistinguishable_from_best, rank_over_blocks
+from crucible_bench.decisions.equivalence import judge_margin
+from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 from crucible_bench.declaration import Declaration
-from crucible_bench.effect_sizes.interpretation import interpret
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
 from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_ttest
@@ -35,99 +36,127 @@ from crucible_bench.hypothesis_tests.run_test import DEFINITIONS, run_test
 from crucible_bench.levels import levels
 from crucible_bench.multiple.corrections import adjust_p_values
 from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
-from crucible_bench.multiple.families import FamilyResult, pairwise_family
+from crucible_bench.multiple.families import pairwise_family
 from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
-from crucible_bench.result import Choice, TestResult, plain_json
+from crucible_bench.result import Choice, Interval, TestResult
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
+    TEST_ALIASES,
     TESTS_OF_MANY_GROUPS,
+    Alternative,
     Comparing,
+    CorrectionName,
     Design,
+    EffectSizeName,
     FamilyName,
     Outcome,
+    StudyName,
     TestName,
+    TestSpelling,
 )
 from crucible_bench.wording import counted
 
-__all__ = ["Analysis", "FamilyChoice", "analyse", "choose_family"]
+__all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
+
+MOST_KEPT: Final = 1_000
+"""Values that a comparison keeps of each group, for charts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
-    """What came out.
+def compare(
+    groups: Mapping[str, Values],
+    *,
+    design: Design = "independent",
+    outcome: Outcome | None = None,
+    tests: TestSpelling | Sequence[TestSpelling] = ("auto",),
+    alternative: Alternative = "two-sided",
+    alpha: float = 0.05,
+    confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
+    correction: CorrectionName = "holm",
+    study: StudyName | None = None,
+    compare: Comparing | None = None,
+    family: FamilyName | None = None,
+    baseline: str | None = None,
+    margin: float | None = None,
+    non_inferiority: bool = False,
+    higher_is_better: bool = True,
+    reference: float | None = None,
+    test_share: float | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
+    measure: str | None = None,
+) -> Comparison:
+    """Compare groups of numbers as declared: tests, effect sizes with intervals, and verdicts, in one result.
 
-    `tests` are of all groups at once (two groups, or many), `p_adjusted` theirs where there are several. `comparisons`
-    are the pairs of more than two groups, as one family. `verdicts` judge pairs against the margin. `checks` are about
-    assumptions; they had no part in any choice. Each of `decisions` goes with what it is about.
+    `groups` maps each group's name to its values, of shape (n,) and all in one unit; values may be booleans, or counts
+    `{"successes": k, "n": n}`. The keywords declare what is compared and how, before the data are seen:
+
+    | keyword | meaning | default |
+    | --- | --- | --- |
+    | design | how values of the groups belong together: independent, paired, resampled, clustered, one_sample | \
+independent |
+    | outcome | what the values are: continuous, ordinal, binary | binary for booleans and counts, else continuous |
+    | tests | one or more test names; auto chooses by design, outcome and sizes | auto |
+    | alternative | two-sided; greater or less: whether the first group is higher or lower than the second | two-sided |
+    | alpha | level of significance, for the whole family of tests | 0.05 |
+    | confidence_level | of every interval | 1 - alpha |
+    | effect_size | the effect size to report, by the tests that define it | that of each test |
+    | correction | of the p-values if there are several tests or pairs | holm |
+    | study | the shape of the study: ab_test, ablation, sweep, multiple_datasets | none |
+    | compare | of more than two groups: all_pairs, or baseline (each group with the baseline) | as the study says; \
+else all groups at once |
+    | family | how the pairs are judged together | by design and outcome, see `choose_family` |
+    | baseline | the group that the others are compared with | for an ab_test, the first group |
+    | margin | the smallest difference that matters, in units of the data; gives a verdict for each pair | no verdicts |
+    | non_inferiority | whether "not worse by the margin" is a verdict too | False |
+    | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
+    | reference | for one_sample: the number that the group is compared with | |
+    | test_share | for resampled: size of a test set over that of its training set | 1 / (k - 1) for k folds |
+    | resamples | of the bootstrap and of permutation tests, at least 100 | 10,000 |
+    | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
+    | clusters | for clustered: the cluster of each item, of shape (n,) | |
+    | measure | what the numbers are, such as accuracy, for the sentence and for reports | |
+
+    Raises CannotTestError, a ValueError, if the declaration contradicts itself or has an unknown word (the message
+    lists every problem), or if the data do not fit it; and ValueError for a number out of range.
     """
-
-    declaration: Declaration
-    outcome: Outcome
-    groups: Mapping[str, GroupSummary]
-    tests: tuple[TestResult, ...]
-    p_adjusted: tuple[float, ...] | None
-    comparisons: FamilyResult | None
-    verdicts: tuple[MarginResult, ...]
-    best: BestSet | None
-    ranking: Ranking | None
-    checks: tuple[str, ...]
-    decisions: tuple[tuple[str, Choice], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON types: the metric of a `bench` stage, but for what names the data."""
-        declared, family = self.declaration, self.comparisons
-        corrected = self.p_adjusted is not None or family is not None
-        return {
-            "alpha": declared.alpha,
-            "design": declared.design,
-            "outcome": self.outcome,
-            "study": declared.study,
-            "alternative": declared.alternative,
-            "correction": declared.correction if corrected else None,
-            "family_size": len(self.tests),
-            "baseline": declared.baseline,
-            "paired": declared.design not in ("independent", "one_sample"),
-            "higher_is_better": declared.higher_is_better,
-            "groups": {
-                name: summary.to_dict() | {"mean_interval": self._mean_interval(summary)}
-                for name, summary in self.groups.items()
-            },
-            "tests": {
-                result.test: _worded(_without_decisions(result.to_dict()))
-                | ({} if p is None else {"p_adjusted": p, "significant": p <= declared.alpha})
-                for result, p in zip(self.tests, self.p_adjusted or [None] * len(self.tests), strict=True)
-            },
-            "comparisons": family and _of_family(family),
-            "verdicts": [_without_decisions(verdict.to_dict()) | {"alpha": verdict.alpha} for verdict in self.verdicts],
-            "best": self.best and _without_decisions(self.best.to_dict()),
-            "ranking": self.ranking and _of_ranking(self.ranking),
-            "checks": list(self.checks),
-        }
-
-    def _mean_interval(self, summary: GroupSummary) -> list[float] | None:
-        """Interval of one mean by t, of a share by Wilson; none where values belong together: it says nothing about
-        their differences.
-        """
-        if self.declaration.design not in {"independent", "one_sample"} or summary.sd is None:
-            return None
-        level = levels(self.declaration.alpha, self.declaration.confidence_level)[1]
-        if self.outcome == "binary":
-            return list(proportion_interval(round(summary.mean * summary.n), summary.n, confidence_level=level))
-        reach = float(special.stdtrit(summary.n - 1, 0.5 + level / 2.0)) * (summary.sd / math.sqrt(summary.n))
-        ends = [summary.mean - reach, summary.mean + reach]
-        return ends if all(map(math.isfinite, ends)) else None
+    named = (tests,) if isinstance(tests, str) else tuple(tests)
+    declaration = Declaration(
+        design=design,
+        outcome=outcome,
+        tests=tuple(dict.fromkeys(cast("TestName", TEST_ALIASES.get(test, test)) for test in named)),
+        alternative=alternative,
+        alpha=alpha,
+        confidence_level=confidence_level,
+        effect_size=effect_size,
+        correction=correction,
+        study=study,
+        compare=compare,
+        family=family,
+        baseline=baseline,
+        margin=margin,
+        non_inferiority=non_inferiority,
+        higher_is_better=higher_is_better,
+        reference=reference,
+        test_share=test_share,
+        resamples=resamples,
+        seed=seed,
+    )
+    return replace(analyse(groups, declaration, clusters=clusters), measure=measure)
 
 
-def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Analysis:
-    """Compare groups (name -> values of shape (n,), or `{"successes": k, "n": n}`) as declared.
+def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Comparison:
+    """`compare`, with the declaration as one value.
 
-    `clusters` has the cluster of each item, for the design `clustered`. Raises CannotTestError where declaration and
-    data do not fit; ValueError for numbers out of range.
+    `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
+    for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
+    ValueError for a number out of range.
     """
     problems = declaration.problems()
     if problems:
-        raise CannotTestError(" and ".join(declaration.tests), "; ".join(problems))
-    return _Analyst(groups, declaration, clusters).analysis()
+        raise CannotTestError(" and ".join(map(str, declaration.tests)), "; ".join(problems))
+    return _Analyst(groups, declaration, clusters).comparison()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +208,7 @@ class _Analyst:
     def __init__(self, groups: Groups, declared: Declaration, clusters: Clusters | None) -> None:
         self.declared = declared
         self.clusters = clusters
-        self.decisions: list[tuple[str, Choice]] = []
+        self.choices: list[tuple[str, Choice]] = []
         _refuse_counts_without_pairs(groups, declared.design)
         self.given = {name: open_counts(name, values) for name, values in groups.items()}
         self.outcome = self._outcome()
@@ -192,7 +221,7 @@ class _Analyst:
         )
         self.compare = declared.comparing
 
-    def analysis(self) -> Analysis:
+    def comparison(self) -> Comparison:
         names = list(self.groups)
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
@@ -201,7 +230,7 @@ class _Analyst:
         if many and self.declared.alternative != "two-sided" and self.compare is None:
             raise CannotTestError(
                 " and ".join(self.declared.tests),
-                f"the alternative is {self.declared.alternative!r}, and {len(names)} groups at once have no direction: "
+                f"the alternative is {self.declared.alternative!r}, but {len(names)} groups at once have no direction: "
                 "declare `compare: baseline` or `compare: all_pairs`, or choose two with `groups`",
             )
         if many and self.declared.baseline is not None and self.compare is None:
@@ -211,7 +240,7 @@ class _Analyst:
                 "baseline`, or leave `baseline` out",
             )
         if not many and self.declared.family is not None:
-            reason = f"{counted(len(names), 'group')} make no family, so that there is nothing to correct for"
+            reason = f"{counted(len(names), 'group')} make no family of pairs, so there is nothing to correct for"
             self._decide("family", Choice("none", reason, (self.declared.family,)))
         ranking = self._ranking() if self.declared.study == "multiple_datasets" else None
         best = self._best() if self.declared.study == "sweep" else None
@@ -224,19 +253,56 @@ class _Analyst:
             family = self._family(pair_test)
         adjusted = self._adjusted(results)
         self._say_if_effect_is_not_there(results, family)
-        return Analysis(
-            declaration=self._as_carried_out(),
+        verdicts = tuple(self._verdicts(names))
+        said = self.declared
+        return Comparison(
+            alpha=said.alpha,
+            design=said.design,
             outcome=self.outcome,
-            groups=MappingProxyType(summaries),
+            alternative=said.alternative,
+            study=said.study,
+            correction=said.correction if adjusted is not None or family is not None else None,
+            baseline=self.baseline,
+            higher_is_better=said.higher_is_better,
+            groups={name: self._group(name, summary) for name, summary in summaries.items()},
             tests=tuple(results),
             p_adjusted=adjusted,
             comparisons=family,
-            verdicts=tuple(self._verdicts(names)),
+            verdicts=verdicts,
             best=best,
             ranking=ranking,
             checks=tuple(self._checks()),
-            decisions=tuple(self.decisions),
+            choices=tuple(self.choices),
         )
+
+    def _group(self, name: str, summary: GroupSummary) -> ComparedGroup:
+        values = np.asarray(as_numbers(self.given[name]), dtype=np.float64)
+        sampled = values.size > MOST_KEPT
+        if sampled:
+            places = np.linspace(0, values.size - 1, MOST_KEPT).round().astype(int)
+            values = np.sort(values)[places]
+        return ComparedGroup(
+            n=summary.n,
+            mean=summary.mean,
+            sd=summary.sd,
+            median=summary.median,
+            mean_interval=self._mean_interval(summary),
+            values=tuple(values.tolist()),
+            sampled=sampled,
+        )
+
+    def _mean_interval(self, summary: GroupSummary) -> Interval | None:
+        """Interval of one mean by t, of a share by Wilson; None where values belong together: it says nothing about
+        their differences.
+        """
+        if self.declared.design not in {"independent", "one_sample"} or summary.sd is None:
+            return None
+        level = levels(self.declared.alpha, self.declared.confidence_level)[1]
+        if self.outcome == "binary":
+            return proportion_interval(round(summary.mean * summary.n), summary.n, confidence_level=level)
+        reach = float(special.stdtrit(summary.n - 1, 0.5 + level / 2.0)) * (summary.sd / math.sqrt(summary.n))
+        ends = summary.mean - reach, summary.mean + reach
+        return ends if all(map(math.isfinite, ends)) else None
 
     def _say_if_effect_is_not_there(self, results: Sequence[TestResult], family: FamilyResult | None) -> None:
         asked = self.declared.effect_size
@@ -247,11 +313,8 @@ class _Analyst:
             reason = f"{asked} was asked for, and what was run does not define it"
             self._decide("effect_size", Choice(own, reason))
 
-    def _as_carried_out(self) -> Declaration:
-        return replace(self.declared, baseline=self.baseline, compare=self.compare)
-
     def _decide(self, about: str, *choices: Choice) -> None:
-        self.decisions += [(about, choice) for choice in choices]
+        self.choices += [(about, choice) for choice in choices]
 
     def _outcome(self) -> Outcome:
         if self.declared.outcome is not None:
@@ -272,7 +335,7 @@ class _Analyst:
         if named is None and self.declared.study == "ab_test" and names:
             self._decide(
                 "baseline",
-                Choice(names[0], "an A/B test holds the others against the first group, unless it says which"),
+                Choice(names[0], "an A/B test compares the others with the first group if no baseline is named"),
             )
             return names[0]
         return named
@@ -337,7 +400,6 @@ class _Analyst:
         results = []
         for test in tests:
             result = self._run(test, self._oriented(), self.declared.alpha, self.declared.confidence_level)
-            self._decide(test, *result.decisions)
             results.append(result)
         return results
 
@@ -400,7 +462,6 @@ class _Analyst:
             result = self._pairwise(pair_test or self._test_of_pairs(), control)
         else:
             result = _FAMILIES[procedure](self, control)
-        self._decide("family", *result.decisions)
         return result
 
     @property
@@ -464,7 +525,6 @@ class _Analyst:
                 alpha=alpha,
             )
             results.append(result)
-        self._decide("margin", *results[0].decisions)
         return results
 
     def _differences(self) -> Differences:
@@ -476,24 +536,20 @@ class _Analyst:
         procedure: Literal["nemenyi", "wilcoxon_holm"] = (
             "wilcoxon_holm" if self.declared.family == "pairwise" else "nemenyi"
         )
-        ranking = rank_over_blocks(
+        return rank_over_blocks(
             self.groups,
             higher_is_better=self.declared.higher_is_better,
             procedure=procedure,
             alpha=self.declared.alpha,
         )
-        self._decide("ranking", *ranking.decisions)
-        return ranking
 
     def _best(self) -> BestSet:
-        best = indistinguishable_from_best(
+        return indistinguishable_from_best(
             self.groups,
             higher_is_better=self.declared.higher_is_better,
             difference=self._differences(),
             alpha=self.declared.alpha,
         )
-        self._decide("best", *best.decisions)
-        return best
 
     # --- assumptions ---
 
@@ -685,33 +741,6 @@ def _difference(first: Any, second: Any) -> Any:
 def _only(test: str, groups: Groups) -> Groups:
     if len(groups) != 1:
         raise CannotTestError(
-            test, f"it holds one group against a reference, but there are {len(groups)}: {', '.join(groups)}"
+            test, f"it compares one group with a reference, but there are {len(groups)}: {', '.join(groups)}"
         )
     return groups
-
-
-def _without_decisions(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in ("decisions", "alpha")}
-
-
-def _worded(fields: dict[str, Any]) -> dict[str, Any]:
-    """With a convention's word for the effect size and whose it is, where there is one."""
-    name, value = fields["effect_size_name"], fields["effect_size"]
-    word = None if name is None or value is None else interpret(name, value)
-    return fields | {"interpretation": word and asdict(word)}
-
-
-def _of_family(family: FamilyResult) -> dict[str, Any]:
-    fields = _without_decisions(family.to_dict())
-    return fields | {"comparisons": [_worded(pair) for pair in fields["comparisons"]]}
-
-
-_OF_RANKING: Final = (
-    *("procedure", "groups", "mean_ranks", "blocks", "critical_difference", "cliques", "friedman", "iman_davenport"),
-    "notes",
-)
-
-
-def _of_ranking(ranking: Ranking) -> dict[str, Any]:
-    fields: dict[str, Any] = plain_json(asdict(ranking))
-    return {name: fields[name] for name in _OF_RANKING}

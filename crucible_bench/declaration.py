@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
@@ -43,16 +44,16 @@ STUDY_COMPARES: Final[Mapping[StudyName, Comparing]] = MappingProxyType({"ab_tes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What is compared and how, said before the data are seen.
+    """What is compared and how, declared before the data are seen; `compare` explains each field.
 
     `outcome` None is binary for groups of booleans (or of successes of n), else continuous. `baseline` is the group
-    that others are held against; `study` says which comparisons there are:
+    that others are compared with; `study` determines which comparisons there are:
 
     | study | compares | needs |
     | --- | --- | --- |
-    | ab_test | each group with the baseline, the first one unless said | |
-    | ablation | each group, a component left out, with the full system | baseline |
-    | sweep | all groups, for those that may be the best | |
+    | ab_test | each group with the baseline, by default the first group | |
+    | ablation | each group, in which a component is left out, with the full system | baseline |
+    | sweep | all groups, to find those that may be the best | |
     | multiple_datasets | methods by their ranks; value i of every group is data set i | three groups |
     """
 
@@ -77,17 +78,48 @@ class Declaration:
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """What cannot be right whatever the data are, one sentence each."""
-        return list(_contradictions(self))
+        """What cannot be right whatever the data are, one sentence each: unknown words, else contradictions."""
+        return list(_unknown_words(self)) or list(_contradictions(self))
 
     @property
     def comparing(self) -> Comparing | None:
-        """What `compare` says, or the study, or the family."""
+        """Which pairs are compared, by the study, `compare` or the family."""
         if self.study is not None and self.study in STUDY_COMPARES:
             return STUDY_COMPARES[self.study]
         if self.compare is None and self.family is not None and self.family in FAMILY_COMPARES:
             return FAMILY_COMPARES[self.family]
         return self.compare
+
+
+_WORDS: Final[Mapping[str, object]] = MappingProxyType(
+    {
+        "alternative": Alternative,
+        "compare": Comparing,
+        "correction": CorrectionName,
+        "design": Design,
+        "effect_size": EffectSizeName,
+        "family": FamilyName,
+        "outcome": Outcome,
+        "study": StudyName,
+    }
+)
+_OPTIONAL: Final = frozenset({"compare", "effect_size", "family", "outcome", "study"})
+
+
+def _unknown_words(said: Declaration) -> Iterator[str]:
+    for name, vocabulary in _WORDS.items():
+        word = getattr(said, name)
+        if not (word is None and name in _OPTIONAL):
+            yield from _unknown_word(name, word, get_args(vocabulary))
+    for test in said.tests:
+        yield from _unknown_word("tests", test, ("auto", *get_args(TestName)))
+
+
+def _unknown_word(name: str, word: object, known: tuple[str, ...]) -> Iterator[str]:
+    if word not in known:
+        close = difflib.get_close_matches(str(word), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        yield f"{name}: {word!r} is not known; known: {', '.join(known)}{hint}"
 
 
 def _contradictions(said: Declaration) -> Iterator[str]:
@@ -100,13 +132,13 @@ def _contradictions(said: Declaration) -> Iterator[str]:
 def _contradictions_of_tests(said: Declaration) -> Iterator[str]:
     named = [test for test in said.tests if test != "auto"]
     if not said.tests:
-        yield "tests: there is none"
+        yield "tests: there is none; name at least one, or auto"
     for test in named:
         if test not in TESTS_OF_DESIGN[said.design]:
             fitting = next(design for design, tests in TESTS_OF_DESIGN.items() if test in tests)
             ignores = " and would ignore the pairing" if (said.design, fitting) == ("paired", "independent") else ""
             yield (
-                f"tests: {test} is for the design {fitting}{ignores}, and this one is {said.design}; its tests: "
+                f"tests: {test} is for the design {fitting}{ignores}, but the design is {said.design}; its tests: "
                 f"{listing(TESTS_OF_DESIGN[said.design])}"
             )
     if said.effect_size and len(named) == len(said.tests) and not _is_defined(said.effect_size, named):
@@ -123,23 +155,23 @@ def _is_defined(effect_size: EffectSizeName, tests: Iterable[TestName]) -> bool:
 def _without_direction(said: Declaration, named: Sequence[TestName]) -> Iterator[str]:
     """A one-sided question that nothing would ask."""
     if said.study in ("multiple_datasets", "sweep"):
-        yield f"alternative: the study {said.study} has questions of its own, and none of them is {said.alternative!r}"
+        yield f"alternative: the study {said.study} has questions of its own, so it cannot be {said.alternative!r}"
     elif said.comparing is None and named and len(named) == len(said.tests) and set(named) <= TESTS_OF_MANY_GROUPS:
         yield (
-            f"alternative: {' and '.join(named)} compares groups all at once, which has no direction, so that it "
-            f"cannot be {said.alternative!r}"
+            f"alternative: {' and '.join(named)} compares groups all at once, which has no direction, so it cannot be "
+            f"{said.alternative!r}"
         )
 
 
 def _contradictions_of_design(said: Declaration) -> Iterator[str]:
     if said.design == "one_sample" and said.reference is None:
-        yield "reference: one sample needs the number that it is held against"
+        yield "reference: one sample needs the number that it is compared with"
     if said.design == "one_sample" and said.margin is not None:
-        yield "margin: verdicts are about two groups; one sample has its interval"
+        yield "margin: verdicts are about two groups; for one sample, read its interval"
     if said.design != "one_sample" and said.reference is not None:
-        yield f"reference: is for the design one_sample, and this one is {said.design}"
+        yield f"reference: it is for the design one_sample, but the design is {said.design}"
     if said.design != "resampled" and said.test_share is not None:
-        yield f"test_share: is for the design resampled, and this one is {said.design}"
+        yield f"test_share: it is for the design resampled, but the design is {said.design}"
     if said.non_inferiority and said.margin is None:
         yield "margin: non-inferiority needs the largest loss that would not matter"
 
@@ -153,19 +185,19 @@ def _contradictions_of_study(said: Declaration) -> Iterator[str]:
     if study in STUDY_COMPARES and compare not in (None, STUDY_COMPARES[study]):
         yield f"compare: {compare}, but the study {study} compares with the baseline"
     if study not in STUDY_COMPARES and compare is not None:
-        yield f"compare: the study {study} has comparisons of its own"
+        yield f"compare: the study {study} has comparisons of its own, so leave `compare` out"
     if study == "multiple_datasets" and said.design != "paired":
-        yield "design: multiple_datasets is for the design paired, value i of every group being data set i"
+        yield "design: multiple_datasets is for the design paired: value i of every group is from data set i"
     if study == "multiple_datasets" and said.family not in (None, "nemenyi", "pairwise"):
         yield f"family: multiple_datasets takes nemenyi or pairwise (Wilcoxon tests with Holm), not {said.family}"
     if study == "multiple_datasets" and said.margin is not None:
-        yield "margin: methods are ranked over data sets, and no pair of them is judged by its means"
+        yield "margin: methods are ranked over data sets, so no pair of them is judged by its means"
     if study not in STUDY_COMPARES and said.baseline is not None:
-        yield f"baseline: the study {study} has comparisons of its own, and none with a baseline"
+        yield f"baseline: the study {study} has comparisons of its own, none with a baseline; leave `baseline` out"
     if study == "sweep" and said.family is not None:
         yield f"family: the study sweep has comparisons of its own, not {said.family}"
     if study == "sweep" and said.design == "one_sample":
-        yield "design: a sweep has several groups"
+        yield "design: one_sample is about one group, but a sweep has several groups"
 
 
 def _contradictions_of_family(said: Declaration) -> Iterator[str]:
@@ -176,12 +208,12 @@ def _contradictions_of_family(said: Declaration) -> Iterator[str]:
         return
     fitting = _FAMILY_DESIGN.get(family, said.design)
     if fitting != said.design:
-        yield f"family: {family} is for the design {fitting}, and this one is {said.design}"
+        yield f"family: {family} is for the design {fitting}, but the design is {said.design}"
     compares = FAMILY_COMPARES.get(family, said.comparing)
     if said.comparing not in (None, compares):
         yield f"family: {family} compares {compares}, not {said.comparing}"
     if said.comparing is None and family not in FAMILY_COMPARES and said.study is None:
-        yield f"compare: the family {family} needs to know what is compared, all_pairs or baseline"
+        yield f"compare: the family {family} needs to know what is compared: all_pairs or baseline"
     if family == "dunnett" and said.baseline is None and said.study != "ab_test":
         yield "baseline: dunnett compares with one, and needs its name"
     if family in _TWO_SIDED and said.alternative != "two-sided":

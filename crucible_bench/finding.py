@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from crucible_bench.comparison import (
-    EFFECT_LABELS,
-    RATIOS,
-    BestOfSweep,
-    ComparedFamily,
-    ComparedPair,
-    ComparedTest,
-    Comparison,
-    Interval,
-    MarginVerdict,
-    RankedGroups,
-)
+from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
 from crucible_bench.numbers import format_interval, format_number, format_p
-from crucible_bench.vocabulary import Alternative, EffectSizeName
+from crucible_bench.result import Interval, TestResult
+from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
 
-__all__ = ["estimated", "finding", "labelled", "number", "percent", "statistic"]
+__all__ = ["estimated", "finding", "labelled", "percent", "statistic"]
 
 MOST_TOLD = 6
 
 
-def finding(comparison: Comparison) -> str:
+def finding(comparison: Compared) -> str:
     """The result in one sentence, or a few where several pairs were compared.
 
     It is that of the test declared first: picking the smallest p would be picking the result.
@@ -37,16 +27,16 @@ def finding(comparison: Comparison) -> str:
     elif comparison.comparisons is not None:
         found = _finding_of_family(comparison, comparison.comparisons)
     else:
-        found = _finding_of_test(comparison, next(iter(comparison.tests.values())))
+        found = _finding_of_test(comparison, comparison.judged[0])
     more = len(comparison.verdicts) - MOST_TOLD
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
     return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_TOLD]), *rest])
 
 
-def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
-    p, adjusted = test.p_value, ""
-    if test.p_adjusted is not None:
-        p = test.p_adjusted
+def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
+    test, p, adjusted = judged.result, judged.result.p_value, ""
+    if judged.p_adjusted is not None:
+        p = judged.p_adjusted
         adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
     # Of a test that estimates its effect size, the same numbers twice would say nothing more.
     is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
@@ -61,7 +51,7 @@ def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
     measure = _measured(comparison)
     if len(test.groups) > 2:
         spread = " in spread" if test.test in _OF_SPREAD else ""
-        differ = f"differ{spread}" if test.significant else f"could not be told apart{spread}"
+        differ = f"differ{spread}" if judged.significant else f"could not be told apart{spread}"
         return f"The {len(test.groups)} groups {', '.join(test.groups)} {differ}{measure}: {numbers}."
     first, *others = test.groups
     second = others[0] if others else f"the reference {format_number(test.null_value)}"
@@ -71,7 +61,7 @@ def _finding_of_test(comparison: Comparison, test: ComparedTest) -> str:
         test.estimate,
         test.null_value,
         test.alternative,
-        test.significant,
+        judged.significant,
         spread=test.test in _OF_SPREAD,
     )
     return f"{found.told(first, second, measure)}: {numbers}."
@@ -96,7 +86,7 @@ class _Found(NamedTuple):
 
     effect_name: EffectSizeName | None
     effect: float | None
-    estimate: float | None
+    estimate: float
     null_value: float
     alternative: Alternative
     significant: bool
@@ -126,13 +116,11 @@ class _Found(NamedTuple):
 
     def _sign(self) -> int:
         """Of the estimate, which is what the test is about; of the effect size where the estimate has none."""
-        if self.estimate is None:
-            return 1  # only ratios are infinite
         if self.estimate != self.null_value:
             return 1 if self.estimate > self.null_value else -1
         neutral = 1.0 if self.effect_name in RATIOS else 0.5 if self.effect_name == "common_language" else 0.0
         if self.effect is None:
-            return 0 if self.effect_name is None else 1
+            return 0
         return (self.effect > neutral) - (self.effect < neutral)
 
 
@@ -140,7 +128,7 @@ def _ends_in_figure(name: str) -> bool:
     return name[-1:].isdigit()
 
 
-def _finding_of_family(comparison: Comparison, family: ComparedFamily) -> str:
+def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
     apart = [pair for pair in family.comparisons if pair.significant]
     related = any(pair.effect_size_name in _ASSOCIATIONS for pair in family.comparisons)
     against = f" with {family.control}" if family.control else ""
@@ -157,18 +145,18 @@ def _finding_of_family(comparison: Comparison, family: ComparedFamily) -> str:
     return f"{head}: {'; '.join(told[:MOST_TOLD])}{more}."
 
 
-def _adjusted(family: ComparedFamily) -> str:
+def _adjusted(family: FamilyResult) -> str:
     level = percent(family.confidence_level)
     if family.correction == "none":
         return f"not adjusted for their number, {level} CIs one by one"
     return f"adjusted by {_adjuster(family)}, {level} simultaneous CIs"
 
 
-def _adjuster(family: ComparedFamily) -> str:
+def _adjuster(family: FamilyResult) -> str:
     return f"the {family.correction}" if " " in family.correction else family.correction
 
 
-def _pair_sentence(comparison: Comparison, family: ComparedFamily, pair: ComparedPair) -> str:
+def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult) -> str:
     found = _Found(
         pair.effect_size_name,
         pair.effect_size,
@@ -184,7 +172,7 @@ def _pair_sentence(comparison: Comparison, family: ComparedFamily, pair: Compare
     return f"{found.told(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
-def _finding_of_sweep(comparison: Comparison, best: BestOfSweep) -> str:
+def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
     leader = next(one for one in best.contenders if one.name == best.leader)
     others = [name for name in best.kept if name != best.leader]
     dropped = len(best.contenders) - len(best.kept)
@@ -199,7 +187,7 @@ def _finding_of_sweep(comparison: Comparison, best: BestOfSweep) -> str:
     )
 
 
-def _finding_of_ranking(comparison: Comparison, ranking: RankedGroups) -> str:
+def _finding_of_ranking(comparison: Compared, ranking: Ranking) -> str:
     first = ranking.groups[0]
     alike = sorted(
         {name for clique in ranking.cliques if first in clique for name in clique if name != first},
@@ -221,8 +209,8 @@ def _finding_of_ranking(comparison: Comparison, ranking: RankedGroups) -> str:
     )
 
 
-def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
-    def told(verdict: MarginVerdict) -> str:
+def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
+    def told(verdict: MarginResult) -> str:
         first, second = verdict.groups
         judged = f"Against a margin of {format_number(verdict.margin)}, {first} is"
         if verdict.verdict == "equivalent":
@@ -238,7 +226,7 @@ def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
         if verdict.verdict == "non_inferior":
             return f"{judged} non-inferior to {second}: a loss as large as the margin is ruled out."
         low, high = verdict.confidence_interval
-        nearest = max(low, -high) if low is not None and high is not None else 0.0  # end of the interval next to zero
+        nearest = max(low, -high)  # the end of the interval next to zero
         if nearest > verdict.margin:
             margin = format_number(verdict.margin)
             return f"{first} is {verdict.verdict} than {second} by more than the margin of {margin}."
@@ -250,15 +238,15 @@ def _verdict_sentence(comparison: Comparison) -> Callable[[MarginVerdict], str]:
     return told
 
 
-def _measured(comparison: Comparison) -> str:
+def _measured(comparison: Compared) -> str:
     return f" in {comparison.measure}" if comparison.measure else ""
 
 
-def _effect(name: EffectSizeName, value: float | None, interval: Interval) -> str:
-    return f"{EFFECT_LABELS[name]} = {number(value)} {format_interval(interval)}"
+def _effect(name: EffectSizeName, value: float, interval: Interval) -> str:
+    return f"{EFFECT_LABELS[name]} = {format_number(value)} {format_interval(interval)}"
 
 
-def _counts(comparison: Comparison, test: ComparedTest) -> str:
+def _counts(comparison: Compared, test: TestResult) -> str:
     if comparison.paired and comparison.design != "clustered":
         return f"{test.n[0]:,} {comparison.replicate}"
     if comparison.design == "clustered":
@@ -268,7 +256,7 @@ def _counts(comparison: Comparison, test: ComparedTest) -> str:
     return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
 
 
-def _shared_counts(comparison: Comparison, family: ComparedFamily) -> str:
+def _shared_counts(comparison: Compared, family: FamilyResult) -> str:
     counts = {count for pair in family.comparisons for count in pair.n}
     if len(counts) != 1:
         return ""
@@ -277,12 +265,8 @@ def _shared_counts(comparison: Comparison, family: ComparedFamily) -> str:
     return f", n = {n:,} {unit}"
 
 
-def number(value: float | None) -> str:
-    return "∞" if value is None else format_number(value)
-
-
-def estimated(name: str, value: float | None, joint: str = " ") -> str:
-    return f"{labelled(name)}{joint}{number(value)}"
+def estimated(name: str, value: float, joint: str = " ") -> str:
+    return f"{labelled(name)}{joint}{format_number(value)}"
 
 
 def labelled(name: str) -> str:

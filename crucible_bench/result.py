@@ -1,16 +1,40 @@
-"""What a test returns: the numbers, what was assumed, and every choice that was made on the way."""
+"""What a test returns: the numbers, what was assumed, and every choice that was made on the way.
+
+Results are written as JSON by `plain_json` and read back by their annotations, with pydantic. JSON has no infinity:
+an infinite number is written as null, and the types here say which infinity a null stands for.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from crucible_bench.errors import CannotTestError
 from crucible_bench.vocabulary import Alternative, EffectSizeName, TestName
 
-Interval = tuple[float, float]
+
+def _null_as(infinity: float) -> Callable[[Any], Any]:
+    return lambda value: infinity if value is None else value
+
+
+def _number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("NaN is not a number")
+    return value
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Ratio = Annotated[float, Field(strict=True), BeforeValidator(_null_as(math.inf)), AfterValidator(_number)]
+"""A number, or plus infinity where a denominator is zero."""
+_Low = Annotated[float, Field(strict=True), BeforeValidator(_null_as(-math.inf)), AfterValidator(_number)]
+Interval = tuple[_Low, Ratio]
+"""Low and high end; an open end is infinite."""
 
 
 class Group(Protocol):
@@ -47,31 +71,31 @@ class TestResult:
 
     test: TestName
     method: str
-    groups: tuple[str, ...]
-    n: tuple[int, ...]
-    statistic: float
+    groups: Annotated[tuple[str, ...], Field(min_length=1)]
+    n: Annotated[tuple[Count, ...], Field(min_length=1)]
+    statistic: Number
     statistic_name: str
-    df: tuple[float, ...]
-    p_value: float
-    alpha: float
-    significant: bool
-    estimate: float
+    df: tuple[Number, ...]
+    p_value: Number
+    alpha: Number
+    significant: Flag
+    estimate: Ratio
     estimate_name: str
     confidence_interval: Interval
-    confidence_level: float
-    effect_size: float
+    confidence_level: Number
+    effect_size: Ratio
     effect_size_name: EffectSizeName
     effect_size_interval: Interval
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
-    decisions: tuple[Choice, ...]
+    decisions: tuple[Choice, ...] = ()
     alternative: Alternative = "two-sided"
-    null_value: float = 0.0
+    null_value: Number = 0.0
     """The value of `estimate` that means no difference."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
-        plain: dict[str, Any] = plain_json(asdict(self))
+        plain: dict[str, Any] = plain_json(self)
         return plain
 
 
@@ -198,10 +222,13 @@ def conclude(
 
 
 def plain_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain_json(item) for key, item in value.items()}
+    """The value as JSON types: dataclasses become dicts, tuples lists, and an infinite number None."""
+    if isinstance(value, float):
+        return None if math.isinf(value) else value
     if isinstance(value, (list, tuple)):
         return [plain_json(item) for item in value]
-    if isinstance(value, float) and math.isinf(value):
-        return None
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return {field.name: plain_json(getattr(value, field.name)) for field in fields(value)}
     return value

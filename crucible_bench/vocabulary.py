@@ -94,6 +94,37 @@ EffectSizeName = Literal[
 ]
 
 
+EFFECT_LABELS: Mapping[EffectSizeName, str] = {
+    "cliffs_delta": "Cliff's δ",
+    "cohens_d": "Cohen's d",
+    "cohens_dav": "Cohen's d_av",
+    "cohens_dz": "Cohen's d_z",
+    "cohens_g": "Cohen's g",
+    "cohens_h": "Cohen's h",
+    "common_language": "P(first > second)",
+    "cramers_v": "Cramér's V",
+    "epsilon_squared": "ε²",
+    "eta_squared": "η²",
+    "glass_delta": "Glass's Δ",
+    "hedges_g": "Hedges' g",
+    "kendall_tau": "Kendall's τ",
+    "kendall_w": "Kendall's W",
+    "odds_ratio": "odds ratio",
+    "omega_squared": "ω²",
+    "partial_eta_squared": "partial η²",
+    "pearson_r": "Pearson's r",
+    "rank_biserial": "rank-biserial r",
+    "risk_ratio": "risk ratio",
+    "spearman_rho": "Spearman's ρ",
+    "variance_ratio": "variance ratio",
+}
+"""How an effect size is written in a report."""
+
+
+RATIOS: frozenset[EffectSizeName] = frozenset({"odds_ratio", "risk_ratio", "variance_ratio"})
+"""The effect sizes for which 1 means no effect, and which are infinite where a denominator is zero."""
+
+
 EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "anova": ("eta_squared", "omega_squared", "epsilon_squared"),
     "bootstrap": ("hedges_g", "cohens_d"),
@@ -128,7 +159,7 @@ EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "welch_anova": ("omega_squared",),
     "wilcoxon": ("rank_biserial",),
 }
-"""The effect sizes that each test defines, its own first."""
+"""The effect sizes that each test defines, its default first."""
 
 
 TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
@@ -170,7 +201,7 @@ TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
     ),
     "resampled": frozenset({"corrected_resampled_ttest"}),
 }
-"""Each test belongs to one design: the one whose values it treats as what they are."""
+"""The tests of each design. A test belongs to one design: the one whose dependence between values it accounts for."""
 
 
 TESTS_OF_MANY_GROUPS: frozenset[TestName] = frozenset(
@@ -185,11 +216,11 @@ TESTS_OF_MANY_GROUPS: frozenset[TestName] = frozenset(
         "welch_anova",
     }
 )
-"""The tests that take more than two groups at once; the others of two groups compare many as a family of pairs."""
+"""The tests that take more than two groups at once; a test of two groups compares more as a family of pairs."""
 
 
 CorrectionName = Literal["benjamini_yekutieli", "bonferroni", "fdr", "hochberg", "holm", "holm_sidak", "none", "sidak"]
-"""`fdr` is Benjamini-Hochberg, the Elixir IR's word."""
+"""`fdr` is Benjamini-Hochberg; the name is that of the Elixir IR."""
 
 
 FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
@@ -203,11 +234,11 @@ MissingValues = Literal["drop", "refuse"]
 
 
 StudyName = Literal["ab_test", "ablation", "multiple_datasets", "sweep"]
-"""The shape of a study, which says what is compared with what."""
+"""The shape of a study, which determines what is compared with what."""
 
 
 Looks = Literal["always_valid", "once"]
-"""How often a comparison is looked at: `always_valid` keeps its error rate however often that is."""
+"""How often a comparison is looked at: `always_valid` keeps its error rate, however often."""
 
 
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from crucible_bench.comparison import ComparedPair, ComparedTest, Comparison, comparison_numbers
+from crucible_bench.compared import PairResult
+from crucible_bench.comparison import (
+    Comparison,
+    UnreadableComparisonError,
+    comparison_numbers,
+    looks_like_comparison,
+)
+from crucible_bench.result import TestResult
 from crucible_core.context import Context
 from crucible_core.values.jsonable import MAX_DEPTH, key_text, to_jsonable
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings opened, everything else as it is.
+    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings are opened, everything else stays as it is.
 
-    What cannot be opened is not: an empty mapping, one that contains itself, is nested too deep or raises.
+    A mapping stays as it is too if it is empty, contains itself, is nested too deep, or raises when it is read.
     """
     return _flatten(_entries(values), "", ())
 
@@ -31,7 +38,7 @@ def _flatten(entries: list[tuple[str, Any]], prefix: str, above: tuple[int, ...]
 
 
 def _entries(value: Any) -> list[tuple[str, Any]]:
-    """The entries of a mapping under the names they have in JSON; none of what is no mapping or cannot be read."""
+    """The entries of a mapping by their names in JSON; none if the value is not a mapping or cannot be read."""
     try:
         return [(key_text(key), item) for key, item in value.items()] if isinstance(value, Mapping) else []
     except Exception:  # noqa: BLE001  # a mapping of the user's own may raise anything; it is rendered as one value
@@ -39,7 +46,7 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
 
 
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The numbers worth following from run to run: every metric, and of a comparison its findings, not its settings."""
+    """The numbers to follow from run to run: every metric, and of a comparison its findings, not its settings."""
     compared = comparisons(ctx)
     for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
         if is_number(value):
@@ -56,30 +63,31 @@ def named_values(ctx: Context) -> dict[str, Any]:
     """
     found = dict(results(ctx)) | dict(flatten(ctx.metrics))
     for name, comparison in comparisons(ctx).items():
-        for test, result in comparison.tests.items():
-            found |= _ends(f"{name}.{test}", result)
+        for test in comparison.tests:
+            found |= _ends(f"{name}.{test.test}", test)
     return found | dict(pair_values(ctx))
 
 
 def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
-    """The numbers of each pair of a family, `bench.svm_vs_ridge.p_adjusted`: they stand in a list, where no name is."""
+    """The numbers of each pair of a family, such as `bench.svm_vs_ridge.p_adjusted`; in JSON they are in a list, where
+    they have no names.
+    """
     for name, comparison in comparisons(ctx).items():
         for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
             prefix = f"{name}.{pair.first}_vs_{pair.second}"
             for key in ("estimate", "p_value", "p_adjusted", "effect_size"):
-                if (number := getattr(pair, key)) is not None:
+                number = getattr(pair, key)
+                if number is not None and math.isfinite(number):
                     yield f"{prefix}.{key}", number
             yield from _ends(prefix, pair).items()
 
 
-def _ends(prefix: str, compared: ComparedTest | ComparedPair) -> dict[str, float]:
-    ends = {"interval": compared.confidence_interval}
-    if compared.effect_size_interval is not None:
-        ends["effect_size"] = compared.effect_size_interval
+def _ends(prefix: str, compared: TestResult | PairResult) -> dict[str, float]:
+    intervals = {"interval": compared.confidence_interval, "effect_size": compared.effect_size_interval}
     found = {}
-    for what, (low, high) in ends.items():
-        found[f"{prefix}.{what}_low"] = -math.inf if low is None else low
-        found[f"{prefix}.{what}_high"] = math.inf if high is None else high
+    for what, interval in intervals.items():
+        if interval is not None:
+            found[f"{prefix}.{what}_low"], found[f"{prefix}.{what}_high"] = interval
     return found
 
 
@@ -88,13 +96,77 @@ def is_number(value: Any) -> bool:
     return isinstance(rendered, int | float) and not isinstance(rendered, bool)
 
 
-def comparisons(ctx: Context) -> dict[str, Comparison]:
-    """Metric -> comparison, for each metric that is one."""
-    found = {}
-    for name, value in ctx.metrics.items():
-        if isinstance(value, dict):
-            try:
-                found[name] = Comparison.model_validate(value)
-            except ValidationError:
-                continue
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """The comparisons among some metrics, by name.
+
+    `unread` has those that this version cannot read, such as one of a newer version, each with a sentence that says
+    why. They remain among the metrics, whose numbers can be shown.
+    """
+
+    read: Mapping[str, Comparison]
+    unread: Mapping[str, str]
+
+
+def comparisons_in(metrics: Mapping[str, Any]) -> Comparisons:
+    """The comparisons among the metrics; each is parsed once in a process, however often it is asked for."""
+    read, unread = {}, {}
+    for name, value in metrics.items():
+        found = _read_once(value) if looks_like_comparison(value) else None
+        if isinstance(found, Comparison):
+            read[name] = found
+        elif found is not None:
+            unread[name] = found
+    return Comparisons(read, unread)
+
+
+def comparisons(ctx: Context) -> Mapping[str, Comparison]:
+    """Metric -> comparison, for each metric that is one and can be read."""
+    return comparisons_in(ctx.metrics).read
+
+
+_LATEST: deque[tuple[dict[str, Any], Comparison | str | None]] = deque(maxlen=16)
+"""What was read last, each with a copy of its metric.
+
+Found by the metric's value and not by its identity: each step of Dagster loads the metric anew, and a stage may change
+it in place. Comparing two values is far faster than reading one.
+"""
+
+
+def _read_once(value: dict[str, Any]) -> Comparison | str | None:
+    for seen, known in _LATEST.copy():
+        if _is_same(seen, value):
+            return known
+    found = _read(value)
+    _LATEST.append((_copied(value), found))
     return found
+
+
+def _read(value: dict[str, Any]) -> Comparison | str | None:
+    """The comparison, or why it cannot be read; None for a metric that is not tagged as one and is none."""
+    try:
+        return Comparison.from_dict(value)
+    except UnreadableComparisonError as error:
+        return str(error) if "kind" in value else None
+
+
+def _is_same(seen: dict[str, Any], value: dict[str, Any]) -> bool:
+    try:
+        return bool(seen == value) and _orders(seen) == _orders(value)
+    except Exception:  # noqa: BLE001  # a user's own metric may hold arrays, whose comparison is no truth value
+        return False
+
+
+def _orders(value: dict[str, Any]) -> dict[str, list[str]]:
+    """The order of the tests and of the groups, which equality leaves out: the first test makes the headline."""
+    return {name: list(part) for name, part in value.items() if isinstance(part, dict)}
+
+
+def _copied(value: Any) -> Any:
+    """A copy that no change in place of the value reaches."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

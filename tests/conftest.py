@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -37,6 +37,24 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """The comparisons that are parsed during the test; none is known when it begins."""
+    from crucible_bench import Comparison
+    from crucible_core import metrics
+
+    seen: list[Mapping[str, Any]] = []
+    parse = Comparison.from_dict
+
+    def counted(data: Mapping[str, Any]) -> Comparison:
+        seen.append(data)
+        return parse(data)
+
+    monkeypatch.setattr(Comparison, "from_dict", counted)
+    monkeypatch.setattr(metrics, "_LATEST", metrics._LATEST.__class__(maxlen=metrics._LATEST.maxlen))
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,12 @@ def measure(ctx: Context, *, name: str = "accuracy", value: float = 0.5) -> Cont
     return ctx.put_metric(name, value)
 
 
+@stage
+def newer_comparison(ctx: Context) -> Context:
+    """Puts a comparison as a later version of crucible may write it."""
+    return ctx.put_metric("bench", {"kind": "comparison", "version": 2, "p": 0.25})
+
+
 class Optimizer(BaseModel, extra="forbid"):
     """Options that are themselves a mapping."""
 
@@ -206,6 +212,7 @@ STAGES: dict[str, type[Stage]] = {
     "interrupt": interrupt,
     "leave": leave,
     "measure": measure,
+    "newer_comparison": newer_comparison,
     "nothing": nothing,
     "odd_values": odd_values,
     "record": record,

@@ -65,8 +65,8 @@ class CompleteGroups:
 def find_missing(groups: Mapping[str, Values], *, paired: bool = False) -> tuple[MissingValue, ...]:
     """The places that no comparison of these groups can use, by group and position; nothing is changed.
 
-    Infinite numbers, text and whatever else is no number is not missing but wrong, and is left for the test to refuse.
-    Raises CannotTestError for groups that are no mapping and values that are no sequence of one dimension.
+    Infinite numbers, text and other values that are not numbers are wrong, not missing; the test refuses them.
+    Raises CannotTestError if the groups are not a mapping, or values are not a sequence of one dimension.
     """
     found = _unusable(groups, paired)
     return tuple(place for name in groups for place in found[name][1])

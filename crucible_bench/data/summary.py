@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from crucible_bench.compared import GroupSummary
 from crucible_bench.data.moments import moments
 from crucible_bench.data.sample import Values, read_sample, scale_exponent, scaled, unscaled
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSummary:
-    """n, mean, sd (the n - 1 one; None for a single value) and median, in the units of the data."""
-
-    n: int
-    mean: float
-    sd: float | None
-    median: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
 
 
 def summarize(values: Values) -> GroupSummary:

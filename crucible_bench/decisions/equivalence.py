@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final
 
 from scipy import special
 
+from crucible_bench.compared import MarginResult, Verdict
 from crucible_bench.data.moments import LEAST_SQUARES, moments
 from crucible_bench.data.sample import Sample, Values, read_groups, read_sample, scale_exponent, scaled
 from crucible_bench.decisions.differences import ASSUMPTIONS, INTERVALS, Differences
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference
 from crucible_bench.levels import share
-from crucible_bench.result import Choice, Interval, plain_json
-
-Verdict = Literal["better", "equivalent", "inconclusive", "non_inferior", "worse"]
+from crucible_bench.result import Choice, Interval
 
 _MOST_REPLICATES: Final = 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class MarginResult:
-    """The first group judged against the second.
-
-    `estimate` and the intervals are the first mean minus the second, in units of the data, whichever direction is
-    better. `confidence_interval` has the confidence 1 - alpha and decides between better and worse;
-    `equivalence_interval` has 1 - 2 alpha, its ends are the one-sided 1 - alpha bounds, and it is held against the
-    margin. `p_equivalence` is the larger of the two one-sided p-values (TOST), `p_non_inferiority` the one on the bad
-    side, `p_difference` the two-sided one against no difference.
-
-    `more_replicates` is a planning number, per group (or pairs): how many more make the expected 1 - alpha interval
-    as short as the margin, which always decides, whatever the true difference. It rests on the spread seen here, and
-    on nothing about the difference seen here. 0 where the verdict stands; None if a billion would not do.
-    """
-
-    verdict: Verdict
-    method: str
-    groups: tuple[str, str]
-    n: tuple[int, int]
-    paired: bool
-    higher_is_better: bool
-    margin: float
-    alpha: float
-    estimate: float
-    df: float
-    confidence_interval: Interval
-    equivalence_interval: Interval
-    p_equivalence: float
-    p_non_inferiority: float
-    p_difference: float
-    more_replicates: int | None
-    assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
-    decisions: tuple[Choice, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        fields: dict[str, Any] = plain_json(asdict(self))
-        return fields
 
 
 def judge_margin(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
 from scipy import special
 
+from crucible_bench.compared import BestSet, Contender, Ranking, RankingProcedure
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups
 from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import ASSUMPTIONS, INTERVALS, Differences
@@ -18,79 +18,8 @@ from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.run_test import run_test
 from crucible_bench.levels import share
 from crucible_bench.multiple.dunn_nemenyi import block_ranks, nemenyi
-from crucible_bench.multiple.families import FamilyResult, pairwise_tests
-from crucible_bench.result import Choice, plain_json
-
-RankingProcedure = Literal["nemenyi", "wilcoxon_holm"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Methods ranked over data sets: what a critical-difference diagram shows.
-
-    `groups` stand from the best to the worst, `mean_ranks` with them, 1 being the best possible. `cliques` are the
-    largest sets of groups of which no two are told apart: the diagram's bars. `critical_difference` is None for the
-    Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df..., p-value) of the
-    test that all groups are alike, Friedman's p-value exact for few groups and data sets.
-    """
-
-    procedure: RankingProcedure
-    groups: tuple[str, ...]
-    mean_ranks: tuple[float, ...]
-    blocks: int
-    higher_is_better: bool
-    critical_difference: float | None
-    cliques: tuple[tuple[str, ...], ...]
-    friedman: tuple[float, float, float]
-    iman_davenport: tuple[float, float, float, float]
-    family: FamilyResult
-    notes: tuple[str, ...]
-    decisions: tuple[Choice, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values: tuples become lists, and an infinite number becomes None."""
-        fields: dict[str, Any] = plain_json(asdict(self))
-        return fields
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A configuration of a sweep: its mean, and the evidence that another one is better.
-
-    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one of the strongest evidence,
-    None for the configuration in front.
-    """
-
-    name: str
-    n: int
-    mean: float
-    p_value: float
-    beaten_by: str | None
-    kept: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BestSet:
-    """The configurations that may be the best: with probability 1 - alpha the truly best one is among `kept`.
-
-    `leader` has the best mean here. `size` is the number of comparisons that each configuration's p-value counts.
-    """
-
-    leader: str
-    kept: tuple[str, ...]
-    contenders: tuple[Contender, ...]
-    higher_is_better: bool
-    paired: bool
-    size: int
-    alpha: float
-    method: str
-    assumptions: tuple[str, ...]
-    decisions: tuple[Choice, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        fields: dict[str, Any] = plain_json(asdict(self))
-        return fields
+from crucible_bench.multiple.families import pairwise_tests
+from crucible_bench.result import Choice
 
 
 def rank_over_blocks(

@@ -17,8 +17,8 @@ EffectSizeWord = Literal["large", "medium", "negligible", "small", "smaller than
 class Interpretation:
     """A word for an effect size, and whose convention it is.
 
-    Conventions are made for want of anything better in a field (Cohen 1988, page 25): an effect that matters and one
-    that does not are told apart by what they cost and bring, not by a word.
+    Conventions are for fields that have nothing better (Cohen 1988, page 25). Whether an effect matters depends on what
+    it costs and brings, not on a word.
     """
 
     word: EffectSizeWord

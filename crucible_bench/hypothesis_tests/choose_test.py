@@ -17,7 +17,7 @@ Count = Literal["one", "two", "more"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the table: the design, the test, what else would do, why this one, and who says so."""
+    """One line of the table: the design, the test, the alternatives, why this one, and the source."""
 
     outcome: Outcome
     design: Design
@@ -110,7 +110,7 @@ def choose_test(
         )
     counts = tuple(operator.index(size) for size in sizes)
     if design == "one_sample" and len(counts) != 1:
-        raise CannotTestError("auto", f"one sample is held against a reference, but {len(counts)} groups were given")
+        raise CannotTestError("auto", f"one sample is compared with a reference, but {len(counts)} groups were given")
     if len(counts) < 2 and design != "one_sample":
         raise CannotTestError("auto", f"a comparison needs at least two groups, but {len(counts)} were given")
     wanted = (outcome, design, _COUNTS[min(len(counts), 3)])
@@ -146,7 +146,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "one",
         "one_sample_ttest",
         ("one_sample_wilcoxon", "one_sample_sign"),
-        "the mean is the question, and the t-test keeps its level but for strongly skewed values in small samples",
+        "the mean is the question, and the t-test keeps its level except for strongly skewed values in small samples",
         "Student 1908; Lumley et al. 2002",
     ),
     Rule(
@@ -155,7 +155,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "one",
         "one_sample_sign",
         ("one_sample_wilcoxon",),
-        "it uses the order only, where signed ranks rank distances, and asks for no symmetry",
+        "it uses only the order; signed ranks would rank distances, which needs symmetry",
         "Conover 1999, section 3.4",
     ),
     Rule(
@@ -192,7 +192,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "mcnemar_midp",
         ("mcnemar", "sign"),
-        "only the pairs that differ tell the two apart, and the mid-p-value is less conservative than the exact one",
+        "only the pairs that differ distinguish the two groups, and the mid-p-value is less conservative than the "
+        "exact one",
         "Fagerland, Lydersen & Laake 2013",
     ),
     Rule(
@@ -210,7 +211,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "brunner_munzel",
         ("mann_whitney", "permutation"),
-        "it asks which group tends to higher values and, unlike Mann-Whitney's, keeps its level when spreads differ",
+        "it asks which group tends to have higher values and, unlike Mann-Whitney's, keeps its level when spreads "
+        "differ",
         "Brunner & Munzel 2000; Karch 2021",
     ),
     Rule(
@@ -228,7 +230,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "sign",
         ("wilcoxon",),
-        "it uses the direction of each pair only, where ranking the sizes of differences would need a scale",
+        "it uses only the direction of each pair; ranking the sizes of the differences would need a scale",
         "Conover 1999, section 3.4",
     ),
     Rule(
@@ -246,8 +248,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "ttest",
         ("mann_whitney", "brunner_munzel", "permutation", "bootstrap"),
-        "Welch's t-test keeps its level when the variances differ and loses next to nothing when they do not, so no "
-        "preliminary test of the variances decides",
+        "Welch's t-test keeps its level when the variances differ and loses almost nothing when they do not, "
+        "so no preliminary test of the variances decides",
         "Delacre, Lakens & Leys 2017; Zimmerman 2004; Ruxton 2006",
     ),
     Rule(
@@ -299,7 +301,7 @@ RULES: Final[tuple[Rule, ...]] = (
                 "more",
                 "welch_anova",
                 ("kruskal_wallis",),
-                "averages of clusters are independent values, where the values themselves are not",
+                "averages of clusters are independent, but the values themselves are not",
                 "Donner & Klar 2000; Welch 1951",
                 _MEANS_PER_CLUSTER,
             ),

@@ -146,7 +146,7 @@ def clustered_ttest(
 
 _EFFECT_INTERVAL: Final = Choice(
     "noncentral-t interval for the effect size, on the cluster-robust t",
-    "approximate: it widens with the standard error of the mean and takes the standard deviation for known as well "
+    "approximate: it widens with the standard error of the mean and treats the standard deviation as known as well "
     "as from independent clusters; exact for normal differences with one item per cluster",
     ("cluster bootstrap interval",),
 )

@@ -84,9 +84,9 @@ def run_test(
     | variance_ratio | two | variance_ratio |
     | welch_anova | two or more | omega_squared |
 
-    Outcomes are booleans, or 0 and 1. corrected_resampled_ttest takes the values for the folds of one cross-validation;
-    its own function takes other resamples. `resamples` and `seed` matter to bootstrap and the permutation tests only;
-    equal seeds give equal results.
+    Outcomes are booleans, or 0 and 1. corrected_resampled_ttest treats the values as the folds of one
+    cross-validation; its own function also takes other resamples. `resamples` and `seed` matter only to bootstrap and
+    the permutation tests; equal seeds give equal results.
 
     Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
     alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.

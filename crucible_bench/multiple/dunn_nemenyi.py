@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
+from crucible_bench.compared import FamilyResult
 from crucible_bench.data.pairs import check_blocks
 from crucible_bench.data.sample import Sample, Values, Vector
 from crucible_bench.distributions.rank_distributions import midranks, tie_sum
@@ -16,7 +17,7 @@ from crucible_bench.distributions.studentized import many_one_quantile, many_one
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.friedman import ranks_within_blocks
 from crucible_bench.multiple.corrections import adjust_p_values
-from crucible_bench.multiple.families import Family, FamilyResult, simultaneous_tail
+from crucible_bench.multiple.families import Family, simultaneous_tail
 from crucible_bench.result import Choice
 from crucible_bench.vocabulary import CorrectionName, EffectSizeName
 from crucible_bench.wording import counted

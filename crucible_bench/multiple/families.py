@@ -6,76 +6,18 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
+from crucible_bench.compared import FamilyResult, PairResult
 from crucible_bench.data.sample import Sample, Values, read_groups, unscaled
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.run_test import run_test
 from crucible_bench.levels import levels
 from crucible_bench.multiple.corrections import adjust_p_values
-from crucible_bench.result import Choice, Interval, TestResult, plain_json
+from crucible_bench.result import Choice, TestResult
 from crucible_bench.vocabulary import EFFECT_SIZES, Alternative, CorrectionName, EffectSizeName, FamilyName, TestName
 from crucible_bench.wording import counted
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two groups of a family: `estimate` is about the first minus the second.
-
-    `p_value` is that of the comparison alone, `p_adjusted` and `confidence_interval` are the family's, and
-    `significant` is p_adjusted <= alpha. `df` is empty where the statistic is normal or has a table of its own.
-    """
-
-    first: str
-    second: str
-    n: tuple[int, int]
-    estimate: float
-    confidence_interval: Interval
-    statistic: float
-    df: tuple[float, ...]
-    p_value: float
-    p_adjusted: float
-    significant: bool
-    effect_size: float | None = None
-    """That of the two groups alone, as asked for where their test defines it, None where they do not allow one; its
-    interval is not simultaneous."""
-    effect_size_name: EffectSizeName | None = None
-    effect_size_interval: Interval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyResult:
-    """Comparisons that were judged together.
-
-    `size` is the number of comparisons the adjustment counts, `correction` what adjusts their p-values, and
-    `confidence_level` that of all intervals at once. Comparisons stand in the order of the groups; against a control,
-    each is the group minus the control.
-    """
-
-    procedure: FamilyName
-    method: str
-    groups: tuple[str, ...]
-    n: tuple[int, ...]
-    control: str | None
-    size: int
-    correction: str
-    statistic_name: str
-    estimate_name: str
-    alpha: float
-    confidence_level: float
-    comparisons: tuple[Comparison, ...]
-    assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
-    decisions: tuple[Choice, ...]
-    null_value: float = 0.0
-    """The value of an estimate that means no difference."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
-        fields: dict[str, Any] = plain_json(asdict(self))
-        return fields
 
 
 def pairwise_tests(
@@ -93,9 +35,9 @@ def pairwise_tests(
 ) -> FamilyResult:
     """The named two-group test (`run_test`) on all pairs, or on each group against `control`, corrected.
 
-    The intervals hold together by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the confidence
-    1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of effect sizes
-    are those of each pair alone, at that same level.
+    The intervals are simultaneous by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the
+    confidence 1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of
+    effect sizes are those of each pair alone, at that same level.
     """
     return pairwise_family(
         lambda pair, alpha, level: run_test(
@@ -146,7 +88,7 @@ def pairwise_family(
     first = results[0]
     return family.result(
         [
-            Comparison(
+            PairResult(
                 first=result.groups[0],
                 second=result.groups[1],
                 n=(result.n[0], result.n[1]),
@@ -174,7 +116,7 @@ def pairwise_family(
         ),
         choice=Choice(
             f"{correction} over {counted(size, 'comparison')}",
-            "it needs no more than the p-values of the separate tests",
+            "it needs only the p-values of the separate tests",
             ("tukey_hsd or games_howell", "dunnett, against a control"),
         ),
         null_value=first.null_value,
@@ -278,12 +220,12 @@ class Family:
         p_value: float,
         p_adjusted: float,
         exponent: int = 0,
-    ) -> Comparison:
+    ) -> PairResult:
         first, second = self.samples[i], self.samples[j]
         ends = (unscaled(self.procedure, estimate + side * reach, exponent) for side in (-1.0, 1.0))
         p_adjusted = min(1.0, max(p_value, float(p_adjusted)))  # the last digits of two integrals could cross
         effect = self._effect(first, second)
-        return Comparison(
+        return PairResult(
             first=first.name,
             second=second.name,
             n=(first.n, second.n),
@@ -310,7 +252,7 @@ class Family:
 
     def result(
         self,
-        comparisons: list[Comparison],
+        comparisons: list[PairResult],
         *,
         method: str,
         correction: str,

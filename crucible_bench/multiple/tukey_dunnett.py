@@ -9,11 +9,12 @@ from typing import Final
 
 from scipy import special
 
+from crucible_bench.compared import FamilyResult, PairResult
 from crucible_bench.data.moments import LEAST_SQUARES, Moments, moments, standard_error
 from crucible_bench.data.sample import Values, scale_exponent
 from crucible_bench.distributions.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 from crucible_bench.errors import CannotTestError
-from crucible_bench.multiple.families import Comparison, Family, FamilyResult
+from crucible_bench.multiple.families import Family
 from crucible_bench.result import Choice
 from crucible_bench.vocabulary import EffectSizeName
 
@@ -140,7 +141,7 @@ class _Pooled:
     df: float
     exponent: int
 
-    def comparison(self, family: Family, i: int, j: int, reach: float, tail: Callable[[float], float]) -> Comparison:
+    def comparison(self, family: Family, i: int, j: int, reach: float, tail: Callable[[float], float]) -> PairResult:
         difference = self.moments[i].minus(self.moments[j])
         error = math.sqrt(self.variance * (1.0 / self.moments[i].n + 1.0 / self.moments[j].n))
         t = difference / error
@@ -167,7 +168,7 @@ def _pooled(family: Family) -> _Pooled:
     return _Pooled(parts, within / df, df, exponent)
 
 
-def _games_howell_pair(family: Family, parts: list[Moments], i: int, j: int, exponent: int) -> Comparison:
+def _games_howell_pair(family: Family, parts: list[Moments], i: int, j: int, exponent: int) -> PairResult:
     pair = family.samples[i], family.samples[j]
     for sample in pair:
         if sample.n < 2:

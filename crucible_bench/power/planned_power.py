@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
+from crucible_bench.compared import PlannedPower
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import choose_test
@@ -30,16 +31,17 @@ _TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
 def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
     """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
 
-    The first declared test counts, at the declared alpha divided by the number of pairs where a family of them is
-    corrected: Bonferroni's bound, which Benjamini and Yekutieli's correction alone may fall below, and of which the
-    others make a little more. Standardized effects as in `power_of`.
+    The power is that of the first declared test, at the declared alpha. If a family of pairs is corrected, alpha is
+    divided by the number of pairs: Bonferroni's bound. Benjamini and Yekutieli's correction may have less power than
+    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; `power` is the probability
+    of seeing it that is wanted.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
         planned = _plannable(test)
         if planned is None:
             return [
-                f"planned: the power of {test} cannot be computed before there are data, so nothing is said about n = "
+                f"planned: the power of {test} cannot be computed before there are data, so it is not checked for n = "
                 f"{n}"
             ]
         sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
@@ -66,7 +68,9 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
 def _what_would_do(
     declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float
 ) -> str:
-    """Of exact tests; nothing where no size would do, as with more folds of the same data."""
+    """Which effect this n can see, and which n would be enough; empty for simulated tests, and if no n would be enough,
+    as with more folds of the same data.
+    """
     if plan.power_error > 0.0:
         return ""
     try:
@@ -95,10 +99,10 @@ def _what_would_do(
 
 def power_as_planned(
     declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8
-) -> dict[str, Any] | None:
-    """The same as JSON, with the power of exact tests for other sizes; None where none can be computed.
+) -> PlannedPower | None:
+    """The power of the declared comparison with `n` replicates in each of the `groups`; None if it cannot be computed.
 
-    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much.
+    The test and its alpha are those of `foresee`.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
@@ -120,18 +124,18 @@ def power_as_planned(
 
         sizes = sorted({max(3, round(n * step / 8)) for step in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)} | {n})
         plan = of(n)
-        curve = [[size, of(size).power] for size in sizes] if plan.power_error == 0.0 else []
+        curve = tuple((size, of(size).power) for size in sizes) if plan.power_error == 0.0 else ()
     except (CannotTestError, ValueError):
         return None
-    return {
-        "test": test,
-        "n": n,
-        "smallest_effect": smallest_effect,
-        "effect_size_name": plan.effect_size_name,
-        "power": plan.power,
-        "wanted": power,
-        "curve": curve,
-    }
+    return PlannedPower(
+        test=test,
+        n=n,
+        smallest_effect=smallest_effect,
+        effect_size_name=plan.effect_size_name,
+        power=plan.power,
+        wanted=power,
+        curve=curve,
+    )
 
 
 def _plannable(test: TestName) -> PlannedTest | None:

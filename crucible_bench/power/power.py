@@ -277,8 +277,12 @@ def minimum_detectable_effect(
                 test, f"no effect size up to {high:g} is found with a power of {goal:g} by groups of {sizes}"
             )
         low, high = high, min(largest, 2.0 * high)
-    if wanted.plan(0.0, sizes).power >= goal:
-        raise ValueError(f"a power of {goal:g} is no more than the test has without any effect; ask for more")
+    least = wanted.plan(0.0, sizes).power
+    if least >= goal:
+        raise ValueError(
+            f"the power must be above {least:.3g}, which is how often the test finds a difference if there is none; "
+            f"it is {goal:g}"
+        )
     if test in _SIMULATED:  # a step function: halve the interval and keep the end that reaches the power
         while high - low > 1e-3 * high:
             middle = wanted.plan(sign * (low + high) / 2.0, sizes)

@@ -87,7 +87,7 @@ def watch_baseline(
     narrowest after about `tightest_at` values. Half of alpha goes to the baseline's mean, by the same betting sequence
     or by Student's t interval; a baseline that is a number, not measured, takes none.
 
-    A value is one run's. Answers to one set of questions, asked again every night, are no new values: average them.
+    A value is one run's. Answers to one set of questions, asked again every night, are not new values: average them.
 
     Raises CannotTestError for a baseline of one value, values that are all equal and not bounded, values outside the
     bounds, and what no test takes; ValueError for a margin that is negative and levels out of range.
@@ -149,7 +149,7 @@ def _normal_mean(baseline: Values, alpha: float) -> _Known:
         raise CannotTestError(
             _NAME,
             f"the baseline's {sample.n} values do not vary, so nothing says how sure their mean is; give bounds, or "
-            "the one number that later values are held against",
+            "the one number that later values are compared with",
         )
     exponent = scale_exponent((sample,))
     of = moments(sample.values, exponent)

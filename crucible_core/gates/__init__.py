@@ -1,7 +1,13 @@
 """What the gates of an experiment say of a run."""
 
-from crucible_core.moved import moved_names
+from __future__ import annotations
 
-# By their old names, which stored values have: until version 1.0.
-_MODELS = ["Baseline", "Gate", "GateResult", "NoRegression"]
-__getattr__ = moved_names(__name__, dict.fromkeys(_MODELS, "crucible_core.ir.gates"))
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    # By their old names, which stored values have: until version 1.0.
+    from crucible_core.moved import moved_names  # noqa: PLC0415
+
+    models = ["Baseline", "Gate", "GateResult", "NoRegression"]
+    return moved_names(__name__, dict.fromkeys(models, "crucible_core.ir.gates"))(name)

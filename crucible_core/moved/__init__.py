@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["moved", "moved_names", "moved_package"]
@@ -21,10 +21,14 @@ def moved(old: str, new: str) -> None:
     sys.modules[old] = importlib.import_module(new)
 
 
-def moved_package(old: str, new: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose modules moved one by one: names that are not its modules come from `new`."""
+def moved_package(old: str, new: str, renamed: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose modules moved one by one: names that are not its modules come from `new`.
+
+    `renamed` is old name -> new name, of what has another name there.
+    """
     _warn(old, new)
-    return lambda name: getattr(importlib.import_module(new), name)
+    names = renamed or {}
+    return lambda name: getattr(importlib.import_module(new), names.get(name, name))
 
 
 def moved_names(old: str, homes: dict[str, str]) -> Callable[[str], Any]:

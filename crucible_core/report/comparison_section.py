@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from crucible_bench.comparison import (
-    EFFECT_LABELS,
-    BestOfSweep,
-    ComparedFamily,
-    ComparedTest,
-    Comparison,
-    MarginVerdict,
-    RankedGroups,
-)
-from crucible_bench.finding import estimated, labelled, number, percent, statistic
+from crucible_bench.compared import BestSet, FamilyResult, JudgedTest, MarginResult, Ranking, Verdict
+from crucible_bench.comparison import Comparison
+from crucible_bench.effect_sizes.interpretation import interpret
+from crucible_bench.finding import estimated, labelled, percent, statistic
 from crucible_bench.numbers import format_interval, format_number, format_p
 from crucible_bench.plots import (
     ForestRow,
@@ -27,12 +22,13 @@ from crucible_bench.plots import (
     power_curve,
     strip_plot,
 )
+from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
 from crucible_core.values.messages import shorten
 
-__all__ = ["comparison_section"]
+__all__ = ["comparison_section", "unread_section"]
 
-VERDICTS: Mapping[str, str] = {
+VERDICTS: Mapping[Verdict, str] = {
     "better": "better",
     "equivalent": "equivalent",
     "inconclusive": "inconclusive",
@@ -70,21 +66,26 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
     return Section("Comparison" if name == "bench" else f"Comparison: {name}", tuple(blocks))
 
 
+def unread_section(name: str, reason: str) -> Section:
+    """What stands in place of a comparison that cannot be read."""
+    return Section(f"Comparison: {name}", (Paragraph(reason),))
+
+
 def _said(comparison: Comparison) -> Iterator[str]:
     told = f"alpha = {format_number(comparison.alpha)}"
-    if any(test.p_adjusted is not None for test in comparison.tests.values()):
+    if comparison.p_adjusted is not None:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
-        told += f"; {comparison.family_size} tests, p-values {adjusted}"
+        told += f"; {len(comparison.tests)} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         told += f"; a family of {family.size} comparisons, {adjusted}"
     yield told
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
-    for test in comparison.tests.values():
+    for test in comparison.tests:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
-        if (word := test.interpretation) is not None:
-            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}"
+        if (word := interpret(test.effect_size_name, test.effect_size)) is not None:
+            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {format_number(test.effect_size)}"
             yield f"{f'{test.test}: ' if several else ''}{effect} is {word.word} by the convention of {word.source}"
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
@@ -116,8 +117,7 @@ def _groups_table(comparison: Comparison) -> Table:
 
 
 def _tests_table(comparison: Comparison) -> Table:
-    tests = comparison.tests.values()
-    adjusted = any(test.p_adjusted is not None for test in tests)
+    adjusted = comparison.p_adjusted is not None
     columns = (
         "test",
         "statistic",
@@ -129,24 +129,25 @@ def _tests_table(comparison: Comparison) -> Table:
         "effect interval",
         "verdict",
     )
-    return Table(columns, tuple(map(_test_row, tests)), frozenset({"p", "p adjusted"}))
+    return Table(columns, tuple(map(_test_row, comparison.judged)), frozenset({"p", "p adjusted"}))
 
 
-def _test_row(test: ComparedTest) -> tuple[str, ...]:
-    ps = [p for p in (test.p_value, test.p_adjusted) if p is not None]
+def _test_row(judged: JudgedTest) -> tuple[str, ...]:
+    test = judged.result
+    ps = [p for p in (test.p_value, judged.p_adjusted) if p is not None]
     return (
         test.method,
         statistic(test.statistic_name, test.df, test.statistic),
         *(format_p(p).removeprefix("= ") for p in ps),
         estimated(test.estimate_name, test.estimate, " = "),
         f"{percent(test.confidence_level)} {format_interval(test.confidence_interval)}",
-        f"{EFFECT_LABELS[test.effect_size_name]} = {number(test.effect_size)}",
+        f"{EFFECT_LABELS[test.effect_size_name]} = {format_number(test.effect_size)}",
         format_interval(test.effect_size_interval),
-        "significant" if test.significant else "not significant",
+        "significant" if judged.significant else "not significant",
     )
 
 
-def _pairs_table(family: ComparedFamily) -> Table:
+def _pairs_table(family: FamilyResult) -> Table:
     estimate = labelled(family.estimate_name)
     columns = (
         "first – second",
@@ -162,14 +163,14 @@ def _pairs_table(family: ComparedFamily) -> Table:
     rows = tuple(
         (
             f"{pair.first} – {pair.second}",
-            number(pair.estimate),
+            format_number(pair.estimate),
             format_interval(pair.confidence_interval),
             statistic("", pair.df, pair.statistic),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
             "–"
             if pair.effect_size_name is None
-            else f"{EFFECT_LABELS[pair.effect_size_name]} = {number(pair.effect_size)}",
+            else f"{EFFECT_LABELS[pair.effect_size_name]} = {format_number(pair.effect_size)}",
             "–" if pair.effect_size_interval is None else format_interval(pair.effect_size_interval),
             "significant" if pair.significant else "not significant",
         )
@@ -186,7 +187,7 @@ def _verdicts_table(comparison: Comparison) -> Table:
             format_number(verdict.estimate),
             format_interval(verdict.confidence_interval),
             format_interval(verdict.equivalence_interval),
-            VERDICTS.get(verdict.verdict, verdict.verdict),
+            VERDICTS[verdict.verdict],
             _more(verdict),
         )
         for verdict in comparison.verdicts
@@ -196,21 +197,21 @@ def _verdicts_table(comparison: Comparison) -> Table:
         "first – second",
         "margin",
         "mean difference",
-        "interval" if alpha is None else f"{percent(1 - alpha)} interval",
-        "equivalence interval" if alpha is None else f"{percent(1 - 2 * alpha)} equivalence interval",
+        f"{percent(1 - alpha)} interval",
+        f"{percent(1 - 2 * alpha)} equivalence interval",
         "verdict",
         f"more {comparison.replicate} to decide",
     )
     return Table(columns, rows, frozenset({"margin", "mean difference"}))
 
 
-def _more(verdict: MarginVerdict) -> str:
+def _more(verdict: MarginResult) -> str:
     if verdict.verdict != "inconclusive":
         return "–"
     return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number would"
 
 
-def _contenders_table(best: BestOfSweep) -> Table:
+def _contenders_table(best: BestSet) -> Table:
     rows = tuple(
         (
             one.name,
@@ -229,7 +230,7 @@ def _contenders_table(best: BestOfSweep) -> Table:
     )
 
 
-def _ranks_table(ranking: RankedGroups) -> Table:
+def _ranks_table(ranking: Ranking) -> Table:
     rows = tuple((name, format_number(rank)) for name, rank in zip(ranking.groups, ranking.mean_ranks, strict=True))
     return Table(("method", "mean rank"), rows, frozenset({"mean rank"}))
 
@@ -265,26 +266,26 @@ def _effects(comparison: Comparison) -> _Effects | None:
                 note=_p(pair.p_adjusted),
             )
             for pair in family.comparisons
-            if pair.estimate is not None
+            if math.isfinite(pair.estimate)
         ]
         return (
             _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
             if pairs
             else None
         )
-    of_two = [test for test in comparison.tests.values() if len(test.groups) == 2 and test.estimate is not None]
+    of_two = [one for one in comparison.judged if len(one.result.groups) == 2 and math.isfinite(one.result.estimate)]
     if not of_two:
         return None
-    first = of_two[0]
+    first = of_two[0].result
     rows = [
         ForestRow(
             test.method,
             test.estimate,
             *test.confidence_interval,
-            note=_p(test.p_value if test.p_adjusted is None else test.p_adjusted),
+            note=_p(test.p_value if p_adjusted is None else p_adjusted),
         )
-        for test in of_two
-        if test.estimate_name == first.estimate_name and test.estimate is not None
+        for test, p_adjusted, _ in of_two
+        if test.estimate_name == first.estimate_name
     ]
     return _Effects(labelled(first.estimate_name), rows, first.confidence_level, first.null_value)
 
@@ -367,13 +368,13 @@ def _pairs_picture(comparison: Comparison, measure: str) -> Picture | None:
         return None
     if comparison.outcome == "binary":
         return None
-    test = next((one for one in comparison.tests.values() if one.estimate_name.startswith("mean difference")), None)
+    test = next((one for one in comparison.tests if one.estimate_name.startswith("mean difference")), None)
     difference, level = None, None
-    if test is not None and test.estimate is not None:
+    if test is not None:
         low, high = test.confidence_interval
         level = test.confidence_level
         if test.groups == (names[0], names[1]):  # the picture has the second minus the first
-            difference = (-test.estimate, None if high is None else -high, None if low is None else -low)
+            difference = (-test.estimate, -high, -low)
         else:
             difference = (test.estimate, low, high)
     return paired_lines(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from crucible_core.context import Context
 from crucible_core.ir.vocabulary import ReportFormat
-from crucible_core.metrics import flatten, pair_values
+from crucible_core.metrics import comparisons_in, flatten, pair_values
 from crucible_core.report.csv import csv_of
 from crucible_core.report.html import html_of
 from crucible_core.report.latex import latex_of
@@ -37,22 +37,17 @@ def _json_report(ctx: Context, title: str | None) -> str:
 
 
 def _csv_report(ctx: Context, _title: str | None) -> str:
-    """The metrics, one a line, at full precision, the numbers of a family's pairs by their names too."""
+    """The metrics, one per line, at full precision, with the numbers of a family's pairs by their names.
+
+    A comparison that cannot be read has a line that says so.
+    """
     rows = [("experiment", "run", "metric", "value")]
-    for name, value in itertools.chain(flatten(ctx.metrics), pair_values(ctx)):
+    unread = comparisons_in(ctx.metrics).unread
+    for name, value in itertools.chain(unread.items(), flatten(ctx.metrics), pair_values(ctx)):
         rendered = to_jsonable(value)
         text = rendered if isinstance(rendered, str) else json.dumps(rendered, ensure_ascii=False)
         rows.append((ctx.experiment_id, ctx.run_id, name, text))
     return csv_of(rows)
-
-
-# --- Markdown -------------------------------------------------------------------------------------------------------
-
-
-# --- HTML -----------------------------------------------------------------------------------------------------------
-
-
-# --- LaTeX ----------------------------------------------------------------------------------------------------------
 
 
 RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from crucible_bench.finding import finding
 from crucible_core.context import Context
-from crucible_core.metrics import _entries, comparisons, flatten, is_number, results
-from crucible_core.report.comparison_section import comparison_section
+from crucible_core.ir.gates import GateResult
+from crucible_core.metrics import _entries, comparisons, comparisons_in, flatten, is_number, results
+from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
@@ -32,13 +32,14 @@ MAX_OUTPUT_COLUMNS = 8
 
 def report_on(ctx: Context, *, title: str | None = None) -> Document:
     """The report on a run as it stands."""
-    experiment = ctx.experiment
+    experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
     opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
     if experiment.description:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
-        *(comparison_section(name, comparison) for name, comparison in comparisons(ctx).items()),
+        *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
+        *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -50,11 +51,13 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
 
 
 def headline(ctx: Context) -> str:
-    """The result in one sentence: what failed, else what was found, else the numbers."""
+    """The result in one sentence, or one per comparison: what failed, else what was found, else the numbers."""
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
         return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
-    found = [finding(comparison) for comparison in comparisons(ctx).values()]
+    compared = comparisons_in(ctx.metrics)
+    found = [comparison.sentence for comparison in compared.read.values()]
+    found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
     if found:
         return " ".join(found)
     numbers = list(results(ctx))
@@ -78,9 +81,14 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
-        "decisions": [decision.model_dump(mode="json", exclude={"kind"}) for decision in ctx.trace.decisions],
+        "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
+        "gates": [gate.to_dict() for gate in ctx.trace.gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
+
+
+def _without_kind(decision: Decision) -> dict[str, Any]:
+    return {name: value for name, value in decision.to_dict().items() if name != "kind"}
 
 
 def _is_to_go_on(ctx: Context) -> bool:
@@ -157,6 +165,10 @@ def decisions_table(events: Iterable[Event]) -> Table:
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table(columns, rows, frozenset({"confidence"}))
+
+
+def gates_table(gates: Iterable[GateResult]) -> Table:
+    return Table(("gate", "result", "why"), tuple((gate.gate, gate.status, gate.sentence) for gate in gates))
 
 
 def stages_table(events: Iterable[Event]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,18 +33,19 @@ from crucible_core.stages.bench_data import SOURCES, ComparedGroups, GroupsInMap
 from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
+    from crucible_bench.compared import PlannedPower
     from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
 
 MIN_RESAMPLES = 100
-MOST_KEPT = 1_000
+MOST_DROPPED = 1_000
 MOST_NAMED = 20
 _OF_MANY = ("ablation", "sweep")
 
 
 class PlannedComparison(BaseModel):
-    """What a comparison is to be able to see, declared before the run."""
+    """The effect that a comparison should be able to see, declared before the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -58,12 +60,12 @@ class PlannedComparison(BaseModel):
 class Bench(Stage):
     """Compares groups of numbers with statistical tests.
 
-    The groups are a mapping of name to numbers, `{"control": [...], "treatment": [...]}`, found in
-    `assigns["bench_data"]` unless `data` says otherwise. `metrics["bench"]` gets the result: per group n, mean, sd and
-    median; per test its statistic, p-value (raw and adjusted for the family of tests), estimate and effect size with
-    their intervals, and what was assumed; for more than two groups the family of pairs; verdicts against a margin. What
-    an option leaves open is taken from the experiment's `reliability.stats`. A test that the data do not allow fails
-    the stage and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
+    The groups are a mapping of name to numbers, `{"control": [...], "treatment": [...]}`, by default in
+    `assigns["bench_data"]`. `metrics["bench"]` gets the result: per group n, mean, sd and median; per test its
+    statistic, p-value (raw and adjusted for the family of tests), estimate and effect size with their intervals, and
+    what was assumed; for more than two groups the family of pairs; verdicts against a margin. An option that is not set
+    takes its value from the experiment's `reliability.stats`, if that has one. If the data do not allow a test, the
+    stage fails and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
     """
 
     data: str = "assigns.bench_data"
@@ -73,59 +75,59 @@ class Bench(Stage):
     value: str | None = None
     """With `data: outputs`: the field of each output that holds its number."""
     pair_by: str | None = None
-    """With `data: outputs`: the field that says which values belong together, such as the fold."""
+    """With `data: outputs`: the field by which values belong together, such as the fold."""
     clusters: str | None = None
     """With `design: clustered`: where the cluster of each item is, `assigns.NAME`, or a field of the outputs."""
     groups: list[str] | None = Field(default=None, min_length=1)
-    """The groups to compare, in this order; all of them unless said."""
+    """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
-    """How the values belong together: as the declared tests take them, else independent, unless said."""
+    """How the values of the groups belong together (default: the design of the declared tests, else independent)."""
     paired: bool = False
-    """The same as `design: paired`: value i of every group belongs together, by fold, example or seed."""
+    """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
-    """What the values are; binary for booleans and counts, else continuous, unless said."""
+    """What the values are (default: binary for booleans and counts, else continuous)."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
-    """The tests to run; `auto`, which chooses by design, outcome and sizes, unless said."""
+    """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
-    """`greater` asks whether the first group (or each one, against the baseline) is higher."""
+    """`greater` asks whether the first group (or each group, compared with the baseline) is higher."""
     alpha: float | None = Field(default=None, gt=0, lt=1)
-    """Level of significance, for the whole family; 0.05 unless said."""
+    """Level of significance, for the whole family of tests (default: 0.05)."""
     confidence_level: float | None = Field(default=None, gt=0, lt=1)
-    """Of every interval; 1 - alpha unless said."""
+    """Confidence level of every interval (default: 1 - alpha)."""
     effect_size: EffectSizeName | None = None
-    """Reported by the tests that define it; the others keep their own."""
+    """The effect size to report. A test that does not define it reports its own (default: each test's own)."""
     correction: CorrectionName | None = None
-    """Adjustment of the p-values when there are several tests or pairs; holm unless said."""
+    """Adjustment of the p-values if there are several tests or pairs (default: holm)."""
     study: StudyName | None = None
-    """The shape of the study, which says what is compared with what."""
+    """The shape of the study, which determines what is compared with what."""
     compare: Comparing | None = None
-    """More than two groups two by two: all pairs, or each with the baseline."""
+    """Which pairs of more than two groups are compared: all pairs, or each group with the baseline."""
     family: FamilyName | None = None
-    """How pairs are compared as one family; by design and outcome unless said."""
+    """How the pairs are judged together (default: by design and outcome)."""
     baseline: str | None = None
-    """The group that the others are held against: control, full system, what is deployed."""
+    """The group that the others are compared with: control, full system, what is deployed."""
     margin: float | None = Field(default=None, gt=0)
-    """The smallest difference that would matter, in units of the data: gives a verdict for each pair."""
+    """The smallest difference that matters, in units of the data. With it, each pair gets a verdict."""
     non_inferiority: bool = False
     """With a margin: whether "not worse by the margin" is a verdict too."""
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
-    """With `design: one_sample`: the number that the one group is held against."""
+    """With `design: one_sample`: the number that the one group is compared with."""
     test_share: float | None = Field(default=None, gt=0)
-    """With `design: resampled`: size of a test set over its training set; 1 / (folds - 1) unless said."""
+    """With `design: resampled`: the size of a test set over that of its training set (default: 1 / (folds - 1))."""
     missing: MissingValues = "refuse"
-    """What happens to missing values and pairs: `drop` leaves them out and lists them."""
+    """What happens to missing values and pairs: `refuse` fails the stage, `drop` leaves them out and lists them."""
     planned: PlannedComparison | None = None
-    """What the comparison is planned to see; `validate` warns if it cannot."""
+    """The effect that the comparison should be able to see; `validate` warns if it cannot."""
     resamples: int | None = Field(default=None, ge=MIN_RESAMPLES)
-    """Of the bootstrap and the permutation tests; 10,000 unless said."""
+    """Number of resamples of the bootstrap and of permutation tests (default: 10,000)."""
     seed: int = Field(default=0, ge=0)
-    """Of whatever is drawn at random: the same seed gives the same numbers."""
+    """Seed of everything that is drawn at random: the same seed gives the same numbers."""
     measure: str | None = None
-    """What the numbers are, for the report: accuracy, say; with `data: outputs`, the name in `value` unless said."""
+    """What the numbers are, such as accuracy, for the report (default: with `data: outputs`, the name in `value`)."""
     metric: str = "bench"
-    """The metric that takes the result; several `bench` stages need one each."""
+    """The metric that gets the result; each of several `bench` stages needs its own."""
 
     def check(self, experiment: Experiment) -> Iterable[str]:
         if importlib.util.find_spec("scipy") is None:
@@ -151,11 +153,11 @@ class Bench(Stage):
             count = len(self.groups) if self.groups else 1 if self._design(experiment) == "one_sample" else 2
             planned, declared = self.planned, self.declaration(experiment)
             if self.groups is None and (declared.comparing == "all_pairs" or self.study in _OF_MANY):
-                yield "planned: two groups are counted, for want of `groups`, which names those there will be"
+                yield "planned: two groups are assumed, because `groups` does not name them"
             yield from foresee(declared, count, planned.n, planned.smallest_effect, power=planned.power)
 
     def declaration(self, experiment: Experiment) -> Declaration:
-        """What this stage declares, with what the experiment says where it is silent."""
+        """What this stage declares; what it leaves open is taken from the experiment."""
         stats = experiment.stats
         tests = self._tests(experiment)
         effect_size = self.effect_size
@@ -192,9 +194,9 @@ class Bench(Stage):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
         found, dropped = self._complete(ctx)
         if self.alpha is None and ctx.experiment.stats.alpha is None:
-            ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; this is the usual one")
-        analysis = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
-        for about, choice in analysis.decisions:
+            ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
+        comparison = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
+        for about, choice in comparison.decisions:
             ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         if dropped:
             shown = [
@@ -202,24 +204,26 @@ class Bench(Stage):
                 *([f"and {len(dropped) - MOST_NAMED} more"] if len(dropped) > MOST_NAMED else []),
             ]
             ctx = ctx.decide("missing: drop", "; ".join(shown), alternatives=["missing: refuse"])
-        result = {"measure": self.measure or self.value, "dropped": dropped[:MOST_KEPT], **analysis.to_dict()}
-        for name, values in found.values.items():
-            result["groups"][name] |= _kept_values(values)
-        if self.planned is not None:
-            result["planned"] = self._as_planned(ctx.experiment, len(found.values))
-        return ctx.put_metric(self.metric, result)
+        comparison = replace(
+            comparison,
+            measure=self.measure or self.value,
+            dropped=tuple(dropped[:MOST_DROPPED]),
+            planned=self._as_planned(ctx.experiment, len(found.values)),
+        )
+        return ctx.put_metric(self.metric, comparison.to_dict())
 
-    def _as_planned(self, experiment: Experiment, groups: int) -> dict[str, Any] | None:
+    def _as_planned(self, experiment: Experiment, groups: int) -> PlannedPower | None:
         from crucible_bench.power.planned_power import power_as_planned  # noqa: PLC0415
 
-        assert self.planned is not None
+        if self.planned is None:
+            return None
         declared, planned = self.declaration(experiment), self.planned
         return power_as_planned(declared, groups, planned.n, planned.smallest_effect, power=planned.power)
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
-        """The groups that this stage compares, by name, in order; also of a run that is over.
+        """The groups that this stage compares, by name, in order; the run may have ended already.
 
-        Raises ValueError or TypeError if they are not there, or values are missing and not to be dropped.
+        Raises ValueError or TypeError if they are not there, or if values are missing and `missing` is `refuse`.
         """
         return self.read(ctx).values
 
@@ -232,7 +236,7 @@ class Bench(Stage):
         return self.read(ctx).pairs
 
     def differences(self, ctx: Context) -> Differences:
-        """How values that belong together, of this run and another, are compared: as the declared design has it."""
+        """How values that belong together, of this run and another, are compared: by the declared design."""
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         design = self._design(ctx.experiment)
@@ -260,16 +264,16 @@ class Bench(Stage):
         if outputs and not (self.group_by and self.value):
             yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
         if self.pair_by and (not outputs or design in ("independent", "one_sample")):
-            yield "pair_by: is for data: outputs with paired: true, or another design in which values belong together"
+            yield "pair_by: only for data: outputs with paired: true, or another design in which values belong together"
         if (design == "clustered") != (self.clusters is not None):
-            yield "clusters: goes with design: clustered, and names where the cluster of each item is"
+            yield "clusters: goes with design: clustered, and names the place of each item's cluster"
         elif self.clusters and not outputs:
             place, _, name = self.clusters.partition(".")
             if place not in ("assigns", "metrics") or not name:
                 yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
 
     def _complete(self, ctx: Context) -> tuple[ComparedGroups, list[str]]:
-        """The groups without what is missing, and what was dropped for that, one sentence each."""
+        """The groups without missing values, and what was dropped, one sentence each."""
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
@@ -314,16 +318,3 @@ class Bench(Stage):
         if self.data == "outputs":
             return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
         return GroupsInMapping(self.data, self.clusters)
-
-
-def _kept_values(values: Any) -> dict[str, Any]:
-    """The values themselves, for pictures; of more than a thousand, a thousand spread evenly over their order."""
-    import numpy as np  # noqa: PLC0415
-
-    from crucible_bench.data.outcomes import as_numbers, open_counts  # noqa: PLC0415
-
-    numbers = np.asarray(as_numbers(open_counts("", values)), dtype=np.float64)
-    if numbers.size > MOST_KEPT:
-        places = np.linspace(0, numbers.size - 1, MOST_KEPT).round().astype(int)
-        return {"values": np.sort(numbers)[places].tolist(), "sampled": True}
-    return {"values": numbers.tolist(), "sampled": False}

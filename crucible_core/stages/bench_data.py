@@ -22,8 +22,8 @@ SOURCES = ("assigns", "metrics", "outputs")
 class ComparedGroups(NamedTuple):
     """Name -> values, the cluster of each value where the design has clusters, and what the pairs are called.
 
-    A pair that a group lacks has the value None there. Pairs without names are the positions, said only where some
-    were dropped.
+    If a group lacks a pair, its value there is None. Pairs without names are called by their positions, and only if
+    some were dropped.
     """
 
     values: dict[str, Any]
@@ -36,7 +36,7 @@ class ComparedGroups(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupsInMapping:
-    """`assigns.NAME` or `metrics.NAME`; `clusters` is the same of the cluster of each value."""
+    """`assigns.NAME` or `metrics.NAME`; `clusters` is such a place too, with the cluster of each value."""
 
     data: str
     clusters: str | None = None
@@ -44,7 +44,7 @@ class GroupsInMapping:
     def read(self, ctx: Context) -> ComparedGroups:
         groups = _held(ctx, self.data)
         if not isinstance(groups, Mapping):
-            raise TypeError(f"{_shown(self.data)} is no mapping of group name to numbers but {groups!r:.80}")
+            raise TypeError(f"{_shown(self.data)} must be a mapping of group name to numbers, not {groups!r:.80}")
         labels = None if self.clusters is None else _held(ctx, self.clusters)
         named = {str(group): values for group, values in groups.items()}
         if len(named) < len(groups):
@@ -55,7 +55,7 @@ class GroupsInMapping:
 
 @dataclass(frozen=True, slots=True)
 class GroupsInOutputs:
-    """The outputs' fields that name the group, hold the number, and say what belongs together."""
+    """The outputs' fields that have the group's name, the number, and what belongs together."""
 
     group_by: str
     value: str

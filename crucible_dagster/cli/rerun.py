@@ -58,7 +58,6 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
             f"{planned.experiment.id}, resuming run {planned.parent.run_id}",
             len(planned.experiment.pipeline),
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
-            lambda context: History(instance).gates(context.run_id),
             as_json=as_json,
             resumable=True,
         )

@@ -6,24 +6,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from typing import Any, TypeVar, get_args
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
-from crucible_bench.comparison import EFFECT_LABELS, Comparison
 from crucible_bench.finding import percent
 from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core import CrucibleError
 from crucible_core.cli.common import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.cli.terminal import make_console, plain, print_gates, print_table, styled
+from crucible_core.metrics import comparisons_in
 from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_trace
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Table
@@ -221,14 +221,17 @@ def _print_details(console: Console, details: RunDetails) -> None:
         for one in details.stages
     )
     _print_section(console, "What ran", ("stage", "outcome", "started", "time", "note"), stages, numeric={"time"})
-    compared = dict(_comparisons(details.metrics))
-    for name, comparison in compared.items():
+    compared = comparisons_in(details.metrics)
+    for name, comparison in compared.read.items():
         section = comparison_section(name, comparison)
         console.print(styled((f"\n{section.title}", "bold")))
         for block in section.blocks:
             if isinstance(block, Table):
                 print_table(console, block)
-    rest = {name: value for name, value in details.metrics.items() if name not in {*compared, "validate"}}
+    for name, reason in compared.unread.items():
+        console.print(styled((f"\nComparison: {name}\n", "bold")))
+        console.print(styled(reason))
+    rest = {name: value for name, value in details.metrics.items() if name not in {*compared.read, "validate"}}
     metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
     _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
     print_gates(console, details.gates)
@@ -250,13 +253,6 @@ def _print_details(console: Console, details: RunDetails) -> None:
         where = f"stage {failure.stage}" if failure.stage else "a gate" if blocked else "outside its stages"
         console.print(styled(("\nFailure", "bold"), f" ({where})\n"))
         console.print(Text(plain((failure.traceback or failure.reason).rstrip())))
-
-
-def _comparisons(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Comparison]]:
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            with suppress(ValidationError):
-                yield name, Comparison.model_validate(value)
 
 
 def _identity(details: RunDetails) -> Iterator[tuple[str, str]]:

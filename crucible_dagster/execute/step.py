@@ -21,19 +21,16 @@ from crucible_core import (
     Event,
     Experiment,
     InvalidExperimentError,
-    Observer,
     PlannedStage,
     RunInterrupted,
     Stage,
     StageFailedError,
     StageStarted,
     StageSucceeded,
-    plan_experiment,
-    plan_stage,
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.observers import announce
+from crucible_core.observers import Audience, Observers
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
@@ -66,7 +63,7 @@ def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[
 
 
 def _run_step(
-    context: OpExecutionContext, compiled: CompiledExperiment, upstream: Context | None, traced: Sequence[Observer]
+    context: OpExecutionContext, compiled: CompiledExperiment, upstream: Context | None, traced: Observers
 ) -> Iterator[Any]:
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
@@ -74,9 +71,7 @@ def _run_step(
     begins = upstream is None or upstream.run_id != context.run_id
     try:
         launched = _as_launched(compiled, context)
-        # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
-        pipeline = plan_experiment(launched, compiled.registry) if begins else ()
-        planned = pipeline[index] if begins else plan_stage(launched, index, compiled.registry)
+        plan = compiled.plan_of(launched)
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
@@ -84,7 +79,7 @@ def _run_step(
         _tag_with_variant(context, launched)
         if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        record = record_run(launched, pipeline, compiled.op_names, context.run)
+        record = record_run(launched, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
@@ -92,17 +87,18 @@ def _run_step(
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = _before(context, upstream, launched)
-        one = _Attempt(context, manager, compiled, planned, step, traced)
-        after = (one.adopt(before) if begins else None) or one.run(before)
+        one = _StepAttempt(context, manager, compiled, plan[index], step, traced)
+        with plan.running():
+            after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
         yield materialization(after, chart=chart_of_runs(context.instance, after))
-    ending = after.trace.endings.get(planned.name)
+    ending = after.trace.endings.get(plan[index].name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
     yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
 
 
-class _Attempt:
+class _StepAttempt:
     """One attempt at a step."""
 
     def __init__(
@@ -112,7 +108,7 @@ class _Attempt:
         compiled: CompiledExperiment,
         planned: PlannedStage,
         step: str,
-        traced: Sequence[Observer],
+        traced: Observers,
     ) -> None:
         self.dagster = context
         self.manager = manager
@@ -123,7 +119,7 @@ class _Attempt:
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
         event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
-        self.observers: tuple[Observer, ...] = (self._keep, event_log, *traced, *compiled.observers)
+        self.audience = Audience.of((self._keep, event_log, *traced, *compiled.observers))
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
@@ -168,7 +164,7 @@ class _Attempt:
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
-                    self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
+                    self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
@@ -204,11 +200,11 @@ class _Attempt:
 
     def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
         name = self.planned.name
-        events: list[Event] = [StageStarted.of(name), *hit.context.trace.events]
-        events.append(StageSucceeded.of(name, seconds=0.0, reused_from=hit.run_id))
+        events: list[Event] = [StageStarted(stage=name), *hit.context.trace.events]
+        events.append(StageSucceeded(stage=name, seconds=0.0, reused_from=hit.run_id))
         trace = before.trace
         for event in events:
-            announce(event, self.observers)
+            self.audience.tell(event)
             trace = trace.append(event)
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
         after = hit.context._replace(trace=trace)

@@ -10,6 +10,7 @@ import pytest
 
 from crucible_bench import (
     CannotTestError,
+    Comparison,
     clustered_ttest,
     corrected_resampled_ttest,
     dunn,
@@ -25,7 +26,7 @@ from crucible_bench import (
     run_test,
     tukey_hsd,
 )
-from crucible_bench.analysis import RUNNABLE, Analysis, analyse, choose_family
+from crucible_bench.analysis import RUNNABLE, analyse, choose_family
 from crucible_bench.declaration import FAMILY_COMPARES, STUDY_COMPARES, Declaration
 from crucible_bench.power.planned_power import foresee, power_as_planned
 from crucible_bench.power.power import power_of, sample_size
@@ -42,13 +43,13 @@ TWO = {"a": THREE["a"], "b": THREE["b"]}
 OUTCOMES = {"a": [True] * 9 + [False] * 3, "b": [True, False] * 6}
 
 
-def of(groups: Any = None, /, *, clusters: Any = None, **declared: Any) -> Analysis:
+def of(groups: Any = None, /, *, clusters: Any = None, **declared: Any) -> Comparison:
     analysis = analyse(THREE if groups is None else groups, Declaration(**declared), clusters=clusters)
     assert json.loads(json.dumps(analysis.to_dict(), allow_nan=False)) == analysis.to_dict()
     return analysis
 
 
-def chosen(analysis: Analysis) -> list[str]:
+def chosen(analysis: Comparison) -> list[str]:
     return [result.test for result in analysis.tests]
 
 
@@ -335,9 +336,9 @@ def test_what_cannot_be_planned_says_so() -> None:
 def test_the_power_curve_rises_through_the_planned_n() -> None:
     planned = power_as_planned(Declaration(design="paired"), 2, 16, 0.5)
     assert planned is not None
-    powers = [power for _, power in planned["curve"]]
+    powers = [power for _, power in planned.curve]
     assert powers == sorted(powers)
-    assert [16, planned["power"]] in planned["curve"]
+    assert (16, planned.power) in planned.curve
 
 
 def test_a_plan_of_a_sweep_is_one_of_its_own_comparisons() -> None:

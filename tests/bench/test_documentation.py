@@ -51,7 +51,7 @@ def test_every_function_that_the_page_names_exists() -> None:
     known = {*crucible_bench.__all__, *EFFECT_SIZES, *get_args(EffectSizeName), *get_args(CorrectionName)}
     known |= {*get_args(FamilyName)}
     other = {
-        *("alternative", "auto", "axis", "baseline", "bench", "benchmarks", "clustered", "crucible", "crucible_core"),
+        *("alternative", "auto", "axis", "baseline", "bench", "benchmarks", "clustered", "crucible", "crucible_bench"),
         *(
             "discordant",
             "first_significant",
@@ -72,10 +72,3 @@ def test_every_function_of_the_package_is_on_the_page() -> None:
     functions = {name for name in crucible_bench.__all__ if callable(getattr(crucible_bench, name))}
     functions = {name for name in functions if name.islower()}
     assert sorted(functions - QUOTED - {"canonical_test_name"}) == []
-
-
-def test_the_program_on_the_page_runs() -> None:
-    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert program
-    for text in program:
-        exec(compile(text, "docs/statistics.md", "exec"), {})

@@ -11,8 +11,9 @@ import pytest
 from upath import UPath
 
 import crucible_core
-from crucible_bench import CannotTestError, effect_size, judge_margin, run_test, sample_size, summarize
+from crucible_bench import CannotTestError, compare, effect_size, judge_margin, run_test, sample_size, summarize
 from crucible_core import GateResult, InvalidOptionsError, StageFailedError
+from crucible_core.metrics import comparisons
 from crucible_dagster.store import ContextStore
 
 HERE = Path(__file__).parent.parent
@@ -51,6 +52,8 @@ def test_a_context_stored_before_the_packages_were_parted_is_read_value_for_valu
     )
     assert isinstance(kept["mistake"], InvalidOptionsError)
     assert context.metrics["bench"]["tests"]["ttest"]["p_value"] == run_test("ttest", GROUPS).p_value
+    assert "kind" not in context.metrics["bench"]
+    assert comparisons(context)["bench"].sentence == compare(GROUPS).sentence
     assert list(context.outputs) == [{"item": 1, "score": 0.5}, {"item": 2, "score": 0.75}]
     assert context.completed_stages == ("validate", "keep", "bench")
 

@@ -29,7 +29,8 @@ from stages_for_tests import experiment_of, registry
 
 from crucible_bench.plots import run_chart
 from crucible_core import Context, InvalidExperimentError, Registry, Stage, load_experiment, stage
-from crucible_dagster import asset_for, job_for
+from crucible_core.report import headline
+from crucible_dagster import asset_for, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
 from crucible_dagster.execute.metadata import MAX_MARKDOWN, materialization
 from crucible_dagster.execute.run_chart import RUNS, SERIES, chart_of_runs
@@ -41,6 +42,20 @@ def asset(**fields: Any) -> AssetSpec:
 
 def run_of(**metrics: Any) -> Context:
     return Context.begin(experiment_of("nothing", id="limits")).merge_metrics(metrics)
+
+
+def test_a_run_with_reports_and_gates_parses_its_comparison_once_in_a_process(parsed: list[Any]) -> None:
+    treatment = [2.0, 3.0, 5.0, 6.0]
+    experiment = experiment_of(
+        {"name": "groups", "options": {"control": [1.0, 2.0, 3.0, 4.0], "treatment": treatment}},
+        "bench",
+        "report",
+        gates=[{"name": "apart", "metric": "bench.ttest.p_value", "below": 0.5}],
+    )
+    with DagsterInstance.ephemeral() as instance:
+        context = execute_experiment(experiment, registry=registry(), instance=instance)
+        assert headline(context)
+    assert [list(data["groups"]) for data in parsed] == [["control", "treatment"]]
 
 
 # --- before it runs ---------------------------------------------------------------------------------------------------

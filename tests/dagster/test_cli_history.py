@@ -19,8 +19,8 @@ from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import Context, StageFailedError, Trace, load_experiment
+from crucible_core.cli import main
 from crucible_core.cli.extensions import LazyCommand
-from crucible_core.cli.main import main
 from crucible_core.report import TRACE_FORMATS
 from crucible_dagster import execute_experiment
 from crucible_dagster.cli import commands
@@ -179,6 +179,16 @@ def test_a_comparison_is_shown_as_in_a_report(instance: DagsterInstance) -> None
     assert "Comparison" in shown
     assert "not significant" in shown
     assert "bench.tests" not in shown
+
+
+def test_a_comparison_of_a_newer_version_is_said_to_be_one(instance: DagsterInstance) -> None:
+    context = run(instance, "newer_comparison")
+    said = "This is a comparison of a newer version (2; this version of crucible reads up to 1). Upgrade"
+    shown = " ".join(crucible("show", context.run_id).stdout.split())
+    assert f"bench: {said} crucible-dagster to see it." in shown  # the headline
+    assert f"Comparison: bench {said}" in shown
+    assert "bench.p 0.25" in shown
+    assert printed("runs")[0]["headline"].startswith(f"bench: {said}")
 
 
 def test_a_run_as_json_holds_everything(instance: DagsterInstance) -> None:

@@ -293,7 +293,7 @@ def test_a_failure_shows_the_stage_its_options_the_traceback_and_the_trace(
     assert shown.description == "stage 'breaks' of experiment 'exp' failed: RuntimeError: it broke"
     assert shown.metadata["stage"].value == "breaks"
     assert shown.metadata["options"].value == {"secretive": "set"}
-    assert "test_dagster_job.py" in shown.metadata["traceback"].value
+    assert "test_job.py" in shown.metadata["traceback"].value
     assert [record.data["outcome"] for record in shown.metadata["trace"].records] == ["succeeded", "failed"]
     assert result.dagster_run.status is DagsterRunStatus.FAILURE
     assert failure.event_specific_data.error.cause.message.strip() == "RuntimeError: it broke"

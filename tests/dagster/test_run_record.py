@@ -340,7 +340,7 @@ def reexecuted() -> Any:
 
 
 def test_a_re_execution_records_its_parent(instance: DagsterInstance) -> None:
-    job = build_reconstructable_job("test_provenance", "reexecuted")
+    job = build_reconstructable_job("test_run_record", "reexecuted")
     first = execute_job(job, instance)
     assert first.success
     options = ReexecutionOptions(parent_run_id=first.run_id, step_selection=["choose"])

@@ -17,9 +17,9 @@ import watched_stages
 from dagster import DagsterEventType, DagsterInstance
 from stages_for_tests import choose
 
-from crucible_core import Context, Experiment, ProgressUpdate, Registry, run_experiment, stage
+from crucible_core import Context, Experiment, Observer, ProgressUpdate, Registry, run_experiment, stage
 from crucible_core import progress as crucible_progress
-from crucible_core.progress import Watch
+from crucible_core.observers import Audience, Updates
 from crucible_dagster import execute_experiment, job_for
 from crucible_dagster.execute.captured_logs import MAX_LINES, captured_logs
 from crucible_dagster.execute.compiled import Settings
@@ -376,7 +376,7 @@ def test_metrics_of_a_long_stage_are_told_as_they_come(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10_000))
-    monkeypatch.setattr(sys.modules[Watch.__module__], "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(sys.modules[Updates.__module__], "perf_counter", lambda: float(next(ticks)))
     texts = [text for _, text in lines_of(["long"], instance)]
     assert texts[0].startswith("metrics so far: loss = ")
     assert "best = " in texts[0]
@@ -390,7 +390,7 @@ def test_without_tracing_decisions_and_metrics_are_kept_and_not_told(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10_000))
-    monkeypatch.setattr(sys.modules[Watch.__module__], "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(sys.modules[Updates.__module__], "perf_counter", lambda: float(next(ticks)))
     experiment = Experiment.model_validate({"id": "quiet", "pipeline": [{"name": "choose"}, {"name": "long"}]})
     config = {"resources": {"experiment": {"config": {"tracing": False}}}}
     run = job_for(experiment, STAGES).execute_in_process(instance=instance, run_config=config)
@@ -401,11 +401,8 @@ def test_without_tracing_decisions_and_metrics_are_kept_and_not_told(
 
 
 def test_a_watcher_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    class Failing:
+    class Failing(Observer):
         interval = 0.0
-
-        def __call__(self, event: object) -> None:
-            pass
 
         def on_progress(self, update: ProgressUpdate) -> None:
             raise RuntimeError("it fell over")
@@ -416,13 +413,13 @@ def test_a_watcher_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) 
     experiment = Experiment.model_validate({"id": "x", "pipeline": [{"name": "count"}]})
     context = run_experiment(experiment, registry=STAGES, observers=[Failing()])
     assert context.metrics["counted"] == 3
-    assert "is told no more of stage 'count'" in caplog.text
+    assert "it gets no more updates of stage 'count'" in caplog.text
 
 
 def test_nobody_hears_of_a_stage_that_has_ended() -> None:
     clock = Clock()
-    watch = Watch("run", "long", [clock.observer])
-    watch.close()
-    watch.tell(ProgressUpdate("long", 0, "late", 0, None, 0.0))
+    updates = Updates("long", Audience([clock.observer]))
+    updates.close()
+    updates.progress(ProgressUpdate("long", 0, "late", 0, None, 0.0))
     assert clock.lines == []
     assert list(crucible_progress([1, 2])) == [1, 2]

@@ -1,5 +1,5 @@
 """Moved to `crucible_bench.multiple.families`; this name goes with version 1.0."""
 
-from crucible_core.moved import moved
+from crucible_core.moved import moved_package
 
-moved(__name__, "crucible_bench.multiple.families")
+__getattr__ = moved_package(__name__, "crucible_bench.multiple.families", {"Comparison": "PairResult"})

@@ -1,0 +1,362 @@
+"""What a comparison holds: its groups, tests, families of pairs, verdicts, the best of a sweep, a ranking.
+
+Plain frozen dataclasses without numpy. The functions that compute them return them, and `Comparison` writes them as
+JSON and reads them back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator
+
+from crucible_bench.result import Choice, Count, Flag, Interval, Number, Ratio, TestResult, plain_json
+from crucible_bench.vocabulary import (
+    Alternative,
+    CorrectionName,
+    Design,
+    EffectSizeName,
+    FamilyName,
+    Outcome,
+    StudyName,
+)
+
+__all__ = [
+    "BestSet",
+    "Compared",
+    "ComparedGroup",
+    "Contender",
+    "FamilyResult",
+    "GroupSummary",
+    "JudgedTest",
+    "MarginResult",
+    "PairResult",
+    "PlannedPower",
+    "Ranking",
+    "RankingProcedure",
+    "Verdict",
+]
+
+Verdict = Literal["better", "equivalent", "inconclusive", "non_inferior", "worse"]
+RankingProcedure = Literal["nemenyi", "wilcoxon_holm"]
+
+
+class JudgedTest(NamedTuple):
+    """A test of a comparison, with its p-value adjusted for the number of tests; None if there is only one test.
+
+    `significant` is decided by the adjusted p-value where there is one.
+    """
+
+    result: TestResult
+    p_adjusted: float | None
+    significant: bool
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """n, mean, sd (the n - 1 one; None for a single value) and median, in the units of the data."""
+
+    n: Count
+    mean: Number
+    sd: Number | None
+    median: Number
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedGroup(GroupSummary):
+    """A group of a comparison.
+
+    `mean_interval` is the interval of the mean alone: by t, or by Wilson for a share. It is None for designs in which
+    values belong together, where it would say nothing about the differences. `values` are the group's values in their
+    order; if there are more than a thousand, `sampled` is true and they are a thousand quantiles, in ascending order.
+    """
+
+    mean_interval: Interval | None = None
+    values: tuple[Number, ...] = ()
+    sampled: Flag = False
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """Two groups of a family: `estimate` is about the first minus the second.
+
+    `p_value` is that of the pair alone, `p_adjusted` and `confidence_interval` are the family's, and `significant` is
+    p_adjusted <= alpha. `df` is empty where the statistic is normal or has a table of its own.
+    """
+
+    first: str
+    second: str
+    n: tuple[Count, Count]
+    estimate: Ratio
+    confidence_interval: Interval
+    statistic: Number
+    df: tuple[Number, ...]
+    p_value: Number
+    p_adjusted: Number
+    significant: Flag
+    effect_size: Number | None = None
+    """That of the two groups alone, as asked for where their test defines it, None where they do not allow one; its
+    interval is not simultaneous."""
+    effect_size_name: EffectSizeName | None = None
+    effect_size_interval: Interval | None = None
+
+
+def _with_infinite_ratio(pair: PairResult) -> PairResult:
+    """An effect size that has a name and is null in JSON is a ratio with a denominator of zero."""
+    if pair.effect_size is None and pair.effect_size_name is not None:
+        return replace(pair, effect_size=math.inf)
+    return pair
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyResult:
+    """Pairs of groups that were judged together.
+
+    `size` is the number of comparisons the adjustment counts, `correction` what adjusts their p-values, and
+    `confidence_level` that of all intervals at once. The pairs in `comparisons` are in the order of the groups; against
+    a control, each is the group minus the control.
+    """
+
+    procedure: FamilyName
+    method: str
+    groups: tuple[str, ...]
+    n: tuple[Count, ...]
+    control: str | None
+    size: Count
+    correction: str
+    statistic_name: str
+    estimate_name: str
+    alpha: Number
+    confidence_level: Number
+    comparisons: tuple[Annotated[PairResult, AfterValidator(_with_infinite_ratio)], ...]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...] = ()
+    null_value: Number = 0.0
+    """The value of an estimate that means no difference."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MarginResult:
+    """The first group judged against the second.
+
+    `estimate` and the intervals are the first mean minus the second, in units of the data, whichever direction is
+    better. `confidence_interval` has the confidence 1 - alpha and decides between better and worse;
+    `equivalence_interval` has 1 - 2 alpha, its ends are the one-sided 1 - alpha bounds, and it is compared with the
+    margin. `p_equivalence` is the larger of the two one-sided p-values (TOST), `p_non_inferiority` the one on the bad
+    side, `p_difference` the two-sided one against no difference.
+
+    `more_replicates` is a planning number, per group (or pairs): how many more make the expected 1 - alpha interval
+    as short as the margin, which always decides, whatever the true difference. It depends on the spread seen here, and
+    not on the difference seen here. It is 0 if there is a verdict already, and None if a billion would not be enough.
+    """
+
+    verdict: Verdict
+    method: str
+    groups: tuple[str, str]
+    n: tuple[Count, Count]
+    paired: Flag
+    higher_is_better: Flag
+    margin: Number
+    alpha: Number
+    estimate: Number
+    df: Ratio
+    confidence_interval: Interval
+    equivalence_interval: Interval
+    p_equivalence: Number
+    p_non_inferiority: Number
+    p_difference: Number
+    more_replicates: Count | None
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A configuration of a sweep: its mean, and the evidence that another one is better.
+
+    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one of the strongest evidence,
+    None for the configuration in front.
+    """
+
+    name: str
+    n: Count
+    mean: Number
+    p_value: Number
+    beaten_by: str | None
+    kept: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class BestSet:
+    """The configurations that may be the best: with probability 1 - alpha the truly best one is among `kept`.
+
+    `leader` has the best mean here. `size` is the number of comparisons that each configuration's p-value counts.
+    """
+
+    leader: str
+    kept: tuple[str, ...]
+    contenders: tuple[Contender, ...]
+    higher_is_better: Flag
+    paired: Flag
+    size: Count
+    alpha: Number
+    method: str
+    assumptions: tuple[str, ...]
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Methods ranked over data sets: what a critical-difference diagram shows.
+
+    `groups` are ordered from the best to the worst, and so are their `mean_ranks`; 1 is the best possible. `cliques`
+    are the largest sets of groups of which no two are told apart: the diagram's bars. `critical_difference` is None for
+    the Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df..., p-value) of the
+    test that all groups are alike, Friedman's p-value exact for few groups and data sets.
+    """
+
+    procedure: RankingProcedure
+    groups: tuple[str, ...]
+    mean_ranks: tuple[Number, ...]
+    blocks: Count
+    higher_is_better: Flag
+    critical_difference: Number | None
+    cliques: tuple[tuple[str, ...], ...]
+    friedman: tuple[Number, Number, Number]
+    iman_davenport: tuple[Ratio, Number, Number, Number]
+    family: FamilyResult
+    notes: tuple[str, ...]
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values: tuples become lists, and an infinite number becomes None."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPower:
+    """The power of a comparison as it was planned, computed without the data.
+
+    `power` is the probability of seeing `smallest_effect` with `n` replicates per group, `wanted` the one asked for.
+    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much; it is empty for
+    tests whose power is simulated.
+    """
+
+    test: str
+    n: Count
+    smallest_effect: Number
+    effect_size_name: str
+    power: Number
+    wanted: Number
+    curve: tuple[tuple[Count, Number], ...]
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What was compared, as declared, and what came out."""
+
+    alpha: Number
+    design: Design = "independent"
+    outcome: Outcome = "continuous"
+    alternative: Alternative = "two-sided"
+    study: StudyName | None = None
+    correction: CorrectionName | None = None
+    """The correction of the p-values; None if there was nothing to correct for."""
+    baseline: str | None = None
+    higher_is_better: Flag = True
+    measure: str | None = None
+    """What the numbers are, such as accuracy."""
+    groups: Mapping[str, ComparedGroup]
+    tests: tuple[TestResult, ...]
+    """Tests of all groups at once (of two groups, or of many)."""
+    p_adjusted: tuple[Number, ...] | None = None
+    """The adjusted p-value of each of `tests`, if there are several."""
+    comparisons: FamilyResult | None = None
+    """The pairs of more than two groups, as one family."""
+    verdicts: tuple[MarginResult, ...] = ()
+    """Pairs judged against the margin."""
+    best: BestSet | None = None
+    ranking: Ranking | None = None
+    planned: PlannedPower | None = None
+    checks: tuple[str, ...] = ()
+    """Sentences about the assumptions. They had no influence on any choice."""
+    dropped: tuple[str, ...] = ()
+    """What was left out because of missing values, one sentence each."""
+    choices: tuple[tuple[str, Choice], ...] = ()
+    """What the declaration left open and the comparison chose itself, each with what it is about."""
+
+    @property
+    def decisions(self) -> tuple[tuple[str, Choice], ...]:
+        """Every choice, each with what it is about: those of the whole, then those of its tests and other parts."""
+        parts: list[tuple[str, tuple[Choice, ...]]] = [(test.test, test.decisions) for test in self.tests]
+        if self.ranking is not None:  # its family is part of it
+            parts.append(("ranking", self.ranking.decisions))
+        elif self.comparisons is not None:
+            parts.append(("family", self.comparisons.decisions))
+        if self.best is not None:
+            parts.append(("best", self.best.decisions))
+        if self.verdicts:  # each is reached in the same way
+            parts.append(("margin", self.verdicts[0].decisions))
+        return (*self.choices, *((about, choice) for about, chosen in parts for choice in chosen))
+
+    @property
+    def judged(self) -> tuple[JudgedTest, ...]:
+        """Each of `tests` with its adjusted p-value."""
+        if self.p_adjusted is None:
+            return tuple(JudgedTest(test, None, test.significant) for test in self.tests)
+        return tuple(JudgedTest(test, p, p <= self.alpha) for test, p in zip(self.tests, self.p_adjusted, strict=True))
+
+    @property
+    def paired(self) -> bool:
+        """Whether values of the groups belong together."""
+        return self.design not in ("independent", "one_sample")
+
+    @property
+    def confidence_level(self) -> float:
+        """Of an interval that stands alone."""
+        if self.comparisons is not None:
+            return self.comparisons.confidence_level
+        return next((test.confidence_level for test in self.tests), 1.0 - self.alpha)
+
+    @property
+    def replicate(self) -> str:
+        """What one more observation of each group is called."""
+        return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

@@ -1,0 +1,106 @@
+"""What a run costs, in function calls: they do not depend on the machine, so that a cost that creeps in is seen.
+
+A direct run once became twice as slow because a later feature asked every stage a question. Whoever raises a number
+here says why beside it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from crucible_core import Context, Experiment, Registry, Stage, StageDef, plan_experiment, run_experiment
+
+
+class AddMetric(Stage):
+    """Adds one metric."""
+
+    metric: str
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric(self.metric, 1.0)
+
+
+REGISTRY = Registry({"add_metric": AddMetric})
+
+
+def experiment_of(stages: int) -> Experiment:
+    return Experiment(
+        id="trivial",
+        pipeline=tuple(
+            StageDef(name=f"stage_{index}", module="add_metric", options={"metric": f"metric_{index}"})
+            for index in range(stages)
+        ),
+    )
+
+
+def calls(function: Callable[[], Any]) -> int:
+    """How many Python functions are called."""
+    counted = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal counted
+        counted += event == "call"
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def calls_per_stage(run: Callable[[Experiment], Any], stages: int) -> float:
+    """Of one more stage: what a run costs once is left out."""
+    few, many = experiment_of(stages), experiment_of(2 * stages)
+    run(few)  # what is made once is made
+    return (calls(lambda: run(many)) - calls(lambda: run(few))) / stages
+
+
+# Planning a stage: plan, resolve, read its options, make the entry (4), and what pydantic's own checks add.
+PLANNED = 4
+# Running it: run_stage, the audience, two events with their records (2 x 5), one attempt, the stage itself, its metric
+# (4), the check of what it returned and of its trace.
+RUN = 21
+
+
+@pytest.mark.parametrize("stages", [50, 500])
+def test_planning_calls_so_many_functions_a_stage(stages: int) -> None:
+    assert calls_per_stage(lambda experiment: plan_experiment(experiment, REGISTRY), stages) <= PLANNED
+
+
+@pytest.mark.parametrize("stages", [50, 500, 2_500])
+def test_a_direct_run_calls_so_many_functions_a_stage_however_many_there_are(stages: int) -> None:
+    assert calls_per_stage(lambda experiment: run_experiment(experiment, registry=REGISTRY), stages) <= PLANNED + RUN
+
+
+def test_observers_cost_one_call_for_each_event_more_than_they_do_themselves() -> None:
+    def heard(experiment: Experiment) -> Context:
+        return run_experiment(experiment, registry=REGISTRY, observers=[lambda _: None])
+
+    # Two events, each through the audience and the function's own observer to the function; and whether the trace
+    # has decisions that nobody heard of (2).
+    assert calls_per_stage(heard, 50) <= PLANNED + RUN + 2 * 3 + 2
+
+
+# What `import crucible_core` needs beyond pydantic with one model: ours, and a few of Python's own.
+OURS, OTHERS = 34, 14
+
+
+def imported_by(program: str) -> set[str]:
+    program += "\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_core_imports_so_many_modules() -> None:
+    model = "import pydantic\nclass Model(pydantic.BaseModel):\n    x: int = 1\nModel()"
+    added = imported_by("import crucible_core") - imported_by(model)
+    ours = {name for name in added if name.startswith("crucible_")}
+    assert len(ours) <= OURS, sorted(ours)
+    assert len(added - ours) <= OTHERS, sorted(added - ours)
