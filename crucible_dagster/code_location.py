@@ -69,10 +69,10 @@ def definitions_of(
     mistakes: Iterable[InvalidExperimentError] = (),
     beside: Iterable[Experiment] = (),
 ) -> Definitions:
-    """What the experiments are to Dagster; those `beside` them become definitions of the same location elsewhere.
+    """The definitions of the experiments; those of `beside` are in the same location, in another component.
 
-    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, ids that become one, and
-    `deps` that go in a circle.
+    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, ids that become the same,
+    and `deps` that form a circle.
     """
     registry = builtin_registry() if registry is None else registry
     found = list(mistakes)
@@ -127,7 +127,7 @@ def _expand(path: Path) -> Iterator[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """The files with a fitting suffix, but for hidden ones, reports, and those of virtual environments."""
+    """The files with a fitting suffix, except hidden ones, reports, and those of virtual environments."""
     for inside in sorted(folder.iterdir()):
         if inside.name.startswith("."):
             continue
@@ -139,8 +139,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_experiment(file: Path) -> bool:
-    # A folder holds other files of these suffixes, such as dagster.yaml. One that says neither `id` nor `pipeline`,
-    # which every experiment must, is no experiment with a mistake in it; nor is a component of `dg`, of whatever type.
+    # A folder has other files with these suffixes, such as dagster.yaml. One with neither `id` nor `pipeline`, which
+    # every experiment has, is not an experiment with a mistake in it; nor is a component of `dg`, of whatever type.
     text = file.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
     if re.search(r"(?m)^type\s*:", text) and re.search(r"(?m)^attributes\s*:", text):
         return False

@@ -67,10 +67,10 @@ def execute_experiment(
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
-    `instance` is the one of DAGSTER_HOME unless given, or an embedded one in `.crucible/dagster` below the working
-    directory. `executor` is what the experiment says unless given. `observers` hear each event as it happens; under
-    `multiprocess`, when the run is over. `launched_by` is for the run's tags, beside the name of the user. `fresh` runs
-    every stage, also those with `cache: true`. `tags` are further ones of the run.
+    `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` below the working
+    directory. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
+    `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
+    runs every stage, even those with `cache: true`. `tags` are further tags of the run.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
     must be importable by module and name; CrucibleError says which one is not.
@@ -85,7 +85,7 @@ def execute_experiment(
         try:
             uuid.UUID(run_id)
         except ValueError:
-            raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
+            raise CrucibleError(f"the run id {run_id!r} is not a UUID; Dagster requires one") from None
         own = {FRESH_TAG: "true"} if fresh else {}
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
         EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
@@ -103,7 +103,7 @@ def embedded_home() -> Path:
 
 
 def open_instance() -> DagsterInstance:
-    """The instance of DAGSTER_HOME, or the embedded one, on SQLite files, which is made when there is none."""
+    """The instance of DAGSTER_HOME; otherwise the embedded one on SQLite files, which is created if there is none."""
     home = os.environ.get("DAGSTER_HOME")
     try:
         return DagsterInstance.get() if home else _open_embedded(embedded_home())
@@ -161,13 +161,13 @@ def _why(instance: DagsterInstance, run_id: str) -> str:
         chain = [getattr(event.event_specific_data, "error", None)]
         while chain[-1] is not None:
             chain.append(chain[-1].cause)
-        # Our own words where there are any; else what was first raised, below Dagster's wrappings.
+        # Our own error if there is one; otherwise the innermost, below what Dagster wraps around it.
         found = [error for error in chain if error is not None]
         ours = [error for error in found if error.cls_name in OURS]
         if found:
             where = f"step {event.step_key}: " if event.step_key else ""
             return f"{where}{(ours or found[-1:])[0].message.strip()}"
-    return "; ".join(event.message or "" for event in events) or "nothing is known of it"
+    return "; ".join(event.message or "" for event in events) or "no cause is recorded"
 
 
 # --- the two ways to execute -----------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def _execute_apart(
 
 @contextlib.contextmanager
 def job_in_processes(experiment: Experiment, registry: Registry, observers: Observers) -> Iterator[ReconstructableJob]:
-    """The experiment's job as one that other processes can make too; in this one `observers` hear of what happens.
+    """The experiment's job in a form that other processes can rebuild; in this one, `observers` get the events.
 
     Raises CrucibleError for a stage that other processes cannot import.
     """
@@ -231,7 +231,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
         del _observers[token]
 
 
-# Of the jobs that this process executes: nothing that could be told to another one.
+# For the jobs that this process executes: observers cannot be passed to another process.
 _observers: dict[str, Observers] = {}
 
 

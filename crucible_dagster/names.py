@@ -1,8 +1,8 @@
 """From the names of an experiment file to the names that Dagster accepts.
 
 Dagster allows letters, digits and underscores, and reserves some words; `-` and `.` become `_`. Two names that would
-become one are refused, and so is a reserved word: the original stays readable in tags and metadata, and no name is
-changed in any other way.
+become the same are refused, and so is a reserved word: the original stays readable in tags and metadata, and no name
+is changed in any other way.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
         location = experiment.location("pipeline", index, "name")
         if name in RESERVED:
             raise InvalidExperimentError(
-                f"Dagster reserves the name {definition.name!r}; give the stage another name, and say with `module:` "
+                f"Dagster reserves the name {definition.name!r}; give the stage another name, and give with `module:` "
                 "which stage it runs",
                 location=location,
             )
@@ -74,7 +74,7 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
 
 
 def gates_step(experiment: Experiment) -> str | None:
-    """The name of the op behind the stages that judges the run; None where there are no gates."""
+    """The name of the op after the stages that judges the run; None if there are no gates."""
     if not experiment.gates:
         return None
     name, taken = GATES, {dagster_name(definition.name) for definition in experiment.pipeline}

@@ -1,4 +1,4 @@
-"""Which process runs a run, and whether it still lives."""
+"""Which process runs a run, and whether it is still alive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def worker_of_this_step() -> str:
 
 
 def is_gone(worker: str) -> bool:
-    """Whether the process is known to have ended. Of another host's, or where the system does not say, it is not."""
+    """Whether the process is known to have ended; False for one of another host, or if the system does not say."""
     host, _, rest = worker.partition(" ")
     pid, _, start = rest.partition(" ")
     if host != socket.gethostname() or not pid.isdigit() or not start:

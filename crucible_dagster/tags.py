@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 FRESH_TAG = "crucible/fresh"
-"""On a run: `true` has every stage run, also those whose earlier results fit."""
+"""On a run: `true` means that every stage runs, even those whose earlier results could be reused."""
 
 
 LAUNCHED_BY_TAG = "crucible/launched_by"
@@ -34,7 +34,7 @@ LOCATION_TAG = "crucible/location"
 
 
 SUPERSEDED_TAG = "crucible/superseded"
-"""On a run: why another one does the work that it was launched for."""
+"""On a run: which run does the work that this one was launched for, or why none does."""
 
 
 SCHEDULE_NAME_TAG = "dagster/schedule_name"

@@ -208,10 +208,10 @@ def execute(
     """Run an experiment, and say so in `folder` right before; with a limit to the size of files, if one is given."""
     from crucible_core import Experiment
     from crucible_dagster import execute_experiment
-    from crucible_dagster.execute import orphan_watch as fencing
+    from crucible_dagster.execute import orphan_watch
 
     if slow_watch:
-        fencing.INTERVAL = 3600.0
+        orphan_watch.INTERVAL = 3600.0
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with _instance(home) as instance:
@@ -312,7 +312,7 @@ def serve() -> None:
     import crucible_dagster.rerun.resume
 
     assert crucible_core.stages
-    assert crucible_dagster.resume
+    assert crucible_dagster.rerun.resume
     for line in sys.stdin:
         command = json.loads(line)
         if "wait" in command:

@@ -34,6 +34,13 @@ def talk(ctx: Context) -> Context:
 
 
 @stage
+def fall(ctx: Context) -> Context:
+    """Says something and fails."""
+    log.debug("before the fall")
+    raise ValueError("it fell")
+
+
+@stage
 def hostile(ctx: Context) -> Context:
     """Logs what cannot be shown."""
     log.info("half a pair \ud800 and a NUL \x00")

@@ -26,6 +26,7 @@ from crucible_core.report.document import Table as ReportTable
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import shorten
 
 __all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
@@ -192,8 +193,7 @@ class _Numbers(ProgressColumn):
 
 
 def _one_line(text: str) -> str:
-    shown = " ".join(text.split())
-    return shown if len(shown) <= MAX_WORDS else f"{shown[: MAX_WORDS - 1]}…"
+    return shorten(" ".join(text.split()), MAX_WORDS)
 
 
 GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {

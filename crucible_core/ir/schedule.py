@@ -1,7 +1,8 @@
-"""When an experiment is run again by itself."""
+"""When an experiment is run again without a person."""
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,31 +14,8 @@ from crucible_core.ir.vocabulary import MissedTicks, OnUpdate, ScheduleStatus
 __all__ = ["Schedule", "Trigger"]
 
 _CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-# Lowest value, highest value and names of: minute, hour, day of month, month, day of week.
-_CRON: tuple[tuple[int, int, tuple[str, ...]], ...] = (
-    (0, 59, ()),
-    (0, 23, ()),
-    (1, 31, ()),
-    (1, 12, _MONTHS),
-    (0, 7, _DAYS),
-)
-
-
-def _is_cron_field(text: str, field: tuple[int, int, tuple[str, ...]]) -> bool:
-    low, high, names = field
-    numbers = {name: str(index + low) for index, name in enumerate(names)}
-    for part in text.lower().split(","):
-        span, _, step = part.partition("/")
-        ends = [numbers.get(end, end) for end in span.split("-")]
-        if step and not (step.isdecimal() and 1 <= int(step) <= high):
-            return False
-        if span != "*" and not (len(ends) <= 2 and all(end.isdecimal() and low <= int(end) <= high for end in ends)):
-            return False
-        if len(ends) == 2 and int(ends[0]) > int(ends[1]):
-            return False
-    return not (text.endswith("/") or "//" in text)
+# Their values are left to what runs the schedule.
+_CRON_FIELDS = re.compile(r"(\S+ ){4}\S+")
 
 
 class Schedule(Node):
@@ -50,23 +28,21 @@ class Schedule(Node):
     default_status: ScheduleStatus = "stopped"
     """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
     missed: MissedTicks = "latest"
-    """Ticks that passed while no daemon looked: run the `latest` of them, or `all`, or `skip` what is too late."""
+    """Ticks that passed while no daemon was running: run the `latest` of them, or `all`, or `skip` what is too late."""
     max_catch_up: int | None = Field(default=None, ge=1, le=100, strict=True)
-    """With `missed: all`: how many ticks are looked back over for missed ones; unsaid, 10."""
+    """With `missed: all`: how many of the last ticks are searched for missed ones; 10 by default."""
     max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
-    """With `missed: skip`: the seconds by which a tick may be late and is still run; unsaid, 300."""
+    """With `missed: skip`: by how many seconds a tick may be late and is still run; 300 by default."""
     variant: Name | None = None
-    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
+    """The variant of the experiment that is run; by default none."""
 
     @field_validator("cron")
     @classmethod
-    def _times_that_come(cls, value: str) -> str:
-        fields = value.split(" ")
-        times = len(fields) == len(_CRON) and all(map(_is_cron_field, fields, _CRON))
-        if times or value in _CRON_WORDS:
+    def _five_fields(cls, value: str) -> str:
+        if _CRON_FIELDS.fullmatch(value) or value in _CRON_WORDS:
             return value
         raise PydanticCustomError(
-            "cron", "{value} is no cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
+            "cron", "{value} is not a cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
         )
 
     @field_validator("timezone")
@@ -78,7 +54,7 @@ class Schedule(Node):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise PydanticCustomError(
-                "timezone", "{value} is no IANA time zone, such as Europe/Berlin", {"value": repr(value)}
+                "timezone", "{value} is not an IANA time zone such as Europe/Berlin", {"value": repr(value)}
             ) from None
         return value
 
@@ -98,4 +74,4 @@ class Trigger(Node):
     default_status: ScheduleStatus = "stopped"
     """Whether the trigger is on when it is first deployed; the UI's switch has the last word."""
     variant: Name | None = None
-    """The variant of the experiment that is run; unsaid, the pipeline as it stands."""
+    """The variant of the experiment that is run; by default none."""

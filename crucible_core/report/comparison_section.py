@@ -24,6 +24,7 @@ from crucible_bench.plots import (
 )
 from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
+from crucible_core.values.messages import shorten
 
 __all__ = ["comparison_section", "unread_section"]
 
@@ -302,7 +303,7 @@ def _shortened(names: Iterable[str]) -> dict[str, str]:
         begins = start > 0
         if begins and start + len(own) <= MOST_OF_A_NAME:
             own, begins = name[:start] + own, False
-        own = own if len(own) <= MOST_OF_A_NAME else f"{own[: MOST_OF_A_NAME - 1]}…"
+        own = shorten(own, MOST_OF_A_NAME)
         short[name] = f"{'…' if begins else ''}{own}{'…' if end else ''}"
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 

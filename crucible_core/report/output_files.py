@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crucible_core.errors import CrucibleError
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import shorten
 
 __all__ = ["OUTPUT_ROOT_VARIABLE", "output_root", "path_problem", "write_atomically"]
 
@@ -31,7 +32,7 @@ def path_problem(relative: str) -> str | None:
     if relative.rpartition("/")[2] in {"", "."}:
         return f"the path {relative!r} names a folder, not a file"
     if any(len(part.encode()) > 200 for part in path.parts):
-        return f"the path {relative[:60]!r}... has a part of more than 200 bytes"
+        return f"the path {shorten(relative, 60)!r} has a part of more than 200 bytes"
     return None
 
 

@@ -44,7 +44,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import cut, error_text
 
 try:
     from opentelemetry import context as otel_context
@@ -70,7 +70,7 @@ class OpenTelemetryObserver(Observer):
     the span that runs are parts of: a W3C `traceparent` or a Context of OpenTelemetry; unless given, what is current
     where the run begins. `attributes` are put on the span of each run.
 
-    Raises CrucibleError where no provider is configured, and for a `parent` that is no traceparent.
+    Raises CrucibleError where no provider is configured, and for a `parent` that is not a traceparent.
     """
 
     def __init__(
@@ -90,7 +90,9 @@ class OpenTelemetryObserver(Observer):
         self.attributes = attributes
         self._parent = parent_context({"traceparent": parent}) if isinstance(parent, str) else parent
         if isinstance(parent, str) and self._parent is None:
-            raise CrucibleError(f"the parent {parent!r} is no traceparent of W3C Trace Context: 00-<trace>-<span>-01")
+            raise CrucibleError(
+                f"the parent {parent!r} is not a traceparent of W3C Trace Context: 00-<trace>-<span>-01"
+            )
 
     def spans_of(
         self,
@@ -305,7 +307,7 @@ def _raised(event: StageFailed | StageRetried) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    return safe_text(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")
+    return safe_text(cut(text, MAX_TEXT))
 
 
 def _nanoseconds(at: datetime) -> int:

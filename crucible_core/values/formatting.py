@@ -8,6 +8,7 @@ from typing import Any
 
 from crucible_bench.numbers import format_number
 from crucible_core.values.jsonable import to_json_text, to_jsonable
+from crucible_core.values.messages import shorten
 
 __all__ = ["format_duration", "format_number", "format_value"]
 
@@ -43,7 +44,7 @@ def format_value(value: Any, limit: int = 200) -> str:
         text = f"{rendered['type']} " + ", ".join(f"{key} {item}" for key, item in rendered.items() if key != "type")
     else:
         text = to_json_text(rendered, indent=None)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shorten(text, limit)
 
 
 def _mean(values: Sequence[float]) -> float:

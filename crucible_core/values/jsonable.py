@@ -37,7 +37,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import cut, error_text
 
 __all__ = ["MAX_DEPTH", "key_text", "safe_text", "to_json_text", "to_jsonable", "type_name"]
 
@@ -75,7 +75,10 @@ def _render(value: Any, above: tuple[int, ...]) -> Any:
     try:
         return _render_simple(value) if _is_simple(value) else _render_nested(value, above)
     except Exception as error:  # noqa: BLE001  # properties of strange objects may raise anything, and a report must not
-        return {"type": type_name(value), "omitted": safe_text(f"{type(error).__name__}: {error_text(error)}"[:200])}
+        return {
+            "type": type_name(value),
+            "omitted": safe_text(cut(f"{type(error).__name__}: {error_text(error)}", 200)),
+        }
 
 
 def _is_simple(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable"]
+__all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable", "shorten"]
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
@@ -26,6 +26,11 @@ def printable(text: str) -> str:
 def cut(text: str, limit: int) -> str:
     """The text; of a longer one its first `limit` characters, and how many more there are."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+
+
+def shorten(text: str, width: int) -> str:
+    """The text in at most `width` characters, for a cell, a line or a tag that has room for no more."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def listing(names: Iterable[str]) -> str:

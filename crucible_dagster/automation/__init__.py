@@ -1,1 +1,1 @@
-"""What starts runs by itself, and what tells of their failures."""
+"""What launches runs without a person, and what reports their failures."""

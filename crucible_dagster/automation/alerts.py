@@ -22,6 +22,7 @@ from dagster import (
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.vocabulary import ScheduleStatus
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import shorten
 from crucible_dagster.automation.triggers import SENSOR_STATUS
 from crucible_dagster.execute.run_claims import location_of
 from crucible_dagster.history.gate_results import gates_of_run
@@ -34,9 +35,9 @@ AlertKind = Literal["run_failed", "gate_failed"]
 Notify = Callable[["Alert"], None]
 
 ATTEMPTS = 5
-"""Looks at which a notifier that raises is called again for an alert."""
+"""How many times a notifier that raises is called for one alert."""
 PATIENCE = 30.0
-"""Seconds after which what is left waits for the next look: Dagster ends an evaluation after 60."""
+"""Seconds after which the rest waits for the next evaluation: Dagster ends one after 60."""
 EVENTS = 100
 MAX_SENTENCE = 1_000
 
@@ -57,7 +58,7 @@ _FACTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What somebody is to be told of."""
+    """A failure that somebody should know of."""
 
     kind: AlertKind
     experiment: str
@@ -66,7 +67,7 @@ class Alert:
     sentence: str
     """For people: what failed, and why."""
     stage: str | None = None
-    """The stage that failed; None if it was none."""
+    """The stage that failed; None if the failure was outside the stages."""
     gate: str | None = None
     link: str | None = None
     """The run's page, if `ui` was given."""
@@ -75,7 +76,7 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """The same for the same failure: what was told twice can be known by it."""
+        """The same for the same failure, so that a second notification can be recognized."""
         return f"{self.run_id} {self.kind} {self.gate or ''}".rstrip()
 
 
@@ -91,18 +92,19 @@ def failure_sensor(
 ) -> SensorDefinition:
     """A sensor that calls `notify` once for each failed run, and for each failed gate of severity `error`.
 
-    Add it to your Definitions, beside the experiments. `experiments` are ids; all of this code location unless given,
-    and what was launched from a command line. With `gates`, a run that a gate failed is told of by its gates alone. A
-    run that Dagster is about to retry is not told of. `ui` is the address of the webserver, for links.
-    `minimum_interval_seconds`, between two looks, is Dagster's, and 30 unless given.
+    Add it to your Definitions, with the experiments. `experiments` are ids; by default, all experiments of this code
+    location, and runs launched from a command line. With `gates`, a run that failed because of a gate is reported by
+    its gates alone. A run that Dagster is about to retry is not reported. `ui` is the address of the webserver, for
+    links. `minimum_interval_seconds` is Dagster's own, by default 30.
 
-    Each is told at least once: `notify` is called again, up to five times, if it raises, and again for all since the
-    last look if the process is killed while it looks. What raises never hides another failure.
+    Each failure is reported at least once: if `notify` raises, it is called again, up to five times in all, and if the
+    process is killed during an evaluation, everything since the last one is reported again. An alert that cannot be
+    sent never hides another failure.
     """
     wanted = None if experiments is None else frozenset(experiments)
 
     def evaluate(context: SensorEvaluationContext) -> Iterator[SkipReason]:
-        look = _Look(context, notify, wanted, gates=gates, ui=ui)
+        look = _Evaluation(context, notify, wanted, gates=gates, ui=ui)
         look.take()
         context.update_cursor(look.cursor)
         yield SkipReason(look.said)
@@ -112,11 +114,11 @@ def failure_sensor(
         evaluation_fn=evaluate,
         default_status=SENSOR_STATUS[default_status],
         minimum_interval_seconds=minimum_interval_seconds,
-        description="Tells of failed runs and gates of experiments.",
+        description="Reports failed runs and gates of experiments.",
     )
 
 
-class _Look:
+class _Evaluation:
     """One evaluation: what happened since the last one."""
 
     def __init__(
@@ -139,11 +141,11 @@ class _Look:
         self._start = context.last_sensor_start_time
         self._seen: dict[str, int] = known.get("seen", {})
         if not known or known.get("start") != self._start:
-            self._pass_over_what_was_before()
+            self._skip_what_was_before()
         self._again: dict[str, int] = known.get("again", {})
         """Key of an alert -> how often `notify` raised for it."""
-        self._told = 0
-        self._given_up = 0
+        self._reported = 0
+        self._abandoned = 0
 
     @property
     def cursor(self) -> str:
@@ -151,26 +153,26 @@ class _Look:
 
     @property
     def said(self) -> str:
-        counted = [f"told of {self._told}"]
+        counted = [f"{self._reported} reported"]
         counted += [f"{len(self._again)} not yet, as the notifier raised"] if self._again else []
-        counted += [f"{self._given_up} given up"] if self._given_up else []
+        counted += [f"{self._abandoned} not tried again"] if self._abandoned else []
         return ", ".join(counted)
 
     def take(self) -> None:
         for run_id in dict.fromkeys(key.split(" ")[0] for key in self._again):
             if not self._is_late():
-                self._tell_again(run_id)
+                self._report_again(run_id)
         for kind, event_type in _EVENTS.items():
             if kind == "succeeded" and not self._gates:
                 continue
             for record in self._since(event_type, after_storage_id=self._seen[kind]):
                 if self._is_late():
                     return
-                self._tell(record.run_id)
+                self._report(record.run_id)
                 self._seen[kind] = record.storage_id
 
-    def _pass_over_what_was_before(self) -> None:
-        """Nothing is told of what happened before the sensor was switched on, or while it was off."""
+    def _skip_what_was_before(self) -> None:
+        """What happened before the sensor was switched on, or while it was off, is not reported."""
         for kind, event_type in _EVENTS.items():
             filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=self._start)
             found = self._instance.fetch_run_status_changes(filtered, limit=1).records
@@ -183,14 +185,14 @@ class _Look:
     def _is_late(self) -> bool:
         return time.monotonic() > self._until
 
-    def _tell_again(self, run_id: str) -> None:
+    def _report_again(self, run_id: str) -> None:
         waiting = frozenset(key for key in self._again if key.split(" ")[0] == run_id)
-        told = self._tell(run_id, only=waiting)
-        for key in waiting - told:  # the run was deleted, or is being retried
+        reported = self._report(run_id, only=waiting)
+        for key in waiting - reported:  # the run was deleted, or is being retried
             del self._again[key]
 
-    def _tell(self, run_id: str, *, only: Collection[str] | None = None) -> set[str]:
-        """Tell of the run, of `only` these alerts if they are given; the keys of those that there are."""
+    def _report(self, run_id: str, *, only: Collection[str] | None = None) -> set[str]:
+        """Report the run, or `only` these alerts of it; returns the keys of all its alerts."""
         found = set()
         for alert in self._alerts(run_id):
             if only is not None and alert.key not in only:
@@ -198,10 +200,10 @@ class _Look:
             found.add(alert.key)
             try:
                 self._notify(alert)
-            except Exception as error:  # noqa: BLE001  # whatever a notifier raises must not hide the next failure
+            except Exception as error:  # noqa: BLE001  # an error of the notifier must not hide the next failure
                 self._fail(alert, error)
             else:
-                self._told += 1
+                self._reported += 1
                 self._again.pop(alert.key, None)
         return found
 
@@ -210,11 +212,11 @@ class _Look:
         said = f"the notifier raised {type(error).__name__}: {error}, for {alert.key} ({alert.sentence})"
         if attempts < ATTEMPTS:
             self._again[alert.key] = attempts
-            self._context.log.warning(f"{said}; again at the next look")
+            self._context.log.warning(f"{said}; it is called again at the next evaluation")
         else:
             self._again.pop(alert.key, None)
-            self._given_up += 1
-            self._context.log.error(f"{said}; given up after {attempts} attempts")
+            self._abandoned += 1
+            self._context.log.error(f"{said}; not tried again after {attempts} attempts")
 
     def _alerts(self, run_id: str) -> Iterator[Alert]:
         run = self._instance.get_run_by_id(run_id)
@@ -230,12 +232,15 @@ class _Look:
         failed = [one for one in gates_of_run(self._instance, run_id) if one.fails] if self._gates else []
         for one in failed:
             said = f"Gate {one.gate} of {experiment} {one.status}: {one.sentence}"
-            yield Alert("gate_failed", gate=one.gate, sentence=_cut(said), **common)
+            yield Alert("gate_failed", gate=one.gate, sentence=_one_sentence(said), **common)
         if not failed and run.is_failure:
             stage, reason = _why(self._instance, run_id)
             where = f" at stage {stage}" if stage else ""
             yield Alert(
-                "run_failed", stage=stage, sentence=_cut(f"Run of {experiment} failed{where}: {reason}"), **common
+                "run_failed",
+                stage=stage,
+                sentence=_one_sentence(f"Run of {experiment} failed{where}: {reason}"),
+                **common,
             )
 
     def _is_ours(self, run: DagsterRun) -> bool:
@@ -251,11 +256,10 @@ class _Look:
 def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:
     try:
         failure = History(instance).run(run_id).failure
-    except CrucibleError as error:  # what the run left cannot be read, and somebody is to know of it all the same
+    except CrucibleError as error:  # what the run left cannot be read, and somebody should know of the failure anyway
         return None, str(error)
-    return (failure.stage, failure.reason) if failure else (None, "nothing is known of why")
+    return (failure.stage, failure.reason) if failure else (None, "no cause is recorded")
 
 
-def _cut(text: str) -> str:
-    text = safe_text(" ".join(text.split()))
-    return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE - 1]}…"
+def _one_sentence(text: str) -> str:
+    return shorten(safe_text(" ".join(text.split())), MAX_SENTENCE)

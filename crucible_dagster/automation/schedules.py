@@ -1,8 +1,8 @@
 """The schedule of an experiment: which runs a tick launches, late ticks and missed ones among them.
 
-Dagster's daemon evaluates a schedule for the newest tick that has passed, once, and again if it was cut off; older ones
-it passes over. Whatever is launched for a tick is tagged with it, and `crucible_dagster.execute.run_claims` sees to it
-that one run does the work.
+Dagster's daemon evaluates a schedule once for the newest tick that has passed, and again if that was interrupted; it
+ignores older ticks. Every run that is launched for a tick is tagged with it, and `crucible_dagster.execute.run_claims`
+ensures that one run does the work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dagster import (
 
 from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule, builtin_registry
 from crucible_core.ir.vocabulary import MissedTicks, ScheduleStatus
-from crucible_dagster.automation.ticks import Tick, Ticks, cron_of, state_of_tick, ticks_of
+from crucible_dagster.automation.ticks import Tick, Ticks, check_times, cron_of, state_of_tick, ticks_of
 from crucible_dagster.compile.run_settings import config_of_variant, tags_of_variant
 from crucible_dagster.dagster_internals import SCHEDULED_EXECUTION_TIME_TAG
 from crucible_dagster.execute.run_claims import supersede
@@ -64,6 +64,7 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
     schedule = experiment.schedule
     if schedule is None:
         return None
+    check_times(experiment)
     name = schedule_name(experiment)
 
     def evaluate(context: ScheduleEvaluationContext) -> Requests:
@@ -77,11 +78,11 @@ def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefiniti
             execution_timezone=schedule.timezone,
             execution_fn=evaluate,
             default_status=SCHEDULE_STATUS[schedule.default_status],
-            description=f"Runs the experiment {experiment.id}; of missed ticks: {schedule.missed}.",
+            description=f"Runs the experiment {experiment.id}; missed ticks: {schedule.missed}.",
         )
     except Exception as error:
         raise InvalidExperimentError(
-            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule", "cron")
+            f"Dagster refuses the schedule: {error}", location=experiment.location("schedule")
         ) from error
 
 
@@ -101,7 +102,7 @@ class _Evaluation:
 
     def request(self, tick: datetime) -> RunRequest:
         tags = {**tick_tags(self.schedule, tick), **tags_of_variant(self.schedule.variant)}
-        # By the key Dagster finds the run again that it made before it was cut off.
+        # By this key, Dagster finds the run that it created before it was interrupted.
         return RunRequest(run_key=tags[TICK_TAG], run_config=config_of_variant(self.schedule.variant), tags=tags)
 
     @property
@@ -109,10 +110,10 @@ class _Evaluation:
         return self._context.instance
 
     def of_earlier_ones(self, run_ids: Iterable[str]) -> Iterator[str]:
-        """Those runs that an evaluation for another time made.
+        """The runs that the evaluation of another tick created.
 
-        One that this time's made, before it was cut off or in a second daemon, Dagster finds by its key and submits;
-        were it given up, it would find it all the same and make no other.
+        A run that this tick's evaluation created, before it was interrupted or in a second daemon, is found by Dagster
+        by its key and submitted; if it were cancelled here, Dagster would still find it and create no other.
         """
         for run_id in run_ids:
             run = self.instance.get_run_by_id(run_id)
@@ -120,7 +121,7 @@ class _Evaluation:
                 yield run_id
 
     def ticks(self, until: datetime, limit: int) -> Ticks | None:
-        """The last ticks before `until`; None if it cannot be told from when on the schedule was on."""
+        """The last ticks before `until`; None if it is not known since when the schedule has been on."""
         log_key = self._context.log_key
         state = state_of_tick(self.instance, self.name, log_key[-1] if log_key else None)
         return None if state is None else ticks_of(self.instance, self.schedule, state, until=until, limit=limit)
@@ -134,18 +135,18 @@ def _skip(evaluation: _Evaluation) -> Requests:
     most = MAX_LATE if evaluation.schedule.max_late is None else evaluation.schedule.max_late
     late = (datetime.now(UTC) - evaluation.tick).total_seconds()
     if late > most and not _is_launched(evaluation):
-        yield SkipReason(f"The tick is looked at {late:.0f} s late, and at most {most:.0f} s are allowed (max_late).")
+        yield SkipReason(f"The tick is evaluated {late:.0f} s late, and at most {most:.0f} s are allowed (max_late).")
     else:
         yield evaluation.request(evaluation.tick)
 
 
 def _is_launched(evaluation: _Evaluation) -> bool:
-    """Whether the tick that is evaluated was cut off after its run was on its way; one that was not is given up."""
+    """Whether the tick was interrupted after its run was submitted; a run that was not submitted is cancelled."""
     ticks = evaluation.ticks(evaluation.tick + timedelta(seconds=1), 1)
     if ticks is None or not ticks.ticks:
         return False
     (tick,) = ticks.ticks
-    supersede(evaluation.instance, tick.never_submitted, "Never submitted, and now it is too late for it.")
+    supersede(evaluation.instance, tick.never_submitted, "Never submitted, and now too late.")
     return tick.outcome == "run"
 
 

@@ -1,4 +1,4 @@
-"""The ticks that a schedule has had, and what became of each: Dagster itself forgets those that nobody looked at."""
+"""The ticks of a schedule and what happened to each: Dagster itself knows only those that a daemon looked at."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from crucible_core import CrucibleError, Schedule
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, Schedule
 from crucible_core.values.messages import closest
 from crucible_dagster.dagster_internals import (
     SCHEDULED_EXECUTION_TIME_TAG,
     InstigatorState,
     InstigatorTick,
+    has_out_of_range_cron_interval,
+    is_valid_cron_schedule,
     schedule_execution_time_iterator,
 )
 from crucible_dagster.execute.run_claims import claim_key, location_of
@@ -30,6 +32,7 @@ __all__ = [
     "Outcome",
     "Tick",
     "Ticks",
+    "check_times",
     "cron_of",
     "find_state",
     "state_of_tick",
@@ -48,7 +51,7 @@ NOT_STARTED = DagsterRunStatus.NOT_STARTED
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One moment that the schedule names, and what became of it."""
+    """One time of the schedule, and what happened to it."""
 
     time: datetime
     """In the schedule's time zone."""
@@ -59,7 +62,7 @@ class Tick:
     note: str | None = None
     """Why it was skipped or missed."""
     never_submitted: tuple[str, ...] = ()
-    """Runs that were made for it, and that nobody will start."""
+    """Runs that were created for it and never submitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,18 @@ class Ticks:
 # --- the times --------------------------------------------------------------------------------------------------------
 
 
+def check_times(experiment: Experiment) -> None:
+    """Raise InvalidExperimentError if the experiment's schedule has times that Dagster does not run."""
+    schedule = experiment.schedule
+    # Dagster only warns of steps that are larger than their field, and then runs more often than the file says.
+    if schedule and (not is_valid_cron_schedule(schedule.cron) or has_out_of_range_cron_interval(schedule.cron)):
+        raise InvalidExperimentError(
+            f"schedule.cron: {schedule.cron!r} is not a cron schedule that Dagster can run: one of its fields (minute, "
+            "hour, day of month, month, day of week) is out of range, or the day never comes",
+            location=experiment.location("schedule", "cron"),
+        )
+
+
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:
     """The last `limit` times from `since` on and before `until`, oldest first."""
     backwards = schedule_execution_time_iterator(until.timestamp(), schedule.cron, schedule.timezone, ascending=False)
@@ -96,7 +111,7 @@ def cron_of(schedule: Schedule) -> str:
     return f"{schedule.cron} {schedule.timezone}"
 
 
-# --- what became of them ----------------------------------------------------------------------------------------------
+# --- what happened to them --------------------------------------------------------------------------------------------
 
 
 def ticks_of(
@@ -111,7 +126,7 @@ def ticks_of(
 ) -> Ticks:
     """The last `limit` ticks before `until`, since the schedule was switched on unless `since` says otherwise.
 
-    `now` tells a tick that is due from one that was missed: without it, none is due.
+    With `now`, a tick of the last two minutes is due and not missed; without it, none is due.
     """
     name, location = state.instigator_name, f"{state.selector.location_name}:{state.selector.repository_name}"
     # Two daemons, retries and what is executed again: several runs may be for one tick.
@@ -143,11 +158,11 @@ def what_became_of(
     owner: str | None = None,
     now: datetime | None = None,
 ) -> Tick:
-    """Tell it from the runs that were launched for the tick (oldest first) and from what Dagster noted of it.
+    """What happened to a tick, by the runs that were launched for it (oldest first) and by Dagster's record of it.
 
     `owner` is the run that claimed it, or None if none did.
     """
-    # Who claimed the tick has it, also if it was given up right before it was submitted.
+    # The run that claimed the tick has it, even if it was cancelled right before it was submitted.
     own = [run for run in runs if SUPERSEDED_TAG not in run.tags or root_of(run) == owner]
     waiting = tuple(run.run_id for run in own if run.status is NOT_STARTED)
     launched = [run for run in own if run.status is not NOT_STARTED]
@@ -169,11 +184,11 @@ def _without_run(
     if now is not None and now.timestamp() - time.timestamp() < DUE_SECONDS:
         return "due", None
     if runs:
-        return "missed", f"run {runs[-1].run_id} was made for it and never submitted"
+        return "missed", f"run {runs[-1].run_id} was created for it and never submitted"
     if tick is not None and status == "FAILURE":
-        said = tick.error.message.strip() if tick.error else "nothing is known of why"
+        said = tick.error.message.strip() if tick.error else "no cause is recorded"
         return "missed", f"its evaluation failed: {said}"
-    return "missed", "no daemon looked at it" if tick is None else "its evaluation was cut off"
+    return "missed", "no daemon looked at it" if tick is None else "its evaluation was interrupted"
 
 
 def _status_of(run: DagsterRun) -> RunStatus:
@@ -208,9 +223,9 @@ def _tick_of(run: DagsterRun) -> float | None:
 
 
 def _since(schedule: Schedule, state: InstigatorState, runs: Mapping[float, Sequence[DagsterRun]]) -> datetime | None:
-    """From when on ticks came by the schedule as it is now.
+    """Since when ticks have come by the schedule as it is now.
 
-    Dagster keeps when a schedule was switched on, and not when its times were changed: the runs tell that.
+    Dagster records when a schedule was switched on, but not when its times were changed: the tags of the runs show it.
     """
     data: Any = state.instigator_data
     start = data.start_timestamp if data else None
@@ -233,7 +248,7 @@ def _since(schedule: Schedule, state: InstigatorState, runs: Mapping[float, Sequ
 def find_state(instance: DagsterInstance, name: str, location: str | None = None) -> InstigatorState:
     """What Dagster keeps of the schedule of that name.
 
-    Raises CrucibleError if it keeps nothing, or of the schedules of several code locations and none is said.
+    Raises CrucibleError if it has no such schedule, or several, in several code locations, and none is given.
     """
     known = _states(instance)
     found = [state for state in known if state.instigator_name == name]
@@ -243,19 +258,19 @@ def find_state(instance: DagsterInstance, name: str, location: str | None = None
         return found[0]
     if found:
         where = ", ".join(sorted(state.selector.location_name for state in found))
-        raise CrucibleError(f"several code locations have a schedule {name!r}: {where}; say which by --location")
+        raise CrucibleError(f"several code locations have a schedule {name!r}: {where}; choose one with --location")
     names = sorted({state.instigator_name for state in known})
     raise CrucibleError(
-        f"the schedule {name!r}{f' of code location {location!r}' if location else ''} was never switched on, by what "
-        f"this Dagster instance knows{closest(name, names)}; it knows of {', '.join(names) or 'no schedule'}"
+        f"the schedule {name!r}{f' of code location {location!r}' if location else ''} was never switched on in "
+        f"this Dagster instance{closest(name, names)}; it knows {', '.join(names) or 'no schedule'}"
     )
 
 
 def state_of_tick(instance: DagsterInstance, name: str, tick_id: str | None) -> InstigatorState | None:
-    """The state of the schedule that is being evaluated for a tick; None if that cannot be told."""
+    """The state of the schedule that is being evaluated for a tick; None if it is not known."""
     found = [state for state in _states(instance) if state.instigator_name == name]
     if len(found) > 1:
-        # Of several code locations: Dagster tells an evaluation the id of its tick, and not where it is.
+        # In several code locations: Dagster gives an evaluation the id of its tick, but not its location.
         found = [
             state
             for state in found

@@ -1,8 +1,8 @@
 """The trigger of an experiment: a sensor that launches a run when assets that it depends on were updated.
 
-What it has seen of each asset is its cursor; several updates between two looks are one run. Each run is tagged with the
-materializations that it was launched for, and `crucible_dagster.execute.run_claims` sees to it that one run does the
-work.
+Its cursor is the last materialization that it has seen of each asset; several updates between two evaluations are one
+run. Each run is tagged with the materializations that it was launched for, and `crucible_dagster.execute.run_claims`
+ensures that one run does the work.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dagster import (
 from crucible_core import Experiment
 from crucible_core.ir.vocabulary import OnUpdate, ScheduleStatus
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import shorten
 from crucible_dagster.compile.run_settings import config_of_variant, tags_of_variant
 from crucible_dagster.names import dagster_name
 from crucible_dagster.tags import UPDATE_TAG, UPDATED_TAG
@@ -102,5 +103,5 @@ def _update_tags(updates: Mapping[str, EventLogRecord]) -> dict[str, str]:
     )
     return {
         UPDATE_TAG: hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        UPDATED_TAG: safe_text(by if len(by) <= MAX_TAG else f"{by[: MAX_TAG - 1]}…"),
+        UPDATED_TAG: safe_text(shorten(by, MAX_TAG)),
     }

@@ -25,15 +25,15 @@ def _command(name: str, sentence: str, module: str) -> LazyCommand:
 
 runs = _command("runs", "List the runs that Dagster has kept, newest first.", "runs")
 show = _command("show", "Show everything about one run.", "runs")
-compare = _command("compare", "Show what two runs do not have in common.", "runs")
-resume = _command("resume", "Go on with a failed, cancelled or killed run where it stopped.", "rerun")
+compare = _command("compare", "Show how two runs differ.", "runs")
+resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
-why = _command("why", "Say why a stage's earlier result was, or was not, used again.", "rerun")
+why = _command("why", "Say why an earlier result of a stage was reused, or why not.", "rerun")
 ticks = _command(
-    "ticks", "List the ticks of an experiment's schedule, and what became of each: a run, skipped, missed.", "ticks"
+    "ticks", "List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.", "ticks"
 )
 store = _command(
-    "store", "Look after the context store, which keeps what the stages of Dagster's runs returned.", "store"
+    "store", "Maintain the context store, which keeps what the stages of Dagster's runs returned.", "store"
 )
 
 
@@ -50,7 +50,7 @@ dagster = Runner(
     load=_load_runner,
     options=(
         click.Option(
-            ["--fresh"], is_flag=True, help="Run every stage, also those with `cache: true` (with --dagster)."
+            ["--fresh"], is_flag=True, help="Run every stage, even those with `cache: true` (with --dagster)."
         ),
     ),
     resumable=True,

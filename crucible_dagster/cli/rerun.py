@@ -1,4 +1,4 @@
-"""The commands that do something again: `crucible resume`, `replay`, `why`."""
+"""The commands that rerun something, and that explain it: `crucible resume`, `replay`, `why`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.rerun.replay import Replay, replay_run
 from crucible_dagster.rerun.resume import plan_resumption
-from crucible_dagster.rerun.why import Explanation, explain_reuse
+from crucible_dagster.rerun.why import Why, explain_stage
 
 __all__ = ["replay", "resume", "why"]
 
@@ -35,17 +35,18 @@ SHORT = 12
 @click.command()
 @click.argument("run")
 @set_options
-@click.option("--fresh", is_flag=True, help="Run every stage that is left, also those with `cache: true`.")
+@click.option("--fresh", is_flag=True, help="Run every stage that is left, even those with `cache: true`.")
 @click.option(
-    "--force", is_flag=True, help="Give the run up that Dagster takes to be running, because you know that it is dead."
+    "--force",
+    is_flag=True,
+    help="Resume although Dagster believes the run is running; use it only if you know that it is dead.",
 )
 @json_option
 def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_json: bool) -> None:
-    """Go on with a failed, cancelled or killed run where it stopped.
+    """Resume a failed, cancelled or killed run where it stopped.
 
-    RUN is its id, or the first characters of it, four at least. The stages that have a result are not run again; what
-    is run is a new run, of the experiment as it was recorded with the first one and the code as it is now. `--set`
-    changes options of stages that have no result yet.
+    RUN is its id, or at least the first four characters of it. A new run executes the stages that have no result yet,
+    with the experiment as it was recorded and the code as it is now. `--set` changes options of these stages.
     """
     with contextlib.ExitStack() as stack:
         with input_errors(), nothing_else_on_stdout():
@@ -54,7 +55,7 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
                 instance, run, override=lambda experiment: with_overrides(experiment, overrides), force=force
             )
         run_and_show(
-            f"{planned.experiment.id}, going on with run {planned.parent.run_id}",
+            f"{planned.experiment.id}, resuming run {planned.parent.run_id}",
             len(planned.experiment.pipeline),
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
             as_json=as_json,
@@ -68,8 +69,8 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
 def replay(run: str, as_json: bool) -> None:
     """Run a recorded run again, without Dagster, and compare the results.
 
-    RUN is its id, or the first characters of it, four at least. Says of every result whether it has the same digest as
-    then. The exit code is 1 if one differs.
+    RUN is its id, or at least the first four characters of it. For every result, it says whether it has the same digest
+    as then. The exit code is 1 if one differs.
     """
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
         console = make_console(sys.stderr)
@@ -91,16 +92,16 @@ def replay(run: str, as_json: bool) -> None:
 @click.argument("stage")
 @json_option
 def why(run: str, stage: str, as_json: bool) -> None:
-    """Say why a stage's earlier result was, or was not, used again.
+    """Say why an earlier result of a stage was reused, or why not.
 
-    RUN is the id of a run, or the first characters of it, four at least; STAGE the name of a stage in its pipeline.
+    RUN is the id of a run, or at least the first four characters of it; STAGE is the name of a stage in its pipeline.
     """
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
-        found = explain_reuse(instance, run, stage)
+        found = explain_stage(instance, run, stage)
     if as_json:
         click.echo(to_json_text(found))
     else:
-        _print_explanation(found)
+        _print_why(found)
 
 
 def _print_replay(found: Replay) -> None:
@@ -109,7 +110,7 @@ def _print_replay(found: Replay) -> None:
     console.print(styled(""))
     print_table(console, Table(("result", "now, against then"), rows))
     if found.changed_code:
-        console.print(styled((f"\nthe code is not what it was, of: {', '.join(found.changed_code)}", "yellow")))
+        console.print(styled((f"\nthe code has changed since: {', '.join(found.changed_code)}", "yellow")))
     if found.error is not None:
         console.print(styled((f"\nnow it failed: {found.error}", "red")))
     different = sum(one.verdict not in {"same digest", "equal"} for one in found.results)
@@ -119,7 +120,7 @@ def _print_replay(found: Replay) -> None:
     )
 
 
-def _print_explanation(found: Explanation) -> None:
+def _print_why(found: Why) -> None:
     console = make_console(sys.stdout)
     console.print(styled((found.verdict, "bold")))
     if found.parts:

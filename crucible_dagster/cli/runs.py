@@ -1,4 +1,4 @@
-"""The commands about what Dagster has kept: `crucible runs`, `show`, `compare`. See `LATER` in crucible_core.cli."""
+"""The commands about recorded runs: `crucible runs`, `show`, `compare`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
+from crucible_core.values.messages import shorten
 from crucible_dagster.execution import embedded_home, open_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
@@ -49,12 +50,12 @@ MAX_RESULT = 70
 @click.argument("experiment", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs of this status.")
-@click.option("--before", metavar="RUN", help="Go on after this run, the last one of the page before.")
+@click.option("--before", metavar="RUN", help="Show the page after this run (the last run of the previous page).")
 @json_option
 def runs(experiment: str | None, limit: int, status: RunStatus | None, before: str | None, as_json: bool) -> None:
     """List the runs that Dagster has kept, newest first.
 
-    EXPERIMENT is the id of one; all of them unless given.
+    EXPERIMENT is an experiment's id; without it, the runs of all experiments are listed.
     """
     found = _ask(lambda history: history.runs(experiment, status=status, limit=limit, before=before))
     if as_json:
@@ -76,14 +77,14 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
 
 @click.command()
 @click.argument("run")
-@click.option("--ir", is_flag=True, help="Print the experiment as it was run, as YAML, and nothing else.")
-@click.option("--trace", type=click.Choice(sorted(TRACE_FORMATS)), help="Print the trace, in this format, alone.")
+@click.option("--ir", is_flag=True, help="Print only the experiment as it was run, as YAML.")
+@click.option("--trace", type=click.Choice(sorted(TRACE_FORMATS)), help="Print only the trace, in this format.")
 @json_option
 def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
     """Show everything about one run.
 
-    RUN is its id, or the first characters of it, four at least. `crucible show RUN --ir > again.yaml` writes the
-    experiment, options of the Launchpad included, to a file that can be run again.
+    RUN is its id, or at least the first four characters of it. `crucible show RUN --ir > again.yaml` writes the
+    experiment, with the options of the Launchpad, to a file that can be run again.
     """
     if ir:
         record = _ask(lambda history: _recorded(history, run))
@@ -91,7 +92,7 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
         return
     if trace is not None:
         text = render_trace(_ask(lambda history: history.context(run)).trace, trace)
-        # JSON has its own escapes for what would speak to the terminal.
+        # JSON escapes what a terminal would obey by itself.
         click.echo(text if trace == "json" else plain(text.replace("\r\n", "\n")).rstrip("\n"))
         return
     details = _ask(lambda history: history.run(run))
@@ -104,12 +105,12 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
 @click.command()
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--values", is_flag=True, help="Compare outputs, artifacts, assigns and traces too, which loads them.")
+@click.option("--values", is_flag=True, help="Also compare outputs, artifacts, assigns and traces, which loads them.")
 @json_option
 def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
-    """Show what two runs do not have in common.
+    """Show how two runs differ.
 
-    RUN_A and RUN_B are ids, or the first characters of them, four at least.
+    RUN_A and RUN_B are ids, or at least the first four characters of them.
     """
     found = _ask(lambda history: history.compare(run_a, run_b, values=values))
     if as_json:
@@ -122,13 +123,13 @@ def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
 
 @contextmanager
 def _history() -> Iterator[History]:
-    """Of the instance that `crucible run --dagster` uses; what is wrong with the input ends the program.
+    """The history of the instance that `crucible run --dagster` uses; wrong input ends the program with a message.
 
-    What the modules of the stages print while Contexts are read goes to standard error.
+    What the modules of stored values print while they are read goes to standard error.
     """
     with input_errors(), nothing_else_on_stdout():
         if not os.environ.get("DAGSTER_HOME") and not embedded_home().exists():
-            # Looking for runs must not make the place for them.
+            # Looking for runs must not create the instance.
             raise CrucibleError(
                 f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
                 "`crucible run FILE --dagster` makes"
@@ -145,7 +146,7 @@ def _ask(question: Callable[[History], T]) -> T:
 def _recorded(history: History, run: str) -> RunRecord:
     record = history.record(run)
     if record is None:
-        raise CrucibleError(f"run {history.find(run)} has no record: its first stage never began")
+        raise CrucibleError(f"run {history.find(run)} has no record: its first stage never started")
     return record
 
 
@@ -157,7 +158,7 @@ def _yaml(record: RunRecord) -> str:
     yaml.width = 100
     stream = StringIO()
     yaml.dump(record.experiment, stream)
-    beside = f"; its file was {record.source}, beside which its modules may be" if record.source else ""
+    beside = f"; its file was {record.source}, and its modules may be in that folder" if record.source else ""
     heading = plain(f"as run by {record.run_id}{beside}").replace("\n", "\\n")
     return f"# {record.experiment.get('id')}, {heading}\n{stream.getvalue()}"
 
@@ -196,8 +197,7 @@ def _launched(launch: Launch) -> str:
 
 
 def _result(run: RunSummary) -> str:
-    said = run.headline or ""
-    return said if len(said) <= MAX_RESULT else f"{said[: MAX_RESULT - 1]}…"
+    return shorten(run.headline or "", MAX_RESULT)
 
 
 # --- show -------------------------------------------------------------------------------------------------------------

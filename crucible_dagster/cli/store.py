@@ -1,4 +1,4 @@
-"""The commands that look after the context store: `crucible store gc`, `verify`, `pin`, `unpin`."""
+"""The commands that maintain the context store: `crucible store gc`, `verify`, `pin`, `unpin`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["store"]
 
 @click.group(name="store")
 def store() -> None:
-    """Look after the context store, which keeps what the stages of Dagster's runs returned."""
+    """Maintain the context store, which keeps what the stages of Dagster's runs returned."""
 
 
 @store.command()
@@ -29,15 +29,15 @@ def store() -> None:
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="Keep what runs refer to that ended within so many days.",
+    help="Keep everything that belongs to runs which ended within this many days.",
 )
-@click.option("--delete", is_flag=True, help="Really remove it. Without, what would be removed is only counted.")
+@click.option("--delete", is_flag=True, help="Remove it; without this flag it is only counted.")
 @json_option
 def gc(days: float, delete: bool, as_json: bool) -> None:
     """Remove the values of old runs.
 
-    Kept is what refers to any run that is newer, pinned, still at work, or was resumed by such a run; and whatever was
-    written within the last day. Dagster's own record of the runs, their metrics and reports among it, stays.
+    A run is kept if it is newer, pinned, still running, or was resumed by a run that is kept; so is everything written
+    within the last day. Dagster's own records of the runs, with their metrics and reports, stay.
     """
     with input_errors(), open_instance() as instance:
         found = collect(instance, days=days, delete=delete)
@@ -70,14 +70,14 @@ def verify(as_json: bool) -> None:
 @store.command(name="pin")
 @click.argument("run")
 def pin_(run: str) -> None:
-    """Keep RUN for good, whatever its age."""
+    """Keep RUN regardless of its age."""
     _pin(run, pinned=True)
 
 
 @store.command()
 @click.argument("run")
 def unpin(run: str) -> None:
-    """Let RUN go with its age again."""
+    """Let `crucible store gc` remove RUN again when it is old."""
     _pin(run, pinned=False)
 
 

@@ -1,4 +1,4 @@
-"""The command about what a schedule did and did not do: `crucible ticks`."""
+"""The command that lists the ticks of a schedule: `crucible ticks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crucible_core.cli.terminal import make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_dagster.automation.schedules import run_missed, schedule_name
-from crucible_dagster.automation.ticks import Tick, Ticks, find_state, ticks_of
+from crucible_dagster.automation.ticks import Tick, Ticks, check_times, find_state, ticks_of
 from crucible_dagster.execution import open_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment
@@ -28,11 +28,17 @@ SHORT = 8
 
 @click.command()
 @click.argument("experiment")
-@click.option("--since", metavar="TIME", help="Look from this date or time on, not from when it was switched on.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="List ticks from this date or time on; without it, from when the schedule was switched on.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, the newest.")
 @click.option("--missed", is_flag=True, help="Show the missed ones only.")
-@click.option("--location", metavar="NAME", help="The code location, where several have such a schedule.")
-@click.option("--catch-up", is_flag=True, help="Run the experiment here, once for each missed tick that is listed.")
+@click.option("--location", metavar="NAME", help="The code location, if several have a schedule of this name.")
+@click.option(
+    "--catch-up", is_flag=True, help="Run the experiment in this process, once for each missed tick in the list."
+)
 @json_option
 def ticks(
     experiment: str,
@@ -43,10 +49,10 @@ def ticks(
     catch_up: bool,
     as_json: bool,
 ) -> None:
-    """List the ticks of an experiment's schedule, and what became of each: a run, skipped, missed.
+    """List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.
 
-    EXPERIMENT is its file, or its id: then its schedule is as it was recorded with its last run. The exit code is 1 if
-    a run of --catch-up failed.
+    EXPERIMENT is its file, or its id; for an id, the schedule is the one recorded with the last run. The exit code is 1
+    if a run of --catch-up failed.
     """
     failures: list[str] = []
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
@@ -88,6 +94,7 @@ def _scheduled(instance: DagsterInstance, named: str) -> tuple[Experiment, Sched
         raise InvalidExperimentError(
             f"experiment {experiment.id!r} has no schedule", location=experiment.location("id")
         )
+    check_times(experiment)
     return experiment, experiment.schedule
 
 
@@ -99,7 +106,7 @@ def _time(said: str, schedule: Schedule) -> datetime:
     try:
         time = datetime.fromisoformat(said)
     except ValueError:
-        raise CrucibleError(f"{said!r} is no date or time, such as 2026-03-29 or 2026-03-29T02:00") from None
+        raise CrucibleError(f"{said!r} is not a date or time such as 2026-03-29 or 2026-03-29T02:00") from None
     return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(schedule.timezone))
 
 
@@ -115,7 +122,7 @@ def _print(listed: Ticks, schedule: Schedule, *, missed: bool) -> None:
         styled((f"{listed.schedule}", "bold"), f" of {listed.location}: {schedule.cron} {schedule.timezone}, {state}")
     )
     if listed.since is None:
-        console.print(styled("it is not known from when on it ticked: say --since"))
+        console.print(styled("it is not known since when it has ticked; give --since"))
         return
     shown = listed.missed if missed else listed.ticks
     rows = tuple(

@@ -1,4 +1,4 @@
-"""The asset of an experiment: what is known of it before it runs."""
+"""The asset of an experiment, as it is known before any run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["asset_for", "circle_of_deps"]
 
 GROUP = "crucible"
 KINDS = {"crucible", "python"}
-# What Dagster takes, measured on 1.13: more is refused with the whole code location.
+# What Dagster 1.13 accepts (measured): anything else makes it refuse the whole code location.
 _TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _TEAM = re.compile(r"team:.+", re.DOTALL)
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
@@ -30,10 +30,10 @@ _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 def asset_for(experiment: Experiment, registry: Registry | None = None) -> AssetSpec:
     """The asset that the job's runs materialize.
 
-    Owner and tags that Dagster would refuse, which are for people first, stand in the metadata as they are.
+    An owner and tags that Dagster would refuse are shown in the metadata instead.
 
-    Raises InvalidExperimentError if the experiment depends on its own asset, UnknownStageError for a stage that is not
-    there.
+    Raises InvalidExperimentError if the experiment depends on its own asset, UnknownStageError for a stage that does
+    not exist.
     """
     registry = builtin_registry() if registry is None else registry
     key = asset_key(experiment)
@@ -53,9 +53,7 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
         **({"tags": ", ".join(tags)} if len(fitting) < len(tags) else {}),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", BetaWarning
-        )  # which is for us to know, and not for whoever defines an experiment
+        warnings.simplefilter("ignore", BetaWarning)  # whose warning is for us, not for the author of an experiment
         references = list(_code_references(experiment, registry))
         if references:
             metadata["dagster/code_references"] = CodeReferencesMetadataValue(code_references=references)
@@ -72,18 +70,18 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
 
 
 def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
-    """A mistake if experiments depend on each other in a circle, which by their triggers would run for ever."""
+    """A mistake if experiments depend on each other in a circle, which would then trigger each other for ever."""
     known = {asset_key(one).to_user_string(): one for one in experiments}
-    # What depends on itself alone is refused with its own words.
+    # An experiment that depends on itself is refused elsewhere, with a message of its own.
     among = {key: [dep for dep in one.deps or () if dep in known and dep != key] for key, one in known.items()}
     try:
         TopologicalSorter(among).prepare()
     except CycleError as error:
         circle: list[str] = error.args[1]  # each one is a dependency of the next; the last is the first
         experiment = known[circle[-1]]
-        told = " on ".join(known[key].id for key in reversed(circle))
+        path = " on ".join(known[key].id for key in reversed(circle))
         yield InvalidExperimentError(
-            f"experiments depend on each other in a circle: {told}; remove one of these `deps`",
+            f"experiments depend on each other in a circle: {path}; remove one of these `deps`",
             location=experiment.location("deps", list(experiment.deps or ()).index(circle[-2])),
         )
 
@@ -104,7 +102,7 @@ def _code_references(experiment: Experiment, registry: Registry) -> Iterator[Loc
 
 @functools.lru_cache(maxsize=1024)
 def _place_of(stage: type[Stage]) -> tuple[str, int] | None:
-    """File and line of a stage's definition; None of one that has none, such as one typed at a prompt."""
+    """File and line of a stage's definition; None if it has none, such as one typed at a prompt."""
     made = inspect.unwrap(stage.function) if issubclass(stage, FunctionStage) else stage
     try:
         file = inspect.getsourcefile(made)

@@ -45,7 +45,7 @@ def checks_for(experiment: Experiment, registry: Registry | None = None) -> Sequ
 
 def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str) -> AssetChecksDefinition:
     key = asset_key(experiment)
-    # Dagster would join the names of asset and check, and two experiments could then have one op in common.
+    # Dagster would join the names of asset and check, and two experiments could then share one op.
     identity = hashlib.sha256(f"{experiment.id} {gate.name}".encode()).hexdigest()[:8]
 
     @multi_asset_check(
@@ -76,10 +76,10 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
 
 
 def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: Registry, gate: Gate) -> GateResult:
-    """The verdict of the gate as it is declared now on the newest run whose stages all succeeded."""
+    """The result of the gate, as it is declared now, for the newest run whose stages all succeeded."""
     run = newest_judged_run(instance, experiment.id)
     if run is None:
-        return _undecided(gate, f"no run of experiment {experiment.id!r} has come to its end yet", "warn")
+        return _undecided(gate, f"no run of experiment {experiment.id!r} has finished yet", "warn")
     store = open_store(instance)
     history = History(instance, store=store)
     try:
@@ -88,8 +88,8 @@ def _judge_newest(instance: DagsterInstance, experiment: Experiment, registry: R
     except CrucibleError as error:
         severity = gate.severity if gate.undecided == "fail" else "warn"
         return _undecided(gate, f"the newest run, {run.run_id}, cannot be judged again: {error}", severity)
-    past = EarlierRuns(instance, store, run, last_step(experiment))
-    result = judge_gate(gate, context, planned, past)
+    earlier_runs = EarlierRuns(instance, store, run, last_step(experiment))
+    result = judge_gate(gate, context, planned, earlier_runs)
     return replace(result, sentence=f"run {run.run_id}: {result.sentence}")
 
 

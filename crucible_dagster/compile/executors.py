@@ -1,4 +1,4 @@
-"""How a job's steps are spread over processes.
+"""How a job's steps are distributed over processes.
 
 A pipeline is a straight line: in one process its steps cost milliseconds, in a process each they cost seconds and gain
 nothing. So one process is the default; `execution:` in the experiment file or in the Launchpad asks for more.
@@ -34,7 +34,7 @@ EXECUTORS: Mapping[ExecutorName, ExecutorDefinition] = {
 
 
 def executor_for(experiment: Experiment) -> ExecutorDefinition:
-    """An executor that is what the experiment asks for unless the Launchpad says otherwise."""
+    """The executor that the experiment asks for, unless the Launchpad chooses another."""
     execution = experiment.execution
     chosen: ExecutorName = execution.executor if execution else "in_process"
     config: dict[str, Any] = {}

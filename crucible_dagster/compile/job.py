@@ -2,23 +2,23 @@
 
 | experiment             | Dagster                                                                        |
 | ---------------------- | ------------------------------------------------------------------------------ |
-| the experiment         | a job, and the asset `crucible/<id>`: `crucible_dagster.assets`                |
+| the experiment         | a job, and the asset `crucible/<id>`: `crucible_dagster.compile.assets`        |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
 | `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of `crucible/<id>/decisions`                                    |
-| progress, log lines    | lines of the run's log: `crucible_dagster.telling`                             |
+| progress, log lines    | lines of the run's log: `crucible_dagster.execute.event_log`                   |
 | an artifact            | a link, or a path, in the metadata of the asset's materialization              |
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
-| `retry:`               | done by the stage's own runner, in the op, as it is without Dagster            |
+| `retry:`               | done by `run_stage`, inside the op, as without Dagster                         |
 | `cache:`               | done by the op: an earlier result from the store in place of running the stage |
-| `gates:`               | an op behind the stages, and asset checks: `crucible_dagster.gating`           |
+| `gates:`               | an op after the stages, and asset checks: `crucible_dagster.compile.checks`    |
 | `execution:`           | the job's executor, which the Launchpad can change                             |
-| `schedule:`            | a schedule: `crucible_dagster.schedules`                                       |
+| `schedule:`            | a schedule: `crucible_dagster.automation.schedules`                            |
 | `deps:`                | what the asset depends on                                                      |
-| `trigger:`             | a sensor: `crucible_dagster.triggers`                                          |
+| `trigger:`             | a sensor: `crucible_dagster.automation.triggers`                               |
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.

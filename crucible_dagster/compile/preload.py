@@ -1,7 +1,7 @@
-"""Imported by the server that step processes are forked from: what is imported here, no step has to import again.
+"""Imported by the server that step processes are forked from, so that no step has to import the same modules again.
 
-Python gives the server neither the search path of its parent nor more than module names, so that what stands beside an
-experiment file reaches it through the environment.
+Python passes module names to the server and nothing else, not even the search path of its parent. So the modules beside
+an experiment file reach it through an environment variable.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from crucible_core import Stage
 __all__ = ["VARIABLE", "announce_stage_modules"]
 
 VARIABLE = "CRUCIBLE_PRELOAD"
-# What changes without a meaning for any stage: our own message, and pytest's name of the test that runs.
+# Variables that change but matter to no stage: our own message, and the name of the test that pytest runs.
 NOT_MEANT = frozenset({VARIABLE, "PYTEST_CURRENT_TEST"})
 
 _environment_of_server: dict[str, str] = {}
 
 
 def announce_stage_modules() -> None:
-    """Tell a server that is started from now on to import the modules that this process has stages from.
+    """Have a server that is started from now on import the modules of this process's stages.
 
-    Step processes have the environment that the server was started with: one from before a change of it is stopped.
+    Step processes get the environment that the server was started with; if it has changed since, the server is stopped.
     """
     modules = {stage.__module__ for stage in _all_below(Stage)} - {"__main__"}
     os.environ[VARIABLE] = json.dumps({"path": sys.path, "modules": sorted(modules)})
     environment = {name: value for name, value in os.environ.items() if name not in NOT_MEANT}
     if _environment_of_server and environment != _environment_of_server:
-        # The only way to end the server; a process that could not would go on with the environment of before.
+        # The only way to end the server; otherwise the next steps would get the old environment.
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
     _environment_of_server.clear()
     _environment_of_server.update(environment)

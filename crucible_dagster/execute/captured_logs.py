@@ -1,8 +1,16 @@
-"""What a running stage tells Dagster: decisions, retries, progress and metrics as they come, and log lines.
+"""The lines that a running stage, and what it calls, writes to Python's `logging`, in Dagster's log of the run.
 
-The log lines are those of Python's `logging`, from the stage and from whatever it calls, and of `warnings`. Dagster
-forwards them itself only where its instance's settings name the loggers; this needs no settings, and does not tell a
-line again that Dagster told already.
+Dagster forwards such lines only if its instance's settings name their loggers; this needs no settings, and does not
+repeat a line that Dagster has forwarded. While a stage runs, a handler of its own listens on the root logger, which all
+lines reach, and on those loggers of the stage's packages that pass nothing on to it. Two things besides are changed for
+that time, because a logger drops a line below its level before any handler sees it: the level of the stage's own
+package loggers, if nobody has set one, and the root logger's, only for a run that asks for the DEBUG or INFO lines of
+libraries.
+
+Python's `warnings` are not captured. Their one hook, `warnings.showwarning`, belongs to the whole process, and
+`warnings.catch_warnings`, in any thread, saves and restores it: a hook of a stage can be lost while the stage runs, or
+come back after it. They go to stderr, as everywhere, and so to Dagster's compute logs; a program that calls
+`logging.captureWarnings(True)` has them as lines of the logger `py.warnings`, which are captured as any other's.
 """
 
 from __future__ import annotations
@@ -11,10 +19,9 @@ import contextlib
 import logging
 import os
 import threading
-import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any
 
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import cut
@@ -28,20 +35,27 @@ MAX_TEXT = 10_000
 
 @contextlib.contextmanager
 def captured_logs(log: logging.Logger, packages: Collection[str], settings: Settings) -> Iterator[None]:
-    """What is logged, in any thread of this process, while a stage runs goes to `log`, Dagster's, too.
+    """Pass what is logged while a stage runs on to `log`, which is Dagster's.
 
-    From `settings.log_level` on of the loggers of `packages`, those of the stage, and from `settings.library_log_level`
-    on of all others: at most a thousand lines of either. Handlers and levels are afterwards what they were.
+    Of the loggers of `packages`, those of the stage, from `settings.log_level` on, and of all others from
+    `settings.library_log_level` on: at most a thousand lines of either. Lines of threads that the stage started are
+    among them unless another stage runs in this process at the same time. Afterwards handlers and levels are what they
+    were.
     """
-    step = _Step(log, packages, settings)
+    step = _StepLog(log, packages, settings)
     try:
-        with _TAP.of(step):
+        with contextlib.ExitStack() as undone:
+            undone.enter_context(_listening(step))
+            for name in packages:
+                undone.enter_context(_lowered(name, step.levels[True], unset=logging.NOTSET))
+            # WARNING is Python's own level of the root logger: a program that sets another one means it.
+            undone.enter_context(_lowered("", step.levels[False], unset=logging.WARNING))
             yield
     finally:
         step.say_what_was_left_out()
 
 
-class _Step:
+class _StepLog:
     """The log lines of one step."""
 
     def __init__(self, log: logging.Logger, packages: Collection[str], settings: Settings) -> None:
@@ -74,107 +88,112 @@ class _Step:
                 self._log.warning(f"{more:,} more log lines of {whose} are left out here")
 
 
-class _Tap(logging.Handler):
-    """On the root logger while at least one step of this process is captured; one for all of them."""
+# --- listening --------------------------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
+_current: ContextVar[_StepLog | None] = ContextVar("crucible_step_log", default=None)
+_running: list[_StepLog] = []
+"""Those of all threads of this process."""
+
+
+@contextlib.contextmanager
+def _listening(step: _StepLog) -> Iterator[None]:
+    """Have a handler on the root logger, and on those of the step's packages that pass nothing on to it."""
+    handler = _StepHandler(step)
+    own = map(logging.getLogger, step.packages)
+    loggers = [logging.getLogger(), *(logger for logger in own if not logger.propagate)]
+    token = _current.set(step)
+    _running.append(step)
+    try:
+        for logger in loggers:
+            logger.addHandler(handler)
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        _running.remove(step)
+        _current.reset(token)
+
+
+class _StepHandler(logging.Handler):
+    """Passes on the lines of one step, of all that reach it."""
+
+    def __init__(self, step: _StepLog) -> None:
         super().__init__()
-        self._installing = threading.Lock()
-        self._steps: list[_Step] = []
+        self._step = step
         self._process = os.getpid()
-        self._lowered: dict[str, tuple[int, int]] = {}
-        self._shown: Callable[..., None] | None = None
 
-    def createLock(self) -> None:  # noqa: N802  # its name in logging
-        # Keeping a line may take the database's time, in which no other thread should wait for its own.
-        self.lock = None
-
-    @contextlib.contextmanager
-    def of(self, step: _Step) -> Iterator[None]:
-        token = _current_step.set(step)
-        with self._installing:
-            self._steps.append(step)
-            if len(self._steps) == 1:
-                self._install()
-            for name in step.packages:
-                self._lower(name, step.levels[True])
-            self._lower("", step.levels[False])
-        try:
-            yield
-        finally:
-            _current_step.reset(token)
-            with self._installing:
-                self._steps.remove(step)
-                if not self._steps:
-                    self._remove()
+    def handle(self, record: logging.LogRecord) -> bool:
+        # Without the lock of a handler: keeping a line may take the database's time, in which no other thread should
+        # wait for its own.
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        step = self._step()
-        if step is not None:
+        # A thread that a stage started does not know its step; if several run, nobody does.
+        own = _current.get() or (_running[0] if len(_running) == 1 else None)
+        # In a fork of this process nothing is passed on: Dagster's connections to its database are not for two.
+        if own is self._step and os.getpid() == self._process:
             try:
-                step.take(record)
+                own.take(record)
             except Exception:  # noqa: BLE001  # as every handler: a log line must not end a stage
                 self.handleError(record)
-        if len(logging.getLogger().handlers) == 1 and logging.lastResort and record.levelno >= logging.lastResort.level:
-            # Python prints what no handler takes; this one is here to listen, not to silence.
-            logging.lastResort.handle(record)
-
-    def _step(self) -> _Step | None:
-        if os.getpid() != self._process:
-            return None  # a fork of this process: Dagster's connections to its database are not for two
-        # A thread that the stage started does not know its step; where several run, nobody does.
-        own = _current_step.get()
-        if own is not None:
-            return own
-        steps = self._steps
-        return steps[0] if len(steps) == 1 else None
-
-    def _install(self) -> None:
-        self._process = os.getpid()
-        logging.getLogger().addHandler(self)
-        self._shown = warnings.showwarning
-        warnings.showwarning = self._show_warning
-
-    def _remove(self) -> None:
-        logging.getLogger().removeHandler(self)
-        # Whoever has changed these since has the last word.
-        if self._shown is not None and warnings.showwarning == self._show_warning:
-            warnings.showwarning = self._shown
-        for name, (before, made) in self._lowered.items():
-            if logging.getLogger(name or None).level == made:
-                logging.getLogger(name or None).setLevel(before)
-        self._lowered.clear()
-
-    def _lower(self, name: str, level: int) -> None:
-        """Let lines of this level through where nobody has said that they should not be."""
-        logger = logging.getLogger(name or None)
-        unsaid = logger.level in ({logging.NOTSET} if name else {logging.WARNING})
-        if logger.getEffectiveLevel() > level and (unsaid or name in self._lowered):
-            before = self._lowered.get(name, (logger.level, 0))[0]
-            self._lowered[name] = (before, level)
-            logger.setLevel(level)
-
-    def _show_warning(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        assert self._shown is not None
-        step = self._step()
-        if step is not None and file is None and self._shown.__module__ != "logging":
-            said = f"{category.__name__}: {message} ({filename}:{lineno})"
-            record = logging.LogRecord("py.warnings", logging.WARNING, filename, lineno, said, None, None)
-            with contextlib.suppress(Exception):
-                step.take(record)
-        self._shown(message, category, filename, lineno, file, line)
+        # Python prints what no handler takes; these are here to listen, not to silence.
+        last = logging.lastResort
+        if last and self._step in _running[:1] and record.levelno >= last.level and _is_unheard(record.name):
+            last.handle(record)
 
 
-_TAP = _Tap()
-_current_step: ContextVar[_Step | None] = ContextVar("crucible_step_logs", default=None)
+def _is_unheard(name: str) -> bool:
+    """Whether no handler but those of steps is told of this logger's lines."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        if any(not isinstance(handler, _StepHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent if logger.propagate else None
+    return True
+
+
+# --- levels -----------------------------------------------------------------------------------------------------------
+
+_levels: dict[str, tuple[int, list[int]]] = {}
+"""Logger -> the level that it had, and those that the steps which run now want."""
+_changing = threading.Lock()
+
+
+@contextlib.contextmanager
+def _lowered(name: str, level: int, *, unset: int) -> Iterator[None]:
+    """Let lines of this level through, unless the program has set the logger's level to another one than `unset`."""
+    logger = logging.getLogger(name or None)
+    with _changing:
+        before, wanted = _levels.get(name, (logger.level, []))
+        # Never above what was in effect: others may be listening too.
+        target = min(level, logger.getEffectiveLevel())
+        asks = logger.level == min(wanted, default=unset)
+        if asks:
+            _levels[name] = before, [*wanted, target]
+            logger.setLevel(min([*wanted, target]))
+    try:
+        yield
+    finally:
+        if asks:
+            with _changing:
+                _restore(logger, name, target)
+
+
+def _restore(logger: logging.Logger, name: str, target: int) -> None:
+    before, wanted = _levels[name]
+    left = list(wanted)
+    left.remove(target)
+    # Whoever has set another level meanwhile has the last word.
+    if logger.level == min(wanted):
+        logger.setLevel(min(left, default=before))
+    if left:
+        _levels[name] = before, left
+    else:
+        del _levels[name]
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
 
 
 def _for_dagster(record: logging.LogRecord) -> logging.LogRecord:

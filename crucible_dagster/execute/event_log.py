@@ -1,4 +1,4 @@
-"""An observer that writes what a stage does to Dagster's event log."""
+"""An observer that writes what a stage does to Dagster's event log of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crucible_dagster.execute.compiled import Settings
 from crucible_dagster.execute.metadata import observation
 
 INTERVAL = 5.0
-"""Seconds between two lines about the progress of one work."""
+"""Seconds between two lines about one progress bar."""
 
 
 FREE_LINES = 20
@@ -26,8 +26,8 @@ FREE_LINES = 20
 MAX_NAMED_METRICS = 20
 
 
-class StageTeller(Observer):
-    """The observer of a step: what it hears becomes entries of the run's event log."""
+class EventLogObserver(Observer):
+    """The observer of a step: its decisions, retries, progress and metrics become entries of the run's event log."""
 
     interval = INTERVAL
 
@@ -62,7 +62,7 @@ class StageTeller(Observer):
             self._dagster.log.info(cut(safe_text(update.describe()), MAX_TEXT))
 
     def _is_due(self, update: ProgressUpdate, now: float) -> bool:
-        # The first and the last of a work are told at once, unless there are many works: loops within loops.
+        # The first and the last update are logged at once, unless there are many bars: loops within loops.
         last = self._last.get(update.description)
         at_once = (update.ended or update.count == 0) and self._free > 0
         if not at_once and (last is None or now - last < INTERVAL):

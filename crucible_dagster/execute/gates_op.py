@@ -1,4 +1,4 @@
-"""Gates on Dagster: an op behind the stages that judges the run, and asset checks that judge it again.
+"""Gates on Dagster: an op after the stages that judges the run, and asset checks that judge it again.
 
 | a gate                     | Dagster                                                                                 |
 | -------------------------- | --------------------------------------------------------------------------------------- |
@@ -48,7 +48,7 @@ __all__ = ["gates_op"]
 
 @functools.cache
 def gates_op() -> OpDefinition:
-    """The op behind the stages: one object, however many experiments use it."""
+    """The op after the stages: one object, however many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
@@ -58,7 +58,7 @@ def gates_op() -> OpDefinition:
     return OpDefinition(
         compute_fn=compute,
         name="crucible_gates",
-        description="Judges the run by the experiment's gates, and tells its results.",
+        description="Judges the run by the experiment's gates and reports the results.",
         ins={"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
         required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
@@ -76,7 +76,7 @@ def _judge_run(
     step = context.op_handle.name
     before = upstream
     if upstream.run_id != context.run_id:
-        # A re-execution of this step alone: what another run's stages left is judged as a run of its own.
+        # Only this step is executed again: the result of another run's stages is judged as a new run.
         before = upstream._replace(run_id=context.run_id)
         record = record_run(experiment, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
@@ -84,9 +84,9 @@ def _judge_run(
     if after is None:
         # As it is now: a run whose variant was typed has its tag since its first step.
         run = context.instance.get_run_by_id(context.run_id) or context.run
-        past = EarlierRuns(context.instance, manager.store, run, step)
-        judged = run_gates(plan, before, (*traced, *compiled.observers), past)
-        # Before the verdict, so that the Context of a run that a gate fails is that of a run too.
+        earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
+        judged = run_gates(plan, before, (*traced, *compiled.observers), earlier_runs)
+        # Before the verdict, so that a run that fails a gate has its Context too.
         after = manager.commit(judged, context.run_id, step, attempt=new_attempt())
     results = after.trace.gates
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})

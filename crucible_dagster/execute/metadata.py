@@ -18,6 +18,7 @@ from crucible_core.report.document import Picture, Section
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.report.markdown import markdown_of
 from crucible_core.values.jsonable import safe_text, to_jsonable
+from crucible_core.values.messages import cut
 from crucible_dagster.names import asset_key, asset_path
 from crucible_dagster.store.lazy import changed_names
 
@@ -45,7 +46,7 @@ def materialization(
 ) -> AssetMaterialization:
     """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
 
-    `chart` shows the run among those before, in the report.
+    `chart` shows the run and earlier ones, in the report.
     """
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
@@ -59,29 +60,29 @@ def materialization(
         metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
-        description=_cut(safe_text(headline(ctx)), MAX_TEXT),
+        description=cut(safe_text(headline(ctx)), MAX_TEXT),
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )
 
 
 def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
-    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures give way to words before any text is cut."""
+    """The report as Markdown of at most MAX_MARKDOWN bytes: pictures are replaced by words before any text is cut."""
     document = report_on(ctx)
-    told: list[Section] = []
+    first: list[Section] = []
     if gates:
         rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
-        told.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
+        first.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
     if chart is not None:
-        told.append(Section("The last runs", (chart,)))
-    document = replace(document, sections=(*told, *document.sections))
+        first.append(Section("The last runs", (chart,)))
+    document = replace(document, sections=(*first, *document.sections))
     words = markdown_of(document, picture_bytes=0)
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
         return markdown_of(document, picture_bytes=MAX_MARKDOWN - size)
-    cut = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
+    kept = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
     # Whole lines, so that no row of a table and no mark-up is left open.
-    return f"{cut.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
+    return f"{kept.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
 
 
 def _outcome(gate: GateResult) -> str:
@@ -91,8 +92,8 @@ def _outcome(gate: GateResult) -> str:
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     """A decision, in the run's log and on the page of `crucible/<id>/decisions`.
 
-    Not on that of the experiment's asset: Dagster plots the numbers of an asset from its last hundred events, and a few
-    decisions in each run would leave room for a dozen runs, with a gap between any two.
+    Not on the page of the experiment's asset: Dagster plots an asset's numbers from its last hundred events, and a few
+    decisions in each run would leave room for a dozen runs, with gaps between them.
     """
     metadata: Metadata = {
         "stage": MetadataValue.text(decision.stage),
@@ -106,7 +107,7 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
         asset_key=AssetKey([*asset_path(experiment), "decisions"]),
-        description=_cut(safe_text(described), MAX_TEXT),
+        description=cut(safe_text(described), MAX_TEXT),
         metadata=metadata,
     )
 
@@ -126,7 +127,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
 
 
 def _free_name(name: str, kind: str, taken: Metadata) -> str:
-    """The name as it is, or with its kind where something else on the page has that name already."""
+    """The name, or the name with its kind if something else on the page has that name already."""
     return name if name not in taken else f"{name} ({kind})"
 
 
@@ -164,16 +165,12 @@ def _value(value: Any) -> MetadataValue[Any]:
 
 
 def _text(text: str) -> MetadataValue[Any]:
-    return MetadataValue.text(_cut(safe_text(text), MAX_TEXT))
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}\n\n… cut after {limit:,} of {len(text):,} characters"
+    return MetadataValue.text(cut(safe_text(text), MAX_TEXT))
 
 
 def _code(text: str) -> str:
     fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
-    return f"{fence}\n{_cut(text, MAX_JSON)}\n{fence}"
+    return f"{fence}\n{cut(text, MAX_JSON)}\n{fence}"
 
 
 def _backtick_runs(text: str) -> Iterator[str]:
@@ -199,5 +196,5 @@ def _table(ctx: Context) -> MetadataValue[Any]:
 
 
 def _cell(text: str) -> str:
-    # A whole id does not break, and would make the table, and with it the page's column, wider than what is shown.
-    return _cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)
+    # A whole id is not wrapped, and would make the table, and so the page's column, too wide to be shown.
+    return cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

@@ -1,7 +1,7 @@
-"""A step that nobody waits for any more stops itself.
+"""A step whose run is over, or whose worker has died, stops itself.
 
 When the process that runs a job is killed, the processes of its steps live on; and a run that was declared dead may
-still be running. What such an orphan would write is refused by the store; this is what ends it.
+still be running. The store refuses what such an orphan writes; this ends the orphan.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from multiprocessing.connection import wait
 
 from dagster import DagsterInstance
 
-__all__ = ["Watch", "watch"]
+__all__ = ["OrphanWatch", "watch_for_orphan"]
 
 INTERVAL = 2.0
-"""Seconds between two looks at the run's status."""
+"""Seconds between two queries of the run's status."""
 ORPHAN_EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h."""
 
 
-class Watch:
-    """Knows whether the run that a step belongs to was given up."""
+class OrphanWatch:
+    """Watches over the run that a step belongs to, and stops the step if the run is over."""
 
     def __init__(self, instance: DagsterInstance, run_id: str) -> None:
         self._instance = instance
         self._run_id = run_id
         self._done = threading.Event()
         self._lock = threading.Lock()
-        self.given_up = False
+        self.run_is_over = False
         self._steps_thread = threading.current_thread()
 
     def run(self) -> None:
-        # The worker that started this process, also where a fork server stands between them.
+        # The worker that started this process, even with a fork server between them.
         parent = multiprocessing.parent_process()
         while not self._done.is_set():
             if parent is not None and wait([parent.sentinel], timeout=INTERVAL):
@@ -48,7 +48,7 @@ class Watch:
                 return
 
     def _is_finished(self) -> bool:
-        # A database that is away says nothing about the run.
+        # If the database is unavailable, nothing is known about the run.
         with contextlib.suppress(Exception):
             run = self._instance.get_run_by_id(self._run_id)
             return run is not None and run.is_finished
@@ -58,11 +58,11 @@ class Watch:
         with self._lock:
             if self._done.is_set():
                 return  # a run is finished as soon as its last step is
-            self.given_up = True
+            self.run_is_over = True
             if now:
                 os._exit(ORPHAN_EXIT_CODE)
             if self._steps_thread is threading.main_thread():
-                # A signal, because it wakes what sleeps or waits; whoever asked for the run may be above the step.
+                # A signal, because it wakes what sleeps or waits; the caller of the run may be in this thread too.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def stop(self) -> None:
@@ -71,13 +71,13 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watch(instance: DagsterInstance, run_id: str) -> Iterator[Watch]:
-    """Watch over the run while a step of it works."""
-    watching = Watch(instance, run_id)
+def watch_for_orphan(instance: DagsterInstance, run_id: str) -> Iterator[OrphanWatch]:
+    """OrphanWatch over the run while one of its steps works."""
+    orphan_watch = OrphanWatch(instance, run_id)
     # The storage of an ephemeral instance is this process's alone, and not made for two threads.
     if not instance.is_ephemeral:
-        threading.Thread(target=watching.run, name="crucible-watch", daemon=True).start()
+        threading.Thread(target=orphan_watch.run, name="crucible-watch", daemon=True).start()
     try:
-        yield watching
+        yield orphan_watch
     finally:
-        watching.stop()
+        orphan_watch.stop()

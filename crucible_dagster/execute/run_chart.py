@@ -1,4 +1,4 @@
-"""Several metrics of the last runs in one picture, which Dagster, that plots them one by one, does not draw."""
+"""Several metrics of the last runs in one picture; Dagster itself plots them one by one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ NOT_DRAWN = ("p_value", "p_adjusted")
 
 
 def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
-    """The run's metrics, and what they were in the runs before; None where there is nothing to compare with.
+    """The run's metrics and those of earlier runs; None if there is nothing to compare with.
 
-    The first few: those that a gate bounds before those that vary, and these before those that never changed.
-
-    One query: the numbers are those of the asset's last materializations.
+    Only the first few: those bounded by a gate come first, then those that vary, then those that never changed. It is
+    one query: the numbers are those of the asset's last materializations.
     """
     ours = dict(islice(_drawable(ctx), CONSIDERED))
     if not ours:
@@ -60,7 +59,7 @@ def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
     try:
         return run_chart(series, bounds=bounds or None, caption=caption)
     except (ArithmeticError, ValueError):
-        # All stages have succeeded: a picture that cannot be drawn is no reason to fail their run.
+        # All stages have succeeded: a picture that cannot be drawn must not fail their run.
         _log.exception("the chart of the last runs cannot be drawn")
         return None
 

@@ -1,9 +1,9 @@
 """At most one run does the work of a tick or of an update, however many are launched for it.
 
-Two daemons launch every tick twice, and Dagster has nothing that keeps a second run out: it looks whether there is a
-run, then makes one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that in
-the context store, which makes a file only if it is not there, before its first stage. One run gets it; another ends as
-cancelled. Whoever is killed, and when: the claim belongs to a run, and to those that execute it again.
+Two daemons launch every tick twice, and nothing in Dagster prevents the second run: it looks whether there is a run,
+then creates one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that before
+its first stage, by creating a file in the context store that must not exist yet. One run gets it; the others end as
+cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WHAT: Mapping[str, str] = {SCHEDULE_NAME_TAG: TICK_TAG, SENSOR_NAME_TAG: UPDATE
 
 def claim_key(run: DagsterRun) -> str | None:
     """What the run was launched for; None unless a schedule or a trigger launched it."""
-    # Both tags, since the UI copies other than Dagster's own to what is launched by hand from a run.
+    # Both tags, because the UI copies tags that are not Dagster's own to a run that is launched by hand from another.
     for launcher, what in _WHAT.items():
         if launcher in run.tags and what in run.tags:
             return f"{location_of(run)} {run.tags[launcher]} {run.tags[what]}"
@@ -57,9 +57,9 @@ def location_of(run: DagsterRun) -> str:
 
 
 def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
-    """Claim what the run was launched for; where another run has it, end this one as cancelled.
+    """Claim what the run was launched for; if another run has it, end this one as cancelled.
 
-    Raises Failure then, and StoreError if the store cannot be used.
+    Raises Failure in that case, and StoreError if the store cannot be used.
     """
     key = claim_key(run)
     if key is None:
@@ -72,7 +72,7 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
     launcher = run.tags.get(SCHEDULE_NAME_TAG) or run.tags.get(SENSOR_NAME_TAG)
     said = f"Run {owner} has {what} of {launcher}; this run does nothing."
     instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
-    # The run whose steps fail while it is being cancelled ends as cancelled: nobody is alarmed, and nothing is retried.
+    # A run whose steps fail while it is being cancelled ends as cancelled: there is no alert and no retry.
     instance.report_run_canceling(run, said)
     raise Failure(description=said, allow_retries=False)
 
@@ -80,7 +80,7 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
     """End this process if another one of this machine runs the very same run: two daemons took it from the queue.
 
-    Only when the run is over: Dagster takes the end of any of its processes for that of the run.
+    Only when the run is over: to Dagster, the end of any of its processes is the end of the run.
     """
     mine = worker_of_this_step()
     first = store.claim(f"process of {run.run_id}", run.run_id, mine)
@@ -89,14 +89,14 @@ def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: Da
     over = False
     while not over and not is_gone(first):
         time.sleep(1.0)
-        with contextlib.suppress(Exception):  # a database that is away says nothing about the run
+        with contextlib.suppress(Exception):  # if the database is unavailable, nothing is known about the run
             now = instance.get_run_by_id(run.run_id)
             over = now is None or now.is_finished
     os._exit(ORPHAN_EXIT_CODE)
 
 
 def supersede(instance: DagsterInstance, run_ids: Iterable[str], why: str) -> None:
-    """Give up runs that were made and never submitted: if somebody still submits one, Dagster does not start it."""
+    """Cancel runs that were created and never submitted: if one is still submitted, Dagster does not start it."""
     for run_id in run_ids:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.status is DagsterRunStatus.NOT_STARTED:

@@ -1,11 +1,11 @@
-"""Results of stages that are used again: `cache: true` in the experiment file.
+"""Reusing earlier results of stages: `cache: true` in the experiment file.
 
-A stage's earlier result is taken when its code, its options and everything that it looked at in the Context are the
-same. What it looks at is known from watching it: the earlier result says what it depended on. Files, the network, the
+An earlier result of a stage is reused if its code, its options and everything that it looked at in the Context are the
+same. What it looks at is noted while it runs, and stored with the result. Files, the network, the
 clock, environment variables and modules that the stage imports are not seen.
 
 Below `reuse/<digest of code and options>/` of the store, each set of things that such a stage once looked at has a
-`.reads` file, and each result with these things as they were a `.result` file; so that a look-up costs as many small
+`.reads` file, and each result with these things as they were a `.result` file; so a look-up costs as many small
 reads as there are different sets, and no listing of results.
 """
 
@@ -40,7 +40,7 @@ from crucible_dagster.store.manifest import read_document, write_document
 from crucible_dagster.store.objects import Ref, object_name
 from crucible_dagster.store.store import REUSE
 
-__all__ = ["Hit", "ReuseIndex", "StageKey", "described_read", "key_of"]
+__all__ = ["Hit", "StageCache", "StageKey", "described_read", "key_of"]
 
 Part = dict[str, JsonValue]
 """`part`, `then`, `now`: something a result depends on, in the earlier run and in this one."""
@@ -55,7 +55,7 @@ class StageKey:
     """In the pipeline."""
     stage: str
     code: str | None
-    """None where there is no source: then nothing is used again."""
+    """None if there is no source: then nothing is reused."""
     options: Mapping[str, str]
     """Name -> digest of its value."""
 
@@ -95,7 +95,7 @@ def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
 
 
 def written_names(before: Context, after: Context) -> dict[str, frozenset[str]]:
-    """Part -> the names that a stage gave a value to, be it the same as before."""
+    """Part -> the names that a stage gave a value to, even the same as before."""
     return {
         part: frozenset(name for name, entry in entries_of(getattr(after, part)).items() if was.get(name) is not entry)
         for part in PARTS
@@ -115,8 +115,8 @@ def described_read(read: Read) -> str:
     return read[0]
 
 
-class ReuseIndex:
-    """What may be used again, in the store beside the results themselves."""
+class StageCache:
+    """Which results may be reused; kept in the store, beside the results themselves."""
 
     def __init__(self, store: ContextStore) -> None:
         self._store = store
@@ -127,7 +127,7 @@ class ReuseIndex:
             return None
         try:
             names = self._store.files.children(key.folder)
-        except OSError:  # an index that cannot be read is none
+        except OSError:  # an index that cannot be read is as good as none
             return None
         for name in names:
             if not name.endswith(".reads"):
@@ -156,12 +156,12 @@ class ReuseIndex:
         never = [described_read(read) for read, digest in reads.items() if digest == NEVER_THE_SAME]
         delta = _delta(before, after, written)
         if key.code is None:
-            return f"the source of {key.stage} is not to be had, or was changed since it was imported"
+            return f"the source of {key.stage} cannot be read, or was changed after it was imported"
         if never:
             return f"it read ctx.{never[0]}, which is different in every run"
         if delta is None:
             return (
-                "it took something away from the Context, changed earlier outputs or the experiment, or gave another "
+                "it removed something from the Context, changed earlier outputs or the experiment, or gave another "
                 "name to an object that had more than one"
             )
         document = {
@@ -181,7 +181,7 @@ class ReuseIndex:
         return None
 
     def compare_with_last(self, key: StageKey, before: Context) -> tuple[str | None, list[Part]]:
-        """The last run that this stage of this experiment has a result of, and what it depended on, then and now."""
+        """The last run with a result of this stage of this experiment, and what the result depends on, then and now."""
         last = self._read(key.last)
         if last is None:
             return None, []
@@ -199,7 +199,7 @@ class ReuseIndex:
         return last["run_id"], parts
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        # What cannot be read here is not worth failing for: the stage runs.
+        # Not worth failing for: the stage runs.
         try:
             return read_document(self._store.files.read(name), name)
         except Exception:  # noqa: BLE001
@@ -233,10 +233,7 @@ class ReuseIndex:
         changed["outputs"] = StoredList([*before.outputs.chunks, *added], Reads())
         decisions = [{**decision, "stage": stage} for decision in delta["decisions"]]
         changed["trace"] = Trace.from_json(json.dumps(decisions))
-        restored = object.__new__(Context)
-        restored.__dict__.update(before.__dict__)
-        restored.__dict__.update(changed)
-        return restored
+        return before._replace(**changed)
 
 
 def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]]) -> dict[str, Any] | None:

@@ -1,12 +1,11 @@
-"""What an op does: run one stage, on the Context that the store has for it, and tell Dagster of it.
+"""What an op does: run one stage, on the Context that the store has for it, and report it to Dagster.
 
-In this order: what happens is written to the store, then told to Dagster, whose event log drops messages while its
-database is away.
+In this order: an event is written to the store, then sent to Dagster, whose event log drops messages while its database
+is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from dagster import (
@@ -35,17 +34,17 @@ from crucible_core.observers import Audience, Observers
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
-from crucible_dagster.execute.event_log import StageTeller
+from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
-from crucible_dagster.execute.orphan_watch import watch
+from crucible_dagster.execute.orphan_watch import watch_for_orphan
 from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
-from crucible_dagster.execute.stage_cache import Hit, ReuseIndex, StageKey, key_of, written_names
+from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import modules_of
-from crucible_dagster.store import Reads, RefusedWriteError, unwatched, watched
+from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
@@ -85,10 +84,10 @@ def _run_step(
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
-        context.log.warning(f"another attempt at step {step} has a result already, and that counts")
+        context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = _before(context, upstream, launched)
-        one = _Step(context, manager, compiled, plan[index], step, traced)
+        one = _StepAttempt(context, manager, compiled, plan[index], step, traced)
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
@@ -99,7 +98,7 @@ def _run_step(
     yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
 
 
-class _Step:
+class _StepAttempt:
     """One attempt at a step."""
 
     def __init__(
@@ -119,28 +118,28 @@ class _Step:
         self.raw: Context
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
-        teller = StageTeller(context, compiled.experiment, compiled.settings)
-        self.audience = Audience.of((self._keep, teller, *traced, *compiled.observers))
+        event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
+        self.audience = Audience.of((self._keep, event_log, *traced, *compiled.observers))
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
         if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
             return self._run(self.planned, before, {})
-        index = ReuseIndex(self.manager.store)
+        cache = StageCache(self.manager.store)
         key = key_of(self.planned, before.experiment_id)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
-        hit = None if fresh else index.find(key, before)
+        hit = None if fresh else cache.find(key, before)
         if hit is not None:
             return self._reuse(hit, before, key)
         if fresh:
             why: dict[str, Any] = {"fresh": True}
         else:
-            run_id, parts = index.compare_with_last(key, before)
+            run_id, parts = cache.compare_with_last(key, before)
             why = {"last": run_id, "parts": parts}
-        return self._run_watched(before, index, key, why)
+        return self._run_tracked(before, cache, key, why)
 
     def adopt(self, before: Context) -> Context | None:
-        """The result that the run which this one resumes has of the step, if its process died before saying so."""
+        """The step's result in the run that this one resumes, if that run's process died before it reported it."""
         run = self.dagster.run
         if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
             return None
@@ -153,7 +152,7 @@ class _Step:
         if found.experiment.seed != before.experiment.seed:
             return None
         self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        adopted = replace(found, experiment=before.experiment, run_id=run.run_id)
+        adopted = found._replace(experiment=before.experiment, run_id=run.run_id)
         return self._commit(adopted, {"adopted_from": run.parent_run_id})
 
     def _run(
@@ -162,41 +161,41 @@ class _Step:
         """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
         packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
-        with watch(self.dagster.instance, run_id) as watching:
+        with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
                     self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
-                said = f"{error}\n\nNot kept of the Context: {'; '.join(lost)}" if lost else str(error)
+                said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
                 raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
-            if watching.given_up:
+            if orphan_watch.run_is_over:
                 raise RefusedWriteError(
-                    f"run {run_id} was given up while step {self.step!r} ran; its result is refused"
+                    f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
             if reads is not None:
                 notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
             return self._commit(self.raw, notes)
 
-    def _run_watched(self, before: Context, index: ReuseIndex, key: StageKey, why: dict[str, Any]) -> Context:
+    def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
-        watching = _Watching(self.planned.stage, reads)
+        tracking = _TrackedStage(self.planned.stage, reads)
         notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
-        kept = self._run(self.planned._replace(stage=cast("Stage", watching)), before, notes, reads)
+        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
         unfit = (
-            index.remember(
+            cache.remember(
                 key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
             )
             if kept.experiment.to_json() == experiment
             else "it changed the experiment in place"
         )
         if unfit:
-            self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be used again: {unfit}")
+            self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be reused: {unfit}")
         return kept
 
     def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
@@ -208,19 +207,19 @@ class _Step:
             self.audience.tell(event)
             trace = trace.append(event)
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
-        after = replace(hit.context, trace=trace)
+        after = hit.context._replace(trace=trace)
         reads = [[list(read), digest] for read, digest in hit.reads.items()]
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(unwatched(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
 
 
-class _Watching:
-    """Runs a stage and has it watched."""
+class _TrackedStage:
+    """Runs a stage on a Context that notes what the stage looks at."""
 
     def __init__(self, stage: Stage, reads: Reads) -> None:
         self._stage = stage
@@ -229,10 +228,10 @@ class _Watching:
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
         try:
-            after: object = self._stage.run(watched(ctx, self._reads))
+            after: object = self._stage.run(tracked(ctx, self._reads))
         finally:
             self._reads.listening = False
-        return unwatched(after) if isinstance(after, Context) else cast("Context", after)
+        return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
 def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
@@ -240,15 +239,15 @@ def _before(context: OpExecutionContext, upstream: Context | None, launched: Exp
         begun = Context.begin(launched, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
-        return replace(begun, **parts, outputs=StoredList((), reads))
+        return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
-        # A re-execution goes on from what another run left, as a run of its own and with its own options.
-        return replace(upstream, experiment=launched.with_own_data(), run_id=context.run_id)
+        # A re-execution continues from another run's result, as a new run with its own options.
+        return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
     return upstream
 
 
 def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionContext, steps: Sequence[str]) -> None:
-    """Whatever still runs of the run that this one replaces comes too late from now on."""
+    """Refuse from now on what is still running of the run that this one replaces."""
     replaced = context.run.parent_run_id
     parent = context.instance.get_run_by_id(replaced) if replaced is not None else None
     if parent is not None and parent.is_finished:
@@ -264,8 +263,8 @@ def _reads_of(before: Context) -> Reads:
 def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
     """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
 
-    What stands in the Launchpad's editor from the beginning was typed by nobody: the file's options and defaults, and
-    where the run is of a variant's partition, those of the variant.
+    What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and
+    those of the variant if the run is of a variant's partition.
     """
     file, settings = compiled.experiment, compiled.settings
     experiment = file if settings.variant is None else file.with_variant(settings.variant, compiled.registry)

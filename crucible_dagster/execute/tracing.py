@@ -1,4 +1,4 @@
-"""OpenTelemetry on Dagster: the steps of one run make spans of one trace, in however many processes they run."""
+"""OpenTelemetry on Dagster: the steps of one run are spans of one trace, in however many processes they run."""
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import contextlib
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["PARENT_TAGS", "parent_tags", "traced_step", "tracing_here"]
 
 PARENT_TAGS = ("traceparent", "tracestate")
-"""Run tags that name the span which a run is a part of: those of W3C Trace Context, as any propagator injects them."""
+"""Run tags that name the span which a run is part of: those of W3C Trace Context, as any propagator injects them."""
 
 _log = logging.getLogger("crucible")
 
 
 @contextlib.contextmanager
 def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> Iterator[Observers]:
-    """Around a step: the observers that make spans of what happens in it, none where tracing is not configured.
+    """Around a step: the observers that make spans of it; none if tracing is not configured.
 
     The span of the run is ended by its last step, or by one that raises.
     """
@@ -65,7 +65,7 @@ def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> 
                 one.end()
     finally:
         if multiprocessing.parent_process() is not None:
-            # Such a process ends without the SDK's farewell.
+            # Such a process ends without the exit handler of the SDK.
             from crucible_core.telemetry.observer import flush  # noqa: PLC0415  # an extra
 
             for tracer in tracers:
@@ -73,7 +73,7 @@ def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> 
 
 
 def parent_tags() -> dict[str, str]:
-    """The tags that make a run a part of what goes on here: of the current span, or of what TRACEPARENT names."""
+    """The tags that make a run part of the current span, or of the one that TRACEPARENT names."""
     carrier: dict[str, str] = {}
     if "opentelemetry.trace" in sys.modules:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
@@ -85,9 +85,9 @@ def parent_tags() -> dict[str, str]:
 
 
 def tracing_here(observers: Observers) -> Observers:
-    """Those that hear of a run when it is over: what has been traced by the processes of its steps is not traced again.
+    """The observers that get the events of a run when it is over: without those that would trace it again.
 
-    They do that where the environment, which they share, asks for it.
+    The processes of its steps have traced it already if the environment, which they share, asks for it.
     """
     explicit = _explicit(observers) if environment_asks() else []
     return [observer for observer in observers if observer not in explicit]
@@ -107,7 +107,7 @@ def _tracers(compiled: "CompiledExperiment") -> "list[OpenTelemetryObserver]":
 
 
 def _explicit(observers: Observers) -> "list[OpenTelemetryObserver]":
-    """Those that somebody made: then their module is loaded."""
+    """Those that were passed explicitly: then their module is loaded."""
     otel: Any = sys.modules.get("crucible_core.telemetry.observer")
     return [one for one in observers if otel is not None and isinstance(one, otel.OpenTelemetryObserver)]
 
@@ -129,7 +129,7 @@ def _parent_in(tags: Mapping[str, str]) -> Any:
     found = parent_context({name: tags[name] for name in PARENT_TAGS if name in tags})
     if found is None:
         _log.warning(
-            "the run's tag %s, %r, is no traceparent of W3C Trace Context; the run begins a trace of its own",
+            "the run's tag %s, %r, is not a traceparent of W3C Trace Context; the run starts a new trace",
             PARENT_TAGS[0],
             tags[PARENT_TAGS[0]],
         )

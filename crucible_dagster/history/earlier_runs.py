@@ -23,14 +23,14 @@ ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
 
 
 class EarlierRuns:
-    """Those before one run, of the same experiment and the same variant.
+    """The runs before one run, of the same experiment and the same variant.
 
-    Runs that execute one another again, such as retries, are one: what one of them found is what the next goes on from,
-    and it would be compared with itself, or counted twice. The newest that will do stands for all.
+    A run and those that execute it again, such as retries, count as one: each continues from the results of the one
+    before, and would be compared with itself, or counted twice. The newest usable one represents all.
     """
 
     def __init__(self, instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> None:
-        """`step` is the one whose result is that of a run."""
+        """`step` is the one whose result is the result of a run."""
         self._instance = instance
         self._store = store
         self._run = run
@@ -40,7 +40,7 @@ class EarlierRuns:
     def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
         """The runs that the baseline means, newest first.
 
-        Raises CrucibleError for a pinned run that there is not, or that cannot be one.
+        Raises CrucibleError if a pinned run does not exist, or cannot be a baseline.
         """
         if baseline.run is not None:
             return [self._pinned(baseline.run)]
@@ -55,7 +55,7 @@ class EarlierRuns:
     def since(self, run_id: str) -> Sequence[EarlierRun]:
         """The runs after that one and before this, oldest first.
 
-        Those that a gate failed too: leaving them out would leave the low values out.
+        Runs that failed a gate are included: without them, the low values would be missing.
         """
         (first,) = self._instance.get_run_records(RunsFilter(run_ids=[run_id]), limit=1)
         found = []
@@ -72,7 +72,7 @@ class EarlierRuns:
     def _pinned(self, run: str) -> EarlierRun:
         run_id = self._history.find(run)
         if run_id == self._run.run_id:
-            raise CrucibleError(f"the baseline is run {run_id}, which is this very run")
+            raise CrucibleError(f"the baseline is run {run_id}, which is this run itself")
         pinned = self._instance.get_run_by_id(run_id)
         assert pinned is not None
         ours, its = (one.tags.get(EXPERIMENT_TAG) for one in (self._run, pinned))
@@ -89,11 +89,11 @@ class EarlierRuns:
     def _context(self, run_id: str) -> Context:
         if self._store.find(run_id, self._step) is not None:
             return self._store.load(run_id, self._step)
-        return self._history.context(run_id)  # of another pipeline, or one that went on from another run
+        return self._history.context(run_id)  # of another pipeline, or resumed from another run
 
 
 def _variant(run: DagsterRun) -> str:
-    return run.tags.get(VARIANT_TAG, "")  # a run again of one that had a variant has an empty one
+    return run.tags.get(VARIANT_TAG, "")  # a re-execution of a run with a variant may have an empty one
 
 
 def _succeeded(run: DagsterRun) -> bool:
@@ -106,7 +106,7 @@ def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[Dagste
 
 
 def _one_of_each(runs: Iterable[DagsterRun], but: set[str]) -> Iterator[DagsterRun]:
-    """The first of those that execute one another again; none of those that execute one of `but` again."""
+    """The first run of each group of re-executions, except the groups of `but`."""
     known = set(but)
     for run in runs:
         if root_of(run) not in known:
@@ -120,7 +120,7 @@ def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun 
 
 
 def _runs_of(instance: DagsterInstance, experiment: str, before: str | None) -> Iterator[DagsterRun]:
-    # By the job's name, for which there is an index; the tag tells those of other experiments apart.
+    # By the job's name, which has an index; the tag distinguishes experiments with the same job name.
     filters = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
     while True:
         page = instance.get_run_records(filters, limit=PAGE, cursor=before)

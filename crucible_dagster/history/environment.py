@@ -23,24 +23,24 @@ GIT_LASTS = 60.0
 
 
 class _Recorded(BaseModel):
-    # What a newer version adds is passed over; what it changes comes with another format version.
+    # Additions of a newer version are ignored; changes come with another format version.
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class GitState(_Recorded):
-    """The commit that was checked out where the experiment file lies."""
+    """The commit that was checked out in the folder of the experiment file."""
 
     commit: str
     branch: str | None = None
-    """None where no branch is checked out."""
+    """None if no branch is checked out."""
     dirty: bool | None = None
-    """Whether files that git knows differ from the commit; None if git took too long to tell."""
+    """Whether tracked files differ from the commit; None if git took too long."""
 
 
 def git_state(folder: Path) -> GitState | None:
-    """What git says of the folder; None if it is in no repository, has no commit yet, or there is no git.
+    """What git says about the folder; None without a repository, a commit or git.
 
-    Asked at most once a minute per folder: what runs is what this process has imported before.
+    Git is called at most once a minute per folder: what runs was imported before anyway.
     """
     return _git_state(folder, int(time.monotonic() / GIT_LASTS))
 
@@ -107,7 +107,7 @@ def _version(distribution: str) -> str | None:
 
 @functools.cache
 def _distribution_of(top: str) -> Mapping[str, str]:
-    """The installed distribution that a top-level module belongs to, with its version; nothing of a loose file."""
+    """The installed distribution that a top-level module belongs to, with its version; empty for a loose file."""
     if (version := _version(top)) is not None:
         return {top: version}
     origin = getattr(sys.modules.get(top), "__file__", None) or ""

@@ -58,7 +58,7 @@ def verdict_of(results: Iterable[GateResult]) -> GatesVerdict:
 
 
 def verdict_of_run(run: DagsterRun) -> GatesVerdict | None:
-    """What the run's tag says; None of a run that was not judged."""
+    """What the run's tag says; None if the run was not judged."""
     return next((one for one in get_args(GatesVerdict) if one == run.tags.get(GATES_TAG)), None)
 
 
@@ -68,7 +68,7 @@ def has_passed(run: DagsterRun) -> bool:
 
 
 def is_judged(run: DagsterRun) -> bool:
-    """Whether all stages of the run succeeded, whatever its gates said."""
+    """Whether all stages of the run succeeded, whatever the results of its gates."""
     return run.status is DagsterRunStatus.SUCCESS or (
         run.status is DagsterRunStatus.FAILURE and verdict_of_run(run) is not None
     )
@@ -108,11 +108,11 @@ def gate_metadata(result: GateResult) -> dict[str, MetadataValue[Any]]:
 
 
 def gates_of_run(instance: DagsterInstance, run_id: str) -> tuple[GateResult, ...]:
-    """The results of a run's gates, in order; none of a run that did not get that far, or has no gates."""
+    """The results of a run's gates, in order; empty if the run has none, or ended before they were judged."""
     found: dict[str, GateResult] = {}
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
-        told = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        shown = told.metadata.get(RESULT_KEY) if isinstance(told, AssetCheckEvaluation) else None
+        evaluation = entry.dagster_event.event_specific_data if entry.dagster_event else None
+        shown = evaluation.metadata.get(RESULT_KEY) if isinstance(evaluation, AssetCheckEvaluation) else None
         if isinstance(shown, JsonMetadataValue) and isinstance(shown.value, dict):
             result = _read(shown.value)
             found[result.gate] = result

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crucible_bench.data.pairing import places_of_pairs
 from crucible_bench.declaration import Declaration
 from crucible_bench.vocabulary import CorrectionName
 from crucible_core.context import Context
-from crucible_core.errors import CrucibleError
+from crucible_core.errors import CrucibleError, UnknownStageError
+from crucible_core.ir.experiment import StageDef
 from crucible_core.plan import plan_stage
 from crucible_core.registry import Registry
+from crucible_core.stage import Stage
 from crucible_core.stages.bench import Bench
 from crucible_core.stages.bench_data import ComparedGroups
 from crucible_core.values.equality import same
 from crucible_core.values.messages import error_text
+from crucible_dagster.history.run_record import RunRecord
 
 if TYPE_CHECKING:
     from crucible_bench import TestResult
 
-__all__ = ["GroupChange", "compare_groups"]
+__all__ = ["GroupChange", "RecordedBenches", "compare_groups"]
 
 CORRECTION: CorrectionName = "holm"
 
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """What became of a group from run A to run B: `result` is about B minus A.
+    """How a group changed from run A to run B: `result` is about B minus A.
 
-    `p_adjusted` is corrected by Holm for all groups that were compared. Where no comparison could be made, `result` is
+    `p_adjusted` is corrected by Holm for all groups that were compared. If no comparison could be made, `result` is
     None and `reason` says why.
     """
 
@@ -56,12 +60,43 @@ class GroupChange:
         }
 
 
+class RecordedBenches(Registry):
+    """Knows the `bench` stages of recorded runs, and no other stage: it imports nothing that a pipeline names."""
+
+    def __init__(self, *records: RunRecord | None) -> None:
+        super().__init__({})
+        self._benches = [frozenset(_benches_in(record)) if record else frozenset() for record in records]
+
+    @property
+    def are_in_both(self) -> bool:
+        """Whether every run has some."""
+        return all(self._benches)
+
+    def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[Stage]:  # noqa: ARG002  # nowhere
+        if any((definition.name, definition.module) in one for one in self._benches):
+            return Bench
+        raise UnknownStageError(
+            f"stage {definition.name!r} was not a bench stage in these runs", stage=definition.name, known=()
+        )
+
+
+def _benches_in(record: RunRecord) -> Iterator[tuple[str, str | None]]:
+    """Name and module, as the experiment has them, of the entries that were found to be `bench` stages."""
+    try:
+        modules = {one.name: one.module for one in record.to_experiment().pipeline}
+    except CrucibleError:  # which is among the notes already, where it matters
+        return
+    for stage in record.stages:
+        if stage.stage == f"{Bench.__module__}:{Bench.__name__}":
+            yield stage.name, modules.get(stage.name)
+
+
 def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[str, str]) -> tuple[GroupChange, ...]:
     """Every group that a `bench` stage of both runs compared, run B's values against run A's.
 
     The design, outcome, alpha and effect size are those that B's stage declares: values of the same fold, example or
-    seed stay pairs, by their names where they have some, else by their places. `names` are A's and B's in the results.
-    What cannot be read or compared has its reason.
+    seed stay pairs, by name if they have names, otherwise by position. `names` are the names of A and B in the results.
+    What cannot be read or compared has a reason instead.
     """
     from crucible_bench import adjust_p_values  # noqa: PLC0415  # scipy takes a second to load
 
@@ -94,7 +129,7 @@ class _Benched(NamedTuple):
 
 
 def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
-    """Metric -> what its bench stage compared in the run, or why that cannot be had."""
+    """Metric -> what its bench stage compared in the run, or why it cannot be read."""
     found: dict[str, _Benched | str] = {}
     for index, definition in enumerate(ctx.experiment.pipeline):
         if not definition.enabled:
@@ -102,7 +137,7 @@ def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
         try:
             stage = plan_stage(ctx.experiment, index, registry).stage
         except CrucibleError:
-            continue  # a stage that is no more: if it was a bench stage, its module is gone
+            continue  # another stage, or a bench stage whose options are refused by now
         if not isinstance(stage, Bench) or not ctx.has_metric(stage.metric):
             continue
         try:
@@ -151,5 +186,5 @@ def _in_order(values: Any, group: str, earlier: ComparedGroups, later: ComparedG
         values = [values[place] for place in places]
         clusters = None if clusters is None else [clusters[place] for place in places]
     if clusters is not None and later.clusters is not None and list(clusters) != list(later.clusters):
-        raise ValueError("the runs have their items in different clusters, so that they are not the same items")
+        raise ValueError("the runs have their items in different clusters, so they are not the same items")
     return values

@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dagster import (
     AssetKey,
@@ -33,13 +31,11 @@ from crucible_core import (
     Context,
     CrucibleError,
     GateResult,
-    builtin_registry,
 )
 from crucible_core.report import diff_traces, results
-from crucible_core.stages.bench import Bench
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_dagster.history.gate_results import gates_of_run
-from crucible_dagster.history.group_changes import GroupChange, compare_groups
+from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, compare_groups
 from crucible_dagster.history.record_diff import Change, changes_between
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
@@ -50,14 +46,15 @@ from crucible_dagster.history.summaries import (
     RunStatus,
     RunSummary,
     StageTime,
+    _ContextFacts,
     _experiment_of,
+    _facts_in,
     _moment,
     _statuses,
     _summary,
-    _Told,
-    _told,
 )
 from crucible_dagster.names import dagster_name
+from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG
 
@@ -84,34 +81,18 @@ SHORTEST_PREFIX = 4
 MAX_CANDIDATES = 5
 
 
-class Failed(Protocol):
-    """What the store keeps of a step that failed."""
-
-    @property
-    def context(self) -> Context: ...
-
-
-class Store(Protocol):
-    """What History reads of the context store."""
-
-    def load(self, run_id: str, step: str, /) -> Context: ...
-
-    def load_failure(self, run_id: str, step: str, /) -> Failed | None: ...
-
-    def run_record(self, run_id: str, /) -> str | None: ...
-
-
 class History:
     """What ran on a Dagster instance.
 
-    A run may be named by the first characters of its id, four at least, where they are those of no other run. Reading a
-    Context back may unpickle: trust whoever can write to the context store, or use `runs` and `metrics` only.
+    A run may be named by at least the first four characters of its id, if no other id begins with them. Nothing
+    that a recorded experiment names is imported. But looking at a value of a Context may unpickle it, which imports
+    its class and runs its code: trust whoever can write to the context store, or use `runs` and `metrics` only.
     """
 
-    def __init__(self, instance: DagsterInstance, *, store: Store | None = None) -> None:
-        """`store` is the one that the instance's runs use unless given."""
+    def __init__(self, instance: DagsterInstance, *, store: ContextStore | None = None) -> None:
+        """`store` defaults to the one that the instance's runs use."""
         self._instance = instance
-        self._store: Store = open_store(instance) if store is None else store
+        self._store = open_store(instance) if store is None else store
 
     def experiments(self) -> tuple[str, ...]:
         """The experiments that have runs."""
@@ -126,7 +107,7 @@ class History:
         limit: int = 20,
         before: str | None = None,
     ) -> tuple[RunSummary, ...]:
-        """A page of runs, newest first; the next one is that `before` the last run of this one.
+        """A page of runs, newest first; the next page is the one `before` the last run of this one.
 
         Raises CrucibleError if there is no such experiment, status or run.
         """
@@ -146,8 +127,8 @@ class History:
 
         `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
         materialization: the first 10,000 metrics, and of a comparison its findings. A run that did not succeed has
-        none, and its row only the three columns; a metric with one of their names is called `status (metric)`. The row
-        of a run of a variant of the experiment has it as `variant` too.
+        none, and only the three columns; a metric with one of their names is called `status (metric)`. If the run is of
+        a variant, the row has it as `variant`.
 
         Raises CrucibleError if there is no such experiment or status.
         """
@@ -174,7 +155,7 @@ class History:
             return run
         if len(run) < SHORTEST_PREFIX:
             raise CrucibleError(
-                f"{printable(run)!r} is too short for a run id: give {SHORTEST_PREFIX} characters at least"
+                f"{printable(run)!r} is too short for a run id: give at least {SHORTEST_PREFIX} characters"
             )
         ids = self._instance.get_run_ids(RunsFilter(tags={EXPERIMENT_TAG: list(self.experiments())}))
         found = [one for one in ids if one.startswith(run.lower())]
@@ -190,7 +171,7 @@ class History:
         )
 
     def record(self, run: str) -> RunRecord | None:
-        """What was recorded when the run began; None if its first stage never did.
+        """What was recorded when the run started; None if its first stage never started.
 
         Raises CrucibleError if there is no such run, or the record cannot be read.
         """
@@ -204,8 +185,6 @@ class History:
         """
         run_id = self.find(run)
         record = self.record(run_id)
-        if record is not None and record.source is not None:
-            _find_modules_beside(record.source)
         finished, others = self._steps(run_id, record)
         for step in reversed(others):
             if (failure := self._store.load_failure(run_id, step)) is not None:
@@ -223,11 +202,11 @@ class History:
         summary = self._summary(run_id)
         notes: list[str] = []
         record = self._record_or_note(run_id, notes)
-        told = self._from_context(run_id, _told, notes)
-        if told is None:
-            told = _Told(self._times(run_id, record), summary.metrics, {}, (), None)
+        facts = self._from_context(run_id, _facts_in, notes)
+        if facts is None:
+            facts = _ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
-        failure = told.failure
+        failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
             failure = RunFailure(None, "; ".join(blocked), None)
         if failure is None and summary.status in {"failed", "canceled"}:
@@ -235,24 +214,24 @@ class History:
         return RunDetails(
             summary=summary,
             record=record,
-            stages=told.stages,
-            metrics=told.metrics,
-            artifacts=told.artifacts,
-            decisions=told.decisions,
+            stages=facts.stages,
+            metrics=facts.metrics,
+            artifacts=facts.artifacts,
+            decisions=facts.decisions,
             failure=failure,
             gates=gates,
             notes=tuple(notes),
         )
 
     def gates(self, run: str) -> tuple[GateResult, ...]:
-        """The results of the run's gates; none of a run whose stages did not all succeed, or without gates.
+        """The results of the run's gates; empty if it has none, or if not all of its stages succeeded.
 
         Raises CrucibleError if there is no such run.
         """
         return gates_of_run(self._instance, self.find(run))
 
     def compare(self, a: str, b: str, *, values: bool = False) -> RunComparison:
-        """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions are not the same.
+        """Two runs side by side; with `values`, also which outputs, artifacts, assigns and decisions differ.
 
         Raises CrucibleError if one of the runs does not exist.
         """
@@ -262,7 +241,7 @@ class History:
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
         changed = changes_between(*records)
-        groups = self._compare_groups(ids, notes) if all(map(_has_bench, records)) else ()
+        groups = self._compare_groups(ids, RecordedBenches(*records), notes)
         differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
             differ = self._from_context(
@@ -298,7 +277,7 @@ class History:
         before: str | None = None,
     ) -> list[StoredRun]:
         if limit is not None and limit < 1:
-            raise CrucibleError(f"the limit is {limit}; a page has one run at least")
+            raise CrucibleError(f"the limit is {limit}; a page has at least one run")
         known = self.experiments()
         if experiment is not None and experiment not in known:
             raise CrucibleError(
@@ -307,8 +286,8 @@ class History:
             )
         if not known:
             return []
-        # By the job's name and not by the tag: the index by job has its runs in order, so that a page is all that is
-        # read; the runs of a tag would all be sorted first.
+        # By the job's name and not by the tag: the index by job is in order, so only one page is read, while all runs
+        # of a tag would be sorted first.
         filters = RunsFilter(
             job_name=None if experiment is None else dagster_name(experiment),
             statuses=_statuses(status),
@@ -330,7 +309,7 @@ class History:
                 return
             cursor = page[-1].dagster_run.run_id
             if len(ours) < size / 10:
-                # They are few among the runs of others: looking through those would take longer than sorting these.
+                # They are few among the runs of others: reading all of those would take longer than sorting these.
                 filters = RunsFilter(
                     tags={EXPERIMENT_TAG: list(experiments)},
                     job_name=filters.job_name,
@@ -351,7 +330,7 @@ class History:
         return {run_id: shown for name, runs in wanted.items() for run_id, shown in self._shown_of(name, runs)}
 
     def _shown_of(self, experiment: str, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        # There is no looking up by run: it is made while the run goes on, so those of that time are looked through.
+        # There is no look-up by run. It is made while the run is running, so those of that time are searched.
         missing = {one.dagster_run.run_id for one in runs}
         window = AssetRecordsFilter(
             AssetKey(["crucible", dagster_name(experiment)]),
@@ -378,7 +357,7 @@ class History:
             order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
-            # Behind the stages come the gates, whose step has a result also where it fails the run.
+            # After the stages come the gates, whose step has a result even if it fails the run.
             judged = {step for step in began if step not in order}
             order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
             began |= dict.fromkeys(judged, "SUCCESS")
@@ -411,7 +390,7 @@ class History:
             notes.append(str(error))
             return None
         if record is None:
-            notes.append(f"run {run_id} has no record: its first stage never began, or its files were removed")
+            notes.append(f"run {run_id} has no record: its first stage never started, or its files were removed")
         return record
 
     def _from_context(self, run_id: str, read: Callable[[Context], T], notes: list[str]) -> T | None:
@@ -430,11 +409,13 @@ class History:
             return run.metrics
         return self._from_context(run.run_id, lambda context: dict(results(context)), notes) or {}
 
-    def _compare_groups(self, ids: tuple[str, str], notes: list[str]) -> tuple[GroupChange, ...]:
+    def _compare_groups(
+        self, ids: tuple[str, str], benches: RecordedBenches, notes: list[str]
+    ) -> tuple[GroupChange, ...]:
         def compared(a: Context, b: Context) -> tuple[GroupChange, ...]:
-            return compare_groups(a, b, builtin_registry(), names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
+            return compare_groups(a, b, benches, names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
 
-        if ids[0] == ids[1]:
+        if ids[0] == ids[1] or not benches.are_in_both:
             return ()
         later = self._from_context(ids[1], lambda context: context, notes)
         if later is None:
@@ -451,14 +432,3 @@ class History:
             if entry.dagster_event is not None and entry.dagster_event.message:
                 return RunFailure(None, entry.dagster_event.message, None)
         return None
-
-
-def _find_modules_beside(source: str) -> None:
-    # As where the run took place: what its stages put into the Context may be of classes defined there.
-    folder = str(Path(source).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _has_bench(record: RunRecord | None) -> bool:
-    return record is not None and any(stage.stage == f"{Bench.__module__}:{Bench.__name__}" for stage in record.stages)

@@ -1,4 +1,4 @@
-"""What the records of two runs do not have in common: options, the experiment, code, and what they ran in."""
+"""How the records of two runs differ: options, the experiment, code, and the surroundings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Change", "RecordChanges", "changes_between", "code_of", "git_of"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that two runs do not have in common; None where a run does not have it."""
+    """Something that differs between two runs; None if a run does not have it."""
 
     name: str
     a: Any
@@ -22,7 +22,7 @@ class Change:
 
 
 class RecordChanges(NamedTuple):
-    """What is not the same; all of it empty where one of the runs has no record."""
+    """What differs; all of it is empty if one of the runs has no record."""
 
     options: tuple[Change, ...] = ()
     experiment: tuple[Change, ...] = ()
@@ -32,7 +32,7 @@ class RecordChanges(NamedTuple):
 
 
 def changes_between(a: RunRecord | None, b: RunRecord | None) -> RecordChanges:
-    """What differs from the record of one run to that of another; `RunComparison` says what each part holds."""
+    """How the record of one run differs from that of another; `RunComparison` says what each part holds."""
     if a is None or b is None:
         return RecordChanges()
     return RecordChanges(
@@ -45,7 +45,7 @@ def changes_between(a: RunRecord | None, b: RunRecord | None) -> RecordChanges:
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
-    # Told apart by type too: 1 is not true, and an option that is null is one that is there.
+    # Types count too: 1 is not true, and an option that is null exists.
     return tuple(
         Change(name, a.get(name), b.get(name))
         for name in dict.fromkeys([*a, *b])
@@ -84,7 +84,7 @@ def git_of(record: RunRecord) -> str | None:
     git = record.git
     if git is None:
         return None
-    dirty = {True: ", changed", False: "", None: ", changed or not is unknown"}[git.dirty]
+    dirty = {True: ", changed", False: "", None: ", not known whether changed"}[git.dirty]
     return f"{git.commit[:12]}{f' ({git.branch})' if git.branch else ''}{dirty}"
 
 

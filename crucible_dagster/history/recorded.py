@@ -12,17 +12,17 @@ from crucible_dagster.history.run_record import RunRecord
 
 
 def recorded_experiment(record: RunRecord) -> Experiment:
-    """The experiment as it was run, with its file, beside which its stages' modules are found."""
+    """The experiment as it was run, with its file, in whose folder the modules of its stages are found."""
     experiment = record.to_experiment()
     return experiment.read_from(Source(record.source, record.source)) if record.source else experiment
 
 
 def recorded_run(history: History, run: str) -> RunRecord:
-    """The record of a run. Raises CrucibleError if there is no such run, or nothing is recorded of it."""
+    """The record of a run. Raises CrucibleError if there is no such run, or it has no record."""
     record = history.record(run)
     if record is None:
         raise CrucibleError(
-            f"nothing is recorded of run {history.find(run)}: it ended before its first stage, or ran on a version of "
-            "crucible-dagster that recorded nothing, or was removed from the context store. Run the experiment anew"
+            f"run {history.find(run)} has no record: it ended before its first stage, or it was removed from the "
+            "context store. Run the experiment again"
         )
     return record

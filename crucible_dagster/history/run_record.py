@@ -1,4 +1,4 @@
-"""What is recorded of a run: what ran, of which code, in which surroundings, and who launched it.
+"""The record of a run: what ran, from which code, in which environment, and who launched it.
 
 Environment variables are never recorded. Options are, as they are in Dagster's run config already.
 """
@@ -56,7 +56,7 @@ class StageRecord(_Recorded):
     stage: str
     """The stage's class, as `module:name`."""
     source_hash: str | None = None
-    """SHA-256 over the source of the modules that define the class; None where there is no source to be had."""
+    """SHA-256 over the source of the modules that define the class; None if there is no source."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """All of them, defaults included; secrets masked."""
     enabled: bool = True
@@ -75,7 +75,7 @@ class Launch(_Recorded):
 
 
 class RunRecord(_Recorded):
-    """What is recorded of a run when its first stage begins."""
+    """What is recorded when the first stage of a run starts."""
 
     format_version: int = FORMAT_VERSION
     run_id: str
@@ -177,10 +177,10 @@ def launch_tags(launched_by: LaunchedBy) -> dict[str, str]:
 
 
 def launch_of(run: DagsterRun) -> Launch:
-    """Who launched the run and how, as its tags tell.
+    """Who launched the run and how, according to its tags.
 
-    Dagster copies the tags of a run to the one that executes it again: what launched the first is not looked at then.
-    A run that Dagster's command line or API launched has the tags of one from the UI, but for `dagster/from_ui`.
+    Dagster copies the tags of a run to the one that executes it again; there, what launched the first run is ignored.
+    A run launched by Dagster's command line or API has the tags of one from the UI, except `dagster/from_ui`.
     """
     tags, parent = run.tags, run.parent_run_id
     own = tags.get(LAUNCHED_BY_TAG)
@@ -195,7 +195,7 @@ def launch_of(run: DagsterRun) -> Launch:
     return Launch(how="ui" if tags.get(_UI_TAG) == "true" else "dagster", by=by)
 
 
-# Dagster's tags: of what launches runs by itself, of its automatic retries, and of its UI.
+# Dagster's tags for runs that no person launched, for its automatic retries, and for its UI.
 _LAUNCHERS: Mapping[str, How] = {
     "dagster/backfill": "backfill",
     "dagster/schedule_name": "schedule",

@@ -17,9 +17,9 @@ from crucible_core.values.jsonable import safe_text
 def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
     """The qualified name of a stage's class, and a hash of the source of the modules that define it.
 
-    Hashed are the modules of the class and of all it inherits from, down to `Stage`; what these import is not. None
-    stands for a class of which the source does not tell what it does: typed at a prompt, made by a function that can
-    make others of that name, or imported from a file that was changed since.
+    The hash covers the modules of the class and of its base classes, down to `Stage`, but not what these import. It is
+    None for a class whose source does not determine its behaviour: typed at a prompt, made by a function that can make
+    others of that name, or imported from a file that was changed afterwards.
     """
     if not _is_what_its_source_says(stage):
         return _qualified(stage), None

@@ -68,21 +68,21 @@ class RunSummary:
     status: RunStatus
     created: datetime
     started: datetime | None
-    """None for a run that waits."""
+    """None if the run is still queued."""
     ended: datetime | None
     seconds: float | None
-    """From start to end; of a run that goes on, None."""
+    """From start to end; None while the run is running."""
     launched: Launch
     parent: str | None
     """The run that this one executes again."""
     variant: str | None
     """The variant of the experiment that it runs, if one was chosen."""
     headline: str | None
-    """The result in one sentence, of a run that succeeded."""
+    """The result in one sentence, if the run succeeded."""
     metrics: Mapping[str, float]
-    """The numbers of its materialization, which a run that succeeded has."""
+    """The numbers of its materialization; empty if the run did not succeed."""
     gates: GatesVerdict | None = None
-    """The verdict over all its gates, where there are any."""
+    """The verdict over all its gates, if there are any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +110,11 @@ class RunFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetails:
-    """Everything that is known of a run."""
+    """Everything that is known about a run."""
 
     summary: RunSummary
     record: RunRecord | None
-    """None of a run whose first stage never began."""
+    """None if the first stage never started."""
     stages: tuple[StageTime, ...]
     metrics: Mapping[str, Any]
     """As JSON."""
@@ -123,12 +123,12 @@ class RunDetails:
     failure: RunFailure | None
     gates: tuple[GateResult, ...] = ()
     notes: tuple[str, ...] = ()
-    """What could not be had, and why."""
+    """What could not be read, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A number of two runs; None where a run does not have it."""
+    """A number of two runs; None if a run does not have it."""
 
     name: str
     a: float | None
@@ -142,7 +142,7 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunComparison:
-    """Two runs side by side: all their numbers, and of everything else what is not the same."""
+    """Two runs side by side: all their numbers, and everything else that differs."""
 
     a: RunSummary
     b: RunSummary
@@ -150,7 +150,7 @@ class RunComparison:
     options: tuple[Change, ...]
     """Named `stage.option`, defaults included."""
     experiment: tuple[Change, ...]
-    """Of the experiment files, but for options."""
+    """Of the experiment files, except options."""
     code: tuple[Change, ...]
     """By stage: its class and the hash of its source."""
     surroundings: tuple[Change, ...]
@@ -159,9 +159,9 @@ class RunComparison:
     groups: tuple[GroupChange, ...] = ()
     """The groups that the `bench` stages of both compared, B's values against A's."""
     values: tuple[str, ...] | None = None
-    """What `Context.differences` names; None if it was not asked."""
+    """What `Context.differences` names; None unless values were asked for."""
     trace: tuple[str, ...] | None = None
-    """What `diff_traces` says, `-` of a and `+` of b; None if the values were not asked for."""
+    """What `diff_traces` says, `-` of a and `+` of b; None unless values were asked for."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and why."""
 
@@ -169,7 +169,7 @@ class RunComparison:
 def _experiment_of(run: DagsterRun) -> str:
     if EXPERIMENT_TAG not in run.tags:
         raise CrucibleError(
-            f"run {run.run_id} of job {run.job_name!r} is no run of an experiment: it has no tag {EXPERIMENT_TAG!r}"
+            f"run {run.run_id} of job {run.job_name!r} is not a run of an experiment: it has no tag {EXPERIMENT_TAG!r}"
         )
     return run.tags[EXPERIMENT_TAG]
 
@@ -213,8 +213,8 @@ def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value.value
 
 
-class _Told(NamedTuple):
-    """What a Context tells of its run."""
+class _ContextFacts(NamedTuple):
+    """What a Context says about its run."""
 
     stages: tuple[StageTime, ...]
     metrics: Mapping[str, Any]
@@ -223,9 +223,9 @@ class _Told(NamedTuple):
     failure: RunFailure | None
 
 
-def _told(context: Context) -> _Told:
+def _facts_in(context: Context) -> _ContextFacts:
     failed = next((one for one in context.trace.endings.values() if isinstance(one, StageFailed)), None)
-    return _Told(
+    return _ContextFacts(
         tuple(_stage_times(context)),
         to_jsonable(context.metrics),
         to_jsonable(context.artifacts),

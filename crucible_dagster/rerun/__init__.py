@@ -1,1 +1,1 @@
-"""Running again: going on where a run stopped, replaying one, and why a result was used again."""
+"""Running again: resuming a run, replaying one, and why a result was reused."""

@@ -31,7 +31,7 @@ from crucible_dagster.store.objects import ObjectStore
 __all__ = ["Replay", "Result", "changed_code", "recorded_experiment", "recorded_run", "replay_run"]
 
 Verdict = Literal["same digest", "equal", "different", "only then", "only now"]
-"""`equal`: the same value, which other bytes stand for, as it may be with what is pickled."""
+"""`equal`: the same value in other bytes, which can happen with pickles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run, done again."""
+    """A run that was run again."""
 
     run_id: str
     """The recorded one."""
@@ -53,7 +53,7 @@ class Replay:
     error: StageFailedError | GateFailedError | None
     results: tuple[Result, ...]
     changed_code: tuple[str, ...]
-    """Stages whose source is not what it was."""
+    """Stages whose source has changed."""
 
     @property
     def is_same(self) -> bool:
@@ -61,7 +61,7 @@ class Replay:
 
 
 def changed_code(record: RunRecord, experiment: Experiment, registry: Registry) -> tuple[str, ...]:
-    """The stages whose source is not what it was when the run was recorded."""
+    """The stages whose source has changed since the run was recorded."""
     now = {one.name: stage_identity(type(one.stage))[1] for one in plan_experiment(experiment, registry)}
     return tuple(one.name for one in record.stages if now.get(one.name, one.source_hash) != one.source_hash)
 
@@ -69,11 +69,11 @@ def changed_code(record: RunRecord, experiment: Experiment, registry: Registry) 
 def replay_run(
     instance: DagsterInstance, run: str, *, registry: Registry | None = None, observers: Observers = ()
 ) -> Replay:
-    """Run the experiment of a recorded run again, directly, and compare what comes out with what came out then.
+    """Run the experiment of a recorded run again, directly, and compare its results with the recorded ones.
 
-    Compared are metrics, outputs, artifacts, assigns, decisions and the stages' endings; an artifact's path may differ
-    in the run that it names. Raises CrucibleError if nothing is recorded of the run, and what `run_experiment` raises
-    before the first stage.
+    It compares metrics, outputs, artifacts, assigns, decisions and how each stage ended; an artifact's path may differ
+    in the run id in it. Raises CrucibleError if the run has no record, and what `run_experiment` raises before the
+    first stage.
     """
     history = History(instance)
     record = recorded_run(history, run)
@@ -87,14 +87,14 @@ def replay_run(
     except (StageFailedError, GateFailedError) as failed:
         now, error = failed.context, failed
     objects = open_store(instance).objects
-    told = set(then.differences(now))
-    results = [one for part in PARTS for one in _compare_part(objects, then, now, part, told)]
+    differ = set(then.differences(now))
+    results = [one for part in PARTS for one in _compare_part(objects, then, now, part, differ)]
     results.append(Result("outputs", _compare(objects, list(then.outputs), list(now.outputs))))
-    results += [Result(name, "different" if name in told else "equal") for name in ("decisions", "stages")]
+    results += [Result(name, "different" if name in differ else "equal") for name in ("decisions", "stages")]
     return Replay(record.run_id, now, error, tuple(results), changed)
 
 
-def _compare_part(objects: ObjectStore, then: Context, now: Context, part: str, told: set[str]) -> list[Result]:
+def _compare_part(objects: ObjectStore, then: Context, now: Context, part: str, differ: set[str]) -> list[Result]:
     before, after = getattr(then, part), getattr(now, part)
     found = []
     for name in dict.fromkeys([*before, *after]):
@@ -103,7 +103,7 @@ def _compare_part(objects: ObjectStore, then: Context, now: Context, part: str, 
             found.append(Result(place, "only then"))
         elif name not in before:
             found.append(Result(place, "only now"))
-        elif part == "artifacts" and place not in told:  # a path with the run's id in it
+        elif part == "artifacts" and place not in differ:  # a path with the run's id in it
             found.append(Result(place, "equal"))
         else:
             found.append(Result(place, _compare(objects, before[name], after[name])))

@@ -1,4 +1,4 @@
-"""Going on with a run where it stopped: the stages that finished are not run again."""
+"""Resuming a run where it stopped: the stages that finished are not run again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A run that can go on, and what is to be run."""
+    """A run that can be resumed, and what remains to be run."""
 
     instance: DagsterInstance
     parent: DagsterRun
@@ -80,7 +80,7 @@ class Resumption:
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
         if any(entry.step_key == last for entry in ended):
-            # It died after its last step and before it said so. That step takes its own result over.
+            # It died after its last step, before it reported that. The step is executed again and adopts its result.
             return ReexecutionOptions(self.parent.run_id, [last])
         return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
 
@@ -111,13 +111,13 @@ def plan_resumption(
     override: Callable[[Experiment], Experiment] | None = None,
     force: bool = False,
 ) -> Resumption:
-    """Find out how a run goes on; a run whose process is gone is reported as failed to Dagster.
+    """Find out how to resume a run; a run whose process is gone is reported to Dagster as failed.
 
-    What is run is the experiment as recorded with the run, after `override`, which may change options of stages that
-    have no result yet; with the code as it is now. `force` gives up a run that Dagster takes to be running, where it
-    cannot be told whether its process is still there.
+    What runs is the experiment as recorded with the run, after `override`, which may change options of stages that have
+    no result yet, and the code as it is now. `force` resumes a run that Dagster believes to be running, if it is not
+    known whether its process is alive.
 
-    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to go on from;
+    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to resume from;
     InvalidExperimentError for options of a stage that has a result already, and for wrong ones.
     """
     registry = builtin_registry() if registry is None else registry
@@ -135,14 +135,14 @@ def plan_resumption(
         if owner is not None:
             raise InvalidExperimentError(
                 f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
-                "experiment anew for that (with `cache: true`, stages that do not depend on it are not run again)"
+                "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
             )
     _give_up(instance, parent, record, force=force)
     return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
-    """See to it that Dagster takes the run for over. Raises CrucibleError if it is not, or may not be."""
+    """Have Dagster record the run as over. Raises CrucibleError if it is not over, or may not be."""
     if run.status in OVER:
         return
     if run.status is DagsterRunStatus.SUCCESS:
@@ -150,12 +150,12 @@ def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, f
     if record.worker is not None and is_gone(record.worker):
         why = "The process that ran it is gone; it is resumed in another run."
     elif force:
-        why = "It was given up by hand; it is resumed in another run."
+        why = "It was declared dead by --force; it is resumed in another run."
     else:
         raise CrucibleError(
-            f"run {run.run_id} is {run.status.value.lower()}, by what Dagster knows, and its process "
-            f"({record.worker or 'not recorded'}) is not known to have ended: cancel the run first, or, if you know it "
-            "to be dead, say --force"
+            f"run {run.run_id} is {run.status.value.lower()} according to Dagster, and its process "
+            f"({record.worker or 'not recorded'}) is not known to have ended: cancel the run first, or use --force "
+            "if you know that it is dead"
         )
     instance.report_run_failed(run, why)
 
@@ -172,7 +172,7 @@ def _changed_options(recorded: Experiment, experiment: Experiment) -> dict[str, 
 
 
 def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> str | None:
-    """The run whose result of the step the run goes on from: its own, or that of a run which it resumed."""
+    """The run whose result of the step would be used: this one, or a run that it resumed."""
     one: DagsterRun | None = run
     while one is not None:
         if store.has_result(one.run_id, step):
@@ -185,7 +185,7 @@ def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: Dagste
 def _run_config(
     config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The config of the run that is resumed with the changed options in it: what is launched from it has them too."""
+    """The config of the resumed run with the changed options in it, so that runs launched from it have them too."""
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
     for stage, options in changed.items():
         step = ops.setdefault(names[stage], {})

@@ -1,4 +1,4 @@
-"""Why a stage's earlier result was used again, or not."""
+"""Why an earlier result of a stage was reused, or why not."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.lazy import NEVER_THE_SAME
 
-__all__ = ["Explanation", "Part", "explain_reuse"]
+__all__ = ["Part", "Why", "explain_stage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something that the stage's result depends on."""
+    """Something that the result of the stage depends on."""
 
     part: str
     then: str | None
-    """Digest, or text, in the earlier run; None if there was no such thing."""
+    """Its digest or text in the earlier run; None if it did not exist."""
     now: str | None
-    """In the run that was asked about."""
+    """In the run in question."""
     verdict: Literal["same", "different", "only then", "only now"]
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """What happened to a stage with `cache: true`, and on what its result depends."""
+class Why:
+    """What happened to a stage with `cache: true`, and what its result depends on."""
 
     run_id: str
     stage: str
@@ -44,10 +44,10 @@ class Explanation:
     parts: tuple[Part, ...]
 
 
-def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanation:
-    """Explain a hit or a miss, part by part.
+def explain_stage(instance: DagsterInstance, run: str, stage: str) -> Why:
+    """Explain why a result was reused or not, part by part.
 
-    Raises CrucibleError if there is no such run or stage, or nothing is kept of the stage.
+    Raises CrucibleError if there is no such run or stage, or the stage has no result.
     """
     record = recorded_run(History(instance), run)
     found = next((one for one in record.stages if one.name == stage), None)
@@ -63,31 +63,31 @@ def explain_reuse(instance: DagsterInstance, run: str, stage: str) -> Explanatio
         )
     adopted = manifest.notes.get("adopted_from")
     if adopted is not None:
-        verdict = f"{stage} was not run: its result is that of run {adopted}, which this one goes on from"
-        return Explanation(record.run_id, stage, None, None, verdict, ())
+        verdict = f"{stage} was not run: its result is that of run {adopted}, which this run resumes"
+        return Why(record.run_id, stage, None, None, verdict, ())
     notes: Mapping[str, Any] | None = manifest.notes.get("reuse")
     if notes is None:
-        verdict = f"{stage} was run: its entry in the experiment does not say `cache: true`"
-        return Explanation(record.run_id, stage, None, None, verdict, ())
+        verdict = f"{stage} was run: its entry in the experiment does not have `cache: true`"
+        return Why(record.run_id, stage, None, None, verdict, ())
     depends = {**notes["key"], **{described_read(tuple(read)): digest for read, digest in notes["reads"]}}
     if notes.get("from"):
         verdict = f"{stage} was reused from run {notes['from']}: everything that the result depends on is the same"
         same = tuple(Part(name, digest, digest, "same") for name, digest in depends.items())
-        return Explanation(record.run_id, stage, notes["from"], notes["from"], verdict, same)
+        return Why(record.run_id, stage, notes["from"], notes["from"], verdict, same)
     now = tuple(Part(name, None, digest, "only now") for name, digest in depends.items())
     never = [name for name, digest in depends.items() if digest == NEVER_THE_SAME]
     if never:
         verdict = f"{stage} was run: it reads ctx.{never[0]}, which is different in every run"
-        return Explanation(record.run_id, stage, None, None, verdict, now)
+        return Why(record.run_id, stage, None, None, verdict, now)
     if notes.get("fresh"):
-        return Explanation(record.run_id, stage, None, None, f"{stage} was run, because --fresh was said", now)
+        return Why(record.run_id, stage, None, None, f"{stage} was run because of --fresh", now)
     if notes.get("last") is None:
         verdict = f"{stage} was run: there was no earlier result of this stage of the experiment"
-        return Explanation(record.run_id, stage, None, None, verdict, now)
+        return Why(record.run_id, stage, None, None, verdict, now)
     parts = tuple(_part(part) for part in notes["parts"])
     differ = [part.part for part in parts if part.verdict != "same"]
     verdict = f"{stage} was run: since run {notes['last']}, this is different: {', '.join(differ)}"
-    return Explanation(record.run_id, stage, None, notes["last"], verdict, parts)
+    return Why(record.run_id, stage, None, notes["last"], verdict, parts)
 
 
 def _part(found: Mapping[str, Any]) -> Part:

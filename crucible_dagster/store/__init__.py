@@ -2,7 +2,7 @@
 
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
-from crucible_dagster.store.lazy import Reads, detached, unwatched, watched
+from crucible_dagster.store.lazy import Reads, detached, tracked, untracked
 from crucible_dagster.store.store import ContextStore
 
 __all__ = [
@@ -12,6 +12,6 @@ __all__ = [
     "StoreError",
     "StoredFailure",
     "detached",
-    "unwatched",
-    "watched",
+    "tracked",
+    "untracked",
 ]

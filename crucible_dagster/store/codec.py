@@ -8,8 +8,8 @@ r"""How a value becomes bytes and comes back as the same value, with pickle only
 | `pickle` | everything else                                                  | protocol 5; what it hands out of band |
 |          |                                                                  | beside it |
 
-Types are exact: a subclass of dict is no dict here. A value in which one list or dict stands at two places is pickled,
-because JSON would make two of it.
+Types are exact: a subclass of dict does not count as a dict. A value that contains one list or dict at two places is
+pickled, because JSON would make two of it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Unfit(Exception):
 def encode(value: Any) -> Encoded:
     """Encode by the first codec that keeps the value as it is.
 
-    Raises whatever pickle raises for a value that cannot be pickled.
+    Raises any error of pickle for a value that cannot be pickled.
     """
     plain = _plain(value)
     if plain is not None:
@@ -74,9 +74,9 @@ def encode(value: Any) -> Encoded:
 
 
 def decode(codec: str, head: bytes, buffers: Sequence[memoryview]) -> Any:
-    """The value again. `buffers` become its memory: what is written to them, it changes.
+    """The value again. `buffers` become its memory: changing them changes the value.
 
-    Raises ValueError for bytes that no codec wrote, and whatever unpickling raises.
+    Raises ValueError for bytes that no codec wrote, and any error of unpickling.
     """
     match codec:
         case "json":
@@ -120,7 +120,7 @@ _JSON = frozenset({type(None), bool, int, float, str, list, dict})
 
 
 def _shares(value: Any) -> bool:
-    """Whether a list or dict stands at two places in a value of lists and dicts."""
+    """Whether a value of lists and dicts contains one of them at two places."""
     level = [value] if type(value) is list or type(value) is dict else []
     ids: set[int] = set()
     count = 0

@@ -1,4 +1,4 @@
-"""Looking after a store: removing what no run refers to any more, and finding what is damaged."""
+"""Maintaining a store: removing what no run refers to any more, and finding what is damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crucible_dagster.store.store import CLAIMS, REUSE, RUNS, ContextStore
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
 GRACE_SECONDS = 24 * 3600.0
-"""What is younger is spared, whatever refers to it: a step that is at work refers to its objects only at its end."""
+"""Younger files are kept in any case: a running step refers to its objects only when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was looked at, and what is wrong with it."""
+    """What was checked, and what is wrong with it."""
 
     runs: int
     objects: int
@@ -50,7 +50,7 @@ def collect_garbage(
     delete: bool = False,
     grace: float = GRACE_SECONDS,
 ) -> Collected:
-    """Remove the runs that `keep` does not want, and every object that no other run refers to.
+    """Remove the runs that `keep` rejects, and every object that no other run refers to.
 
     `keep` is asked with a run's id and the time (seconds since the epoch) of the last thing it wrote. Without `delete`
     nothing is touched. Raises StoreError if the manifest of a run that is kept is damaged, for then it is not known
@@ -71,7 +71,7 @@ def collect_garbage(
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:
-        # The manifests first: what is left after a kill in between refers to nothing that is gone.
+        # The manifests first: if the process is killed in between, nothing that is left refers to a removed object.
         for name, _ in sorted(garbage, key=lambda one: not one[0].startswith(f"{RUNS}/")):
             # A step that writes the same value meanwhile makes the object look new, and will refer to it.
             if not name.startswith(f"{OBJECTS}/") or (store.files.modified(name) or 0.0) < old:
@@ -81,7 +81,7 @@ def collect_garbage(
 
 
 def verify_store(store: ContextStore) -> Verified:
-    """Read every object and every manifest, and look whether what is referred to is there."""
+    """Read every object and every manifest, and check that what they refer to exists."""
     problems: list[str] = []
     there: dict[str, int] = {}
     for info in store.files.list(OBJECTS):
@@ -155,7 +155,7 @@ def _unwanted_claims(store: ContextStore, removed: frozenset[str], old: float) -
             if info.modified < old:
                 yield info.name, info.size
             continue
-        # A claim that cannot be read stays: what it keeps from being done twice is not known.
+        # A claim that cannot be read stays: it is not known what it prevents from running twice.
         with contextlib.suppress(StoreError, json.JSONDecodeError):
             if read_document(store.files.read(info.name), info.name).get("run_id") in removed:
                 yield info.name, info.size
@@ -167,7 +167,7 @@ def _unwanted_reuse(store: ContextStore, removed: frozenset[str]) -> Iterable[tu
         try:
             document = read_document(store.files.read(info.name), info.name)
         except (StoreError, json.JSONDecodeError):
-            found.append((info.name, info.size))  # a look-up passes over it
+            found.append((info.name, info.size))  # a look-up ignores it
             continue
         if document.get("run_id") in removed:
             found.append((info.name, info.size))

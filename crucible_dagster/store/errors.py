@@ -1,4 +1,4 @@
-"""What can be wrong with a store."""
+"""The errors of the context store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["RefusedWriteError", "StoreError"]
 
 
 class StoreError(CrucibleError):
-    """Something cannot be kept in the context store, or not be read back from it."""
+    """Something cannot be kept in the context store, or cannot be read back."""
 
 
 class RefusedWriteError(StoreError):
-    """A step's result came too late: another attempt's counts, or the run was given up."""
+    """A step's result came too late: another attempt's result counts, or the run was replaced."""

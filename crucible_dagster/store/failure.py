@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from crucible_core import Context, CrucibleError, RunInterrupted, StageFailedError
@@ -17,7 +18,13 @@ class StoredFailure:
     stage: str
     reason: str
     interrupted: bool
-    cause: BaseException | None
+    read_cause: Callable[[], BaseException | None]
+    """Only when it is asked for: reading an exception may import the module of its class."""
+
+    @property
+    def cause(self) -> BaseException | None:
+        """None if it is not kept. Raises StoreError if it cannot be read."""
+        return self.read_cause()
 
     def to_error(self) -> StageFailedError | RunInterrupted:
         """The error again, with its cause, or with the cause's text where the cause itself is not kept."""

@@ -1,7 +1,7 @@
 """The bytes below the store's base: whole files that are written once, on a local disk or on any fsspec file system.
 
-A name is relative to the base, with `/` between its parts. What is written is there whole or not at all, whatever dies
-in between; on a local disk it has also reached the disk when `write` or `create` returns.
+A name is relative to the base, with `/` between its parts. A file is written completely or not at all, even if the
+process is killed; on a local disk it has reached the disk when `write` or `create` returns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -20,12 +21,16 @@ from upath import UPath
 
 from crucible_core import CrucibleError
 
-__all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "open_files"]
+__all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
 TEMPORARY = ".writing-"
 
-# What was written longer ago counts as old: younger than what the garbage collection spares, by a wide margin.
+# Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
+
+
+maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+"""Those that this process has: each holds a file open."""
 
 
 class FileInfo(NamedTuple):
@@ -47,7 +52,7 @@ class Files(Protocol):
         """The file's bytes as memory that can be written to without changing the file. Raises FileNotFoundError."""
 
     def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
-        """Write a file whose name says its content: one that is there already is as good."""
+        """Write a file whose name determines its content: an existing one is as good."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Write the file unless there is one: of several writers, one gets True."""
@@ -65,7 +70,7 @@ class Files(Protocol):
         """The names of the files and folders in the folder, sorted; nothing if there is none."""
 
     def keep(self, name: str, size: int) -> bool:
-        """Have a file of this size look as if it were written now; False if it must be written for that."""
+        """Give an existing file of this size the time of now; False if the file has to be written instead."""
 
     def modified(self, name: str) -> float | None:
         """When the file was written, in seconds since the epoch; None if it is not there."""
@@ -88,7 +93,7 @@ def open_files(base: UPath) -> Files:
 
 
 class LocalFiles:
-    """A folder of this machine."""
+    """A folder on a local or mounted disk."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -106,7 +111,9 @@ class LocalFiles:
         with self.path(name).open("rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:  # which cannot be mapped
                 return memoryview(b"")
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        maps.add(mapped)
+        return memoryview(mapped)
 
     def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
         temporary = self._write_beside(name, parts)
@@ -127,7 +134,7 @@ class LocalFiles:
         except OSError as error:
             if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
                 raise
-            # A file system without links: a lock by name, and a reader that looks between is told of a damaged file.
+            # A file system without links: created exclusively, where a reader may see half of it and call it damaged.
             try:
                 with self.path(name).open("xb") as stream:
                     stream.write(data)
@@ -152,7 +159,7 @@ class LocalFiles:
                 while left:
                     left = left[stream.write(left) :]
             except OSError:
-                # A part of it would spoil what is added next.
+                # An incomplete line would spoil the next one.
                 stream.truncate(before)
                 raise
 

@@ -1,6 +1,6 @@
-"""The context store as a resource of the job: what an op returned, the next one gets.
+"""The context store as a resource of the job: it passes each op's Context to the next op.
 
-Where it is, is a setting of the deployment and never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
+Its place is a setting of the deployment and never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
 s3://bucket/prefix; by default `crucible` in the Dagster instance's storage folder.
 """
 
@@ -43,7 +43,7 @@ PICKLE_VARIABLE = "CRUCIBLE_ALLOW_PICKLE"
 
 
 class ContextIOManager(IOManager):
-    """Hands Contexts from op to op: within a process the very one, between processes and runs through the store."""
+    """Passes Contexts from op to op: the same object within a process, through the store between processes and runs."""
 
     def __init__(self, store: ContextStore) -> None:
         self.store = store
@@ -52,7 +52,7 @@ class ContextIOManager(IOManager):
     def commit(
         self, context: Context, run_id: str, step: str, *, attempt: str, notes: Mapping[str, Any] | None = None
     ) -> Context:
-        """Make this the result of the step, and return it as the next step is to have it.
+        """Make this the result of the step, and return it in the form that the next step gets.
 
         Raises StoreError if it cannot be stored, RefusedWriteError if it comes too late.
         """
@@ -84,7 +84,7 @@ class ContextIOManager(IOManager):
 
 @io_manager
 def context_store(init: InitResourceContext) -> ContextIOManager:
-    """Keeps what ops hand to each other."""
+    """Keeps what ops pass to each other."""
     assert init.instance is not None
     return ContextIOManager(open_store(init.instance))
 
@@ -92,7 +92,7 @@ def context_store(init: InitResourceContext) -> ContextIOManager:
 def open_store(instance: DagsterInstance) -> ContextStore:
     """The store that runs of this instance use.
 
-    Raises CrucibleError for a setting that makes no sense, or if the package of its file system is missing.
+    Raises CrucibleError for an invalid setting, or if the package of its file system is missing.
     """
     allowed = os.environ.get(PICKLE_VARIABLE, "true").strip().lower()
     if allowed not in {"true", "false"}:

@@ -1,5 +1,5 @@
-"""The parts of a Context that come from the store: each value is read when a stage first looks at it, and who looked at
-what is remembered, which is what a stage's result depends on.
+"""The parts of a Context that come from the store: each value is read when a stage first looks at it. What a stage
+looks at is noted, because its result depends on it.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from crucible_core import Context
@@ -26,8 +27,8 @@ __all__ = [
     "detached",
     "digest_of_read",
     "entries_of",
-    "unwatched",
-    "watched",
+    "tracked",
+    "untracked",
 ]
 
 PARTS = ("assigns", "metrics", "artifacts")
@@ -36,7 +37,7 @@ _UNREAD = object()
 
 
 class Cell:
-    """A value of the store: read once, and remembered with what it was when it was handed out.
+    """A value of the store: read once, and kept together with what it was when it was read.
 
     Two keys that hold the same object hold the same cell.
     """
@@ -45,7 +46,7 @@ class Cell:
 
     def __init__(self, objects: ObjectStore, ref: Ref, where: str, value: Any = _UNREAD, baseline: Ref | None = None):
         self._objects = objects
-        self._lock = threading.RLock()  # threads of a stage that look at a value get one and the same
+        self._lock = threading.RLock()  # all threads of a stage get the same object
         self._value = value
         self.exact: bytes | None = None
         """Digest of the value in memory, where it is cheaper than that of its text."""
@@ -53,7 +54,7 @@ class Cell:
         self.where = where
         self.baseline = baseline
         self.shared: str | None = None
-        """What the entries of one and the same object have in common in a manifest."""
+        """A mark that all entries of the same object have in a manifest."""
 
     @property
     def is_read(self) -> bool:
@@ -64,14 +65,14 @@ class Cell:
         with self._lock:
             if self._value is _UNREAD:
                 value = self._objects.get(self.ref, self.where)
-                # Pickling what was unpickled gives other bytes than it was read from, but the same ones each time.
+                # Pickling an unpickled value gives other bytes than it was read from, but the same ones each time.
                 self.baseline = self._objects.ref(value, self.where)[0] if self.ref.codec == "pickle" else self.ref
                 self.exact = exact_digest(value) if self.ref.codec == "json" else None
                 self._value = value
             return self._value
 
     def unread(self) -> Cell:
-        """The value as it is stored, whatever was done to it in memory."""
+        """The value as it is stored, without changes made in memory."""
         again = Cell(self._objects, self.ref, self.where)
         again.shared = self.shared
         return again
@@ -79,8 +80,8 @@ class Cell:
     def stored_again(self, objects: ObjectStore, where: str) -> Cell:
         """A cell for the next stage: the same reference, or another if the value was changed in place (`where`).
 
-        Every value in memory is compared, also one that nobody asked the Context for: a stage may have reached it
-        through another value that it is a part of.
+        Every value in memory is compared, even one that was not read through the Context: a stage may have reached it
+        through another value that contains it.
         """
         again = Cell(objects, self.ref, self.where, self._value, self.baseline)
         again.shared, again.exact = self.shared, self.exact
@@ -98,7 +99,7 @@ Read = tuple[str, ...]
 
 
 class Reads:
-    """What a stage looked at while this was listening, and the digest of what it saw.
+    """What a stage looked at while `listening` was true, and the digest of what it saw.
 
     A read is ("value", "assigns", "model"), ("has", "metrics", "loss"), ("names", "assigns"), ("outputs",),
     ("number of outputs",), or the name of another field of the Context.
@@ -149,13 +150,13 @@ def _digest_of_value(part: StoredDict, name: str) -> str:
     cell = part.before.get(name)
     if cell is None:
         return ABSENT
-    # With which other names it is one object: what is changed in place is changed under all of them.
+    # The other names of the same object: a change in place is a change under all of them.
     others = [other for other, entry in part.before.items() if entry is cell] if cell.shared else []
     return _digest([cell.ref.digest, *others]) if len(others) > 1 else str(cell.ref.digest)
 
 
 class StoredDict(PersistentDict[Any]):
-    """A mapping with cells among its values: those that a stage has put itself are plain values."""
+    """A mapping with cells among its values; values that the stage itself has put are plain."""
 
     __slots__ = ("before", "origin", "part", "reads")
 
@@ -203,7 +204,7 @@ class StoredDict(PersistentDict[Any]):
         self.reads.note(("names", self.part), lambda: _digest_in(self, "names", []))
 
     def entries(self) -> dict[str, Any]:
-        """Cells and plain values as they are; nobody's reading."""
+        """Cells and plain values as they are, without counting as a read."""
         return dict(self._own())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -235,7 +236,7 @@ class Chunk:
 
 
 class StoredList(PersistentList[Any]):
-    """The outputs of earlier stages, which are read when one is looked at, and behind them those of this stage."""
+    """The outputs of earlier stages, which are read when one is looked at, followed by those of this stage."""
 
     __slots__ = ("before", "chunks", "reads")
 
@@ -297,51 +298,50 @@ def _digest(names: list[str]) -> str:
 
 
 def detached(context: Context) -> Context:
-    """The Context with every value read: it needs the store no more."""
-    plain = unwatched(context)
-    for part in PARTS:
-        plain.__dict__[part] = PersistentDict(dict(getattr(context, part)))
-    plain.__dict__["outputs"] = PersistentList(context.outputs)
-    return plain
+    """The Context with every value read, so that it no longer needs the store."""
+    parts = {part: PersistentDict(dict(getattr(context, part))) for part in PARTS}
+    return untracked(context)._replace(**parts, outputs=PersistentList(context.outputs))
 
 
 # --- what else of a Context a stage may look at -----------------------------------------------------------------------
 
 
-class _Watched(Context):
-    """A Context that tells its `Reads` of the fields that are not collections."""
+class _TrackedContext(Context):
+    """A Context whose fields that are not collections are noted in `_reads` when they are looked at."""
+
+    _reads: Reads | None = None
+    """None while it is made: its own constructor looks at it."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _WATCHED:
-            fields = super().__getattribute__("__dict__")
-            reads: Reads | None = fields.get("_reads")
+        if name in _TRACKED:
+            reads: Reads | None = super().__getattribute__("_reads")
             if reads is not None:
-                reads.note((name,), lambda: digest_of_read(unwatched(self), (name,)))
-            return fields[name]
+                reads.note((name,), lambda: digest_of_read(untracked(self), (name,)))
         return super().__getattribute__(name)
 
     def decide(self, *args: Any, **named: Any) -> Context:
-        after = unwatched(self).decide(*args, **named)
-        reads = self.__dict__.get("_reads")
-        return after if reads is None else watched(after, reads)
+        # It looks at the run's id and the trace, but the stage does not.
+        after = untracked(self).decide(*args, **named)
+        return after if self._reads is None else tracked(after, self._reads)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Context, tuple(getattr(self, name) for name in Context.__dataclass_fields__)
+        return Context, tuple(getattr(self, one.name) for one in fields(Context))
 
 
-_WATCHED = frozenset({"experiment", "experiment_id", "run_id", "trace"})
+_TRACKED = frozenset({"experiment", "experiment_id", "run_id", "trace"})
 
 
-def watched(context: Context, reads: Reads) -> Context:
-    """The same Context, but `reads` hears of everything that is looked at."""
-    watching = object.__new__(_Watched)
-    watching.__dict__.update(context.__dict__)
-    watching.__dict__["_reads"] = reads
-    return watching
+def tracked(context: Context, reads: Reads) -> Context:
+    """The same Context, but everything that is looked at is noted in `reads`."""
+    tracking = _TrackedContext(**_fields_of(context))
+    object.__setattr__(tracking, "_reads", reads)
+    return tracking
 
 
-def unwatched(context: Context) -> Context:
-    """A copy that tells nobody what is looked at."""
-    plain = object.__new__(Context)
-    plain.__dict__.update({name: context.__dict__[name] for name in Context.__dataclass_fields__})
-    return plain
+def untracked(context: Context) -> Context:
+    """The same Context, without noting what is looked at."""
+    return context if type(context) is Context else Context(**_fields_of(context))
+
+
+def _fields_of(context: Context) -> dict[str, Any]:
+    return {one.name: object.__getattribute__(context, one.name) for one in fields(Context)}

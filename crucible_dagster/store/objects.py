@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_dagster.store.codec import Encoded, decode, encode
 from crucible_dagster.store.errors import StoreError
-from crucible_dagster.store.files import Files, LocalFiles
-from crucible_dagster.store.memory import Digests, checksum, count_mappings, digests_of, remember_mapping
+from crucible_dagster.store.files import Files, LocalFiles, maps
+from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
+from crucible_dagster.store.search_path import modules_beside
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
 FOLDER = "objects"
-# A value up to this many bytes stands in the manifest itself.
+# A value up to this many bytes is kept in the manifest itself.
 MAX_INLINE = 1024
 # A buffer from this many bytes on is mapped rather than read.
 MIN_MAPPED = 256 * 1024
@@ -84,8 +87,15 @@ class ObjectStore:
     def __init__(self, files: Files, *, allow_pickle: bool = True) -> None:
         self.files = files
         self.allow_pickle = allow_pickle
+        self._folder: Path | None = None
         self._verified: set[str] = set()
         self._recent: dict[str, bytes] = {}
+
+    def beside(self, folder: Path | None) -> ObjectStore:
+        """The same store; the classes of what it reads are also looked for in this folder."""
+        there = copy.copy(self)
+        there._folder = folder
+        return there
 
     # --- values ---
 
@@ -128,11 +138,12 @@ class ObjectStore:
         head = self._head(ref.head, where)
         blocks = [self._buffer(blob, where) for blob in ref.buffers]
         try:
-            return decode(ref.codec, head, blocks)
+            with modules_beside(self._folder if ref.codec == "pickle" else None):
+                return decode(ref.codec, head, blocks)
         except Exception as error:
             kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
             raise StoreError(
-                f"{where}, {kind}, cannot be made again from the context store: {type(error).__name__}: {error}"
+                f"{where}, {kind}, cannot be restored from the context store: {type(error).__name__}: {error}"
                 + ("; was its class moved or changed since it was stored?" if ref.codec == "pickle" else "")
             ) from error
 
@@ -146,7 +157,7 @@ class ObjectStore:
 
     def get_bytes(self, blob: str, where: str) -> bytes:
         """Raises StoreError."""
-        # The next step's manifest begins with what this one's holds.
+        # The next step's manifest begins with the contents of this one's.
         if blob not in self._recent:
             self._recent[blob] = self._head(blob, where)
             while len(self._recent) > MAX_RECENT:
@@ -155,7 +166,7 @@ class ObjectStore:
 
     def _put(self, digest: str, block: bytes | memoryview) -> None:
         name = object_name(digest)
-        # What is there already may be old and not referred to by now: the garbage collection must see that it is again.
+        # An existing object may be old and unreferenced: the garbage collection must see that it is used again.
         if not self.files.keep(name, len(block) if isinstance(block, bytes) else block.nbytes):
             self.files.write(name, [block])
 
@@ -181,7 +192,7 @@ class ObjectStore:
         _, digest, size, expected, *_ = blob.split(":")
         name = object_name(digest)
         try:
-            if isinstance(self.files, LocalFiles) and int(size) >= MIN_MAPPED and count_mappings() < MAX_MAPPED:
+            if isinstance(self.files, LocalFiles) and int(size) >= MIN_MAPPED and len(maps) < MAX_MAPPED:
                 block = self.files.map(name)
             else:
                 block = memoryview(bytearray(self.files.read(name)))
@@ -193,7 +204,7 @@ class ObjectStore:
         if block.nbytes != int(size) or (digest not in self._verified and checksum(block) != expected):
             raise _damaged(name, where, block.nbytes, int(size))
         self._verified.add(digest)
-        remember_mapping(block, Digests(digest, expected))
+        remember(block.nbytes, Digests(digest, expected))
         return block.toreadonly() if blob.endswith(":r") else block
 
     def verify(self, digest: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which runs the store keeps, by what Dagster knows of them."""
+"""Which runs the store keeps, by what Dagster knows about them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def collect(
     store: ContextStore | None = None,
     grace: float = GRACE_SECONDS,
 ) -> Collected:
-    """Remove from the store what only runs older than `days` refer to, but for pinned ones and those still at work.
+    """Remove from the store what only runs older than `days` refer to, except pinned ones and those still running.
 
-    Runs that Dagster does not know (any more) count by the time of the last thing they wrote. A run is also kept as
-    long as one that resumed it is. Raises StoreError if a manifest that is kept is damaged.
+    For runs that Dagster does not know (any more), the time of their last file counts. A run is also kept as long as
+    one that resumed it is. Raises StoreError if a manifest that is kept is damaged.
     """
     if days < 0:
         raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
     store = open_store(instance) if store is None else store
     since = time.time() - days * DAY
-    # Also those that have written nothing yet: they may be about to go on from another.
+    # Even those that have written nothing yet: they may be about to resume another.
     at_work = instance.get_runs(filters=RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
     kept: set[str] = set()
     for run in at_work:
@@ -56,12 +56,12 @@ def collect(
 
 
 def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
-    """Keep a run in the store for good, or no longer."""
+    """Pin a run, so that it stays in the store regardless of its age, or unpin it."""
     instance.add_run_tags(run_id, {PINNED_TAG: "true" if pinned else "false"})
 
 
 def _keep_with_ancestors(instance: DagsterInstance, run: DagsterRun | None, kept: set[str]) -> None:
-    """A run, and those that it goes on from: what resumed a run may be resumed itself."""
+    """A run and those that it resumed, directly or through others."""
     while run is not None and run.run_id not in kept:
         kept.add(run.run_id)
         run = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None

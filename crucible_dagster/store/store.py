@@ -1,14 +1,14 @@
-"""The context store: what each step returned, kept for the next step, for a run that goes on where another stopped, and
-for whoever reads last month's runs.
+"""The context store: it keeps what each step returned, for the next step, for a run that is resumed, and for reading
+last month's runs.
 
 | file below the base                    | what it is                                                             |
 | -------------------------------------- | ---------------------------------------------------------------------- |
 | `objects/ab/cdef...`                   | an immutable object, named by the SHA-256 of its bytes                 |
-| `runs/<run>/run.json`                  | how the run came about, written once                                   |
+| `runs/<run>/run.json`                  | the record of the run, written once                                    |
 | `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
-| `reuse/...`                            | which results may be used again: `execute.stage_cache`                 |
+| `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 """
 
@@ -29,8 +29,7 @@ from crucible_core.ir.experiment import Source
 from crucible_dagster.store.errors import RefusedWriteError, StoreError
 from crucible_dagster.store.failure import StoredFailure
 from crucible_dagster.store.files import TEMPORARY, open_files
-from crucible_dagster.store.format_1 import load_format_1
-from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, unwatched
+from crucible_dagster.store.lazy import PARTS, Cell, Chunk, Reads, StoredDict, StoredList, entries_of, untracked
 from crucible_dagster.store.manifest import Log, Manifest, read_document, write_document
 from crucible_dagster.store.objects import ObjectStore, Ref
 
@@ -59,7 +58,7 @@ class ContextStore:
     def save(
         self, context: Context, run_id: str, step: str, *, attempt: str, notes: Mapping[str, Any] | None = None
     ) -> Context:
-        """Keep what a step returned, and give it back as the next step is to have it.
+        """Keep what a step returned, and return it in the form that the next step gets.
 
         Raises StoreError for a value that cannot be stored or a store that cannot be written to, and RefusedWriteError
         if another attempt's result counts already.
@@ -69,7 +68,7 @@ class ContextStore:
             taken = self.find(run_id, step)
             raise RefusedWriteError(
                 f"the result of step {step!r} of run {run_id} comes too late and is refused: "
-                + ("the run was given up and goes on in another" if taken is None else "another attempt's counts")
+                + ("another run has replaced this one" if taken is None else "another attempt's result counts")
             )
         return _restored(context, manifest, cells)
 
@@ -80,9 +79,6 @@ class ContextStore:
         """
         manifest = self.find(run_id, step)
         if manifest is None:
-            older = load_format_1(self.base, run_id, step, RESULT, allow_pickle=self.objects.allow_pickle)
-            if isinstance(older, Context):
-                return older
             raise StoreError(
                 f"the context store {self.base} has no result of step {step!r} of run {run_id}: the step did not "
                 "finish, or the run was removed from the store"
@@ -95,11 +91,11 @@ class ContextStore:
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
 
     def has_result(self, run_id: str, step: str) -> bool:
-        """Whether a result counts, also one of format 1. Raises StoreError as `find` does."""
-        return self.find(run_id, step) is not None or (self.base / run_id / step / RESULT).exists()
+        """Whether a result counts. Raises StoreError as `find` does."""
+        return self.find(run_id, step) is not None
 
     def close(self, run_id: str, step: str, by: str) -> None:
-        """See to it that a step of a run that was given up has no result: what still runs of it comes too late."""
+        """Refuse any result of a step of a run that was replaced, even if the step is still running."""
         self._create(self.result_name(run_id, step), write_document({"closed_by": by}))
 
     # --- failures ---
@@ -109,7 +105,7 @@ class ContextStore:
     ) -> Sequence[str]:
         """Keep the Context as it stood when a step failed.
 
-        Returns why values are not kept as they stood: one that cannot be stored must not hide why the stage failed.
+        Returns why some values are not kept: a value that cannot be stored must not hide why the stage failed.
         Raises StoreError if the store cannot be written to.
         """
         interrupted = isinstance(error, RunInterrupted)
@@ -133,21 +129,21 @@ class ContextStore:
             if name.endswith(".failed") and (document := self._document(f"{folder}/{name}")) is not None
         ]
         if not found:
-            older = load_format_1(self.base, run_id, step, "failed", allow_pickle=self.objects.allow_pickle)
-            return older if isinstance(older, StoredFailure) else None
+            return None
         manifest = max(found, key=lambda one: one.attempt)
         failure = manifest.failure or {}
         cause = Ref.from_json(failure["cause"]) if failure["cause"] and self.objects.allow_pickle else None
-        return StoredFailure(
-            self._context(manifest),
-            failure["stage"],
-            failure["reason"],
-            failure["interrupted"],
-            cause and self.objects.get(cause, f"the cause of the failure of step {step!r} of run {run_id}"),
-        )
+        context = self._context(manifest)
+
+        def read_cause() -> BaseException | None:
+            objects = self.objects.beside(context.experiment.folder)
+            where = f"the cause of the failure of step {step!r} of run {run_id}"
+            return None if cause is None else objects.get(cause, where)
+
+        return StoredFailure(context, failure["stage"], failure["reason"], failure["interrupted"], read_cause)
 
     def _cause(self, cause: BaseException | None) -> Ref | None:
-        # Many exceptions can be pickled and not unpickled: their constructors want more than `args` holds.
+        # Many exceptions can be pickled but not unpickled: their constructors need more than `args` holds.
         try:
             if cause is None:
                 return None
@@ -159,7 +155,7 @@ class ContextStore:
     # --- what is beside the Contexts ---
 
     def put_run_record(self, run_id: str, text: str) -> None:
-        """Keep how the run came about; the first record counts. Raises StoreError."""
+        """Keep the record of the run; the first one counts. Raises StoreError."""
         self._create(f"{RUNS}/{run_id}/{RECORD}", write_document({"record": text}))
 
     def run_record(self, run_id: str) -> str | None:
@@ -182,12 +178,12 @@ class ContextStore:
         return None if found is None else str(found["holder"])
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
-        """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
+        """Keep an event as it happens, however the stage ends. Raises OSError."""
         name = f"{self.step_folder(run_id, step)}/{attempt}.events"
         self.files.append(name, event.to_json().encode() + b"\n")
 
     def events(self, run_id: str, step: str) -> Trace:
-        """What all attempts of a step recorded, also those that ended without a word."""
+        """The events of all attempts of a step, even of those that were killed."""
         folder = self.step_folder(run_id, step)
         lines: list[bytes] = []
         for name in self.files.children(folder):
@@ -197,7 +193,7 @@ class ContextStore:
         return Trace.from_json(b"[%s]" % b",".join(lines))
 
     def runs(self) -> Sequence[str]:
-        """Every run that the store has something of, without those of format 1."""
+        """Every run that the store has something of."""
         return self.files.children(RUNS)
 
     def steps(self, run_id: str) -> Sequence[str]:
@@ -284,7 +280,7 @@ class ContextStore:
         return manifest, cells
 
     def _extend(self, before: Log | None, items: Sequence[Any]) -> Log:
-        """The log of these outputs, as an addition to the one before where it is one."""
+        """The log of these outputs; if they begin with those before, as an addition to their log."""
         known = before.items(self.objects, "the manifest before") if before else []
         if before is None or items[: len(known)] != known:
             return Log().extended(items, self.objects)
@@ -315,7 +311,7 @@ class ContextStore:
             if before is not None and before.experiment == ref:
                 return ref
             kept = Experiment.model_validate_json(described["experiment"] or "") == experiment
-        except ValueError:  # pydantic's errors are: a stage put something into the experiment that is no JSON
+        except ValueError:  # as pydantic's errors are: a stage put something into the experiment that is not JSON
             kept = False
         if not kept:
             ref, encoded = self.objects.ref(experiment, "the experiment")
@@ -326,26 +322,29 @@ class ContextStore:
 
     def _context(self, manifest: Manifest) -> Context:
         where = f"(step {manifest.step!r}, run {manifest.run_id})"
+        described = self.objects.get(manifest.experiment, f"the experiment {where}")
+        experiment = described if isinstance(described, Experiment) else _experiment(described)
+        # What a stage beside the experiment file put into the Context may be of a class that is defined there.
+        objects = self.objects.beside(experiment.folder)
         shared: dict[str, Cell] = {}
         cells: dict[str, dict[str, Cell]] = {}
         for part in PARTS:
             cells[part] = {}
             for name, ref, group in manifest.parts[part].items(self.objects, f"{part} {where}"):
-                cell = Cell(self.objects, Ref.from_json(ref), f"{part}[{name!r}] {where}")
+                cell = Cell(objects, Ref.from_json(ref), f"{part}[{name!r}] {where}")
                 if group is not None:
                     cell = shared.setdefault(f"{group} {cell.ref.digest}", cell)
                     cell.shared = group
                 cells[part][name] = cell
         outputs = [
-            Chunk(Cell(self.objects, Ref.from_json(ref), f"outputs {where}"), count)
+            Chunk(Cell(objects, Ref.from_json(ref), f"outputs {where}"), count)
             for ref, count in manifest.outputs.items(self.objects, f"outputs {where}")
         ]
-        described = self.objects.get(manifest.experiment, f"the experiment {where}")
         events = manifest.trace.items(self.objects, f"the trace {where}")
         context = Context(
             manifest.experiment_id,
             manifest.run_id,
-            described if isinstance(described, Experiment) else _experiment(described),
+            experiment,
             trace=Trace.from_json(json.dumps(events)),
         )
         return _restored(context, manifest, _Cells(cells, outputs))
@@ -359,9 +358,9 @@ class _Cells:
 
 
 class _Writer:
-    """Writes the values of one Context, each object once however many names it has.
+    """Writes the values of one Context, each object once, however many names it has.
 
-    If `lenient`, a value that cannot be stored is left out, or is as it was stored before, and `lost` says so.
+    If `lenient`, a value that cannot be stored is left out, or kept as it was stored before, and `lost` says so.
     """
 
     def __init__(self, objects: ObjectStore, where: str, *, lenient: bool) -> None:
@@ -457,11 +456,8 @@ class _Writer:
 
 def _restored(context: Context, manifest: Manifest, cells: _Cells) -> Context:
     reads = Reads()
-    restored = unwatched(context)
-    for part in PARTS:
-        restored.__dict__[part] = StoredDict(cells.parts[part], part, reads, manifest)
-    restored.__dict__["outputs"] = StoredList(cells.outputs, reads)
-    return restored
+    parts = {part: StoredDict(cells.parts[part], part, reads, manifest) for part in PARTS}
+    return untracked(context)._replace(**parts, outputs=StoredList(cells.outputs, reads))
 
 
 def _experiment(described: Mapping[str, Any]) -> Experiment:

@@ -140,7 +140,12 @@ MISTAKES = [
         38,
         ["'chi2'", "'mann_whitney'"],
     ),
-    ("id: a\npipeline: [{name: s}]\nschedule: {cron: '0 2 * *'}\n", 3, 12, ["'0 2 * *' is no cron schedule", "five"]),
+    (
+        "id: a\npipeline: [{name: s}]\nschedule: {cron: '0 2 * *'}\n",
+        3,
+        12,
+        ["'0 2 * *' is not a cron schedule", "five"],
+    ),
     ("id: a\npipeline: [{name: s}]\nschedule: {cron: '0 2 * * *', timezone: Berlin}\n", 3, 31, ["'Berlin'", "IANA"]),
     ("id: a\npipeline: [{name: s}]\nschedule: {cron: '@daily', timezone: ../UTC}\n", 3, 28, ["'../UTC'", "IANA"]),
     ("id: a\npipeline: [{name: s}]\nexecution: {executor: celery_k8s}\n", 3, 13, ["'celery_k8s'", "'multiprocess'"]),

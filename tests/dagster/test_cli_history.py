@@ -281,7 +281,7 @@ def test_the_experiment_of_a_run_that_never_began_is_not_known(instance: Dagster
     made = instance.add_run(DagsterRun(job_name="tried", tags={"crucible/experiment": "tried"}))
     done = crucible("show", made.run_id, "--ir")
     assert done.exit_code == 2
-    assert "has no record: its first stage never began" in done.stderr
+    assert "has no record: its first stage never started" in done.stderr
     assert "note: " in crucible("show", made.run_id).stdout
 
 

@@ -238,14 +238,14 @@ MISTAKES: Mapping[str, tuple[str, list[str]]] = {
         ["6:17: {{ env.KEY }}: Dagster's templates are not read in an experiment"],
     ),
     "a reserved word": ("id: type\npipeline: [{name: validate}]", ["3:3: Dagster reserves the name 'type'"]),
-    "nothing": ("", ["2:1: no experiment: `attributes:` holds one"]),
+    "nothing": ("", ["2:1: no experiment: `attributes:` needs either `id:`"]),
     "files and an experiment": (
         "files: [a.yaml]\nid: qa",
-        ["4:3: 'id' stands beside `files:`", "3:11: 'a.yaml': there is no experiment file"],
+        ["4:3: 'id' cannot be combined with `files:`", "3:11: 'a.yaml': there is no experiment file"],
     ),
     "files that are no list": ("files: a.yaml", ["3:3: files: should be a list of files, folders or glob patterns"]),
     "a file outside": ("files:\n  - ../../../../../*.md", ["4:7: '../../../../../*.md' leaves the project"]),
-    "an absolute path": ("files: [/etc/*.yaml]", ["3:11: '/etc/*.yaml' is no path relative to this file"]),
+    "an absolute path": ("files: [/etc/*.yaml]", ["3:11: '/etc/*.yaml' is not a path relative to this file"]),
 }
 
 
@@ -396,7 +396,7 @@ def test_a_scaffolded_component_is_added_to_a_file_that_holds_another(own_folder
 
 
 def test_a_name_that_is_no_id_is_refused_and_leaves_nothing_behind(own_folder: Path) -> None:
-    with pytest.raises(ClickException, match=r"id: 'läufe' cannot be a name .*; say another one with --id"):
+    with pytest.raises(ClickException, match=r"id: 'läufe' cannot be a name .*; give another one with --id"):
         scaffold(own_folder / "läufe")
     assert not (own_folder / "läufe").exists()
     assert "defs.yaml" in scaffold(own_folder / "läufe", id="runs")

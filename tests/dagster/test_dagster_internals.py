@@ -16,6 +16,8 @@ from crucible_dagster.dagster_internals import (
     AssetCheckEvaluationTargetMaterializationData,
     ReconstructableJob,
     execute_run,
+    has_out_of_range_cron_interval,
+    is_valid_cron_schedule,
 )
 
 PACKAGE = Path(dagster_internals.__file__).parent
@@ -43,6 +45,13 @@ def test_a_reconstructable_job_is_what_dagster_s_own_function_makes() -> None:
     )
     assert isinstance(made, ReconstructableJob)
     assert made.get_definition().name == "x"
+
+
+def test_dagsters_own_check_of_a_cron_schedule() -> None:
+    assert is_valid_cron_schedule("*/90 * * * *")
+    assert has_out_of_range_cron_interval("*/90 * * * *")
+    assert not is_valid_cron_schedule("61 * * * *")
+    assert not has_out_of_range_cron_interval("@daily")
 
 
 def test_the_tag_of_a_run_that_goes_on_from_a_failure() -> None:

@@ -38,7 +38,7 @@ from crucible_dagster.history.earlier_runs import EarlierRuns
 from crucible_dagster.names import dagster_name, gates_step
 from crucible_dagster.rerun.replay import replay_run
 from crucible_dagster.rerun.resume import resume_run
-from crucible_dagster.rerun.why import explain_reuse
+from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG, GATES_TAG, VARIANT_TAG
 
@@ -345,7 +345,7 @@ def test_a_check_judges_the_newest_run_again_without_running_a_stage(instance: D
     definitions = definitions_of([described(name, GOOD, NO_WORSE, strict)], registry())
     empty = execute_checks(instance, definitions, "no_worse")["no_worse"]
     assert (empty.passed, empty.severity) == (False, AssetCheckSeverity.WARN)
-    assert "has come to its end yet" in str(empty.description)
+    assert "has finished yet" in str(empty.description)
     run(instance, described(name, GOOD))
     newest = run(instance, described(name, BAD, NO_WORSE, strict))
     before = len(History(instance).runs(name))
@@ -414,7 +414,7 @@ def test_a_run_that_a_gate_failed_is_resumed_by_judging_it_again(instance: Dagst
     replayed = replay_run(instance, failed, registry=builtin_registry())
     assert replayed.is_same
     assert isinstance(replayed.error, GateFailedError)
-    assert "does not say `cache: true`" in explain_reuse(instance, failed, "measure").verdict
+    assert "does not have `cache: true`" in explain_stage(instance, failed, "measure").verdict
 
 
 def test_a_stage_may_be_called_gates(memory: DagsterInstance, name: str) -> None:

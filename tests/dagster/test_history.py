@@ -25,6 +25,7 @@ from dagster import (
     op,
 )
 from stages_for_tests import experiment_of, registry
+from upath import UPath
 
 from crucible_bench import adjust_p_values, run_test
 from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment
@@ -33,6 +34,7 @@ from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.history.history import Change
 from crucible_dagster.history.run_record import launch_tags
 from crucible_dagster.history.summaries import STATUSES, MetricChange, RunStatus
+from crucible_dagster.store import ContextStore
 
 
 def run(
@@ -183,13 +185,13 @@ def test_a_run_is_named_by_the_first_characters_of_its_id(instance: DagsterInsta
         CrucibleError, match="no run of an experiment has an id that begins with '9999'; the newest: ef001"
     ):
         history.find("9999")
-    with pytest.raises(CrucibleError, match="'ef0' is too short for a run id: give 4 characters at least"):
+    with pytest.raises(CrucibleError, match="'ef0' is too short for a run id: give at least 4 characters"):
         history.find("ef0")
 
 
 def test_a_run_of_another_job_is_none_of_ours(instance: DagsterInstance) -> None:
     other = add_run(instance, job_name="etl", tags={})
-    with pytest.raises(CrucibleError, match=f"run {other} of job 'etl' is no run of an experiment"):
+    with pytest.raises(CrucibleError, match=f"run {other} of job 'etl' is not a run of an experiment"):
         History(instance).run(other)
     with pytest.raises(CrucibleError, match="no run of an experiment has an id that begins with"):
         History(instance).find(other[:8])
@@ -259,7 +261,7 @@ def test_a_failure_outside_the_stages_is_told_too(instance: DagsterInstance) -> 
     assert details.failure.stage is None
     assert "'nowhere' is none of" in details.failure.reason
     assert details.record is None
-    assert any("has no record: its first stage never began" in note for note in details.notes)
+    assert any("has no record: its first stage never started" in note for note in details.notes)
     with pytest.raises(CrucibleError, match=r"no step of run .* has finished, so there is no Context"):
         History(instance).context(done.run_id)
 
@@ -272,21 +274,15 @@ def test_a_run_that_never_began_is_told_as_far_as_it_is_known(instance: DagsterI
 
 
 def test_a_run_whose_context_cannot_be_read_is_told_from_dagsters_storage(
-    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    instance: DagsterInstance, tmp_path: Path
 ) -> None:
     context = run(instance, MEASURE, "choose")
 
-    class Emptied:
+    class Emptied(ContextStore):
         def load(self, run_id: str, step: str) -> Context:
             raise CrucibleError(f"the store has nothing of step {step}")
 
-        def load_failure(self, run_id: str, step: str) -> None:
-            return None
-
-        def run_record(self, run_id: str) -> None:
-            return None
-
-    details = History(instance, store=Emptied()).run(context.run_id)
+    details = History(instance, store=Emptied(UPath(tmp_path))).run(context.run_id)
     assert details.metrics == {"accuracy": 0.25}
     assert [(one.name, one.outcome) for one in details.stages] == [("measure", "succeeded"), ("choose", "succeeded")]
     assert "the store has nothing of step choose" in details.notes
@@ -309,7 +305,53 @@ def test_a_context_of_a_class_beside_the_experiment_file_is_read_back(
     context = execute_experiment(load_experiment(folder / "e.yaml"), instance=instance)
     sys.path.remove(str(folder))
     del sys.modules["beside_stages"]
+    before = sys.path[:]
     assert History(instance).context(context.run_id).assigns["model"].size == 3
+    assert sys.path == before
+
+
+def test_reading_history_imports_no_stage_and_leaves_the_search_path_alone(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    import sys
+
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    (folder / "stages_alone.py").write_text(
+        "from crucible_core import stage\n"
+        "class OwnError(Exception):\n    pass\n"
+        "@stage\ndef draw(ctx, *, shift: float = 0.0):\n"
+        "    groups = {'a': [1.0, 2.0, 3.0, 4.5], 'b': [shift + x for x in (2.0, 1.0, 5.0, 3.0)]}\n"
+        "    return ctx.assign(groups=groups).put_metric('n', 8)\n"
+        "@stage\ndef fall(ctx):\n    raise OwnError('it fell')\n"
+    )
+    draw = "{name: draw, module: 'stages_alone:draw', options: {shift: %s}}"
+    runs = []
+    for shift in (0.0, 0.5):
+        (folder / "e.yaml").write_text(
+            f"id: alone\npipeline: [{draw % shift}, {{name: bench, options: {{data: assigns.groups}}}}]\n"
+        )
+        runs.append(execute_experiment(load_experiment(folder / "e.yaml"), instance=instance).run_id)
+    (folder / "f.yaml").write_text("id: alone\npipeline: [{name: fall, module: 'stages_alone:fall'}]\n")
+    with pytest.raises(StageFailedError) as failed:
+        execute_experiment(load_experiment(folder / "f.yaml"), instance=instance)
+    sys.path.remove(str(folder))
+    del sys.modules["stages_alone"]
+    before = sys.path[:]
+    history = History(instance)
+    assert [one.run_id for one in history.runs("alone")][::-1] == [*runs, failed.value.context.run_id]
+    assert [row["n"] for row in history.metrics("alone", status="succeeded")] == [8, 8]
+    assert history.context(runs[0]).assigns["groups"]["a"] == [1.0, 2.0, 3.0, 4.5]
+    assert history.run(runs[1]).metrics["n"] == 8
+    compared = history.compare(*runs, values=True)
+    assert [one.group for one in compared.groups] == ["a", "b"]
+    assert compared.groups[1].result is not None
+    told = history.run(failed.value.context.run_id).failure
+    assert told is not None
+    assert told.reason.endswith("it fell")
+    assert history.context(failed.value.context.run_id).experiment.id == "alone"
+    assert "stages_alone" not in sys.modules
+    assert sys.path == before
 
 
 def made_again() -> Any:

@@ -436,8 +436,8 @@ def test_every_mistake_of_every_file_is_said_at_once(tmp_path: Path) -> None:
     said = str(caught.value).splitlines()
     assert len(said) == 4
     assert "b.yaml:3:1: is no YAML" in said[0]
-    assert "e.yaml:3:12: schedule.cron: '99 99 * * *' is no cron schedule" in said[1]
-    assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[2]
+    assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[1]
+    assert "e.yaml:3:12: schedule.cron: '99 99 * * *' is not a cron schedule" in said[2]
     assert "d.yaml:1:1: the id 'c.x' is taken by experiment 'c-x'" in said[3]
 
 
@@ -538,5 +538,5 @@ def test_an_instance_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_id_that_dagster_refuses_is_refused_in_our_words(registry: Registry, instance: DagsterInstance) -> None:
-    with pytest.raises(CrucibleError, match="'abc' is no UUID"):
+    with pytest.raises(CrucibleError, match="'abc' is not a UUID; Dagster requires one"):
         execute_experiment(experiment({"name": "measure"}), registry=registry, instance=instance, run_id="abc")

@@ -156,7 +156,7 @@ def test_a_run_that_is_at_work_is_not_taken_over(instance: DagsterInstance, tmp_
     assert record is not None
     mine = {**json.loads(record), "run_id": other.run_id}
     open_store(instance).put_run_record(other.run_id, json.dumps(mine))
-    with pytest.raises(CrucibleError, match=rf"is started, by what Dagster knows, and its process .* {os.getpid()} "):
+    with pytest.raises(CrucibleError, match=rf"is started according to Dagster, and its process .* {os.getpid()} "):
         resume_run(instance, other.run_id)
 
 

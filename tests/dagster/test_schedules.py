@@ -30,7 +30,7 @@ from upath import UPath
 from crucible_core import InvalidExperimentError, Schedule, load_experiment
 from crucible_core.cli import main as crucible
 from crucible_core.ir import vocabulary
-from crucible_dagster import History, execute_experiment, job_for, schedule_for
+from crucible_dagster import History, build_definitions, execute_experiment, job_for, schedule_for
 from crucible_dagster.automation.schedules import MISSED, SCHEDULE_STATUS, tick_tags
 from crucible_dagster.automation.ticks import Tick, find_state, ticks_of, times_before, what_became_of
 from crucible_dagster.dagster_internals import schedule_execution_time_iterator
@@ -101,6 +101,23 @@ def test_the_ticks_of_a_night_in_which_the_clocks_change(
     assert len({time.timestamp() for time in times}) == len(times)
 
 
+@pytest.mark.parametrize(
+    "cron",
+    [
+        *("61 * * * *", "* 24 * * *", "* * 32 * *", "* * * 13 *", "a b c d e", "- - - - -", "* * * * $(x)"),
+        *("0 0 30 2 *", "*/90 * * * *"),
+    ],
+)
+def test_a_time_that_never_comes_is_refused_where_it_stands_and_not_by_the_daemon_later(
+    tmp_path: Path, cron: str
+) -> None:
+    file = tmp_path / "never.yaml"
+    file.write_text(f"id: never\npipeline: [{{name: validate}}]\nschedule: {{cron: '{cron}'}}\n")
+    with pytest.raises(InvalidExperimentError, match="not a cron schedule") as refused:
+        build_definitions(file)
+    assert str(refused.value).startswith(f"{file}:3:12: schedule.cron: '{cron}' is")
+
+
 @pytest.mark.parametrize("zone", [BERLIN, NEW_YORK])
 @pytest.mark.parametrize("cron", ["0 * * * *", "*/30 * * * *", "30 2 * * *", "15 1-3 * * *", "7 * * * 0"])
 def test_the_times_before_an_instant_are_those_that_the_daemon_takes(zone: str, cron: str) -> None:
@@ -156,7 +173,7 @@ def tick_of(status: TickStatus, **more: Any) -> InstigatorTick:
 ERROR = SerializableErrorInfo("no module named lost\n", [], "ImportError")
 BECAME = [
     ([], None, "missed", None, None, "no daemon looked at it"),
-    ([], tick_of(TickStatus.STARTED), "missed", None, None, "its evaluation was cut off"),
+    ([], tick_of(TickStatus.STARTED), "missed", None, None, "its evaluation was interrupted"),
     ([], tick_of(TickStatus.FAILURE, error=ERROR), "missed", None, None, "its evaluation failed: no module named lost"),
     ([], tick_of(TickStatus.SKIPPED, skip_reason="late"), "skipped", None, None, "late"),
     ([run_of("a", R.SUCCESS)], tick_of(TickStatus.SUCCESS, run_ids=["a"]), "run", "a", "succeeded", None),
@@ -165,8 +182,8 @@ BECAME = [
     ([run_of("a", R.CANCELED)], None, "run", "a", "canceled", None),
     ([run_of("a", R.FAILURE), run_of("b", R.SUCCESS, root="a")], None, "run", "b", "succeeded", None),
     ([run_of("a", R.CANCELED, superseded=True), run_of("b", R.SUCCESS)], None, "run", "b", "succeeded", None),
-    ([run_of("a", R.NOT_STARTED)], None, "missed", None, None, "run a was made for it and never submitted"),
-    ([run_of("a", R.CANCELED, superseded=True)], None, "missed", None, None, "run a was made"),
+    ([run_of("a", R.NOT_STARTED)], None, "missed", None, None, "run a was created for it and never submitted"),
+    ([run_of("a", R.CANCELED, superseded=True)], None, "missed", None, None, "run a was created"),
     ([run_of("a", R.NOT_STARTED), run_of("b", R.STARTED)], None, "run", "b", "running", None),
 ]
 
@@ -423,7 +440,7 @@ def test_what_is_too_late_is_skipped_when_the_file_says_so(small_plant: Plant) -
     assert small_plant.worked() == []
     assert small_plant.outcomes(at(3)) == ["missed", "skipped"]
     note = small_plant.ticks(at(3))[-1].note or ""
-    assert note.startswith("The tick is looked at ")
+    assert note.startswith("The tick is evaluated ")
     assert note.endswith(" s late, and at most 200 s are allowed (max_late).")
     now = datetime.now(UTC)
     switch_on(small_plant.workspace, NAME, now - timedelta(minutes=1))
@@ -583,7 +600,7 @@ def test_what_the_command_cannot_tell_it_says(small_plant: Plant, tmp_path: Path
     assert f"the schedule '{NAME}' was never switched on" in never.stderr
     switch_on(small_plant.workspace, NAME, at(0))
     assert "there is no run of an experiment 'nightly'" in command("nightly").stderr
-    assert "'yesterday' is no date or time" in command(str(small_plant.file), "--since", "yesterday").stderr
+    assert "'yesterday' is not a date or time" in command(str(small_plant.file), "--since", "yesterday").stderr
     assert (
         "of code location 'there' was never switched on" in command(str(small_plant.file), "--location", "there").stderr
     )

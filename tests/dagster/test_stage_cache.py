@@ -14,7 +14,7 @@ from postgres import dagster_home
 from crucible_core import Context, Experiment, StageFailedError, StageSucceeded, run_experiment
 from crucible_core.report import render_report
 from crucible_dagster import execute_experiment
-from crucible_dagster.rerun.why import explain_reuse
+from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.retention import collect
 
@@ -115,8 +115,8 @@ def test_a_stage_that_reads_what_is_new_in_every_run_is_run_and_that_is_said(
     second = run(instance, PREPARE, entry)
     assert reused(second)[name] is None
     logs = instance.all_logs(second.run_id)
-    assert any("cannot be used again: it read ctx." in entry.user_message for entry in logs)
-    told = explain_reuse(instance, second.run_id, name)
+    assert any("cannot be reused: it read ctx." in entry.user_message for entry in logs)
+    told = explain_stage(instance, second.run_id, name)
     assert told.verdict == f"{name} was run: it reads ctx.{name[6:]}, which is different in every run"
 
 
@@ -134,7 +134,7 @@ def test_fresh_runs_every_stage_and_its_results_are_the_ones_used_next(instance:
     fresh = run(instance, PREPARE, TRAIN, fresh=True)
     assert reused(fresh)["train"] is None
     assert reused(run(instance, PREPARE, TRAIN))["train"] == fresh.run_id
-    assert explain_reuse(instance, fresh.run_id, "train").verdict == "train was run, because --fresh was said"
+    assert explain_stage(instance, fresh.run_id, "train").verdict == "train was run because of --fresh"
 
 
 def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
     (tmp_path / "changing.py").write_text(source.replace("'m', 1", "'m', 2"))
     third = execute()
     assert third[1:] == ["2", "None"]
-    explanation = explain_reuse(instance, third[0], "one")
+    explanation = explain_stage(instance, third[0], "one")
     assert explanation.verdict.endswith("this is different: code")
 
 
@@ -187,7 +187,7 @@ def test_a_result_whose_objects_are_gone_is_made_again(instance: DagsterInstance
     second = run(instance, LARGE, TRAIN)
     assert reused(second)["train"] is None
     assert second.differences(run(instance, LARGE, TRAIN)) == ()
-    told = explain_reuse(instance, second.run_id, "train")
+    told = explain_stage(instance, second.run_id, "train")
     assert told.compared_with == first.run_id
     assert told.verdict.endswith("the stored result")
 
@@ -275,7 +275,7 @@ def test_a_value_that_cannot_be_stored_does_not_hide_why_the_stage_failed(instan
         for entry in instance.all_logs(caught.value.context.run_id, of_type=DagsterEventType.STEP_FAILURE)
         if entry.dagster_event
     ]
-    assert "Not kept of the Context: assigns['data']" in str(said)
+    assert "Not kept in the stored Context: assigns['data']" in str(said)
 
 
 def test_an_index_that_cannot_be_read_is_no_index(instance: DagsterInstance) -> None:
@@ -285,7 +285,7 @@ def test_an_index_that_cannot_be_read_is_no_index(instance: DagsterInstance) -> 
     ctx = run(instance, PREPARE, TRAIN)
     assert ctx.completed_stages == ("prepare", "train")
     assert any(
-        "cannot be used again: the store cannot be written to" in entry.user_message
+        "cannot be reused: the store cannot be written to" in entry.user_message
         for entry in instance.all_logs(ctx.run_id)
     )
 
@@ -304,9 +304,9 @@ def test_the_event_log_says_where_the_result_is_from(instance: DagsterInstance) 
 
 def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
     first = run(instance, PREPARE, TRAIN)
-    explained = explain_reuse(instance, first.run_id, "train")
+    explained = explain_stage(instance, first.run_id, "train")
     assert explained.verdict == "train was run: there was no earlier result of this stage of the experiment"
-    hit = explain_reuse(instance, run(instance, PREPARE, TRAIN).run_id, "train")
+    hit = explain_stage(instance, run(instance, PREPARE, TRAIN).run_id, "train")
     assert hit.reused_from == first.run_id
     assert {part.part: part.verdict for part in hit.parts} == {
         "stage": "same",
@@ -315,9 +315,9 @@ def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
         "assigns['data']": "same",
     }
     changed = run(instance, {"name": "prepare", "options": {"size": 4}}, {**TRAIN, "options": {"rate": 0.1}})
-    miss = explain_reuse(instance, changed.run_id, "train")
+    miss = explain_stage(instance, changed.run_id, "train")
     assert miss.compared_with == first.run_id
     assert [part.part for part in miss.parts if part.verdict == "different"] == ["option rate", "assigns['data']"]
-    assert explain_reuse(instance, changed.run_id, "prepare").verdict == (
-        "prepare was run: its entry in the experiment does not say `cache: true`"
+    assert explain_stage(instance, changed.run_id, "prepare").verdict == (
+        "prepare was run: its entry in the experiment does not have `cache: true`"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,9 +22,10 @@ from upath import UPath
 from crucible_core import Context, CrucibleError, Decision, RunInterrupted, StageFailedError
 from crucible_core.values.equality import same
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, detached
-from crucible_dagster.store.files import LocalFiles
-from crucible_dagster.store.memory import Digests, digests_of, remember_mapping
+from crucible_dagster.store.files import LocalFiles, maps
+from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.objects import MIN_MAPPED
+from crucible_dagster.store.search_path import modules_beside
 
 RUN = "00000000-0000-4000-8000-00000000000a"
 
@@ -312,14 +315,16 @@ def test_a_stage_may_put_anything_into_the_experiment_that_it_carries(local: Con
 
 def test_one_result_counts_and_a_late_one_is_refused(store: ContextStore) -> None:
     store.save(begin().put_metric("m", 1), RUN, "one", attempt="a")
-    with pytest.raises(RefusedWriteError, match=r"step 'one' of run .* comes too late .* another attempt's counts"):
+    with pytest.raises(
+        RefusedWriteError, match=r"step 'one' of run .* comes too late .* another attempt's result counts"
+    ):
         store.save(begin().put_metric("m", 2), RUN, "one", attempt="b")
     assert load(store, "one").metrics == {"m": 1}
 
 
 def test_a_step_that_was_given_up_gets_no_result(store: ContextStore) -> None:
     store.close(RUN, "one", by="another run")
-    with pytest.raises(RefusedWriteError, match="the run was given up and goes on in another"):
+    with pytest.raises(RefusedWriteError, match="another run has replaced this one"):
         store.save(begin(), RUN, "one", attempt="a")
     assert not store.has_result(RUN, "one")
     with pytest.raises(StoreError, match="has no result of step 'one'"):
@@ -374,23 +379,49 @@ def test_the_first_run_record_counts(store: ContextStore) -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_kernel_tells_whether_mapped_memory_was_written_to(tmp_path: Path) -> None:
+def test_mapped_memory_that_was_written_to_has_another_digest(tmp_path: Path) -> None:
+    gc.collect()
+    before = len(maps)
     content = os.urandom(1_000_000)
     (tmp_path / "object").write_bytes(content)
     block = LocalFiles(tmp_path).map("object")
-    known = Digests("known without reading", "it too")
-    remember_mapping(block, known)
+    known = Digests("known without reading", checksum(content))
+    remember(len(content), known)
     assert digests_of(block) == known
     assert bytes(block[:10]) == content[:10]
     assert digests_of(block) == known, "reading changes nothing"
     assert digests_of(block[:5_000]) != known
-    block[999_999] = block[999_999]
-    assert digests_of(block).sha256 == hashlib.sha256(content).hexdigest()
+    block[999_999] ^= 1
+    assert digests_of(block).sha256 == hashlib.sha256(block).hexdigest()
+    assert (tmp_path / "object").read_bytes() == content
+    assert len(maps) == before + 1
     del block
     gc.collect()
-    from crucible_dagster.store import memory
+    assert len(maps) == before
 
-    assert not memory._mappings
+
+# --- the search path --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_searched_as_long_as_some_value_is_read_with_it(tmp_path: Path) -> None:
+    before = sys.path[:]
+    with contextlib.ExitStack() as outer:
+        outer.enter_context(modules_beside(tmp_path))
+        with contextlib.suppress(KeyError), modules_beside(tmp_path):
+            assert sys.path == [*before, str(tmp_path)]
+            raise KeyError
+        assert sys.path == [*before, str(tmp_path)]
+    assert sys.path == before
+
+
+def test_a_folder_that_the_program_searches_anyway_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = sys.path[:]
+    with modules_beside(tmp_path):
+        assert sys.path == before
+    assert sys.path == before
 
 
 def test_a_store_whose_package_is_missing_says_which() -> None:

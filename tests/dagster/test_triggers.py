@@ -241,7 +241,7 @@ def test_a_failed_run_is_told_of_once_with_its_stage_and_why(instance: DagsterIn
     (tmp_path / "mended").touch()
     run(instance, failing(tmp_path))
     sensor.look()
-    assert sensor.said == "told of 1"
+    assert sensor.said == "1 reported"
     (alert,) = mailbox.alerts
     assert (alert.kind, alert.experiment, alert.run_id) == ("run_failed", "failing", failed)
     assert (alert.stage, alert.gate) == ("first-stage", None)
@@ -278,7 +278,7 @@ def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
     mailbox.broken = 1
     sensor.look()
     assert mailbox.keys == [f"{second} run_failed"]
-    assert sensor.said == "told of 1, 1 not yet, as the notifier raised"
+    assert sensor.said == "1 reported, 1 not yet, as the notifier raised"
     sensor.look()
     assert mailbox.keys == [f"{second} run_failed", f"{first} run_failed"]
     third = run(instance, failing(tmp_path))
@@ -287,7 +287,7 @@ def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
     for _ in range(ATTEMPTS):
         sensor.look()
         said.append(sensor.said)
-    assert said[-2:] == ["told of 0, 1 not yet, as the notifier raised", "told of 0, 1 given up"]
+    assert said[-2:] == ["0 reported, 1 not yet, as the notifier raised", "0 reported, 1 not tried again"]
     sensor.look()
     assert f"{third} run_failed" not in mailbox.keys
 
@@ -299,10 +299,10 @@ def test_an_alert_that_is_to_be_told_again_goes_with_its_run(instance: DagsterIn
     failed = run(instance, failing(tmp_path))
     mailbox.broken = 1
     sensor.look()
-    assert sensor.said == "told of 0, 1 not yet, as the notifier raised"
+    assert sensor.said == "0 reported, 1 not yet, as the notifier raised"
     instance.delete_run(failed)
     sensor.look()
-    assert sensor.said == "told of 0"
+    assert sensor.said == "0 reported"
 
 
 def test_what_failed_while_the_sensor_was_off_is_not_told_and_what_did_right_after_is(

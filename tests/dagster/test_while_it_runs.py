@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from crucible_core.observers import Audience, Updates
 from crucible_dagster import execute_experiment, job_for
 from crucible_dagster.execute.captured_logs import MAX_LINES, captured_logs
 from crucible_dagster.execute.compiled import Settings
-from crucible_dagster.execute.event_log import StageTeller
+from crucible_dagster.execute.event_log import EventLogObserver
 
 pytestmark = pytest.mark.filterwarnings("default:something is deprecated")
 
@@ -41,6 +42,7 @@ STAGES = Registry(
         "hostile": watched_stages.hostile,
         "flood": watched_stages.flood,
         "fork": watched_stages.fork,
+        "fall": watched_stages.fall,
         "count": watched_stages.count,
         "choose": choose,
         "long": long,
@@ -69,6 +71,16 @@ def lines_in(instance: DagsterInstance, run_id: str) -> list[tuple[int, str]]:
     return [(entry.level, entry.user_message) for entry in entries]
 
 
+@pytest.fixture
+def captured_warnings() -> Iterator[None]:
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+
+
+@pytest.mark.usefixtures("captured_warnings")
 def test_log_lines_of_the_stage_and_of_libraries_are_in_the_runs_log(instance: DagsterInstance) -> None:
     lines = lines_of(["talk"], instance)
     assert [level for level, _ in lines] == [20, 30, 30, 30, 40, 20]
@@ -78,7 +90,8 @@ def test_log_lines_of_the_stage_and_of_libraries_are_in_the_runs_log(instance: D
         "watched_stages: own warning",
         "some_library.core: library warning",
     ]
-    assert texts[3].startswith("py.warnings: UserWarning: something is deprecated (")
+    assert texts[3].startswith("py.warnings: ")
+    assert "UserWarning: something is deprecated" in texts[3]
     assert texts[4].startswith("watched_stages: it went wrong\nTraceback")
     assert "ValueError: deep inside" in texts[4]
     assert texts[5] == "watched_stages: from a thread"
@@ -97,6 +110,125 @@ def test_after_a_step_logging_and_warnings_are_what_they_were(instance: DagsterI
     before = logging_state()
     lines_of(["talk"], instance, {"log_level": "DEBUG", "library_log_level": "DEBUG"})
     assert logging_state() == before
+
+
+def test_a_stage_that_fails_leaves_no_handler_and_no_level_behind(instance: DagsterInstance) -> None:
+    before = logging_state()
+    experiment = Experiment.model_validate({"id": "said", "pipeline": [{"name": "fall"}]})
+    config = {"resources": {"experiment": {"config": {"log_level": "DEBUG", "library_log_level": "DEBUG"}}}}
+    run = job_for(experiment, STAGES).execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    assert not run.success
+    assert (10, "watched_stages: before the fall") in lines_in(instance, run.run_id)
+    assert logging_state() == before
+
+
+def test_by_default_nothing_of_the_process_is_changed_but_the_level_of_the_stages_package() -> None:
+    root, own, other = (logging.getLogger(name) for name in (None, "some_package", "some_library"))
+    before = (root.level, warnings.showwarning, warnings.filters[:], other.level, other.handlers[:])
+    with captured_logs(logging.Logger("of the step"), {"some_package"}, Settings()):
+        assert (root.level, warnings.showwarning, warnings.filters[:], other.level, other.handlers[:]) == before
+        assert own.level == logging.INFO
+        assert own.handlers == []
+    assert own.level == logging.NOTSET
+
+
+class Kept(logging.Logger):
+    """A log that keeps the texts of its lines."""
+
+    def __init__(self) -> None:
+        super().__init__("of the step")
+        self.texts: list[str] = []
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def test_stages_in_two_threads_have_their_own_lines_each() -> None:
+    before = logging_state()
+    kept = [Kept(), Kept()]
+    settings = [Settings(log_level="DEBUG", library_log_level="DEBUG"), Settings(log_level="INFO")]
+    inside, one_has_ended = threading.Barrier(2), threading.Event()
+
+    def run_one(which: int) -> None:
+        own, library = logging.getLogger("watched_stages"), logging.getLogger("some_library")
+        with captured_logs(kept[which], {"watched_stages"}, settings[which]):
+            inside.wait(10)
+            own.debug("debug of %d", which)
+            own.info("info of %d", which)
+            library.info("library info of %d", which)
+            inside.wait(10)
+            if which == 0:
+                one_has_ended.wait(10)
+                own.debug("debug of 0 after 1 has ended")
+        if which == 1:
+            one_has_ended.set()
+
+    with nobody_else_listening():
+        threads = [threading.Thread(target=run_one, args=(which,)) for which in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert kept[0].texts == [
+        "watched_stages: debug of 0",
+        "watched_stages: info of 0",
+        "some_library: library info of 0",
+        "watched_stages: debug of 0 after 1 has ended",
+    ]
+    assert kept[1].texts == ["watched_stages: info of 1"]
+    assert logging_state() == before
+
+
+def test_a_stage_within_a_stage_has_its_own_lines() -> None:
+    outer, inner = Kept(), Kept()
+    own = logging.getLogger("watched_stages")
+    with nobody_else_listening(), captured_logs(outer, {"watched_stages"}, Settings()):
+        own.info("before")
+        with contextlib.suppress(KeyError), captured_logs(inner, {"watched_stages"}, Settings()):
+            own.info("within")
+            raise KeyError
+        own.info("after")
+    assert (outer.texts, inner.texts) == (
+        ["watched_stages: before", "watched_stages: after"],
+        ["watched_stages: within"],
+    )
+
+
+def test_a_package_whose_logger_passes_nothing_on_is_heard_too() -> None:
+    kept = Kept()
+    own = logging.getLogger("watched_stages")
+    own.propagate = False
+    try:
+        with captured_logs(kept, {"watched_stages"}, Settings()):
+            logging.getLogger("watched_stages.deep").info("heard once")
+    finally:
+        own.propagate = True
+    assert kept.texts == ["watched_stages.deep: heard once"]
+    assert own.handlers == []
+
+
+def test_a_level_that_the_stage_sets_itself_stays() -> None:
+    own = logging.getLogger("watched_stages")
+    with captured_logs(Kept(), {"watched_stages"}, Settings()):
+        own.setLevel(logging.ERROR)
+    try:
+        assert own.level == logging.ERROR
+    finally:
+        own.setLevel(logging.NOTSET)
+
+
+def test_what_no_handler_takes_is_printed_once_as_without_dagster(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.handlers[:] = []
+    try:
+        with captured_logs(Kept(), {"watched_stages"}, Settings()):
+            logging.getLogger("watched_stages").warning("own")
+            logging.getLogger("some_library").warning("a library's")
+            logging.getLogger("watched_stages").info("not printed")
+    finally:
+        root.handlers[:] = handlers
+    assert capsys.readouterr().err == "own\na library's\n"
 
 
 def logging_state() -> Any:
@@ -211,7 +343,7 @@ class Clock:
         self.lines: list[str] = []
         log = SimpleNamespace(info=self.lines.append)
         experiment = Experiment.model_validate({"id": "x", "pipeline": [{"name": "long"}]})
-        self.teller = StageTeller(
+        self.observer = EventLogObserver(
             SimpleNamespace(log=log),  # type: ignore[arg-type]  # a log is all that is asked of it here
             experiment,
             Settings(),
@@ -224,7 +356,7 @@ def test_progress_lines_come_every_five_seconds_at_most() -> None:
     for second in range(61):
         clock.now = 100.0 + second
         update = ProgressUpdate("long", 0, "training", second * 10, 600, float(second), ended=second == 60)
-        clock.teller.on_progress(update)
+        clock.observer.on_progress(update)
     assert len(clock.lines) == 13
     assert clock.lines[0] == "training: 0 of 600 (0 %)"
     assert clock.lines[1] == "training: 50 of 600 (8 %), 10 per s, 55.0 s left"
@@ -236,7 +368,7 @@ def test_loops_within_loops_do_not_flood_the_log() -> None:
     for epoch in range(1_000):
         clock.now += 0.01
         for count in (0, 10):
-            clock.teller.on_progress(ProgressUpdate("long", epoch, "batches", count, 10, 0.01, ended=count == 10))
+            clock.observer.on_progress(ProgressUpdate("long", epoch, "batches", count, 10, 0.01, ended=count == 10))
     assert len(clock.lines) <= 20 + 10 / 5 + 1
 
 
@@ -286,7 +418,7 @@ def test_a_watcher_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) 
 
 def test_nobody_hears_of_a_stage_that_has_ended() -> None:
     clock = Clock()
-    updates = Updates("long", Audience([clock.teller]))
+    updates = Updates("long", Audience([clock.observer]))
     updates.close()
     updates.progress(ProgressUpdate("long", 0, "late", 0, None, 0.0))
     assert clock.lines == []

@@ -39,9 +39,9 @@ _TEMPLATE = re.compile(r"\{\{-?\s*(env\s*[.(]|(context\.)?project_root\b)")
 class ExperimentComponent(Component):
     """Experiments: each a job that runs its stages, and an asset that shows the results over time.
 
-    In YAML, `attributes:` holds one experiment, key for key as an experiment file holds it, or `files:`, a list of
-    experiment files, folders or glob patterns, relative to the defs.yaml. Modules of stages that stand beside the file
-    are found.
+    In YAML, `attributes:` holds one experiment, with the same keys as an experiment file, or `files:`, a list of
+    experiment files, folders or glob patterns, relative to the defs.yaml. Stage modules in the folder of the file are
+    found.
 
     In Python, give the experiments, and a registry if they name stages that are not installed.
     """
@@ -65,7 +65,7 @@ class ExperimentComponent(Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """What may stand under `attributes:`."""
+        """What is allowed under `attributes:`."""
         return ExperimentAttributes
 
     @classmethod
@@ -96,7 +96,7 @@ class ExperimentComponent(Component):
         component of the project.
         """
         beside: list[Experiment] = []
-        if isinstance(context.component_decl, ComponentDecl):  # else it is built by itself, outside of a project
+        if isinstance(context.component_decl, ComponentDecl):  # otherwise it is built alone, outside a project
             ours = {id(experiment) for experiment in self.experiments}
             everywhere = context.component_tree.get_all_components(ExperimentComponent)
             beside = [one for component in everywhere for one in component.experiments if id(one) not in ours]
@@ -119,7 +119,7 @@ def _experiments(data: Any, source: Source | None, context: ComponentLoadContext
     if isinstance(data, dict) and FILES in data:
         return _experiments_of_files(data, source, context)
     if not isinstance(data, dict) or not data:
-        raise _mistake("no experiment: `attributes:` holds one (`id:` and `pipeline:`), or `files:`", source)
+        raise _mistake("no experiment: `attributes:` needs either `id:` and `pipeline:`, or `files:`", source)
     mistakes = [
         _mistake(
             f"{printable(text)}: Dagster's templates are not read in an experiment, whose meaning would depend on the "
@@ -144,7 +144,7 @@ def _experiments_of_files(
 ) -> list[Experiment]:
     mistakes = [
         _mistake(
-            f"{key!r} stands beside `files:`, and a component holds one experiment or names files; write two "
+            f"{key!r} cannot be combined with `files:`: a component holds one experiment or names files; write two "
             "components, with a line of `---` between them",
             source,
             key,
@@ -174,7 +174,7 @@ def _mistake(message: str, source: Source | None, *place: str | int) -> InvalidE
 
 def _files_of(pattern: str, context: ComponentLoadContext) -> list[Path]:
     if Path(pattern).is_absolute():
-        raise InvalidExperimentError(f"{pattern!r} is no path relative to this file")
+        raise InvalidExperimentError(f"{pattern!r} is not a path relative to this file")
     try:
         found = experiment_files(context.path / pattern)
     except InvalidExperimentError as error:

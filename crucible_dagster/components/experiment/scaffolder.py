@@ -106,7 +106,7 @@ class ScaffoldParams(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     id: str | None = None
-    """The experiment's id; unsaid, the last part of the name."""
+    """The experiment's id; by default, the last part of the name."""
     own_file: bool = False
     """Writes the experiment into a file of its own, which `crucible run FILE` runs too; the defs.yaml names it."""
 
@@ -128,7 +128,7 @@ class ExperimentScaffolder(Scaffolder[ScaffoldParams]):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # `dg` made it, and would refuse the same place next time
             said = error.errors(include_url=False)[0]["msg"]
-            raise ClickException(f"the experiment's id: {said}; say another one with --id") from None
+            raise ClickException(f"the experiment's id: {said}; give another one with --id") from None
         for file, text in _files(name, request).items():
             _write(folder / file, text)
 

@@ -1,9 +1,9 @@
-"""What may stand under a component's `attributes:`, as the JSON schema that `dg check yaml` and editors use.
+"""What is allowed under a component's `attributes:`, as the JSON schema that `dg check yaml` and editors use.
 
-It is the schema of the experiment, changed in three ways. `files:` may stand instead of an experiment. Where pydantic
+It is the schema of the experiment, changed in three ways. `files:` is allowed instead of an experiment. Where pydantic
 says "one of" these, the schema says "if it is a mapping, this; else that", because a validator reports a mistake below
 "one of" as "not valid under any of the given schemas", at the line where the whole value begins. And `dg` validates
-what YAML 1.1 makes of the file: numbers such as 1e-3 come as texts there, and are no mistake.
+what YAML 1.1 makes of the file: numbers such as 1e-3 arrive as texts there, which is not a mistake.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _sharpen(schema: Any, handler: GetJsonSchemaHandler, seen: set[int]) -> None
     choices = schema.get("anyOf")
     if choices:
         by_type = {_type_of(one, handler): one for one in choices}
-        if len(by_type) == len(choices):  # else a validator cannot tell which of them was meant
+        if len(by_type) == len(choices):  # otherwise a validator cannot know which of them was meant
             del schema["anyOf"]
             schema |= _told_apart(dict(sorted(by_type.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER)))))
     if schema.get("type") == "number":
