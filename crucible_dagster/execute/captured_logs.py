@@ -25,7 +25,7 @@ from typing import Any
 
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import cut
-from crucible_dagster.execute.compiled import Settings
+from crucible_dagster.execute.compiled import RunSettings
 
 __all__ = ["captured_logs"]
 
@@ -34,7 +34,7 @@ MAX_TEXT = 10_000
 
 
 @contextlib.contextmanager
-def captured_logs(log: logging.Logger, packages: Collection[str], settings: Settings) -> Iterator[None]:
+def captured_logs(log: logging.Logger, packages: Collection[str], settings: RunSettings) -> Iterator[None]:
     """Pass what is logged while a stage runs on to `log`, which is Dagster's.
 
     Of the loggers of `packages`, those of the stage, from `settings.log_level` on, and of all others from
@@ -58,7 +58,7 @@ def captured_logs(log: logging.Logger, packages: Collection[str], settings: Sett
 class _StepLog:
     """The log lines of one step."""
 
-    def __init__(self, log: logging.Logger, packages: Collection[str], settings: Settings) -> None:
+    def __init__(self, log: logging.Logger, packages: Collection[str], settings: RunSettings) -> None:
         self.packages = frozenset(packages)
         self.levels = {True: _level(settings.log_level), False: _level(settings.library_log_level)}
         self._log = log

@@ -30,8 +30,6 @@ class RunSettings:
 
 DEFAULTS = RunSettings()
 
-Settings = RunSettings  # the name that event_log and captured_logs import
-
 
 @dataclass(frozen=True, slots=True)
 class CompiledExperiment:

@@ -13,7 +13,7 @@ from crucible_core import Decision, Event, Experiment, Observer, ProgressUpdate,
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import cut
 from crucible_dagster.execute.captured_logs import MAX_TEXT
-from crucible_dagster.execute.compiled import Settings
+from crucible_dagster.execute.compiled import RunSettings
 from crucible_dagster.execute.metadata import observation
 
 INTERVAL = 5.0
@@ -35,7 +35,7 @@ class EventLogObserver(Observer):
         self,
         context: OpExecutionContext,
         experiment: Experiment,
-        settings: Settings,
+        settings: RunSettings,
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:

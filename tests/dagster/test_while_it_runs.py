@@ -22,7 +22,7 @@ from crucible_core import progress as crucible_progress
 from crucible_core.observers import Audience, Updates
 from crucible_dagster import execute_experiment, job_for
 from crucible_dagster.execute.captured_logs import MAX_LINES, captured_logs
-from crucible_dagster.execute.compiled import Settings
+from crucible_dagster.execute.compiled import RunSettings
 from crucible_dagster.execute.event_log import EventLogObserver
 
 pytestmark = pytest.mark.filterwarnings("default:something is deprecated")
@@ -125,7 +125,7 @@ def test_a_stage_that_fails_leaves_no_handler_and_no_level_behind(instance: Dags
 def test_by_default_nothing_of_the_process_is_changed_but_the_level_of_the_stages_package() -> None:
     root, own, other = (logging.getLogger(name) for name in (None, "some_package", "some_library"))
     before = (root.level, warnings.showwarning, warnings.filters[:], other.level, other.handlers[:])
-    with captured_logs(logging.Logger("of the step"), {"some_package"}, Settings()):
+    with captured_logs(logging.Logger("of the step"), {"some_package"}, RunSettings()):
         assert (root.level, warnings.showwarning, warnings.filters[:], other.level, other.handlers[:]) == before
         assert own.level == logging.INFO
         assert own.handlers == []
@@ -146,7 +146,7 @@ class Kept(logging.Logger):
 def test_stages_in_two_threads_have_their_own_lines_each() -> None:
     before = logging_state()
     kept = [Kept(), Kept()]
-    settings = [Settings(log_level="DEBUG", library_log_level="DEBUG"), Settings(log_level="INFO")]
+    settings = [RunSettings(log_level="DEBUG", library_log_level="DEBUG"), RunSettings(log_level="INFO")]
     inside, one_has_ended = threading.Barrier(2), threading.Event()
 
     def run_one(which: int) -> None:
@@ -182,9 +182,9 @@ def test_stages_in_two_threads_have_their_own_lines_each() -> None:
 def test_a_stage_within_a_stage_has_its_own_lines() -> None:
     outer, inner = Kept(), Kept()
     own = logging.getLogger("watched_stages")
-    with nobody_else_listening(), captured_logs(outer, {"watched_stages"}, Settings()):
+    with nobody_else_listening(), captured_logs(outer, {"watched_stages"}, RunSettings()):
         own.info("before")
-        with contextlib.suppress(KeyError), captured_logs(inner, {"watched_stages"}, Settings()):
+        with contextlib.suppress(KeyError), captured_logs(inner, {"watched_stages"}, RunSettings()):
             own.info("within")
             raise KeyError
         own.info("after")
@@ -199,7 +199,7 @@ def test_a_package_whose_logger_passes_nothing_on_is_heard_too() -> None:
     own = logging.getLogger("watched_stages")
     own.propagate = False
     try:
-        with captured_logs(kept, {"watched_stages"}, Settings()):
+        with captured_logs(kept, {"watched_stages"}, RunSettings()):
             logging.getLogger("watched_stages.deep").info("heard once")
     finally:
         own.propagate = True
@@ -209,7 +209,7 @@ def test_a_package_whose_logger_passes_nothing_on_is_heard_too() -> None:
 
 def test_a_level_that_the_stage_sets_itself_stays() -> None:
     own = logging.getLogger("watched_stages")
-    with captured_logs(Kept(), {"watched_stages"}, Settings()):
+    with captured_logs(Kept(), {"watched_stages"}, RunSettings()):
         own.setLevel(logging.ERROR)
     try:
         assert own.level == logging.ERROR
@@ -222,7 +222,7 @@ def test_what_no_handler_takes_is_printed_once_as_without_dagster(capsys: pytest
     handlers = root.handlers[:]
     root.handlers[:] = []
     try:
-        with captured_logs(Kept(), {"watched_stages"}, Settings()):
+        with captured_logs(Kept(), {"watched_stages"}, RunSettings()):
             logging.getLogger("watched_stages").warning("own")
             logging.getLogger("some_library").warning("a library's")
             logging.getLogger("watched_stages").info("not printed")
@@ -275,7 +275,7 @@ def test_a_line_whose_arguments_do_not_fit_is_told_as_it_is() -> None:
     told: list[logging.LogRecord] = []
     log = logging.Logger("of the step")
     log.handle = told.append  # type: ignore[method-assign]
-    with nobody_else_listening(), captured_logs(log, {"some_library"}, Settings()):
+    with nobody_else_listening(), captured_logs(log, {"some_library"}, RunSettings()):
         logging.getLogger("some_library.odd").info("arguments %d do not fit", "x")
     assert [record.msg for record in told] == [
         "some_library.odd: arguments %d do not fit (its arguments do not fit: ('x',))"
@@ -346,7 +346,7 @@ class Clock:
         self.observer = EventLogObserver(
             SimpleNamespace(log=log),  # type: ignore[arg-type]  # a log is all that is asked of it here
             experiment,
-            Settings(),
+            RunSettings(),
             clock=lambda: self.now,
         )
 
