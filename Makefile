@@ -49,6 +49,7 @@ lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples tests/typing
 	$(BIN)/typos
 
 docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html
