@@ -62,7 +62,7 @@ class Stage(BaseModel):
     A string below a field is that option's description. A stage fails by raising.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     source_when_defined: ClassVar[tuple[int, int] | None] = None
     """When the file of the class's module was last changed (ns), and its size, when the class was made."""
@@ -114,20 +114,24 @@ def state_of_source(module: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-# For the classes below this one: pydantic reads the source of each, and this one has no option to describe.
-Stage.model_config["use_attribute_docstrings"] = True
+# For the classes below this one: pydantic reads the source of each, and builds what reads its options. This one has
+# none, and is imported by everybody.
+Stage.model_config.update(use_attribute_docstrings=True, defer_build=False)
 
 
 class FunctionStage(Stage):
     """What `@stage` makes of a function."""
 
-    model_config = ConfigDict(use_attribute_docstrings=False)
+    model_config = ConfigDict(use_attribute_docstrings=False, defer_build=True)
 
     function: ClassVar[Callable[..., Any]]
 
     def run(self, ctx: Context) -> Context:
         result: Context = type(self).function(ctx, **self.__dict__)
         return result
+
+
+FunctionStage.model_config.update(defer_build=False)
 
 
 def stage(function: Callable[..., Context]) -> type[Stage]:

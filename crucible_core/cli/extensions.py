@@ -6,6 +6,7 @@ An entry of `crucible.commands` is a click command. An entry of `crucible.runner
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def runners() -> dict[str, Runner]:
     return {entry.name: _load(entry, Runner) for entry in _entries(RUNNERS_GROUP)}
 
 
+@functools.cache  # looking through all that is installed takes a while
 def _entries(group: str) -> list[EntryPoint]:
     return sorted(entry_points(group=group), key=lambda entry: entry.name)
 
