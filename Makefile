@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance dev lint bench clean
+.PHONY: help demo test test-fast conformance dev lint bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 # A folder of its own for each set of extras, so that `make demo` does not install what only the tests need.
 $(VENV)/demo: pyproject.toml
@@ -29,6 +29,9 @@ demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance 
 
 test: $(VENV)/dev ## Run the tests, as CI does
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/dev ## Run the tests of core and bench that start nothing: less than a minute on two cores
+	$(BIN)/python -m pytest -q -n logical --dist worksteal -m "not slow" tests/core tests/bench $(PYTEST_ARGS)
 
 conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)

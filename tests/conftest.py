@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from dagster import DagsterInstance
     from postgres import Postgres, Storage
 
@@ -23,6 +26,7 @@ settings.register_profile("crucible", deadline=None)  # slow machines are no def
 settings.load_profile("crucible")
 
 FORBID_SKIPS = "CRUCIBLE_FORBID_SKIPS"
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +86,95 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
         yield opened
 
 
+def pytest_collection_finish() -> None:
+    """What all tests that follow would otherwise pay for again and again."""
+    if "alembic.script" in sys.modules:
+        read_migration_scripts_once()
+    gc.collect()
+    gc.freeze()  # the modules that are loaded by now stay: no later collection looks through them again
+
+
+def read_migration_scripts_once() -> None:
+    """Have Alembic keep what it read of a folder of migrations.
+
+    Dagster asks for the newest one whenever it opens storage, or a file of events for a run, and Alembic then imports a
+    hundred scripts: a tenth of what a test on Dagster costs. Nothing else about storage is changed.
+    """
+    from alembic.script import ScriptDirectory
+
+    read, kept = ScriptDirectory.from_config, {}
+
+    def from_config(config: Config) -> ScriptDirectory:
+        place = config.get_main_option("script_location")
+        if place not in kept:
+            kept[place] = read(config)
+        return kept[place]
+
+    ScriptDirectory.from_config = staticmethod(from_config)  # type: ignore[assignment,method-assign]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that one worker must run one after another begin first: no worker is left alone with them at the end."""
+    """Tests are marked by their folder and fixtures, and the long ones begin first."""
+    for item in items:
+        for marker in markers_of(item):
+            item.add_marker(marker)
+    # Tests that one worker must run one after another: no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+FAST_FOLDERS = {"core", "bench"}
+FOLDERS_WITH_A_MARKER = {"ui", "faults"}
+FIXTURES_THAT_START_SOMETHING = {"children", "instance", "page", "postgres", "s3", "sqlite", "storage"}
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder of tests/ that a test lies in."""
+    return item.path.relative_to(HERE).parts[0]
+
+
+def markers_of(item: pytest.Item) -> set[str]:
+    """What follows from where a test lies and what it asks for; in core and bench, `slow` can also be written on it."""
+    folder, fixtures = folder_of(item), set(getattr(item, "fixturenames", ()))
+    storage = item.callspec.params.get("storage") if hasattr(item, "callspec") else None
+    markers = {folder} & FOLDERS_WITH_A_MARKER
+    if "postgres" in {storage, *fixtures}:
+        markers.add("postgres")
+    if folder not in FAST_FOLDERS or fixtures & FIXTURES_THAT_START_SOMETHING:
+        markers.add("slow")
+    return markers
+
+
+# What a test of the fast tier does not do, as Python's audit events call it.
+STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "sqlite3.connect", "subprocess.Popen"}
+_started: list[str] = []
+
+
+def _remember(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in STARTS or (event == "import" and arguments[0] == "dagster"):
+        _started.append(f"import {arguments[0]}" if event == "import" else event)
+
+
+sys.addaudithook(_remember)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test of core or bench that starts a process, opens a database or imports Dagster is slow, and must say so."""
+    if item.get_closest_marker("slow"):
+        return (yield)
+    ended = _processes_that_ended()
+    _started.clear()
+    outcome = yield
+    if _processes_that_ended() != ended:
+        _started.append("a process that ended")
+    assert not _started, f"a test without the marker `slow` had {', '.join(dict.fromkeys(_started))}"
+    return outcome
+
+
+def _processes_that_ended() -> int:
+    """Grows with every child that was waited for, also with one of multiprocessing, which no audit event tells of."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

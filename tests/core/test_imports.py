@@ -52,20 +52,24 @@ def file() -> str:
     return "experiment.yaml"
 
 
+@pytest.mark.slow
 def test_importing_the_core_loads_nothing_heavy() -> None:
     assert loaded("from crucible_core import *\nimport crucible_core.pictures") == set()
 
 
+@pytest.mark.slow
 def test_looking_around_loads_nothing_heavy() -> None:
     looks = [["--help"], ["--version"], ["stages"], ["stages", "bench"], ["schema"], ["run", "--help"]]
     assert loaded("".join(command(*arguments) for arguments in looks)) == set()
 
 
+@pytest.mark.slow
 def test_validating_and_running_without_statistics_load_nothing_heavy(file: str) -> None:
     Path("plain.yaml").write_text("id: a\npipeline: [{name: validate}, {name: report}]\n")
     assert loaded(command("validate", file) + command("run", "plain.yaml")) == set()
 
 
+@pytest.mark.slow
 def test_comparing_loads_scipy_but_neither_dagster_nor_plots() -> None:
     Path("experiment.yaml").write_text("id: a\npipeline: [{name: g, module: 'g:groups'}, {name: bench}]\n")
     Path("g.py").write_text(
