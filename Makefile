@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast conformance dev lint bench clean
+.PHONY: help demo test test-fast conformance dev lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +20,12 @@ $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/demo
+
+# Zensical reads the sources and imports nothing of ours, so that a site needs neither Dagster nor what the tests need.
+$(VENV)/docs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance and show the result
 	$(BIN)/crucible run examples/digits/digits.yaml --dagster
@@ -42,10 +48,15 @@ dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster instance migrate
 	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster dev -w workspace.yaml
 
-lint: $(VENV)/dev ## Check style and types
+lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/typos
+
+docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html
+	$(BIN)/python docs/assemble_site.py
+	$(BIN)/zensical build --clean --strict
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) .cache .crucible reports dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .crucible reports build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

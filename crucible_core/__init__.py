@@ -24,8 +24,9 @@ from crucible_core.ir.experiment import (
 )
 from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
 from crucible_core.ir.loading import load_experiment
-from crucible_core.plan import PlannedStage, plan_experiment, plan_stage
-from crucible_core.progress import ProgressUpdate, Watcher, progress
+from crucible_core.observers import Observer, ProgressUpdate
+from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
+from crucible_core.progress import progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.runner import run_experiment, run_stage
@@ -33,7 +34,7 @@ from crucible_core.stage import Stage, StageDescription, stage
 from crucible_core.trace import (
     Decision,
     Event,
-    Observer,
+    GateJudged,
     StageFailed,
     StageRetried,
     StageSkipped,
@@ -58,6 +59,7 @@ __all__ = [
     "Experiment",
     "Gate",
     "GateFailedError",
+    "GateJudged",
     "GateResult",
     "InvalidExperimentError",
     "InvalidOptionsError",
@@ -65,6 +67,7 @@ __all__ = [
     "NoRegression",
     "Observer",
     "OutputSpec",
+    "Plan",
     "PlannedStage",
     "ProgressUpdate",
     "Registry",
@@ -84,7 +87,6 @@ __all__ = [
     "Stats",
     "Trace",
     "UnknownStageError",
-    "Watcher",
     "__version__",
     "builtin_registry",
     "judge_gates",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.experiment import Experiment
-from crucible_core.progress import current_watch
-from crucible_core.trace import Decision, StageSucceeded, Trace, current_listener
+from crucible_core.observers import current_attempt
+from crucible_core.trace import Decision, Event, StageSucceeded, Trace
 from crucible_core.values.equality import same
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
 
 __all__ = ["Context"]
+
+# Looked up once: a Context is copied three times for every stage that runs.
+_new, _set = object.__new__, object.__setattr__
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -61,12 +64,20 @@ class Context:
         own = experiment.with_own_data()
         return cls(experiment.id, run_id or str(uuid.uuid4()), own, assigns=PersistentDict(assigns))
 
-    def _with(self, name: str, value: object) -> Context:
-        # dataclasses.replace would validate and convert all eight fields again, at ten times the cost.
-        changed = object.__new__(type(self))
-        state = changed.__dict__
-        state.update(self.__dict__)
-        state[name] = value
+    def _replace(self, **changes: object) -> Context:
+        """The Context with these fields replaced, as they are: not checked, not converted."""
+        # dataclasses.replace would check and convert all eight fields again, at ten times the cost.
+        changed = _new(type(self))
+        _set(changed, "__dict__", self.__dict__ | changes)
+        return changed
+
+    def _record(self, event: Event) -> Context:
+        """The Context with one more event in its trace."""
+        # As _replace does it, without the cost of a keyword: twice for every stage.
+        changed = _new(type(self))
+        fields = self.__dict__.copy()
+        fields["trace"] = fields["trace"].append(event)
+        _set(changed, "__dict__", fields)
         return changed
 
     def assign(self, /, *given: Any, **named: Any) -> Context:
@@ -80,14 +91,16 @@ class Context:
                 values = {name: value}
             case _:
                 raise TypeError("assign takes name=value, or a mapping, or one name and its value")
-        return self._with("assigns", self.assigns.merge(_checked_names(values)))
+        return self._replace(assigns=self.assigns.merge(_checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
-        watch = current_watch.get()
+        attempt = current_attempt.get()
         # Not `self.run_id`: whoever keeps account of what a stage reads would take it for a read of the stage's.
-        if watch is not None and watch.run_id == self.__dict__["run_id"]:
-            watch.metric(name, value)
-        return self._with("metrics", self.metrics.put(_checked_name(name), value))
+        if attempt is not None and attempt.updates is not None and attempt.run_id == self.__dict__["run_id"]:
+            attempt.updates.metric(name, value)
+        if not isinstance(name, str):
+            raise _not_a_name(name)
+        return self._replace(metrics=self.metrics.put(name, value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         return self.metrics.get(name, default)
@@ -100,19 +113,19 @@ class Context:
         return self.put_metric(name, update(self.metrics.get(name, default)))
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
-        return self._with("metrics", self.metrics.merge(_checked_names(metrics)))
+        return self._replace(metrics=self.metrics.merge(_checked_names(metrics)))
 
     def add_output(self, output: Any) -> Context:
-        return self._with("outputs", self.outputs.append(output))
+        return self._replace(outputs=self.outputs.append(output))
 
     def add_outputs(self, outputs: Iterable[Any]) -> Context:
         if isinstance(outputs, str | bytes | Mapping):
             raise TypeError(f"add_outputs takes several records; for the one {outputs!r:.80}, use add_output")
-        return self._with("outputs", self.outputs.extend(outputs))
+        return self._replace(outputs=self.outputs.extend(outputs))
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
         """Name a path or URL that the run produced."""
-        return self._with("artifacts", self.artifacts.put(_checked_name(name), artifact))
+        return self._replace(artifacts=self.artifacts.put(_checked_name(name), artifact))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
         return self.artifacts.get(name, default)
@@ -138,10 +151,10 @@ class Context:
             alternatives=tuple(map(safe_text, instead)),
             confidence=confidence,
         )
-        listening = current_listener.get()
-        if listening is not None and listening[0] == self.run_id:
-            listening[1](event)
-        return self._with("trace", self.trace.append(event))
+        attempt = current_attempt.get()
+        if attempt is not None and attempt.run_id == self.run_id:
+            attempt.hear(event)
+        return self._record(event)
 
     @property
     def completed_stages(self) -> tuple[str, ...]:
@@ -179,11 +192,11 @@ class Context:
         return "/".join("RUN" if step == self.run_id else step for step in value.split("/"))
 
     def _decisions(self) -> list[dict[str, Any]]:
-        return [decision.model_dump(exclude={"at"}) for decision in self.trace.decisions]
+        return [_fields(decision, {"at"}) for decision in self.trace.decisions]
 
     def _endings(self) -> list[dict[str, Any]]:
         left_out = {"at", "seconds", "traceback", "reused_from"}
-        return [ending.model_dump(exclude=left_out) for ending in self.trace.endings.values()]
+        return [_fields(ending, left_out) for ending in self.trace.endings.values()]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Context):
@@ -206,10 +219,18 @@ class Context:
 _MISSING = object()
 
 
+def _fields(event: Event, left_out: Collection[str]) -> dict[str, Any]:
+    return {one.name: getattr(event, one.name) for one in fields(event) if one.name not in left_out}
+
+
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"a name in a Context is a string, not {name!r:.80}")
+        raise _not_a_name(name)
     return name
+
+
+def _not_a_name(name: object) -> TypeError:
+    return TypeError(f"a name in a Context is a string, not {name!r:.80}")
 
 
 def _checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:

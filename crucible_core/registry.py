@@ -88,6 +88,9 @@ class Registry:
         Raises UnknownStageError.
         """
         module = definition.module
+        found = self._stages.get(module or definition.name)
+        if isinstance(found, type):
+            return found
         try:
             if module is not None and ":" in module:
                 return self.load(module, folder=folder)

@@ -27,20 +27,20 @@ from crucible_core import (
     CrucibleError,
     Experiment,
     GateFailedError,
-    Observer,
+    Plan,
     Registry,
     RunInterrupted,
     Stage,
     StageFailedError,
-    builtin_registry,
 )
 from crucible_core.ir.experiment import Source
 from crucible_core.ir.vocabulary import ExecutorName
-from crucible_core.observers import replay
+from crucible_core.observers import Audience, Observers
+from crucible_core.plan import plan_of
 from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
-from crucible_dagster.history.gate_results import gates_of_run, is_judged
+from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
@@ -54,13 +54,13 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def execute_experiment(
-    experiment: Experiment,
+    experiment: Experiment | Plan,
     *,
     registry: Registry | None = None,
     instance: DagsterInstance | None = None,
     executor: ExecutorName | None = None,
     run_id: str | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Observers = (),
     launched_by: LaunchedBy = "python",
     fresh: bool = False,
     tags: Mapping[str, str] | None = None,
@@ -75,7 +75,8 @@ def execute_experiment(
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
     must be importable by module and name; CrucibleError says which one is not.
     """
-    registry = builtin_registry() if registry is None else registry
+    plan = plan_of(experiment, registry)
+    experiment = plan.experiment
     chosen = executor or (experiment.execution.executor if experiment.execution else "in_process")
     with contextlib.ExitStack() as stack:
         if instance is None:
@@ -87,10 +88,10 @@ def execute_experiment(
             raise CrucibleError(f"the run id {run_id!r} is no UUID, and Dagster takes no other") from None
         own = {FRESH_TAG: "true"} if fresh else {}
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
-        EXECUTE[chosen](experiment, registry, instance, run_id, observers, all_tags)
+        EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
         context, error = outcome(experiment, instance, run_id)
     if chosen != "in_process":
-        replay(context, tracing_here(observers), error)
+        Audience.of(tracing_here(observers)).retell(context.experiment_id, run_id, context.trace, error)
     if error is not None:
         raise error
     return context
@@ -139,10 +140,9 @@ def outcome(
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is DagsterRunStatus.SUCCESS:
         return detached(store.load(run_id, last_step(experiment))), None
-    gates = gates_of_run(instance, run_id) if run is not None and is_judged(run) else ()
-    if any(one.blocks for one in gates):
+    if run is not None and is_judged(run):
         context = detached(store.load(run_id, last_step(experiment)))
-        return context, GateFailedError(context, gates)
+        return context, GateFailedError(context, context.trace.gates)
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
         why = _why(instance, run_id)
@@ -174,23 +174,21 @@ def _why(instance: DagsterInstance, run_id: str) -> str:
 
 
 def _execute_here(
-    experiment: Experiment,
-    registry: Registry,
+    plan: Plan,
     instance: DagsterInstance,
     run_id: str,
-    observers: Sequence[Observer],
+    observers: Observers,
     tags: Mapping[str, str],
 ) -> None:
-    job = job_for(experiment, registry, observers=observers)
+    job = job_for(plan, observers=observers)
     job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
 
 
 def _execute_apart(
-    experiment: Experiment,
-    registry: Registry,
+    plan: Plan,
     instance: DagsterInstance,
     run_id: str,
-    _observers: Sequence[Observer],
+    _observers: Observers,
     tags: Mapping[str, str],
 ) -> None:
     if instance.is_ephemeral:
@@ -198,21 +196,19 @@ def _execute_apart(
             "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
-    with job_in_processes(experiment, registry, ()) as job:
+    with job_in_processes(plan.experiment, plan.registry, ()) as job:
         definition = job.get_definition()
         run = instance.create_run_for_job(
             job_def=definition,
             run_id=run_id,
-            run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(experiment)}}},
+            run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(plan.experiment)}}},
             tags={**definition.tags, **tags},
         )
         execute_run(job, run, instance)
 
 
 @contextlib.contextmanager
-def job_in_processes(
-    experiment: Experiment, registry: Registry, observers: Sequence[Observer]
-) -> Iterator[ReconstructableJob]:
+def job_in_processes(experiment: Experiment, registry: Registry, observers: Observers) -> Iterator[ReconstructableJob]:
     """The experiment's job as one that other processes can make too; in this one `observers` hear of what happens.
 
     Raises CrucibleError for a stage that other processes cannot import.
@@ -236,7 +232,7 @@ def job_in_processes(
 
 
 # Of the jobs that this process executes: nothing that could be told to another one.
-_observers: dict[str, tuple[Observer, ...]] = {}
+_observers: dict[str, Observers] = {}
 
 
 EXECUTE: Mapping[ExecutorName, Callable[..., None]] = {"in_process": _execute_here, "multiprocess": _execute_apart}

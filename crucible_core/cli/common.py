@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, errors in one sentence, a run shown as it goes."""
+"""What the commands share: options, exit codes, errors in one sentence, a run shown while it runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any, NoReturn
 import click
 
 from crucible_core.context import Context
-from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError
-from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.gates import GateResult
+from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError, UnknownStageError
+from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.loading import parse_scalar
+from crucible_core.ir.option_schema import option_tree
+from crucible_core.ir.option_words import type_in_words
+from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
-from crucible_core.trace import Observer, StageFailed
+from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
-from crucible_core.values.messages import closest
+from crucible_core.values.messages import closest, listing
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -36,9 +38,9 @@ set_options = click.option(
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that say what is run of an experiment file."""
+    """Options of a command that runs an experiment file: `--seed` and `--variant`."""
     seed = click.option(
-        "--seed", type=int, metavar="N", help="The experiment's seed, for the stages that are given none of their own."
+        "--seed", type=int, metavar="N", help="The experiment's seed, for stages without one of their own."
     )
     variant = click.option("--variant", metavar="NAME", help="The variant of the experiment to run.")
     return variant(seed(command))
@@ -47,18 +49,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run_and_show(
     heading: str,
     stages: int,
-    execute: Callable[[Sequence[Observer]], Context],
-    judge: Callable[[Context], Sequence[GateResult]],
+    execute: Callable[[Observers], Context],
     *,
     as_json: bool,
     resumable: bool,
 ) -> NoReturn:
-    """Execute a run of so many stages, show how it goes and what comes out, and end the program with its exit code.
-
-    `judge` is asked for the results of the gates of a run that went well.
-    """
+    """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it shows
-        Progress,
+        ProgressDisplay,
         make_console,
         print_summary,
     )
@@ -67,13 +65,11 @@ def run_and_show(
         console = make_console(sys.stdout)
         console.print(heading, style="bold")
         code, partial, blocked = 0, None, None
-        gates: Sequence[GateResult] = ()
         try:
-            with Progress(console, stages) as progress:
+            with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
-            gates = judge(context) if context.experiment.gates else ()
         except GateFailedError as error:
-            context, gates, code, blocked = error.context, error.gates, FAILED, error
+            context, code, blocked = error.context, FAILED, error
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context)
@@ -92,9 +88,9 @@ def run_and_show(
         if blocked is not None:
             failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
             status = {"status": "failed", "failure": failure}
-        click.echo(to_json_text({**summarize_run(context), **status, "gates": [one.to_dict() for one in gates]}))
+        click.echo(to_json_text({**summarize_run(context), **status}))
     else:
-        print_summary(console, context, gates)
+        print_summary(console, context)
     if blocked is not None:
         say(f"\nerror: {blocked}")
     elif code:
@@ -111,11 +107,15 @@ def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Exp
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """The experiment with options replaced as `--set` says. Raises InvalidExperimentError."""
+    """The experiment with options replaced as `--set` says.
+
+    Raises InvalidExperimentError for text that is not STAGE.OPTION=VALUE, a stage that the pipeline does not have, a
+    value that is not YAML, and a part of an option that does not exist.
+    """
     names = [definition.name for definition in experiment.pipeline]
     for override in overrides:
         place, equals, text = override.partition("=")
-        # A stage's name may hold dots itself: the longest name that fits is meant.
+        # A stage's name may contain dots itself: the longest name that fits is meant.
         stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
         if not equals or "." not in place:
             raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")
@@ -127,10 +127,32 @@ def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experime
         option, *inner = place.removeprefix(f"{stage}.").split(".")
         value = parse_scalar(text)
         if inner:
-            current = next(one.options or {} for one in experiment.pipeline if one.name == stage).get(option)
-            value = _nested(current, inner, value)
+            definition = next(one for one in experiment.pipeline if one.name == stage)
+            _check_part(f"--set {override!r}", experiment, definition, [option, *inner])
+            value = _nested((definition.options or {}).get(option), inner, value)
         experiment = experiment.with_options(stage, {option: value})
     return experiment
+
+
+def _check_part(asked: str, experiment: Experiment, definition: StageDef, path: Sequence[str]) -> None:
+    """Raises InvalidExperimentError if the stage's options have no such part."""
+    try:
+        stage = builtin_registry().resolve(definition, folder=experiment.folder)
+    except UnknownStageError:
+        return  # plan_experiment says so, with all other mistakes
+    option, where = option_tree(stage), f"stage {definition.name!r}"
+    for index, name in enumerate(path):
+        if not option.has_parts:
+            whole = ".".join([definition.name, *path[:index]])
+            raise InvalidExperimentError(
+                f"{asked}: {where} has no parts, its type is: {type_in_words(option)}; set it as a whole: {whole}=VALUE"
+            )
+        if option.children and not option.takes_others and name not in option.children:
+            what, known = ("field" if index else "option"), option.children
+            raise InvalidExperimentError(
+                f"{asked}: {where} has no {what} {name!r}{closest(name, known)}; its {what}s: {listing(known)}"
+            )
+        option, where = option.part(name), f"option {'.'.join(path[: index + 1])!r} of stage {definition.name!r}"
 
 
 def _nested(current: Any, path: list[str], value: Any) -> Any:
@@ -142,9 +164,9 @@ def _nested(current: Any, path: list[str], value: Any) -> Any:
 
 @contextlib.contextmanager
 def nothing_else_on_stdout() -> Iterator[None]:
-    """What modules and stages print, and the programs and libraries that they call, goes to standard error."""
+    """Send what modules and stages print, and the programs and libraries that they call, to standard error."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError):  # a stream that is no file, as in tests
+        with contextlib.suppress(OSError, ValueError):  # a stream that is not a file, as in tests
             output, error = sys.__stdout__, sys.__stderr__
             assert output is not None
             assert error is not None
@@ -158,7 +180,7 @@ def nothing_else_on_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """What is wrong with the input is said in one sentence, and ends the program with exit code 2."""
+    """Print a mistake in the input as one sentence, and end the program with exit code 2."""
     try:
         yield
     except CrucibleError as error:

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from crucible_core.cli.common import input_errors
 from crucible_core.context import Context
@@ -36,7 +37,7 @@ class Runner:
     where: str
     """For the heading of the run: `on Dagster`."""
     load: Callable[[], Callable[..., Context]]
-    """Imports what it needs and returns `run(experiment, *, run_id, observers, **options) -> Context`."""
+    """Imports what it needs and returns `run(plan, *, run_id, observers, **options) -> Context`."""
     options: Sequence[click.Option] = ()
     """Further options of `crucible run` that go with this runner; their values reach `run` by name."""
     resumable: bool = False
@@ -100,8 +101,10 @@ def chosen_runner(options: Mapping[str, Any]) -> tuple[Runner | None, dict[str, 
     flagged = [name for name in known if options[_parameter(name)]]
     if len(flagged) > 1:
         raise CrucibleError(f"one run has one place to run: give one of {', '.join(f'--{name}' for name in flagged)}")
+    # Not compared with the option's default: that of a flag is False in one version of click, and unset in another.
+    source = click.get_current_context().get_parameter_source
     for name, runner in known.items():
-        given = [option for option in runner.options if options[str(option.name)] != option.default]
+        given = [option for option in runner.options if source(str(option.name)) is not ParameterSource.DEFAULT]
         if given and name not in flagged:
             raise CrucibleError(f"{given[0].opts[0]} goes with --{name}")
     if not flagged:

@@ -31,9 +31,9 @@ from crucible_core.cli.common import (
 )
 from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
 from crucible_core.errors import InvalidExperimentError
-from crucible_core.gates.judge import judge_gates
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
+from crucible_core.ir.option_schema import Option, option_tree
 from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.telemetry.run import run_traced
@@ -64,14 +64,13 @@ def run(
         experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
         runner, options = chosen_runner(options)
         execute = run_traced if runner is None else runner.load()
-        planned = plan_experiment(experiment, builtin_registry())
+        plan = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
     run_and_show(
         f"{experiment.id}{shown} run {run_id}{f' {runner.where}' if runner else ''}",
         len(experiment.pipeline),
-        lambda observers: execute(experiment, run_id=run_id, observers=observers, **options),
-        lambda context: judge_gates(context, planned),
+        lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
     )
@@ -93,7 +92,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 if variant is not None:
                     plan_experiment(experiment, builtin_registry())
                 experiment = chosen(experiment, variant, seed)
-                warnings[file] = advice(experiment, plan_experiment(experiment, builtin_registry()))
+                warnings[file] = advice(plan_experiment(experiment, builtin_registry()))
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
@@ -122,19 +121,20 @@ def stages(name: str | None, as_json: bool) -> None:
     """List the registered stages, or describe the stage NAME (registered, or package.module:Class)."""
     with input_errors(), nothing_else_on_stdout():
         registry = builtin_registry()
+        tree: Option | None = None
         if name is None:
             described = [registry.describe(one) for one in registry.names()]
         else:
             found = registry.load(name, folder=Path.cwd()) if ":" in name else registry[name]
-            described = [{**found.describe(), "name": name}]
+            described, tree = [{**found.describe(), "name": name}], option_tree(found)
     if as_json:
         click.echo(to_json_text(described if name is None else described[0]))
-    elif name is None:
+    elif tree is None:
         width = max(len(one["name"]) for one in described)
         for one in described:
             click.echo(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}")
     else:
-        _print_stage(described[0])
+        _print_stage(described[0], tree)
 
 
 @main.command()
@@ -144,11 +144,10 @@ def schema() -> None:
     click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2))
 
 
-def _print_stage(one: Mapping[str, Any]) -> None:
+def _print_stage(one: Mapping[str, Any], tree: Option) -> None:
     click.echo(f"{one['name']}\n\n{one['description']}\n")
-    properties = one["schema"].get("properties", {})
     for option in [*one["required"], *one["optional"]]:
         state = "required" if option in one["required"] else f"default {json.dumps(one['defaults'].get(option))}"
         click.echo(f"  {option}: {one['types'][option]}  ({state})")
-        if properties[option].get("description"):
-            click.echo("      " + " ".join(properties[option]["description"].split()))
+        if described := tree.part(option).description:
+            click.echo("      " + " ".join(described.split()))

@@ -19,6 +19,7 @@ from rich.text import Text
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.vocabulary import GateStatus
+from crucible_core.observers import Observer
 from crucible_core.progress import ProgressUpdate
 from crucible_core.report import headline, report_on
 from crucible_core.report.document import Table as ReportTable
@@ -26,7 +27,7 @@ from crucible_core.trace import Decision, Event, StageFailed, StageRetried, Stag
 from crucible_core.values.formatting import format_duration
 from crucible_core.values.jsonable import safe_text
 
-__all__ = ["Progress", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
+__all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
 PIPE_WIDTH = 400  # a path of a report in a cell is not broken
 MAX_COLUMNS = 6
@@ -66,7 +67,7 @@ def styled(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
 
 
-class Progress:
+class ProgressDisplay(Observer):
     """An observer that shows each stage as it starts, decides and ends, and how far its long work has come.
 
     On a terminal a line that moves and a bar for each work that goes on, in a pipe a line now and then.
@@ -82,7 +83,7 @@ class Progress:
         self._told: dict[str, float] = {}
         self.interval = INTERVAL_ON_TERMINAL if console.is_terminal else INTERVAL_IN_PIPE
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -90,7 +91,7 @@ class Progress:
     ) -> None:
         self._stop()
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         name = event.stage
         match event:
             case StageStarted():
@@ -126,9 +127,6 @@ class Progress:
                     self._bars[update.key] = self._live.add_task(update.description, total=None, update=update)
             else:
                 self._live.update(bar, update=update)
-
-    def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
-        """Shown when the run has ended."""
 
     def _print_now_and_then(self, update: ProgressUpdate) -> None:
         with self._lock:
@@ -205,7 +203,7 @@ GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {
 }
 
 
-def print_summary(console: Console, ctx: Context, gates: Iterable[GateResult] = ()) -> None:
+def print_summary(console: Console, ctx: Context) -> None:
     """The report's comparison, metrics, stages, artifacts, the gates, and the result in one sentence at the end."""
     for section in report_on(ctx).sections:
         if section.title in LEFT_TO_THE_REPORT:
@@ -214,7 +212,7 @@ def print_summary(console: Console, ctx: Context, gates: Iterable[GateResult] = 
         for block in section.blocks:
             if isinstance(block, ReportTable):
                 print_table(console, block)
-    print_gates(console, gates)
+    print_gates(console, ctx.trace.gates)
     console.print(styled("\n", (headline(ctx), "bold")))
 
 

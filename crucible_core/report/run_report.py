@@ -8,6 +8,7 @@ from typing import Any
 
 from crucible_bench.finding import finding
 from crucible_core.context import Context
+from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import _entries, comparisons, flatten, is_number, results
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
@@ -78,9 +79,14 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
-        "decisions": [decision.model_dump(mode="json", exclude={"kind"}) for decision in ctx.trace.decisions],
+        "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
+        "gates": [gate.to_dict() for gate in ctx.trace.gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
+
+
+def _without_kind(decision: Decision) -> dict[str, Any]:
+    return {name: value for name, value in decision.to_dict().items() if name != "kind"}
 
 
 def _is_to_go_on(ctx: Context) -> bool:
@@ -157,6 +163,10 @@ def decisions_table(events: Iterable[Event]) -> Table:
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table(columns, rows, frozenset({"confidence"}))
+
+
+def gates_table(gates: Iterable[GateResult]) -> Table:
+    return Table(("gate", "result", "why"), tuple((gate.gate, gate.status, gate.sentence) for gate in gates))
 
 
 def stages_table(events: Iterable[Event]) -> Table:

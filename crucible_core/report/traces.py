@@ -11,9 +11,10 @@ from crucible_core.report.csv import csv_of
 from crucible_core.report.document import Document, Section
 from crucible_core.report.html import html_of
 from crucible_core.report.markdown import markdown_of
-from crucible_core.report.run_report import decisions_table, stages_table
+from crucible_core.report.run_report import decisions_table, gates_table, stages_table
 from crucible_core.trace import (
     Decision,
+    GateJudged,
     StageFailed,
     StageRetried,
     StageSkipped,
@@ -27,7 +28,7 @@ __all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
 # Every field of every event; a test counts them.
 CSV_COLUMNS: tuple[str, ...] = (
     "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision", "reasoning",
-    "alternatives", "confidence", "error_type", "message", "reason", "traceback",
+    "alternatives", "confidence", "error_type", "message", "reason", "traceback", "result",
 )  # fmt: skip
 
 TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
@@ -71,6 +72,8 @@ def _facts(trace: Trace) -> dict[str, str]:
                 facts[f"{event.stage}, decision {decisions[event.stage]}"] = (
                     f"{event.decision}, because {event.reasoning}{instead}{sure}"
                 )
+            case GateJudged():
+                facts[f"gate {event.result.gate}"] = f"{event.result.status}: {event.result.sentence}"
             case StageStarted():
                 facts[event.stage] = "did not end"
     return facts
@@ -81,17 +84,20 @@ def _attempts(number: int) -> str:
 
 
 def _document(trace: Trace) -> Document:
-    tables = (("What ran", stages_table(trace.events)), ("Decisions", decisions_table(trace.events)))
+    tables = (
+        ("What ran", stages_table(trace.events)),
+        ("Decisions", decisions_table(trace.events)),
+        ("Gates", gates_table(trace.gates)),
+    )
     return Document("Trace", (), tuple(Section(title, (table,)) for title, table in tables if table.rows))
 
 
 def _csv(trace: Trace) -> str:
     rows = [CSV_COLUMNS]
     for event in trace.events:
-        values = event.model_dump(mode="json")
-        values["alternatives"] = (
-            json.dumps(values["alternatives"], ensure_ascii=False) if "alternatives" in values else ""
-        )
+        values = event.to_dict()
+        for nested in ("alternatives", "result"):
+            values[nested] = json.dumps(values[nested], ensure_ascii=False) if nested in values else ""
         rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in CSV_COLUMNS))
     return csv_of(rows)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import PrivateAttr, ValidationInfo, model_validator
-
 from crucible_core.context import Context
-from crucible_core.plan import advice, plan_experiment
-from crucible_core.registry import Registry, builtin_registry
+from crucible_core.plan import advice, current_plan, plan_experiment
+from crucible_core.registry import builtin_registry
 from crucible_core.stage import Stage
 
 __all__ = ["Validate"]
@@ -22,24 +18,18 @@ class Validate(Stage):
     against the experiment though it can be run, such as too few replicates to see the effect of interest.
     """
 
-    _registry: Registry | None = PrivateAttr(default=None)
-
-    @model_validator(mode="after")
-    def _remember_registry(self, info: ValidationInfo) -> Self:
-        if info.context:
-            self._registry = info.context.get("registry")
-        return self
-
     def run(self, ctx: Context) -> Context:
-        planned = plan_experiment(ctx.experiment, builtin_registry() if self._registry is None else self._registry)
-        warnings = advice(ctx.experiment, planned)
+        plan = current_plan.get()
+        if plan is None:  # called by hand, outside of a run
+            plan = plan_experiment(ctx.experiment, builtin_registry())
+        warnings = advice(plan)
         for warning in warnings:
             ctx = ctx.decide("go on", f"nothing is wrong, but {warning}", alternatives=["change the experiment"])
         return ctx.put_metric(
             "validate",
             {
-                "stages": {one.name: f"{type(one.stage).__module__}:{type(one.stage).__qualname__}" for one in planned},
-                "skipped": [one.name for one in planned if not one.definition.enabled],
+                "stages": {one.name: f"{type(one.stage).__module__}:{type(one.stage).__qualname__}" for one in plan},
+                "skipped": [one.name for one in plan if not one.definition.enabled],
                 "warnings": warnings,
             },
         )

@@ -17,24 +17,32 @@ Options are in no attribute: they may be secret. Texts are those of the trace.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import logging
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from crucible_core import __version__
-from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, MissingExtraError
+from crucible_core.observers import Observer
 from crucible_core.run_errors import RunInterrupted
 from crucible_core.telemetry.provider import configured_provider
-from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
+from crucible_core.trace import (
+    Decision,
+    Event,
+    GateJudged,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+)
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_core.values.messages import error_text
 
@@ -55,7 +63,7 @@ FLUSH_PATIENCE = 5.0
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
 
-class OpenTelemetryObserver:
+class OpenTelemetryObserver(Observer):
     """An observer, of any number of runs, that makes spans of them: `observers=[OpenTelemetryObserver()]`.
 
     `tracer_provider` is the one that the program has set, or else the environment configures, unless given. `parent` is
@@ -103,29 +111,24 @@ class OpenTelemetryObserver:
             began,
         )
 
-    @contextlib.contextmanager
-    def watch_run(self, context: Context) -> Iterator[None]:
-        """Around a run in this process."""
-        spans = self.spans_of(context.experiment_id, context.run_id)
-        token = _watched.set({**_watched.get(), self: spans})
-        try:
-            yield
-        except BaseException as error:
-            spans.end(error)
-            raise
-        else:
-            spans.end()
-        finally:
-            _watched.reset(token)
+    def run_started(self, experiment_id: str, run_id: str) -> None:
+        spans = self.spans_of(experiment_id, run_id)
+        _current.set({**_current.get(), self: spans})
 
-    def __call__(self, event: Event) -> None:
-        if (spans := _watched.get().get(self)) is not None:
+    def on_event(self, event: Event) -> None:
+        if (spans := _current.get().get(self)) is not None:
             spans(event)
 
+    def run_ended(self, error: BaseException | None) -> None:
+        runs = dict(_current.get())
+        if (spans := runs.pop(self, None)) is not None:
+            _current.set(runs)
+            spans.end(error)
 
-# By observer: several may watch one run, and one may watch runs in several threads.
-_watched: ContextVar[Mapping[OpenTelemetryObserver, RunSpans]] = ContextVar(
-    "crucible_watched_runs", default=MappingProxyType({})
+
+# By observer: several may hear of one run, and one may hear of runs in several threads.
+_current: ContextVar[Mapping[OpenTelemetryObserver, RunSpans]] = ContextVar(
+    "crucible_current_spans", default=MappingProxyType({})
 )
 
 
@@ -167,6 +170,12 @@ class RunSpans:
                     "crucible.attempt": event.attempt,
                     "crucible.delay_seconds": event.delay,
                     **_raised(event),
+                })  # fmt: skip
+            case GateJudged(result=result):
+                self._tell(event, "crucible.gate", {
+                    "crucible.gate.name": _text(result.gate),
+                    "crucible.gate.status": result.status,
+                    "crucible.gate.sentence": _text(result.sentence),
                 })  # fmt: skip
             case Decision():
                 confidence = {} if event.confidence is None else {"crucible.confidence": event.confidence}

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 __all__ = ["PersistentDict", "PersistentList"]
+
+_new = object.__new__
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -30,13 +32,13 @@ class PersistentList(Sequence[T], Generic[T]):
         self._buffer: list[T] = list(items)
         self._size = len(self._buffer)
 
-    def _view(self, buffer: list[T], size: int) -> PersistentList[T]:
-        view: PersistentList[T] = object.__new__(type(self))
+    def _view(self, buffer: list[T], size: int) -> Self:
+        view = _new(type(self))
         view._buffer = buffer
         view._size = size
         return view
 
-    def append(self, item: T) -> PersistentList[T]:
+    def append(self, item: T) -> Self:
         buffer, size = self._buffer, self._size
         if len(buffer) == size:
             buffer.append(item)
@@ -44,7 +46,7 @@ class PersistentList(Sequence[T], Generic[T]):
             buffer = [*buffer[:size], item]
         return self._view(buffer, size + 1)
 
-    def extend(self, items: Iterable[T]) -> PersistentList[T]:
+    def extend(self, items: Iterable[T]) -> Self:
         extended = self
         for item in items:
             extended = extended.append(item)
@@ -96,24 +98,19 @@ class PersistentDict(Mapping[str, V], Generic[V]):
         self._buffer: dict[str, V] = dict(items or {})
         self._size = len(self._buffer)
 
-    def _view(self, buffer: dict[str, V], size: int) -> PersistentDict[V]:
-        view: PersistentDict[V] = object.__new__(type(self))
+    def _view(self, buffer: dict[str, V], size: int) -> Self:
+        view = _new(type(self))
         view._buffer = buffer
         view._size = size
         return view
 
-    def put(self, key: str, value: V) -> PersistentDict[V]:
+    def put(self, key: str, value: V) -> Self:
         buffer, size = self._buffer, self._size
-        if (
-            len(buffer) == size
-            and key not in buffer
-            and buffer.setdefault(key, value) is value
-            and len(buffer) == size + 1
-        ):
+        if len(buffer) == size and buffer.setdefault(key, value) is value and len(buffer) == size + 1:
             return self._view(buffer, size + 1)
         return self.merge({key: value})
 
-    def merge(self, items: Mapping[str, V]) -> PersistentDict[V]:
+    def merge(self, items: Mapping[str, V]) -> Self:
         copy = self._copy()
         copy.update(items)
         return self._view(copy, len(copy))

@@ -17,7 +17,7 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.cli.terminal import Progress, make_console, print_table, styled
+from crucible_core.cli.terminal import ProgressDisplay, make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
 from crucible_dagster.execution import open_instance
@@ -57,7 +57,6 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
             f"{planned.experiment.id}, going on with run {planned.parent.run_id}",
             len(planned.experiment.pipeline),
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
-            lambda context: History(instance).gates(context.run_id),
             as_json=as_json,
             resumable=True,
         )
@@ -75,7 +74,7 @@ def replay(run: str, as_json: bool) -> None:
     with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
         console = make_console(sys.stderr)
         record = recorded_run(History(instance), run)
-        with Progress(console, len(record.stages)) as progress:
+        with ProgressDisplay(console, len(record.stages)) as progress:
             found = replay_run(instance, record.run_id, registry=builtin_registry(), observers=[progress])
     if as_json:
         results = [{"name": one.name, "verdict": one.verdict} for one in found.results]

@@ -27,7 +27,6 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from dagster import (
@@ -48,12 +47,12 @@ from pydantic_core import to_json
 from crucible_core import (
     Context,
     Experiment,
-    Observer,
+    Plan,
     Registry,
     Stage,
-    builtin_registry,
-    plan_experiment,
 )
+from crucible_core.observers import Observers
+from crucible_core.plan import plan_of
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
@@ -68,20 +67,22 @@ __all__ = ["job_for"]
 
 
 def job_for(
-    experiment: Experiment, registry: Registry | None = None, *, observers: Sequence[Observer] = ()
+    experiment: Experiment | Plan, registry: Registry | None = None, *, observers: Observers = ()
 ) -> JobDefinition:
     """Compile the experiment into a job with one op per stage; `observers` hear what happens in this process.
+
+    An Experiment is planned first, with the stages of `registry`, by default those of `builtin_registry()`.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError as `run_experiment` would, and for names
     that Dagster refuses.
     """
-    registry = builtin_registry() if registry is None else registry
+    plan = plan_of(experiment, registry)
+    experiment, registry = plan.experiment, plan.registry
     names = op_names(experiment)
-    planned = plan_experiment(experiment, registry)
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
     possible = _possible_options(experiment, registry)
-    for index, one in enumerate(planned):
+    for index, one in enumerate(plan):
         op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
@@ -94,7 +95,7 @@ def job_for(
     graph = GraphDefinition(
         name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
     )
-    compiled = CompiledExperiment(experiment, registry, tuple(observers), names)
+    compiled = CompiledExperiment(plan, tuple(observers), names)
     variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
         description=experiment.description,
@@ -116,7 +117,7 @@ def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
         return config
 
     def make(context: InitResourceContext) -> CompiledExperiment:
-        return replace(compiled, settings=settings_of(compiled.experiment, context.resource_config))
+        return compiled.of_run(settings_of(compiled.experiment, context.resource_config))
 
     described = "The experiment that this job runs, and the settings of this run."
     checked = ResourceDefinition(make, config_schema=Permissive(), description=described)

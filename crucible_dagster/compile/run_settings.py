@@ -1,4 +1,4 @@
-"""The settings of a run that belong to the experiment and not to one stage: the config of the job's resource.
+"""Settings of a run that are not options of one stage: the config of the job's resource `experiment`.
 
 ```yaml
 resources:
@@ -17,14 +17,14 @@ from dagster import DagsterInvalidConfigError, Field, PartitionedConfig, static_
 
 from crucible_core import Experiment, InvalidExperimentError
 from crucible_dagster.compile.op_config import enum_of
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, LOG_LEVELS, Settings
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, LOG_LEVELS, RunSettings
 from crucible_dagster.tags import VARIANT_TAG
 
 __all__ = [
     "EXPERIMENT_KEY",
     "LOG_LEVELS",
     "VARIANT_TAG",
-    "Settings",
+    "RunSettings",
     "config_of_variant",
     "settings_fields",
     "settings_of",
@@ -40,39 +40,39 @@ def settings_fields(experiment: Experiment) -> dict[str, Field]:
     fields = {
         "seed": Field(
             dagster.Int,
-            description="Of every stage that has an option `seed` and is not given one of its own.",
+            description="Of every stage that has an option `seed` and no value for it.",
             **seed,
         ),
         "tracing": Field(
             dagster.Bool,
             default_value=True,
-            description="Decisions and metrics are told to Dagster as they come, and spans to OpenTelemetry where that "
-            "is set up. The trace itself is always kept.",
+            description="Whether decisions and metrics are sent to Dagster while a stage runs, and spans to "
+            "OpenTelemetry if it is set up. The trace itself is always kept.",
         ),
         "log_level": Field(
             enum_of(LOG_LEVELS),
             default_value="INFO",
-            description="From which level on the log lines of the stages' own packages are shown.",
+            description="The lowest level of log lines to show from the stages' own packages.",
         ),
         "library_log_level": Field(
             enum_of(LOG_LEVELS),
             default_value="WARNING",
-            description="From which level on the log lines of all other packages are shown.",
+            description="The lowest level of log lines to show from all other packages.",
         ),
     }
     if experiment.variants:
-        described = "The variant of the experiment file to run; an option that is set for a stage wins over it."
+        described = "The variant of the experiment file to run. Options set for a stage override the variant's."
         chosen = Field(enum_of(tuple(experiment.variants)), description=described, **variant)
         fields = {"variant": chosen, **fields}
     return fields
 
 
-def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> Settings:
-    """The settings that config of `settings_fields` makes.
+def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run, from config with the fields of `settings_fields`.
 
-    Raises DagsterInvalidConfigError for a seed that is none; Dagster asks before a run is created.
+    Raises DagsterInvalidConfigError for an invalid seed; Dagster calls this before it creates a run.
     """
-    settings = Settings(**config)
+    settings = RunSettings(**config)
     if settings.seed is not None and settings.seed != experiment.seed:
         try:
             experiment.with_seed(settings.seed)
@@ -84,10 +84,11 @@ def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> Settings:
 def variants_as_partitions(
     experiment: Experiment, options_of: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 ) -> PartitionedConfig[Any] | None:
-    """The variants as the job's partitions: the Launchpad fills in the one that is picked, a backfill runs them all.
+    """The variants as the job's partitions: the Launchpad fills in the chosen one, a backfill runs them all.
 
-    The config holds the variant's options too, so that the Launchpad shows what is run. `options_of` makes op config,
-    as a step's name -> config, of a stage's name and options.
+    The config contains the variant's options too, so that the Launchpad shows what is run. `options_of` takes a stage's
+    name and options, and returns op config by the step's name. Returns None for an experiment without variants, or for
+    one that is a variant itself.
     """
     if not experiment.variants or experiment.variant is not None:
         return None
@@ -106,7 +107,7 @@ def variants_as_partitions(
 
 
 def config_of_variant(name: str | None) -> dict[str, Any]:
-    """The run config that chooses a variant, or none."""
+    """The run config that chooses a variant; empty for None."""
     return {} if name is None else {"resources": {EXPERIMENT_KEY: {"config": {"variant": name}}}}
 
 

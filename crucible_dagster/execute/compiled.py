@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from crucible_core import (
-    Experiment,
-    Observer,
-    Registry,
-)
+from crucible_core import Experiment, Plan, Registry, plan_experiment
+from crucible_core.observers import Observers
 
 EXPERIMENT_KEY = "experiment"
 
@@ -22,8 +18,8 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was set for one run."""
+class RunSettings:
+    """What was set for one run, beside the options of its stages."""
 
     variant: str | None = None
     seed: int | None = None
@@ -32,15 +28,40 @@ class Settings:
     library_log_level: LogLevel = "WARNING"
 
 
-DEFAULTS = Settings()
+DEFAULTS = RunSettings()
+
+Settings = RunSettings  # the name that event_log and captured_logs import
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledExperiment:
     """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
 
-    experiment: Experiment
-    registry: Registry
-    observers: Sequence[Observer]
+    plan: Plan
+    observers: Observers
     op_names: tuple[str, ...]
-    settings: Settings = DEFAULTS
+    settings: RunSettings = DEFAULTS
+    _plans: list[Plan] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.plan.experiment
+
+    @property
+    def registry(self) -> Registry:
+        return self.plan.registry
+
+    def of_run(self, settings: RunSettings) -> CompiledExperiment:
+        """The same with the settings of one run, whose steps in this process share its plan."""
+        return replace(self, settings=settings, _plans=[])
+
+    def plan_of(self, launched: Experiment) -> Plan:
+        """The plan of the experiment as it was launched: the job's own, unless something was chosen for this run.
+
+        Raises InvalidExperimentError.
+        """
+        for plan in (self.plan, *self._plans):
+            if plan.experiment == launched:
+                return plan
+        self._plans.append(plan_experiment(launched, self.registry))
+        return self._plans[-1]

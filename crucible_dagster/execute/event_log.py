@@ -9,7 +9,7 @@ from time import monotonic
 from dagster import OpExecutionContext
 
 from crucible_bench.numbers import format_number
-from crucible_core import Decision, Event, Experiment, ProgressUpdate, StageRetried
+from crucible_core import Decision, Event, Experiment, Observer, ProgressUpdate, StageRetried
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import cut
 from crucible_dagster.execute.captured_logs import MAX_TEXT
@@ -26,7 +26,7 @@ FREE_LINES = 20
 MAX_NAMED_METRICS = 20
 
 
-class StageTeller:
+class StageTeller(Observer):
     """The observer of a step: what it hears becomes entries of the run's event log."""
 
     interval = INTERVAL
@@ -47,7 +47,7 @@ class StageTeller:
         self._last: dict[str, float] = {}
         self._free = FREE_LINES
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         if isinstance(event, Decision):
             if self._tracing:
                 self._dagster.log_event(observation(self._experiment, event))

@@ -12,7 +12,6 @@
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from dagster import (
@@ -29,9 +28,9 @@ from crucible_core import (
     Context,
     Experiment,
     GateFailedError,
-    judge_gates,
-    plan_experiment,
 )
+from crucible_core.observers import Observers
+from crucible_core.runner import run_gates
 from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
 from crucible_dagster.execute.metadata import materialization
@@ -53,8 +52,8 @@ def gates_op() -> OpDefinition:
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
-        with traced_step(context, compiled):
-            yield from _judge_run(context, inputs["upstream"], compiled)
+        with traced_step(context, compiled) as traced:
+            yield from _judge_run(context, inputs["upstream"], compiled, traced)
 
     return OpDefinition(
         compute_fn=compute,
@@ -66,27 +65,30 @@ def gates_op() -> OpDefinition:
     )
 
 
-def _judge_run(context: OpExecutionContext, upstream: Context, compiled: CompiledExperiment) -> Iterator[Any]:
+def _judge_run(
+    context: OpExecutionContext, upstream: Context, compiled: CompiledExperiment, traced: Observers
+) -> Iterator[Any]:
     experiment = upstream.experiment
     if experiment.source is None and compiled.experiment.source is not None:
         experiment = experiment.model_copy().read_from(compiled.experiment.source)
-    planned = plan_experiment(experiment, compiled.registry)
+    plan = compiled.plan_of(experiment)
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
-    after = upstream
+    before = upstream
     if upstream.run_id != context.run_id:
         # A re-execution of this step alone: what another run's stages left is judged as a run of its own.
-        after = replace(upstream, run_id=context.run_id)
-        record = record_run(experiment, planned, compiled.op_names, context.run)
+        before = upstream._replace(run_id=context.run_id)
+        record = record_run(experiment, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
-    # Before the verdict, so that the Context of a run that a gate fails is that of a run too.
-    after = manager.find_result(context.run_id, step) or manager.commit(
-        after, context.run_id, step, attempt=new_attempt()
-    )
-    # As it is now: a run whose variant was typed has its tag since its first step.
-    run = context.instance.get_run_by_id(context.run_id) or context.run
-    past = EarlierRuns(context.instance, manager.store, run, step)
-    results = judge_gates(after, planned, past)
+    after = manager.find_result(context.run_id, step)
+    if after is None:
+        # As it is now: a run whose variant was typed has its tag since its first step.
+        run = context.instance.get_run_by_id(context.run_id) or context.run
+        past = EarlierRuns(context.instance, manager.store, run, step)
+        judged = run_gates(plan, before, (*traced, *compiled.observers), past)
+        # Before the verdict, so that the Context of a run that a gate fails is that of a run too.
+        after = manager.commit(judged, context.run_id, step, attempt=new_attempt())
+    results = after.trace.gates
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
     for one in results:
         say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning

@@ -1,56 +1,51 @@
-"""Which options were typed in the Launchpad, among the defaults that it writes out."""
+"""Which options somebody typed in the Launchpad, which also writes out every default."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from crucible_core.ir.option_schema import Schema, nested_model, resolve_schema, schema_of, without_null
+from crucible_core.ir.option_schema import NO_DEFAULT, Option, option_tree
 from crucible_core.stage import Stage
 
 
 def typed_options(stage: type[Stage], options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config` says beyond `options` and the stage's defaults.
+    """The part of `config` that differs from `options` and the stage's defaults.
 
-    Dagster's Launchpad writes every default out, so that a value that would be there anyway was not chosen by anyone.
+    Dagster's Launchpad writes out every default, so a value that would be there anyway was not chosen by anyone.
     """
-    schema = schema_of(stage)
-    return _typed(schema, schema.get("$defs", {}), options, config)
+    return _typed(option_tree(stage), options, config)
 
 
-def _typed(schema: Schema, defs: Schema, options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(tree: Option, options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     typed = {}
     for name, value in config.items():
-        one = schema.get("properties", {}).get(name, {})
-        default = options[name] if name in options else resolve_schema(one, defs).get("default", _MISSING)
-        inner = nested_model(one, defs)
-        if isinstance(value, Mapping) and inner is not None and default is not None:
-            given = default if isinstance(default, Mapping) else {}
-            if changed := _typed(inner, defs, given, value):
+        option = tree.part(name)
+        default = options.get(name, option.default)
+        if option.kind == "model" and isinstance(value, Mapping) and default is not None:
+            if changed := _typed(option, default if isinstance(default, Mapping) else {}, value):
                 typed[name] = changed
-        elif not _equal(_filled(one, defs, value), _filled(one, defs, default)):
+        elif not _equal(_filled(option, value), _filled(option, default)):
             typed[name] = value
     return typed
 
 
-_MISSING = object()
-
-
-def _filled(schema: Schema, defs: Schema, value: Any) -> Any:
+def _filled(option: Option | None, value: Any) -> Any:
     """The value with the defaults of the models in it written out, as Dagster does."""
-    schema = resolve_schema(without_null(resolve_schema(schema, defs))[0], defs)
-    if isinstance(value, Mapping) and "properties" in schema:
-        given = {name: one["default"] for name, one in schema["properties"].items() if "default" in one} | dict(value)
-        return {name: _filled(schema["properties"].get(name, {}), defs, one) for name, one in given.items()}
-    if isinstance(value, Mapping) and isinstance(schema.get("additionalProperties"), Mapping):
-        return {name: _filled(schema["additionalProperties"], defs, one) for name, one in value.items()}
-    if isinstance(value, list | tuple) and isinstance(schema.get("items"), Mapping):
-        return [_filled(schema["items"], defs, one) for one in value]
+    if option is None:
+        return value
+    if option.kind == "model" and isinstance(value, Mapping):
+        defaults = {name: one.default for name, one in option.children.items() if one.default is not NO_DEFAULT}
+        return {name: _filled(option.part(name), one) for name, one in {**defaults, **value}.items()}
+    if option.kind == "mapping" and isinstance(value, Mapping):
+        return {name: _filled(option.item, one) for name, one in value.items()}
+    if option.kind == "list" and isinstance(value, list | tuple):
+        return [_filled(option.item, one) for one in value]
     return value
 
 
 def _equal(a: Any, b: Any) -> bool:
-    # 1 and 1.0 are the same number, and true is none.
+    # 1 and 1.0 are the same number, but true and 1 differ.
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, Mapping) and isinstance(b, Mapping):

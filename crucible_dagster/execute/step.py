@@ -22,19 +22,16 @@ from crucible_core import (
     Event,
     Experiment,
     InvalidExperimentError,
-    Observer,
     PlannedStage,
     RunInterrupted,
     Stage,
     StageFailedError,
     StageStarted,
     StageSucceeded,
-    plan_experiment,
-    plan_stage,
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.observers import announce
+from crucible_core.observers import Audience, Observers
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
@@ -67,7 +64,7 @@ def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[
 
 
 def _run_step(
-    context: OpExecutionContext, compiled: CompiledExperiment, upstream: Context | None, traced: Sequence[Observer]
+    context: OpExecutionContext, compiled: CompiledExperiment, upstream: Context | None, traced: Observers
 ) -> Iterator[Any]:
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
@@ -75,9 +72,7 @@ def _run_step(
     begins = upstream is None or upstream.run_id != context.run_id
     try:
         launched = _as_launched(compiled, context)
-        # The whole pipeline before the first stage of a run, also of one that re-executes a part of another.
-        pipeline = plan_experiment(launched, compiled.registry) if begins else ()
-        planned = pipeline[index] if begins else plan_stage(launched, index, compiled.registry)
+        plan = compiled.plan_of(launched)
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
@@ -85,7 +80,7 @@ def _run_step(
         _tag_with_variant(context, launched)
         if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        record = record_run(launched, pipeline, compiled.op_names, context.run)
+        record = record_run(launched, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
@@ -93,11 +88,12 @@ def _run_step(
         context.log.warning(f"another attempt at step {step} has a result already, and that counts")
     else:
         before = _before(context, upstream, launched)
-        one = _Step(context, manager, compiled, planned, step, traced)
-        after = (one.adopt(before) if begins else None) or one.run(before)
+        one = _Step(context, manager, compiled, plan[index], step, traced)
+        with plan.running():
+            after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
         yield materialization(after, chart=chart_of_runs(context.instance, after))
-    ending = after.trace.endings.get(planned.name)
+    ending = after.trace.endings.get(plan[index].name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
     yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
@@ -113,7 +109,7 @@ class _Step:
         compiled: CompiledExperiment,
         planned: PlannedStage,
         step: str,
-        traced: Sequence[Observer],
+        traced: Observers,
     ) -> None:
         self.dagster = context
         self.manager = manager
@@ -124,7 +120,7 @@ class _Step:
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
         teller = StageTeller(context, compiled.experiment, compiled.settings)
-        self.observers: tuple[Observer, ...] = (self._keep, teller, *traced, *compiled.observers)
+        self.audience = Audience.of((self._keep, teller, *traced, *compiled.observers))
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
@@ -169,7 +165,7 @@ class _Step:
         with watch(self.dagster.instance, run_id) as watching:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
-                    self.raw = run_stage(planned, before, self.observers, interrupts=INTERRUPTS)
+                    self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept of the Context: {'; '.join(lost)}" if lost else str(error)
@@ -205,11 +201,11 @@ class _Step:
 
     def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
         name = self.planned.name
-        events: list[Event] = [StageStarted.of(name), *hit.context.trace.events]
-        events.append(StageSucceeded.of(name, seconds=0.0, reused_from=hit.run_id))
+        events: list[Event] = [StageStarted(stage=name), *hit.context.trace.events]
+        events.append(StageSucceeded(stage=name, seconds=0.0, reused_from=hit.run_id))
         trace = before.trace
         for event in events:
-            announce(event, self.observers)
+            self.audience.tell(event)
             trace = trace.append(event)
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
         after = replace(hit.context, trace=trace)

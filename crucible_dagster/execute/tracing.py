@@ -6,13 +6,13 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster import OpExecutionContext
 
-from crucible_core import Observer
+from crucible_core.observers import Observers
 from crucible_core.telemetry.provider import configured_provider, environment_asks
 from crucible_dagster.names import gates_step
 
@@ -29,7 +29,7 @@ _log = logging.getLogger("crucible")
 
 
 @contextlib.contextmanager
-def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> Iterator[tuple[Observer, ...]]:
+def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> Iterator[Observers]:
     """Around a step: the observers that make spans of what happens in it, none where tracing is not configured.
 
     The span of the run is ended by its last step, or by one that raises.
@@ -84,7 +84,7 @@ def parent_tags() -> dict[str, str]:
     return {name: value for name in PARENT_TAGS if (value := os.environ.get(name.upper()))}
 
 
-def tracing_here(observers: Sequence[Observer]) -> Sequence[Observer]:
+def tracing_here(observers: Observers) -> Observers:
     """Those that hear of a run when it is over: what has been traced by the processes of its steps is not traced again.
 
     They do that where the environment, which they share, asks for it.
@@ -106,7 +106,7 @@ def _tracers(compiled: "CompiledExperiment") -> "list[OpenTelemetryObserver]":
     return [OpenTelemetryObserver(provider)]
 
 
-def _explicit(observers: Sequence[Observer]) -> "list[OpenTelemetryObserver]":
+def _explicit(observers: Observers) -> "list[OpenTelemetryObserver]":
     """Those that somebody made: then their module is loaded."""
     otel: Any = sys.modules.get("crucible_core.telemetry.observer")
     return [one for one in observers if otel is not None and isinstance(one, otel.OpenTelemetryObserver)]

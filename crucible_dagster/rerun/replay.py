@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,13 +11,13 @@ from crucible_core import (
     Context,
     Experiment,
     GateFailedError,
-    Observer,
     Registry,
     StageFailedError,
     builtin_registry,
     plan_experiment,
     run_experiment,
 )
+from crucible_core.observers import Observers
 from crucible_core.values.equality import same
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
@@ -68,7 +67,7 @@ def changed_code(record: RunRecord, experiment: Experiment, registry: Registry) 
 
 
 def replay_run(
-    instance: DagsterInstance, run: str, *, registry: Registry | None = None, observers: Sequence[Observer] = ()
+    instance: DagsterInstance, run: str, *, registry: Registry | None = None, observers: Observers = ()
 ) -> Replay:
     """Run the experiment of a recorded run again, directly, and compare what comes out with what came out then.
 

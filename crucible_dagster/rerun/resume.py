@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,11 @@ from crucible_core import (
     CrucibleError,
     Experiment,
     InvalidExperimentError,
-    Observer,
     Registry,
     builtin_registry,
     plan_experiment,
 )
-from crucible_core.observers import replay
+from crucible_core.observers import Audience, Observers
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
@@ -54,9 +53,7 @@ class Resumption:
     registry: Registry
     run_config: Mapping[str, Any]
 
-    def execute(
-        self, *, observers: Sequence[Observer] = (), fresh: bool = False, launched_by: LaunchedBy = "python"
-    ) -> Context:
+    def execute(self, *, observers: Observers = (), fresh: bool = False, launched_by: LaunchedBy = "python") -> Context:
         """Run what is left, as a new run. Raises what `execute_experiment` raises."""
         tags = {
             **launch_tags(launched_by),
@@ -74,7 +71,7 @@ class Resumption:
             )
         context, error = outcome(self.experiment, self.instance, result.run_id)
         if _executor_of(self.run_config, self.experiment) != "in_process":
-            replay(context, tracing_here(observers), error)
+            Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
         if error is not None:
             raise error
         return context
@@ -96,7 +93,7 @@ def resume_run(
     override: Callable[[Experiment], Experiment] | None = None,
     force: bool = False,
     fresh: bool = False,
-    observers: Sequence[Observer] = (),
+    observers: Observers = (),
 ) -> Context:
     """Run the stages of a failed, cancelled or killed run that have no result, as a new run, and return its Context.
 

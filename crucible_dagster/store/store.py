@@ -184,7 +184,7 @@ class ContextStore:
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
         """Keep an event as it happens, whatever becomes of the stage. Raises OSError."""
         name = f"{self.step_folder(run_id, step)}/{attempt}.events"
-        self.files.append(name, event.model_dump_json().encode() + b"\n")
+        self.files.append(name, event.to_json().encode() + b"\n")
 
     def events(self, run_id: str, step: str) -> Trace:
         """What all attempts of a step recorded, also those that ended without a word."""

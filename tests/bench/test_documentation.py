@@ -72,10 +72,3 @@ def test_every_function_of_the_package_is_on_the_page() -> None:
     functions = {name for name in crucible_bench.__all__ if callable(getattr(crucible_bench, name))}
     functions = {name for name in functions if name.islower()}
     assert sorted(functions - QUOTED - {"canonical_test_name"}) == []
-
-
-def test_the_program_on_the_page_runs() -> None:
-    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert program
-    for text in program:
-        exec(compile(text, "docs/statistics.md", "exec"), {})

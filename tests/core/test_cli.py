@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli.main import main
+from crucible_core.cli import main
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -231,7 +231,11 @@ def test_a_stage_that_calls_sys_exit_fails_the_experiment_whatever_the_code(code
 
 @pytest.mark.parametrize(
     ("stage", "part"),
-    [("returns_none", "returned None"), ("returns_metrics", "returned dict"), ("returns_foreign", "of its own making")],
+    [
+        ("returns_none", "returned None"),
+        ("returns_metrics", "returned dict"),
+        ("returns_foreign", "that it did not make"),
+    ],
 )
 def test_a_stage_that_returns_the_wrong_thing_fails_the_experiment(stage: str, part: str) -> None:
     done = crucible_here("run", experiment(stage))
@@ -476,6 +480,88 @@ def test_a_wrong_override_exits_with_2_and_says_what_is_wrong(override: str, par
     done = crucible_here("run", experiment("measure"), "--set", override)
     assert done.exit_code == 2
     assert part in done.stderr, done.stderr
+
+
+NESTED = """
+from typing import Annotated, Any, Literal
+from pydantic import BaseModel, Field
+from crucible_core import Context, Stage
+
+class Layer(BaseModel):
+    width: int = 1
+    depth: int = 1
+
+class Adam(BaseModel):
+    kind: Literal["adam"]
+    rate: float = 0.1
+
+class Sgd(BaseModel):
+    kind: Literal["sgd"]
+    momentum: float = 0.9
+
+class Net(Stage):
+    layer: Layer | None = None
+    layers: list[Layer] = []
+    sizes: dict[str, Layer] = {}
+    optimizer: Annotated[Adam | Sgd, Field(discriminator="kind")] = Adam(kind="adam")
+    loose: dict[str, Any] = {}
+    either: int | Layer = 1
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("options", self.model_dump())
+"""
+NET = "id: a\npipeline: [{name: net, module: 'net:Net', options: {layer: {depth: 2}, sizes: {a: {width: 2}}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "option", "value"),
+    [
+        ("net.layer.width=3", "layer", {"width": 3, "depth": 2}),
+        ("net.sizes.a.depth=4", "sizes", {"a": {"width": 2, "depth": 4}}),
+        ("net.sizes.b.depth=4", "sizes", {"a": {"width": 2, "depth": 1}, "b": {"width": 1, "depth": 4}}),
+        ("net.optimizer.kind=sgd", "optimizer", {"kind": "sgd", "momentum": 0.9}),
+        ("net.loose.any.thing=1", "loose", {"any": {"thing": 1}}),
+        ("net.either.width=7", "either", {"width": 7, "depth": 1}),
+    ],
+)
+def test_a_part_of_an_option_is_replaced_and_its_other_parts_stay(override: str, option: str, value: Any) -> None:
+    write(NESTED, "net.py")
+    assert metrics_of(write(NET), "--set", override)["options"][option] == value
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("net.layr.width=3", "stage 'net' has no option 'layr'; did you mean 'layer'?; its options: either, layer, "),
+        (
+            "net.layer.widht=3",
+            "option 'layer' of stage 'net' has no field 'widht'; did you mean 'width'?; its fields: depth, width",
+        ),
+        ("net.sizes.a.w=3", "option 'sizes.a' of stage 'net' has no field 'w'; its fields: depth, width"),
+        ("net.optimizer.rat=1", "option 'optimizer' of stage 'net' has no field 'rat'; did you mean 'rate'?"),
+        (
+            "net.layers.0.width=3",
+            "option 'layers' of stage 'net' has no parts, its type is: list of mappings; "
+            "set it as a whole: net.layers=VALUE",
+        ),
+        (
+            "net.layer.width.x=3",
+            "option 'layer.width' of stage 'net' has no parts, its type is: whole number; "
+            "set it as a whole: net.layer.width=VALUE",
+        ),
+    ],
+)
+def test_a_part_that_an_option_does_not_have_is_refused_with_the_parts_that_it_has(override: str, said: str) -> None:
+    write(NESTED, "net.py")
+    done = crucible_here("run", write(NET), "--set", override)
+    assert done.exit_code == 2
+    assert f"--set {override!r}: {said}" in done.stderr
+
+
+def test_a_part_of_an_option_of_a_stage_that_does_not_exist_is_refused_like_the_stage() -> None:
+    done = crucible_here("run", write("id: a\npipeline: [{name: bnech}]\n"), "--set", "bnech.a.b=1")
+    assert done.exit_code == 2
+    assert "did you mean 'bench'?" in done.stderr
 
 
 def test_a_mistake_in_an_override_is_not_shown_at_a_line_of_the_file() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from crucible_core.cli.main import main
+from crucible_core.cli import main
 
 FILE = """id: gated
 pipeline: [{name: measure, module: "stages_for_tests:measure", options: {value: 0.5}}]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from stages_for_tests import experiment_of
 
 from crucible_core import Context, CrucibleError, StageStarted, StageSucceeded, Trace
@@ -190,7 +189,7 @@ def test_a_decision_is_an_event_of_the_stage_that_runs() -> None:
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, math.nan, math.inf, "high"])
 def test_a_confidence_is_between_0_and_1(confidence: Any) -> None:
-    with pytest.raises(ValidationError, match="confidence"):
+    with pytest.raises(ValueError, match="confidence"):
         begun().decide("a", "b", confidence=confidence)
 
 

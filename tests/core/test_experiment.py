@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from stages_for_tests import experiment_of
 
 from crucible_bench import OTHER_TESTS, TEST_ALIASES, TEST_NAMES
+from crucible_bench import vocabulary as bench_vocabulary
 from crucible_bench.comparison import EFFECT_LABELS
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.multiple.corrections import CORRECTIONS
@@ -252,11 +253,13 @@ def choices(literal: Any) -> set[str]:
 
 
 def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertised() -> None:
-    assert choices(vocabulary.TestName) == set(DEFINITIONS) | set(OTHER_TESTS) == set(TEST_NAMES)
-    assert choices(vocabulary.TestSpelling) == set(TEST_NAMES) | set(TEST_ALIASES) | {"auto"}
-    assert choices(vocabulary.CorrectionName) == set(CORRECTIONS)
-    assert choices(vocabulary.EffectSizeName) == {name for names in vocabulary.EFFECT_SIZES.values() for name in names}
-    assert choices(vocabulary.EffectSizeName) == set(EFFECT_LABELS)
+    assert choices(bench_vocabulary.TestName) == set(DEFINITIONS) | set(OTHER_TESTS) == set(TEST_NAMES)
+    assert choices(bench_vocabulary.TestSpelling) == set(TEST_NAMES) | set(TEST_ALIASES) | {"auto"}
+    assert choices(bench_vocabulary.CorrectionName) == set(CORRECTIONS)
+    assert choices(bench_vocabulary.EffectSizeName) == {
+        name for names in bench_vocabulary.EFFECT_SIZES.values() for name in names
+    }
+    assert choices(bench_vocabulary.EffectSizeName) == set(EFFECT_LABELS)
     assert choices(vocabulary.ReportFormat) == set(RENDERERS) == set(SUFFIXES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import math
@@ -16,13 +17,24 @@ import pytest
 from rich.console import Console
 from stages_for_tests import Broken, experiment_of
 
-from crucible_core import Context, Event, ProgressUpdate, Registry, StageFailedError, StageStarted, progress, stage
-from crucible_core.cli.terminal import Progress, make_console
-from crucible_core.progress import Watch, current_watch
+from crucible_core import (
+    Context,
+    Event,
+    Observer,
+    ProgressUpdate,
+    Registry,
+    StageFailedError,
+    StageStarted,
+    progress,
+    stage,
+)
+from crucible_core.cli.terminal import ProgressDisplay, make_console
+from crucible_core.observers import Attempt, Audience, current_attempt
+from crucible_core.progress import Progress
 from crucible_core.runner import run_experiment
 
 
-class Listener:
+class Listener(Observer):
     """Keeps what it hears."""
 
     interval = 0.0
@@ -32,7 +44,7 @@ class Listener:
         self.updates: list[ProgressUpdate] = []
         self.metrics: list[Mapping[str, float]] = []
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self.events.append(event)
 
     def on_progress(self, update: ProgressUpdate) -> None:
@@ -45,15 +57,23 @@ class Listener:
         return [update.count for update in self.updates if update.description == description]
 
 
+@contextlib.contextmanager
+def at_work(listener: Listener) -> Iterator[None]:
+    """As run_stage does it around a stage."""
+    attempt = Attempt("run", "work", Audience([listener]))
+    token = current_attempt.set(attempt)
+    yield
+    current_attempt.reset(token)
+    assert attempt.updates is not None
+    attempt.updates.close()
+
+
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """Watches a stage that is this test."""
     heard = Listener()
-    watch = Watch("run", "work", [heard])
-    token = current_watch.set(watch)
-    yield heard
-    current_watch.reset(token)
-    watch.close()
+    with at_work(heard):
+        yield heard
 
 
 def test_unwatched_progress_is_the_iterable_itself() -> None:
@@ -121,7 +141,7 @@ def test_loops_within_loops_are_told_apart(listener: Listener) -> None:
 
 def test_threads_advance_one_progress_together(listener: Listener) -> None:
     with progress(total=4_000) as bar, ThreadPoolExecutor(8) as pool:
-        assert current_watch.get() is not None
+        assert current_attempt.get() is not None
         list(pool.map(lambda _: bar.advance(), range(4_000)))
     assert listener.updates[-1].count == 4_000
 
@@ -137,22 +157,19 @@ def test_a_thread_iterates_over_progress_that_the_stage_made(listener: Listener)
 def test_quick_items_are_all_counted_and_seldom_told(listener: Listener) -> None:
     listener_of_seconds = Listener()
     listener_of_seconds.interval = 3_600.0
-    watch = Watch("run", "work", [listener_of_seconds])
-    token = current_watch.set(watch)
-    assert sum(1 for _ in progress(range(100_003))) == 100_003
-    current_watch.reset(token)
+    with at_work(listener_of_seconds):
+        assert sum(1 for _ in progress(range(100_003))) == 100_003
     assert listener_of_seconds.counts() == [0, 100_003]
 
 
 def test_after_quick_items_a_slow_one_is_told(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
     now = 0.0
-    monkeypatch.setattr(sys.modules[Watch.__module__], "perf_counter", lambda: now)
+    for module in (Progress.__module__, Attempt.__module__):
+        monkeypatch.setattr(sys.modules[module], "perf_counter", lambda: now)
     listener.interval = 1.0
-    watch = Watch("run", "work", [listener])
-    token = current_watch.set(watch)
-    for item in progress(range(100)):
-        now += 1e-6 if item < 50 else 2.0
-    current_watch.reset(token)
+    with at_work(listener):
+        for item in progress(range(100)):
+            now += 1e-6 if item < 50 else 2.0
     counts = listener.counts()
     assert all(count in counts for count in range(70, 101))
 
@@ -209,12 +226,12 @@ def test_observers_of_a_run_hear_the_progress_of_its_stages() -> None:
         ("work", 0),
         ("work", 4),
     ]
-    assert current_watch.get() is None
+    assert current_attempt.get() is None
     with pytest.raises(StageFailedError):
         run_experiment(
             experiment_of({"name": "work", "options": {"fails": True}}), registry=STAGES, observers=[Listener()]
         )
-    assert current_watch.get() is None
+    assert current_attempt.get() is None
 
 
 def test_a_metric_that_no_float_can_hold_fails_no_stage_that_is_watched() -> None:
@@ -233,7 +250,9 @@ def test_a_plain_observer_makes_nobody_watch() -> None:
 
     @stage
     def look(ctx: Context) -> Context:
-        assert current_watch.get() is None
+        attempt = current_attempt.get()
+        assert attempt is not None
+        assert attempt.updates is None
         return ctx
 
     run_experiment(experiment_of("look"), registry=Registry({"look": look}), observers=[heard.append])
@@ -248,7 +267,7 @@ def terminal() -> tuple[Console, io.StringIO]:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_terminal_shows_the_running_stage_and_its_bar(fails: bool) -> None:
     console, stream = terminal()
-    with Progress(console, 1) as shown:
+    with ProgressDisplay(console, 1) as shown:
         shown.interval = 0.0
 
         def look(_: Event) -> None:
@@ -271,7 +290,7 @@ def test_a_terminal_shows_the_running_stage_and_its_bar(fails: bool) -> None:
     assert not shown._bars
 
 
-def shown_work(shown: Progress) -> Any:
+def shown_work(shown: ProgressDisplay) -> Any:
     @stage
     def work(ctx: Context, *, fails: bool = False) -> Context:
         for item in progress(range(4), description="working [bold]hard[/bold]"):
@@ -289,8 +308,8 @@ def plain_text(drawn: str) -> str:
 
 def test_more_works_than_fit_are_not_drawn_and_end_all_the_same() -> None:
     console, _ = terminal()
-    shown = Progress(console, 1)
-    shown(StageStarted(stage="work"))
+    shown = ProgressDisplay(console, 1)
+    shown.on_event(StageStarted(stage="work"))
     for ended in (False, True):
         for key in range(50):
             shown.on_progress(ProgressUpdate("work", key, "many", 0, None, 0.0, ended=ended))
@@ -300,7 +319,7 @@ def test_more_works_than_fit_are_not_drawn_and_end_all_the_same() -> None:
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    shown = Progress(make_console(stream), 1)
+    shown = ProgressDisplay(make_console(stream), 1)
     now = 1_000.0
     monkeypatch.setattr("crucible_core.cli.terminal.time.monotonic", lambda: now)
     for second in range(0, 100, 10):

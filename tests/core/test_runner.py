@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -29,6 +27,7 @@ from crucible_core import (
     Experiment,
     InvalidExperimentError,
     InvalidOptionsError,
+    Observer,
     PlannedStage,
     Registry,
     RunInterrupted,
@@ -462,7 +461,7 @@ def test_sys_exit_is_a_failure_whatever_the_code(code: Any, shown: str) -> None:
     [
         ("returns_none", ["returned None", "`return ctx.put_metric(...)`"]),
         ("returns_metrics", ["returned dict {'accuracy': 0.9}", "must return the Context"]),
-        ("returns_foreign", ["returned a Context of its own making", "return one made from the ctx it was given"]),
+        ("returns_foreign", ["returned a Context that it did not make", "return one made from the ctx it was given"]),
     ],
 )
 def test_a_stage_that_returns_the_wrong_thing_fails_with_what_to_return(name: str, parts: list[str]) -> None:
@@ -494,7 +493,7 @@ def test_a_stage_that_returns_a_context_of_an_earlier_stage_fails() -> None:
         return kept[0]
 
     error = stopped("keep", "measure", "go_back", registry=registry() | {"keep": keep, "go_back": go_back})
-    assert "of its own making" in str(error)
+    assert "that it did not make" in str(error)
     assert error.context.get_metric("accuracy") == 0.5
 
 
@@ -744,27 +743,23 @@ def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(
     assert "stage 'choose'" in caplog.text
 
 
-class Watching:
+class Watching(Observer):
     """An observer of whole runs, which raises where it is told to, and would swallow what ends a run."""
 
     def __init__(self, breaks_at: str = "") -> None:
         self.breaks_at = breaks_at
         self.heard: list[str] = []
 
-    def __call__(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self.heard.append(event.kind)
 
-    @contextlib.contextmanager
-    def watch_run(self, context: Context) -> Iterator[None]:
+    def run_started(self, experiment_id: str, run_id: str) -> None:
         if self.breaks_at == "begin":
             raise Broken("no begin")
-        self.heard.append(f"begin {context.run_id}")
-        try:
-            yield
-        except BaseException as error:  # noqa: BLE001  # it watches how the run ends
-            self.heard.append(f"end by {type(error).__name__}")
-        else:
-            self.heard.append("end")
+        self.heard.append(f"begin {run_id}")
+
+    def run_ended(self, error: BaseException | None) -> None:
+        self.heard.append("end" if error is None else f"end by {type(error).__name__}")
         if self.breaks_at == "end":
             raise Broken("no end")
 
@@ -804,7 +799,7 @@ def test_decisions_taken_in_threads_are_told_exactly_once() -> None:
             made += [pool.submit(copy_context().run, choose, 4).result()]
         for one in made:
             decision = one.trace.decisions[-1]
-            ctx = ctx._with("trace", ctx.trace.append(decision))
+            ctx = ctx._replace(trace=ctx.trace.append(decision))
         return ctx
 
     heard: list[Event] = []

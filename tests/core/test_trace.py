@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import io
 import json
+import math
 import pickle
 import typing
 from datetime import UTC, datetime, timedelta, timezone
@@ -20,6 +22,8 @@ from stages_for_tests import experiment_of, registry
 from crucible_core import (
     Decision,
     Event,
+    GateJudged,
+    GateResult,
     StageFailed,
     StageRetried,
     StageSkipped,
@@ -38,6 +42,18 @@ EVENTS = [
     StageSucceeded(stage="train", at=AT, seconds=1.5, attempts=2),
     StageSkipped(stage="bench", at=AT, reason="enabled: false"),
     StageFailed(stage="report", at=AT, seconds=0.1, error_type="OSError", message="disk", traceback="Traceback\n"),
+    GateJudged(
+        at=AT,
+        result=GateResult(
+            gate="good",
+            status="failed",
+            severity="warn",
+            blocking=False,
+            sentence="accuracy is 0.5, not at least 0.9",
+            numbers={"value": 0.5, "bound": math.inf},
+            baseline_runs=("earlier",),
+        ),
+    ),
 ]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -81,25 +97,23 @@ def test_a_trace_of_a_real_run_survives_json_and_pickle() -> None:
     assert hash(Trace.from_json(trace.to_json())) == hash(trace)
 
 
-def test_events_made_by_the_runner_are_like_validated_ones() -> None:
-    made = StageFailed.of("a", seconds=1.0, error_type="E", message="m", traceback="t")
-    validated = StageFailed(stage="a", at=made.at, seconds=1.0, error_type="E", message="m", traceback="t")
-    assert made == validated
-    assert made.model_dump() == validated.model_dump()
-    assert made.model_dump_json() == validated.model_dump_json()
-    assert hash(made) == hash(validated)
-    assert repr(made) == repr(validated)
+def test_events_made_by_the_runner_are_like_those_read_and_checked() -> None:
+    made = StageFailed(stage="a", seconds=1.0, error_type="E", message="m", traceback="t")
+    (read,) = Trace.from_json(f"[{made.to_json()}]")
+    assert made == read
+    assert made.to_dict() == read.to_dict() == json.loads(made.to_json())
+    assert hash(made) == hash(read)
+    assert repr(made) == repr(dataclasses.replace(read, at=made.at))
     assert pickle.loads(pickle.dumps(made)) == made
-    assert made.model_copy(update={"attempts": 5}).attempts == 5
+    assert dataclasses.replace(made, attempts=5).attempts == 5
     assert made.attempts == 1
-    with pytest.raises(ValidationError, match="frozen"):
-        made.attempts = 2
-    assert StageStarted.of("b").model_fields_set == StageStarted.of("c").model_fields_set
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.attempts = 2  # type: ignore[misc]
 
 
 def test_each_kind_is_the_tag_of_one_class() -> None:
     union = typing.get_args(typing.get_args(Event)[0])
-    tags = {event.model_fields["kind"].default: event for event in union}
+    tags = {event.kind: event for event in union}
     assert len(tags) == len(union) == len(EVENTS)
     for event in EVENTS:
         data = json.loads(Trace([event]).to_json())[0]
@@ -123,10 +137,10 @@ def test_a_damaged_trace_is_refused(text: str) -> None:
 
 def test_a_trace_is_immutable() -> None:
     trace = Trace(EVENTS)
-    with pytest.raises(AttributeError, match="immutable"):
+    with pytest.raises(AttributeError, match="events"):
         trace.events = []
     longer = trace.append(StageStarted(stage="x"))
-    assert (len(trace), len(longer)) == (6, 7)
+    assert (len(trace), len(longer)) == (len(EVENTS), len(EVENTS) + 1)
     assert list(trace) == EVENTS
 
 
@@ -139,14 +153,14 @@ def test_a_trace_knows_its_decisions_and_endings() -> None:
         "report": "stage_failed",
     }
     assert Trace([EVENTS[0]]).endings == {}
-    assert repr(trace) == "Trace(6 events)"
+    assert repr(trace) == f"Trace({len(EVENTS)} events)"
 
 
 def test_times_are_in_utc_and_have_a_zone() -> None:
     assert StageStarted(stage="a").at.utcoffset() == timedelta(0)
-    assert StageStarted.of("a").at.utcoffset() == timedelta(0)
+    naive = StageStarted(stage="a", at=datetime(2026, 1, 1))
     with pytest.raises(ValidationError):
-        StageStarted(stage="a", at=datetime(2026, 1, 1))
+        Trace.from_json(f"[{naive.to_json()}]")
 
 
 # --- other formats --------------------------------------------------------------------------------------------------
@@ -187,7 +201,7 @@ def test_the_csv_holds_one_line_per_event() -> None:
 
 def test_the_csv_has_a_column_for_everything_that_an_event_says() -> None:
     header = render_trace(Trace(), "csv").strip().split(",")
-    fields = {name for event in EVENTS for name in type(event).model_fields}
+    fields = {name for event in EVENTS for name in vars(event)}
     assert set(header) == fields
     assert len(header) == len(fields)
 
@@ -205,7 +219,7 @@ def test_no_text_gets_out_of_its_quotes_in_mermaid(text: str) -> None:
 
 
 def test_two_equal_traces_have_no_difference_whatever_their_times() -> None:
-    later = [event.model_copy(update={"at": AT + timedelta(days=1)}) for event in EVENTS]
+    later = [dataclasses.replace(event, at=AT + timedelta(days=1)) for event in EVENTS]
     later[3] = StageSucceeded(stage="train", at=AT, seconds=99.0, attempts=2)
     assert diff_traces(Trace(EVENTS), Trace(later)) == ()
 

@@ -19,8 +19,8 @@ from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import Context, StageFailedError, Trace, load_experiment
+from crucible_core.cli import main
 from crucible_core.cli.extensions import LazyCommand
-from crucible_core.cli.main import main
 from crucible_core.report import TRACE_FORMATS
 from crucible_dagster import execute_experiment
 from crucible_dagster.cli import commands

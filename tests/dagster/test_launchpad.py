@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition, validate_run_config
@@ -17,8 +17,11 @@ from pydantic import BaseModel, Field, SecretStr
 from typing_extensions import TypeAliasType
 
 from crucible_core import Context, Experiment, Registry, Stage, run_experiment
+from crucible_core.ir.option_schema import Kind
 from crucible_dagster import job_for
-from crucible_dagster.compile.op_config import enum_of
+from crucible_dagster.compile import op_config
+from crucible_dagster.compile.op_config import enum_of, option_fields
+from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.store.io_manager import open_store
 
 
@@ -312,6 +315,36 @@ def test_a_secret_is_not_in_what_is_said_of_it(job: JobDefinition) -> None:
     with pytest.raises(DagsterInvalidConfigError) as caught:
         validate_run_config(job, config_of(count=0, token="hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_every_kind_of_option_has_a_config_type() -> None:
+    assert set(op_config._CONFIG_TYPES) == set(get_args(Kind))
+
+
+class Corner(Stage):
+    """Has options that Dagster's types cannot say, or that it fills in inside a list."""
+
+    limits: bool | dict[str, int] = False
+    """On or off, or numbers by name."""
+    ends: tuple[Layer, Layer] = (Layer(width=1), Layer(width=2))
+    """Two models."""
+
+    def run(self, ctx: Context) -> Context:
+        return ctx
+
+
+def test_a_switch_or_a_mapping_is_described_where_dagster_has_no_such_type() -> None:
+    field = option_fields(Corner, {})["limits"]
+    assert field.config_type.key == "Any"
+    assert field.description == "On or off, or numbers by name. (true or false or mapping)"
+
+
+def test_what_dagster_fills_in_inside_a_tuple_was_typed_by_nobody() -> None:
+    given = {"ends": [{"width": 3}, {"width": 4}]}
+    filled_in = {"ends": [{"width": 3, "activation": "relu"}, {"width": 4, "activation": "relu"}]}
+    assert typed_options(Corner, given, filled_in) == {}
+    changed = {"ends": [{"width": 3, "activation": "relu"}, {"width": 5, "activation": "relu"}]}
+    assert typed_options(Corner, given, changed) == changed
 
 
 class Tree(BaseModel):

@@ -20,7 +20,7 @@ from crucible_core import (
     builtin_registry,
     run_experiment,
 )
-from crucible_core.cli.main import main
+from crucible_core.cli import main
 from crucible_dagster import execute_experiment
 from crucible_dagster.execution import job_in_processes
 from crucible_dagster.history.history import History

@@ -28,7 +28,7 @@ from scheduler import LOCATION, add_settings, launch_queued, scheduler_at, switc
 from upath import UPath
 
 from crucible_core import InvalidExperimentError, Schedule, load_experiment
-from crucible_core.cli.main import main as crucible
+from crucible_core.cli import main as crucible
 from crucible_core.ir import vocabulary
 from crucible_dagster import History, execute_experiment, job_for, schedule_for
 from crucible_dagster.automation.schedules import MISSED, SCHEDULE_STATUS, tick_tags

@@ -30,7 +30,7 @@ from crucible_core import (
     run_experiment,
     stage,
 )
-from crucible_core.cli.main import main
+from crucible_core.cli import main
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store

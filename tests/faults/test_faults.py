@@ -32,7 +32,7 @@ from postgres import Postgres, dagster_home
 from upath import UPath
 
 from crucible_core import Context, CrucibleError, Experiment, RunInterrupted, StageFailedError, run_experiment
-from crucible_core.cli.main import main as crucible_main
+from crucible_core.cli import main as crucible_main
 from crucible_dagster import History, execute_experiment
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError
