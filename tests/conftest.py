@@ -7,7 +7,8 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from alembic.config import Config
     from dagster import DagsterInstance
     from postgres import Postgres, Storage
 
@@ -37,6 +37,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.chdir(tmp_path)
     path, modules = list(sys.path), set(sys.modules)
     yield tmp_path
+    tracemalloc.stop()  # a test that fails while it measures memory makes those after it ten times as long otherwise
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
@@ -89,28 +90,11 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
 def pytest_collection_finish() -> None:
     """What all tests that follow would otherwise pay for again and again."""
     if "alembic.script" in sys.modules:
+        from migration_scripts import read_migration_scripts_once
+
         read_migration_scripts_once()
     gc.collect()
     gc.freeze()  # the modules that are loaded by now stay: no later collection looks through them again
-
-
-def read_migration_scripts_once() -> None:
-    """Have Alembic keep what it read of a folder of migrations.
-
-    Dagster asks for the newest one whenever it opens storage, or a file of events for a run, and Alembic then imports a
-    hundred scripts: a tenth of what a test on Dagster costs. Nothing else about storage is changed.
-    """
-    from alembic.script import ScriptDirectory
-
-    read, kept = ScriptDirectory.from_config, {}
-
-    def from_config(config: Config) -> ScriptDirectory:
-        place = config.get_main_option("script_location")
-        if place not in kept:
-            kept[place] = read(config)
-        return kept[place]
-
-    ScriptDirectory.from_config = staticmethod(from_config)  # type: ignore[assignment,method-assign]
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -150,9 +134,12 @@ STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "sqlite3.conne
 _started: list[str] = []
 
 
-def _remember(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in STARTS or (event == "import" and arguments[0] == "dagster"):
-        _started.append(f"import {arguments[0]}" if event == "import" else event)
+def _remember(event: str, arguments: tuple[Any, ...], starts: Set[str] = STARTS, started: list[str] = _started) -> None:
+    # A hook stays to the interpreter's very end, when the names of this module are gone.
+    if event in starts:
+        started.append(event)
+    elif event == "import" and arguments[0] == "dagster":
+        started.append("import dagster")
 
 
 sys.addaudithook(_remember)

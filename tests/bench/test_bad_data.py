@@ -50,7 +50,7 @@ from crucible_bench import (
     t_mixture_sequence,
     tukey_hsd,
 )
-from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.named_effect_size import EFFECT_SIZE_HOMES
 from crucible_bench.power.power import PlannedTest

@@ -13,7 +13,7 @@ from scipy import stats
 
 from crucible_bench import CannotTestError, run_test
 from crucible_bench.distributions.resampling import bca_interval
-from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 
 RNG = np.random.default_rng(11)
 X, Y = RNG.gamma(2.0, 1.0, 24), RNG.gamma(2.0, 1.6, 31)

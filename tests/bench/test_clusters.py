@@ -12,7 +12,7 @@ import pytest
 import statsmodels.api as sm
 
 from crucible_bench import CannotTestError, clustered_mean, clustered_ttest, run_test
-from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 
 SIDES = ["greater", "less", "two-sided"]
 RNG = np.random.default_rng(12)

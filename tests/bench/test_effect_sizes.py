@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_effectsize
 
 from crucible_bench import CannotTestError, EffectSize, chi_square_test, effect_size, interpret, run_test
 from crucible_bench.effect_sizes.interpretation import CONVENTIONS
-from crucible_bench.hypothesis_tests import bootstrap_interval
+from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 from crucible_bench.named_effect_size import EFFECT_SIZE_HOMES
 from crucible_bench.vocabulary import EffectSizeName
 
