@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
+# The tests start hundreds of interpreters; each would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast conformance dev lint docs bench clean
 

@@ -89,7 +89,7 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
 
 def pytest_collection_finish() -> None:
     """What all tests that follow would otherwise pay for again and again."""
-    if "alembic.script" in sys.modules:
+    if "dagster" in sys.modules:
         from migration_scripts import read_migration_scripts_once
 
         read_migration_scripts_once()
