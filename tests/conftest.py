@@ -108,7 +108,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 FAST_FOLDERS = {"core", "bench"}
-FOLDERS_WITH_A_MARKER = {"ui", "faults"}
+SLOW_FOLDERS = {"dagster", "faults", "ui"}
+FOLDERS_WITH_A_MARKER = {"faults", "ui"}
 FIXTURES_THAT_START_SOMETHING = {"children", "instance", "page", "postgres", "s3", "sqlite", "storage"}
 
 
@@ -124,7 +125,7 @@ def markers_of(item: pytest.Item) -> set[str]:
     markers = {folder} & FOLDERS_WITH_A_MARKER
     if "postgres" in {storage, *fixtures}:
         markers.add("postgres")
-    if folder not in FAST_FOLDERS or fixtures & FIXTURES_THAT_START_SOMETHING:
+    if folder in SLOW_FOLDERS or fixtures & FIXTURES_THAT_START_SOMETHING:
         markers.add("slow")
     return markers
 
@@ -148,7 +149,7 @@ sys.addaudithook(_remember)
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """A test of core or bench that starts a process, opens a database or imports Dagster is slow, and must say so."""
-    if item.get_closest_marker("slow"):
+    if folder_of(item) not in FAST_FOLDERS or item.get_closest_marker("slow"):
         return (yield)
     ended = _processes_that_ended()
     _started.clear()

@@ -315,7 +315,7 @@ def serve() -> None:
     import crucible_dagster.rerun.resume
 
     assert crucible_core.stages
-    assert crucible_dagster.resume
+    assert crucible_dagster.rerun.resume
     read_migration_scripts_once()
     _open_storage()
     for line in sys.stdin:
