@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
+# The tests start hundreds of interpreters; each would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance dev lint docs bench clean
+.PHONY: help demo test test-fast conformance dev lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,6 +38,9 @@ demo: $(VENV)/demo ## Run the digits experiment on an embedded Dagster instance 
 
 test: $(VENV)/dev ## Run the tests, as CI does
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/dev ## Run the tests of core and bench that start nothing: less than a minute on two cores
+	$(BIN)/python -m pytest -q -n logical --dist worksteal -m "not slow" tests/core tests/bench $(PYTEST_ARGS)
 
 conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,7 @@ settings.register_profile("crucible", deadline=None)  # slow machines are no def
 settings.load_profile("crucible")
 
 FORBID_SKIPS = "CRUCIBLE_FORBID_SKIPS"
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +37,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.chdir(tmp_path)
     path, modules = list(sys.path), set(sys.modules)
     yield tmp_path
+    tracemalloc.stop()  # a test that fails while it measures memory makes those after it ten times as long otherwise
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
@@ -100,9 +105,82 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
         yield opened
 
 
+def pytest_collection_finish() -> None:
+    """What all tests that follow would otherwise pay for again and again."""
+    if "dagster" in sys.modules:
+        from migration_scripts import read_migration_scripts_once
+
+        read_migration_scripts_once()
+    gc.collect()
+    gc.freeze()  # the modules that are loaded by now stay: no later collection looks through them again
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that one worker must run one after another begin first: no worker is left alone with them at the end."""
+    """Tests are marked by their folder and fixtures, and the long ones begin first."""
+    for item in items:
+        for marker in markers_of(item):
+            item.add_marker(marker)
+    # Tests that one worker must run one after another: no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+FAST_FOLDERS = {"core", "bench"}
+SLOW_FOLDERS = {"dagster", "faults", "ui"}
+FOLDERS_WITH_A_MARKER = {"faults", "ui"}
+FIXTURES_THAT_START_SOMETHING = {"children", "instance", "page", "postgres", "s3", "sqlite", "storage"}
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder of tests/ that a test lies in."""
+    return item.path.relative_to(HERE).parts[0]
+
+
+def markers_of(item: pytest.Item) -> set[str]:
+    """What follows from where a test lies and what it asks for; in core and bench, `slow` can also be written on it."""
+    folder, fixtures = folder_of(item), set(getattr(item, "fixturenames", ()))
+    storage = item.callspec.params.get("storage") if hasattr(item, "callspec") else None
+    markers = {folder} & FOLDERS_WITH_A_MARKER
+    if "postgres" in {storage, *fixtures}:
+        markers.add("postgres")
+    if folder in SLOW_FOLDERS or fixtures & FIXTURES_THAT_START_SOMETHING:
+        markers.add("slow")
+    return markers
+
+
+# What a test of the fast tier does not do, as Python's audit events call it.
+STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "sqlite3.connect", "subprocess.Popen"}
+_started: list[str] = []
+
+
+def _remember(event: str, arguments: tuple[Any, ...], starts: Set[str] = STARTS, started: list[str] = _started) -> None:
+    # A hook stays to the interpreter's very end, when the names of this module are gone.
+    if event in starts:
+        started.append(event)
+    elif event == "import" and arguments[0] == "dagster":
+        started.append("import dagster")
+
+
+sys.addaudithook(_remember)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test of core or bench that starts a process, opens a database or imports Dagster is slow, and must say so."""
+    if folder_of(item) not in FAST_FOLDERS or item.get_closest_marker("slow"):
+        return (yield)
+    ended = _processes_that_ended()
+    _started.clear()
+    outcome = yield
+    if _processes_that_ended() != ended:
+        _started.append("a process that ended")
+    assert not _started, f"a test without the marker `slow` had {', '.join(dict.fromkeys(_started))}"
+    return outcome
+
+
+def _processes_that_ended() -> int:
+    """Grows with every child that was waited for, also with one of multiprocessing, which no audit event tells of."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -13,6 +13,7 @@ import resource
 import signal
 import stat
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -308,11 +309,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def serve() -> None:
     """Read commands, a JSON object a line: fork a process that calls a function, or wait for one to end."""
+    from migration_scripts import read_migration_scripts_once
+
     import crucible_core.stages
     import crucible_dagster.rerun.resume
 
     assert crucible_core.stages
     assert crucible_dagster.rerun.resume
+    read_migration_scripts_once()
+    _open_storage()
     for line in sys.stdin:
         command = json.loads(line)
         if "wait" in command:
@@ -322,6 +327,15 @@ def serve() -> None:
         if pid == 0:
             _be_told(**command)
         print(json.dumps(pid), flush=True)
+
+
+def _open_storage() -> None:
+    """Have what is imported and read when Dagster first opens SQLite be there in every process that is forked."""
+    with tempfile.TemporaryDirectory() as home:
+        (Path(home) / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        with _instance(home) as instance:
+            instance.get_runs_count()
+            instance.all_asset_keys()
 
 
 def _be_told(

@@ -118,7 +118,8 @@ class Postgres:
                 _make_tables(Path(home), yaml.safe_load(DEPLOYED.read_text())["storage"])
             self.execute(f'ALTER DATABASE "{name}" RENAME TO "{TEMPLATE}"')
             self._has_template = True
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+        # Copied as files, at half the cost of a copy that goes through the log.
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
 
     def drop_database(self, name: str) -> None:
         """Remove a database, if it is there, whoever is connected to it."""
@@ -180,6 +181,9 @@ class Postgres:
             [
                 *(self._bin / "initdb", "-D", self.data, "-U", USER, f"--pwfile={password}"),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"),
+                # Dagster opens a connection for every statement: 4,096 rounds of hashing the password, on both sides
+                # of each, would be a third of what the tests on this server cost. The password is checked all the same.
+                *("-c", "scram_iterations=1"),
             ],
             capture_output=True,
             text=True,

@@ -75,6 +75,7 @@ def test_neither_labels_nor_order_matter_and_exchanging_the_groups_changes_the_s
     assert back.statistic == -there.statistic
 
 
+@pytest.mark.slow
 def test_it_keeps_its_level_on_clusters_where_the_paired_ttest_does_not() -> None:
     rng, runs, clusters, size = np.random.default_rng(8), 1500, 20, 5
     labels = np.repeat(np.arange(clusters), size)

@@ -115,6 +115,7 @@ def test_exchanging_the_groups_turns_the_sign_and_nothing_else(test: str) -> Non
     assert moved.p_value == there.p_value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["permutation", "paired_permutation"])
 def test_intervals_cover_and_levels_hold(test: str) -> None:
     rng, runs, covered, rejected = np.random.default_rng(1), 400, 0, 0

@@ -142,6 +142,7 @@ def test_simulated_power_is_exact_where_few_values_leave_few_outcomes() -> None:
     assert plan.power == pytest.approx(low + high, abs=3.5 * plan.power_error)
 
 
+@pytest.mark.slow
 def test_simulated_questions_are_inverse_and_reproducible() -> None:
     options: dict[str, Any] = {"simulations": 150, "seed": 4}
     plan = sample_size("mann_whitney", 1.0, **options)

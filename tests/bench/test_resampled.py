@@ -60,6 +60,7 @@ def test_by_name_it_takes_the_folds_of_one_cross_validation_and_says_so() -> Non
     assert len(family.comparisons) == 3
 
 
+@pytest.mark.slow
 def test_under_the_model_it_keeps_its_level_where_the_paired_ttest_does_not() -> None:
     rng, runs, k, share = np.random.default_rng(3), 2000, 10, 1 / 9
     rho = share / (1 + share)

@@ -148,6 +148,7 @@ def test_the_public_names_are_sorted_and_exist() -> None:
     assert all(hasattr(crucible_bench, name) for name in names)
 
 
+@pytest.mark.slow
 def test_importing_crucible_core_does_not_import_scipy() -> None:
     code = "import sys, crucible_core; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,6 +86,7 @@ NULL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", sorted(NULL))
 def test_the_level_is_kept_without_an_effect(test: str) -> None:
     runs = 800
@@ -95,6 +96,7 @@ def test_the_level_is_kept_without_an_effect(test: str) -> None:
     assert rejected >= 0.025 - 3.5 * error  # nor is the test asleep; small exact ones are conservative
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "draw", "truth", "field", "least", "most"),
     [
@@ -149,6 +151,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(
     assert least <= covered(simulate(test, draw, RUNS), float(truth), field) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "step"), [(9, 0.0), (9, 0.5), (25, 0.3)])
 @pytest.mark.parametrize("effect_size", ["epsilon_squared", "eta_squared"])
 def test_the_kruskal_wallis_effect_covers_its_population_value(n: int, step: float, effect_size: str) -> None:

@@ -79,6 +79,7 @@ def test_glass_delta_divides_by_the_second_groups_sd() -> None:
         run_test("ttest", {"a": [1.0, 2.0, 4.0], "b": [3.0, 3.0, 3.0]}, effect_size="glass_delta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "m", "sd", "truth", "least"),
     [(6, 8, 1.0, 0.0, 0.95), (6, 8, 1.0, 2.0, 0.95), (14, 6, 3.0, 1.0, 0.95), (6, 14, 3.0, 1.0, 0.94)],
@@ -102,6 +103,7 @@ def test_d_av_divides_by_the_root_mean_square_of_the_two_sds_and_agrees_with_the
     assert run_test("paired_permutation", SLEEP, effect_size="cohens_dav").effect_size == result.effect_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rho", "sd", "truth"), [(5, 0.8, 1.0, 1.0), (8, 0.5, 2.0, 1.0), (8, 0.9, 1.0, 2.0)])
 def test_the_interval_of_d_av_covers(n: int, rho: float, sd: float, truth: float) -> None:
     def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -416,6 +416,7 @@ def test_pairing_that_the_tests_of_the_experiment_ignore_is_refused_before_the_r
     assert "would ignore the pairing" in refusal(stage, reliability={"stats": {"tests": ["ttest"]}})
 
 
+@pytest.mark.slow
 def test_without_scipy_a_bench_is_refused_before_the_run_with_the_extra_to_install() -> None:
     program = (
         "import sys\n"

@@ -62,6 +62,7 @@ def experiment(*stages: str, name: str = "experiment.yaml", more: str = "") -> s
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
     done = crucible("run", experiment("measure", "choose", "add: {by: 2}"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -75,6 +76,7 @@ def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_reports_and_says_where() -> None:
     done = crucible("run", experiment("measure", "report"), COLUMNS="300")
     assert done.returncode == 0
@@ -101,6 +103,7 @@ def test_a_retried_stage_is_shown_with_its_reason() -> None:
     assert "2 attempts" in done.stdout
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_standard_output() -> None:
     outputs = "outputs: [{name: r, sink: stdout}]\n"
     done = crucible("run", "--json", experiment("say", "measure", "odd_values", "choose", "report", more=outputs))
@@ -127,6 +130,7 @@ def load(ctx: Context) -> Context:
 """
 
 
+@pytest.mark.slow
 def test_what_a_module_prints_when_it_is_imported_is_kept_out_of_the_json() -> None:
     Path("noisy.py").write_text(STAGE_BESIDE.format(above="print('imported!')", inside="pass"))
     file = write("id: a\npipeline: [{name: s, module: 'noisy:load'}]\n")
@@ -135,6 +139,7 @@ def test_what_a_module_prints_when_it_is_imported_is_kept_out_of_the_json() -> N
     assert json.loads(crucible("stages", "--json", "noisy:load").stdout)["required"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inside",
     ["import subprocess; subprocess.run(['echo', 'from a program'])", "import os; os.write(1, b'from a library\\n')"],
@@ -147,6 +152,7 @@ def test_what_programs_and_libraries_print_is_kept_out_of_the_json(inside: str) 
     assert "from a" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_stages_log_does_not_get_into_the_json() -> None:
     above = "import logging, warnings\nlogging.basicConfig(level=0)"
     inside = "logging.info('info'); warnings.warn('careful'); logging.getLogger('crucible').error('bad')"
@@ -155,6 +161,7 @@ def test_what_stages_log_does_not_get_into_the_json() -> None:
     assert json.loads(done.stdout)["metrics"] == {"rows": 3}
 
 
+@pytest.mark.slow
 def test_texts_with_the_marks_of_the_terminal_library_are_shown_as_they_are() -> None:
     said = r"[red]model.py:100: see [/] [bold]x[/bold] :smile: a\\"
     done = crucible("run", experiment(f"choose: {{decision: '{said}'}}", f"measure: {{name: '{said}'}}"))
@@ -162,6 +169,7 @@ def test_texts_with_the_marks_of_the_terminal_library_are_shown_as_they_are() ->
     assert done.stdout.count(said) >= 2
 
 
+@pytest.mark.slow
 def test_a_failure_with_the_marks_of_the_terminal_library_is_shown_as_it_is() -> None:
     said = "[red]model.py:100: see [/] [bold]x"
     done = crucible("run", experiment(f"fail: {{message: '{said}'}}"))
@@ -170,6 +178,7 @@ def test_a_failure_with_the_marks_of_the_terminal_library_is_shown_as_it_is() ->
     assert f"Broken: {said}" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_text_sends_commands_to_the_terminal() -> None:
     clear = r'"\e[2J\e]0;owned\a"'
     done = crucible(
@@ -184,6 +193,7 @@ def test_no_text_sends_commands_to_the_terminal() -> None:
 # --- run, when it fails -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failed_experiment_exits_with_1_says_which_stage_and_why_and_keeps_partial_results() -> None:
     done = crucible("run", experiment("measure", "fail", "add"))
     assert done.returncode == 1
@@ -200,6 +210,7 @@ def test_a_failed_experiment_exits_with_1_says_which_stage_and_why_and_keeps_par
     assert data["stages"] == {"measure": "succeeded", "fail": "failed"}
 
 
+@pytest.mark.slow
 def test_a_failed_experiment_with_json_prints_the_failure_as_json() -> None:
     done = crucible("run", "--json", experiment("measure", "fail"))
     assert done.returncode == 1
@@ -232,6 +243,7 @@ def test_a_stage_that_returns_the_wrong_thing_fails_the_experiment(stage: str, p
     assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_partial_results_that_cannot_be_written_do_not_hide_the_failure() -> None:
     Path("reports").touch()
     done = crucible("run", experiment("fail"))
@@ -283,6 +295,7 @@ def interrupted(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_keeps_partial_results() -> None:
     code, out, err = interrupted("run", experiment("measure", "sleep: {seconds: 60, ready: ready}", "add"))
     assert code == 130
@@ -293,6 +306,7 @@ def test_ctrl_c_exits_with_130_and_keeps_partial_results() -> None:
     assert "… add" not in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_json_still_prints_json() -> None:
     code, out, _ = interrupted("run", "--json", experiment("measure", "sleep: {seconds: 60, ready: ready}"))
     assert code == 130
@@ -301,6 +315,7 @@ def test_ctrl_c_with_json_still_prints_json() -> None:
     assert data["metrics"] == {"accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_retry_is_waited_for_exits_with_130_and_keeps_partial_results() -> None:
     Path("slow.py").write_text(
         STAGE_BESIDE.format(above="import pathlib", inside="pathlib.Path('ready').touch(); raise ValueError('again')")
@@ -312,6 +327,7 @@ def test_ctrl_c_while_a_retry_is_waited_for_exits_with_130_and_keeps_partial_res
     assert "partial results:" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_module_is_imported_exits_with_130() -> None:
     above = "import pathlib, time\npathlib.Path('ready').touch()\ntime.sleep(60)"
     Path("slow.py").write_text(STAGE_BESIDE.format(above=above, inside="pass"))
@@ -352,6 +368,7 @@ def test_a_wrong_file_exits_with_2_and_says_where_and_what(command: str, text: s
     assert not Path("reports").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_file_makes_the_process_exit_with_2() -> None:
     done = crucible("run", write(BAD_FILES[0][0]))
     assert (done.returncode, done.stdout) == (2, "")
@@ -390,6 +407,7 @@ def test_a_wrong_command_exits_with_2(arguments: list[str]) -> None:
     assert "Usage: " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_is_not_unicode_is_handled() -> None:
     name = b"caf\xe9.yaml"
     Path(os.fsdecode(name)).write_text("id: a\npipeline: [{name: validate}]\n")
@@ -556,12 +574,14 @@ def test_a_mistake_in_an_override_is_not_shown_at_a_line_of_the_file() -> None:
 # --- validate ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_valid_files_exit_with_0() -> None:
     first, second = experiment("measure", name="a.yaml"), experiment("measure", "fail", name="b.yaml")
     done = crucible("validate", first, second)
     assert (done.returncode, done.stdout, done.stderr) == (0, "a.yaml: valid\nb.yaml: valid\n", "")
 
 
+@pytest.mark.slow
 def test_every_file_is_checked_and_every_mistake_told() -> None:
     good, bad = experiment("measure", name="a.yaml"), write("id: a b\npipeline: [{nam: s}]\n", "b.yaml")
     done = crucible("validate", bad, good, "missing.yaml")
@@ -585,6 +605,7 @@ def test_validating_runs_nothing() -> None:
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stages_are_listed_with_their_first_sentence() -> None:
     done = crucible("stages")
     assert (done.returncode, done.stderr) == (0, "")
@@ -593,6 +614,7 @@ def test_stages_are_listed_with_their_first_sentence() -> None:
     assert lines["bench"] == "Compares groups of numbers with statistical tests."
 
 
+@pytest.mark.slow
 def test_stages_as_json_are_their_descriptions() -> None:
     listed = json.loads(crucible("stages", "--json").stdout)
     assert [one["name"] for one in listed] == list(builtin_registry().names())
@@ -651,6 +673,7 @@ def test_in_a_pipe_the_progress_of_the_stages_is_a_line_each_and_nothing_between
     ]
 
 
+@pytest.mark.slow
 def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> None:
     done = crucible("schema")
     assert (done.returncode, done.stderr) == (0, "")
@@ -759,6 +782,7 @@ def _has_jsonschema() -> bool:
 # --- surroundings -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_version_is_shown() -> None:
     from crucible_core import __version__
 
@@ -774,6 +798,7 @@ def test_help_is_shown(arguments: list[str]) -> None:
     assert done.stdout.startswith("Usage: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_pipe_that_takes_no_check_marks_gets_something_it_takes(encoding: str) -> None:
     outputs = "outputs: [{name: r, sink: stdout}]\n"
@@ -790,6 +815,7 @@ def test_a_pipe_that_takes_no_check_marks_gets_something_it_takes(encoding: str)
         assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_stop_the_run() -> None:
     file = experiment("measure", "sleep: {seconds: 0.3, ready: ready}", "report")
     process = started("run", file)
@@ -823,6 +849,7 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_live_progress_and_is_left_as_it_was() -> None:
     code, shown = on_a_terminal("run", experiment("measure", "say", "sleep: {seconds: 0.3}", "choose"))
     assert code == 0
@@ -833,6 +860,7 @@ def test_a_terminal_shows_live_progress_and_is_left_as_it_was() -> None:
     assert shown.rfind("\x1b[?25h") >= shown.rfind("\x1b[?25l")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_failure() -> None:
     code, shown = on_a_terminal("run", experiment("measure", "fail"))
     assert code == 1

@@ -41,6 +41,7 @@ def run(*options: str, blocking: bool = False) -> Result:
     return crucible("run", "gated.yaml", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [[], ["--dagster"]])
 def test_each_gate_is_printed_with_its_sentence(where: list[str]) -> None:
     done = run(*where)
@@ -75,6 +76,7 @@ def test_a_blocking_gate_that_fails_gives_the_exit_code_of_a_failed_run() -> Non
     assert data["gates"][0]["numbers"] == {"value": 0.5, "bound": 0.9}
 
 
+@pytest.mark.slow
 def test_runs_and_show_tell_the_gates() -> None:
     assert run("--dagster").exit_code == 0
     blocked = run("--dagster", blocking=True)

@@ -52,6 +52,7 @@ def file() -> str:
     return "experiment.yaml"
 
 
+@pytest.mark.slow
 def test_importing_the_core_loads_nothing_heavy() -> None:
     assert loaded("from crucible_core import *\nimport crucible_bench.plots") == set()
 
@@ -60,18 +61,21 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
 FACE = {"crucible_dagster"}
 
 
+@pytest.mark.slow
 def test_looking_around_loads_nothing_heavy() -> None:
     looks = [["--version"], ["stages"], ["stages", "bench"], ["schema"]]
     assert loaded("".join(command(*arguments) for arguments in looks)) == set()
     assert loaded(command("--help") + command("run", "--help")) == FACE
 
 
+@pytest.mark.slow
 def test_validating_and_running_without_statistics_load_nothing_heavy(file: str) -> None:
     Path("plain.yaml").write_text("id: a\npipeline: [{name: validate}, {name: report}]\n")
     assert loaded(command("validate", file)) == set()
     assert loaded(command("run", "plain.yaml")) == FACE
 
 
+@pytest.mark.slow
 def test_comparing_loads_scipy_but_neither_dagster_nor_plots() -> None:
     Path("experiment.yaml").write_text("id: a\npipeline: [{name: g, module: 'g:groups'}, {name: bench}]\n")
     Path("g.py").write_text(

@@ -91,6 +91,7 @@ def run_first(context: Context) -> Context:
     return run_stage(plan_experiment(context.experiment, registry())[0], context)
 
 
+@pytest.mark.slow
 def test_a_stage_gives_the_same_in_another_process() -> None:
     contexts = [Context.begin(experiment_of(name), run_id="r") for name in ("odd_values", "choose", "measure")]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -98,6 +99,7 @@ def test_a_stage_gives_the_same_in_another_process() -> None:
             assert run_first(context).differences(there) == ()
 
 
+@pytest.mark.slow
 def test_a_failure_in_another_process_arrives_with_its_context() -> None:
     context = Context.begin(experiment_of("fail"), run_id="r").put_metric("before", 1)
     with (

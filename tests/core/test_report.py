@@ -464,6 +464,7 @@ def pdflatex(folder: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 @needs_pdflatex
 @pytest.mark.xdist_group("pdflatex")
 @pytest.mark.parametrize("packages", ["booktabs", "booktabs,tikz"])
@@ -483,6 +484,7 @@ def test_pdflatex_takes_every_text(packages: str, tmp_path: Path) -> None:
     assert (tmp_path / "whole.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 @needs_pdflatex
 @pytest.mark.xdist_group("pdflatex")
 def test_the_tables_and_pictures_of_a_report_fit_the_page(tmp_path: Path) -> None:
