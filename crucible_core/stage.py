@@ -116,7 +116,8 @@ def state_of_source(module: str) -> tuple[int, int] | None:
 
 # For the classes below this one: pydantic reads the source of each, and builds what reads its options. This one has
 # none, and is imported by everybody.
-Stage.model_config.update(use_attribute_docstrings=True, defer_build=False)
+Stage.model_config["use_attribute_docstrings"] = True
+Stage.model_config["defer_build"] = False
 
 
 class FunctionStage(Stage):
@@ -131,7 +132,7 @@ class FunctionStage(Stage):
         return result
 
 
-FunctionStage.model_config.update(defer_build=False)
+FunctionStage.model_config["defer_build"] = False
 
 
 def stage(function: Callable[..., Context]) -> type[Stage]:
