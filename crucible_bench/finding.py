@@ -18,7 +18,7 @@ MOST_TOLD = 6
 def finding(comparison: Compared) -> str:
     """The result in one sentence, or a few where several pairs were compared.
 
-    It is that of the test declared first: picking the smallest p would be picking the result.
+    It is the result of the test declared first: to pick the smallest p would be to pick the result.
     """
     if comparison.best is not None:
         found = _finding_of_sweep(comparison, comparison.best)
@@ -82,7 +82,7 @@ _WITHOUT_DIRECTION = frozenset(
 
 
 class _Found(NamedTuple):
-    """What is needed to say which way two groups differ, if the test has a way to differ."""
+    """What is needed to say in which direction two groups differ, if the test has a direction."""
 
     effect_name: EffectSizeName | None
     effect: float | None
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
         return f"{first} and {second} were not shown to go {'in opposite directions' if apart else 'together'}"
 
     def _sign(self) -> int:
-        """Of the estimate, which is what the test is about; of the effect size where the estimate has none."""
+        """The sign of the estimate, which the test is about; that of the effect size if the estimate has none."""
         if self.estimate != self.null_value:
             return 1 if self.estimate > self.null_value else -1
         neutral = 1.0 if self.effect_name in RATIOS else 0.5 if self.effect_name == "common_language" else 0.0

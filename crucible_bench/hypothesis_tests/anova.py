@@ -43,7 +43,7 @@ def analysis_of_variance(
     assumptions: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> TestResult:
-    """The F test under any name; `undefined` says what it means that no group varies."""
+    """The F test under any name; `undefined` is the reason given if no group varies."""
     table = _decompose(test, samples, undefined)
     f = (table.between / table.df[0]) / (table.within / table.df[1])
     effect = _explained_variance(f, table, settings)

@@ -87,7 +87,7 @@ def _rank_effect(h: float, n: int, k: int, settings: Settings) -> Effect:
         "noncentral chi-square interval for the effect size",
         "it agrees with the test about zero and keeps its confidence for small and moderate shifts, where "
         "percentiles of bootstrapped H, which no resample brings to zero, cover too rarely; "
-        "for strong effects it is wider than it need be",
+        "for strong effects it is wider than necessary",
         ("bootstrap interval",),
     )
     interval = min(1.0, low / (n - 1.0)), min(1.0, high / (n - 1.0))

@@ -1,4 +1,4 @@
-"""The critical-difference diagram: mean ranks, and which of them are not told apart (Demsar 2006, figure 1)."""
+"""The critical-difference diagram: mean ranks, and which are not shown to differ (Demsar 2006, figure 1)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _draw_axis(drawing: Drawing, at: Callable[[float], float], line: float, coun
 
 
 def _draw_ruler(drawing: Drawing, at: Callable[[float], float], size: float, count: int, start: float) -> None:
-    # Longer than the axis, it tells nothing apart: it is drawn as long as the axis, open at its end.
+    # Longer than the axis, it separates no methods: it is drawn as long as the axis, open at its end.
     end = at(1 + min(size, count - 1))
     drawing.line([(start, 34), (end, 34)], "ink", width=1.8)
     drawing.line([(start, 29.5), (start, 38.5)], "ink", width=1.8)

@@ -116,7 +116,7 @@ def _band(margin: Margin | None, reference: float | None, log: bool) -> tuple[fl
 
 
 class _Layout:
-    """Where the columns stand: labels, plot, numbers, notes."""
+    """Where the columns are: labels, plot, numbers, notes."""
 
     def __init__(
         self, rows: Sequence[ForestRow], numbers: Sequence[float], write: Callable[[float], str], log: bool, head: str

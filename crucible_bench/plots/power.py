@@ -25,7 +25,7 @@ def power_curve(
     across: str = "n per group",
     caption: str | None = None,
 ) -> Picture:
-    """One curve of power, from 0 to 1, by effect (or whatever else the curves are told apart by).
+    """One curve of power, from 0 to 1, by effect (or whatever distinguishes the curves).
 
     Each curve is (x, power) in any order of x; `across` says what x is. A dashed line marks the `target` power, another
     the `planned` x, with each curve's power there, read between its two nearest points.

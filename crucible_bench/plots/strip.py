@@ -49,7 +49,7 @@ def strip_plot(
         raise ValueError("a strip plot needs at least one group")
     given = dict(means or {})
     if unknown := given.keys() - groups.keys():
-        raise ValueError(f"a mean is given for {sorted(unknown)[0]!r:.80}, which is none of the groups")
+        raise ValueError(f"a mean is given for {sorted(unknown)[0]!r:.80}, which is not one of the groups")
     every = [_group(name, values, given.get(name)) for name, values in groups.items()]
     shown = every[:_MOST_GROUPS]
     numbers = [v for group in shown for v in (*group.values[:1], *group.values[-1:], *_ends(group.mean))]
@@ -102,7 +102,7 @@ def _ends(mean: Mean | None) -> list[float]:
 
 
 def _head(groups: Sequence[_Group], interval: str) -> str:
-    """What the numbers beside the groups are, where they are the same of each."""
+    """What the numbers beside the groups are, if they are the same for each."""
     if all(group.mean is None for group in groups):
         return "median"
     if any(group.mean is None for group in groups):

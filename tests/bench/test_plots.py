@@ -617,7 +617,7 @@ REFUSED: list[tuple[Callable[[], Picture], str]] = [
     (lambda: forest_plot([ForestRow("a", "b", 0, 1)], axis="x"), "no number"),  # type: ignore[arg-type]
     (lambda: strip_plot({}, measure="x"), "at least one group"),
     (lambda: strip_plot({"a": [1, math.nan]}, measure="x"), "group 'a': a value is NaN"),
-    (lambda: strip_plot({"a": [1]}, measure="x", means={"b": (1, 0, 2)}), "none of the groups"),
+    (lambda: strip_plot({"a": [1]}, measure="x", means={"b": (1, 0, 2)}), "is not one of the groups"),
     (lambda: paired_lines("a", "b", [], measure="x"), "at least one pair"),
     (lambda: paired_lines("a", "b", [(1, math.inf)], measure="x"), "pair 1: the second value is infinite"),
     (lambda: paired_lines("a", "b", [(1, 2)], measure="x", names=[]), "0 names for 1 pairs"),

@@ -261,7 +261,7 @@ def test_a_run_is_a_part_of_the_span_that_is_current_where_it_begins(run: Run, t
 
 
 def test_a_parent_that_is_none_is_refused() -> None:
-    with pytest.raises(CrucibleError, match="is no traceparent of W3C Trace Context"):
+    with pytest.raises(CrucibleError, match="is not a traceparent of W3C Trace Context"):
         Traced(parent="00-abc-01")
 
 
@@ -384,7 +384,7 @@ def test_a_run_that_fails_outside_its_stages_has_a_span_that_says_so(instance: D
     assert list(traced.spans) == ["experiment tried"]
     whole = traced.spans["experiment tried"]
     assert whole.status.status_code is trace.StatusCode.ERROR
-    assert "'nowhere' is none of" in str(whole.status.description)
+    assert "'nowhere' is not one of" in str(whole.status.description)
 
 
 def test_a_run_whose_settings_turn_tracing_off_makes_no_spans(instance: DagsterInstance, traced: Traced) -> None:
