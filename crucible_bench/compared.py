@@ -109,8 +109,8 @@ class PairResult:
     p_adjusted: Number
     significant: Flag
     effect_size: Number | None = None
-    """Of the two groups alone: the one asked for if their test defines it; None if the groups do not allow one. Its
-    interval is not simultaneous."""
+    """That of the two groups alone: the one asked for if their test defines it; None if the groups do not allow one.
+    Its interval is not simultaneous."""
     effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
 
@@ -303,7 +303,7 @@ class Compared:
     baseline: str | None = None
     higher_is_better: Flag = True
     measure: str | None = None
-    """What the numbers are, such as accuracy."""
+    """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
     tests: tuple[TestResult, ...]
     """Tests of all groups at once (of two groups, or of many)."""
@@ -319,7 +319,7 @@ class Compared:
     checks: tuple[str, ...] = ()
     """Sentences about the assumptions. They had no influence on any choice."""
     dropped: tuple[str, ...] = ()
-    """What was left out because of missing values, one sentence each."""
+    """The places dropped because of missing values, one sentence each."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 
@@ -351,12 +351,12 @@ class Compared:
 
     @property
     def confidence_level(self) -> float:
-        """Of an interval outside of a family."""
+        """The confidence level of an interval outside of a family."""
         if self.comparisons is not None:
             return self.comparisons.confidence_level
         return next((test.confidence_level for test in self.tests), 1.0 - self.alpha)
 
     @property
     def replicate(self) -> str:
-        """What one more observation of each group is called."""
+        """The name of one more observation of each group."""
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

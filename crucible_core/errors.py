@@ -65,7 +65,7 @@ class InvalidExperimentError(CrucibleError):
 
     @property
     def message(self) -> str:
-        """What is wrong, without the place."""
+        """The mistake, without its place."""
         return str(self.args[0])
 
     @property

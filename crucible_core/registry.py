@@ -50,7 +50,7 @@ class Registry:
         return tuple(sorted(self._stages))
 
     def describe(self, name: str) -> StageDescription:
-        """What the stage of that name is and takes. Raises UnknownStageError."""
+        """The description of the stage of that name. Raises UnknownStageError."""
         return {**self[name].describe(), "name": name}
 
     def __getitem__(self, name: str) -> type[Stage]:

@@ -45,7 +45,7 @@ __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 
 
 class StageDescription(TypedDict):
-    """What a stage is and takes, derived from its class; every value is JSON-able."""
+    """The description of a stage and its options, derived from its class; every value is JSON-able."""
 
     name: str
     description: str
@@ -119,7 +119,7 @@ Stage.model_config["use_attribute_docstrings"] = True
 
 
 class FunctionStage(Stage):
-    """What `@stage` makes of a function."""
+    """The base of the classes that `@stage` makes of functions."""
 
     model_config = ConfigDict(use_attribute_docstrings=False)
 

@@ -21,7 +21,7 @@ _NOISE = 1e-29  # rounding of the values, squared
 
 @dataclass(frozen=True, slots=True)
 class Sphericity:
-    """How far the differences between conditions are from having one variance: 1 is not at all.
+    """Epsilon: 1 if the differences between conditions have one variance, smaller the more these differ.
 
     `lower_bound` is 1 / (k - 1), the smallest value possible for k conditions.
     """

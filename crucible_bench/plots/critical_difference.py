@@ -81,7 +81,7 @@ def critical_difference(
         )
         if critical_difference is not None:
             caption += f" CD: the critical difference, {critical_difference:.3g}."
-    told = sentence((f"{named(name)} {ranks[name]:.2f}" for name in names), 40, "methods")
+    ranked = sentence((f"{named(name)} {ranks[name]:.2f}" for name in names), 40, "methods")
     groups = "; ".join(
         ", ".join(map(named, sorted(clique, key=lambda name: ranks[name]))) for clique in cliques if len(clique) > 1
     )
@@ -89,7 +89,7 @@ def critical_difference(
     return drawing.picture(
         height,
         title=f"Critical-difference diagram of {count} methods over {counted(blocks, 'data set')}",
-        description=f"Mean ranks, 1 the best: {told}.{ruler} Not told apart: {groups or 'none'}.",
+        description=f"Mean ranks, 1 the best: {ranked}.{ruler} Not told apart: {groups or 'none'}.",
         caption=caption,
     )
 

@@ -86,8 +86,8 @@ def paired_lines(
         f"median {write_difference(box.median)}, {middle}."
     )
     if len(order) <= 12:
-        told = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
-        described += f" {sentence(told, 12, 'pairs')}."
+        lines = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
+        described += f" {sentence(lines, 12, 'pairs')}."
     return drawing.picture(
         _HEIGHT,
         title=f"{named(measure)} of {named(first)} and {named(second)}, pair by pair",

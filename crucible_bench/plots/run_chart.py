@@ -99,7 +99,7 @@ def run_chart(
     return drawing.picture(
         end,
         title=f"{', '.join(named(one.name) for one in shown[:4])}{' and more' if len(shown) > 4 else ''} over runs",
-        description=f"{counted(len(runs), 'run')}. {sentence(map(_told, every), 12, 'series')}.",
+        description=f"{counted(len(runs), 'run')}. {sentence(map(_in_words, every), 12, 'series')}.",
         caption=caption,
     )
 
@@ -264,7 +264,7 @@ def _draw_runs(drawing: Drawing, labels: Sequence[str], bottom: float) -> None:
         drawing.text(_x(run, count), bottom + 17, labels[run], "soft small figures", anchor="middle", room=110)
 
 
-def _told(one: _Series) -> str:
+def _in_words(one: _Series) -> str:
     write = numerals(one.numbers())
     values = list(one.points.values())
     if not values:

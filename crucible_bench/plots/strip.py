@@ -83,7 +83,7 @@ def strip_plot(
     return drawing.picture(
         height,
         title=f"Values of {named(measure)} by group",
-        description=sentence((_told(group, interval, write) for group in every), 12, "groups") + ".",
+        description=sentence((_in_words(group, interval, write) for group in every), 12, "groups") + ".",
         caption=caption,
     )
 
@@ -102,7 +102,7 @@ def _ends(mean: Mean | None) -> list[float]:
 
 
 def _head(groups: Sequence[_Group], interval: str) -> str:
-    """What the numbers beside the groups are, if they are the same for each."""
+    """The name of the numbers beside the groups, if all have the same one."""
     if all(group.mean is None for group in groups):
         return "median"
     if any(group.mean is None for group in groups):
@@ -177,7 +177,7 @@ def _caption(groups: Sequence[_Group], interval: str) -> str:
     return said + "."
 
 
-def _told(group: _Group, interval: str, write: Callable[[float], str]) -> str:
+def _in_words(group: _Group, interval: str, write: Callable[[float], str]) -> str:
     if group.box is None:
         return f"{named(group.name)}: no values"
     count = counted(len(group.values), "value")

@@ -348,11 +348,11 @@ class _Regression:
             return f"{found}: a loss of {margin} or more is ruled out"
         if status == "failed":
             return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
-        unknown = f"{found}: neither is a loss of {margin} ruled out, nor is it shown to be worse"
+        unknown = f"{found}: it is not shown to be worse, but a loss of {margin} is not ruled out either"
         if more:
             each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"
             return f"{unknown}; about {more:,} more {each} would decide"
-        return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
+        return f"{unknown}; more {'runs' if rule.baseline.last_runs else 'values'} would not decide"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -35,7 +35,7 @@ Kind = Literal[
     "union",
     "anything",
 ]
-"""What values an option takes.
+"""The kind of values that an option takes.
 
 `choice`: one of `choices`. `list`: see `item` and `items`. `mapping`: any names, each value an `item`. `model`: the
 names of `children`. `union_by_tag`: one of several models, which their field `tag` distinguishes. `scalar_or_more`: two

@@ -53,7 +53,7 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
         blocks.append(_contenders_table(comparison.best))
     if comparison.ranking is not None:
         blocks.append(_ranks_table(comparison.ranking))
-    blocks.append(Items(tuple(dict.fromkeys(_said(comparison)))))
+    blocks.append(Items(tuple(dict.fromkeys(_settings(comparison)))))
     if comparison.checks:
         blocks.append(
             Paragraph("Checks of assumptions, for information only: they had no influence on the choice of a test.")
@@ -70,16 +70,16 @@ def unread_section(name: str, reason: str) -> Section:
     return Section(f"Comparison: {name}", (Paragraph(reason),))
 
 
-def _said(comparison: Comparison) -> Iterator[str]:
-    told = f"alpha = {format_number(comparison.alpha)}"
+def _settings(comparison: Comparison) -> Iterator[str]:
+    level = f"alpha = {format_number(comparison.alpha)}"
     if comparison.p_adjusted is not None:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
-        told += f"; {len(comparison.tests)} tests, p-values {adjusted}"
+        level += f"; {len(comparison.tests)} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
-        told += f"; a family of {family.size} comparisons, {adjusted}"
-    yield told
+        level += f"; a family of {family.size} comparisons, {adjusted}"
+    yield level
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
     for test in comparison.tests:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
@@ -207,7 +207,7 @@ def _verdicts_table(comparison: Comparison) -> Table:
 def _more(verdict: MarginResult) -> str:
     if verdict.verdict != "inconclusive":
         return "–"
-    return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number would"
+    return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number is enough"
 
 
 def _contenders_table(best: BestSet) -> Table:

@@ -85,7 +85,7 @@ class Bench(Stage):
     paired: bool = False
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
-    """What the values are (default: binary for booleans and counts, else continuous)."""
+    """The kind of the values (default: binary for booleans and counts, else continuous)."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
@@ -125,7 +125,7 @@ class Bench(Stage):
     seed: int = Field(default=0, ge=0)
     """Seed of everything that is drawn at random: the same seed gives the same numbers."""
     measure: str | None = None
-    """What the numbers are, such as accuracy, for the report (default: with `data: outputs`, the name in `value`)."""
+    """The name of the numbers in the report, such as accuracy (default: with `data: outputs`, the name in `value`)."""
     metric: str = "bench"
     """The metric that gets the result; each of several `bench` stages needs its own."""
 
