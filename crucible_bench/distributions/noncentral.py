@@ -19,8 +19,8 @@ _F_AS_T = 1e7
 def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple[float, float]:
     """Two-sided interval of the noncentrality delta, from one observation `t` on `df` degrees of freedom.
 
-    The ends are the deltas under which a t so high, or so low, has probability (1 - confidence_level) / 2 (Steiger &
-    Fouladi 1997; Cumming & Finch 2001).
+    The ends are the deltas under which a t this high, or this low, has probability (1 - confidence_level) / 2 (Steiger
+    & Fouladi 1997; Cumming & Finch 2001).
     """
     if t < 0.0:
         low, high = noncentral_t_interval(-t, df, confidence_level)

@@ -145,6 +145,6 @@ def _partial_eta_squared(
     choice = Choice(
         "noncentral-F interval for the effect size", "with the test's own corrected df", ("bootstrap interval",)
     )
-    notes = () if high > 0.0 else ("so low an F is improbable even without an effect: both ends are 0",)
+    notes = () if high > 0.0 else ("an F this low is improbable even without an effect: both ends are 0",)
     value = table.between / (table.between + table.error)
     return Effect("partial_eta_squared", value, (low / (low + room), high / (high + room)), choice, notes)

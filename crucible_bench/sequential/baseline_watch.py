@@ -127,7 +127,7 @@ def watch_baseline(
         upper=tuple(map(float, upper)),
         assumptions=(
             *later.assumptions,
-            "every value, of the baseline too, is that of a run of its own",
+            "every value, including those of the baseline, is from a separate run",
         ),
         notes=_notes(later, lower, upper),
     )

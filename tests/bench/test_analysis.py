@@ -345,7 +345,7 @@ def test_a_plan_of_a_sweep_is_one_of_its_own_comparisons() -> None:
     (said,) = foresee(Declaration(study="sweep"), 5, 20, 0.5)
     plan = power_of("ttest", 0.5, 20, alpha=0.05 / 4, alternative="greater")
     assert f"the ttest at alpha 0.0125 sees an effect of 0.5 ({plan.effect_size_name}) with a power of" in said
-    assert f"{plan.power:.0%} only" in said
+    assert f"power of only {plan.power:.0%}" in said
 
 
 def test_a_plan_over_folds_uses_the_declared_share_of_the_test_set() -> None:
