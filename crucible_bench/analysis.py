@@ -1,4 +1,4 @@
-"""A whole comparison as it was declared: its tests, its family, its verdicts, from groups of numbers.
+"""A whole comparison as declared: its tests, its family and its verdicts, from groups of numbers.
 
 The `bench` stage and `crucible compare` call this. Every choice follows from the declaration and from the sizes of the
 groups, never from the values.
@@ -59,7 +59,7 @@ from crucible_bench.wording import counted
 __all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
 
 MOST_KEPT: Final = 1_000
-"""Values that a comparison keeps of each group, for charts."""
+"""How many values a comparison keeps of each group, for charts."""
 
 
 def compare(
@@ -161,7 +161,7 @@ def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters:
 
 @dataclass(frozen=True, slots=True)
 class FamilyChoice:
-    """The family of comparisons for a design, why, and who says so."""
+    """The family of comparisons for a design, the reason, and the source."""
 
     family: FamilyName
     reason: str
@@ -170,7 +170,7 @@ class FamilyChoice:
 
 
 def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> FamilyChoice:
-    """How more than two groups are compared two by two where nothing is declared.
+    """How more than two groups are compared two by two if nothing is declared.
 
     | outcome | design | compared | family |
     | --- | --- | --- | --- |
@@ -178,8 +178,8 @@ def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> Famil
     | ordinal | independent | all_pairs or baseline | dunn |
     | anything else | | | pairwise, by the test that `choose_test` has for two groups |
 
-    Neither needs equal variances. The rank families are for orders, about which a declared `kruskal_wallis` asks too.
-    The data have no say.
+    Neither needs equal variances. The rank families compare orders, as a declared `kruskal_wallis` does. The data do
+    not influence the choice. Never raises.
     """
     if design == "independent" and outcome == "continuous" and compare == "all_pairs":
         return FamilyChoice(
@@ -292,8 +292,8 @@ class _Analyst:
         )
 
     def _mean_interval(self, summary: GroupSummary) -> Interval | None:
-        """Interval of one mean by t, of a share by Wilson; None where values belong together: it says nothing about
-        their differences.
+        """Interval of one mean by t, of a share by Wilson; None for paired designs, where it says nothing
+        about the differences.
         """
         if self.declared.design not in {"independent", "one_sample"} or summary.sd is None:
             return None
@@ -360,7 +360,7 @@ class _Analyst:
         if of_pairs and self.compare is None and declared.study not in ("multiple_datasets", "sweep"):
             raise CannotTestError(
                 of_pairs[0],
-                f"it compares two groups, and there are {len(names)} ({', '.join(names)}): declare `compare: "
+                f"it compares two groups, but there are {len(names)} ({', '.join(names)}): declare `compare: "
                 "all_pairs` or `compare: baseline`, choose two with `groups`, or take a test of many groups",
             )
         if len(of_pairs) > 1:
@@ -374,7 +374,7 @@ class _Analyst:
     def _chosen_for_all(self, names: Sequence[str]) -> TestName | None:
         sizes = [_length(self.groups[name]) for name in names]
         if len(names) > 2 and self.declared.design in ("clustered", "resampled"):
-            # No test takes so many groups of these designs at once: the family of pairs is the answer.
+            # No test takes that many groups of these designs at once: they are compared as a family of pairs.
             if self.compare is None and self.declared.study is None:
                 self.compare = "all_pairs"
                 reason = f"no test takes {len(names)} {self.declared.design} groups at once"
@@ -466,7 +466,7 @@ class _Analyst:
 
     @property
     def _outcome_of_pairs(self) -> Outcome:
-        """Whoever declared the test of ranks for all groups asks about orders, and so do the pairs."""
+        """A declared rank test of all groups asks about orders, so the pairs do too."""
         return "ordinal" if self.declared.tests == ("kruskal_wallis",) else self.outcome
 
     def _test_of_pairs(self) -> TestName:
@@ -554,7 +554,7 @@ class _Analyst:
     # --- assumptions ---
 
     def _checks(self) -> list[str]:
-        """Sentences about normality and spread; what cannot be checked has none."""
+        """Sentences about normality and spread; none about what cannot be checked."""
         if self.outcome != "continuous":
             return []
         said = []
@@ -574,7 +574,7 @@ class _Analyst:
                 continue
             shape = f"skewness {normality.skewness:.2f}, n = {normality.n}"
             if self.declared.design in ("clustered", "resampled"):
-                said.append(f"{what}: {shape}; no test of normality, which would take the values for independent")
+                said.append(f"{what}: {shape}; no test of normality, which would assume independent values")
                 continue
             said.append(f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, {_p(normality.p_value)}, {shape}")
         if self.declared.design == "independent" and len(self.groups) > 1:

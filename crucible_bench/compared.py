@@ -109,8 +109,8 @@ class PairResult:
     p_adjusted: Number
     significant: Flag
     effect_size: Number | None = None
-    """That of the two groups alone, as asked for where their test defines it, None where they do not allow one; its
-    interval is not simultaneous."""
+    """That of the two groups alone: the one asked for if their test defines it; None if the groups do not allow one.
+    Its interval is not simultaneous."""
     effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
 
@@ -126,9 +126,9 @@ def _with_infinite_ratio(pair: PairResult) -> PairResult:
 class FamilyResult:
     """Pairs of groups that were judged together.
 
-    `size` is the number of comparisons the adjustment counts, `correction` what adjusts their p-values, and
-    `confidence_level` that of all intervals at once. The pairs in `comparisons` are in the order of the groups; against
-    a control, each is the group minus the control.
+    `size` is the number of comparisons that the adjustment counts, `correction` the method that adjusts their p-values,
+    and `confidence_level` that of all intervals together. The pairs in `comparisons` are in the order of the groups;
+    against a control, each is the group minus the control.
     """
 
     procedure: FamilyName
@@ -168,9 +168,9 @@ class MarginResult:
     margin. `p_equivalence` is the larger of the two one-sided p-values (TOST), `p_non_inferiority` the one on the bad
     side, `p_difference` the two-sided one against no difference.
 
-    `more_replicates` is a planning number, per group (or pairs): how many more make the expected 1 - alpha interval
-    as short as the margin, which always decides, whatever the true difference. It depends on the spread seen here, and
-    not on the difference seen here. It is 0 if there is a verdict already, and None if a billion would not be enough.
+    `more_replicates` is a planning number, per group (or pairs): with that many more, the expected 1 - alpha interval
+    is as short as the margin, and always decides, whatever the true difference. It depends on the spread seen here, not
+    on the difference seen here. It is 0 if there is a verdict already, and None if a billion would not be enough.
     """
 
     verdict: Verdict
@@ -203,8 +203,8 @@ class MarginResult:
 class Contender:
     """A configuration of a sweep: its mean, and the evidence that another one is better.
 
-    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one of the strongest evidence,
-    None for the configuration in front.
+    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one with the strongest evidence,
+    None for the leader.
     """
 
     name: str
@@ -244,9 +244,9 @@ class Ranking:
     """Methods ranked over data sets: what a critical-difference diagram shows.
 
     `groups` are ordered from the best to the worst, and so are their `mean_ranks`; 1 is the best possible. `cliques`
-    are the largest sets of groups of which no two are told apart: the diagram's bars. `critical_difference` is None for
-    the Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df..., p-value) of the
-    test that all groups are alike, Friedman's p-value exact for few groups and data sets.
+    are the largest sets of groups in which no two are shown to differ: the diagram's bars. `critical_difference` is
+    None for the Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df...,
+    p-value) of the test that all groups are alike, Friedman's p-value exact for few groups and data sets.
     """
 
     procedure: RankingProcedure
@@ -272,9 +272,9 @@ class Ranking:
 class PlannedPower:
     """The power of a comparison as it was planned, computed without the data.
 
-    `power` is the probability of seeing `smallest_effect` with `n` replicates per group, `wanted` the one asked for.
-    `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much; it is empty for
-    tests whose power is simulated.
+    `power` is the probability of seeing `smallest_effect` with `n` replicates per group, `wanted` the probability
+    wanted. `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much; it is
+    empty for tests whose power is simulated.
     """
 
     test: str
@@ -291,7 +291,7 @@ class PlannedPower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What was compared, as declared, and what came out."""
+    """What was compared, as declared, and the results."""
 
     alpha: Number
     design: Design = "independent"
@@ -303,7 +303,7 @@ class Compared:
     baseline: str | None = None
     higher_is_better: Flag = True
     measure: str | None = None
-    """What the numbers are, such as accuracy."""
+    """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
     tests: tuple[TestResult, ...]
     """Tests of all groups at once (of two groups, or of many)."""
@@ -319,13 +319,13 @@ class Compared:
     checks: tuple[str, ...] = ()
     """Sentences about the assumptions. They had no influence on any choice."""
     dropped: tuple[str, ...] = ()
-    """What was left out because of missing values, one sentence each."""
+    """The places dropped because of missing values, one sentence each."""
     choices: tuple[tuple[str, Choice], ...] = ()
-    """What the declaration left open and the comparison chose itself, each with what it is about."""
+    """The choices that the declaration left open, each with its subject."""
 
     @property
     def decisions(self) -> tuple[tuple[str, Choice], ...]:
-        """Every choice, each with what it is about: those of the whole, then those of its tests and other parts."""
+        """Every choice with its subject: those of the whole, then those of its tests and other parts."""
         parts: list[tuple[str, tuple[Choice, ...]]] = [(test.test, test.decisions) for test in self.tests]
         if self.ranking is not None:  # its family is part of it
             parts.append(("ranking", self.ranking.decisions))
@@ -333,7 +333,7 @@ class Compared:
             parts.append(("family", self.comparisons.decisions))
         if self.best is not None:
             parts.append(("best", self.best.decisions))
-        if self.verdicts:  # each is reached in the same way
+        if self.verdicts:  # all are made in the same way
             parts.append(("margin", self.verdicts[0].decisions))
         return (*self.choices, *((about, choice) for about, chosen in parts for choice in chosen))
 
@@ -351,12 +351,12 @@ class Compared:
 
     @property
     def confidence_level(self) -> float:
-        """Of an interval that stands alone."""
+        """The confidence level of an interval outside of a family."""
         if self.comparisons is not None:
             return self.comparisons.confidence_level
         return next((test.confidence_level for test in self.tests), 1.0 - self.alpha)
 
     @property
     def replicate(self) -> str:
-        """What one more observation of each group is called."""
+        """The name of one more observation of each group."""
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

@@ -20,7 +20,7 @@ __all__ = ["KIND", "VERSION", "Comparison", "UnreadableComparisonError", "compar
 
 KIND: Final = "comparison"
 VERSION: Final = 1
-"""Of the JSON. It grows when an older version of this package could no longer read what is written."""
+"""The version of the JSON. It grows when older versions of this package cannot read the JSON any more."""
 
 _SHAPE: Final = frozenset({"alpha", "groups", "tests"})
 _MOST_REASONS: Final = 3
@@ -50,7 +50,7 @@ class Comparison(Compared):
         """The comparison as JSON types, tagged with `kind` and `version`.
 
         `tests` is a mapping of test name to result, in which `significant` is decided by `p_adjusted` if there are
-        several tests. What is infinite becomes None.
+        several tests. Infinite numbers become None.
         """
         fields: dict[str, Any] = plain_json(self)
         adjusted = fields.pop("p_adjusted")
@@ -104,7 +104,7 @@ def looks_like_comparison(value: object) -> bool:
 
 def comparison_numbers(comparison: Compared) -> Iterator[tuple[str, float]]:
     """The findings as numbers to follow from run to run, not the settings: `svm.mean`, `ttest.p_value`,
-    `svm_vs_logistic.estimate`. What is infinite is left out.
+    `svm_vs_logistic.estimate`. Infinite numbers are left out.
     """
     for group, summary in comparison.groups.items():
         yield f"{group}.mean", summary.mean
@@ -131,7 +131,7 @@ def _numbers(name: str, compared: TestResult | PairResult, p_adjusted: float | N
 
 
 def _word(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A convention's word for the effect size and whose it is, where there is one."""
+    """A convention's word for the effect size and its source, if there is one."""
     name, value = fields["effect_size_name"], fields["effect_size"]
     word: dict[str, Any] | None = None if name is None or value is None else plain_json(interpret(name, value))
     return word
@@ -185,7 +185,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_none(opened: Mapping[str, Any]) -> None:
-    """Refuse what has the wrong shape to be looked into, and what compares nothing."""
+    """Refuse JSON of the wrong shape, and JSON that compares nothing."""
     tests = opened.get("tests")
     if not isinstance(tests, Mapping) or not all(isinstance(test, Mapping) for test in tests.values()):
         raise UnreadableComparisonError("This comparison cannot be read: tests: not a mapping of name to result.")
@@ -201,7 +201,7 @@ def _is_at_most(value: Any, bound: Any) -> Any:
 
 
 def _of_before_versions(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON without a `version` has only once, at the top, put into each part that has it as a field."""
+    """Copy what JSON without a `version` has only once, at the top, into each part that has it as a field."""
     alpha, verdicts = data.get("alpha"), data.get("verdicts") or ()
     share = alpha
     if isinstance(alpha, float) and len(verdicts) > 1 and data.get("correction") != "none":

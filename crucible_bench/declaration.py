@@ -78,7 +78,7 @@ class Declaration:
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """What cannot be right whatever the data are, one sentence each: unknown words, else contradictions."""
+        """The problems that exist whatever the data are, one sentence each: unknown words, else contradictions."""
         return list(_unknown_words(self)) or list(_contradictions(self))
 
     @property
@@ -153,7 +153,7 @@ def _is_defined(effect_size: EffectSizeName, tests: Iterable[TestName]) -> bool:
 
 
 def _without_direction(said: Declaration, named: Sequence[TestName]) -> Iterator[str]:
-    """A one-sided question that nothing would ask."""
+    """A one-sided alternative that no comparison would use."""
     if said.study in ("multiple_datasets", "sweep"):
         yield f"alternative: the study {said.study} has questions of its own, so it cannot be {said.alternative!r}"
     elif said.comparing is None and named and len(named) == len(said.tests) and set(named) <= TESTS_OF_MANY_GROUPS:

@@ -8,7 +8,8 @@ __all__ = ["CannotTestError"]
 class CannotTestError(ValueError):
     """The test cannot be run on these data, so there is no result to report.
 
-    `test` is the name that was asked for, `reason` why not and what to do instead; the message holds both.
+    `test` is the name that was asked for; `reason` says why it cannot be run and what to do instead. The message has
+    both.
     """
 
     def __init__(self, test: str, reason: str) -> None:

@@ -12,13 +12,13 @@ from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, Effect
 
 __all__ = ["estimated", "finding", "labelled", "percent", "statistic"]
 
-MOST_TOLD = 6
+MOST_SHOWN = 6
 
 
 def finding(comparison: Compared) -> str:
     """The result in one sentence, or a few where several pairs were compared.
 
-    It is that of the test declared first: picking the smallest p would be picking the result.
+    It is the result of the test declared first: to pick the smallest p would be to pick the result.
     """
     if comparison.best is not None:
         found = _finding_of_sweep(comparison, comparison.best)
@@ -28,9 +28,9 @@ def finding(comparison: Compared) -> str:
         found = _finding_of_family(comparison, comparison.comparisons)
     else:
         found = _finding_of_test(comparison, comparison.judged[0])
-    more = len(comparison.verdicts) - MOST_TOLD
+    more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
-    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_TOLD]), *rest])
+    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN]), *rest])
 
 
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
@@ -64,7 +64,7 @@ def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
         judged.significant,
         spread=test.test in _OF_SPREAD,
     )
-    return f"{found.told(first, second, measure)}: {numbers}."
+    return f"{found.in_words(first, second, measure)}: {numbers}."
 
 
 _ASSOCIATIONS = frozenset({"pearson_r", "spearman_rho", "kendall_tau"})
@@ -82,7 +82,7 @@ _WITHOUT_DIRECTION = frozenset(
 
 
 class _Found(NamedTuple):
-    """What is needed to say which way two groups differ, if the test has a way to differ."""
+    """What is needed to say in which direction two groups differ, if the test has a direction."""
 
     effect_name: EffectSizeName | None
     effect: float | None
@@ -92,7 +92,7 @@ class _Found(NamedTuple):
     significant: bool
     spread: bool = False
 
-    def told(self, first: str, second: str, measure: str) -> str:
+    def in_words(self, first: str, second: str, measure: str) -> str:
         if self.effect_name in _ASSOCIATIONS:
             return self._association(first, second)
         if self.alternative != "two-sided" and not self.significant:
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
         return f"{first} and {second} were not shown to go {'in opposite directions' if apart else 'together'}"
 
     def _sign(self) -> int:
-        """Of the estimate, which is what the test is about; of the effect size where the estimate has none."""
+        """The sign of the estimate, which the test is about; that of the effect size if the estimate has none."""
         if self.estimate != self.null_value:
             return 1 if self.estimate > self.null_value else -1
         neutral = 1.0 if self.effect_name in RATIOS else 0.5 if self.effect_name == "common_language" else 0.0
@@ -137,12 +137,12 @@ def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
         f"{'shows' if len(apart) == 1 else 'show'} {'an association' if related else 'a difference'} "
         f"({family.method}, {_adjusted(family)}{_shared_counts(comparison, family)})"
     )
-    told = [
+    sentences = [
         _pair_sentence(comparison, family, pair)
         for pair in (*apart, *(p for p in family.comparisons if not p.significant))
     ]
-    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
-    return f"{head}: {'; '.join(told[:MOST_TOLD])}{more}."
+    more = f"; and {len(sentences) - MOST_SHOWN} more" if len(sentences) > MOST_SHOWN else ""
+    return f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}."
 
 
 def _adjusted(family: FamilyResult) -> str:
@@ -169,7 +169,7 @@ def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult)
     name = family.estimate_name
     joint = " = " if _ends_in_figure(name) else " "
     numbers = f"{estimated(name, pair.estimate, joint)}, CI {format_interval(pair.confidence_interval)}"
-    return f"{found.told(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
+    return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
 def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
@@ -210,7 +210,7 @@ def _finding_of_ranking(comparison: Compared, ranking: Ranking) -> str:
 
 
 def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
-    def told(verdict: MarginResult) -> str:
+    def in_words(verdict: MarginResult) -> str:
         first, second = verdict.groups
         judged = f"Against a margin of {format_number(verdict.margin)}, {first} is"
         if verdict.verdict == "equivalent":
@@ -220,9 +220,11 @@ def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
             decide = (
                 f"about {more:,} more {comparison.replicate} would decide"
                 if more
-                else f"no number of {comparison.replicate} would decide"
+                else f"more {comparison.replicate} would not decide"
             )
-            return f"{judged} neither shown to be better, worse nor equivalent to {second}: inconclusive; {decide}."
+            return (
+                f"{judged} not shown to be better or worse than {second}, nor equivalent to it: inconclusive; {decide}."
+            )
         if verdict.verdict == "non_inferior":
             return f"{judged} non-inferior to {second}: a loss as large as the margin is ruled out."
         low, high = verdict.confidence_interval
@@ -235,7 +237,7 @@ def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
             f"{format_number(verdict.margin)}."
         )
 
-    return told
+    return in_words
 
 
 def _measured(comparison: Compared) -> str:

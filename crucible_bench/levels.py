@@ -16,7 +16,7 @@ def share(name: str, value: float) -> float:
 
 
 def levels(alpha: float, confidence_level: float | None) -> tuple[float, float]:
-    """Alpha and the confidence level, 1 - alpha unless given; ValueError for what is out of range."""
+    """Alpha and the confidence level, by default 1 - alpha; ValueError if one is out of range."""
     level = 1.0 - share("alpha", alpha) if confidence_level is None else share("confidence_level", confidence_level)
     if 1.0 - level < 2.0 * _LEAST_TAIL:
         raise ValueError(f"a confidence level of {level!r} leaves tails that double precision cannot resolve")

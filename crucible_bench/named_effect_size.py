@@ -23,7 +23,7 @@ class EffectSize:
 
     An effect of two groups is that of the first against the second. `decisions` says how the interval was made. A ratio
     whose denominator is zero is infinite (None in JSON), and `notes` says so. `interpretation` is a convention's word
-    with its source, None where there is no accepted one; it never stands for the number.
+    with its source, None where there is no accepted one; it never replaces the number.
     """
 
     name: EffectSizeName
@@ -39,7 +39,7 @@ class EffectSize:
     decisions: tuple[Choice, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values; what is infinite becomes None."""
+        """The fields as plain JSON values; infinite numbers become None."""
         fields: dict[str, Any] = plain_json(asdict(self))
         return fields
 

@@ -38,7 +38,7 @@ Interval = tuple[_Low, Ratio]
 
 
 class Group(Protocol):
-    """What a result keeps of a group: its name and how many observations it has."""
+    """A group in a result: its name and its number of observations."""
 
     @property
     def name(self) -> str: ...
@@ -60,11 +60,10 @@ class Choice:
 class TestResult:
     """One comparison of groups.
 
-    Differences are the first group minus the second, in the units of the data; effect sizes have no unit.
-    `significant` is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only
-    where no finite end has the confidence asked for, and `notes` then says so, and on the open side of a one-sided
-    test's interval. The effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and
-    `notes` says so.
+    Differences are the first group minus the second, in the units of the data; effect sizes have no unit. `significant`
+    is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only on the open
+    side of a one-sided test's interval, or if no finite end has the confidence asked for; `notes` then says so. The
+    effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and `notes` says so.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
@@ -94,7 +93,7 @@ class TestResult:
     """The value of `estimate` that means no difference."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values: tuples become lists, and what is infinite becomes None."""
+        """The fields as plain JSON values: tuples become lists, and infinite numbers become None."""
         plain: dict[str, Any] = plain_json(self)
         return plain
 
@@ -126,7 +125,7 @@ class Settings:
         return "two-sided" if self.alternative == "two-sided" else f"one-sided ({self.alternative})"
 
     def bounded(self, interval: Interval, least: float = -math.inf, most: float = math.inf) -> Interval:
-        """The interval with the end opened that a one-sided test says nothing about."""
+        """The interval, open at the end that a one-sided test says nothing about."""
         low, high = interval
         if self.alternative == "greater":
             return low, most
@@ -163,7 +162,7 @@ def conclude(
     disagreement: str = "they rest on different approximations",
     null_value: float = 0.0,
 ) -> TestResult:
-    """Put a result together, or refuse where a number that must be finite is not.
+    """Put a result together, or refuse if a number that must be finite is not.
 
     `disagreement` says why test and interval of the estimate may differ about the null value; it is noted where they
     do.

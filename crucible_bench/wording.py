@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def counted(number: int, noun: str) -> str:
-    """How many of what: 1 tie, 12 ties."""
+    """A number with its noun: 1 tie, 12 ties."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

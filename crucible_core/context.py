@@ -26,10 +26,13 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Context:
-    """What a stage reads and what it returns: a value. Every verb returns a new Context and leaves this one alone.
+    """What a stage reads and returns: a value. Every method returns a new Context and leaves this one unchanged.
 
-    `metrics` are the numbers (and small JSON-able structures) that the run is judged by, `outputs` its records,
-    `artifacts` name -> path or URL, `assigns` everything else: data, models, whatever stages hand to each other.
+    `metrics` are the numbers (and small JSON-able structures) that the run is judged by; `outputs` are its records;
+    `artifacts` are name -> path or URL. `assigns` has everything else: data, models, anything that stages hand to each
+    other.
+
+    Raises CrucibleError for a run id that cannot be part of a file name.
     """
 
     experiment_id: str
@@ -59,7 +62,7 @@ class Context:
     ) -> Context:
         """The Context before the first stage; a missing `run_id` becomes a new random one.
 
-        What the experiment carries for its stages is copied: a stage that changes it does so for its own run only.
+        Data that the experiment carries for its stages is copied: a stage that changes it affects its own run only.
         """
         own = experiment.with_own_data()
         return cls(experiment.id, run_id or str(uuid.uuid4()), own, assigns=PersistentDict(assigns))
@@ -73,7 +76,7 @@ class Context:
 
     def _record(self, event: Event) -> Context:
         """The Context with one more event in its trace."""
-        # As _replace does it, without the cost of a keyword: twice for every stage.
+        # Like _replace, without the cost of a keyword: called twice for every stage.
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields["trace"] = fields["trace"].append(event)
@@ -81,7 +84,10 @@ class Context:
         return changed
 
     def assign(self, /, *given: Any, **named: Any) -> Context:
-        """`ctx.assign(model=m)`, `ctx.assign({"model": m})` or `ctx.assign("model", m)`."""
+        """`ctx.assign(model=m)`, `ctx.assign({"model": m})` or `ctx.assign("model", m)`.
+
+        Raises TypeError for anything else, and for a name that is not a string.
+        """
         match given:
             case ():
                 values = named
@@ -94,8 +100,9 @@ class Context:
         return self._replace(assigns=self.assigns.merge(_checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
+        """Set one metric. Raises TypeError if the name is not a string."""
         attempt = current_attempt.get()
-        # Not `self.run_id`: whoever keeps account of what a stage reads would take it for a read of the stage's.
+        # Not `self.run_id`: where the reads of a stage are recorded, that would count as one of them.
         if attempt is not None and attempt.updates is not None and attempt.run_id == self.__dict__["run_id"]:
             attempt.updates.metric(name, value)
         if not isinstance(name, str):
@@ -103,31 +110,36 @@ class Context:
         return self._replace(metrics=self.metrics.put(name, value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
+        """The metric, or `default` if there is none of that name."""
         return self.metrics.get(name, default)
 
     def has_metric(self, name: str) -> bool:
         return name in self.metrics
 
     def update_metric(self, name: str, update: Callable[[Any], Any], default: Any = None) -> Context:
-        """Replace the metric by `update(current value)`; one that is missing counts as `default`."""
+        """Replace the metric by `update(current value)`; a missing one counts as `default`."""
         return self.put_metric(name, update(self.metrics.get(name, default)))
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
+        """Set several metrics. Raises TypeError if a name is not a string."""
         return self._replace(metrics=self.metrics.merge(_checked_names(metrics)))
 
     def add_output(self, output: Any) -> Context:
+        """Append one record."""
         return self._replace(outputs=self.outputs.append(output))
 
     def add_outputs(self, outputs: Iterable[Any]) -> Context:
+        """Append several records. Raises TypeError for a text or a mapping, which is a single record."""
         if isinstance(outputs, str | bytes | Mapping):
-            raise TypeError(f"add_outputs takes several records; for the one {outputs!r:.80}, use add_output")
+            raise TypeError(f"add_outputs takes several records; use add_output for a single one, {outputs!r:.80}")
         return self._replace(outputs=self.outputs.extend(outputs))
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
-        """Name a path or URL that the run produced."""
+        """Name a path or URL that the run produced. Raises TypeError if the name is not a string."""
         return self._replace(artifacts=self.artifacts.put(_checked_name(name), artifact))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
+        """The path or URL, or `default` if there is none of that name."""
         return self.artifacts.get(name, default)
 
     def has_artifact(self, name: str) -> bool:
@@ -141,7 +153,10 @@ class Context:
         alternatives: Iterable[str] = (),
         confidence: float | None = None,
     ) -> Context:
-        """Record a choice in the trace, under the stage that is running."""
+        """Record a choice in the trace, under the stage that is running.
+
+        `confidence` is from 0 to 1. Raises ValueError if it is not.
+        """
         stage = self.trace.events[-1].stage if len(self.trace) else ""
         instead = (alternatives,) if isinstance(alternatives, str) else alternatives
         event = Decision(
@@ -162,13 +177,14 @@ class Context:
         return tuple(event.stage for event in self.trace.events if isinstance(event, StageSucceeded))
 
     def stage_completed(self, name: str) -> bool:
+        """Whether the stage of that name succeeded."""
         return name in self.completed_stages
 
     def differences(self, other: Context) -> tuple[str, ...]:
-        """What the two runs' results differ in, for example ("metrics['accuracy']",); times and ids do not count.
+        """Where the results of two runs differ, for example ("metrics['accuracy']",); times and ids do not count.
 
-        Compared are metrics, outputs, artifacts, assigns, decisions and how each stage ended. NaN equals NaN, arrays
-        and data frames are compared element by element, types must be the same.
+        Metrics, outputs, artifacts, assigns, decisions and how each stage ended are compared. NaN equals NaN, arrays
+        and data frames are compared element by element, and types must be the same.
         """
         found = [
             f"{part}[{key!r}]"
@@ -186,7 +202,7 @@ class Context:
 
     def _without_id(self, part: str, key: str) -> Any:
         value = getattr(self, part).get(key, _MISSING)
-        # A report's path names its run, which is another one in every run.
+        # A report's path contains the run id, which differs in every run.
         if part != "artifacts" or not isinstance(value, str):
             return value
         return "/".join("RUN" if step == self.run_id else step for step in value.split("/"))
@@ -206,7 +222,7 @@ class Context:
             == (other.experiment_id, other.run_id, other.experiment, other.trace)
         ) and not self.differences(other)
 
-    __hash__ = None  # type: ignore[assignment]  # it holds whatever the stages put in
+    __hash__ = None  # type: ignore[assignment]  # it holds any values that stages put in
 
     def __repr__(self) -> str:
         parts = [f"{name}={list(getattr(self, name))}" for name in ("metrics", "artifacts", "assigns")]

@@ -18,7 +18,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where in an experiment file something stands; lines and columns count from 1."""
+    """A place in an experiment file; lines and columns count from 1."""
 
     path: str
     line: int | None = None
@@ -30,7 +30,7 @@ class Location:
 
 class _Portable(BaseException):
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with their own signatures do not survive pickling otherwise, and these cross processes.
+        # Otherwise exceptions with their own signatures cannot be unpickled, and these cross processes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
@@ -49,7 +49,7 @@ class InvalidExperimentError(CrucibleError):
     """The experiment cannot be run as it is written.
 
     `location` says where (or is None for an experiment made in code); `others` holds further mistakes of the same
-    experiment, so that all of them can be mended at once.
+    experiment, so that all of them can be fixed at once.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class InvalidExperimentError(CrucibleError):
 
     @property
     def message(self) -> str:
-        """What is wrong, without the place."""
+        """The mistake, without its place."""
         return str(self.args[0])
 
     @property
@@ -82,7 +82,7 @@ class InvalidExperimentError(CrucibleError):
 
     @classmethod
     def of(cls, mistakes: Iterable[InvalidExperimentError]) -> InvalidExperimentError:
-        """Several mistakes, at least one, as one error: the first, with the others behind it."""
+        """One error for one or more mistakes: the first, with the rest as its `others`."""
         first, *others = [found for mistake in mistakes for found in mistake.each()]
         for mistake in others:
             mistake.others = ()
@@ -90,7 +90,7 @@ class InvalidExperimentError(CrucibleError):
         return first
 
     def within(self, what: str) -> InvalidExperimentError:
-        """The same mistakes, each beginning with the words `what`."""
+        """The same mistakes, each message prefixed with `what`."""
         for error in self.each():
             error.args = (f"{what}{error.message}", *error.args[1:])
         return self

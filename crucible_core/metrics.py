@@ -21,7 +21,7 @@ from crucible_core.values.jsonable import MAX_DEPTH, key_text, to_jsonable
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings are opened, everything else stays as it is.
+    """`{"a": {"b": 1}}` as ("a.b", 1): nested mappings are flattened, everything else stays as it is.
 
     A mapping stays as it is too if it is empty, contains itself, is nested too deep, or raises when it is read.
     """
@@ -46,7 +46,7 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
 
 
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The numbers to follow from run to run: every metric, and of a comparison its findings, not its settings."""
+    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings."""
     compared = comparisons(ctx)
     for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
         if is_number(value):
@@ -57,9 +57,9 @@ def results(ctx: Context) -> Iterator[tuple[str, Any]]:
 
 
 def named_values(ctx: Context) -> dict[str, Any]:
-    """Every value of the metrics by the names that may be asked for: those of `flatten`, and of a comparison the short
-    ones of `results` with `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high` of each test and
-    pair.
+    """Every value of the metrics by each of its names: those of `flatten` and, for a comparison, those of `results`.
+
+    Each test and pair also has `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high`.
     """
     found = dict(results(ctx)) | dict(flatten(ctx.metrics))
     for name, comparison in comparisons(ctx).items():
@@ -69,8 +69,8 @@ def named_values(ctx: Context) -> dict[str, Any]:
 
 
 def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
-    """The numbers of each pair of a family, such as `bench.svm_vs_ridge.p_adjusted`; in JSON they are in a list, where
-    they have no names.
+    """The numbers of each pair of a family, such as `bench.svm_vs_ridge.p_adjusted`; in JSON they are in a list,
+    without names.
     """
     for name, comparison in comparisons(ctx).items():
         for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
@@ -104,7 +104,7 @@ class Comparisons:
     """The comparisons among some metrics, by name.
 
     `unread` has those that this version cannot read, such as one of a newer version, each with a sentence that says
-    why. They remain among the metrics, whose numbers can be shown.
+    why. They stay among the metrics, so their numbers can be shown.
     """
 
     read: Mapping[str, Comparison]
@@ -129,10 +129,10 @@ def comparisons(ctx: Context) -> Mapping[str, Comparison]:
 
 
 _LATEST: deque[tuple[dict[str, Any], Comparison | str | None]] = deque(maxlen=16)
-"""What was read last, each with a copy of its metric.
+"""The comparisons read last, each with a copy of its metric.
 
-Found by the metric's value and not by its identity: each step of Dagster loads the metric anew, and a stage may change
-it in place. Comparing two values is far faster than reading one.
+They are found by the metric's value and not by its identity: each step of Dagster loads the metric anew, and a stage
+may change it in place. Comparing two values is far faster than reading one.
 """
 
 
@@ -146,7 +146,7 @@ def _read_once(value: dict[str, Any]) -> Comparison | str | None:
 
 
 def _read(value: dict[str, Any]) -> Comparison | str | None:
-    """The comparison, or why it cannot be read; None for a metric that is not tagged as one and is none."""
+    """The comparison, or why it cannot be read; None for a metric that is not a comparison."""
     try:
         return Comparison.from_dict(value)
     except UnreadableComparisonError as error:
@@ -156,17 +156,17 @@ def _read(value: dict[str, Any]) -> Comparison | str | None:
 def _is_same(seen: dict[str, Any], value: dict[str, Any]) -> bool:
     try:
         return bool(seen == value) and _orders(seen) == _orders(value)
-    except Exception:  # noqa: BLE001  # a user's own metric may hold arrays, whose comparison is no truth value
+    except Exception:  # noqa: BLE001  # a user's own metric may hold arrays, whose == is not a bool
         return False
 
 
 def _orders(value: dict[str, Any]) -> dict[str, list[str]]:
-    """The order of the tests and of the groups, which equality leaves out: the first test makes the headline."""
+    """The order of the tests and of the groups, which == ignores: the first test makes the headline."""
     return {name: list(part) for name, part in value.items() if isinstance(part, dict)}
 
 
 def _copied(value: Any) -> Any:
-    """A copy that no change in place of the value reaches."""
+    """A copy that stays the same if the value is changed in place."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value

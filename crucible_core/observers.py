@@ -1,4 +1,4 @@
-"""Who hears of a run, and how: observers, told of events, progress and metrics, which cannot change a result."""
+"""Observers of a run: they get its events, progress and metrics, and cannot change its result."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _log = logging.getLogger("crucible")
 
 
 class Observer:
-    """Hears of a run. Every method does nothing until it is overridden; what one raises is logged, and the run goes on.
+    """Gets the events of a run. By default every method does nothing; an error in one is logged, and the run continues.
 
     A plain function is an observer too: it is called with each event, as `on_event` is.
     """
 
     interval: float = 1.0
-    """Seconds between two progress updates of one piece of work, at least; the first and the last always come."""
+    """Minimum seconds between two progress updates of one piece of work; the first and the last are always sent."""
 
     def run_started(self, experiment_id: str, run_id: str) -> None:
         """Called before the first stage."""
@@ -39,13 +39,13 @@ class Observer:
         """Called with each event of the trace as it happens, in the thread that the stage runs in."""
 
     def on_progress(self, update: ProgressUpdate) -> None:
-        """Called in whichever thread of the stage does the work."""
+        """Called in the thread of the stage that does the work."""
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
-        """Called every few seconds while a stage runs, with the numbers that it has put since the last call."""
+        """Called every few seconds while a stage runs, with the numbers that it put since the last call."""
 
     def run_ended(self, error: BaseException | None) -> None:
-        """Called after the last stage and the gates; `error` is what ended the run, if something did."""
+        """Called after the last stage and the gates; `error` is the error that ended the run, if any."""
 
 
 Observers = Sequence[Observer | Callable[[Event], None]]
@@ -71,14 +71,14 @@ def _wants_updates(observer: Observer) -> bool:
 
 
 class Audience:
-    """The observers of a run, made once: tells all of them, and logs what one raises."""
+    """The observers of a run as one: calls each of them, and logs their errors."""
 
     __slots__ = ("interval", "observers", "wants_updates")
 
     def __init__(self, observers: Observers) -> None:
         self.observers = tuple(one if isinstance(one, Observer) else _Function(one) for one in observers)
         self.wants_updates = any(map(_wants_updates, self.observers))
-        """Whether somebody hears of progress and metrics: if nobody does, they cost nothing."""
+        """Whether any observer takes progress and metrics: if none does, they cost nothing."""
         self.interval = min((one.interval for one in self.observers if _wants_updates(one)), default=Observer.interval)
 
     @classmethod
@@ -96,7 +96,7 @@ class Audience:
 
     @contextlib.contextmanager
     def during(self, experiment_id: str, run_id: str) -> Iterator[None]:
-        """Around a run: tells of its start and its end."""
+        """Around a run: calls the observers at its start and its end."""
         present = self._start(experiment_id, run_id)
         try:
             yield
@@ -106,14 +106,14 @@ class Audience:
         self._end(present, run_id, None)
 
     def retell(self, experiment_id: str, run_id: str, trace: Trace, error: BaseException | None) -> None:
-        """Tell of a run that is over, and of the error that ended it."""
+        """Call the observers at the end of a run, with the error that ended it."""
         present = self._start(experiment_id, run_id)
         for event in trace:
             self.tell(event)
         self._end(present, run_id, error)
 
     def _start(self, experiment_id: str, run_id: str) -> list[Observer]:
-        """Those that heard of the start, who are to hear of the end."""
+        """The observers that were called at the start, which are to be called at the end."""
         present = []
         for observer in self.observers:
             try:
@@ -152,12 +152,12 @@ class Updates:
             self._call(observer, observer.on_progress, update)
 
     def metric(self, name: str, value: Any) -> None:
-        """A stage has put a metric. What a quick stage puts is not told here: its trace and result have it."""
+        """A stage has put a metric. Those of a quick stage are not sent: its trace and result have them."""
         if type(value) not in _NUMBERS and (isinstance(value, bool) or not isinstance(value, Real)):
             return
         try:
             number = float(value)
-        except Exception:  # noqa: BLE001  # too large, or a number of somebody's own: it is a metric all the same
+        except Exception:  # noqa: BLE001  # too large, or a user's own number type: still a valid metric
             return
         with self._lock:
             self._metrics[name] = number
@@ -175,7 +175,7 @@ class Updates:
 
     def _call(self, observer: Observer, method: Callable[..., None], *arguments: Any) -> None:
         if os.getpid() != self._process:
-            return  # a fork: what an observer writes to, a terminal or a database, is not for two
+            return  # a fork: two processes must not write to an observer's terminal or database
         try:
             method(*arguments)
         except Exception:  # noqa: BLE001
@@ -187,14 +187,14 @@ _NUMBERS = frozenset({float, int})
 
 
 class Attempt:
-    """One attempt at a stage, while it runs: what its decisions, metrics and progress reach."""
+    """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
 
     __slots__ = ("_audience", "heard", "run_id", "updates")
 
     def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
         self.run_id = run_id
         self.heard: list[Event] = []
-        """The decisions so far: what is left of them when the attempt fails and returns no Context."""
+        """The decisions so far, kept for an attempt that fails and returns no Context."""
         self.updates = Updates(stage, audience) if audience.wants_updates else None
         self._audience = audience
 

@@ -78,13 +78,13 @@ current_plan: ContextVar[Plan | None] = ContextVar("crucible_plan", default=None
 
 
 def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
-    """Find every stage, check every option, ask every stage what it knows to be wrong; run nothing.
+    """Find every stage, check every option, call the `check` of every stage; run nothing.
 
     Every variant of the experiment is checked too, unless this is one of them. Every stage that has an option `seed`
-    which is not given gets the experiment's.
+    without a value gets the experiment's.
 
-    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError for the first mistake, with the further
-    ones as its `others`.
+    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError for the first mistake, with the rest as its
+    `others`.
     """
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
@@ -128,7 +128,7 @@ def _plan_each(
 
 
 def plan_stage(experiment: Experiment, index: int, registry: Registry) -> PlannedStage:
-    """The stage at `index` of the pipeline (from 0), found and its options checked; its own `check` is not asked.
+    """The stage at `index` of the pipeline (from 0), found and its options checked; its `check` is not called.
 
     Raises as `plan_experiment`.
     """
@@ -171,14 +171,14 @@ def _plan(
 
 def read_options(stage: type[Stage], options: Mapping[str, Any]) -> Stage:
     """The stage with these options. Raises pydantic.ValidationError, or whatever a validator of the stage raises."""
-    # As JSON, because JSON's strict rules are the ones wanted: "0.1" is no number, but a list is a fine tuple. And by
-    # the validator itself: `model_validate_json` costs half as much again.
+    # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
+    # `model_validate_json` takes half as long again.
     read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True)
     return read
 
 
 def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
-    """Raises InvalidOptionsError if the stage knows itself to be impossible."""
+    """Raises InvalidOptionsError if the `check` of the stage finds a problem."""
     try:
         problems = stage.check(experiment) or ()
         said = "; ".join([problems] if isinstance(problems, str) else problems)
@@ -189,7 +189,7 @@ def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What the enabled stages have to say against the experiment as it is planned, though it can be run."""
+    """The warnings of the enabled stages about an experiment that can be run."""
     return [
         f"stage {one.name!r}: {said}"
         for one in plan
@@ -208,18 +208,18 @@ def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) 
 def _refuse_seed(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
     name = experiment.pipeline[index].name
     return InvalidOptionsError(
-        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage with an option of that name that "
-        "is not given; give this stage its own",
+        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage that has an option `seed` "
+        "without a value; set one for this stage",
         stage=name,
         location=experiment.location("seed"),
     )
 
 
 def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[InvalidExperimentError]:
-    """What can be known to be wrong with the gates before the first of these stages runs."""
+    """The mistakes in the gates that can be found before the first of these stages runs."""
     rules = [(index, gate, gate.no_regression) for index, gate in enumerate(experiment.gates or ())]
     of_groups = [(index, gate, rule) for index, gate, rule in rules if rule is not None and rule.group is not None]
-    # Asked only where it matters: a runtime-checkable Protocol is slow, and there may be thousands of stages.
+    # Checked only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
     known = [stage.metric for stage in stages if isinstance(stage, ComparesGroups)] if of_groups else []
     mistakes = []
     for index, gate, rule in of_groups:
@@ -228,7 +228,7 @@ def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[Invalid
             mistakes.append(
                 InvalidExperimentError(
                     f"gate {gate.name!r}: no stage of the pipeline compares groups and puts the metric "
-                    f"{rule.bench!r}{closest(rule.bench, known)}; those that do put: {listing(known)}",
+                    f"{rule.bench!r}{closest(rule.bench, known)}; the stages that compare groups put: {listing(known)}",
                     location=experiment.location("gates", index, "no_regression", place),
                 )
             )

@@ -32,13 +32,13 @@ QUICK = 1e-3
 
 
 class Progress(Generic[T]):
-    """Made by `progress`: to be iterated over, or to be entered by `with` and advanced by hand, from any thread."""
+    """Made by `progress`: iterate over it, or enter it by `with` and advance it by hand, from any thread."""
 
     def __init__(self, iterable: Iterable[T] | None, total: float | None, description: str | None) -> None:
         if total is None and iterable is not None:
             total = _length(iterable)
         elif total is not None and not (isinstance(total, Real) and total >= 0):
-            raise ValueError(f"the total of progress() is a number from 0, not {total!r:.80}")
+            raise ValueError(f"the total of progress() must be a number of at least 0, not {total!r:.80}")
         self._iterable = iterable
         self._total = None if total is None else float(total)
         self._description = description
@@ -53,14 +53,12 @@ class Progress(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         if self._iterable is None:
-            raise TypeError(
-                "progress() of nothing to iterate over is used by `with progress(...) as bar: bar.advance()`"
-            )
+            raise TypeError("without an iterable, progress() is used by `with progress(...) as bar: bar.advance()`")
         return iter(self._iterable) if self._updates is None else self._iterate(self._iterable)
 
     def _iterate(self, iterable: Iterable[T]) -> Iterator[T]:
         with self:
-            # The clock may cost more than an item, so that of quick ones only every 16th looks at it.
+            # Reading the clock may cost more than an item: of quick ones, only every 16th reads it.
             quick = min(QUICK, self._updates.interval / MAX_STRIDE) if self._updates else QUICK
             done, stride, last = 0, 1, perf_counter()
             try:
@@ -93,9 +91,9 @@ class Progress(Generic[T]):
         self._began = None
 
     def advance(self, by: float = 1) -> None:
-        """Some more is done."""
+        """Count `by` more as done. Raises RuntimeError before the `with` block or the iteration, and after it."""
         if self._began is None:
-            raise RuntimeError("this progress is not going on: use it by `with progress(...) as bar: bar.advance()`")
+            raise RuntimeError("this progress is not running: use it by `with progress(...) as bar: bar.advance()`")
         updates = self._updates
         if updates is None:
             return
@@ -117,10 +115,10 @@ class Progress(Generic[T]):
 def progress(
     iterable: Iterable[T] | None = None, total: float | None = None, description: str | None = None
 ) -> Progress[T]:
-    """The items of `iterable`, while the observers of the run hear how far the stage has come with them.
+    """The items of `iterable`; the observers of the run are sent the progress.
 
-    `total` is the number of items by default. Without an iterable, the result is entered by `with` and advanced by
-    hand: `bar.advance(amount)`. An item counts when the next one is asked for.
+    `total` is the number of items by default. Without an iterable, enter the result by `with` and advance it by hand:
+    `bar.advance(amount)`. An item counts when the next one is asked for. Raises ValueError for a negative total.
     """
     return Progress(iterable, total, description)
 

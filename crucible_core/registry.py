@@ -26,6 +26,8 @@ class Registry:
 
     `importable` limits what `module: package.module:Attribute` of an experiment file may import: None allows any
     module (an author's own machine), a collection allows those packages and what is below them, () allows none.
+
+    Raises TypeError for a class that is not a stage.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Registry:
         self.importable = None if importable is None else frozenset(importable)
 
     def names(self) -> tuple[str, ...]:
+        """The names of the stages, sorted."""
         return tuple(sorted(self._stages))
 
     def describe(self, name: str) -> StageDescription:
+        """The description of the stage of that name. Raises UnknownStageError."""
         return {**self[name].describe(), "name": name}
 
     def __getitem__(self, name: str) -> type[Stage]:
@@ -72,7 +76,7 @@ class Registry:
         return len(self._stages)
 
     def __or__(self, more: Mapping[str, type[Stage]] | Registry) -> Registry:
-        """A registry with these stages too; on the same name, the right one wins."""
+        """A registry with these stages too; if both have a name, the right one wins."""
         added = more._stages if isinstance(more, Registry) else more
         return Registry({**self._stages, **added}, importable=self.importable)
 
@@ -102,7 +106,7 @@ class Registry:
     def load(self, reference: str, *, folder: Path | None = None) -> type[Stage]:
         """The stage class that `package.module:Attribute` names.
 
-        Raises InvalidExperimentError if it is not allowed here, cannot be imported or is no stage.
+        Raises InvalidExperimentError if it is not allowed here, cannot be imported or is not a stage.
         """
         module_name, _, attribute = reference.partition(":")
         if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
@@ -171,7 +175,9 @@ def _is_stage(value: Any) -> bool:
 def _check_stage(value: Any, what: str) -> type[Stage]:
     if not _is_stage(value):
         hint = "; decorate it with @stage" if callable(value) and not isinstance(value, type) else ""
-        raise TypeError(f"{what} is no stage but {value!r:.80}; a stage is a subclass of crucible_core.Stage{hint}")
+        raise TypeError(
+            f"{what} is not a stage: it is {value!r:.80}; a stage is a subclass of crucible_core.Stage{hint}"
+        )
     if getattr(value, "__abstractmethods__", None):
         raise TypeError(f"{what} has no run(self, ctx) method")
     return value  # type: ignore[no-any-return]
@@ -188,8 +194,8 @@ def _load_entry_point(entry: EntryPoint) -> type[Stage]:
 
 def _import_module(name: str, folder: Path | None) -> Any:
     if folder is not None and str(folder) not in sys.path:
-        # Last, so that a file beside an experiment never hides an installed package; and for good, because what the
-        # stages put into a Context is unpickled by module name later.
+        # Last, so that a file beside an experiment never hides an installed package. Never removed, because values that
+        # stages put into a Context are unpickled by module name later.
         sys.path.append(str(folder))
     try:
         module = importlib.import_module(name)
@@ -209,7 +215,7 @@ def _import_module(name: str, folder: Path | None) -> Any:
 
 
 def _check_origin(module: Any, name: str, folder: Path | None) -> None:
-    # Two experiments in two folders may both mean a `stages.py` of their own; Python would give both the first.
+    # Two experiments in two folders may each have a `stages.py`; Python would give both the first one.
     top = name.partition(".")[0]
     if folder is None or not ((folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()):
         return

@@ -1,4 +1,4 @@
-"""How a run that had begun ends early, with the Context as it stood."""
+"""How a run ends early, with the Context so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StageFailedError(CrucibleError):
-    """A stage raised. `context` is the Context as it stood, its trace ending in the failure; `__cause__` is why."""
+    """A stage raised. `context` is the Context so far; its trace ends in the failure. `__cause__` is the error."""
 
     def __init__(self, stage: str, context: Context, reason: str) -> None:
         super().__init__(f"stage {stage!r} of experiment {context.experiment_id!r} failed: {reason}")

@@ -48,13 +48,13 @@ def run_experiment(
     """Run the experiment's stages one after another in this process, judge its gates, and return the last Context.
 
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
-    `builtin_registry()`. `assigns` are what the first stage finds in `ctx.assigns`. Each of `observers` is an Observer,
-    or a function that is called with every event of the trace as it happens.
+    `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
+    function that is called with every event of the trace as it happens.
 
-    Raises, before the first stage, UnknownStageError, InvalidOptionsError or InvalidExperimentError if the pipeline
-    cannot be run as it is written; then StageFailedError (with the Context as it stood) if a stage raises,
-    RunInterrupted, a KeyboardInterrupt, on Ctrl-C, and after the last stage GateFailedError if a blocking gate does
-    not pass. Gates against a regression are undecided here: nothing is kept of earlier runs.
+    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
+    cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
+    RunInterrupted, a KeyboardInterrupt, on Ctrl-C; and GateFailedError after the last stage if a blocking gate does not
+    pass. Gates against a regression are undecided here, because no earlier runs are kept.
     """
     plan = plan_of(experiment, registry)
     audience = Audience.of(observers)
@@ -90,8 +90,8 @@ def run_stage(
 ) -> Context:
     """Run one stage on `context`, with its retries, and return the Context with the stage's record in its trace.
 
-    Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts`
-    came: the Context of either holds the decisions that were taken before.
+    Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
+    raised. The Context of either holds the decisions made until then.
     """
     audience = Audience.of(observers)
     definition = planned.definition
@@ -124,7 +124,7 @@ def run_stage(
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
         return _record(result, succeeded, audience)
     except interrupts as interrupt:
-        # Whatever interrupts a run where it runs, its record is the same everywhere.
+        # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         failed = _failure(name, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
         raise RunInterrupted(name, _record(_keep(context, heard), failed, audience)) from interrupt
 
@@ -141,14 +141,14 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
         for event in result.trace[len(context.trace) :]:
-            # Decisions taken where the attempt was out of hearing, in a thread or process of the stage's own.
+            # Decisions that the attempt did not see, made in a thread or process of the stage's own.
             if id(event) not in told:
                 audience.tell(event)
     return result
 
 
 def _keep(context: Context, heard: list[Event]) -> Context:
-    """The Context with the decisions of an attempt that gave none back."""
+    """The Context with the decisions of an attempt that returned no Context."""
     for event in heard:
         context = context._record(event)
     heard.clear()

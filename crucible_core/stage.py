@@ -45,7 +45,7 @@ __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 
 
 class StageDescription(TypedDict):
-    """What a stage is and takes, derived from its class; every value is JSON-able."""
+    """The description of a stage and its options, derived from its class; every value is JSON-able."""
 
     name: str
     description: str
@@ -73,26 +73,26 @@ class Stage(BaseModel):
 
     @abstractmethod
     def run(self, ctx: Context) -> Context:
-        """Do the work and return the Context with what was added."""
+        """Do the work and return the Context with the results added."""
 
     def check(self, experiment: Experiment) -> Iterable[str]:  # noqa: ARG002
-        """What makes it certain, before any stage has run, that this one would fail; one sentence each.
+        """The reasons why this stage is certain to fail, one sentence each.
 
-        Called once when a run, `crucible validate` or a compilation begins. Nothing is known of the data yet.
+        Called once at the start of a run, of `crucible validate` or of a compilation, before any stage has run.
         """
         return ()
 
     def advise(self, experiment: Experiment) -> Iterable[str]:  # noqa: ARG002
-        """What speaks against the experiment as it is planned, though it can be run; one sentence each.
+        """Warnings about an experiment that can be run, one sentence each.
 
-        Asked by `crucible validate` and the stage `validate` only, so it may take a second.
+        Called by `crucible validate` and the stage `validate` only, so it may take a second.
         """
         return ()
 
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""
-        # An option with an alias has it as its name in the file.
+        # The alias of an option is its name in the file.
         fields = {_file_name(name, field): field for name, field in cls.model_fields.items()}
         return StageDescription(
             name=_snake_case(cls.__name__),
@@ -121,7 +121,7 @@ Stage.model_config["defer_build"] = False
 
 
 class FunctionStage(Stage):
-    """What `@stage` makes of a function."""
+    """The base of the classes that `@stage` makes of functions."""
 
     model_config = ConfigDict(use_attribute_docstrings=False, defer_build=True)
 
@@ -141,11 +141,11 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
     Bounds and descriptions go into the annotation: `lr: Annotated[float, Field(gt=0, description="Step size.")] = 0.1`.
     The function itself stays reachable as `train.function`.
 
-    Raises TypeError if the function has another shape, or an option without a type.
+    Raises TypeError if the function has another signature, or an option without a type.
     """
     name = getattr(function, "__qualname__", repr(function))
     if not inspect.isfunction(function):
-        raise TypeError(f"@stage goes on a function, without parentheses; {name} is none")
+        raise TypeError(f"@stage goes on a function, without parentheses; {name} is not a function")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"{name} is asynchronous or a generator; a stage is a plain function that returns the Context")
     arguments = list(inspect.signature(function).parameters.values())
@@ -165,7 +165,7 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
                 if option.name.startswith("_")
                 else "has the name of a method of Stage, or of pydantic's models"
             )
-            raise TypeError(f"the option {option.name!r} of {name} {what}; call it otherwise")
+            raise TypeError(f"the option {option.name!r} of {name} {what}; rename it")
         fields[option.name] = (hints[option.name], ... if option.default is option.empty else option.default)
     made = create_model(function.__name__, __base__=FunctionStage, __module__=function.__module__, **fields)
     made.__qualname__ = function.__qualname__
@@ -176,14 +176,14 @@ def stage(function: Callable[..., Context]) -> type[Stage]:
 
 @functools.lru_cache(maxsize=1024)
 def wrong_default(stage: type[Stage]) -> str | None:
-    """Why the default of one of the stage's options is no value of that option, or None."""
+    """Why the default of one of the stage's options is not valid, or None."""
     for name, field in stage.model_fields.items():
         if not field.is_required() and field.default_factory is None:
             try:
                 kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
                 TypeAdapter(kind).validate_python(field.default)
             except ValidationError as error:
-                return f"the default of option {name} is no value of it: {error.errors()[0]['msg']}"
+                return f"the default of option {name} is not valid: {error.errors()[0]['msg']}"
     return None
 
 
@@ -194,7 +194,7 @@ def takes_seed(stage: type[Stage]) -> bool:
 
 
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
-    # Of the options only: the Context may be imported for type checkers alone.
+    # Of the options only: the Context may be imported for type checkers only.
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}
     holder = type("Options", (), {"__annotations__": annotations})
     return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)
@@ -238,7 +238,7 @@ class ComparesGroups(Protocol):
 
     @property
     def metric(self) -> str:
-        """The metric that takes its result."""
+        """The metric that gets its result."""
 
     def read_groups(self, ctx: Context, /) -> Mapping[str, Any]:
-        """The numbers that it compares, by the name of their group, of this Context."""
+        """The numbers of this Context that it compares, by the name of their group."""

@@ -34,9 +34,9 @@ _now = functools.partial(datetime.now, UTC)
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Event:
-    # Read by a TypeAdapter, which checks everything; made by the runner, which knows what it makes: a pydantic model
-    # costs half as much again to make. Equality and text are of this class: generated for each of the others, they
-    # double what importing them costs.
+    # A TypeAdapter checks events when they are read. The runner makes them unchecked: a pydantic model takes half as
+    # long again to make. == and repr are defined here once: generated for each subclass, they would double the time
+    # to import them.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     stage: str
@@ -46,9 +46,9 @@ class _Event:
 
     @classmethod
     def now(cls, stage: str, **values: object) -> Self:
-        """An event that the runner makes as it happens, for half of what a frozen class's own constructor costs.
+        """An event made by the runner, at half the cost of a frozen class's own constructor.
 
-        Two of these are made for every stage that runs. What is not given stands in the class, as its default.
+        Two of these are made for every stage that runs. Fields that are not given have the class's defaults.
         """
         event = _new(cls)
         values["stage"] = stage
@@ -109,7 +109,7 @@ class _Raised(_Event):
 
     @property
     def reason(self) -> str:
-        """`ValueError: too small`, or the type alone where there is no message."""
+        """`ValueError: too small`, or only the type if there is no message."""
         return f"{self.error_type}: {self.message}" if self.message else self.error_type
 
 
@@ -155,7 +155,7 @@ class Decision(_Event):
     alternatives: tuple[str, ...] = ()
     """What could have been chosen instead."""
     confidence: float | None = None
-    """How sure the stage is, 0 to 1, where it can say."""
+    """How sure the stage is, 0 to 1, if known."""
 
     def __post_init__(self) -> None:
         sure = self.confidence
@@ -218,7 +218,7 @@ class Trace(PersistentList[Event]):
 
     @property
     def gates(self) -> tuple[GateResult, ...]:
-        """The results of the gates, in the order of the file; none of a run that is not judged."""
+        """The results of the gates, in the order of the file; empty if the run was not judged."""
         return tuple({event.result.gate: event.result for event in self if isinstance(event, GateJudged)}.values())
 
     def to_json(self) -> str:

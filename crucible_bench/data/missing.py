@@ -1,4 +1,4 @@
-"""Missing values: found and named; dropped only by whoever asks for it."""
+"""Missing values: found and named; dropped only on request."""
 
 from __future__ import annotations
 
@@ -65,6 +65,8 @@ class CompleteGroups:
 def find_missing(groups: Mapping[str, Values], *, paired: bool = False) -> tuple[MissingValue, ...]:
     """The places that no comparison of these groups can use, by group and position; nothing is changed.
 
+    `groups` maps each group's name to its values, of shape (n,).
+
     Infinite numbers, text and other values that are not numbers are wrong, not missing; the test refuses them.
     Raises CannotTestError if the groups are not a mapping, or values are not a sequence of one dimension.
     """
@@ -75,8 +77,8 @@ def find_missing(groups: Mapping[str, Values], *, paired: bool = False) -> tuple
 def drop_missing(groups: Mapping[str, Values], *, paired: bool = False) -> CompleteGroups:
     """The groups without their missing values; with `paired`, without every position at which any group has none.
 
-    Dropping is right where values are missing for reasons that have nothing to do with them (Rubin 1976: completely at
-    random). A model that fails on hard questions and is compared on the rest is flattered; count failures instead.
+    Dropping is right if values are missing for reasons that have nothing to do with them (Rubin 1976: completely at
+    random). A model that fails on hard questions looks too good if it is compared on the rest; count failures instead.
     Errors as for `find_missing`.
     """
     found = _unusable(groups, paired)
@@ -107,7 +109,7 @@ def is_missing(value: Any) -> bool:
 def _unusable(
     groups: Mapping[str, Values], paired: bool
 ) -> dict[str, tuple[_Positions | None, tuple[MissingValue, ...]]]:
-    """Per group the positions that stay, None where all do, and the places that do not."""
+    """Per group the positions that are kept, None for all, and the places that are dropped."""
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(_TEST, f"groups must be a mapping of name to numbers, not {type(groups).__name__}")
     missing = {name: _mask(name, values) for name, values in groups.items()}

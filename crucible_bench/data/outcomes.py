@@ -18,7 +18,7 @@ _LARGEST = 2**53  # beyond it a double no longer holds every whole number
 
 @dataclass(frozen=True, slots=True)
 class Successes:
-    """A named group of n outcomes of which so many are successes."""
+    """A named group of n outcomes with its number of successes."""
 
     name: str
     n: int
@@ -84,7 +84,7 @@ def open_counts(name: str, values: Any) -> Any:
     if counts.n > _MOST_OPENED:
         raise CannotTestError(
             "groups",
-            f"group {name!r} has n = {counts.n:,}, more than the {_MOST_OPENED:,} outcomes that are opened; call "
+            f"group {name!r} has n = {counts.n:,}, more than the {_MOST_OPENED:,} that are listed one by one; call "
             "crucible_bench.compare_proportions with the counts",
         )
     return np.arange(counts.n) < counts.successes

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 
 def places_of_pairs(wanted: Sequence[Hashable], there: Sequence[Hashable]) -> list[int] | None:
-    """Where each wanted pair stands, None if all stand where they are wanted. Raises ValueError if they differ."""
+    """The position of each wanted pair, None if their order is the same. Raises ValueError if the pairs differ."""
     if list(wanted) == list(there):
         return None
     places = {pair: place for place, pair in enumerate(there)}

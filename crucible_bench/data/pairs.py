@@ -22,7 +22,7 @@ class PairDifferences:
     """First minus second of each pair, divided by 2**exponent, with the rounding error each may carry.
 
     0.81 - 0.80 and 0.41 - 0.40 are not the same double. Ties and zeros are therefore judged within the rounding error
-    of the two numbers that were subtracted, or the order of noise would decide a rank test.
+    of the two numbers that were subtracted; otherwise the order of noise would decide a rank test.
     """
 
     values: Vector

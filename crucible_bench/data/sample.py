@@ -1,4 +1,4 @@
-"""Reading the groups: whatever the caller holds becomes finite float64 vectors, or is refused with the reason."""
+"""Reading the groups: the caller's values become finite float64 vectors, or are refused with the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A named group: at least one finite number, as a float64 vector that nobody writes to."""
+    """A named group: at least one finite number, as a read-only float64 vector."""
 
     name: str
     values: Vector
@@ -48,8 +48,8 @@ def read_groups(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]:
 
     Accepted: sequences and one-dimensional arrays of real numbers. Refused with CannotTestError: names that are empty
     or not text or differ only in surrounding blanks, anything that is not one-dimensional, empty groups, missing and
-    infinite values, text, complex numbers, and booleans (they are outcomes, not measurements: a test for proportions
-    fits them, and whoever wants means of 0 and 1 can pass numbers).
+    infinite values, text, and complex numbers. Booleans are refused too, because they are outcomes and not
+    measurements: use a test for proportions, or pass the numbers 0 and 1 to compare means.
     """
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(test, f"groups must be a mapping of name to numbers, not {type(groups).__name__}")
@@ -172,6 +172,6 @@ def _not_a_number(name: str, where: int, value: Any) -> str:
 def _booleans(test: str, name: str) -> CannotTestError:
     return CannotTestError(
         test,
-        f"group {name!r} holds booleans; successes and failures need a test for proportions, which this is not; "
-        "pass 0 and 1 as numbers if a comparison of their means is what you want",
+        f"group {name!r} holds booleans, but this is not a test for proportions; use one, or pass the numbers 0 and "
+        "1 to compare their means",
     )

@@ -12,10 +12,10 @@ from crucible_bench.data.sample import Values, read_sample, scale_exponent, scal
 
 
 def summarize(values: Values) -> GroupSummary:
-    """Describe one group of numbers, of any scale.
+    """n, mean, sd (the n - 1 one) and median of one group of numbers, shape (n,), in the units of the data.
 
-    Raises CannotTestError for what no test would take either: no values, missing or infinite ones, booleans, text,
-    more than one dimension.
+    Raises CannotTestError for data that no test takes: no values, missing or infinite ones, booleans, text, more than
+    one dimension.
     """
     sample = read_sample("summary", "values", values)
     exponent = scale_exponent((sample,))

@@ -1,4 +1,4 @@
-"""The difference of two means as its design has it: whose values belong together, and how."""
+"""The difference of two means by design: which values belong together, and how."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERVALS: Final[Mapping[PairDesign, str]] = MappingProxyType(
         "resampled": "corrected resampled t",
     }
 )
-"""How the interval of each design's mean difference is called."""
+"""The name of the interval of each design's mean difference."""
 
 ASSUMPTIONS: Final[Mapping[PairDesign, tuple[str, ...]]] = MappingProxyType(
     {

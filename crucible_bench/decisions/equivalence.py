@@ -33,8 +33,9 @@ def judge_margin(
 ) -> MarginResult:
     """Judge the first of two groups against the second by mean and margin, the difference that would matter.
 
-    The first rule that holds gives the verdict; (l, u) is the 1 - 2 alpha interval and (L, U) the 1 - alpha interval
-    of the difference, turned so that positive is good:
+    `groups` are name -> values of shape (n,), `margin` is in their units. The first rule that holds gives the verdict;
+    (l, u) is the 1 - 2 alpha interval and (L, U) the 1 - alpha interval of the difference, turned so that positive is
+    good:
 
     | verdict | holds when | source |
     | --- | --- | --- |
@@ -44,9 +45,9 @@ def judge_margin(
     | non_inferior, if asked | -margin < l | one-sided t-test against the margin |
     | inconclusive | otherwise | |
 
-    Whatever the true difference, the chance of a verdict that is false is at most alpha: better and worse cost
-    alpha / 2 each, and beyond the margin every false verdict lies in one one-sided event. A difference that is not
-    zero but lies within the margin is equivalent, with a note: the margin says that it does not matter.
+    Whatever the true difference, the chance of a false verdict is at most alpha. Better and worse cost alpha / 2 each;
+    beyond the margin, every false verdict lies in a single one-sided event. A difference that is not zero but lies
+    within the margin is equivalent, with a note: the margin says that it does not matter.
 
     The t-test is Welch's, or that of pairs, or that of the design in `difference`.
 
@@ -86,13 +87,14 @@ def judge_new_value(
 ) -> MarginResult:
     """Judge one new value against k earlier ones of the same kind, by the verdicts of `judge_margin`.
 
-    The interval is the prediction interval of a new observation turned around: value - mean +- t s sqrt(1 + 1/k) with
+    The interval is that of the prediction of a new observation, turned around: value - mean +- t s sqrt(1 + 1/k), with
     k - 1 degrees of freedom (Hahn & Meeker 1991, chapter 4; as a test of one case against a small sample: Crawford &
-    Howell 1998). The new value is taken to vary as the earlier ones do.
+    Howell 1998). The new value is assumed to vary as the earlier ones do. `earlier` has shape (k,); the margin is in
+    its units.
 
-    `more_replicates` is how many more earlier values would do; None where none would, because the new value's own
-    variation is too large for the margin. Raises as `judge_margin`; two earlier values at least, which are not all
-    equal.
+    `more_replicates` is how many more earlier values would decide; None if no number would, because the new value's own
+    variation is too large for the margin. Raises as `judge_margin`, and CannotTestError for fewer than two earlier
+    values or for values that are all equal.
     """
     test, alpha = "margin", _checked(alpha, margin)
     new, sample = read_sample(test, "new", [value]), read_sample(test, "earlier", earlier)
@@ -135,7 +137,7 @@ def judge_new_value(
 
 @dataclass(frozen=True, slots=True)
 class _NewValue(MeanDifference):
-    """One value minus the mean of earlier ones, of which there may be more."""
+    """One value minus the mean of earlier ones; only the number of earlier ones can grow."""
 
     def half_width(self, tail: float, more: int) -> float:
         n = self.counts[0] + more

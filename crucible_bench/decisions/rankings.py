@@ -29,9 +29,9 @@ def rank_over_blocks(
     procedure: RankingProcedure = "nemenyi",
     alpha: float = 0.05,
 ) -> Ranking:
-    """Compare methods over data sets by ranks (Demsar 2006); value i of every group belongs to data set i.
+    """Compare methods over data sets by ranks (Demsar 2006); value i of every group, shape (N,), is from data set i.
 
-    | procedure | tells two groups apart | source |
+    | procedure | two groups are told apart by | source |
     | --- | --- | --- |
     | nemenyi | mean ranks further apart than the critical difference q sqrt(k (k + 1) / (6 N)) | Demsar 2006 |
     | wilcoxon_holm | signed-rank tests of all pairs, corrected by Holm | Benavoli, Corani & Mangili 2016 |
@@ -100,15 +100,15 @@ def indistinguishable_from_best(
     difference: Differences | None = None,
     alpha: float = 0.05,
 ) -> BestSet:
-    """Subset selection: the configurations of which none other is shown to have a better mean.
+    """Subset selection: the configurations that no other one is shown to beat by its mean.
 
-    A configuration is dropped when some other one beats it in a one-sided t-test (Welch's, or that of pairs where
-    value i of all groups shares a seed or a fold) at alpha / (k - 1). The truly best one meets k - 1 such tests, all
-    of true null hypotheses, so it is dropped with probability at most alpha, under any dependence (the idea of Gupta
-    1965 and of Hsu 1984, without their equal variances). Comparing all with the leader instead would ignore that the
-    leader was chosen by the same data.
+    `groups` are name -> values of shape (n,). A configuration is dropped when some other one beats it in a one-sided
+    t-test (Welch's, or that of pairs where value i of all groups shares a seed or a fold) at alpha / (k - 1). The truly
+    best one takes part in k - 1 such tests, all of true null hypotheses. So it is dropped with probability at most
+    alpha, under any dependence (the idea of Gupta 1965 and of Hsu 1984, without their equal variances). Comparing all
+    with the leader instead would ignore that the leader was chosen by the same data.
 
-    Raises CannotTestError for fewer than two groups and for what the t-test refuses.
+    Raises CannotTestError for fewer than two groups and for data that the t-test refuses.
     """
     alpha, test = share("alpha", alpha), "best"
     samples = read_groups(test, groups)
@@ -180,7 +180,7 @@ def _block_shape(test: str, samples: Sequence[Sample]) -> tuple[int, int]:
 
 
 def _iman_davenport(q: float, n: int, k: int) -> tuple[float, float, float, float]:
-    """The F that Iman and Davenport (1980) make of Friedman's Q, its degrees of freedom and p-value."""
+    """Iman and Davenport's (1980) F, made from Friedman's Q, with its degrees of freedom and p-value."""
     df = k - 1.0, (k - 1.0) * (n - 1.0)
     rest = n * (k - 1.0) - q
     if rest <= 1e-12 * q:  # every block has the same order

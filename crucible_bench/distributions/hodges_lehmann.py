@@ -13,15 +13,15 @@ from crucible_bench.data.sample import Vector, unscaled
 from crucible_bench.result import Interval
 
 _GRID = 60  # bits: values in [-1, 1] become whole numbers whose sums still fit 64 bits
-_LISTED = 1 << 18  # so many candidates are listed and partitioned; more are narrowed down first
+_LISTED = 1 << 18  # up to this many candidates are listed and partitioned; more are narrowed down first
 _SAMPLED = 4096
 
 
 def pseudomedian(test: str, differences: Vector, exponent: int, depth: int) -> tuple[float, Interval]:
     """Median of the Walsh averages (d_i + d_j) / 2, i <= j, and the interval between the depth-th from each end.
 
-    `differences` has shape (n,) and is divided by 2**exponent, within [-1, 1]; depth 0 stands for no finite ends
-    (Hodges & Lehmann 1963; Hollander & Wolfe 1999).
+    `differences` has shape (n,) and is divided by 2**exponent, within [-1, 1]; depth 0 means no finite ends (Hodges &
+    Lehmann 1963; Hollander & Wolfe 1999).
     """
     whole = _on_grid(differences)
     return _estimate(test, _Sums(whole, whole, np.arange(whole.size)), exponent - 1, depth)

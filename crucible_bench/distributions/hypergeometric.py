@@ -15,7 +15,7 @@ from crucible_bench.vocabulary import Alternative
 Margins = tuple[int, int, int]
 """Outcomes in the first row, in the second row, and in the first column."""
 
-MOST_CELLS: Final = 1 << 22  # so many values of the first cell are listed; a table with more needs no exact test
+MOST_CELLS: Final = 1 << 22  # at most this many first cells are listed; a table with more needs no exact test
 
 _EQUAL = 1.0 + 1e-7  # R's tolerance for tables as probable as the observed one
 _FARTHEST = 60.0

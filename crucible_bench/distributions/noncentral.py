@@ -17,10 +17,10 @@ _F_AS_T = 1e7
 
 
 def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple[float, float]:
-    """Two-sided interval of the noncentrality delta of which `t` on `df` degrees of freedom is one observation.
+    """Two-sided interval of the noncentrality delta, from one observation `t` on `df` degrees of freedom.
 
-    The ends are the deltas under which a t so high, or so low, has probability (1 - confidence_level) / 2 (Steiger &
-    Fouladi 1997; Cumming & Finch 2001).
+    The ends are the deltas under which a t this high, or this low, has probability (1 - confidence_level) / 2 (Steiger
+    & Fouladi 1997; Cumming & Finch 2001).
     """
     if t < 0.0:
         low, high = noncentral_t_interval(-t, df, confidence_level)
@@ -37,8 +37,8 @@ def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple
 def noncentral_t_cdf(t: float, df: float, delta: float) -> float:
     """P(T <= t) for noncentral T = (Z + delta) / S, with S**2 a chi-square over its df; for t >= 0.
 
-    Written as an expectation over whichever of Z and S leaves a smooth integrand, it keeps about twelve digits for
-    any t, where the series that libraries sum lose theirs from t = 1e4 on.
+    It is an expectation over Z or S, whichever leaves a smooth integrand, and keeps about twelve digits for any t. The
+    series that libraries sum lose theirs from t = 1e4 on.
     """
     if t * math.sqrt(0.5 / df) <= 1.0:
         return _averaged_over_s(t, df, delta)
@@ -46,9 +46,9 @@ def noncentral_t_cdf(t: float, df: float, delta: float) -> float:
 
 
 def noncentral_f_interval(f: float, df: tuple[float, float], confidence_level: float) -> tuple[float, float]:
-    """Two-sided interval of the noncentrality lambda of which `f` is one observation (Steiger 2004).
+    """Two-sided interval of the noncentrality lambda, from one observation `f` (Steiger 2004).
 
-    An end is 0 where even lambda = 0 makes so low an F too improbable.
+    An end is 0 if an F this low is too improbable even for lambda = 0.
     """
     tail = (1.0 - confidence_level) / 2.0
     if f > _F_AS_T:
@@ -62,7 +62,7 @@ def noncentral_f_interval(f: float, df: tuple[float, float], confidence_level: f
 
 
 def noncentral_chi_square_interval(value: float, df: float, confidence_level: float) -> tuple[float, float]:
-    """The same for the noncentrality of which a chi-square `value` on `df` is one observation."""
+    """The same, from one observation `value` of a chi-square on `df`."""
     tail = (1.0 - confidence_level) / 2.0
     spread = 2.0 * math.sqrt(df + value)
     return _ends_from_zero(lambda noncentrality: float(special.chndtr(value, df, noncentrality)), value, spread, tail)

@@ -15,7 +15,7 @@ from crucible_bench.vocabulary import Alternative
 # R's wilcox.test draws the line for untied data at the same place, so the p-values agree.
 EXACT_BELOW: Final = 50
 # With ties the permutation distribution is still exact but depends on the data. It is used where the normal
-# approximation can call significant what no rearrangement of so few values could.
+# approximation can call significant what no rearrangement of the few values could.
 EXACT_WITH_TIES_UP_TO: Final = 8
 
 _SLACK = 1e-12

@@ -25,7 +25,7 @@ def generators(seed: int, samples: Sequence[Sample]) -> tuple[np.random.Generato
 
 
 def check_resamples(test: str, resamples: int, tails: Sequence[float]) -> None:
-    """Refuse so few resamples that no replicate falls into the smallest tail that is asked about."""
+    """Refuse so few resamples that no replicate can fall into the smallest tail asked about."""
     needed = math.ceil(1.0 / min(tails) - 1e-9) - 1
     if resamples < needed:
         raise CannotTestError(
@@ -39,8 +39,8 @@ def bca_interval(deviations: Vector, acceleration: float, tail: float) -> tuple[
     """Bias-corrected accelerated interval (Efron 1987), as deviations from the estimate.
 
     `deviations`, shape (B,), are the replicates minus the estimate. Where the correction is undefined (all replicates
-    on one side, or a skewness that turns the quantiles round) the percentile interval stands in, and the choice says
-    so.
+    on one side, or a skewness that turns the quantiles round) the percentile interval is used instead, and the choice
+    says so.
     """
     z = np.array([special.ndtri(tail), -special.ndtri(tail)])
     largest = float(np.abs(deviations).max())

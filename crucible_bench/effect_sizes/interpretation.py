@@ -15,10 +15,10 @@ EffectSizeWord = Literal["large", "medium", "negligible", "small", "smaller than
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """A word for an effect size, and whose convention it is.
+    """A word for an effect size, and the source of the convention.
 
-    Conventions are for fields that have nothing better (Cohen 1988, page 25). Whether an effect matters depends on what
-    it costs and brings, not on a word.
+    Conventions are for fields that have nothing better (Cohen 1988, page 25). Whether an effect matters depends on its
+    costs and benefits, not on a word.
     """
 
     word: EffectSizeWord
@@ -67,9 +67,9 @@ def interpret(name: EffectSizeName, value: float) -> Interpretation | None:
     | cliffs_delta | 0.147, 0.33, 0.474 | Romano et al. 2006 |
     | common_language | 0.56, 0.64, 0.71, and their mirror images | Vargha & Delaney 2000 |
 
-    None for the others: cohens_dz and partial_eta_squared depend on how well the pairs agree, cramers_v on the shape of
-    the table, odds and risk ratios on the base rate, rank_biserial may be that of pairs (of independent groups it is
-    cliffs_delta), and the rest have no convention that is generally accepted.
+    None for the others. cohens_dz and partial_eta_squared depend on how well the pairs agree, cramers_v on the shape of
+    the table, odds and risk ratios on the base rate. rank_biserial may be that of pairs (of independent groups it is
+    cliffs_delta). The rest have no generally accepted convention.
 
     Raises ValueError for a value that is not a number.
     """

@@ -16,10 +16,10 @@ from crucible_bench.result import Choice, Effect, Settings
 def standardized_difference(test: str, first: Moments, second: Moments, settings: Settings) -> Effect:
     """Cohen's d, Hedges' g or Glass's delta of two independent groups, first minus second.
 
-    d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes its bias
-    in normal samples (Hedges 1981). Both estimate the same population delta, so both carry the same interval: the
-    deltas under which the pooled t statistic is not extreme. It is exact for normal groups of equal variance. Glass's
-    delta (Glass 1976) has the second group's sd alone below the line; CannotTestError where that is zero.
+    d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes its bias in
+    normal samples (Hedges 1981). Both estimate the same population delta, so both carry the same interval: the deltas
+    under which the pooled t statistic is not extreme. It is exact for normal groups of equal variance. Glass's delta
+    (Glass 1976) divides by the second group's sd alone; CannotTestError if that is zero.
     """
     if settings.effect_size == "glass_delta":
         return _glass_delta(test, first, second, settings)
@@ -46,8 +46,8 @@ def standardized_mean(
 ) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
 
-    The interval inverts the noncentral t distribution and is exact for independent normal differences. Where they are
-    not independent the caller gives the mean's standard error, its degrees of freedom, and what its interval rests on.
+    The interval inverts the noncentral t distribution and is exact for independent normal differences. If they are not
+    independent, the caller gives the mean's standard error, its degrees of freedom, and the basis of its interval.
     """
     sd = math.sqrt(difference.variance)
     dz = difference.mean / sd

@@ -43,7 +43,7 @@ def analysis_of_variance(
     assumptions: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> TestResult:
-    """The F test under any name; `undefined` says what it means that no group varies."""
+    """The F test under any name; `undefined` is the reason given if no group varies."""
     table = _decompose(test, samples, undefined)
     f = (table.between / table.df[0]) / (table.within / table.df[1])
     effect = _explained_variance(f, table, settings)
@@ -120,7 +120,9 @@ def _explained_variance(f: float, table: _Table, settings: Settings) -> Effect:
             value = 0.0
     low, high = noncentral_f_interval(f, table.df, settings.confidence_level)
     if high == 0.0:
-        notes.append("so low an F is improbable even without an effect: both ends of the effect size's interval are 0")
+        notes.append(
+            "an F this low is improbable even without an effect: both ends of the effect size's interval are 0"
+        )
     choice = Choice(
         "noncentral-F interval for the effect size",
         "exact for normal groups of equal variance, at any n",

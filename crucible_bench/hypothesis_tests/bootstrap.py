@@ -26,10 +26,10 @@ _PerGroup = tuple[float, float]
 def bootstrap_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Bootstrap test and interval for the difference of two means, groups resampled separately.
 
-    One set of resamples serves all three answers. The p-value is that of the studentized difference under the null,
-    both groups moved to a common mean (Efron & Tibshirani 1993, algorithm 16.2), counted as (b + 1) / (B + 1)
-    (Davison & Hinkley 1997, section 4.2). The interval is BCa with the empirical influence values' acceleration
-    (Efron 1987). Memory beyond the data is one copy of the larger group and a constant.
+    One set of resamples serves all three answers. The p-value is that of the studentized difference under the null:
+    both groups are moved to a common mean (Efron & Tibshirani 1993, algorithm 16.2). It is counted as (b + 1) / (B + 1)
+    (Davison & Hinkley 1997, section 4.2). The interval is BCa with the empirical influence values' acceleration (Efron
+    1987). Memory beyond the data is one copy of the larger group and a constant.
     """
     check_resamples("bootstrap", settings.resamples, (settings.alpha, settings.tail))
     first, second, exponent = independent_moments("bootstrap", samples)
@@ -57,7 +57,7 @@ def bootstrap_test(samples: tuple[Sample, ...], settings: Settings) -> TestResul
         effect=_effect(both, drawn, settings),
         assumptions=(
             "observations are independent, within and between the groups",
-            "each group represents its population well enough to stand in for it (no small or very heavy-tailed group)",
+            "each group represents its population well (no small or very heavy-tailed group)",
             "the effect size expresses the difference in pooled standard deviations",
         ),
         notes=_notes(samples, settings),
@@ -101,7 +101,7 @@ def _resample(values: Vector, of: Moments, exponent: int, resamples: int, stream
     centred = scaled(values, exponent)
     centred -= of.reference
     centred -= of.offset
-    centred.sort()  # the order of the values then has no say in which of them are drawn
+    centred.sort()  # then the order of the values does not change which of them are drawn
     n = of.n
     rows, width = max(1, _BATCH // n), min(n, _BATCH)
     picked = np.empty((rows, width))

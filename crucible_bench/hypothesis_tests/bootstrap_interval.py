@@ -23,7 +23,7 @@ from crucible_bench.wording import counted
 BootstrapMethod = Literal["bca", "percentile"]
 
 _NAME = "bootstrap_interval"
-_JACKKNIFED_BLOCKS = 200  # so many evaluations at most estimate the acceleration of one sample
+_JACKKNIFED_BLOCKS = 200  # at most this many evaluations estimate the acceleration of one sample
 _MOST_UNDEFINED = 0.05
 _BATCH = 1 << 16  # values drawn at once: 512 kB of positions and 512 kB of values, however many resamples
 
@@ -63,18 +63,18 @@ def bootstrap_interval(
 
     The samples are resampled separately, or together, position by position, when `paired`. With `clusters`, one label
     per position of one sample or of paired ones, whole clusters are resampled (Davison & Hinkley 1997, section 3.8;
-    Cameron & Miller 2015), so that resamples differ in length where clusters do. "percentile" (Efron 1979)
-    reads the quantiles of the replicates; "bca" (Efron 1987) corrects them for bias and skewness, the latter by the
-    jackknife: value by value, or cluster by cluster, up to 200 of them, beyond in 200 blocks. Equal seeds give equal
-    results. Memory is a batch of resamples, at least one, and one number per replicate.
+    Cameron & Miller 2015), so that resamples differ in length where clusters do. "percentile" (Efron 1979) reads the
+    quantiles of the replicates; "bca" (Efron 1987) corrects them for bias and skewness. The skewness is estimated by
+    the jackknife: value by value, or cluster by cluster, up to 200 of them, and in 200 blocks beyond. Equal seeds give
+    equal results. Memory is a batch of resamples, at least one, and one number per replicate.
 
     A `vectorized` statistic takes shape (resamples, n) and the keyword axis=-1 too, as numpy's do, and is then called
     once per batch; None looks for a parameter called axis.
 
-    Raises CannotTestError where the statistic of the samples, or of more than one resample in twenty, is no finite
-    number (such resamples are left out and noted otherwise), for a sample of one value, for unequal pairs, for
-    fewer than two clusters or clusters of samples that are not paired, and for what no test takes; ValueError for a
-    level, method, number of resamples or seed out of range.
+    Raises CannotTestError if the statistic is not finite for the samples, or for more than one resample in twenty
+    (fewer are left out and noted). It is raised too for a sample of one value, unequal pairs, fewer than two clusters,
+    clusters of samples that are not paired, and data that no test takes. Raises ValueError for a level, method, number
+    of resamples or seed out of range.
     """
     level = levels(0.05, confidence_level)[1]
     if method not in get_args(BootstrapMethod):
@@ -99,14 +99,14 @@ def bootstrap_interval(
     if lost > _MOST_UNDEFINED * resamples:
         raise CannotTestError(
             _NAME,
-            f"the statistic of {lost} of {resamples} resamples is no finite number; a bootstrap needs a statistic that "
-            "resamples, with their repeated values, have too",
+            f"the statistic of {lost} of {resamples} resamples is not finite; a bootstrap needs a statistic that is "
+            "defined for repeated values too",
         )
     notes: tuple[str, ...] = (f"{resamples} resamples, seed {seed}",)
     if clusters is not None and together is not None:
         notes = (*notes, *_cluster_notes(together.count))
     if lost:
-        notes = (*notes, f"{counted(lost, 'resample')} left out, of which the statistic is no finite number")
+        notes = (*notes, f"{counted(lost, 'resample')} left out: the statistic is not finite")
     unit = max(abs(value), float(np.abs(usable).max()))
     exponent = math.frexp(unit)[1] if unit > 0.0 else 0
     centre = math.ldexp(value, -exponent)
@@ -137,7 +137,7 @@ def _read(samples: Sequence[Values], paired: bool) -> tuple[Sample, ...]:
     data = tuple(read_sample(_NAME, f"sample {index}", values) for index, values in enumerate(samples, start=1))
     for sample in data:
         if sample.n < 2:
-            raise CannotTestError(_NAME, f"{sample.name!r} has 1 value, of which every resample is the same")
+            raise CannotTestError(_NAME, f"{sample.name!r} has 1 value, so every resample is the same")
     if paired and len({sample.n for sample in data}) > 1:
         raise CannotTestError(_NAME, f"pairs need samples of one length, not {[sample.n for sample in data]}")
     return data
@@ -160,7 +160,7 @@ def _evaluated(statistic: Callable[..., float], data: Sequence[Sample], *kept: A
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """What is drawn whole: unit u is the positions `order[starts[u] : starts[u] + sizes[u]]`."""
+    """The units that are drawn whole: unit u is the positions `order[starts[u] : starts[u] + sizes[u]]`."""
 
     order: Codes
     starts: Codes
@@ -178,7 +178,7 @@ class _Units:
 
 
 def _together(data: Sequence[Sample], paired: bool, clusters: Clusters | None) -> _Units | None:
-    """The positions that are drawn as one, where all samples are drawn together; None where each is on its own."""
+    """The positions drawn as one unit, if all samples are drawn together; None if each is drawn on its own."""
     if clusters is None:
         each = np.arange(data[0].n)
         return _Units(each, each, np.ones_like(each)) if paired else None

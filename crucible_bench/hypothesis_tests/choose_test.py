@@ -31,10 +31,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TestChoice:
-    """The test chosen for a design, from which alternatives, why, and on whose authority.
+    """The test chosen for a design, its alternatives, the reason, and the source.
 
     `preparation` says what must be done to the values first, empty for nothing. `information` repeats the assumption
-    checks that were passed in: they are shown to the reader and had no part in the choice. `notes` are about sizes.
+    checks that were passed in: they are shown to the reader and had no influence on the choice. `notes` are about
+    sizes.
     """
 
     __test__ = False
@@ -89,11 +90,11 @@ def choose_test(
     | ordinal | one_sample | one | one_sample_sign |
     | continuous | one_sample | one | one_sample_ttest |
 
-    Reasons and sources stand in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed
-    or a fold. "clustered" means that values within a group hang together (several questions on one text), two groups
-    being measured on the same items; "resampled" that they come from overlapping training sets (cross-validation).
-    More than two groups lead to one test of all; which of them differ is a family of comparisons and a question of its
-    own. `run_test` computes the test, or the function that `OTHER_TESTS` names.
+    Reasons and sources are in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed or a
+    fold. "clustered" means that values within a group are related (several questions on one text), with two groups
+    measured on the same items; "resampled" that they come from overlapping training sets (cross-validation). More than
+    two groups lead to one test of all; which of them differ is a separate question, for a family of comparisons.
+    `run_test` computes the test, or the function that `OTHER_TESTS` names.
 
     Neither the data nor `checks` (sentences about normality or spread, passed through as information) decide: a test
     chosen by a preliminary test on the same data does not keep its level (Zimmerman 2004; Rochon, Gondan & Kieser
@@ -353,7 +354,7 @@ def _notes(rule: Rule, sizes: tuple[int, ...]) -> tuple[str, ...]:
         return (f"{smallest} pairs: below 5 not even a unanimous mid-p test reaches 0.05, two-sided",)
     if rule.test in ("ttest", "paired_ttest", "welch_anova", "repeated_measures_anova") and smallest < 10:
         return (
-            f"the smallest group has {smallest} values: the test then leans on normal data, which so few values can "
+            f"the smallest group has {smallest} values: the test then relies on normal data, which so few values can "
             "neither show nor rule out",
         )
     return ()

@@ -1,4 +1,4 @@
-"""Values that hang together in clusters: several questions on one document, several runs on one seed."""
+"""Values that are related within clusters: several questions on one document, several runs on one seed."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def clustered_mean(values: Values, clusters: Clusters, *, confidence_level: floa
     """The mean of values that fall into clusters, with the standard error of `clustered_ttest`.
 
     `values` and `clusters` have shape (n,); outcomes are given as the numbers 0 and 1. Raises CannotTestError for fewer
-    than two clusters, values or cluster averages that are all equal, and what no test takes; ValueError for a level out
-    of range.
+    than two clusters, values or cluster averages that are all equal, and data that no test takes; ValueError for a
+    level out of range.
     """
     settings = Settings(0.05, levels(0.05, confidence_level)[1], "cohens_dz", 0, 0)
     sample = read_sample(_MEAN, "values", values)
@@ -93,12 +93,13 @@ def clustered_ttest(
     """The mean difference of two groups on the same items, where the items fall into clusters.
 
     `groups` holds two rows of n values, value i of both on item i, and `clusters` the cluster of each item. Every item
-    weighs the same. The standard error is the cluster-robust one of an intercept (Liang & Zeger 1986), with the factor
-    G / (G - 1) and G - 1 degrees of freedom for G clusters (Cameron & Miller 2015, section VI; for questions on shared
-    documents Miller 2024, "Adding error bars to evals"). With one item per cluster it is the paired t-test.
+    has the same weight. The standard error is the cluster-robust one of an intercept (Liang & Zeger 1986). For G
+    clusters it has the factor G / (G - 1) and G - 1 degrees of freedom (Cameron & Miller 2015, section VI; for
+    questions on shared documents Miller 2024, "Adding error bars to evals"). With one item per cluster it is the paired
+    t-test.
 
     Raises CannotTestError for fewer than two clusters, for differences or cluster averages that are all equal, for
-    groups on different items and for what no test takes; ValueError for levels out of range.
+    groups on different items and for data that no test takes; ValueError for levels out of range.
     """
     settings = read_settings(
         _TEST, ("cohens_dz",), alpha=alpha, confidence_level=confidence_level, alternative=alternative

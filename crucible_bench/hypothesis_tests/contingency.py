@@ -46,12 +46,12 @@ def chi_square_test(
 ) -> TestResult:
     """Pearson's test (1900) that rows and columns of a table of counts are independent, without Yates' correction.
 
-    Where an expected count is below 5, the p-value is the share, counted as (b + 1) / (B + 1), of seeded random tables
-    with the same margins whose chi-square is as large. The effect size is Cramer's V (1946), its interval the
+    If an expected count is below 5, the p-value comes from seeded random tables with the same margins: the share,
+    counted as (b + 1) / (B + 1), whose chi-square is as large. The effect size is Cramer's V (1946), its interval the
     noncentralities under which chi-square is not extreme (Smithson 2003), divided by n and the smaller dimension.
 
-    Raises CannotTestError for a table with fewer than two rows or columns, an empty row or column, or cells that are no
-    counts.
+    Raises CannotTestError for a table with fewer than two rows or columns, an empty row or column, or cells that are
+    not counts. `table` is row name -> counts, of shape (columns,).
     """
     settings = read_settings(
         "chi_square", ("cramers_v",), alpha=alpha, confidence_level=confidence_level, resamples=resamples, seed=seed
@@ -84,13 +84,13 @@ def fisher_exact_test(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> TestResult:
-    """Fisher's exact test (1935) of a table of counts, its margins held fixed.
+    """Fisher's exact test (1935) of a table of counts (row name -> shape (columns,)), its margins held fixed.
 
-    The two-sided p-value sums all tables no more probable than the observed one. Of a 2 x 2 table the estimate is the
-    conditional maximum-likelihood odds ratio, its interval inverts both one-sided exact tests, as in R, and "greater"
-    asks for an odds ratio above 1. Of a larger one (Freeman & Halton 1951) the effect size is Cramer's V, as in
-    `chi_square_test`; all tables are counted column by column, equal states merged (the idea of Mehta & Patel 1983),
-    and where that takes long the p-value is (b + 1) / (B + 1) of seeded random tables.
+    The two-sided p-value sums all tables no more probable than the observed one. For a 2 x 2 table the estimate is the
+    conditional maximum-likelihood odds ratio. Its interval inverts both one-sided exact tests, as in R; "greater" asks
+    for an odds ratio above 1. For a larger table (Freeman & Halton 1951) the effect size is Cramer's V, as in
+    `chi_square_test`. All tables are counted column by column, with equal states merged (the idea of Mehta & Patel
+    1983). If that takes long, the p-value is (b + 1) / (B + 1) of seeded random tables.
 
     Raises CannotTestError for what `chi_square_test` refuses, and for a one-sided question about a larger table.
     """
@@ -180,7 +180,7 @@ def _conclude_table(
     p_value: tuple[float, str, Choice],
     disagreement: str,
 ) -> TestResult:
-    """The result of a test of a whole table: chi-square with its df, Cramer's V; `p_value` with how it was had."""
+    """The result of a test of a whole table: chi-square with its df, Cramer's V; `p_value` with its note and choice."""
     chi_square, df = statistic
     effect = _cramers_v(chi_square, df, cells, settings.confidence_level)
     return conclude(
@@ -203,8 +203,8 @@ def _conclude_table(
 def every_table_tail(cells: Integers, observed: float) -> float | None:
     """The probability of tables whose sum of log factorials is at least `observed`, the margins being those of `cells`.
 
-    None where there are too many to count. What the columns before have left of the rows decides what may follow, in
-    whatever order, so such states are merged, and so are equal sums.
+    None where there are too many to count. What is left of the rows decides what may follow, in whatever order, so
+    equal states are merged, and so are equal sums.
     """
     if cells.shape[0] > cells.shape[1]:
         cells = cells.T

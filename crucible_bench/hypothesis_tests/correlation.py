@@ -260,9 +260,9 @@ def _tied_pairs(levels: Integers) -> int:
 
 
 def _inversions(levels: Integers) -> int:
-    """How many pairs stand in descending order: one pass per bit, the highest first.
+    """How many pairs are in descending order: one pass per bit, the highest first.
 
-    Levels that agree in the higher bits stand together; among those, each zero comes after so many ones.
+    Levels that agree in the higher bits are adjacent; among those, the ones before each zero are counted.
     """
     total, values = 0, levels
     for bit in reversed(range(int(levels.max()).bit_length())):

@@ -43,7 +43,7 @@ def friedman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         Choice(
             "noncentral chi-square interval for the effect size", "it agrees with the test about zero", ("bootstrap",)
         ),
-        () if high > 0.0 else ("so low a Q is improbable even without an effect: both ends of W's interval are 0",),
+        () if high > 0.0 else ("a Q this low is improbable even without an effect: both ends of W's interval are 0",),
     )
     return conclude(
         "friedman",

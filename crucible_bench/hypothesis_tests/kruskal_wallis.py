@@ -82,12 +82,12 @@ def _rank_effect(h: float, n: int, k: int, settings: Settings) -> Effect:
             notes += (f"eta squared came out as {value:.3g} and is given as 0, its smallest possible value",)
     low, high = noncentral_chi_square_interval(h, k - 1.0, settings.confidence_level)
     if high == 0.0:
-        notes += ("so low an H is improbable even without an effect: both ends of the effect size's interval are 0",)
+        notes += ("an H this low is improbable even without an effect: both ends of the effect size's interval are 0",)
     choice = Choice(
         "noncentral chi-square interval for the effect size",
         "it agrees with the test about zero and keeps its confidence for small and moderate shifts, where "
         "percentiles of bootstrapped H, which no resample brings to zero, cover too rarely; "
-        "for strong effects it is wider than it need be",
+        "for strong effects it is wider than necessary",
         ("bootstrap interval",),
     )
     interval = min(1.0, low / (n - 1.0)), min(1.0, high / (n - 1.0))

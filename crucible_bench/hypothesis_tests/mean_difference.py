@@ -65,13 +65,13 @@ class MeanDifference:
 
 
 def independent_difference(test: str, samples: tuple[Sample, Sample]) -> MeanDifference:
-    """Of two independent groups, under the rules of the t-test."""
+    """The difference of two independent groups, under the rules of the t-test."""
     first, second, exponent = independent_moments(test, samples)
     return _difference(first.minus(second), exponent, (first.variance, second.variance), (first.n, second.n))
 
 
 def paired_difference(test: str, samples: tuple[Sample, Sample]) -> MeanDifference:
-    """Of two groups whose values belong together pair by pair."""
+    """The difference of two groups whose values belong together pair by pair."""
     pairs = pair_differences(test, samples)
     n = pairs.values.size
     if n < 2:

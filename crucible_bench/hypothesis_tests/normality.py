@@ -24,9 +24,10 @@ _CUT = (-2.273, 0.459)
 
 @dataclass(frozen=True, slots=True)
 class Normality:
-    """W near 1 speaks for normal data; a small p-value against. Skewness and excess kurtosis of a normal are 0.
+    """W is near 1 for normal data; a small p-value is evidence against them.
 
-    A large p-value shows nothing: with few values every distribution passes, with many none does. Look at the moments.
+    Skewness and excess kurtosis of a normal distribution are 0. A large p-value shows nothing: with few values every
+    distribution passes, with many none does. Look at the moments.
     """
 
     n: int
@@ -44,17 +45,17 @@ def shapiro_wilk(values: Values) -> Normality:
     """Shapiro & Wilk's (1965) test of 3 to 5000 values, shape (n,), by Royston's (1995) approximation.
 
     Skewness and kurtosis are the sample's own, g1 and g2. Raises CannotTestError for fewer or more values, for a
-    constant group, and for anything that is no group of finite numbers.
+    constant group, and for anything that is not a group of finite numbers.
     """
     sample = read_sample("shapiro_wilk", "values", values)
     n = sample.n
     if n < 3:
-        raise CannotTestError("shapiro_wilk", f"{n} of at least 3 values that are needed to have a shape")
+        raise CannotTestError("shapiro_wilk", f"n = {n}, but it needs at least 3 values")
     if n > _MOST:
         raise CannotTestError(
             "shapiro_wilk",
-            f"{n} values are more than the {_MOST} its p-value was made for; so many reveal departures from normality "
-            "that matter to no test of means; look at a subsample, or at the skewness",
+            f"{n} values are more than the {_MOST} its p-value was made for; with so many, even departures that do "
+            "not matter to a test of means are significant; look at a subsample, or at the skewness",
         )
     if sample.is_constant:
         raise CannotTestError("shapiro_wilk", "all values are equal: a constant has no distribution to test")

@@ -60,7 +60,7 @@ def one_sample_test(
     confidence_level: float | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
-    """Whether values (shape (n,)) lie about a reference that was fixed before they were seen.
+    """Test whether values, shape (n,), lie around a reference that was fixed before they were seen.
 
     | test | asks about | effect size, against the reference |
     | --- | --- | --- |
@@ -73,7 +73,7 @@ def one_sample_test(
     the values are higher than the reference. A number that was itself measured is no reference: compare two groups.
 
     Raises CannotTestError for values that are too few or all equal, that have nothing to rank or count, or that no test
-    takes; ValueError for a reference that is no finite number, an unknown test and levels out of range.
+    takes; ValueError for a reference that is not finite, an unknown test and levels out of range.
     """
     definition = _DEFINITIONS.get(test)
     if definition is None:
@@ -120,7 +120,7 @@ def _check(definition: _Definition, differences: PairDifferences, reference: flo
 
 
 def _against(reference: float, definition: _Definition, settings: Settings, result: TestResult) -> TestResult:
-    """The result of the pairs, told of one sample and its reference."""
+    """The result of the pairs, reworded for one sample and its reference."""
     low, high = result.confidence_interval
     estimate, low, high = (end + reference for end in (result.estimate, low, high))
     if not math.isfinite(estimate) or any(

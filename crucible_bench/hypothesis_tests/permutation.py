@@ -22,7 +22,7 @@ from crucible_bench.hypothesis_tests.wilcoxon import matched_rank_biserial
 from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_bench.vocabulary import TestName
 
-_EVERY_UP_TO = 20_000  # so many rearrangements are all counted, however many resamples were asked for
+_EVERY_UP_TO = 20_000  # up to this many rearrangements are all counted, however many resamples were asked for
 _BATCH = 1 << 18  # values rearranged at once: 2 MB
 _NOISE = 1e-12
 
@@ -30,9 +30,9 @@ _NOISE = 1e-12
 def permutation_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Permutation test of the difference of two means (Fisher 1935; Pitman 1937).
 
-    Up to 20000 divisions of the values into such groups are all counted; beyond, B random ones are, and the p-value is
-    (b + 1) / (B + 1), never 0 (Phipson & Smyth 2010). The interval holds the shifts that the same divisions do not
-    reject (Garthwaite 1996), so it agrees with the test. Two-sided, both are twice the smaller tail.
+    If there are at most 20000 divisions of the values into such groups, all are counted. Otherwise B random ones are,
+    and the p-value is (b + 1) / (B + 1), never 0 (Phipson & Smyth 2010). The interval holds the shifts that the same
+    divisions do not reject (Garthwaite 1996), so it agrees with the test. Two-sided, both are twice the smaller tail.
     """
     name: TestName = "permutation"
     exponent = scale_exponent(samples)

@@ -30,8 +30,9 @@ def proportion_interval(
     """Two-sided interval for the probability behind `successes` of `n` independent outcomes.
 
     "wilson" (Wilson 1927) inverts the score test: its mean coverage is the confidence level. "clopper_pearson" (Clopper
-    & Pearson 1934) inverts the exact binomial test: it never covers less, and is wider for it. Raises CannotTestError
-    for counts that are none, ValueError for an unknown method or a confidence level out of range.
+    & Pearson 1934) inverts the exact binomial test: it never covers less, and is therefore wider. Raises
+    CannotTestError for numbers that are not counts, ValueError for an unknown method or a confidence level out of
+    range.
     """
     group = read_successes("proportion", "group", successes, n)
     level = levels(0.05, confidence_level)[1]
@@ -51,7 +52,8 @@ def proportion_test(
     """Exact binomial test that the probability behind `successes` of `n` outcomes is `reference` (in [0, 1]).
 
     The two-sided p-value is twice the smaller tail, the one that belongs to the Clopper-Pearson interval (Fay 2010).
-    The effect size is Cohen's h (1988) against the reference. Errors as for `proportion_interval`.
+    The effect size is Cohen's h (1988) against the reference. Errors as for `proportion_interval`; ValueError for a
+    reference that is not a probability.
     """
     name: TestName = "proportion"
     settings = read_settings(
@@ -99,9 +101,13 @@ def compare_proportions(
     effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
-    """Compare two independent proportions, each given as name -> (successes, n).
+    """Compare two independent proportions, each given as name -> (successes, n), by the score test.
 
-    What `run_test("two_proportions", ...)` computes from outcomes one by one; see `two_proportions_test`.
+    `run_test("two_proportions", ...)` computes the same from single outcomes. If an expected count is below 5, the
+    p-value is Fisher's exact one; the interval of the difference is Newcombe's (1998, method 10).
+
+    Raises CannotTestError for other than two groups and for numbers that are not counts, ValueError for levels out of
+    range.
     """
     settings = read_settings(
         "two_proportions",
@@ -141,7 +147,13 @@ def compare_paired_proportions(
     effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
-    """McNemar's test from the four counts of a paired table; see `mcnemar_test`."""
+    """McNemar's test (1947) from the four counts of a paired table, exact or with the mid-p-value.
+
+    `run_test("mcnemar", ...)` computes the same from single outcomes. The estimate is the difference of the two
+    proportions with Newcombe's (1998) interval for paired data, method 10.
+
+    Raises CannotTestError for numbers that are not counts and if no pair differs, ValueError for levels out of range.
+    """
     name: TestName = "mcnemar_midp" if mid_p else "mcnemar"
     settings = read_settings(
         name,
@@ -185,7 +197,7 @@ def arcsine(share: float) -> float:
 
 
 def binomial_tail(k: int, n: int, probability: float, alternative: Alternative) -> float:
-    """The probability of so many successes or more (greater) or fewer (less); two-sided, twice the smaller."""
+    """The probability of this many successes or more (greater) or fewer (less); two-sided, twice the smaller."""
     above = 1.0 if k == 0 else float(special.betainc(k, n - k + 1.0, probability))
     below = 1.0 if k == n else float(special.betaincc(k + 1.0, n - k, probability))
     if alternative != "two-sided":

@@ -21,7 +21,7 @@ _NOISE = 1e-29  # rounding of the values, squared
 
 @dataclass(frozen=True, slots=True)
 class Sphericity:
-    """How far the differences between conditions are from having one variance: 1 is not at all.
+    """Epsilon: 1 if the differences between conditions have one variance, smaller the more these differ.
 
     `lower_bound` is 1 / (k - 1), the smallest value possible for k conditions.
     """
@@ -145,6 +145,6 @@ def _partial_eta_squared(
     choice = Choice(
         "noncentral-F interval for the effect size", "with the test's own corrected df", ("bootstrap interval",)
     )
-    notes = () if high > 0.0 else ("so low an F is improbable even without an effect: both ends are 0",)
+    notes = () if high > 0.0 else ("an F this low is improbable even without an effect: both ends are 0",)
     value = table.between / (table.between + table.error)
     return Effect("partial_eta_squared", value, (low / (low + room), high / (high + room)), choice, notes)

@@ -32,12 +32,12 @@ def corrected_resampled_ttest(
     """The t-test of two models' scores on the same k folds or resamples, corrected for shared training data.
 
     `groups` holds two rows of k scores, one per fold, in one order (Nadeau & Bengio 2003). `test_share` is the size of
-    a test set over the size of its training set, 1/9 for ten folds. Left out it is 1/(k - 1), which is right for one
-    run of k-fold cross-validation and for nothing else: ten times ten folds give k = 100 scores and need 1/9, random
-    splits of 80 to 20 need 1/4.
+    a test set over the size of its training set, 1/9 for ten folds. The default is 1/(k - 1), which is right only for
+    one run of k-fold cross-validation. Ten times ten folds give k = 100 scores and need 1/9; random splits of 80 to 20
+    need 1/4.
 
-    Raises CannotTestError for fewer than two folds, differences that are all equal and what no test takes; ValueError
-    for a share that is not positive and for levels out of range.
+    Raises CannotTestError for fewer than two folds, differences that are all equal and data that no test takes;
+    ValueError for a share that is not positive and for levels out of range.
     """
     settings = read_settings(
         _NAME, ("cohens_dz",), alpha=alpha, confidence_level=confidence_level, alternative=alternative
@@ -106,7 +106,7 @@ def corrected_resampled_test(
 def resampled_difference(test: str, samples: tuple[Sample, Sample], test_share: float | None = None) -> MeanDifference:
     """The mean difference over folds, its standard error corrected as that of `corrected_resampled_ttest`.
 
-    More folds of the same data lower only the part 1/k of the error, so that no number of them may decide.
+    More folds of the same data lower only the part 1/k of the error, so even many may not decide.
     """
     plain = paired_difference(test, samples)
     k = plain.counts[0]

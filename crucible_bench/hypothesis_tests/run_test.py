@@ -53,7 +53,7 @@ def run_test(
     """Compare groups of numbers (mapping of name to shape (n,)) with the named test.
 
     `alternative` "greater" asks whether the first group is higher, "less" whether it is lower; the estimate's interval
-    then has one end. `confidence_level` is 1 - alpha unless given. `effect_size` is one the test defines, the first of
+    then has one end. `confidence_level` is by default 1 - alpha. `effect_size` is one the test defines, the first of
     its row:
 
     | test | groups | effect sizes |
@@ -89,7 +89,7 @@ def run_test(
     the permutation tests; equal seeds give equal results.
 
     Raises CannotTestError when the test, the effect size and the data do not fit each other, and ValueError for an
-    alpha, confidence level, number of resamples or seed out of range. Never returns a result that is not a number.
+    alpha, confidence level, number of resamples or seed out of range. Never returns NaN.
     """
     name = canonical_test_name(test)
     if name in OTHER_TESTS:
@@ -114,7 +114,7 @@ def run_test(
 
 @dataclass(frozen=True, slots=True)
 class TestDefinition:
-    """A test's implementation, and how it reads its groups; what else is known of it stands in the vocabulary."""
+    """A test's implementation, and how it reads its groups; the rest is in the vocabulary."""
 
     __test__ = False
 

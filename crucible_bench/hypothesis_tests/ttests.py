@@ -177,7 +177,7 @@ def t_tail(t: float, df: float, alternative: Alternative) -> float:
 def t_interval(
     test: str, centre_and_error: tuple[float, float], df: float, exponent: int, settings: Settings
 ) -> Interval:
-    """The interval of which `t_tail` is the test, from a scaled estimate and its standard error."""
+    """The interval that belongs to the test `t_tail`, from a scaled estimate and its standard error."""
     centre, error = centre_and_error
     reach = -float(special.stdtrit(df, settings.estimate_tail)) * error
     ends = settings.bounded((centre - reach, centre + reach))

@@ -78,7 +78,9 @@ def _omega_squared(f: float, df: tuple[float, float], n: int, settings: Settings
         notes.append(f"omega squared came out as {value:.3g} and is given as 0, its smallest possible value")
     low, high = noncentral_f_interval(f, df, settings.confidence_level)
     if high == 0.0:
-        notes.append("so low an F is improbable even without an effect: both ends of the effect size's interval are 0")
+        notes.append(
+            "an F this low is improbable even without an effect: both ends of the effect size's interval are 0"
+        )
     choice = Choice(
         "noncentral-F interval for the effect size",
         "Welch's F is approximately noncentral F; the share is of variance in units of each group's own",

@@ -14,15 +14,15 @@ from crucible_bench.vocabulary import CorrectionName
 
 
 def adjust_p_values(p_values: Sequence[float], method: CorrectionName) -> tuple[float, ...]:
-    """Adjusted p-values, in the order given; compare each with alpha as you would an unadjusted one.
+    """Adjusted p-values, shape (m,), in the order given; compare each with alpha as you would an unadjusted one.
 
     | method | bounds the chance of any false rejection, for tests that are | source |
     | --- | --- | --- |
     | bonferroni | of any dependence | Dunn 1961 |
-    | holm | of any dependence; rejects whatever bonferroni does | Holm 1979 |
+    | holm | of any dependence; rejects all that bonferroni does | Holm 1979 |
     | sidak | independent, or two-sided and jointly normal | Sidak 1967 |
-    | holm_sidak | the same; rejects whatever sidak does | Holm 1979 |
-    | hochberg | independent or positively dependent; rejects whatever holm does | Hochberg 1988 |
+    | holm_sidak | the same; rejects all that sidak does | Holm 1979 |
+    | hochberg | independent or positively dependent; rejects all that holm does | Hochberg 1988 |
 
     | method | bounds the expected share of false ones among the rejections, for tests that are | source |
     | --- | --- | --- |

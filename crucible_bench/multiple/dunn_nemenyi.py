@@ -36,9 +36,13 @@ def dunn(
 ) -> FamilyResult:
     """Differences of mean ranks after Kruskal-Wallis, all pairs or each against `control` (Dunn 1964).
 
-    Ranks are those of all groups together; the variance is corrected for ties, and it is right when all groups are
-    alike: a pair that is alike among others that differ is judged approximately (Fligner 1984). The intervals are for
-    the mean rank differences, with that same variance: half of their width is the critical difference.
+    `groups` are name -> values of shape (n,). Ranks are those of all groups together. The variance is corrected for
+    ties and is right when all groups are alike: a pair that is alike among others that differ is judged approximately
+    (Fligner 1984). The intervals are for the mean rank differences, with that same variance: half of their width is the
+    critical difference.
+
+    Raises CannotTestError for fewer than two groups, an unknown control, and values that are all equal; ValueError for
+    an unknown correction and levels out of range.
     """
     family = Family("dunn", groups, alpha, confidence_level, control, effect_size=effect_size)
     pooled = np.concatenate([sample.values for sample in family.samples])
@@ -93,6 +97,9 @@ def nemenyi(
     studentized range with infinite degrees of freedom. Against a control: the maximum of k - 1 normal statistics
     with correlations 1/2, where Demsar (2006) corrects with Bonferroni (Bonferroni-Dunn). Ties share ranks, and the
     variance is that without ties, as published: with ties both are conservative.
+
+    `groups` are name -> values of shape (blocks,). Raises CannotTestError for fewer than two groups, an unknown
+    control, groups of different lengths, and blocks that are all tied; ValueError for levels out of range.
     """
     family = Family("nemenyi", groups, alpha, confidence_level, control, effect_size=effect_size)
     means = block_ranks("nemenyi", family.samples).mean(axis=0)

@@ -38,6 +38,9 @@ def pairwise_tests(
     The intervals are simultaneous by Bonferroni's inequality (Sidak's for sidak and holm_sidak): each has the
     confidence 1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of
     effect sizes are those of each pair alone, at that same level.
+
+    `groups` are name -> values of shape (n,). Raises CannotTestError for fewer than two groups, an unknown control or
+    test, and data that the test refuses for some pair; ValueError for an unknown correction and levels out of range.
     """
     return pairwise_family(
         lambda pair, alpha, level: run_test(
@@ -124,7 +127,7 @@ def pairwise_family(
 
 
 def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
-    """What a pair's estimate or statistic is called, without the names of that pair."""
+    """The name of a pair's estimate or statistic, without the names of that pair."""
     first, second = groups
     if name == f"P({first} > {second}) + P({first} = {second}) / 2":
         return "P(first > second) + P(first = second) / 2"
@@ -134,7 +137,7 @@ def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
 
 
 def _notes_of_pairs(results: Sequence[TestResult]) -> Iterator[str]:
-    """What the tests noted, each once, with the pairs that it is about; without them where it is about all."""
+    """The notes of the tests, each once, with the pairs that it is about; without them if it is about all."""
     about: dict[str, list[str]] = {}
     for result in results:
         for note in dict.fromkeys(result.notes):
@@ -151,7 +154,7 @@ def _notes_of_pairs(results: Sequence[TestResult]) -> Iterator[str]:
 def _disagreements(
     results: Sequence[TestResult], adjusted: Sequence[float], correction: CorrectionName, alpha: float
 ) -> Iterator[str]:
-    """Pairs that a stepwise correction tells apart though their simultaneous interval does not, or the other way."""
+    """Pairs about which a stepwise correction and the simultaneous interval disagree."""
     for result, p in zip(results, adjusted, strict=True):
         low, high = result.confidence_interval
         if (p <= alpha) == (low <= result.null_value <= high):
@@ -283,7 +286,7 @@ class Family:
 
 
 def simultaneous_tail(correction: CorrectionName, level: float, size: int) -> tuple[float, str]:
-    """What each interval leaves out at each end, and the sentence about it."""
+    """The probability that each interval leaves out at each end, and a sentence about it."""
     if correction == "none":
         return (1.0 - level) / 2.0, "no correction: the intervals hold one by one, not together"
     if correction in ("sidak", "holm_sidak"):

@@ -38,7 +38,8 @@ def tukey_hsd(
     Each |t| with the pooled variance, times sqrt(2), against the studentized range (Tukey 1953; Kramer 1956). Exact
     for normal groups of one size and one variance, conservative for unequal sizes (Hayter 1984).
 
-    Raises CannotTestError for data that do not allow it, ValueError for levels out of range.
+    `groups` are name -> values of shape (n,). Raises CannotTestError for fewer than two groups and for data without
+    variation within groups, ValueError for levels out of range.
     """
     family = Family("tukey_hsd", groups, alpha, confidence_level, effect_size=effect_size)
     pooled = _pooled(family)
@@ -73,6 +74,9 @@ def games_howell(
 
     Each pair's Welch |t|, times sqrt(2), against the studentized range on that pair's Satterthwaite degrees of
     freedom. Approximate; slightly liberal for groups of about five or fewer (Games & Howell 1976; Dunnett 1980).
+
+    `groups` are name -> values of shape (n,), n at least 2. Raises CannotTestError for smaller groups, for fewer than
+    two groups and for a pair without variation, ValueError for levels out of range.
     """
     family = Family("games_howell", groups, alpha, confidence_level, effect_size=effect_size)
     exponent = scale_exponent(family.samples)
@@ -111,6 +115,9 @@ def dunnett(
 
     The largest |t| with the pooled variance has a multivariate t distribution whose correlations are products, so
     its tail is a double integral and is computed to about ten digits, without simulation.
+
+    `groups` are name -> values of shape (n,). Raises CannotTestError for fewer than two groups, an unknown control and
+    data without variation within groups, ValueError for levels out of range.
     """
     family = Family("dunnett", groups, alpha, confidence_level, control, effect_size=effect_size)
     pooled = _pooled(family)

@@ -1,4 +1,4 @@
-"""From numbers to places, and the round numbers to mark on the way."""
+"""From numbers to pixels, and the round numbers to mark on an axis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMALLEST_UNIT = -300  # below, powers of ten lose digits
 class Axis:
     """A linear map of [low, high] to [start, end], of the numbers in `unit`s above `base`, or of their logarithms.
 
-    `suffix` is what the axis's title needs for its labels to be true, such as ` (×10⁻⁹)`.
+    `suffix` is what the axis's title needs to make its labels correct, such as ` (×10⁻⁹)`.
     """
 
     low: float
@@ -46,7 +46,7 @@ def linear_axis(
     """An axis that holds all values, with a margin of `pad` of its length on either side.
 
     `bounds`, or the values, must be finite; without any value it goes from -1 to 1. With `bounds` it is exactly those.
-    An axis whose `end` is smaller than its `start` goes upwards, and its labels stand one above the other.
+    An axis whose `end` is smaller than its `start` goes upwards, and its labels are one above the other.
     """
     shown = list(bounds or values)
     low, high = (min(shown), max(shown)) if shown else (-1.0, 1.0)
@@ -79,7 +79,7 @@ def _shared_digits(low: float, high: float) -> int:
 
 
 def _ticks(low: float, high: float, start: float, end: float) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    """Round numbers as near to each other as is pleasant; where that gives no two, as near as there is room for."""
+    """Round numbers at a pleasant distance; if that gives fewer than two, as close as the room allows."""
     length, across = abs(end - start), end > start
     found: tuple[tuple[float, ...], tuple[str, ...]] = ((), ())
     for least in (64, 20) if across else (38, 26, 16):
@@ -101,7 +101,7 @@ def _ticks(low: float, high: float, start: float, end: float) -> tuple[tuple[flo
 
 
 def _decimals(step: float) -> int:
-    """How many decimals tell the multiples of a round step: 2 for 0.25."""
+    """How many decimals distinguish the multiples of a round step: 2 for 0.25."""
     power = math.floor(math.log10(step) + 1e-9)
     return max(0, -power + (round(step / 10.0**power, 6) == 2.5))
 

@@ -1,4 +1,4 @@
-"""The critical-difference diagram: mean ranks, and which of them are not told apart (Demsar 2006, figure 1)."""
+"""The critical-difference diagram: mean ranks, and which are not shown to differ (Demsar 2006, figure 1)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def critical_difference(
         )
         if critical_difference is not None:
             caption += f" CD: the critical difference, {critical_difference:.3g}."
-    told = sentence((f"{named(name)} {ranks[name]:.2f}" for name in names), 40, "methods")
+    ranked = sentence((f"{named(name)} {ranks[name]:.2f}" for name in names), 40, "methods")
     groups = "; ".join(
         ", ".join(map(named, sorted(clique, key=lambda name: ranks[name]))) for clique in cliques if len(clique) > 1
     )
@@ -89,7 +89,7 @@ def critical_difference(
     return drawing.picture(
         height,
         title=f"Critical-difference diagram of {count} methods over {counted(blocks, 'data set')}",
-        description=f"Mean ranks, 1 the best: {told}.{ruler} Not told apart: {groups or 'none'}.",
+        description=f"Mean ranks, 1 the best: {ranked}.{ruler} Not told apart: {groups or 'none'}.",
         caption=caption,
     )
 
@@ -117,7 +117,7 @@ def _draw_axis(drawing: Drawing, at: Callable[[float], float], line: float, coun
 
 
 def _draw_ruler(drawing: Drawing, at: Callable[[float], float], size: float, count: int, start: float) -> None:
-    # Longer than the axis, it tells nothing apart: it is drawn as long as the axis, open at its end.
+    # Longer than the axis, it separates no methods: it is drawn as long as the axis, open at its end.
     end = at(1 + min(size, count - 1))
     drawing.line([(start, 34), (end, 34)], "ink", width=1.8)
     drawing.line([(start, 29.5), (start, 38.5)], "ink", width=1.8)

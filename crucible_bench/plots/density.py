@@ -75,7 +75,7 @@ def swarm(places: Sequence[float], size: float, room: float) -> list[float]:
 
 
 def thinned(ordered: Sequence[_Item], most: int) -> list[_Item]:
-    """At most so many of the values, evenly by rank, the smallest and the largest among them."""
+    """At most `most` of the values, evenly by rank, with the smallest and the largest."""
     count = len(ordered)
     if count <= most:
         return list(ordered)
@@ -85,7 +85,7 @@ def thinned(ordered: Sequence[_Item], most: int) -> list[_Item]:
 def density(ordered: Sequence[float]) -> list[tuple[float, float]]:
     """The density as (value, height up to 1): a Gaussian kernel of Silverman's width over counts in 256 bins.
 
-    Of more than 20,000 values so many are taken, evenly by rank.
+    Of more than 20,000 values, 20,000 are taken, evenly by rank.
     """
     ordered = thinned(ordered, _MOST_FOR_DENSITY)
     low, high = ordered[0], ordered[-1]
@@ -115,7 +115,7 @@ def density(ordered: Sequence[float]) -> list[tuple[float, float]]:
 def counts_of(ordered: Sequence[float]) -> list[tuple[float, float]]:
     """Each different value with its count as a share of the largest count.
 
-    For few different values, where a smooth curve would show what is not there.
+    For few different values, for which a smooth curve would be misleading.
     """
     counts = Counter(ordered)
     top = max(counts.values())

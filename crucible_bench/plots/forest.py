@@ -116,7 +116,7 @@ def _band(margin: Margin | None, reference: float | None, log: bool) -> tuple[fl
 
 
 class _Layout:
-    """Where the columns stand: labels, plot, numbers, notes."""
+    """Where the columns are: labels, plot, numbers, notes."""
 
     def __init__(
         self, rows: Sequence[ForestRow], numbers: Sequence[float], write: Callable[[float], str], log: bool, head: str
@@ -161,11 +161,11 @@ def _draw_row(
     if row.low is not None or row.high is not None:
         drawing.whisker(axis, row.low, row.high, middle, "c0")
     mark = shape(0, axis.at(row.estimate), middle, 4.5)
-    told = f"{row.label}: {text}"
+    label = f"{row.label}: {text}"
     if _excludes(row, reference):
-        drawing.path(mark, "fill c0", title=told)
+        drawing.path(mark, "fill c0", title=label)
     else:
-        drawing.path(mark, "open c0", width=1.8, title=told)
+        drawing.path(mark, "open c0", width=1.8, title=label)
 
 
 def _excludes(row: ForestRow, reference: float | None) -> bool:
@@ -212,13 +212,13 @@ def _describe(
     interval: str,
     write: Callable[[float], str],
 ) -> str:
-    told = []
+    rows_in_words = []
     for row in rows:
         parts = f"{named(row.label)}: {write(row.estimate)}"
         if row.low is not None or row.high is not None:
             parts += f", {interval} {interval_text(row.low, row.high, write)}"
             if reference is not None:
                 parts += f", {'excludes' if _excludes(row, reference) else 'includes'} {plain(reference)}"
-        told.append(parts)
+        rows_in_words.append(parts)
     words = _margin_words(band)
-    return sentence(told, 12, "rows") + "." + (f" Margin {words}." if words else "")
+    return sentence(rows_in_words, 12, "rows") + "." + (f" Margin {words}." if words else "")

@@ -1,4 +1,4 @@
-"""Numbers as they stand in a picture: one precision for all that are to be compared."""
+"""Numbers in a picture: one precision for all that are to be compared."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 def finite(value: float, what: str) -> float:
     """The value as a plain float.
 
-    Raises ValueError for NaN, an infinity, or what is no number.
+    Raises ValueError for NaN, an infinity, or anything that is not a number.
     """
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{what} is no number that can be drawn: {value!r:.80}") from error
+        raise ValueError(f"{what} is not a number that can be drawn: {value!r:.80}") from error
     if not math.isfinite(number):
         raise ValueError(f"{what} is {'NaN' if math.isnan(number) else 'infinite'}, which has no place in a picture")
     return number
@@ -75,7 +75,7 @@ def numerals(values: Iterable[float], digits: int = 3, *, lengths: Iterable[floa
     largest = max(map(abs, shown), default=0.0)
     if shown and all(value == math.floor(value) for value in shown) and largest < _LARGEST_FIXED:
         return lambda value: _signed(f"{value:,.0f}" if value == math.floor(value) else f"{value:,.{digits - 1}f}")
-    # Halved first: the difference of the largest and the smallest float is none.
+    # Halved first: the difference of the largest and the smallest float overflows.
     half = max(shown, default=0.0) / 2 - min(shown, default=0.0) / 2
     size = math.floor(math.log10(half) + math.log10(2)) if half > 0 else _size(largest)
     shortest = min((length for length in lengths if length > 0), default=math.inf)
@@ -90,7 +90,7 @@ def numerals(values: Iterable[float], digits: int = 3, *, lengths: Iterable[floa
 
 
 def ratios(value: float) -> str:
-    """A number of which the ratio to others counts: three significant digits, whatever its size."""
+    """A number whose ratio to others matters: three significant digits, whatever its size."""
     return _signed(f"{value:,.{max(0, 2 - _size(value))}f}" if 1e-4 <= value < 1e7 else f"{value:.2e}")
 
 
@@ -102,12 +102,12 @@ def _signed(text: str) -> str:
     if "e" in text:
         mantissa, power = text.split("e")
         return f"{mantissa}e{int(power)}".replace("-", "−")
-    # Rounded to nothing, it has no sign.
+    # Rounded to zero, it has no sign.
     return (text.lstrip("-") if not text.strip("-0.,") else text).replace("-", "−")
 
 
 def plain(value: float) -> str:
-    """A number that somebody declared, as it was written."""
+    """A declared number, as it was written."""
     return f"{value:.6g}".replace("-", "−")
 
 

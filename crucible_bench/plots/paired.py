@@ -1,4 +1,4 @@
-"""Paired lines: what became of each pair, and the differences beside them."""
+"""Paired lines: the change of each pair, and the differences beside them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def paired_lines(
     """A line from the first to the second value of each pair, by colour and dash up, down or level.
 
     The panel beside it shows the differences, second minus first, and their mean: `difference` is that mean with its
-    low and high end (None is an open one), else the mean alone is computed. `names` name the pairs, in their order. Of
-    more than 120 pairs, 120 are drawn, evenly by the rank of their difference, and the picture says so.
+    low and high end (None is an open one), otherwise only the mean is computed. `names` name the pairs, in their order.
+    Of more than 120 pairs, 120 are drawn, evenly by the rank of their difference, and the picture says so.
 
-    Raises ValueError without pairs, for a value that is NaN or infinite, and for another number of names than of pairs.
+    Raises ValueError without pairs, for a value that is NaN or infinite, and for different numbers of names and pairs.
     """
     if len(pairs) == 0:
         raise ValueError("paired lines need at least one pair")
@@ -86,8 +86,8 @@ def paired_lines(
         f"median {write_difference(box.median)}, {middle}."
     )
     if len(order) <= 12:
-        told = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
-        described += f" {sentence(told, 12, 'pairs')}."
+        lines = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
+        described += f" {sentence(lines, 12, 'pairs')}."
     return drawing.picture(
         _HEIGHT,
         title=f"{named(measure)} of {named(first)} and {named(second)}, pair by pair",

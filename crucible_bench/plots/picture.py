@@ -13,7 +13,7 @@ class Picture:
 
     `svg` is a whole SVG document that needs nothing else: no script, no address, its style inside, and no ids, so that
     several may stand in one page. HTML reports hold it as it is: let only the functions of this package make it. `alt`
-    says in words what is to be seen, numbers included; it is one line of plain text. `caption` says how to read it.
+    describes the picture in words, numbers included; it is one line of plain text. `caption` says how to read it.
     """
 
     svg: str

@@ -25,7 +25,7 @@ def power_curve(
     across: str = "n per group",
     caption: str | None = None,
 ) -> Picture:
-    """One curve of power, from 0 to 1, by effect (or whatever else the curves are told apart by).
+    """One curve of power, from 0 to 1, by effect (or whatever distinguishes the curves).
 
     Each curve is (x, power) in any order of x; `across` says what x is. A dashed line marks the `target` power, another
     the `planned` x, with each curve's power there, read between its two nearest points.
@@ -96,7 +96,7 @@ def _name_marks(
     planned: float | None,
     write: Callable[[float], str],
 ) -> None:
-    """What the dashed lines are; drawn over the curves."""
+    """The labels of the dashed lines, drawn over the curves."""
     if target is not None:
         drawing.text(across.start + 6, power.at(target) - 6, f"target {plain(target)}", "soft small halo")
     if planned is not None:
@@ -131,7 +131,7 @@ def _describe(
     planned: float | None,
     write: Callable[[float], str],
 ) -> str:
-    told = []
+    lines = []
     for name, points in curves:
         (first, low), (last, high) = points[0], points[-1]
         said = f"{named(name)}: from {low:.2f} at {write(first)} to {high:.2f} at {write(last)}"
@@ -141,5 +141,5 @@ def _describe(
             reached = next((x for x, power in points if power >= target), None)
             end = "not reached" if reached is None else f"reached by {write(reached)}"
             said += f", target {plain(target)} {end}"
-        told.append(said)
-    return sentence(told, 10, "curves") + "."
+        lines.append(said)
+    return sentence(lines, 10, "curves") + "."

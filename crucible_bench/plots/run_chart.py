@@ -56,14 +56,16 @@ def run_chart(
     True or False to choose. `measure` is the title of the common axis. Of more than 200 runs the last 200 are drawn,
     and of more than 12 series the first 12; the picture says so.
 
-    Raises ValueError without series, for a band of another length than its series, for a band or bound of an unknown
-    series, for a bound that is NaN or infinite, and for a band's end that is NaN or on the wrong side of the other.
+    Raises ValueError without series; for a band or bound of an unknown series, or a band of another length than its
+    series; for a bound that is NaN or infinite; and for a band's end that is NaN or on the wrong side of the other.
     """
     if not series:
         raise ValueError("a run chart needs at least one series")
     for what, given in (("band", bands), ("bound", bounds)):
         if unknown := (given or {}).keys() - series.keys():
-            raise ValueError(f"a {what} is given for {clean(sorted(unknown)[0])[:60]!r}, which is none of the series")
+            raise ValueError(
+                f"a {what} is given for {clean(sorted(unknown)[0])[:60]!r}, which is not one of the series"
+            )
     runs, every = _read(series, bands or {}, bounds or {})
     cut_off = max(0, len(runs) - _MOST_RUNS)
     shown = [_from(one, cut_off) for one in every[:_MOST_SERIES]]
@@ -97,7 +99,7 @@ def run_chart(
     return drawing.picture(
         end,
         title=f"{', '.join(named(one.name) for one in shown[:4])}{' and more' if len(shown) > 4 else ''} over runs",
-        description=f"{counted(len(runs), 'run')}. {sentence(map(_told, every), 12, 'series')}.",
+        description=f"{counted(len(runs), 'run')}. {sentence(map(_in_words, every), 12, 'series')}.",
         caption=caption,
     )
 
@@ -256,13 +258,13 @@ def _draw_runs(drawing: Drawing, labels: Sequence[str], bottom: float) -> None:
     count = len(labels)
     room = widest(shown, TICK_SIZE) + 16
     step = 1 if count == 1 else max(1, math.ceil(room / ((_RIGHT - _LEFT - 20) / (count - 1))))
-    # Counted from the latest, which is the one that is looked for.
+    # Counted from the latest, which readers look for first.
     for run in range(count - 1, -1, -step):
         drawing.line([(_x(run, count), bottom), (_x(run, count), bottom + 4)], "soft")
         drawing.text(_x(run, count), bottom + 17, labels[run], "soft small figures", anchor="middle", room=110)
 
 
-def _told(one: _Series) -> str:
+def _in_words(one: _Series) -> str:
     write = numerals(one.numbers())
     values = list(one.points.values())
     if not values:

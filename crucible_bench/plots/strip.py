@@ -49,7 +49,7 @@ def strip_plot(
         raise ValueError("a strip plot needs at least one group")
     given = dict(means or {})
     if unknown := given.keys() - groups.keys():
-        raise ValueError(f"a mean is given for {sorted(unknown)[0]!r:.80}, which is none of the groups")
+        raise ValueError(f"a mean is given for {sorted(unknown)[0]!r:.80}, which is not one of the groups")
     every = [_group(name, values, given.get(name)) for name, values in groups.items()]
     shown = every[:_MOST_GROUPS]
     numbers = [v for group in shown for v in (*group.values[:1], *group.values[-1:], *_ends(group.mean))]
@@ -83,7 +83,7 @@ def strip_plot(
     return drawing.picture(
         height,
         title=f"Values of {named(measure)} by group",
-        description=sentence((_told(group, interval, write) for group in every), 12, "groups") + ".",
+        description=sentence((_in_words(group, interval, write) for group in every), 12, "groups") + ".",
         caption=caption,
     )
 
@@ -102,7 +102,7 @@ def _ends(mean: Mean | None) -> list[float]:
 
 
 def _head(groups: Sequence[_Group], interval: str) -> str:
-    """What the numbers beside the groups are, where they are the same of each."""
+    """The name of the numbers beside the groups, if all have the same one."""
     if all(group.mean is None for group in groups):
         return "median"
     if any(group.mean is None for group in groups):
@@ -177,7 +177,7 @@ def _caption(groups: Sequence[_Group], interval: str) -> str:
     return said + "."
 
 
-def _told(group: _Group, interval: str, write: Callable[[float], str]) -> str:
+def _in_words(group: _Group, interval: str, write: Callable[[float], str]) -> str:
     if group.box is None:
         return f"{named(group.name)}: no values"
     count = counted(len(group.values), "value")

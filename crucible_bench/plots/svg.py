@@ -12,7 +12,7 @@ from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, text_width
 
 __all__ = ["COLOURS", "DASHES", "SERIES", "Drawing", "sentence", "shape"]
 
-# Name -> on light, on dark. The series are of Okabe and Ito's set, whose members people with any colour vision tell
+# Name -> on light, on dark. The series are of Okabe and Ito's set, which people with any colour vision can tell
 # apart: https://jfly.uni-koeln.de/color/. On light those that stand out from white by 3 to 1, on dark the bright ones.
 COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "ink": ("#1a1f29", "#e6e9ef"),
@@ -66,7 +66,7 @@ def _escape(text: str, most: int = 300) -> str:
 
 
 def sentence(parts: Iterable[str], most: int, what: str) -> str:
-    """At most so many parts, joined, and how many there are more."""
+    """At most `most` parts, joined, and how many are left."""
     every = list(parts)
     left = len(every) - most
     return "; ".join(every[:most]) + (f"; and {left} more {what}" if left > 0 else "")
@@ -228,7 +228,7 @@ class Drawing:
         self.text(middle, y, title, anchor="middle", room=room, suffix=suffix)
 
     def axis_left(self, axis: Axis, left: float, right: float, title: str, top: float) -> None:
-        """Grid and tick labels of a vertical axis; its title stands above them, where it can be read."""
+        """Grid and tick labels of a vertical axis; its title is above them, where it can be read."""
         self.lines(([(left, axis.at(tick)), (right, axis.at(tick))] for tick in axis.ticks), "rule")
         for tick, label in zip(axis.ticks, axis.labels, strict=True):
             self.text(left - 8, axis.at(tick) + 4, label, "soft small figures", anchor="end")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["BOLD_SIZE", "clean", "counted", "cut", "named", "spread", "text_width", "widest"]
 
-BOLD_SIZE = 13.2  # what a bold text of 12 pixels takes is that of a plain one of this size
+BOLD_SIZE = 13.2  # a bold text of 12 pixels is as wide as a plain one of this size
 _JOINERS = {"\u200c", "\u200d"}  # without them, Persian words and many emoji fall apart
 
 # Widths in em of DejaVu Sans, the widest of the usual system fonts: what fits in it fits in all of them.
@@ -32,9 +32,9 @@ for _width, _chars in (
 
 
 def clean(text: str, most: int = 300) -> str:
-    """One line of text that XML allows, with what no reader could see (controls, surrogates, bidi marks) as escapes.
+    """One line of text that XML allows, with invisible characters (controls, surrogates, bidi marks) as escapes.
 
-    Of a longer text than `most` characters the beginning.
+    A text longer than `most` characters is cut.
     """
     line = " ".join(str(text[: 4 * most]).split())
     shown = "".join(
@@ -82,7 +82,7 @@ def cut(text: str, room: float, size: float = 12) -> str:
         if left < 0:
             break
         kept += 1
-    # What belongs to the last letter stays with it.
+    # Combining characters stay with the last letter.
     while kept and kept < len(text) and (unicodedata.combining(text[kept]) or text[kept] in _JOINERS):
         kept -= 1
     return text[:kept].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""A picture as commands of TikZ, from the few shapes that its SVG is made of."""
+"""A picture as commands of TikZ, made from the few shapes of its SVG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a declared comparison will be able to see, before it is run."""
+"""Which effects a declared comparison can see, before it is run."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
 
     The power is that of the first declared test, at the declared alpha. If a family of pairs is corrected, alpha is
     divided by the number of pairs: Bonferroni's bound. Benjamini and Yekutieli's correction may have less power than
-    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; `power` is the probability
-    of seeing it that is wanted.
+    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; `power` is the wanted
+    probability of seeing it. Never raises: a problem with the plan is a warning too.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
@@ -58,7 +58,7 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             return []
         said = (
             f"planned: with n = {n} the {test} at alpha {alpha:.3g} sees an effect of {smallest_effect:g} "
-            f"({plan.effect_size_name}) with a power of {plan.power:.0%} only, and {power:.0%} are wanted"
+            f"({plan.effect_size_name}) with a power of only {plan.power:.0%}, but {power:.0%} is wanted"
         )
         return [said + _what_would_do(declared, planned, plan, smallest_effect, power)]
     except (CannotTestError, ValueError) as refusal:
@@ -143,7 +143,7 @@ def _plannable(test: TestName) -> PlannedTest | None:
 
 
 def _simulations(n: int) -> int:
-    """Fewer of what takes longer: a warning is to come in a second or two."""
+    """Fewer for larger groups, so that a warning takes a second or two."""
     return max(_FEWEST_SIMULATIONS, min(_SIMULATIONS, 40_000 // n))
 
 

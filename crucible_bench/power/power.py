@@ -157,8 +157,8 @@ Nadeau & Bengio 2003 |
     | kruskal_wallis, welch_anova | f, groups evenly spaced | simulation | |
 
     `sd_ratio` is the second group's sd over the first's, for ttest and what is simulated of two groups. `test_share` is
-    that of `corrected_resampled_ttest`: the size of a test set over that of its training set, 1/(k - 1) if left out.
-    Of paired outcomes `discordant` cannot be smaller than the difference; models of 80 % that err independently differ
+    that of `corrected_resampled_ttest`: the size of a test set over that of its training set, 1/(k - 1) if left out. Of
+    paired outcomes `discordant` cannot be smaller than the difference; two models of 80 % that err independently differ
     on 32 % of the questions, similar ones on far fewer. A simulation runs the very test `simulations` times on normal
     noise, or on what `draw(generator, size)` returns (shape (size,), one unit being the standard deviation); equal
     seeds give equal powers.
@@ -198,8 +198,8 @@ def sample_size(
     """The smallest groups with which the test has at least this power; the other parameters are `power_of`'s.
 
     `groups` matters to anova, welch_anova and kruskal_wallis. `ratio` is the second group's n over the first's, rounded
-    up, for tests of two groups. The power of counts rises in teeth, and a simulated one is noisy: of these, one size
-    less falls short (with the same seed), and some larger one may again.
+    up, for tests of two groups. The power of tests of counts rises like a sawtooth, and simulated power is noisy:
+    there, one less is too few (with the same seed), but a larger size may be too few again.
 
     Raises CannotTestError where no size up to ten million (a million for counts, ten thousand if simulated) has that
     power.
@@ -279,10 +279,7 @@ def minimum_detectable_effect(
         low, high = high, min(largest, 2.0 * high)
     least = wanted.plan(0.0, sizes).power
     if least >= goal:
-        raise ValueError(
-            f"the power must be above {least:.3g}, which is how often the test finds a difference if there is none; "
-            f"it is {goal:g}"
-        )
+        raise ValueError(f"a power of {goal:g} is not above the test's level, {least:.3g}; ask for more")
     if test in _SIMULATED:  # a step function: halve the interval and keep the end that reaches the power
         while high - low > 1e-3 * high:
             middle = wanted.plan(sign * (low + high) / 2.0, sizes)
@@ -297,7 +294,7 @@ def minimum_detectable_effect(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is the same for all three questions, checked."""
+    """The parameters that all three questions share, checked."""
 
     test: PlannedTest
     alpha: float
@@ -318,12 +315,12 @@ class _Question:
         if not (math.isfinite(self.sd_ratio) and self.sd_ratio > 0.0):
             raise ValueError(f"sd_ratio must be a positive number, but is {self.sd_ratio!r}")
         if self.sd_ratio != 1.0 and self.test not in _WITH_SD_RATIO:
-            raise ValueError(f"{self.test} has no use for an sd_ratio")
+            raise ValueError(f"{self.test} does not take an sd_ratio")
         self._check_option("baseline", self.baseline, ("proportion", "two_proportions"))
         self._check_option("discordant", self.discordant, _MCNEMAR)
         if self.test_share is not None:
             if self.test != "corrected_resampled_ttest":
-                raise ValueError(f"{self.test} has no use for a test_share")
+                raise ValueError(f"{self.test} does not take a test_share")
             if not (math.isfinite(self.test_share) and self.test_share > 0.0):
                 raise ValueError(f"test_share must be a positive number, but is {self.test_share!r}")
         if self.alternative not in ("greater", "less", "two-sided"):
@@ -336,7 +333,7 @@ class _Question:
     def _check_option(self, name: str, value: float | None, tests: tuple[str, ...]) -> None:
         if self.test not in tests:
             if value is not None:
-                raise ValueError(f"{self.test} has no use for a {name}")
+                raise ValueError(f"{self.test} does not take a {name}")
         elif value is None:
             raise ValueError(f"{self.test} cannot be planned without {name}, a share between 0 and 1")
         else:
@@ -352,7 +349,7 @@ class _Question:
             )
 
     def largest(self, sign: float) -> float:
-        """The largest size of an effect of this sign that exists."""
+        """The largest possible effect of this sign."""
         if self.baseline is not None:
             return 1.0 - self.baseline if sign >= 0.0 else self.baseline
         return _LARGEST_EFFECT if self.discordant is None else self.discordant
@@ -498,7 +495,7 @@ class _Question:
                 ).significant
             except CannotTestError as refused:
                 if refused.reason.startswith(_UNLUCKY):
-                    continue  # what the test cannot judge, as small groups and coarse noise can be, shows nothing
+                    continue  # data that the test refuses, as with small groups and coarse noise, are no rejection
                 raise
         return found / self.simulations
 

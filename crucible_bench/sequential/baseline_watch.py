@@ -27,8 +27,8 @@ _NUMBERS: Final = (int, float, np.integer, np.floating)
 class BaselineWatch:
     """Later values against a baseline, with an interval of the difference of means after each of them.
 
-    `estimates`, `lower` and `upper` (values minus baseline, in their units) have an entry per value; with probability
-    1 - alpha all intervals cover the difference, so one may look every night and act on any of them. An end is infinite
+    `estimates`, `lower` and `upper` (values minus baseline, in their units) have an entry per value. With probability 1
+    - alpha all intervals cover the difference, so you may look every night and act on any of them. An end is infinite
     (None in JSON) where nothing can be said yet. `verdict` is that of the last interval, `first_worse` the number of
     values after which "worse" was first shown, None if never.
     """
@@ -81,16 +81,16 @@ def watch_baseline(
     | undecided | otherwise |
 
     With `bounds`, the lowest and highest value that the metric can take, nothing else is assumed: the betting sequence
-    of Waudby-Smith & Ramdas (2023). It needs a dozen values and more, because rare disasters are within the bounds: of
-    n equal values at the upper bound no more follows than a mean above about (alpha / 4)**(1 / n) of the way up.
-    Without them values are taken for normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025),
+    of Waudby-Smith & Ramdas (2023). It needs a dozen values and more, because rare disasters are within the bounds: n
+    equal values at the upper bound show only that the mean is above about (alpha / 4)**(1 / n) of the way up. Without
+    them values are assumed to be normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025),
     narrowest after about `tightest_at` values. Half of alpha goes to the baseline's mean, by the same betting sequence
     or by Student's t interval; a baseline that is a number, not measured, takes none.
 
     A value is one run's. Answers to one set of questions, asked again every night, are not new values: average them.
 
     Raises CannotTestError for a baseline of one value, values that are all equal and not bounded, values outside the
-    bounds, and what no test takes; ValueError for a margin that is negative and levels out of range.
+    bounds, and data that no test takes; ValueError for a margin that is negative and levels out of range.
     """
     alpha = share("alpha", alpha)
     if not (math.isfinite(margin) and margin >= 0.0):
@@ -127,7 +127,7 @@ def watch_baseline(
         upper=tuple(map(float, upper)),
         assumptions=(
             *later.assumptions,
-            "every value, of the baseline too, is that of a run of its own",
+            "every value, including those of the baseline, is from a separate run",
         ),
         notes=_notes(later, lower, upper),
     )
@@ -148,8 +148,8 @@ def _normal_mean(baseline: Values, alpha: float) -> _Known:
     if sample.n < 2 or sample.is_constant:
         raise CannotTestError(
             _NAME,
-            f"the baseline's {sample.n} values do not vary, so nothing says how sure their mean is; give bounds, or "
-            "the one number that later values are compared with",
+            f"the baseline's {sample.n} values do not vary, so nothing is known of the error of their mean; give "
+            "bounds, or the one number that later values are compared with",
         )
     exponent = scale_exponent((sample,))
     of = moments(sample.values, exponent)
@@ -177,5 +177,5 @@ def _notes(later: ConfidenceSequence, lower: Vector, upper: Vector) -> tuple[str
     if math.isinf(later.lower[-1]) and math.isinf(later.upper[-1]):
         notes.append(f"{later.n} values are too few, or too much alike, to say anything yet")
     if lower.max() > upper.min():
-        notes.append("intervals of different nights leave each other out: the mean has changed while it was watched")
+        notes.append("intervals of different nights do not overlap: the mean has changed while it was watched")
     return tuple(notes)

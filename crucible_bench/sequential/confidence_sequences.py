@@ -27,8 +27,8 @@ _ROUNDING: Final = 8.0 * float(np.finfo(np.float64).eps)
 class ConfidenceSequence:
     """One interval of the mean after each value; with probability `confidence_level` all of them cover it.
 
-    So one may look after every value and stop whenever one likes. `estimates`, `lower` and `upper` have an entry per
-    value, in its units; an end is infinite (None in JSON) where nothing can be said yet.
+    So you may look after every value and stop at any time. `estimates`, `lower` and `upper` have an entry per value, in
+    its units; an end is infinite (None in JSON) where nothing can be said yet.
     """
 
     procedure: SequenceName
@@ -62,7 +62,7 @@ class ConfidenceSequence:
 class EProcess:
     """Evidence against no difference after each pair: an e-value is what a bet of 1 against it has become.
 
-    Without a difference the chance that it ever reaches 1 / alpha is at most alpha (Ville 1939), so one may look after
+    Without a difference the chance that it ever reaches 1 / alpha is at most alpha (Ville 1939), so you may look after
     every pair. `p_value` is valid at all times too: 1 over the largest e-value so far. `decided_at` is the number of
     pairs at which 1 / alpha was first reached, None if it was not.
     """
@@ -95,17 +95,17 @@ def betting_sequence(
 ) -> ConfidenceSequence:
     """Confidence sequence of the mean of bounded values by hedged betting (Waudby-Smith & Ramdas 2023, theorem 3).
 
-    For each possible mean m a capital is bet that the values are higher, and another that they are lower, with bets
-    that follow the variance seen so far; an m against which either has doubled its share to 2 / alpha is left out.
-    Both capitals are monotone in m, so what is left is an interval. Its ends are rounded outwards to `breaks` steps
-    between the bounds. No assumption but the bounds and a mean that stays the same (given the past).
+    For each possible mean m, one capital bets that the values are higher and another that they are lower, with bets
+    that follow the variance seen so far. If either has grown by a factor of 2 / alpha, m is left out. Both capitals are
+    monotone in m, so what is left is an interval. Its ends are rounded outwards to `breaks` steps between the bounds.
+    No assumption but the bounds and a mean that stays the same (given the past).
 
     `caps` are the shares of its capital that a bet may put at risk, one half being what the paper recommends; over
     several the capital is split evenly at the start. Values far from 0 and 1 that hardly vary, as scores of whole runs
-    do, want one near 1.
+    do, need one near 1.
 
-    Raises CannotTestError for values outside the bounds and for bounds that are none, ValueError for caps that do not
-    lie between 0 and 1 and for fewer than 10 breaks.
+    `values` have shape (n,), in the order in which they came. Raises CannotTestError for values outside the bounds and
+    for invalid bounds, ValueError for caps that do not lie between 0 and 1 and for fewer than 10 breaks.
     """
     alpha, unit, (low, width) = share("alpha", alpha), *_unit_interval("betting", values, bounds)
     if breaks < 10:
@@ -136,7 +136,10 @@ def betting_sequence(
 def empirical_bernstein_sequence(
     values: Values, bounds: tuple[float, float], *, alpha: float = 0.05
 ) -> ConfidenceSequence:
-    """The same in closed form, somewhat wider: predictable plug-in empirical Bernstein (the same, theorem 2)."""
+    """The same in closed form, somewhat wider: predictable plug-in empirical Bernstein (the same, theorem 2).
+
+    Shapes and errors are as for `betting_sequence`.
+    """
     alpha, unit, (low, width) = share("alpha", alpha), *_unit_interval("empirical_bernstein", values, bounds)
     means, _ = _regularized(unit)
     bets = np.minimum(_bets(unit, alpha), _TRUNCATION)
@@ -164,6 +167,9 @@ def normal_mixture_sequence(
     The reach after t values is sqrt((t + r) log((t + r) / (r alpha**2))) sd / t, with the r that makes it shortest at
     t = `tightest_at`, to be chosen before looking. Exact for normal values; valid for any whose deviations are
     sub-Gaussian with `sd`, as values in [a, b] are with (b - a) / 2.
+
+    `values` have shape (n,), `sd` their units. Raises CannotTestError for an `sd` that is not a positive number and for
+    data that no test takes, ValueError for an alpha or `tightest_at` out of range.
     """
     alpha, sample = share("alpha", alpha), read_sample("normal_mixture", "values", values)
     if not (math.isfinite(sd) and sd > 0.0):
@@ -191,8 +197,11 @@ def t_mixture_sequence(values: Values, *, alpha: float = 0.05, tightest_at: int 
 
     For each possible mean the t statistic's Bayes factor, with a normal prior of variance g on the standardized mean
     (Gonen et al. 2005), is a martingale whatever the standard deviation; the means against which it is below 1 / alpha
-    stay. With G = 1 + t g and R = (sqrt(G) / alpha)**(2 / t) these have t-statistic**2 < (t - 1) (R - 1) / (1 - R / G),
-    and all have while R >= G. Infinite, too, as long as all values are equal.
+    stay. With G = 1 + t g and R = (sqrt(G) / alpha)**(2 / t) these have t-statistic**2 < (t - 1) (R - 1) / (1 - R / G).
+    The interval is infinite while R >= G, and as long as all values are equal.
+
+    `values` have shape (n,). Raises CannotTestError for data that no test takes, ValueError for an alpha or
+    `tightest_at` out of range.
     """
     alpha, sample = share("alpha", alpha), read_sample("t_mixture", "values", values)
     g, (values_scaled, unit) = 1.0 / _mixing(alpha, tightest_at), _scaled(sample)
@@ -224,7 +233,10 @@ def sequence_difference(first: ConfidenceSequence, second: ConfidenceSequence) -
     """Confidence sequence of the difference of two means, first minus second, from one sequence of each.
 
     Bonferroni's inequality: both hold together with probability 1 - alpha_1 - alpha_2, whether or not the groups are
-    independent. For values that come in pairs a sequence of the differences is tighter. As long as the shorter one.
+    independent. For values that come in pairs a sequence of the differences is tighter. The result is as long as the
+    shorter of the two.
+
+    Raises CannotTestError if the two confidence levels leave none for both, or if a difference overflows.
     """
     level = first.confidence_level + second.confidence_level - 1.0
     if level <= 0.0:
@@ -266,6 +278,9 @@ def paired_e_values(
     `bounds` are those of the metric; differences lie between minus and plus their width. "greater" is evidence that
     the first is higher, against a mean difference of zero or less. Two-sided is the mean of both directions' capital.
     `alpha` tunes the bets and says what counts as decided.
+
+    `first` and `second` have shape (n,), value i of both in pair i. Raises CannotTestError for different lengths,
+    values outside the bounds and invalid bounds, ValueError for an unknown alternative and an alpha out of range.
     """
     test, alpha = "paired_e_values", share("alpha", alpha)
     x, y = read_groups(test, {"first": first, "second": second})
@@ -309,8 +324,8 @@ def _log_capitals(
 ) -> Iterator[tuple[Vector, Vector]]:
     """Per batch of values, shape (rows, means): log capital of the bets on higher and on lower values.
 
-    The bets are cut off at a cap over m, and over 1 - m, so that a capital keeps its rest and never goes; with several
-    caps it is the mean of as many capitals.
+    The bets are cut off at a cap over m, and over 1 - m, so that a capital always keeps a part and is never lost. With
+    several caps it is the mean of one capital per cap.
     """
     bets = _bets(unit, alpha)
     with np.errstate(divide="ignore"):
@@ -373,7 +388,7 @@ def _mixing(alpha: float, tightest_at: int) -> float:
 
 
 def _scaled(sample: Sample, sd: float = 0.0) -> tuple[Vector, float]:
-    """The values over a power of two that brings them, and `sd`, within [-2, 2]; and that power."""
+    """The values divided by a power of two so that they, and `sd`, lie within [-2, 2]; and that power."""
     exponent = max(scale_exponent((sample,)), math.frexp(sd)[1] if sd > 0.0 else -1020) - 1
     return scaled(sample.values, exponent), math.ldexp(1.0, exponent)
 

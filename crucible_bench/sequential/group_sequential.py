@@ -79,12 +79,14 @@ class GroupSequentialPlan:
 def spent_alpha(
     fraction: float, *, alpha: float = 0.05, spending: Spending = "obrien_fleming", sides: int = 2
 ) -> float:
-    """Alpha that may have been spent when this share of the information is there (Lan & DeMets 1983).
+    """Alpha that may be spent by the time this share of the information is available (Lan & DeMets 1983).
 
     | spending | per side, with a its share of alpha | like the boundaries of |
     | --- | --- | --- |
     | obrien_fleming | 2 - 2 Phi(z(a / 2) / sqrt(t)) | O'Brien & Fleming 1979: hard to cross early |
     | pocock | a log(1 + (e - 1) t) | Pocock 1977: about as hard at every look |
+
+    Raises ValueError for a fraction outside [0, 1], an unknown spending and an alpha out of range.
     """
     a = share("alpha", alpha) / sides
     if not 0.0 <= fraction <= 1.0:
@@ -106,7 +108,8 @@ def group_sequential_plan(
     two_sided: bool = True,
     power: float = 0.8,
 ) -> GroupSequentialPlan:
-    """Boundaries for looks at these shares of the information (ascending, the last at most 1), or so many even ones.
+    """Boundaries for looks at these shares of the information (ascending, the last at most 1); a number means
+    that many evenly spaced ones.
 
     Each boundary spends what `spent_alpha` allows, found by recursive numerical integration of the sub-density of
     not having stopped (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000, chapter 19). The looks need not be
@@ -161,6 +164,9 @@ def crossing_probabilities(
 
     `drift` is the mean of the z statistic at full information: without an effect 0, and z(alpha / 2) + z(beta) for
     the effect that one look would find with power 1 - beta. Their sum is the level, or the power.
+
+    `boundaries` and `fractions` have one entry per look, and so has the result. Raises ValueError for different lengths
+    and for fractions that do not ascend within (0, 1].
     """
     t = _checked_fractions(fractions)
     if len(boundaries) != len(t):

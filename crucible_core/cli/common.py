@@ -25,9 +25,7 @@ from crucible_core.values.messages import closest, listing
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print as JSON on standard output, and nothing else there."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 set_options = click.option(
     "--set",
     "overrides",
@@ -55,7 +53,7 @@ def run_and_show(
     resumable: bool,
 ) -> NoReturn:
     """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
-    from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it shows
+    from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
         make_console,
         print_summary,
@@ -96,7 +94,7 @@ def run_and_show(
     elif code:
         _explain(context, code, partial)
         if resumable:
-            say(f"to go on from there: crucible resume {context.run_id}")
+            say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
 
 
@@ -115,7 +113,7 @@ def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experime
     names = [definition.name for definition in experiment.pipeline]
     for override in overrides:
         place, equals, text = override.partition("=")
-        # A stage's name may contain dots itself: the longest name that fits is meant.
+        # A stage's name may contain dots: the longest name that fits is meant.
         stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
         if not equals or "." not in place:
             raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")

@@ -34,7 +34,7 @@ class Runner:
     """A place to run an experiment other than this process."""
 
     help: str
-    """What `crucible run --help` says of it."""
+    """Its text in `crucible run --help`."""
     where: str
     """For the heading of the run: `on Dagster`."""
     load: Callable[[], Callable[..., Context]]
@@ -42,13 +42,13 @@ class Runner:
     options: Sequence[click.Option] = ()
     """Further options of `crucible run` that go with this runner; their values reach `run` by name."""
     resumable: bool = False
-    """Whether `crucible resume` can go on with a run of it that failed."""
+    """Whether `crucible resume` can continue a failed run of it."""
 
 
 class LazyCommand(click.Command):
-    """A command that is known by its name and help, and whose module is imported when it is called.
+    """A command with a name and a help text, whose module is imported only when the command is called.
 
-    `target` names the command itself, as `package.module:attribute`; `prepare` is called before the import, to say what
+    `target` is the command itself, as `package.module:attribute`. `prepare` is called before the import, to report what
     is not installed.
     """
 
@@ -101,7 +101,9 @@ def chosen_runner(options: Mapping[str, Any]) -> tuple[Runner | None, dict[str, 
     known = runners()
     flagged = [name for name in known if options[_parameter(name)]]
     if len(flagged) > 1:
-        raise CrucibleError(f"one run has one place to run: give one of {', '.join(f'--{name}' for name in flagged)}")
+        raise CrucibleError(
+            f"a run has one place to run: give only one of {', '.join(f'--{name}' for name in flagged)}"
+        )
     # Not compared with the option's default: that of a flag is False in one version of click, and unset in another.
     source = click.get_current_context().get_parameter_source
     for name, runner in known.items():

@@ -30,7 +30,7 @@ from crucible_core.values.messages import shorten
 
 __all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
 
-PIPE_WIDTH = 400  # a path of a report in a cell is not broken
+PIPE_WIDTH = 400  # wide enough for a report's path in one cell
 MAX_COLUMNS = 6
 INTERVAL_ON_TERMINAL = 0.1
 INTERVAL_IN_PIPE = 30.0
@@ -48,7 +48,7 @@ class _LastingConsole(Console):
 
 
 def make_console(stream: IO[str]) -> Console:
-    """A console on `stream`; in a pipe, lines are not folded at the width of a terminal that is not there."""
+    """A console on `stream`; in a pipe, lines are not folded at a terminal's width."""
     piped = not stream.isatty()
     return _LastingConsole(
         file=stream, width=PIPE_WIDTH if piped else None, highlight=False, soft_wrap=piped, emoji=False, markup=False
@@ -56,7 +56,7 @@ def make_console(stream: IO[str]) -> Console:
 
 
 def plain(text: str) -> str:
-    """The text without what would speak to the terminal: its control characters are written as escapes."""
+    """The text with its control characters, which the terminal would obey, written as escapes."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in safe_text(text).expandtabs(4)
@@ -69,9 +69,9 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 class ProgressDisplay(Observer):
-    """An observer that shows each stage as it starts, decides and ends, and how far its long work has come.
+    """An observer that shows each stage as it starts, decides and ends, and the progress of its long work.
 
-    On a terminal a line that moves and a bar for each work that goes on, in a pipe a line now and then.
+    On a terminal, a moving line and a bar for each piece of work in progress; in a pipe, a line now and then.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -123,7 +123,7 @@ class ProgressDisplay(Observer):
                 if bar is not None:
                     self._live.remove_task(self._bars.pop(update.key))
             elif bar is None:
-                # Of loops within loops within loops, the outer ones.
+                # Of deeply nested loops, the outer ones.
                 if len(self._bars) < MAX_BARS:
                     self._bars[update.key] = self._live.add_task(update.description, total=None, update=update)
             else:
@@ -154,7 +154,7 @@ class ProgressDisplay(Observer):
         self._stop_bars()
         for task in self._live.task_ids:
             self._live.remove_task(task)
-        if self._live.live.is_started:  # what never started prints an empty line when it is stopped
+        if self._live.live.is_started:  # stopping what never started prints an empty line
             self._live.stop()
 
     def _stop_bars(self) -> None:
@@ -228,7 +228,7 @@ def print_gates(console: Console, gates: Iterable[GateResult]) -> None:
 
 def print_table(console: Console, table: ReportTable) -> None:
     if len(table.columns) > MAX_COLUMNS and console.width < PIPE_WIDTH:
-        # On its side, so that no column is squeezed to a few letters.
+        # Transposed, so that no column is squeezed to a few letters.
         columns = (table.columns[0], *(row[0] for row in table.rows))
         rows = tuple((name, *(row[index + 1] for row in table.rows)) for index, name in enumerate(table.columns[1:]))
         table = ReportTable(columns, rows)

@@ -1,4 +1,4 @@
-"""What the gates of an experiment say of a run."""
+"""Judging a run by the gates of its experiment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the gates of an experiment say of a run: pure functions of its Context, and of earlier ones where there are any.
+"""Judging a run by its gates: pure functions of its Context, and of those of earlier runs if there are any.
 
-A gate passes where the data show that it does, fails where they show that it does not, and is undecided where they
-show neither: a number that is not there, a baseline that cannot be compared, an interval that allows both.
+A gate passes if the data show that its rule holds, and fails if they show that it does not. Otherwise it is undecided:
+a number is missing, a baseline cannot be compared, or an interval allows both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crucible_core.context import Context
-from crucible_core.gates.outcome import Past, _number, _Numbers, _plain, _reason, _Said, _UndecidedError
+from crucible_core.gates.outcome import Past, _number, _Numbers, _plain, _reason, _UndecidedError, _Verdict
 from crucible_core.gates.regression import _Regression
 from crucible_core.ir.gates import BOUNDS, BoundName, Gate, GateResult
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Past", "judge_gate", "judge_gates"]
 
-CLOSE = 1e-3  # four digits may read alike
+CLOSE = 1e-3  # closer numbers may look the same in four digits
 
 
 def judge_gates(ctx: Context, planned: Sequence[PlannedStage], past: Past | None = None) -> tuple[GateResult, ...]:
-    """The result of each gate of `ctx.experiment`, which has run the planned stages; without a past, for want of one,
-    nothing is held against an earlier run.
+    """The result of each gate of `ctx.experiment`, whose stages, `planned`, have run.
 
-    Never raises: what cannot be decided is undecided, and says why.
+    Without `past`, regression gates are undecided. Never raises: a gate that cannot be judged is undecided, and its
+    sentence says why.
     """
     gates = ctx.experiment.gates or ()
     numbers = _Numbers(ctx)
@@ -42,26 +42,26 @@ def judge_gate(
     *,
     numbers: _Numbers | None = None,
 ) -> GateResult:
-    """The result of one gate, which need not be one of the experiment that was run. Never raises."""
+    """The result of one gate, which may be one that the experiment does not have. Never raises."""
     numbers = _Numbers(ctx) if numbers is None else numbers
     try:
         if gate.no_regression is None:
-            said = _hold_bound(gate, numbers)
+            verdict = _hold_bound(gate, numbers)
         else:
-            said = _Regression(gate.no_regression, ctx, planned, past, numbers).judge()
+            verdict = _Regression(gate.no_regression, ctx, planned, past, numbers).judge()
     except _UndecidedError as undecided:
-        said = undecided.said
+        verdict = undecided.verdict
     except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not end a run that went well
-        said = _Said("undecided", f"it cannot be judged: {_reason(error)}")
-    lenient = said.status == "undecided" and (gate.undecided == "warn" or said.for_want_of_a_past)
+        verdict = _Verdict("undecided", f"it cannot be judged: {_reason(error)}")
+    lenient = verdict.status == "undecided" and (gate.undecided == "warn" or verdict.needs_more_runs)
     return GateResult(
         gate=gate.name,
-        status=said.status,
+        status=verdict.status,
         severity="warn" if lenient else gate.severity,
         blocking=gate.blocking,
-        sentence=said.sentence,
-        numbers={name: value for name, value in said.numbers.items() if value is not None},
-        baseline_runs=said.baseline_runs,
+        sentence=verdict.sentence,
+        numbers={name: value for name, value in verdict.numbers.items() if value is not None},
+        baseline_runs=verdict.baseline_runs,
     )
 
 
@@ -76,7 +76,7 @@ HOLDS: Mapping[BoundName, Callable[[float, float], bool]] = {
 }
 
 
-def _hold_bound(gate: Gate, numbers: _Numbers) -> _Said:
+def _hold_bound(gate: Gate, numbers: _Numbers) -> _Verdict:
     assert gate.metric is not None
     assert gate.bound is not None
     name, bound = gate.bound
@@ -87,7 +87,7 @@ def _hold_bound(gate: Gate, numbers: _Numbers) -> _Said:
     if value != bound and math.isfinite(value) and abs(value - bound) <= CLOSE * abs(bound):
         shown = repr(value)
     sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {_number(bound)}"
-    return _Said("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
+    return _Verdict("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
 
 
 # --- no regression ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What judging a gate needs and gives: earlier runs, numbers by name, a status with its sentence."""
+"""What judging a gate takes and gives: earlier runs, numbers by name, a status with its sentence."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ MISSING = object()
 class EarlierRun(NamedTuple):
     run_id: str
     read: Callable[[], Context]
-    """Its Context, as its last stage left it; raises where that cannot be had any more."""
+    """Returns its Context after the last stage; raises if that can no longer be read."""
 
 
 class Past(Protocol):
-    """The earlier runs of the experiment, as far as somebody keeps them."""
+    """The earlier runs of the experiment that are kept."""
 
     def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
-        """The runs that the baseline means, newest first; none if there are none yet. Raises CrucibleError."""
+        """The runs that the baseline selects, newest first; empty if there are none yet. Raises CrucibleError."""
 
     def since(self, run_id: str) -> Sequence[EarlierRun]:
-        """The runs between that one and the one that is judged, oldest first. Raises CrucibleError."""
+        """The runs between that one and the one being judged, oldest first. Raises CrucibleError."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Verdict:
     status: GateStatus
     sentence: str
     numbers: Mapping[str, float | int | None] = field(default_factory=dict)
     baseline_runs: tuple[str, ...] = ()
-    for_want_of_a_past: bool = False
-    """If it is undecided, then so that more runs would help, and none would come if this one failed."""
+    needs_more_runs: bool = False
+    """Undecided because there are too few earlier runs: if this run failed for it, there might never be enough."""
 
 
 class _UndecidedError(Exception):
@@ -55,7 +55,7 @@ class _UndecidedError(Exception):
 
     def __init__(self, sentence: str, **facts: Any) -> None:
         super().__init__(sentence)
-        self.said = _Said("undecided", sentence, **facts)
+        self.verdict = _Verdict("undecided", sentence, **facts)
 
 
 def _reason(error: Exception) -> str:
@@ -70,7 +70,7 @@ def _undecided(sentence: str, **facts: Any) -> NoReturn:
 
 
 class _Numbers:
-    """The numbers of a run by the names that gates have for them."""
+    """The numbers of a run by the names that gates use."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -91,10 +91,10 @@ class _Numbers:
         if value is MISSING:
             inner = [one for one in known if one.startswith(f"{name}.")]
             if inner:
-                _undecided(f"{name} is no number but holds several: {', '.join(inner[:SHOWN])}")
+                _undecided(f"{name} is not a number: it contains several: {', '.join(inner[:SHOWN])}")
             exists = closest(name, known) or f"; numbers: {there or 'none'}"
             _undecided(f"there is no metric {name!r}{exists}")
-        _undecided(f"{name} is no number but {printable(repr(to_jsonable(value)))}")
+        _undecided(f"{name} is not a number: it is {printable(repr(to_jsonable(value)))}")
 
 
 def _as_number(value: Any) -> float | int | None:

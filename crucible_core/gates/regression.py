@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from crucible_core.context import Context
-from crucible_core.gates.outcome import EarlierRun, Past, _number, _Numbers, _reason, _Said, _undecided, _UndecidedError
+from crucible_core.gates.outcome import (
+    EarlierRun,
+    Past,
+    _number,
+    _Numbers,
+    _reason,
+    _undecided,
+    _UndecidedError,
+    _Verdict,
+)
 from crucible_core.ir.gates import NoRegression
 from crucible_core.ir.vocabulary import GateStatus
 from crucible_core.stage import ComparesGroups
@@ -36,26 +45,26 @@ class _Regression:
     past: Past | None
     numbers: _Numbers
 
-    def judge(self) -> _Said:
+    def judge(self) -> _Verdict:
         rule = self.rule
         ours = self._values(self.ctx, self.numbers)
         if self.past is None:
-            _undecided("it needs the history that Dagster keeps, and this run has none", for_want_of_a_past=True)
+            _undecided("it needs the history that Dagster keeps, and this run has none", needs_more_runs=True)
         runs = self.past.baseline(rule.baseline)
         if not runs:
-            _undecided(f"there is nothing to compare with yet: {self._nothing()}", for_want_of_a_past=True)
+            _undecided(f"there is nothing to compare with yet: {self._nothing()}", needs_more_runs=True)
         theirs, passed_over = self._comparable(runs)
         if rule.looks == "always_valid":
             return self._over_all_looks(ours, theirs)
         if rule.baseline.last_runs is not None and not rule.paired:
-            # Until there are as many as were asked for: what fails for want of them would be none of them either.
+            # A run that failed because there are too few passing runs would not become one of them either.
             few = len(runs) < rule.baseline.last_runs
-            said = self._against_numbers(ours, theirs, for_want_of_a_past=few)
+            verdict = self._against_numbers(ours, theirs, needs_more_runs=few)
         else:
-            said = self._against_values(ours, theirs)
+            verdict = self._against_values(ours, theirs)
         if passed_over:
-            return replace(said, sentence=f"{said.sentence} ({passed_over})")
-        return said
+            return replace(verdict, sentence=f"{verdict.sentence} ({passed_over})")
+        return verdict
 
     def _nothing(self) -> str:
         if self.rule.baseline.variant is not None:
@@ -63,7 +72,7 @@ class _Regression:
         return "no earlier run of the experiment passed"
 
     def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
-        """Run and values of those that can be compared, and why others cannot. Raises _UndecidedError if none can."""
+        """Id and values of the runs that can be compared, and why others cannot. Raises _UndecidedError if none can."""
         found, reasons = [], []
         for run in runs:
             try:
@@ -71,8 +80,8 @@ class _Regression:
                 self._same_measure(context)
                 found.append((run.run_id, self._in_order(self._values(context, _Numbers(context)), context)))
             except _UndecidedError as undecided:
-                reasons.append(f"run {run.run_id}: {undecided.said.sentence}")
-            except Exception as error:  # noqa: BLE001  # what a stage, or unpickling, raises on what it once wrote
+                reasons.append(f"run {run.run_id}: {undecided.verdict.sentence}")
+            except Exception as error:  # noqa: BLE001  # a stage, or unpickling, may raise anything
                 reasons.append(f"run {run.run_id} cannot be read: {_reason(error)}")
         if not found:
             _undecided(
@@ -87,10 +96,12 @@ class _Regression:
             return
         now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, earlier))
         if now != then:
-            _undecided(f"its bench stage measured {then or 'something without a name'}, this one {now or 'another'}")
+            _undecided(
+                f"its bench stage measured {then or 'an unnamed measure'}, this one {now or 'an unnamed measure'}"
+            )
 
     def _values(self, ctx: Context, numbers: _Numbers) -> list[float]:
-        """What is compared of a run. Raises _UndecidedError, or what the stage raises, if it is not there."""
+        """The compared values of a run. Raises _UndecidedError, or the stage's own error, if they are missing."""
         rule = self.rule
         if rule.metric is not None:
             return [float(numbers.get(rule.metric))]
@@ -101,7 +112,7 @@ class _Regression:
         from crucible_bench.data.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
 
         values = groups[rule.group]
-        # Right and wrong answers: their mean is the share of the right ones.
+        # Booleans are right and wrong answers: their mean is the share of right ones.
         if isinstance(values, list | tuple):
             values = [float(value) if isinstance(value, bool) else value for value in values]
         elif getattr(getattr(values, "dtype", None), "kind", "") == "b":
@@ -130,7 +141,7 @@ class _Regression:
 
     # --- one interval -------------------------------------------------------------------------------------------------
 
-    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
+    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Verdict:
         from crucible_bench import judge_margin  # noqa: PLC0415
 
         rule = self.rule
@@ -141,10 +152,10 @@ class _Regression:
                 f"{len(ours)}",
                 baseline_runs=runs,
             )
-        # Of several runs, item by item: what is left of the runs' own noise is the same for all items of the average.
+        # Several runs are averaged item by item: the noise between runs that remains is the same for all items.
         earlier = [_mean(column) for column in zip(*(one for _, one in theirs), strict=True)]
-        if (said := self._without_variation(ours, earlier, runs)) is not None:
-            return said
+        if (verdict := self._without_variation(ours, earlier, runs)) is not None:
+            return verdict
         judged = judge_margin(
             {"now": ours, "baseline": earlier},
             rule.margin,
@@ -156,15 +167,15 @@ class _Regression:
         return self._by_verdict(judged, ours, earlier, runs)
 
     def _pairs(self) -> Differences:
-        """The values of folds of one data set, or of items in clusters, are not independent, and the stage says so."""
+        """How the stage compares pairs: values of folds, or of items in clusters, are not independent."""
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         of_stage = getattr(self._stage(), "differences", None)
         return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx))
 
     def _against_numbers(
-        self, ours: list[float], theirs: list[tuple[str, list[float]]], *, for_want_of_a_past: bool
-    ) -> _Said:
+        self, ours: list[float], theirs: list[tuple[str, list[float]]], *, needs_more_runs: bool
+    ) -> _Verdict:
         """Each run as one observation: its number, or the mean of its group."""
         from crucible_bench import judge_new_value  # noqa: PLC0415
 
@@ -174,13 +185,13 @@ class _Regression:
         earlier = [_mean(one) for _, one in theirs]
         if len(earlier) < 2:
             _undecided(
-                f"there is one earlier number, {_number(earlier[0])}, which has no interval; from two on, there is one",
+                f"there is only one earlier number, {_number(earlier[0])}, which gives no interval; two or more do",
                 numbers={"value": now[0], "baseline": earlier[0], "margin": rule.margin, "n_baseline": 1},
                 baseline_runs=runs,
-                for_want_of_a_past=for_want_of_a_past,
+                needs_more_runs=needs_more_runs,
             )
-        if (said := self._without_variation(now, earlier, runs)) is not None:
-            return said
+        if (verdict := self._without_variation(now, earlier, runs)) is not None:
+            return verdict
         judged = judge_new_value(
             now[0],
             earlier,
@@ -189,7 +200,7 @@ class _Regression:
             non_inferiority=True,
             alpha=self._alpha,
         )
-        return replace(self._by_verdict(judged, now, earlier, runs), for_want_of_a_past=for_want_of_a_past)
+        return replace(self._by_verdict(judged, now, earlier, runs), needs_more_runs=needs_more_runs)
 
     @property
     def _alpha(self) -> float:
@@ -197,7 +208,7 @@ class _Regression:
 
     def _by_verdict(
         self, judged: MarginResult, ours: list[float], earlier: list[float], runs: tuple[str, ...]
-    ) -> _Said:
+    ) -> _Verdict:
         status: GateStatus = "passed" if judged.verdict in {"better", "equivalent", "non_inferior"} else "undecided"
         if judged.verdict == "worse":
             status = "failed"
@@ -205,7 +216,7 @@ class _Regression:
         numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
         if status == "undecided":
             numbers["more_replicates"] = judged.more_replicates
-        return _Said(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
+        return _Verdict(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
 
     def _described(
         self,
@@ -227,8 +238,8 @@ class _Regression:
             "n_baseline": len(earlier),
         }
 
-    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> _Said | None:
-        """The verdict where nothing varies, as between two runs of the same seeds: the difference is what it is."""
+    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> _Verdict | None:
+        """The verdict if nothing varies, as between two runs with the same seeds: then the difference is exact."""
         from crucible_bench.data.pairs import pair_differences  # noqa: PLC0415
         from crucible_bench.data.sample import read_groups  # noqa: PLC0415
 
@@ -252,12 +263,14 @@ class _Regression:
         else:
             what = f"{self._what} is {self._changed(estimate)} {_named(runs)}"
         follows = f"{'a' if status == 'failed' else 'no'} loss of {_number(self.rule.margin)} or more"
-        return _Said(status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs)
+        return _Verdict(
+            status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs
+        )
 
     # --- an interval that holds at all looks --------------------------------------------------------------------------
 
-    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Said:
-        """Each run since the pinned one as one value, against the pinned one's as a number that is known."""
+    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Verdict:
+        """Each run since the pinned one is one value, compared with the pinned run's value as a known number."""
         from crucible_bench import watch_baseline  # noqa: PLC0415
 
         rule = self.rule
@@ -267,7 +280,7 @@ class _Regression:
         try:
             since, passed_over = self._comparable(between) if between else ([], "")
         except _UndecidedError as undecided:
-            since, passed_over = [], undecided.said.sentence
+            since, passed_over = [], undecided.verdict.sentence
         then = _mean(earlier)
         values = [*(_mean(one) for _, one in since), _mean(ours)]
         watched = watch_baseline(
@@ -302,7 +315,7 @@ class _Regression:
             "undecided": f"a loss of {_number(rule.margin)} is neither ruled out nor shown",
         }[status]
         more = f" ({passed_over})" if passed_over else ""
-        return _Said(status, f"{found}: {follows}{more}", numbers, (baseline,))
+        return _Verdict(status, f"{found}: {follows}{more}", numbers, (baseline,))
 
     # --- words --------------------------------------------------------------------------------------------------------
 
@@ -335,11 +348,11 @@ class _Regression:
             return f"{found}: a loss of {margin} or more is ruled out"
         if status == "failed":
             return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
-        unknown = f"{found}: neither is a loss of {margin} ruled out, nor is it shown to be worse"
+        unknown = f"{found}: it is not shown to be worse, but a loss of {margin} is not ruled out either"
         if more:
             each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"
             return f"{unknown}; about {more:,} more {each} would decide"
-        return f"{unknown}; no number of further {'runs' if rule.baseline.last_runs else 'values'} would decide"
+        return f"{unknown}; more {'runs' if rule.baseline.last_runs else 'values'} would not decide"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """The experiment IR: what an experiment file says, as frozen data with closed vocabularies.
 
 It reads the experiments that the Elixir `crucible_ir` 0.2 and 0.3 write, and writes them back without loss: `null`
-stays `null`, what was not said stays unsaid, and what this package does not read is carried as it came.
+stays `null`, a key that was left out stays out, and what this package does not use is kept unchanged.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StageDef(Node):
     """One entry of the pipeline."""
 
     name: Name
-    """Names the stage in this pipeline; also the registered stage to run, unless `module` says otherwise."""
+    """Names the stage in this pipeline; also the registered stage to run, unless `module` names another one."""
     module: Text | None = None
     """A registered stage by its name, or `package.module:Attribute`."""
     options: Options | None = None
@@ -108,22 +108,22 @@ class OutputSpec(Node):
 
 
 class Stats(Node):
-    """How comparisons are made, for every `bench` stage that does not say otherwise."""
+    """Defaults for the comparisons of every `bench` stage."""
 
     tests: tuple[TestSpelling, ...] | None = None
     alpha: float | None = Field(default=None, gt=0, lt=1, strict=True)
-    """Level of significance."""
+    """Significance level."""
     confidence_level: float | None = Field(default=None, gt=0, lt=1, strict=True)
-    """Of the intervals; 1 - alpha unless said."""
+    """Confidence level of the intervals (default: 1 - alpha)."""
     effect_size_type: EffectSizeName | None = None
-    """Reported by the tests that define it; the others keep their own."""
+    """The effect size to report; a test that does not define it reports its own."""
     multiple_testing_correction: CorrectionName | None = None
     bootstrap_iterations: int | None = Field(default=None, ge=1, strict=True)
     options: Options | None = None
 
 
 class Reliability(Node):
-    """`stats` is read here; the rest is carried for the stages that read it."""
+    """`stats` is used by the built-in stages; the rest is kept for other stages."""
 
     stats: Stats | None = None
     ensemble: Data = None
@@ -141,7 +141,7 @@ class Execution(Node):
 
     executor: ExecutorName = "in_process"
     max_concurrent: int | None = Field(default=None, ge=1, strict=True)
-    """Steps at once under `multiprocess`; unsaid, the number of cores."""
+    """Steps at once under `multiprocess` (default: the number of cores)."""
 
 
 Place = tuple[str | int, ...]
@@ -149,19 +149,19 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file an experiment was read from, and where in it each value stands."""
+    """The file that an experiment was read from, and the position of each value in it."""
 
     path: str
-    """Absolute: what stands beside the file is found from anywhere."""
+    """Absolute, so that files beside it are found from any working directory."""
     shown: str
-    """As it was given, which is how mistakes name it."""
+    """The path as given, for error messages."""
     find: Callable[[], Mapping[tuple[str | int, ...], tuple[int, int]]] = field(default=dict, repr=False)
 
     def __reduce__(self) -> tuple[type[Source], tuple[str, str]]:
-        return Source, (self.path, self.shown)  # mistakes are looked up where the file was read
+        return Source, (self.path, self.shown)  # positions are looked up only in the process that read the file
 
     def location(self, *place: str | int) -> Location:
-        """The position of the value at `place`, for example ("pipeline", 2, "options"), or of what holds it."""
+        """The position of the value at `place`, for example ("pipeline", 2, "options"), or of the value around it."""
         positions = self.find()
         for length in range(len(place), -1, -1):
             if place[:length] in positions:
@@ -169,7 +169,7 @@ class Source:
         return Location(self.shown)
 
     def below(self, *place: str | int) -> Source:
-        """The same file, places in it told from `place` on: an experiment may stand inside of something else."""
+        """The same file, with places relative to `place`: an experiment may be a part of a larger file."""
         size = len(place)
         return Source(
             self.path,
@@ -179,7 +179,7 @@ class Source:
 
 
 class Resolver(Protocol):
-    """What finds the class behind an entry of a pipeline: a Registry."""
+    """Finds the class behind an entry of a pipeline, as a Registry does."""
 
     def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[BaseModel]:
         """The stage's class; modules are also looked for in `folder`. Raises UnknownStageError."""
@@ -198,23 +198,23 @@ class Experiment(Node):
     pipeline: tuple[StageDef, ...] = Field(json_schema_extra={"minItems": 1})
     """The stages, in the order in which they run."""
     seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
-    """Of every stage that has an option `seed` and is not given one of its own."""
+    """The seed of every stage that has an option `seed` without a value."""
     variants: dict[Name, dict[Name, Options]] | None = None
     """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
     variant: Name | None = None
-    """The variant whose options the pipeline holds already: written into the record of a run."""
+    """The variant whose options the pipeline has already; a run records it."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
     schedule: Schedule | None = None
     execution: Execution | None = None
     gates: tuple[Gate, ...] | None = None
-    """The rules by which a run is good enough."""
+    """The rules that decide whether a run is good enough."""
     deps: tuple[Text, ...] | None = None
     """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
     trigger: Trigger | None = None
 
-    # Carried for the stages that read them.
+    # Kept for the stages that use them.
     backend: Data = None
     dataset: Data = None
     experiment_type: Data = None
@@ -225,7 +225,7 @@ class Experiment(Node):
     updated_at: Data = None
 
     _source: Source | None = PrivateAttr(default=None)
-    # What was replaced since it was read, and where in the file the value comes from now, if from there.
+    # What was replaced after reading, and the place in the file that the new value is from, if any.
     _replaced: Mapping[Place, Place | None] = PrivateAttr(default={})
 
     @field_validator("pipeline")
@@ -256,7 +256,7 @@ class Experiment(Node):
         for index, dep in enumerate(deps or ()):
             reason = ""
             if not all(part and part == part.strip() for part in dep.split("/")):
-                reason = "is no key of an asset: its parts, such as dbt/orders, have a slash between them, and no blank"
+                reason = "is not an asset key: separate its parts by slashes, as in dbt/orders, without blanks"
             elif dep in (deps or ())[:index]:
                 reason = "is named twice"
             if reason:
@@ -322,11 +322,11 @@ class Experiment(Node):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the file it was read from: stage modules beside the file are found."""
+        """The folder of the file it was read from, where stage modules are looked for too."""
         return Path(self._source.path).parent if self._source else None
 
     def location(self, *place: str | int) -> Location | None:
-        """Where in its file the value at `place` stands; None if it was not read from one, or was replaced since."""
+        """The position of the value at `place` in its file; None if it is not from a file, or was replaced since."""
         for length in (1, 4):
             if place[:length] in self._replaced:
                 moved = self._replaced[place[:length]]
@@ -339,11 +339,11 @@ class Experiment(Node):
         return self.model_copy(update=carried) if carried else self
 
     def with_variant(self, name: str, resolver: Resolver) -> Experiment:
-        """The same experiment with the options of one of its variants, whose name is then its `variant`.
+        """The same experiment with the options of the variant `name`, which becomes its `variant`.
 
-        `resolver`, a Registry, finds the stages, whose schemas say which options are themselves mappings: a variant
-        replaces a part of such an option. Raises InvalidExperimentError if there is no such variant, UnknownStageError
-        if it names a stage that the pipeline does not have, or one that does not exist.
+        `resolver`, a Registry, finds the stages. Their schemas show which options are mappings: a variant may replace a
+        part of one. Raises InvalidExperimentError if there is no such variant, UnknownStageError if it names a stage
+        that the pipeline does not have, or one that does not exist.
         """
         variants = self.variants or {}
         if name not in variants:
@@ -375,7 +375,7 @@ class Experiment(Node):
         return changed
 
     def with_seed(self, seed: int) -> Experiment:
-        """The same experiment with another `seed`. Raises InvalidExperimentError if it is none."""
+        """The same experiment with another `seed`. Raises InvalidExperimentError if it is not a valid seed."""
         try:
             changed = Experiment.model_validate({**self.to_dict(), "seed": seed})
         except ValidationError as error:
@@ -386,7 +386,7 @@ class Experiment(Node):
         return changed
 
     def index_of(self, stage: str, *place: str | int) -> int:
-        """Where in the pipeline, from 0, the stage of that name is; `place` is where it was asked for.
+        """The position in the pipeline, from 0, of the stage of that name; `place` is where it was asked for.
 
         Raises UnknownStageError.
         """
@@ -405,7 +405,8 @@ class Experiment(Node):
     def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
         """The same experiment with some options of one stage replaced.
 
-        Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is no data.
+        Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is not plain
+        data.
         """
         index = self.index_of(stage)
         data = self.to_dict()

@@ -1,4 +1,4 @@
-"""What the parts of an experiment file are made of: frozen, strict models of data that JSON can hold."""
+"""The base of the models of an experiment file: frozen and strict, with data that JSON can hold."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def _check_name(value: str) -> str:
         return value
     raise PydanticCustomError(
         "name",
-        "{shown} cannot be a name{foreign}: use 1 to 128 letters (a to z, A to Z), digits, '_', '-' or '.', and begin "
-        "with none of the last two",
+        "{shown} cannot be a name{foreign}: use 1 to 128 letters (a to z, A to Z), digits, '_', '-' or '.', and "
+        "do not begin with '-' or '.'",
         {"shown": repr(value[:140]), "foreign": _foreign(value)},
     )
 
 
 def _foreign(value: str) -> str:
-    """Which character is no ASCII: it may look like one that is."""
-    from unicodedata import name  # noqa: PLC0415  # names are right, as a rule
+    """The first character that is not ASCII, by name: it may look like one that is."""
+    from unicodedata import name  # noqa: PLC0415  # most names are valid
 
     foreign = next((char for char in value if not char.isascii()), None)
     return f" (it holds {name(foreign, hex(ord(foreign)))})" if foreign else ""
 
 
 def _check_text(value: str) -> str:
-    # Neither PostgreSQL nor a browser takes these, and a run that holds one cannot be shown any more.
+    # PostgreSQL and browsers refuse these: a run that holds one could not be shown.
     if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
         raise PydanticCustomError("text", "the text holds a NUL or half of a surrogate pair")
     return value
@@ -86,13 +86,13 @@ class Node(BaseModel):
     )
 
     def __eq__(self, other: object) -> bool:
-        # Where an experiment was read from is not part of what it says.
+        # Where an experiment was read from is not part of its content.
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]  # options are dicts
 
     def to_dict(self) -> dict[str, Any]:
-        """The data as JSON types; what was not said is left out, so that reading it again gives the same."""
+        """The data as JSON types; fields that were not set are left out, so that reading it again gives the same."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def to_json(self, *, indent: int | None = 2) -> str:

@@ -1,4 +1,4 @@
-"""Gates: the rules by which an experiment says whether a run is good enough, and what became of them."""
+"""Gates: the rules that decide whether a run is good enough, and their results."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["BOUNDS", "LAST_PASSING", "Baseline", "BoundName", "Gate", "GateResul
 BoundName = Literal["above", "at_least", "at_most", "below"]
 
 BOUNDS: Mapping[BoundName, str] = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
-"""As they are read."""
+"""The bounds in words."""
 
 LAST_PASSING = "last_passing"
 
 
 class Baseline(Node):
-    """The earlier runs that a run is held against: `last_passing`, or one of these."""
+    """The earlier runs that a run is compared with: `last_passing`, or one of these."""
 
     run: Text | None = None
     """The id of a run."""
     last_runs: int | None = Field(default=None, ge=2, le=1000, strict=True)
-    """The last so many runs that passed."""
+    """The number of latest passing runs to compare with."""
     variant: Name | None = None
     """The newest run of this variant that succeeded."""
 
@@ -48,7 +48,7 @@ class Baseline(Node):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if self.model_fields_set and sum(value is not None for value in (self.run, self.last_runs, self.variant)) != 1:
-            raise ValueError("say one of run, last_runs and variant")
+            raise ValueError("set one of run, last_runs and variant")
         return self
 
     @model_serializer(mode="plain")
@@ -61,7 +61,7 @@ class Baseline(Node):
 
     @property
     def words(self) -> str:
-        """As it is read: `the last passing run`."""
+        """In words: `the last passing run`."""
         if self.run is not None:
             return f"run {self.run}"
         if self.last_runs is not None:
@@ -70,54 +70,56 @@ class Baseline(Node):
 
 
 class NoRegression(Node):
-    """A run is not worse than its baseline by the margin or more, as far as the data can tell."""
+    """A run is not worse than its baseline by the margin or more, as far as the data show."""
 
     group: Text | None = None
     """The group of the `bench` stage whose values are compared."""
     bench: Text = "bench"
     """The metric of that `bench` stage."""
     metric: Text | None = None
-    """In place of a group: one number per run."""
+    """Instead of a group: one number per run."""
     baseline: Baseline = Field(default_factory=Baseline)
-    """The earlier runs that the run is held against: `last_passing`, or one of `run`, `last_runs`, `variant`."""
+    """The earlier runs that the run is compared with: `last_passing`, or one of `run`, `last_runs`, `variant`."""
     margin: float = Field(gt=0, allow_inf_nan=False, strict=True)
     """The loss that would matter, in units of the data."""
     higher_is_better: bool = Field(default=True, strict=True)
     paired: bool = Field(default=False, strict=True)
     """Value i of both runs belongs together: the same fold, example or seed."""
     alpha: float | None = Field(default=None, gt=0, lt=0.5, strict=True)
-    """The chance of a false verdict; that of `reliability.stats`, or 0.05, unless said."""
+    """The chance of a false verdict (default: that of `reliability.stats`, or 0.05)."""
     looks: Looks = "once"
-    """`always_valid`: over all runs since a pinned one, with an error rate that holds however many these are."""
+    """`always_valid`: judge all runs since a pinned one, with an error rate that holds for any number of them."""
     bounds: tuple[float, float] | None = None
-    """With `looks: always_valid`: the lowest and the highest that a value can be; unless said, values are normal."""
+    """With `looks: always_valid`: the lowest and the highest possible value (default: values are normal)."""
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> Self:
         if (self.group is None) == (self.metric is None):
-            raise ValueError("say what is compared: either `group`, of a bench stage, or `metric`, a number per run")
+            raise ValueError("set what is compared: either `group`, of a bench stage, or `metric`, one number per run")
         if self.metric is not None and self.paired:
             raise ValueError("`paired` is for the values of a `group`; a `metric` is one number per run")
         if self.metric is not None and "bench" in self.model_fields_set:
-            raise ValueError("`bench` says where a `group` is from; a `metric` has its whole name in `metric`")
+            raise ValueError("`bench` names the stage of a `group`; a `metric` is named in full by `metric`")
         if self.looks == "once":
             if self.bounds is not None:
                 raise ValueError("`bounds` are for `looks: always_valid`")
             if self.metric is not None and self.baseline.last_runs is None:
                 raise ValueError(
-                    f"one number of this run and one of {self.baseline.words} have no interval and cannot be told "
-                    "apart: compare with `baseline: {last_runs: 5}` or more, or the values of a `group`"
+                    f"one number of this run and one of {self.baseline.words} have no interval, so they cannot be "
+                    "compared: use `baseline: {last_runs: 5}` or more, or the values of a `group`"
                 )
             return self
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise ValueError("`bounds` are two numbers, the lowest and the highest that a value can be")
+            raise ValueError("`bounds` are two numbers, the lowest and the highest possible value")
         if self.baseline.run is None:
             raise ValueError(
-                "`looks: always_valid` needs `baseline: {run: ID}`: a baseline that moves on after a look begins the "
-                "count of looks anew, and the error rate with it"
+                "`looks: always_valid` needs `baseline: {run: ID}`: a baseline that moves restarts the count of looks, "
+                "and with it the error rate"
             )
         if self.paired:
-            raise ValueError("with `looks: always_valid` each run is one value, and there is nothing to be `paired`")
+            raise ValueError(
+                "with `looks: always_valid` each run is one value, so there is nothing to pair: leave `paired` out"
+            )
         return self
 
 
@@ -132,21 +134,21 @@ class Gate(Node):
     above: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     below: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     no_regression: NoRegression | None = None
-    """In place of a metric and a bound: not worse than an earlier run."""
+    """Instead of a metric and a bound: not worse than an earlier run."""
     severity: GateSeverity = "error"
     blocking: bool = Field(default=False, strict=True)
-    """`true`: a run that does not pass it fails, after the report is written."""
+    """`true`: a run that does not pass this gate fails, after its report is written."""
     undecided: WhenUndecided = "warn"
-    """`fail`: what cannot be decided counts as failed, but for want of earlier runs."""
+    """`fail`: an undecided gate counts as failed, except if earlier runs are missing."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         said = [name for name in BOUNDS if getattr(self, name) is not None]
         if self.no_regression is not None:
             if self.metric is not None or said:
-                raise ValueError("a gate has either a metric with its bound, or no_regression; make two of it")
+                raise ValueError("a gate has either a metric with its bound, or no_regression; make two gates of it")
         elif self.metric is None:
-            raise ValueError("say what it is about: `metric` with a bound, or `no_regression`")
+            raise ValueError("a gate needs a `metric` with a bound, or `no_regression`")
         elif len(said) != 1:
             given = " and ".join(said) if said else "none"
             raise ValueError(f"a metric has one bound, {', '.join(BOUNDS)}; given: {given}")
@@ -157,7 +159,7 @@ class Gate(Node):
 
     @property
     def bound(self) -> tuple[BoundName, float] | None:
-        """Which bound, and where; None of a gate against regression."""
+        """The name and the value of the bound; None for a gate against regression."""
         return next(((name, value) for name in BOUNDS if (value := getattr(self, name)) is not None), None)
 
     @property
@@ -174,18 +176,18 @@ class Gate(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What became of a gate in one run."""
+    """The result of a gate in one run."""
 
     gate: str
     status: GateStatus
     severity: GateSeverity
-    """In effect: what is undecided is a warning, unless the gate says `undecided: fail`."""
+    """The severity in effect: an undecided gate is a warning, unless it has `undecided: fail`."""
     blocking: bool
     sentence: str
-    """For people: the numbers and what follows."""
+    """The result in words: the numbers and what follows from them."""
     numbers: Mapping[str, float | int] = field(default_factory=dict)
     """`value` and `bound`; or `estimate` (this run minus the baseline, in units of the data), `interval_low` and
-    `interval_high`, `confidence_level`, `margin`, `n`, `n_baseline`, `more_replicates`; those that there are."""
+    `interval_high`, `confidence_level`, `margin`, `n`, `n_baseline`, `more_replicates`; only those that exist."""
     baseline_runs: tuple[str, ...] = ()
 
     @property

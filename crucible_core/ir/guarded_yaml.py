@@ -41,7 +41,7 @@ def _parse_json(text: str, shown: str) -> Any:
         for key, value in items:
             if key in mapping:
                 _find_in_json(text, shown)
-                refuse(f"the key {key!r:.80} stands twice in one mapping")
+                refuse(f"the key {key!r:.80} occurs twice in one mapping")
             mapping[key] = value
         return mapping
 
@@ -49,16 +49,16 @@ def _parse_json(text: str, shown: str) -> Any:
         data = json.loads(
             text,
             object_pairs_hook=pairs,
-            parse_constant=lambda name: refuse(f"{name} is no JSON number; numbers in an experiment are finite"),
+            parse_constant=lambda name: refuse(f"{name} is not a JSON number; numbers in an experiment are finite"),
         )
     except json.JSONDecodeError as error:
         raise InvalidExperimentError(
-            f"is no JSON: {error.msg}", location=Location(shown, error.lineno, error.colno)
+            f"is not valid JSON: {error.msg}", location=Location(shown, error.lineno, error.colno)
         ) from None
     except RecursionError:
         refuse(f"is nested more than {MAX_DEPTH} deep")
     except ValueError as error:  # an integer of more digits than Python converts
-        raise InvalidExperimentError(f"is no JSON: {error}", location=Location(shown)) from None
+        raise InvalidExperimentError(f"is not valid JSON: {error}", location=Location(shown)) from None
     _check_size(data, refuse)
     return data
 
@@ -89,8 +89,8 @@ def _json_positions(text: str) -> Positions:
 
 
 def _find_in_json(text: str, shown: str) -> Positions:
-    """Read JSON as YAML, which knows where things stand, and raises for a key that stands twice with its place."""
-    # YAML has no surrogate pairs: their escapes make way for as many other characters.
+    """Read JSON as YAML, which records positions, and raises for a key that occurs twice, with its position."""
+    # YAML has no surrogate pairs: their escapes are replaced by as many other characters.
     readable = re.sub(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", "surrog", text)
     try:
         return _Builder(shown).build(_events(readable, shown, pure=False))[1]
@@ -99,19 +99,19 @@ def _find_in_json(text: str, shown: str) -> Positions:
 
 
 class _Unparsable(Exception):
-    """What a parser says of a text that it cannot read; which parser is tried next is still open."""
+    """One parser cannot read the text; another one may be tried next."""
 
     def __init__(self, reason: str, location: Location) -> None:
         super().__init__(reason)
-        self.mistake = InvalidExperimentError(f"is no YAML: {reason}", location=location)
+        self.mistake = InvalidExperimentError(f"is not valid YAML: {reason}", location=location)
 
 
 def _parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, Positions]:
     try:
         return _Builder(shown).build(_events(text, shown, number, pure=False))
     except _Unparsable as error:
-        # The C parser does not read all of YAML 1.2: `{module: package.module:Stage}` is too much for it. The Python
-        # parser does, thirteen times slower, so that it gets the second try, and only texts of a size it can manage.
+        # The C parser cannot read all of YAML 1.2, for example `{module: package.module:Stage}`. The Python parser
+        # can, but is thirteen times slower: it is tried second, and only on texts that are small enough.
         if len(text) > MAX_SECOND_TRY:
             raise error.mistake from None
     try:
@@ -121,7 +121,7 @@ def _parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, 
 
 
 def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> Iterator[Any]:
-    from ruamel.yaml import YAML  # noqa: PLC0415  # whoever makes experiments in code needs no YAML
+    from ruamel.yaml import YAML  # noqa: PLC0415  # experiments made in code do not need YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
     try:
@@ -147,7 +147,7 @@ def _of_document(events: Iterator[Any], number: int) -> Iterator[Any]:
 
 @dataclass(slots=True)
 class _Open:
-    """A sequence or mapping whose end has not come yet."""
+    """A sequence or mapping that has not ended yet."""
 
     value: Any
     place: Place
@@ -196,7 +196,8 @@ class _Builder:
         self.values += number
         if self.values > MAX_VALUES:
             self._refuse(
-                f"the file holds more than {MAX_VALUES:,} values, aliases counted as what they stand for", event
+                f"the file holds more than {MAX_VALUES:,} values (each alias counts as all the values that it repeats)",
+                event,
             )
 
     def _scalar(self, event: Any) -> None:
@@ -219,15 +220,15 @@ class _Builder:
 
     def _key(self, key: str, plain: bool, event: Any, parent: _Open) -> None:
         if key == "<<" and plain:
-            self._refuse("merge keys (<<) are not read; write the values out", event)
+            self._refuse("merge keys (<<) are not supported; write the values out", event)
         if key in parent.value:
-            self._refuse(f"the key {key!r:.80} stands twice in one mapping", event)
+            self._refuse(f"the key {key!r:.80} occurs twice in one mapping", event)
         parent.key, parent.next_is_key = key, False
         self.positions[(*parent.place, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
 
     def _no_tag(self, event: Any) -> None:
         if event.tag is not None and str(event.tag) != "!":
-            self._refuse(f"YAML tags are not read: {str(event.tag)!r:.80}", event)
+            self._refuse(f"YAML tags are not supported: {str(event.tag)!r:.80}", event)
 
     def _put(self, value: Any, event: Any) -> Place:
         if not self.stack:
@@ -271,7 +272,7 @@ class _Builder:
             self._refuse(f"the alias *{event.anchor} has no anchor &{event.anchor} that ends before it", event)
         value, size = self.anchors[event.anchor]
         self._count(size, event)
-        # Validation copies what it keeps, so that sharing one object here is not seen by anyone.
+        # Validation copies what it keeps, so sharing one object here has no effect.
         self._put(value, event)
 
 
@@ -317,7 +318,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
 
 def _resolve(text: str) -> Any:
-    """The value of a plain scalar. Raises ValueError, worded for the user, where it must be quoted or changed."""
+    """The value of a plain scalar. Raises ValueError, worded for the user, if it must be quoted or changed."""
     if text in _NULL:
         return None
     if text in _TRUE or text in _FALSE:

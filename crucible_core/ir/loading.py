@@ -1,8 +1,8 @@
 """From an experiment file to an Experiment, or to an InvalidExperimentError that says where and why.
 
-The file is untrusted. It is read as a stream of parser events, which do not recurse, against limits on size, depth and
-number of values before anything is built; YAML is read by the core schema of YAML 1.2.2 (section 10.3), so `1e-3` is a
-number and `on` is no boolean, and what older readers take for something else must be quoted.
+The file is untrusted. It is read as a stream of parser events, without recursion, and limits on size, depth and number
+of values are checked before anything is built. YAML is read by the core schema of YAML 1.2.2 (section 10.3), so `1e-3`
+is a number and `on` is not a boolean. A text that YAML 1.1 readers take for something else must be quoted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
 
     Nothing is imported: stages are looked up when the experiment is run, validated or compiled.
 
-    Raises InvalidExperimentError with the file, the line and the column of the first mistake; `others` of it are the
+    Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
     """
     data, source = load_document(path)
@@ -38,9 +38,9 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
 
 
 def load_document(path: str | os.PathLike[str], *, number: int | None = None) -> tuple[Any, Source]:
-    """What a YAML or JSON file holds, read under the limits and rules of experiment files, and where in it what stands.
+    """The content of a YAML or JSON file, read by the rules of experiment files, and the place of each value.
 
-    A file of several YAML documents is refused, unless the `number` of one (0 is the first) says which is meant.
+    A file of several YAML documents is refused, unless `number` (0 is the first) selects one.
 
     Raises InvalidExperimentError.
     """
@@ -64,7 +64,7 @@ def experiment_from(data: Any, source: Source | None) -> Experiment:
     """
     if not isinstance(data, dict):
         raise InvalidExperimentError(
-            f"an experiment is a mapping with `id:` and `pipeline:`, and this file holds {_kind(data)}",
+            f"an experiment is a mapping with `id:` and `pipeline:`, but this file holds {_kind(data)}",
             location=source.location() if source else None,
         )
     try:

@@ -35,7 +35,7 @@ Kind = Literal[
     "union",
     "anything",
 ]
-"""What values an option takes.
+"""The kind of values that an option takes.
 
 `choice`: one of `choices`. `list`: see `item` and `items`. `mapping`: any names, each value an `item`. `model`: the
 names of `children`. `union_by_tag`: one of several models, which their field `tag` distinguishes. `scalar_or_more`: two
@@ -55,7 +55,7 @@ Bound = Literal[
     "maxItems",
     "pattern",
 ]
-"""What limits a value beyond its kind, by its name in JSON schema."""
+"""Constraints on a value besides its kind, by their names in JSON schema."""
 
 MAX_NESTING: Final = 8
 """How many levels of a type that refers to itself are shown."""
@@ -83,15 +83,15 @@ class Option:
     default: Any = NO_DEFAULT
     """JSON-able."""
     nullable: bool = False
-    """Whether null is allowed besides what `kind` says."""
+    """Whether null is allowed too."""
     choices: tuple[Any, ...] = ()
     bounds: Mapping[Bound, Any] = field(default_factory=dict)
     format: str | None = None
-    """That of JSON schema: `date`, `path`, `password` and others."""
+    """The `format` in JSON schema: `date`, `path`, `password` and others."""
     tag: str | None = None
-    """Of a union by tag, the field that distinguishes its models."""
+    """For a union by tag: the field that distinguishes its models."""
     only_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of a field that only some models of a union by tag have: the tag, and the values of those models."""
+    """For a field that only some models of a union by tag have: the tag, and its values in those models."""
     takes_others: bool = False
     """Whether names other than those of `children` are allowed."""
     _schema: _Schema = field(default_factory=dict, repr=False)
@@ -117,12 +117,12 @@ class Option:
         return bool(kinds & _WITH_PARTS) or any(one.alternatives for one in self.alternatives)
 
     def part(self, name: str) -> Option:
-        """What the value under this name can be: of kind `anything` if the name is not known."""
+        """The option under this name; of kind `anything` if the name is not known."""
         return self.children.get(name) or (self.kind == "mapping" and self.item) or _ANYTHING
 
     @functools.cached_property
     def item(self) -> Option | None:
-        """What each item of a list, or each value of a mapping, is; None if they differ or can be anything."""
+        """The option of each item of a list, or each value of a mapping; None if they differ or can be anything."""
         if self.kind == "mapping":
             schema = self._schema.get("additionalProperties")
         else:
@@ -132,17 +132,17 @@ class Option:
 
     @functools.cached_property
     def items(self) -> tuple[Option, ...]:
-        """Of a list with a given number of items, each of them; otherwise nothing."""
+        """The options of a list with a fixed number of items; otherwise empty."""
         return tuple(_read("", one, self._defs) for one in self._schema.get("prefixItems", ()))
 
     @functools.cached_property
     def alternatives(self) -> tuple[Option, ...]:
-        """What a value of a `union` or of `scalar_or_more` can be."""
+        """The alternatives of a `union` or of `scalar_or_more`."""
         return tuple(_read("", one, self._defs) for one in self._schema.get("anyOf", ()))
 
     @functools.cached_property
     def secret(self) -> bool:
-        """Whether the option is a secret, or has one somewhere inside."""
+        """Whether the option is a secret or contains one."""
         return _has_secret(self._schema, self._defs, set())
 
 

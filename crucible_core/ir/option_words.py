@@ -13,7 +13,7 @@ __all__ = ["describe_option", "type_in_words"]
 
 @functools.lru_cache(maxsize=8192)
 def describe_option(option: Option) -> str | None:
-    """The option's description, then in brackets what else its values must be; None if there is nothing to say."""
+    """The option's description, then its constraints in brackets; None if it has neither."""
     limits = [f"{words} {option.bounds[key]}" for key, words in _BOUNDS.items() if key in option.bounds]
     if _needs_words(option):
         limits.insert(0, type_in_words(option))
@@ -88,7 +88,7 @@ _FORMATS = {
     "directory-path": "path of a folder",
     "duration": "duration such as PT1H30M",
     "file-path": "path of a file",
-    "password": "secret: all who see a run can read what is typed here",
+    "password": "secret: everyone who can see a run can read it",
     "path": "path",
     "time": "time of day such as 12:30:00",
     "uri": "URL",

@@ -26,15 +26,15 @@ class Schedule(Node):
     timezone: str = "UTC"
     """An IANA time zone, for example Europe/Berlin."""
     default_status: ScheduleStatus = "stopped"
-    """Whether the schedule is on when it is first deployed; the UI's switch has the last word."""
+    """Whether the schedule is on when it is first deployed; the switch in the UI overrides it."""
     missed: MissedTicks = "latest"
-    """Ticks that passed while no daemon was running: run the `latest` of them, or `all`, or `skip` what is too late."""
+    """Ticks that passed while no daemon was running: run the `latest` of them, or `all`, or `skip` those too late."""
     max_catch_up: int | None = Field(default=None, ge=1, le=100, strict=True)
-    """With `missed: all`: how many of the last ticks are searched for missed ones; 10 by default."""
+    """With `missed: all`: how many ticks to look back for missed ones (default: 10)."""
     max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
-    """With `missed: skip`: by how many seconds a tick may be late and is still run; 300 by default."""
+    """With `missed: skip`: how many seconds late a tick may be and still run (default: 300)."""
     variant: Name | None = None
-    """The variant of the experiment that is run; by default none."""
+    """The variant of the experiment to run (default: the pipeline as written)."""
 
     @field_validator("cron")
     @classmethod
@@ -42,7 +42,9 @@ class Schedule(Node):
         if _CRON_FIELDS.fullmatch(value) or value in _CRON_WORDS:
             return value
         raise PydanticCustomError(
-            "cron", "{value} is not a cron schedule: five fields such as '0 2 * * *', or @daily", {"value": repr(value)}
+            "cron",
+            "{value} is not a cron schedule: write five fields such as '0 2 * * *', or @daily",
+            {"value": repr(value)},
         )
 
     @field_validator("timezone")
@@ -54,7 +56,7 @@ class Schedule(Node):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise PydanticCustomError(
-                "timezone", "{value} is not an IANA time zone such as Europe/Berlin", {"value": repr(value)}
+                "timezone", "{value} is not an IANA time zone, such as Europe/Berlin", {"value": repr(value)}
             ) from None
         return value
 
@@ -62,7 +64,7 @@ class Schedule(Node):
     def _no_bound_that_bounds_nothing(self) -> Self:
         for name, policy in (("max_catch_up", "all"), ("max_late", "skip")):
             if getattr(self, name) is not None and self.missed != policy:
-                raise ValueError(f"{name} goes with `missed: {policy}`, and here it is {self.missed}")
+                raise ValueError(f"{name} needs `missed: {policy}`, but it is {self.missed}")
         return self
 
 
@@ -70,8 +72,8 @@ class Trigger(Node):
     """Runs the experiment again when an asset that it depends on (`deps`) is updated."""
 
     on_update: OnUpdate
-    """`any`: when one of the assets is updated; `all`: when every one was since the last run that this started."""
+    """`any`: when one of the assets is updated; `all`: when each of them was since the last run that this started."""
     default_status: ScheduleStatus = "stopped"
-    """Whether the trigger is on when it is first deployed; the UI's switch has the last word."""
+    """Whether the trigger is on when it is first deployed; the switch in the UI overrides it."""
     variant: Name | None = None
-    """The variant of the experiment that is run; by default none."""
+    """The variant of the experiment to run (default: the pipeline as written)."""

@@ -1,4 +1,4 @@
-"""Modules under the names they had before the packages were parted, for code and stored values that name them.
+"""Modules under the names they had before the packages were split, for code and stored values that name them.
 
 `crucible_core/__init__.py` puts this folder on the package's path. Each module here is two lines; all of them go with
 version 1.0.
@@ -16,7 +16,7 @@ __all__ = ["moved", "moved_names", "moved_package"]
 
 
 def moved(old: str, new: str) -> None:
-    """Have the module `new` stand under the name `old` too, so that its classes are the same ones by either name."""
+    """Make the module `new` importable as `old` too, so that its classes are the same ones by either name."""
     _warn(old, new)
     sys.modules[old] = importlib.import_module(new)
 
@@ -24,7 +24,7 @@ def moved(old: str, new: str) -> None:
 def moved_package(old: str, new: str, renamed: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """The `__getattr__` of a package whose modules moved one by one: names that are not its modules come from `new`.
 
-    `renamed` is old name -> new name, of what has another name there.
+    `renamed` is old name -> new name, for names that have changed.
     """
     _warn(old, new)
     names = renamed or {}

@@ -54,10 +54,10 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
         blocks.append(_contenders_table(comparison.best))
     if comparison.ranking is not None:
         blocks.append(_ranks_table(comparison.ranking))
-    blocks.append(Items(tuple(dict.fromkeys(_said(comparison)))))
+    blocks.append(Items(tuple(dict.fromkeys(_settings(comparison)))))
     if comparison.checks:
         blocks.append(
-            Paragraph("Checks of assumptions, for the reader's information: they had no part in the choice of a test.")
+            Paragraph("Checks of assumptions, for information only: they had no influence on the choice of a test.")
         )
         blocks.append(Items(comparison.checks))
     if comparison.dropped:
@@ -67,20 +67,20 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
 
 
 def unread_section(name: str, reason: str) -> Section:
-    """What stands in place of a comparison that cannot be read."""
+    """The section in place of a comparison that cannot be read."""
     return Section(f"Comparison: {name}", (Paragraph(reason),))
 
 
-def _said(comparison: Comparison) -> Iterator[str]:
-    told = f"alpha = {format_number(comparison.alpha)}"
+def _settings(comparison: Comparison) -> Iterator[str]:
+    level = f"alpha = {format_number(comparison.alpha)}"
     if comparison.p_adjusted is not None:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
-        told += f"; {len(comparison.tests)} tests, p-values {adjusted}"
+        level += f"; {len(comparison.tests)} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
-        told += f"; a family of {family.size} comparisons, {adjusted}"
-    yield told
+        level += f"; a family of {family.size} comparisons, {adjusted}"
+    yield level
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
     for test in comparison.tests:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
@@ -208,7 +208,7 @@ def _verdicts_table(comparison: Comparison) -> Table:
 def _more(verdict: MarginResult) -> str:
     if verdict.verdict != "inconclusive":
         return "–"
-    return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number would"
+    return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number is enough"
 
 
 def _contenders_table(best: BestSet) -> Table:
@@ -254,7 +254,7 @@ class _Effects(NamedTuple):
 
 
 def _effects(comparison: Comparison) -> _Effects | None:
-    """The pairs of the family, else the tests that estimate what the first one does."""
+    """The pairs of the family, or else the tests that estimate the same quantity as the first one."""
     family = comparison.comparisons
     if family is not None:
         short = _shortened(comparison.groups)
@@ -291,7 +291,7 @@ def _effects(comparison: Comparison) -> _Effects | None:
 
 
 def _shortened(names: Iterable[str]) -> dict[str, str]:
-    """Names as short as a picture's margin needs them, and still told apart: without what all of them share."""
+    """Names short enough for a picture's margin and still distinct: without what all of them share."""
     names = list(names)
     if max(map(len, names)) <= MOST_OF_A_NAME:
         return {name: name for name in names}
@@ -334,9 +334,9 @@ def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
     if comparison.comparisons is None:
         return picture
     together = (
-        "The intervals hold all at once."
+        "The intervals are simultaneous."
         if comparison.comparisons.correction != "none"
-        else "The intervals hold one by one."
+        else "Each interval holds by itself."
     )
     return replace(picture, caption=f"{picture.caption} {together}")
 
@@ -356,7 +356,7 @@ def _values_picture(comparison: Comparison, measure: str) -> Picture | None:
         measure=measure,
         means=means or None,
         interval=f"{percent(comparison.confidence_level)} CI",
-        caption="Of larger groups, a thousand values spread evenly over their order." if sampled else None,
+        caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
     )
 
 
@@ -408,7 +408,7 @@ def _power_picture(comparison: Comparison, _: str) -> Picture | None:
         target=planned.wanted,
         planned=float(planned.n),
         across=f"n ({comparison.replicate})",
-        caption=f"Power of the {planned.test} as it was planned, before there were data.",
+        caption=f"Power of the {planned.test} as planned, before there were data.",
     )
 
 

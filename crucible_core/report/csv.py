@@ -16,7 +16,7 @@ def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _csv_cell(text: str) -> str:
-    # A cell that begins like a formula is one to a spreadsheet, whatever the quotes; numbers stay numbers.
+    # Spreadsheets run a cell that begins like a formula, even in quotes; numbers stay numbers.
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not _is_number(text) else text
 
 

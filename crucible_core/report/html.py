@@ -7,7 +7,7 @@ import html
 from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
 from crucible_core.values.jsonable import safe_text
 
-# Were a text ever to get through unescaped, it could still load and run nothing.
+# If a text ever got through unescaped, it could still load and run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -39,7 +39,7 @@ figure svg { display: block; min-width: 34rem; }
 
 
 def html_of(document: Document) -> str:
-    """One file that needs nothing else: no script, no address, its style inside."""
+    """One self-contained file: no script, no links to other files, its style inside."""
     body = [f"<h1>{_html(document.title)}</h1>", *map(_html_block, document.blocks)]
     for section in document.sections:
         body += [f"<section><h2>{_html(section.title)}</h2>", *map(_html_block, section.blocks), "</section>"]
@@ -84,7 +84,7 @@ def _html_block(block: Block) -> str:
             kind = "" if named else ' class="plain"'
             return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
         case Picture(svg, _, caption):
-            # In the page itself its texts can be copied and show their titles, and its namespace is known.
+            # Inline, its texts can be copied and show their titles, and it needs no namespace.
             drawing = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
             said = f"<figcaption>{_html(caption)}</figcaption>" if caption else ""
             return f'<figure><div class="scroll">{drawing}</div>{said}</figure>'

@@ -25,7 +25,7 @@ _LATEX_SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\symbol{34}",  # what some languages of babel make a command of
+    '"': r"\symbol{34}",  # a command in some languages of babel
     "…": r"\ldots{}",
     "–": "--",
     "—": "---",
@@ -46,7 +46,7 @@ _LATEX_SPECIAL = {
 }
 
 
-# What stands for itself in mathematics, by its command there.
+# Characters of mathematics, by their commands there.
 _LATEX_MATHS = {
     "−": "-", "±": r"\pm", "×": r"\times", "·": r"\cdot", "∞": r"\infty", "≤": r"\le", "≥": r"\ge", "≠": r"\ne",
     "≈": r"\approx", "→": r"\to", "°": r"^{\circ}", "µ": r"\mu", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma",
@@ -94,7 +94,7 @@ def _latex_char(char: str) -> str:
 
 
 def _latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[str]) -> str:
-    """Tables that fit the page: long texts wrapped, in smaller print, and of many rows several, each with the head."""
+    """Tables that fit the page: long texts are wrapped, in smaller print; many rows make several tables."""
     align = "".join("r" if column in numeric else "l" for column in columns)
     widths, fits = _latex_widths([columns, *rows], [column in numeric for column in columns])
     head = [_latex_row(columns, widths), r"\midrule"] if any(column.strip() for column in columns) else []
@@ -112,9 +112,9 @@ def _latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric:
 
 
 def _latex_widths(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> tuple[list[float], bool]:
-    """For each column its share of a line, or 0 where it keeps the width that it has by itself, and whether all fit.
+    """Each column's share of a line, or 0 if it keeps its natural width; and whether all columns fit.
 
-    No column is narrower than its longest word, so that together they may be wider than a line.
+    No column is narrower than its longest word, so together they may be wider than a line.
     """
     columns = list(zip(*rows, strict=True))
     longest = [max(map(len, column)) for column in columns]
@@ -124,8 +124,8 @@ def _latex_widths(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> tup
     least = [
         whole if number else min(word, 24) + 1 for whole, word, number in zip(longest, words, numeric, strict=True)
     ]
-    # What is left goes to those that want it; by the square root, so that a text twice as long takes more lines rather
-    # than twice the width.
+    # The rest goes to the columns that need it, by the square root, so that a text twice as long takes more lines
+    # rather than twice the width.
     wanted = [math.sqrt(max(0, whole - some)) for whole, some in zip(longest, least, strict=True)]
     left = _LATEX_SMALL_LINE - 1.5 * len(longest) - sum(least)
     share = max(0.0, left) / (sum(wanted) or 1)
@@ -152,13 +152,13 @@ def _latex_start(line: str) -> str:
 def latex_of(document: Document) -> str:
     r"""A fragment to \input into a document that loads the package booktabs, for pdflatex, lualatex or xelatex.
 
-    Where the package tikz is loaded too, pictures are drawn; else they are told in words.
+    If the package tikz is loaded too, pictures are drawn; otherwise they are described in words.
 
-    Letters that pdflatex has no fonts for, those of most scripts, are shown by their number there, and as they are by
-    the two others where the document's font has them.
+    pdflatex has no fonts for most scripts: it shows their letters by number. The two others show the letters if the
+    document's font has them.
     """
     parts = [
-        r"% needs \usepackage{booktabs}, and \usepackage{tikz} to show pictures and not only tell them",
+        r"% needs \usepackage{booktabs}, and \usepackage{tikz} to draw pictures instead of describing them",
         r"\providecommand{\crucibletext}[2]{\ifdefined\Umathchar{}#1\else#2\fi}",
         r"\providecommand{\cruciblefit}[1]{\ifdefined\resizebox\resizebox{\linewidth}{!}{#1}\else#1\fi}",
         rf"\section*{{{_latex(document.title)}}}",
@@ -194,6 +194,6 @@ def _latex_block(block: Block) -> str:
 
 
 def _latex_size(svg: str) -> str:
-    """As wide as the text, or of a tall picture nearly as high as the page."""
+    """As wide as the text; a tall picture nearly as high as the page."""
     width, height = (float(found) for found in re.findall(r' (?:width|height)="([\d.]+)"', svg)[:2])
     return r"!}{0.9\textheight" if height > 1.4 * width else r"\linewidth}{!"

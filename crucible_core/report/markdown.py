@@ -12,7 +12,7 @@ from crucible_core.values.jsonable import safe_text
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
-# Bare addresses, and names after @, become links by themselves in GitHub's dialect, escaped or not.
+# GitHub turns bare addresses, and names after @, into links, escaped or not.
 _MARKDOWN_LINK = re.compile(r"(?i)(https?|ftp|www|mailto|xmpp)(?=[:.])|@(?=\S)")
 
 
@@ -21,7 +21,7 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_alt(text: str) -> str:
-    # An alternative text holds no links, and would show a comment as it is.
+    # An alternative text has no links, and would show a comment literally.
     return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
 
 
@@ -34,7 +34,7 @@ def markdown_of(document: Document, *, picture_bytes: int | None = None) -> str:
     """The document in GitHub's dialect, its pictures as `data:` images.
 
     With `picture_bytes`, pictures are shown as long as all of them together take no more bytes of the text than that;
-    the others are told in words.
+    the others are described in words.
     """
     left = math.inf if picture_bytes is None else picture_bytes
 

@@ -1,4 +1,4 @@
-"""The one folder that reports are written to, and the way in: nothing outside of it, nothing half written."""
+"""Writing reports: only into one folder, and never half a file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
 
 
 def output_root() -> Path:
-    """The folder named by CRUCIBLE_OUTPUT_ROOT, or `reports` below the working directory. Never set by a file."""
+    """The folder named by CRUCIBLE_OUTPUT_ROOT, or `reports` below the working directory. No file can set it."""
     return Path(os.environ.get(OUTPUT_ROOT_VARIABLE) or "reports").absolute()
 
 
 def path_problem(relative: str) -> str | None:
-    """Why `relative` is no place under the output root, or None if it is one."""
+    """Why `relative` is not a valid path under the output root, or None if it is."""
     path = Path(relative)
     if safe_text(relative) != relative:
         return f"the path {relative!r} holds a NUL or half of a surrogate pair"
@@ -62,7 +62,7 @@ def write_atomically(relative: str, text: str) -> Path:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except (OSError, RuntimeError) as error:  # Python before 3.13 says RuntimeError of a link that leads to itself
+    except (OSError, RuntimeError) as error:  # Python before 3.13 raises RuntimeError for a link to itself
         raise CrucibleError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     return target
 

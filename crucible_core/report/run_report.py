@@ -31,7 +31,7 @@ MAX_OUTPUT_COLUMNS = 8
 
 
 def report_on(ctx: Context, *, title: str | None = None) -> Document:
-    """The report on a run as it stands."""
+    """The report on a run so far."""
     experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
     opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
     if experiment.description:
@@ -92,10 +92,9 @@ def _without_kind(decision: Decision) -> dict[str, Any]:
 
 
 def _is_to_go_on(ctx: Context) -> bool:
-    # The stage that the trace ends with may be the one that writes this very report: where no other one is left, what
-    # the report tells of is over.
-    at_work = {event.stage for event in ctx.trace.events[-1:]}
-    over = ctx.trace.endings.keys() | at_work
+    # The last stage of the trace may be the one that writes this report: if no other stage is left, the run is over.
+    running = {event.stage for event in ctx.trace.events[-1:]}
+    over = ctx.trace.endings.keys() | running
     return any(definition.enabled and definition.name not in over for definition in ctx.experiment.pipeline)
 
 
@@ -172,7 +171,7 @@ def gates_table(gates: Iterable[GateResult]) -> Table:
 
 
 def stages_table(events: Iterable[Event]) -> Table:
-    """One row per stage: how it ended, how long it took, what was remarkable."""
+    """One row per stage: how it ended, how long it took, and anything unusual."""
     rows: dict[str, tuple[str, str, str, str]] = {}
     retries: dict[str, list[str]] = {}
     for event in events:

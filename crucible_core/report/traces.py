@@ -40,7 +40,7 @@ def render_trace(trace: Trace, trace_format: TraceFormat) -> str:
 
 
 def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
-    """What differs, one line each, `-` from the left and `+` from the right trace; times do not count."""
+    """The differences, one line each, `-` from the left and `+` from the right trace; times do not count."""
     lines: list[str] = []
     before, after = _facts(left), _facts(right)
     for place in dict.fromkeys([*before, *after]):

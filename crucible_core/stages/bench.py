@@ -61,9 +61,9 @@ class Bench(Stage):
     """Compares groups of numbers with statistical tests.
 
     The groups are a mapping of name to numbers, `{"control": [...], "treatment": [...]}`, by default in
-    `assigns["bench_data"]`. `metrics["bench"]` gets the result: per group n, mean, sd and median; per test its
+    `assigns["bench_data"]`. `metrics["bench"]` gets the result. Per group: n, mean, sd and median. Per test: its
     statistic, p-value (raw and adjusted for the family of tests), estimate and effect size with their intervals, and
-    what was assumed; for more than two groups the family of pairs; verdicts against a margin. An option that is not set
+    its assumptions. For more than two groups: the family of pairs. With a margin: verdicts. An option that is not set
     takes its value from the experiment's `reliability.stats`, if that has one. If the data do not allow a test, the
     stage fails and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
     """
@@ -85,13 +85,13 @@ class Bench(Stage):
     paired: bool = False
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
-    """What the values are (default: binary for booleans and counts, else continuous)."""
+    """The kind of the values (default: binary for booleans and counts, else continuous)."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
     """`greater` asks whether the first group (or each group, compared with the baseline) is higher."""
     alpha: float | None = Field(default=None, gt=0, lt=1)
-    """Level of significance, for the whole family of tests (default: 0.05)."""
+    """Significance level, for the whole family of tests (default: 0.05)."""
     confidence_level: float | None = Field(default=None, gt=0, lt=1)
     """Confidence level of every interval (default: 1 - alpha)."""
     effect_size: EffectSizeName | None = None
@@ -125,7 +125,7 @@ class Bench(Stage):
     seed: int = Field(default=0, ge=0)
     """Seed of everything that is drawn at random: the same seed gives the same numbers."""
     measure: str | None = None
-    """What the numbers are, such as accuracy, for the report (default: with `data: outputs`, the name in `value`)."""
+    """The name of the numbers in the report, such as accuracy (default: with `data: outputs`, the name in `value`)."""
     metric: str = "bench"
     """The metric that gets the result; each of several `bench` stages needs its own."""
 
@@ -140,7 +140,7 @@ class Bench(Stage):
         if twice is not None:
             yield f"groups: {twice!r} is named twice"
         if named and self.baseline is not None and self.baseline not in named:
-            yield f"baseline: {self.baseline!r} is none of the groups {listing(named)}{closest(self.baseline, named)}"
+            yield f"baseline: {self.baseline!r} is not among the groups {listing(named)}{closest(self.baseline, named)}"
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
@@ -157,7 +157,7 @@ class Bench(Stage):
             yield from foresee(declared, count, planned.n, planned.smallest_effect, power=planned.power)
 
     def declaration(self, experiment: Experiment) -> Declaration:
-        """What this stage declares; what it leaves open is taken from the experiment."""
+        """The declaration of this stage; options that are not set come from the experiment."""
         stats = experiment.stats
         tests = self._tests(experiment)
         effect_size = self.effect_size
@@ -221,7 +221,7 @@ class Bench(Stage):
         return power_as_planned(declared, groups, planned.n, planned.smallest_effect, power=planned.power)
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
-        """The groups that this stage compares, by name, in order; the run may have ended already.
+        """The groups that this stage compares, by name, in order; also of a run that has ended.
 
         Raises ValueError or TypeError if they are not there, or if values are missing and `missing` is `refuse`.
         """
@@ -232,11 +232,11 @@ class Bench(Stage):
         return self._complete(ctx)[0]
 
     def pairs(self, ctx: Context) -> Sequence[Hashable] | None:
-        """What the pairs of a run are called, in the order of the values; None where value i is pair i."""
+        """The names of the pairs of a run, in the order of the values; None if value i is pair i."""
         return self.read(ctx).pairs
 
     def differences(self, ctx: Context) -> Differences:
-        """How values that belong together, of this run and another, are compared: by the declared design."""
+        """How paired values of this run and another are compared: by the declared design."""
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         design = self._design(ctx.experiment)
@@ -260,7 +260,7 @@ class Bench(Stage):
         source, _, name = self.data.partition(".")
         outputs = source == "outputs"
         if source not in SOURCES or outputs == bool(name):
-            yield f"data: {self.data!r} is none of assigns.NAME, metrics.NAME or outputs"
+            yield f"data: {self.data!r} is not one of assigns.NAME, metrics.NAME or outputs"
         if outputs and not (self.group_by and self.value):
             yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
         if self.pair_by and (not outputs or design in ("independent", "one_sample")):

@@ -20,10 +20,10 @@ SOURCES = ("assigns", "metrics", "outputs")
 
 
 class ComparedGroups(NamedTuple):
-    """Name -> values, the cluster of each value where the design has clusters, and what the pairs are called.
+    """Name -> values, the cluster of each value if the design has clusters, and the names of the pairs.
 
-    If a group lacks a pair, its value there is None. Pairs without names are called by their positions, and only if
-    some were dropped.
+    If a group lacks a pair, its value there is None. Pairs without names are named by their positions, and only if some
+    were dropped.
     """
 
     values: dict[str, Any]
@@ -44,18 +44,20 @@ class GroupsInMapping:
     def read(self, ctx: Context) -> ComparedGroups:
         groups = _held(ctx, self.data)
         if not isinstance(groups, Mapping):
-            raise TypeError(f"{_shown(self.data)} must be a mapping of group name to numbers, not {groups!r:.80}")
+            raise TypeError(f"{_shown(self.data)} must be a mapping of group name to numbers; it is {groups!r:.80}")
         labels = None if self.clusters is None else _held(ctx, self.clusters)
         named = {str(group): values for group, values in groups.items()}
         if len(named) < len(groups):
             twice = next(group for group in groups if not isinstance(group, str) and str(group) in groups)
-            raise ValueError(f"two groups of {_shown(self.data)} read alike: {twice!r} and {str(twice)!r}")
+            raise ValueError(
+                f"two groups of {_shown(self.data)} have the same name as text: {twice!r} and {str(twice)!r}"
+            )
         return ComparedGroups(named, labels)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupsInOutputs:
-    """The outputs' fields that have the group's name, the number, and what belongs together."""
+    """Fields of the outputs: the group's name, the number, and by choice the pair and the cluster."""
 
     group_by: str
     value: str
@@ -72,7 +74,7 @@ class GroupsInOutputs:
                 raise ValueError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
             name = output[self.group_by]
             if names.setdefault(str(name), name) != name:
-                raise ValueError(f"two groups read alike: {names[str(name)]!r} and {name!r}")
+                raise ValueError(f"two groups have the same name as text: {names[str(name)]!r} and {name!r}")
             group = groups.setdefault(str(name), {})
             pair = output[self.pair_by] if self.pair_by else len(group)
             if pair in group:

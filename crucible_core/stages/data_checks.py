@@ -24,7 +24,7 @@ class DataChecks(Stage):
     required_fields: list[str] = Field(default=["input", "output"], min_length=1)
     """The fields that each example must have."""
     fail_fast: bool = False
-    """Fail the run when a field is missing, instead of counting only."""
+    """Fail the run when a field is missing, instead of only counting."""
 
     def run(self, ctx: Context) -> Context:
         issues: list[dict[str, Any]] = []
@@ -32,7 +32,7 @@ class DataChecks(Stage):
         for index, example in enumerate(_examples(ctx)):
             total += 1
             if not isinstance(example, Mapping):
-                raise TypeError(f"example {index} is no mapping of field to value but {example!r:.80}")
+                raise TypeError(f"example {index} must be a mapping of field to value; it is {example!r:.80}")
             missing = [name for name in self.required_fields if _is_missing(example.get(name))]
             if missing:
                 issues.append({"index": index, "missing": missing})
@@ -55,12 +55,12 @@ def _examples(ctx: Context) -> Iterable[Any]:
     if isinstance(examples, Iterator):
         raise TypeError('assigns["examples"] is an iterator, which reading would use up; assign a list')
     if isinstance(examples, str | Mapping) or not isinstance(examples, Iterable):
-        raise TypeError(f'assigns["examples"] is no sequence of mappings but {examples!r:.80}')
+        raise TypeError(f'assigns["examples"] must be a sequence of mappings; it is {examples!r:.80}')
     return examples
 
 
 def _is_missing(value: Any) -> bool:
-    """None, an empty text, or a single value that is not itself, as NaN, NaT and pandas' NA are."""
+    """None, an empty text, or a single NaN, NaT or pandas' NA."""
     if value is None or isinstance(value, str):
         return not value
     if hasattr(value, "__len__") or getattr(value, "shape", ()) != ():

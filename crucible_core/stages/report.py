@@ -21,7 +21,7 @@ KNOWN_OPTIONS = ("path", "title")
 
 
 class Report(Stage):
-    """Writes what the experiment's `outputs` ask for: the result, the metrics, the decisions and what ran.
+    """Writes the reports in the experiment's `outputs`: the result, the metrics, the decisions and what ran.
 
     Files go below the output root (`reports/`, or the folder that CRUCIBLE_OUTPUT_ROOT names), by default as
     EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file becomes an

@@ -11,11 +11,11 @@ __all__ = ["Validate"]
 
 
 class Validate(Stage):
-    """Checks the whole experiment: every stage resolves, every option is valid, no stage knows itself to be impossible.
+    """Checks the whole experiment: every stage is found, every option is valid, no stage is certain to fail.
 
-    A run makes the same checks before its first stage; this stage puts on record that and what was checked, as
-    `metrics["validate"]` with `stages` (the class behind each name), `skipped` (names) and `warnings`: what speaks
-    against the experiment though it can be run, such as too few replicates to see the effect of interest.
+    A run makes the same checks before its first stage; this stage records what was checked. `metrics["validate"]` gets
+    `stages` (the class behind each name), `skipped` (names) and `warnings` about an experiment that can be run, such as
+    too few replicates to see the effect of interest.
     """
 
     def run(self, ctx: Context) -> Context:

@@ -11,8 +11,8 @@
 | a failure, an interrupt   | span event `exception`, and the status of the stage's span and of the run's          |
 | a skipped stage           | a span without duration                                                             |
 
-Several processes that each run a part of one run give its span the same ids, and one of them ends it.
-Options are in no attribute: they may be secret. Texts are those of the trace.
+Several processes that each run a part of one run give its span the same ids, and one of them ends it. Options are not
+recorded: they may be secret. Texts are those of the trace.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 
 
 class OpenTelemetryObserver(Observer):
-    """An observer, of any number of runs, that makes spans of them: `observers=[OpenTelemetryObserver()]`.
+    """An observer that makes spans of any number of runs: `observers=[OpenTelemetryObserver()]`.
 
-    `tracer_provider` is the one that the program has set, or else the environment configures, unless given. `parent` is
-    the span that runs are parts of: a W3C `traceparent` or a Context of OpenTelemetry; unless given, what is current
-    where the run begins. `attributes` are put on the span of each run.
+    `tracer_provider` is by default the one that the program has set, or else the one that the environment configures.
+    `parent` is the span above the runs, a W3C `traceparent` or a Context of OpenTelemetry (default: the span that is
+    current when the run begins). `attributes` are put on the span of each run.
 
-    Raises CrucibleError where no provider is configured, and for a `parent` that is not a traceparent.
+    Raises CrucibleError if no provider is configured, or if `parent` is not a traceparent.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class OpenTelemetryObserver(Observer):
         attributes: Attributes = MappingProxyType({}),
         began: datetime | None = None,
     ) -> RunSpans:
-        """What makes the spans of one run; `parent` counts where the observer was given none."""
+        """Makes the spans of one run; `parent` is used if the observer has none."""
         return RunSpans(
             self.tracer_provider,
             experiment_id,
@@ -130,14 +130,14 @@ class OpenTelemetryObserver(Observer):
         return next((spans for observer, spans in reversed(_current.get()) if observer is self), None)
 
 
-# The runs that are heard of here, a run within a stage of another last: one observer may hear of several.
+# The runs observed here, the innermost last: a stage may start a run of its own with the same observer.
 _current: ContextVar[tuple[tuple[OpenTelemetryObserver, RunSpans], ...]] = ContextVar(
     "crucible_current_spans", default=()
 )
 
 
 class RunSpans:
-    """The spans of one run, or of that part of it which this process runs."""
+    """The spans of one run, or of the part of it that this process runs."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class RunSpans:
         attributes: Attributes = MappingProxyType({}),
         began: datetime | None = None,
     ) -> None:
-        """`began` is when the run did; if it is not given, with the first event that is heard."""
+        """`began` is when the run began (default: the time of the first event)."""
         self._tracer = provider.get_tracer("crucible", __version__)
         self._name = f"experiment {safe_text(experiment_id)}"
         self._run_id = run_id
@@ -160,11 +160,11 @@ class RunSpans:
         self._stages: dict[str, tuple[trace.Span, Any]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Make of an event what it is in a trace."""
+        """Turn an event into its part of the trace."""
         match event:
             case StageStarted():
                 span = self._start(event.stage, event.at)
-                # Until the stage ends, what it traces itself is a part of it.
+                # Until the stage ends, the spans that it makes itself are below this one.
                 token = otel_context.attach(trace.set_span_in_context(span))
                 self._stages[event.stage] = span, token
             case StageSucceeded() | StageFailed() | StageSkipped():
@@ -191,11 +191,11 @@ class RunSpans:
                 })  # fmt: skip
 
     def end(self, error: BaseException | None = None) -> None:
-        """The run is over, by `error` if there is one."""
+        """The run is over; `error` is what ended it, if anything."""
         try:
             self._end_run(error)
         except Exception:  # noqa: BLE001
-            # A sampler or processor of the user's own; who watches a run must not be able to change its result.
+            # A user's own sampler or processor may raise; observing a run must not change its result.
             _log.exception("the span of run %s could not be ended", self._run_id)
 
     def _end_run(self, error: BaseException | None) -> None:
@@ -266,7 +266,7 @@ class _DerivedIds:
 
     @classmethod
     def of(cls, run_id: str) -> _DerivedIds | None:
-        """None for an id that somebody thought of: there may be another run of that name."""
+        """None for an id that is not a UUID: another run may have the same one."""
         try:
             run = uuid.UUID(run_id)
         except ValueError:
@@ -284,17 +284,17 @@ class _DerivedIds:
 
 
 def parent_context(carrier: Mapping[str, str]) -> otel_context.Context | None:
-    """What `traceparent` and `tracestate` in the carrier stand for; None if there is no valid `traceparent` in it."""
+    """The Context of `traceparent` and `tracestate` in the carrier; None if it has no valid `traceparent`."""
     found = TraceContextTextMapPropagator().extract(carrier, otel_context.Context())
     return found if trace.get_current_span(found).get_span_context().is_valid else None
 
 
 def flush(provider: trace.TracerProvider, patience: float = FLUSH_PATIENCE) -> None:
-    """Have the provider export what has ended, for so many seconds at most."""
+    """Have the provider export the spans that have ended, for at most `patience` seconds."""
     force_flush = getattr(provider, "force_flush", None)
     if force_flush is None:
         return
-    # The SDK's own limit of the time is not kept: an exporter whose collector is away tries for longer.
+    # The SDK's own time limit is not kept: an exporter that cannot reach its collector tries for longer.
     flushing = threading.Thread(target=force_flush, name="crucible-flush", daemon=True)
     flushing.start()
     flushing.join(patience)

@@ -1,4 +1,4 @@
-"""Whether runs are traced with OpenTelemetry unasked: where the program or the environment has configured it."""
+"""Whether runs are traced by default: if the program or the environment has configured OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ __all__ = [
 _log = logging.getLogger("crucible")
 
 TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
-"""Any of them in the environment, with OpenTelemetry's meaning, has runs traced."""
+"""If any of them is in the environment, with OpenTelemetry's meaning, runs are traced."""
 
 NEEDS_EXTRA = "needs the extra 'otel': pip install 'crucible-dagster[otel]'"
 PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
 def configured_provider() -> TracerProvider | None:
-    """The tracer provider that the program has set, else one as the environment says; None if neither is the case.
+    """The tracer provider that the program has set, or else one that the environment configures; None if neither does.
 
-    Then nothing of OpenTelemetry is loaded, or looked for. What the environment asks for and cannot be had is logged.
+    Without one, OpenTelemetry is neither loaded nor looked for. If the environment asks for something that is not
+    available, that is logged.
     """
     asked = environment_asks()
     if (not asked and "opentelemetry.trace" not in sys.modules) or _is_true("OTEL_SDK_DISABLED"):
@@ -81,7 +82,7 @@ def _provider_of_environment() -> TracerProvider | None:
 
 
 def _exporters() -> Iterator[Any]:
-    """Those of OTEL_TRACES_EXPORTER that are installed, under the names by which OpenTelemetry finds them."""
+    """The installed ones of OTEL_TRACES_EXPORTER, by the names under which OpenTelemetry finds them."""
     known: Mapping[str, Any] = {one.name: one for one in entry_points(group="opentelemetry_traces_exporter")}
     for asked in (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp").split(","):
         name = asked.strip()
@@ -96,7 +97,7 @@ def _exporters() -> Iterator[Any]:
             continue
         try:
             yield known[name].load()()
-        except Exception as error:  # noqa: BLE001  # what is traced must not fail because it cannot be traced
+        except Exception as error:  # noqa: BLE001  # a run must not fail because it cannot be traced
             _say_once(f"fails: the exporter {name!r} cannot be made: {type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""`run_experiment`, traced where OpenTelemetry is set up."""
+"""`run_experiment`, traced if OpenTelemetry is set up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crucible_core.telemetry.provider import configured_provider
 
 
 def run_traced(plan: Plan, *, run_id: str | None = None, observers: Observers = ()) -> Context:
-    """`run_experiment`, traced where tracing is configured, as a part of what TRACEPARENT in the environment names."""
+    """`run_experiment`, traced if tracing is configured, below the span that TRACEPARENT in the environment names."""
     provider = configured_provider()
     if provider is None:
         return run_experiment(plan, run_id=run_id, observers=observers)

@@ -15,9 +15,9 @@ __all__ = ["same"]
 def same(left: Any, right: Any) -> bool:
     """Whether two values are the same: same type, same content. Never raises.
 
-    NaN is the same as NaN; numpy arrays are compared with their dtype and shape, pandas objects by `equals`; an object
-    with no `==` of its own, or none that says yes or no, is compared by what pickle would keep of it. A value that
-    refuses to be compared is the same as itself only.
+    NaN is the same as NaN. Numpy arrays are compared with their dtype and shape, pandas objects by `equals`. An object
+    whose class has no `==`, or one that gives no bool, is compared by what pickle would store. A value that cannot be
+    compared is the same only as itself.
     """
     try:
         return _same(left, right, ())
@@ -67,9 +67,9 @@ def _has_no_equality(value: Any) -> bool:
 
 def _parts(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return [vars(value), value.model_extra]  # which fields were said, and private attributes, are not its content
+        return [vars(value), value.model_extra]  # which fields were set, and private attributes, are not its content
     reduced = value.__reduce_ex__(4)
-    # What subclasses of list and dict hold comes as iterators.
+    # The items of subclasses of list and dict come as iterators.
     return reduced if isinstance(reduced, str) else [*reduced[:3], *(part and list(part) for part in reduced[3:5])]
 
 

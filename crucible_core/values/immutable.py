@@ -1,12 +1,12 @@
 """The two collections a Context is made of: immutable to the reader, cheap to extend.
 
-Every version of a collection shares one growing buffer with the versions it came from and sees only its own first
-`len` entries. The newest version is extended in place (constant time); extending an older one, or overwriting a key,
-copies. So N additions one by one cost N steps and not N squared, and every version keeps its value for ever.
+Every version of a collection shares one growing buffer with the versions it came from and sees only its own first `len`
+entries. The newest version is extended in place (constant time); extending an older one, or overwriting a key, copies.
+So N single additions cost N steps and not N squared, and no version ever changes.
 
-Two threads may extend one version at once. No lock is needed: each adds to the buffer first (one atomic operation of
-list or dict) and then looks whether its entry landed right behind its own version; whoever finds that it did not,
-takes a copy. An entry left behind in the buffer is beyond the end of every version.
+Two threads may extend one version at once. No lock is needed. Each adds to the buffer first (one atomic operation of
+list or dict), and then checks that its entry is right behind its own version. If it is not, the thread takes a copy. An
+entry left behind in the buffer is beyond the end of every version.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ r"""How any value becomes JSON when it leaves a Context: one rendering for repor
 | float                                      | itself; "NaN", "Infinity", "-Infinity" as text                        |
 | list, tuple, any other sequence            | array                                                                 |
 | set, frozenset                             | array, sorted by rendering                                            |
-| mapping                                    | object; keys become text, and one that reads like another gets ` (2)` |
+| mapping                                    | object; keys become text, and a second one of that text gets ` (2)`   |
 | dataclass, pydantic model                  | object of its fields (secrets of pydantic stay masked)                |
-| numpy scalar                               | as the Python number, or text, that it is                             |
+| numpy scalar                               | the same Python number or text                                        |
 | numpy array up to 10,000 elements          | nested arrays                                                         |
 | larger array, data frame, any other object | `{"type": "package.Class", ...}` with its shape, dtype or length      |
 | datetime, date, time                       | ISO 8601 text                                                         |
@@ -71,7 +71,7 @@ def type_name(value: object) -> str:
 
 
 def _render(value: Any, above: tuple[int, ...]) -> Any:
-    """`above` are the ids of what the value is inside of."""
+    """`above` are the ids of the containers around the value."""
     try:
         return _render_simple(value) if _is_simple(value) else _render_nested(value, above)
     except Exception as error:  # noqa: BLE001  # properties of strange objects may raise anything, and a report must not
@@ -182,13 +182,13 @@ def _render_object(value: Any, above: tuple[int, ...]) -> Any:
 
 
 def _elements(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array as a list of what it holds, a scalar of numpy as the value that Python has for it."""
+    """An array as a list of its values, a numpy scalar as a Python value."""
     kind = getattr(dtype, "char", "")
     if kind not in {"M", "m", "g", "G"}:
         return value.tolist()
     if shape:
         return list(value)
-    # What tolist makes of these depends on their unit, or is the same scalar again.
+    # For these, the result of tolist depends on their unit, or is the same scalar.
     match kind:
         case "M":
             return str(value)

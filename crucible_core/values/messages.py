@@ -18,7 +18,7 @@ def closest(asked: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which would speak to a terminal, written as escapes; cut at 100 characters."""
+    """The text with control characters, which a terminal would obey, written as escapes; cut at 100 characters."""
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:100])
     return shown if len(text) <= 100 else f"{shown}…"
 
@@ -42,14 +42,14 @@ def error_text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
-        return f"(its text cannot be had: {type(broken).__name__})"
+        return f"(its text cannot be read: {type(broken).__name__})"
 
 
 def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
     """One pydantic error of `model` as a sentence.
 
-    Pydantic's own message stands; added are the name of the field, the value as given, and for an unknown name the
-    closest known one.
+    Pydantic's own message is kept. The name of the field, the value as given and, for an unknown name, the closest
+    known one are added.
     """
     where = ".".join(printable(str(part)) for part in mistake["loc"] if not str(part).startswith("function-"))
     if mistake["type"] == "extra_forbidden":

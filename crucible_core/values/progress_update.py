@@ -1,4 +1,4 @@
-"""How far some long work has come: what observers hear of it."""
+"""The progress of long work, as observers get it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ __all__ = ["ProgressUpdate"]
 
 @dataclass(frozen=True, slots=True)
 class ProgressUpdate:
-    """How far some work of a stage has come."""
+    """The progress of one piece of work of a stage."""
 
     stage: str
     """The stage in the pipeline."""
     key: int
-    """Tells the works of one stage apart."""
+    """Distinguishes the pieces of work of one stage."""
     description: str
     """What is done; by default the stage's name."""
     count: float
     total: float | None
-    """None where nobody knows."""
+    """None if unknown."""
     seconds: float
     """Since the work began."""
     ended: bool = False
-    """Nothing follows, whether or not all of it was done."""
+    """The last update, whether or not all of it was done."""
 
     @property
     def rate(self) -> float | None:
@@ -32,14 +32,14 @@ class ProgressUpdate:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds, if it goes on as it went so far."""
+        """Seconds, at the speed so far."""
         if self.rate is None or self.total is None or self.count >= self.total or self.ended:
             return None
         return (self.total - self.count) / self.rate
 
     def describe(self) -> str:
         """`training: 500 of 1,000 (50 %), 12.5 per s, 40 s left`."""
-        from crucible_core.values.formatting import format_duration  # noqa: PLC0415  # for those who show it only
+        from crucible_core.values.formatting import format_duration  # noqa: PLC0415  # needed only to show it
 
         said = [_number(self.count)]
         if self.total is not None:

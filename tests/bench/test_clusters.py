@@ -112,7 +112,7 @@ def test_few_clusters_are_noted() -> None:
         ([2.0, 2.0, 2.0], ["x", "x", "y"], "all 3 values are equal"),
         ([0.1, 0.7, 0.3, 0.5], ["x", "x", "y", "y"], "averages are all equal up to rounding"),
         ([1.0, math.nan], ["x", "y"], r"missing \(NaN\)"),
-        ([True, False], ["x", "y"], "pass 0 and 1 as numbers"),
+        ([True, False], ["x", "y"], "pass the numbers 0 and 1 to"),
     ],
 )
 def test_what_has_no_clustered_standard_error_is_refused(values: Any, labels: Any, said: str) -> None:

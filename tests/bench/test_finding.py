@@ -242,7 +242,7 @@ def test_pictures_tell_pairs_of_long_names_apart() -> None:
     ("options", "part"),
     [
         ({"groups": ["a", "b", "a"]}, "groups: 'a' is named twice"),
-        ({"groups": ["a", "b"], "baseline": "aa"}, "baseline: 'aa' is none of the groups a, b"),
+        ({"groups": ["a", "b"], "baseline": "aa"}, "baseline: 'aa' is not among the groups a, b"),
     ],
 )
 def test_groups_that_cannot_be_are_refused_before_there_are_data(options: dict[str, Any], part: str) -> None:

@@ -400,7 +400,7 @@ def test_shapiro_wilk_keeps_its_level() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([1.0, 2.0], "2 of at least 3"),
+        ([1.0, 2.0], "n = 2, but it needs at least 3"),
         ([1.0] * 9, "all values are equal"),
         (np.zeros(5001), "more than the 5000"),
         ([1.0, math.nan, 2.0], "missing"),

@@ -228,7 +228,7 @@ def test_resamples_of_which_the_statistic_is_undefined_are_counted_or_refused() 
 
     few = bootstrap_interval(log_sd, [1.0, 1.0, 1.0, 2.0, 3.0, 4.0], resamples=500)
     assert any("left out" in note for note in few.notes)
-    with pytest.raises(CannotTestError, match="of 500 resamples is no finite number"):
+    with pytest.raises(CannotTestError, match="of 500 resamples is not finite"):
         bootstrap_interval(log_sd, [1.0, 1.0, 1.0, 2.0], resamples=500)
     with pytest.raises(CannotTestError, match="statistic of the samples is -inf"):
         bootstrap_interval(log_sd, [1.0, 1.0, 1.0], resamples=500)

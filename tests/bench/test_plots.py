@@ -614,10 +614,10 @@ REFUSED: list[tuple[Callable[[], Picture], str]] = [
     (lambda: forest_plot([ForestRow("a", -1, None, 1)], axis="x", log=True), "logarithmic"),
     (lambda: forest_plot([ForestRow("a", 1, None, 1)], axis="x", margin=(-1, 2), log=True), "logarithmic"),
     (lambda: forest_plot([ForestRow("a", 1, None, 1)], axis="x", margin=1, reference=None), "needs the reference"),
-    (lambda: forest_plot([ForestRow("a", "b", 0, 1)], axis="x"), "no number"),  # type: ignore[arg-type]
+    (lambda: forest_plot([ForestRow("a", "b", 0, 1)], axis="x"), "is not a number that can be drawn"),  # type: ignore[arg-type]
     (lambda: strip_plot({}, measure="x"), "at least one group"),
     (lambda: strip_plot({"a": [1, math.nan]}, measure="x"), "group 'a': a value is NaN"),
-    (lambda: strip_plot({"a": [1]}, measure="x", means={"b": (1, 0, 2)}), "none of the groups"),
+    (lambda: strip_plot({"a": [1]}, measure="x", means={"b": (1, 0, 2)}), "is not one of the groups"),
     (lambda: paired_lines("a", "b", [], measure="x"), "at least one pair"),
     (lambda: paired_lines("a", "b", [(1, math.inf)], measure="x"), "pair 1: the second value is infinite"),
     (lambda: paired_lines("a", "b", [(1, 2)], measure="x", names=[]), "0 names for 1 pairs"),
@@ -631,7 +631,7 @@ REFUSED: list[tuple[Callable[[], Picture], str]] = [
     (lambda: power_curve({"a": [(1, 1.5)]}), "from 0 to 1"),
     (lambda: power_curve({"a": [(1, 0.5)]}, target=2), "from 0 to 1"),
     (lambda: run_chart({}), "at least one series"),
-    (lambda: run_chart({"a": []}, bounds={"b": 1}), "none of the series"),
+    (lambda: run_chart({"a": []}, bounds={"b": 1}), "is not one of the series"),
     (lambda: run_chart({"a": [("1", 1)]}, bands={"a": []}), "0 intervals for 1 values"),
     (lambda: run_chart({"a": [("1", 1)]}, bounds={"a": math.nan}), "bound of 'a' is NaN"),
     (lambda: run_chart({"a": [("1", 1)]}, bands={"a": [(2, 1)]}), "'a': the band: the low end 2 is above"),

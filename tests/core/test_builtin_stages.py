@@ -142,12 +142,12 @@ def test_a_field_with_any_value_is_there(value: Any) -> None:
     ("examples", "part"),
     [
         (None, 'no stage before this one put assigns["examples"]'),
-        ("text", "is no sequence of mappings but 'text'"),
-        ({"input": 1}, "is no sequence of mappings but"),
-        (5, "is no sequence of mappings but 5"),
-        ([{"input": 1, "output": 1}, 7], "example 1 is no mapping of field to value but 7"),
-        ([["input", "output"]], "example 0 is no mapping"),
-        ({"input": [1], "output": [2]}.items(), "example 0 is no mapping"),
+        ("text", "must be a sequence of mappings; it is 'text'"),
+        ({"input": 1}, "must be a sequence of mappings; it is"),
+        (5, "must be a sequence of mappings; it is 5"),
+        ([{"input": 1, "output": 1}, 7], "example 1 must be a mapping of field to value; it is 7"),
+        ([["input", "output"]], "example 0 must be a mapping"),
+        ({"input": [1], "output": [2]}.items(), "example 0 must be a mapping"),
     ],
 )
 def test_data_checks_says_what_is_wrong_with_the_examples(examples: Any, part: str) -> None:
@@ -350,7 +350,7 @@ def test_a_group_may_be_any_row_of_numbers(values: Any) -> None:
     [
         ({}, {}, "at least two groups"),
         ({"a": CONTROL}, {}, "at least two groups"),
-        (THREE, {"tests": ["ttest"]}, "it compares two groups, and there are 3"),
+        (THREE, {"tests": ["ttest"]}, "it compares two groups, but there are 3"),
         ({"a": [], "b": CONTROL}, {}, "group 'a' is empty"),
         ({"a": [1.0], "b": [2.0]}, {}, "ttest"),
         ({"a": [1, math.nan], "b": [1, 2]}, {}, "missing (NaN)"),
@@ -363,12 +363,12 @@ def test_a_group_may_be_any_row_of_numbers(values: Any) -> None:
         ({"a": [[1], [2]], "b": [1, 2]}, {}, "nested"),
         ({"a": CONTROL, "b": CONTROL[:-1]}, {"paired": True}, "paired groups have one length"),
         ({"a": [1.0] * 5, "b": [1.0] * 5}, {}, "ttest"),
-        ([1, 2], {}, "must be a mapping of group name to numbers, not"),
-        (None, {}, "must be a mapping of group name to numbers, not"),
+        ([1, 2], {}, "must be a mapping of group name to numbers; it is"),
+        (None, {}, "must be a mapping of group name to numbers; it is"),
         (TWO, {"groups": ["control", "treatmnt"]}, "did you mean 'treatment'?"),
         (TWO, {"data": "assigns.bench_dta"}, "did you mean 'bench_data'?"),
         (TWO, {"data": "metrics.bench_data"}, "no stage before this one put metrics['bench_data']"),
-        ({1: CONTROL, "1": TREATMENT}, {}, "read alike: 1 and '1'"),
+        ({1: CONTROL, "1": TREATMENT}, {}, "have the same name as text: 1 and '1'"),
     ],
 )
 def test_what_cannot_be_compared_fails_with_the_reason_and_gives_no_result(
@@ -384,10 +384,10 @@ def test_what_cannot_be_compared_fails_with_the_reason_and_gives_no_result(
     ("options", "part"),
     [
         ({"data": "outputs"}, "data: outputs needs group_by and value"),
-        ({"data": "nowhere.x"}, "'nowhere.x' is none of assigns.NAME, metrics.NAME or outputs"),
-        ({"data": "assigns"}, "is none of"),
-        ({"data": "assigns."}, "is none of"),
-        ({"data": "outputs.x", "group_by": "a", "value": "b"}, "is none of"),
+        ({"data": "nowhere.x"}, "'nowhere.x' is not one of assigns.NAME, metrics.NAME or outputs"),
+        ({"data": "assigns"}, "is not one of"),
+        ({"data": "assigns."}, "is not one of"),
+        ({"data": "outputs.x", "group_by": "a", "value": "b"}, "is not one of"),
         ({"paired": True, "tests": ["ttest", "wilcoxon"]}, "and would ignore the pairing"),
         ({"pair_by": "fold"}, "pair_by"),
         ({"tests": []}, "at least 1 item"),

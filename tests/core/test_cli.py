@@ -348,7 +348,7 @@ BAD_FILES = [
         "experiment.yaml:2:36: stage 'bench', option unknown key 'alfa'",
     ),
     ("id: a\npipeline: []\n", "experiment.yaml:2:1: pipeline: the pipeline is empty"),
-    ("id: a\npipeline: [\n", "experiment.yaml:3:1: is no YAML"),
+    ("id: a\npipeline: [\n", "experiment.yaml:3:1: is not valid YAML"),
     ("- a\n", "experiment.yaml:1:1: an experiment is a mapping"),
     ("id: a\npipeline: [{name: s, module: 'not_there:X'}]\n", "there is no module 'not_there'"),
     (
@@ -467,7 +467,7 @@ def test_the_stage_is_named_by_its_whole_name_even_with_dots() -> None:
         ("mesure.value=1", "no stage 'mesure'; did you mean 'measure'?; stages: measure"),
         ("measure.valu=1", "unknown key 'valu'; did you mean 'value'?"),
         ("measure.value=high", "valid number"),
-        ("measure.value=[1", "is no YAML"),
+        ("measure.value=[1", "is not valid YAML"),
         ("measure.value=yes", "boolean in YAML 1.1"),
         ("measure.value=.nan", "finite"),
         ("measure.value=99999999999999999999", "64 bits"),
@@ -647,7 +647,7 @@ def test_a_default_made_by_a_factory_is_shown_as_it_is() -> None:
     ("name", "part"),
     [
         ("bnech", "did you mean 'bench'?"),
-        ("os:system", "is no stage"),
+        ("os:system", "is not a stage"),
         ("not_there:X", "there is no module 'not_there'"),
         ("a b", ""),
         ("", ""),

@@ -159,7 +159,7 @@ def test_cron_schedules_are_read(cron: str) -> None:
     "cron", ["", "* * * *", "* * * * * *", "daily", "@reboot", "every day", "0\t2 * * *", "0 2 * * *\n", "0 2 * *  *"]
 )
 def test_what_is_no_cron_schedule_is_refused(cron: str) -> None:
-    with pytest.raises(ValidationError, match="not a cron schedule"):
+    with pytest.raises(ValidationError, match="is not a cron schedule"):
         Schedule(cron=cron)
 
 

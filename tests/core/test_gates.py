@@ -94,9 +94,9 @@ RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two"
     [
         ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below; given: none"),
         ({"metric": "a", "above": 1, "below": 2}, "given: above and below"),
-        ({"at_least": 1}, "say what it is about"),
-        ({}, "say what it is about"),
-        ({"metric": "a", "at_least": 1, "no_regression": {"group": "g", "margin": 1}}, "make two of it"),
+        ({"at_least": 1}, "a gate needs a `metric` with a bound, or `no_regression`"),
+        ({}, "a gate needs a `metric` with a bound, or `no_regression`"),
+        ({"metric": "a", "at_least": 1, "no_regression": {"group": "g", "margin": 1}}, "make two gates of it"),
         ({"metric": "a", "at_least": 1, "blocking": True, "severity": "warn"}, "`blocking: true` is for"),
         ({"metric": "a", "at_least": 1, "undecided": "fail", "severity": "warn"}, "`undecided: fail` is for"),
         ({"metric": "a", "at_least": "1"}, "valid number"),
@@ -105,17 +105,20 @@ RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two"
         ({"no_regression": {"margin": 1}}, "either `group`, of a bench stage, or `metric`"),
         (against(metric="a", group="g"), "either `group`, of a bench stage, or `metric`"),
         (against(metric="a", baseline={"last_runs": 3}, paired=True), "`paired` is for the values of a `group`"),
-        (against(metric="a", baseline={"last_runs": 3}, bench="b"), "`bench` says where a `group` is from"),
+        (against(metric="a", baseline={"last_runs": 3}, bench="b"), "`bench` names the stage of a `group`"),
         (against(metric="a"), "have no interval"),
         (against(metric="a", baseline={"run": "0a1b"}), "one of run 0a1b have no interval"),
         (against(baseline="last_pasing"), "a baseline is 'last_passing', or one of"),
         (against(baseline={"last_runs": 1}), "greater than or equal to 2"),
-        (against(baseline={"last_runs": 2, "variant": "x"}), "say one of run, last_runs and variant"),
+        (against(baseline={"last_runs": 2, "variant": "x"}), "set one of run, last_runs and variant"),
         (against(baseline={"last_run": 2}), "did you mean 'last_runs'?"),
         (against(bounds=[0, 1]), "`bounds` are for `looks: always_valid`"),
         (against(looks="always_valid", baseline={"run": "0a1b"}, bounds=[1, 0]), "the lowest and the highest"),
         (against(looks="always_valid", bounds=[0, 1]), "needs `baseline: {run: ID}`"),
-        (against(looks="always_valid", bounds=[0, 1], baseline={"run": "a"}, paired=True), "nothing to be `paired`"),
+        (
+            against(looks="always_valid", bounds=[0, 1], baseline={"run": "a"}, paired=True),
+            "nothing to pair: leave `paired` out",
+        ),
     ],
 )
 def test_a_gate_that_says_nothing_or_two_things_is_refused_where_it_stands(
@@ -138,7 +141,10 @@ def test_two_gates_of_one_name_are_refused() -> None:
         experiment_of("nothing", gates=[RULES["gates"][0], {**RULES["gates"][1], "name": "one"}])
 
 
-@pytest.mark.parametrize(("deps", "said"), [(["a//b"], "no key"), (["a/ b"], "no key"), (["a", "a"], "named twice")])
+@pytest.mark.parametrize(
+    ("deps", "said"),
+    [(["a//b"], "is not an asset key"), (["a/ b"], "is not an asset key"), (["a", "a"], "named twice")],
+)
 def test_a_dependency_is_the_key_of_an_asset(deps: list[str], said: str) -> None:
     assert experiment_of("nothing", deps=["dbt/orders", "raw"]).deps == ("dbt/orders", "raw")
     with pytest.raises(ValidationError, match=said):
@@ -237,13 +243,13 @@ def test_a_number_that_reads_like_its_bound_is_written_out() -> None:
         ({}, "there is no metric 'accuracy'; numbers: none"),
         ({"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
         ({"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
-        ({"accuracy": math.nan}, "accuracy is no number but 'NaN'"),
-        ({"accuracy": "0.95"}, "accuracy is no number but '0.95'"),
-        ({"accuracy": True}, "accuracy is no number but True"),
-        ({"accuracy": np.bool_(True)}, "accuracy is no number but True"),
-        ({"accuracy": None}, "accuracy is no number but None"),
-        ({"accuracy": [0.95]}, "accuracy is no number but [0.95]"),
-        ({"accuracy": {"svm": 0.95}}, "accuracy is no number but holds several: accuracy.svm"),
+        ({"accuracy": math.nan}, "accuracy is not a number: it is 'NaN'"),
+        ({"accuracy": "0.95"}, "accuracy is not a number: it is '0.95'"),
+        ({"accuracy": True}, "accuracy is not a number: it is True"),
+        ({"accuracy": np.bool_(True)}, "accuracy is not a number: it is True"),
+        ({"accuracy": None}, "accuracy is not a number: it is None"),
+        ({"accuracy": [0.95]}, "accuracy is not a number: it is [0.95]"),
+        ({"accuracy": {"svm": 0.95}}, "accuracy is not a number: it contains several: accuracy.svm"),
     ],
 )
 def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any], said: str) -> None:
@@ -482,7 +488,7 @@ def test_one_earlier_number_has_no_interval_and_says_so() -> None:
     rule = against(0.1, metric="accuracy", baseline={"last_runs": 5})
     result = verdict(rule, Kept(numbered(0.9)), accuracy=0.95)
     assert result.status == "undecided"
-    assert "there is one earlier number, 0.9, which has no interval" in result.sentence
+    assert "there is only one earlier number, 0.9, which gives no interval" in result.sentence
     still = verdict(rule, Kept(numbered(0.9, 0.9)), accuracy=0.9)
     assert still.status == "passed"
 

@@ -300,7 +300,7 @@ def test_bad_yaml_is_refused_at_its_line_and_column(text: str, line: int, column
 
 @pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\ufffe"])
 def test_a_control_character_in_yaml_is_refused(character: str) -> None:
-    assert "is no YAML" in refusal(f"id: a{character}\n").message
+    assert "is not valid YAML" in refusal(f"id: a{character}\n").message
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_control_character_in_yaml_is_refused(character: str) -> None:
 )
 def test_yaml_tags_are_refused_and_nothing_is_made_of_them(payload: str) -> None:
     error = refusal(f"id: a\npipeline:\n  - name: s\n    options:\n      x: {payload}\n")
-    assert "YAML tags are not read" in error.message
+    assert "YAML tags are not supported" in error.message
     assert error.line == 5
 
 
@@ -408,7 +408,7 @@ def test_numbers_of_yaml_1_1_are_not_silently_texts(text: str) -> None:
 def test_a_key_that_stands_twice_is_refused_at_the_second() -> None:
     error = refusal("id: a\npipeline:\n  - name: s\n    options:\n      seed: 1\n      seed: 2\n")
     assert (error.line, error.column) == (6, 7)
-    assert "'seed' stands twice" in error.message
+    assert "'seed' occurs twice" in error.message
 
 
 @pytest.mark.parametrize("key", ["[a]", "{a: 1}", "? [a]\n      "])
@@ -424,7 +424,7 @@ def test_every_other_key_is_a_text(key: str) -> None:
 
 def test_merge_keys_are_refused() -> None:
     error = refusal("id: a\nmetadata: &m {x: 1}\npipeline:\n  - name: s\n    options:\n      <<: *m\n")
-    assert "merge keys (<<) are not read" in error.message
+    assert "merge keys (<<) are not supported" in error.message
     assert error.line == 6
 
 
@@ -533,7 +533,7 @@ def test_bad_json_is_refused_at_its_line_and_column(text: str, line: int, column
 
 def test_a_key_that_stands_twice_in_json_is_refused_at_the_second() -> None:
     error = refusal('{\n  "id": "a",\n  "pipeline": [{"name": "s"}],\n  "id": "b"\n}\n', "twice.json")
-    assert "'id' stands twice" in error.message
+    assert "'id' occurs twice" in error.message
     assert (error.line, error.column) == (4, 3)
 
 

@@ -94,7 +94,7 @@ def test_an_empty_registry_says_that_it_is_empty() -> None:
 
 @pytest.mark.parametrize("value", [None, "measure", Train(epochs=1), lambda ctx: ctx, dict, object()])
 def test_what_is_no_stage_cannot_be_registered(value: object) -> None:
-    with pytest.raises(TypeError, match="the stage registered as 'x' is no stage"):
+    with pytest.raises(TypeError, match="the stage registered as 'x' is not a stage"):
         Registry({"x": value})
 
 
@@ -165,17 +165,17 @@ def test_an_experiment_finds_the_stages_beside_its_file_from_any_folder(monkeypa
         ("my_stages:Trian", ["'my_stages' has no 'Trian'; did you mean 'Train'?; its stages: Train, load"]),
         ("my_stages.py:Train", ["there is no module 'my_stages.py' to import"]),
         ("my_stages:Train.Outer", ["has no 'Train.Outer'"]),
-        ("my_stages:plain", ["'my_stages:plain' is no stage", "decorate it with @stage"]),
-        ("my_stages:instance", ["'my_stages:instance' is no stage"]),
-        ("my_stages:text", ["'my_stages:text' is no stage but 'load'"]),
-        ("my_stages:Stage", ["is no stage"]),
-        ("my_stages:instance.run", ["is no stage"]),
-        ("my_stages:Train.run", ["is no stage"]),
-        ("my_stages:Train.__class__", ["is no stage"]),
-        ("my_stages:__builtins__", ["is no stage"]),
-        ("os:system", ["'os:system' is no stage"]),
-        ("builtins:eval", ["is no stage"]),
-        ("subprocess:Popen", ["'subprocess:Popen' is no stage"]),
+        ("my_stages:plain", ["'my_stages:plain' is not a stage", "decorate it with @stage"]),
+        ("my_stages:instance", ["'my_stages:instance' is not a stage"]),
+        ("my_stages:text", ["'my_stages:text' is not a stage: it is 'load'"]),
+        ("my_stages:Stage", ["is not a stage"]),
+        ("my_stages:instance.run", ["is not a stage"]),
+        ("my_stages:Train.run", ["is not a stage"]),
+        ("my_stages:Train.__class__", ["is not a stage"]),
+        ("my_stages:__builtins__", ["is not a stage"]),
+        ("os:system", ["'os:system' is not a stage"]),
+        ("builtins:eval", ["is not a stage"]),
+        ("subprocess:Popen", ["'subprocess:Popen' is not a stage"]),
         ("my_stages", ["unknown stage 'my_stages'", "registered: bench"]),
         ("my_stages.Train", ["a Python class is named with a colon: `module: my_stages:Train`"]),
         ("Elixir.CrucibleTrain.Stages.Train", ["this is an Elixir module", "register its Python successor"]),

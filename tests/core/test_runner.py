@@ -216,7 +216,7 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ({"name": "measure", "options": {"value": "high"}}, ["stage 'measure', option value: Input should be a valid"]),
         ({"name": "nothing", "options": {"x": 1}}, ["option unknown key 'x'; known: none"]),
         ({"name": "s", "module": "no_such_module:Train"}, ["stage 's': there is no module 'no_such_module'"]),
-        ({"name": "s", "module": "os:system"}, ["stage 's': 'os:system' is no stage"]),
+        ({"name": "s", "module": "os:system"}, ["stage 's': 'os:system' is not a stage"]),
         ({"name": "train", "enabled": False}, ["option 'epochs' is missing"]),
         ({"name": "bnech", "enabled": False}, ["unknown stage 'bnech'"]),
     ],

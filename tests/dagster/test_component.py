@@ -232,7 +232,7 @@ MISTAKES: Mapping[str, tuple[str, list[str]]] = {
         "id: qa\npipeline:\n  - name: validate\n    options: {at: 12:30}",
         ["6:21: 12:30 is a text in YAML 1.2 and a date or a number of seconds in YAML 1.1"],
     ),
-    "a key twice": ("id: qa\nid: qb\npipeline: [{name: validate}]", ["4:3: the key 'id' stands twice in one mapping"]),
+    "a key twice": ("id: qa\nid: qb\npipeline: [{name: validate}]", ["4:3: the key 'id' occurs twice in one mapping"]),
     "a template of Dagster's": (
         "id: qa\npipeline:\n  - name: validate\n    options: {key: '{{ env.KEY }}'}",
         ["6:17: {{ env.KEY }}: Dagster's templates are not read in an experiment"],

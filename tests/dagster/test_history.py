@@ -259,7 +259,7 @@ def test_a_failure_outside_the_stages_is_told_too(instance: DagsterInstance) -> 
     details = History(instance).run(done.run_id)
     assert details.failure is not None
     assert details.failure.stage is None
-    assert "'nowhere' is none of" in details.failure.reason
+    assert "'nowhere' is not one of" in details.failure.reason
     assert details.record is None
     assert any("has no record: its first stage never started" in note for note in details.notes)
     with pytest.raises(CrucibleError, match=r"no step of run .* has finished, so there is no Context"):

@@ -384,7 +384,7 @@ def test_a_run_that_fails_outside_its_stages_has_a_span_that_says_so(instance: D
     assert list(traced.spans) == ["experiment tried"]
     whole = traced.spans["experiment tried"]
     assert whole.status.status_code is trace.StatusCode.ERROR
-    assert "'nowhere' is none of" in str(whole.status.description)
+    assert "'nowhere' is not one of" in str(whole.status.description)
 
 
 def test_a_run_whose_settings_turn_tracing_off_makes_no_spans(instance: DagsterInstance, traced: Traced) -> None:

@@ -230,7 +230,7 @@ def test_resume_on_the_command_line(home: Path, tmp_path: Path) -> None:
     file = write(flaky(tmp_path))
     failed = crucible("run", file, "--dagster")
     assert failed.exit_code == 1
-    assert "to go on from there: crucible resume " in failed.output
+    assert "to continue from there: crucible resume " in failed.output
     (run_id,) = [run["run_id"] for run in json.loads(crucible("runs", "--json").stdout)]
     wrong = crucible("resume", run_id, "--set", "record.outputs=[]")
     assert (wrong.exit_code, "has a result in run" in wrong.output) == (2, True)

@@ -139,8 +139,8 @@ def test_each_policy_and_each_status_is_implemented() -> None:
     ("schedule", "column", "said"),
     [
         ("{cron: '@daily', missed: none}", 28, "'all', 'latest' or 'skip'"),
-        ("{cron: '@daily', max_catch_up: 3}", 1, "max_catch_up goes with `missed: all`, and here it is latest"),
-        ("{cron: '@daily', missed: all, max_late: 3}", 1, "max_late goes with `missed: skip`, and here it is all"),
+        ("{cron: '@daily', max_catch_up: 3}", 1, "max_catch_up needs `missed: all`, but it is latest"),
+        ("{cron: '@daily', missed: all, max_late: 3}", 1, "max_late needs `missed: skip`, but it is all"),
         ("{cron: '@daily', missed: all, max_catch_up: 101}", 41, "100"),
         ("{cron: '@daily', missed: skip, max_late: -1}", 42, "0"),
     ],
