@@ -28,17 +28,17 @@ class Location:
         return ":".join(str(part) for part in (self.path, self.line, self.column) if part is not None)
 
 
-class _Portable(BaseException):
+class Portable(BaseException):
     def __reduce__(self) -> tuple[Any, ...]:
         # Otherwise exceptions with their own signatures cannot be unpickled, and these cross processes.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-class CrucibleError(_Portable, Exception):
+class CrucibleError(Portable, Exception):
     """The root of every error that crucible_core and crucible_dagster raise."""
 
 
-def _rebuild(cls: type[_Portable], args: tuple[Any, ...], state: dict[str, Any]) -> _Portable:
+def _rebuild(cls: type[Portable], args: tuple[Any, ...], state: dict[str, Any]) -> Portable:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)

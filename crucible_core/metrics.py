@@ -25,19 +25,19 @@ def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
     A mapping stays as it is too if it is empty, contains itself, is nested too deep, or raises when it is read.
     """
-    return _flatten(_entries(values), "", ())
+    return _flatten(entries_of(values), "", ())
 
 
 def _flatten(entries: list[tuple[str, Any]], prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
     for name, value in entries:
-        inner = _entries(value) if id(value) not in above and len(above) < MAX_DEPTH else []
+        inner = entries_of(value) if id(value) not in above and len(above) < MAX_DEPTH else []
         if inner:
             yield from _flatten(inner, f"{prefix}{name}.", (*above, id(value)))
         else:
             yield f"{prefix}{name}", value
 
 
-def _entries(value: Any) -> list[tuple[str, Any]]:
+def entries_of(value: Any) -> list[tuple[str, Any]]:
     """The entries of a mapping by their names in JSON; none if the value is not a mapping or cannot be read."""
     try:
         return [(key_text(key), item) for key, item in value.items()] if isinstance(value, Mapping) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from crucible_core.errors import CrucibleError, _Portable
+from crucible_core.errors import CrucibleError, Portable
 
 if TYPE_CHECKING:
     from crucible_core.context import Context
@@ -33,7 +33,7 @@ class GateFailedError(CrucibleError):
         super().__init__(f"{many} of experiment {context.experiment_id!r} did not pass: {'; '.join(blocked)}")
 
 
-class RunInterrupted(_Portable, KeyboardInterrupt):
+class RunInterrupted(Portable, KeyboardInterrupt):
     """The run was interrupted (Ctrl-C, a cancelled Dagster run) inside a stage; `context` holds what was finished.
 
     Not a CrucibleError and not an Exception, so that `except Exception` around a run does not swallow Ctrl-C.

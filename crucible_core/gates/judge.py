@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crucible_core.context import Context
-from crucible_core.gates.outcome import Past, _number, _Numbers, _plain, _reason, _UndecidedError, _Verdict
-from crucible_core.gates.regression import _Regression
+from crucible_core.gates.outcome import Past, RunNumbers, UndecidedError, Verdict, number_text, plain_number, reason_of
 from crucible_core.ir.gates import BOUNDS, BoundName, Gate, GateResult
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def judge_gates(ctx: Context, planned: Sequence[PlannedStage], past: Past | None
     sentence says why.
     """
     gates = ctx.experiment.gates or ()
-    numbers = _Numbers(ctx)
+    numbers = RunNumbers(ctx)
     return tuple(judge_gate(gate, ctx, planned, past, numbers=numbers) for gate in gates)
 
 
@@ -40,19 +39,21 @@ def judge_gate(
     planned: Sequence[PlannedStage],
     past: Past | None = None,
     *,
-    numbers: _Numbers | None = None,
+    numbers: RunNumbers | None = None,
 ) -> GateResult:
     """The result of one gate, which may be one that the experiment does not have. Never raises."""
-    numbers = _Numbers(ctx) if numbers is None else numbers
+    numbers = RunNumbers(ctx) if numbers is None else numbers
     try:
         if gate.no_regression is None:
             verdict = _hold_bound(gate, numbers)
         else:
-            verdict = _Regression(gate.no_regression, ctx, planned, past, numbers).judge()
-    except _UndecidedError as undecided:
+            from crucible_core.gates.regression import Regression  # noqa: PLC0415  # only for such a gate
+
+            verdict = Regression(gate.no_regression, ctx, planned, past, numbers).judge()
+    except UndecidedError as undecided:
         verdict = undecided.verdict
     except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not end a run that went well
-        verdict = _Verdict("undecided", f"it cannot be judged: {_reason(error)}")
+        verdict = Verdict("undecided", f"it cannot be judged: {reason_of(error)}")
     lenient = verdict.status == "undecided" and (gate.undecided == "warn" or verdict.needs_more_runs)
     return GateResult(
         gate=gate.name,
@@ -76,18 +77,18 @@ HOLDS: Mapping[BoundName, Callable[[float, float], bool]] = {
 }
 
 
-def _hold_bound(gate: Gate, numbers: _Numbers) -> _Verdict:
+def _hold_bound(gate: Gate, numbers: RunNumbers) -> Verdict:
     assert gate.metric is not None
     assert gate.bound is not None
     name, bound = gate.bound
     value = numbers.get(gate.metric)
     holds = HOLDS[name](value, bound)
-    value = _plain(value)
-    shown = _number(value)
+    value = plain_number(value)
+    shown = number_text(value)
     if value != bound and math.isfinite(value) and abs(value - bound) <= CLOSE * abs(bound):
         shown = repr(value)
-    sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {_number(bound)}"
-    return _Verdict("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
+    sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {number_text(bound)}"
+    return Verdict("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
 
 
 # --- no regression ----------------------------------------------------------------------------------------------------

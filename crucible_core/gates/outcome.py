@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
@@ -13,10 +13,6 @@ from crucible_core.ir.gates import Baseline
 from crucible_core.ir.vocabulary import GateStatus
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import closest, error_text, printable
-
-if TYPE_CHECKING:
-    pass
-
 
 SHOWN = 8
 
@@ -41,7 +37,7 @@ class Past(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class Verdict:
     status: GateStatus
     sentence: str
     numbers: Mapping[str, float | int | None] = field(default_factory=dict)
@@ -50,26 +46,22 @@ class _Verdict:
     """Undecided because there are too few earlier runs: if this run failed for it, there might never be enough."""
 
 
-class _UndecidedError(Exception):
+class UndecidedError(Exception):
     """Why a gate is undecided."""
 
     def __init__(self, sentence: str, **facts: Any) -> None:
         super().__init__(sentence)
-        self.verdict = _Verdict("undecided", sentence, **facts)
+        self.verdict = Verdict("undecided", sentence, **facts)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     if isinstance(error, CrucibleError) and not hasattr(error, "reason"):
         return str(error)
     refused = getattr(error, "reason", None)  # of CannotTestError, whose module loads numpy
     return refused if isinstance(refused, str) else f"{type(error).__name__}: {error_text(error)}"
 
 
-def _undecided(sentence: str, **facts: Any) -> NoReturn:
-    raise _UndecidedError(sentence, **facts)
-
-
-class _Numbers:
+class RunNumbers:
     """The numbers of a run by the names that gates use."""
 
     def __init__(self, ctx: Context) -> None:
@@ -77,7 +69,7 @@ class _Numbers:
         self._found: dict[str, Any] | None = None
 
     def get(self, name: str) -> float | int:
-        """Raises _UndecidedError if there is no such number."""
+        """Raises UndecidedError if there is no such number."""
         if self._found is None:
             from crucible_core.report import named_values  # noqa: PLC0415  # only where there are gates
 
@@ -91,10 +83,10 @@ class _Numbers:
         if value is MISSING:
             inner = [one for one in known if one.startswith(f"{name}.")]
             if inner:
-                _undecided(f"{name} is not a number: it contains several: {', '.join(inner[:SHOWN])}")
+                raise UndecidedError(f"{name} is not a number: it contains several: {', '.join(inner[:SHOWN])}")
             exists = closest(name, known) or f"; numbers: {there or 'none'}"
-            _undecided(f"there is no metric {name!r}{exists}")
-        _undecided(f"{name} is not a number: it is {printable(repr(to_jsonable(value)))}")
+            raise UndecidedError(f"there is no metric {name!r}{exists}")
+        raise UndecidedError(f"{name} is not a number: it is {printable(repr(to_jsonable(value)))}")
 
 
 def _as_number(value: Any) -> float | int | None:
@@ -109,7 +101,7 @@ def _as_number(value: Any) -> float | int | None:
     return None if value != value else value  # noqa: PLR0124  # NaN; an int may be too large for math.isnan
 
 
-def _plain(value: float | int) -> float | int:
+def plain_number(value: float | int) -> float | int:
     """The number as one that every database and JSON can hold."""
     if isinstance(value, float) or abs(value) < 2**63:
         return value
@@ -119,7 +111,7 @@ def _plain(value: float | int) -> float | int:
         return math.inf if value > 0 else -math.inf
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     from crucible_bench.numbers import format_number  # noqa: PLC0415
 
     return format_number(value)

@@ -11,12 +11,11 @@ from crucible_core.context import Context
 from crucible_core.gates.outcome import (
     EarlierRun,
     Past,
-    _number,
-    _Numbers,
-    _reason,
-    _undecided,
-    _UndecidedError,
-    _Verdict,
+    RunNumbers,
+    UndecidedError,
+    Verdict,
+    number_text,
+    reason_of,
 )
 from crucible_core.ir.gates import NoRegression
 from crucible_core.ir.vocabulary import GateStatus
@@ -38,21 +37,21 @@ WATCHED: Mapping[str, GateStatus] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Regression:
+class Regression:
     rule: NoRegression
     ctx: Context
     planned: Sequence[PlannedStage]
     past: Past | None
-    numbers: _Numbers
+    numbers: RunNumbers
 
-    def judge(self) -> _Verdict:
+    def judge(self) -> Verdict:
         rule = self.rule
         ours = self._values(self.ctx, self.numbers)
         if self.past is None:
-            _undecided("it needs the history that Dagster keeps, and this run has none", needs_more_runs=True)
+            raise UndecidedError("it needs the history that Dagster keeps, and this run has none", needs_more_runs=True)
         runs = self.past.baseline(rule.baseline)
         if not runs:
-            _undecided(f"there is nothing to compare with yet: {self._nothing()}", needs_more_runs=True)
+            raise UndecidedError(f"there is nothing to compare with yet: {self._nothing()}", needs_more_runs=True)
         theirs, passed_over = self._comparable(runs)
         if rule.looks == "always_valid":
             return self._over_all_looks(ours, theirs)
@@ -72,19 +71,19 @@ class _Regression:
         return "no earlier run of the experiment passed"
 
     def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
-        """Id and values of the runs that can be compared, and why others cannot. Raises _UndecidedError if none can."""
+        """Id and values of the runs that can be compared, and why others cannot. Raises UndecidedError if none can."""
         found, reasons = [], []
         for run in runs:
             try:
                 context = run.read()
                 self._same_measure(context)
-                found.append((run.run_id, self._in_order(self._values(context, _Numbers(context)), context)))
-            except _UndecidedError as undecided:
+                found.append((run.run_id, self._in_order(self._values(context, RunNumbers(context)), context)))
+            except UndecidedError as undecided:
                 reasons.append(f"run {run.run_id}: {undecided.verdict.sentence}")
             except Exception as error:  # noqa: BLE001  # a stage, or unpickling, may raise anything
-                reasons.append(f"run {run.run_id} cannot be read: {_reason(error)}")
+                reasons.append(f"run {run.run_id} cannot be read: {reason_of(error)}")
         if not found:
-            _undecided(
+            raise UndecidedError(
                 f"the baseline cannot be compared: {reasons[0]}", baseline_runs=tuple(run.run_id for run in runs)
             )
         if reasons:
@@ -96,19 +95,21 @@ class _Regression:
             return
         now, then = (_measure_of(ctx, self.rule.bench) for ctx in (self.ctx, earlier))
         if now != then:
-            _undecided(
+            raise UndecidedError(
                 f"its bench stage measured {then or 'an unnamed measure'}, this one {now or 'an unnamed measure'}"
             )
 
-    def _values(self, ctx: Context, numbers: _Numbers) -> list[float]:
-        """The compared values of a run. Raises _UndecidedError, or the stage's own error, if they are missing."""
+    def _values(self, ctx: Context, numbers: RunNumbers) -> list[float]:
+        """The compared values of a run. Raises UndecidedError, or the stage's own error, if they are missing."""
         rule = self.rule
         if rule.metric is not None:
             return [float(numbers.get(rule.metric))]
         assert rule.group is not None
         groups = self._stage().read_groups(ctx)
         if rule.group not in groups:
-            _undecided(f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}")
+            raise UndecidedError(
+                f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}"
+            )
         from crucible_bench.data.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
 
         values = groups[rule.group]
@@ -137,17 +138,17 @@ class _Regression:
         for one in self.planned:
             if isinstance(one.stage, ComparesGroups) and one.stage.metric == self.rule.bench and one.definition.enabled:
                 return one.stage
-        raise _UndecidedError(f"no stage of the run compares groups and puts the metric {self.rule.bench!r}")
+        raise UndecidedError(f"no stage of the run compares groups and puts the metric {self.rule.bench!r}")
 
     # --- one interval -------------------------------------------------------------------------------------------------
 
-    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Verdict:
+    def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> Verdict:
         from crucible_bench import judge_margin  # noqa: PLC0415
 
         rule = self.rule
         runs = tuple(run for run, _ in theirs)
         if rule.paired and (other := next(((run, one) for run, one in theirs if len(one) != len(ours)), None)):
-            _undecided(
+            raise UndecidedError(
                 f"value i of both runs cannot belong together: run {other[0]} has {len(other[1])} values, this one "
                 f"{len(ours)}",
                 baseline_runs=runs,
@@ -175,7 +176,7 @@ class _Regression:
 
     def _against_numbers(
         self, ours: list[float], theirs: list[tuple[str, list[float]]], *, needs_more_runs: bool
-    ) -> _Verdict:
+    ) -> Verdict:
         """Each run as one observation: its number, or the mean of its group."""
         from crucible_bench import judge_new_value  # noqa: PLC0415
 
@@ -184,8 +185,8 @@ class _Regression:
         now = [_mean(ours)]
         earlier = [_mean(one) for _, one in theirs]
         if len(earlier) < 2:
-            _undecided(
-                f"there is only one earlier number, {_number(earlier[0])}, which gives no interval; two or more do",
+            raise UndecidedError(
+                f"there is only one earlier number, {number_text(earlier[0])}, which gives no interval; two or more do",
                 numbers={"value": now[0], "baseline": earlier[0], "margin": rule.margin, "n_baseline": 1},
                 baseline_runs=runs,
                 needs_more_runs=needs_more_runs,
@@ -208,7 +209,7 @@ class _Regression:
 
     def _by_verdict(
         self, judged: MarginResult, ours: list[float], earlier: list[float], runs: tuple[str, ...]
-    ) -> _Verdict:
+    ) -> Verdict:
         status: GateStatus = "passed" if judged.verdict in {"better", "equivalent", "non_inferior"} else "undecided"
         if judged.verdict == "worse":
             status = "failed"
@@ -216,7 +217,7 @@ class _Regression:
         numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
         if status == "undecided":
             numbers["more_replicates"] = judged.more_replicates
-        return _Verdict(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
+        return Verdict(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
 
     def _described(
         self,
@@ -238,7 +239,7 @@ class _Regression:
             "n_baseline": len(earlier),
         }
 
-    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> _Verdict | None:
+    def _without_variation(self, ours: list[float], earlier: list[float], runs: tuple[str, ...]) -> Verdict | None:
         """The verdict if nothing varies, as between two runs with the same seeds: then the difference is exact."""
         from crucible_bench.data.pairs import pair_differences  # noqa: PLC0415
         from crucible_bench.data.sample import read_groups  # noqa: PLC0415
@@ -262,14 +263,12 @@ class _Regression:
             what = f"{self._what} is exactly what it was in {_named(runs)}"
         else:
             what = f"{self._what} is {self._changed(estimate)} {_named(runs)}"
-        follows = f"{'a' if status == 'failed' else 'no'} loss of {_number(self.rule.margin)} or more"
-        return _Verdict(
-            status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs
-        )
+        follows = f"{'a' if status == 'failed' else 'no'} loss of {number_text(self.rule.margin)} or more"
+        return Verdict(status, f"{what}, without any variation (n = {self._counts(numbers)}): {follows}", numbers, runs)
 
     # --- an interval that holds at all looks --------------------------------------------------------------------------
 
-    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> _Verdict:
+    def _over_all_looks(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> Verdict:
         """Each run since the pinned one is one value, compared with the pinned run's value as a known number."""
         from crucible_bench import watch_baseline  # noqa: PLC0415
 
@@ -279,7 +278,7 @@ class _Regression:
         between = self.past.since(baseline)
         try:
             since, passed_over = self._comparable(between) if between else ([], "")
-        except _UndecidedError as undecided:
+        except UndecidedError as undecided:
             since, passed_over = [], undecided.verdict.sentence
         then = _mean(earlier)
         values = [*(_mean(one) for _, one in since), _mean(ours)]
@@ -310,12 +309,12 @@ class _Regression:
             f"{self._interval(numbers)})"
         )
         follows = {
-            "passed": f"a loss of {_number(rule.margin)} or more is ruled out",
-            "failed": f"it is worse by more than {_number(rule.margin)}",
-            "undecided": f"a loss of {_number(rule.margin)} is neither ruled out nor shown",
+            "passed": f"a loss of {number_text(rule.margin)} or more is ruled out",
+            "failed": f"it is worse by more than {number_text(rule.margin)}",
+            "undecided": f"a loss of {number_text(rule.margin)} is neither ruled out nor shown",
         }[status]
         more = f" ({passed_over})" if passed_over else ""
-        return _Verdict(status, f"{found}: {follows}{more}", numbers, (baseline,))
+        return Verdict(status, f"{found}: {follows}{more}", numbers, (baseline,))
 
     # --- words --------------------------------------------------------------------------------------------------------
 
@@ -326,10 +325,10 @@ class _Regression:
     def _changed(self, estimate: float) -> str:
         if estimate == 0:
             return f"{'on average ' if self.rule.group else ''}the same as in"
-        return f"{_number(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
+        return f"{number_text(abs(estimate))} {'higher' if estimate > 0 else 'lower'} than in"
 
     def _interval(self, numbers: Mapping[str, Any]) -> str:
-        return f"[{_number(numbers['interval_low'])}, {_number(numbers['interval_high'])}]"
+        return f"[{number_text(numbers['interval_low'])}, {number_text(numbers['interval_high'])}]"
 
     def _counts(self, numbers: Mapping[str, float | int | None]) -> str:
         if self.rule.paired:
@@ -343,7 +342,7 @@ class _Regression:
             f"({100 * numbers['confidence_level']:.4g}% CI of the difference {self._interval(numbers)}, "
             f"n = {self._counts(numbers)})"
         )
-        margin = _number(rule.margin)
+        margin = number_text(rule.margin)
         if status == "passed":
             return f"{found}: a loss of {margin} or more is ruled out"
         if status == "failed":

@@ -32,7 +32,7 @@ Place = tuple[str | int, ...]
 Positions = dict[Place, tuple[int, int]]
 
 
-def _parse_json(text: str, shown: str) -> Any:
+def parse_json(text: str, shown: str) -> Any:
     def refuse(reason: str) -> NoReturn:
         raise InvalidExperimentError(reason, location=Location(shown))
 
@@ -81,7 +81,7 @@ def _check_size(data: Any, refuse: Callable[[str], NoReturn]) -> None:
         ]
 
 
-def _json_positions(text: str) -> Positions:
+def json_positions(text: str) -> Positions:
     try:
         return _find_in_json(text, "")
     except InvalidExperimentError:
@@ -106,7 +106,7 @@ class _Unparsable(Exception):
         self.mistake = InvalidExperimentError(f"is not valid YAML: {reason}", location=location)
 
 
-def _parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, Positions]:
+def parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, Positions]:
     try:
         return _Builder(shown).build(_events(text, shown, number, pure=False))
     except _Unparsable as error:

@@ -11,14 +11,16 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment, Source
-from crucible_core.ir.guarded_yaml import Place, _json_positions, _parse_json, _parse_yaml
 from crucible_core.values.messages import describe_mistake
+
+if TYPE_CHECKING:
+    from crucible_core.ir.guarded_yaml import Place
 
 __all__ = ["experiment_from", "load_document", "load_experiment", "parse_scalar"]
 
@@ -44,15 +46,18 @@ def load_document(path: str | os.PathLike[str], *, number: int | None = None) ->
 
     Raises InvalidExperimentError.
     """
+    # Not for those who read no file: it compiles ten patterns.
+    from crucible_core.ir.guarded_yaml import json_positions, parse_json, parse_yaml  # noqa: PLC0415
+
     file = Path(path)
     text = _read(file)
     shown = str(file)
     positions: Callable[[], Mapping[Place, tuple[int, int]]]
     if file.suffix.lower() == ".json":
-        data = _parse_json(text, shown)
-        positions = functools.cache(lambda: _json_positions(text))
+        data = parse_json(text, shown)
+        positions = functools.cache(lambda: json_positions(text))
     else:
-        data, found = _parse_yaml(text, shown, number)
+        data, found = parse_yaml(text, shown, number)
         positions = lambda: found  # noqa: E731
     return data, Source(str(file.absolute()), shown, positions)
 
@@ -79,7 +84,9 @@ def parse_scalar(text: str) -> Any:
 
     Raises InvalidExperimentError if it is not one YAML value.
     """
-    return _parse_yaml(text, "value")[0]
+    from crucible_core.ir.guarded_yaml import parse_yaml  # noqa: PLC0415  # as above
+
+    return parse_yaml(text, "value")[0]
 
 
 def _kind(data: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
-from crucible_core.metrics import _entries, comparisons, comparisons_in, flatten, is_number, results
+from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
@@ -131,7 +131,7 @@ def _metrics_table(ctx: Context) -> Table:
 
 def _outputs_table(ctx: Context) -> Table | None:
     shown = ctx.outputs[:MAX_OUTPUT_ROWS]
-    opened = [dict(_entries(output)) for output in shown]
+    opened = [dict(entries_of(output)) for output in shown]
     more = f"… and {len(ctx.outputs) - len(shown):,} more" if len(ctx.outputs) > len(shown) else None
     if not all(opened):
         cells = [*map(format_value, shown), *([more] if more else [])]
@@ -196,7 +196,7 @@ def stages_table(events: Iterable[Event]) -> Table:
 
 
 def _artifacts_table(ctx: Context) -> Table:
-    return Table(("artifact", "where"), tuple((name, format_value(value)) for name, value in _entries(ctx.artifacts)))
+    return Table(("artifact", "where"), tuple((name, format_value(value)) for name, value in entries_of(ctx.artifacts)))
 
 
 def _options_table(ctx: Context) -> Table:

@@ -22,12 +22,12 @@ GIT_PATIENCE = 2.0
 GIT_LASTS = 60.0
 
 
-class _Recorded(BaseModel):
+class Recorded(BaseModel):
     # Additions of a newer version are ignored; changes come with another format version.
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
-class GitState(_Recorded):
+class GitState(Recorded):
     """The commit that was checked out in the folder of the experiment file."""
 
     commit: str
@@ -90,7 +90,7 @@ def _parse_status(text: str) -> GitState | None:
     return GitState(commit=commit, branch=None if branch == "(detached)" else branch, dirty=dirty)
 
 
-def _packages(modules: Iterable[str]) -> dict[str, str]:
+def package_versions(modules: Iterable[str]) -> dict[str, str]:
     found = {name: version for name in PACKAGES if (version := _version(name)) is not None}
     for top in {module.partition(".")[0] for module in modules}:
         found.update(_distribution_of(top))

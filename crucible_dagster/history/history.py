@@ -39,6 +39,7 @@ from crucible_dagster.history.group_changes import GroupChange, RecordedBenches,
 from crucible_dagster.history.record_diff import Change, changes_between
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
+    ContextFacts,
     MetricChange,
     RunComparison,
     RunDetails,
@@ -46,12 +47,11 @@ from crucible_dagster.history.summaries import (
     RunStatus,
     RunSummary,
     StageTime,
-    _ContextFacts,
     _experiment_of,
     _facts_in,
-    _moment,
-    _statuses,
-    _summary,
+    moment_of,
+    statuses_of,
+    summary_of,
 )
 from crucible_dagster.names import dagster_name
 from crucible_dagster.store import ContextStore
@@ -113,7 +113,7 @@ class History:
         """
         found = self._records(experiment, status=status, since=since, limit=limit, before=before)
         shown = self._materializations(found)
-        return tuple(_summary(one, shown.get(one.dagster_run.run_id)) for one in found)
+        return tuple(summary_of(one, shown.get(one.dagster_run.run_id)) for one in found)
 
     def metrics(
         self,
@@ -136,7 +136,7 @@ class History:
         found = self._records(experiment, status=status, since=since, limit=limit)
         shown = self._materializations(found)
         for one in found:
-            summary = _summary(one, shown.get(one.dagster_run.run_id))
+            summary = summary_of(one, shown.get(one.dagster_run.run_id))
             row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
             if summary.variant is not None:
                 row["variant"] = summary.variant
@@ -204,7 +204,7 @@ class History:
         record = self._record_or_note(run_id, notes)
         facts = self._from_context(run_id, _facts_in, notes)
         if facts is None:
-            facts = _ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
+            facts = ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
         failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
@@ -290,7 +290,7 @@ class History:
         # of a tag would be sorted first.
         filters = RunsFilter(
             job_name=None if experiment is None else dagster_name(experiment),
-            statuses=_statuses(status),
+            statuses=statuses_of(status),
             created_after=None if since is None else since.astimezone(UTC),
         )
         cursor = None if before is None else self.find(before)
@@ -319,7 +319,7 @@ class History:
 
     def _summary(self, run_id: str) -> RunSummary:
         (found,) = self._instance.get_run_records(RunsFilter(run_ids=[run_id]), limit=1)
-        return _summary(found, self._materializations([found]).get(run_id))
+        return summary_of(found, self._materializations([found]).get(run_id))
 
     def _materializations(self, found: Sequence[StoredRun]) -> dict[str, Mapping[str, Any]]:
         """Run -> metadata of its materialization."""
@@ -377,7 +377,7 @@ class History:
             StageTime(
                 name=names.get(one.step_key, one.step_key),
                 outcome=outcomes.get(one.status and one.status.value, "running"),
-                started=_moment(one.start_time),
+                started=moment_of(one.start_time),
                 seconds=one.end_time - one.start_time if one.start_time and one.end_time else None,
             )
             for one in sorted(self._instance.get_run_step_stats(run_id), key=lambda one: one.start_time or 0)

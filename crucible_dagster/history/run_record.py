@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from crucible_core import CrucibleError, Experiment, PlannedStage
 from crucible_core.values.jsonable import to_jsonable
-from crucible_dagster.history.environment import GitState, _packages, _Recorded, git_state
+from crucible_dagster.history.environment import GitState, Recorded, git_state, package_versions
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.processes import worker_of_this_step
 from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
@@ -46,7 +46,7 @@ How = Literal[LaunchedBy, "backfill", "dagster", "re-execution", "retry", "sched
 """`dagster`: by Dagster's command line, its API or its Python functions; `retry`: by its run retries."""
 
 
-class StageRecord(_Recorded):
+class StageRecord(Recorded):
     """One entry of the pipeline, as it was run."""
 
     name: str
@@ -62,7 +62,7 @@ class StageRecord(_Recorded):
     enabled: bool = True
 
 
-class Launch(_Recorded):
+class Launch(Recorded):
     """Who launched a run, and how."""
 
     how: How
@@ -74,7 +74,7 @@ class Launch(_Recorded):
     """The run that this one executes again."""
 
 
-class RunRecord(_Recorded):
+class RunRecord(Recorded):
     """What is recorded when the first stage of a run starts."""
 
     format_version: int = FORMAT_VERSION
@@ -122,7 +122,7 @@ def record_run(
         stages=stages,
         seeds={one.name: one.options["seed"] for one in stages if "seed" in one.options},
         git=git_state(experiment.folder or Path.cwd()),
-        packages=_packages({type(one.stage).__module__ for one in planned}),
+        packages=package_versions({type(one.stage).__module__ for one in planned}),
         python=platform.python_version(),
         platform=platform.platform(),
         host=socket.gethostname(),

@@ -174,7 +174,7 @@ def _experiment_of(run: DagsterRun) -> str:
     return run.tags[EXPERIMENT_TAG]
 
 
-def _statuses(status: RunStatus | None) -> list[DagsterRunStatus] | None:
+def statuses_of(status: RunStatus | None) -> list[DagsterRunStatus] | None:
     if status is None:
         return None
     if status not in STATUSES:
@@ -182,13 +182,13 @@ def _statuses(status: RunStatus | None) -> list[DagsterRunStatus] | None:
     return list(STATUSES[status])
 
 
-def _moment(timestamp: float | None) -> datetime | None:
+def moment_of(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
 
 
-def _summary(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
+def summary_of(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
     run = found.dagster_run
-    started, ended = _moment(found.start_time), _moment(found.end_time)
+    started, ended = moment_of(found.start_time), moment_of(found.end_time)
     said = (shown or {}).get("headline")
     return RunSummary(
         run_id=run.run_id,
@@ -213,7 +213,7 @@ def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value.value
 
 
-class _ContextFacts(NamedTuple):
+class ContextFacts(NamedTuple):
     """What a Context says about its run."""
 
     stages: tuple[StageTime, ...]
@@ -223,9 +223,9 @@ class _ContextFacts(NamedTuple):
     failure: RunFailure | None
 
 
-def _facts_in(context: Context) -> _ContextFacts:
+def _facts_in(context: Context) -> ContextFacts:
     failed = next((one for one in context.trace.endings.values() if isinstance(one, StageFailed)), None)
-    return _ContextFacts(
+    return ContextFacts(
         tuple(_stage_times(context)),
         to_jsonable(context.metrics),
         to_jsonable(context.artifacts),

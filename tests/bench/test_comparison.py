@@ -290,6 +290,7 @@ def alone(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_package_works_where_the_others_cannot_be_imported() -> None:
     program = f"""
 import crucible_bench
@@ -308,6 +309,7 @@ print(result.sentence)
 LIGHT = ("compared", "comparison", "declaration", "errors", "finding", "numbers", "plots", "vocabulary")
 
 
+@pytest.mark.slow
 def test_what_reads_comparisons_loads_neither_numpy_nor_scipy() -> None:
     data = compare(THREE, compare="all_pairs", margin=0.01)
     program = f"""
@@ -327,6 +329,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_each_program_of_the_page_runs_without_the_other_packages(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,6 @@ from crucible_bench import CannotTestError, run_test, summarize
 from crucible_bench.data.sample import read_groups
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.vocabulary import TESTS_OF_MANY_GROUPS
-from crucible_core.errors import CrucibleError
 
 MEASURED = sorted(test for test, definition in DEFINITIONS.items() if definition.read is read_groups)
 """The tests of numbers; those of outcomes read booleans."""
@@ -281,10 +280,11 @@ def test_a_negative_seed_is_refused() -> None:
         run_test("bootstrap", {"a": GOOD, "b": GOOD}, seed=-1)
 
 
-def test_the_refusal_is_a_crucible_error_that_survives_pickling() -> None:
+def test_the_refusal_is_a_value_error_that_survives_pickling() -> None:
     error = CannotTestError("ttest", "group 'a' is empty")
     again = pickle.loads(pickle.dumps(error))
-    assert isinstance(again, CrucibleError)
+    assert isinstance(again, CannotTestError)
+    assert isinstance(again, ValueError)
     assert (str(again), again.test, again.reason) == (str(error), "ttest", "group 'a' is empty")
 
 

@@ -30,7 +30,7 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_core.errors import _Portable
+from crucible_core.errors import Portable
 from crucible_core.gates.judge import HOLDS
 from crucible_core.gates.outcome import EarlierRun
 from crucible_core.gates.regression import WATCHED
@@ -604,7 +604,7 @@ def test_a_blocking_gate_that_fails_raises_after_the_last_stage_with_the_whole_c
         ("fair", "passed", "error"),
         ("fine", "failed", "warn"),
     ]
-    assert isinstance(error, _Portable)
+    assert isinstance(error, Portable)
 
 
 def test_the_error_of_a_gate_crosses_processes() -> None:

@@ -45,7 +45,7 @@ from dagster import Definitions
 
 from crucible_dagster import build_definitions, failure_sensor
 
-folder = Path(__file__).parent.parent
+folder = Path(__file__).parent
 
 
 def notify(alert):
