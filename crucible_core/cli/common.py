@@ -15,7 +15,6 @@ from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingE
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_schema import option_tree
-from crucible_core.ir.option_words import type_in_words
 from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
@@ -138,6 +137,8 @@ def _check_part(asked: str, experiment: Experiment, definition: StageDef, path: 
         stage = builtin_registry().resolve(definition, folder=experiment.folder)
     except UnknownStageError:
         return  # plan_experiment says so, with all other mistakes
+    from crucible_core.ir.option_words import type_in_words  # noqa: PLC0415  # for --set only
+
     option, where = option_tree(stage), f"stage {definition.name!r}"
     for index, name in enumerate(path):
         if not option.has_parts:

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ from crucible_core.cli.common import (
     with_overrides,
 )
 from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
 from crucible_core.ir.option_schema import Option, option_tree
 from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import builtin_registry
-from crucible_core.telemetry.run import run_traced
 from crucible_core.values.jsonable import to_json_text
 
 __all__ = ["main"]
@@ -63,7 +63,7 @@ def run(
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
         experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
         runner, options = chosen_runner(options)
-        execute = run_traced if runner is None else runner.load()
+        execute = _runner_here() if runner is None else runner.load()
         plan = plan_experiment(experiment, builtin_registry())
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
@@ -74,6 +74,12 @@ def run(
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
     )
+
+
+def _runner_here() -> Callable[..., Context]:
+    from crucible_core.telemetry.run import run_traced  # noqa: PLC0415  # for `run` only
+
+    return run_traced
 
 
 @main.command()
