@@ -6,64 +6,13 @@ here says why beside it.
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import pytest
+from counting import REGISTRY, calls_per_stage
 
-from crucible_core import Context, Experiment, Registry, Stage, StageDef, plan_experiment, run_experiment
-
-
-class AddMetric(Stage):
-    """Adds one metric."""
-
-    metric: str
-
-    def run(self, ctx: Context) -> Context:
-        return ctx.put_metric(self.metric, 1.0)
-
-
-REGISTRY = Registry({"add_metric": AddMetric})
-
-
-def experiment_of(stages: int) -> Experiment:
-    return Experiment(
-        id="trivial",
-        pipeline=tuple(
-            StageDef(name=f"stage_{index}", module="add_metric", options={"metric": f"metric_{index}"})
-            for index in range(stages)
-        ),
-    )
-
-
-def calls(function: Callable[[], Any]) -> int:
-    """How many Python functions are called."""
-    counted = 0
-
-    def count(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal counted
-        counted += event == "call"
-
-    gc.disable()  # what others do at a collection is none of ours
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return counted
-
-
-def calls_per_stage(run: Callable[[Experiment], Any], stages: int) -> float:
-    """Of one more stage: what a run costs once is left out."""
-    few, many = experiment_of(stages), experiment_of(2 * stages)
-    run(few)  # what is made once is made
-    return (calls(lambda: run(many)) - calls(lambda: run(few))) / stages
-
+from crucible_core import Context, Experiment, plan_experiment, run_experiment
 
 # Planning a stage: plan, resolve, read its options, make the entry (4), and what pydantic's own checks add.
 PLANNED = 4

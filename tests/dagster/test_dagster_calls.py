@@ -5,70 +5,20 @@ Whoever raises a number here says why beside it.
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
+from counting import REGISTRY, calls_per_stage, pipeline
 from dagster import DagsterInstance
 from stages_for_tests import experiment_of, registry
 
 import crucible_core
 import crucible_core.plan
-from crucible_core import Context, Experiment, GateFailedError, Plan, Registry, Stage, StageDef, run_experiment
+from crucible_core import Experiment, GateFailedError, Plan, Registry, run_experiment
 from crucible_dagster import execute_experiment, job_for
 
 OURS = tuple(str(Path(crucible_core.__file__).parents[1] / name) for name in ("crucible_core", "crucible_dagster"))
-
-
-class AddMetric(Stage):
-    """Adds one metric."""
-
-    metric: str
-
-    def run(self, ctx: Context) -> Context:
-        return ctx.put_metric(self.metric, 1.0)
-
-
-REGISTRY = Registry({"add_metric": AddMetric})
-
-
-def pipeline(stages: int, name: str = "stage") -> Experiment:
-    return Experiment(
-        id="trivial",
-        pipeline=tuple(
-            StageDef(name=f"{name}_{index}", module="add_metric", options={"metric": f"metric_{index}"})
-            for index in range(stages)
-        ),
-    )
-
-
-def calls(function: Callable[[], Any]) -> int:
-    """How many functions of ours are called in this thread."""
-    counted = 0
-
-    def count(frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal counted
-        counted += event == "call" and frame.f_code.co_filename.startswith(OURS)
-
-    gc.disable()  # what others do at a collection is none of ours
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return counted
-
-
-def calls_per_stage(work: Callable[[Experiment], Any], stages: int, name: str = "stage") -> float:
-    few, many = pipeline(stages, name), pipeline(2 * stages, name)
-    work(few)  # what is made once is made
-    work(many)
-    return (calls(lambda: work(many)) - calls(lambda: work(few))) / stages
 
 
 # Planning (4), the options of the file as JSON, and finding the op, which is made once for a stage class, its name and
@@ -83,7 +33,7 @@ STEP = 740
 
 
 def test_compiling_calls_so_many_functions_a_stage() -> None:
-    assert calls_per_stage(lambda experiment: job_for(experiment, REGISTRY), 20) <= COMPILED
+    assert calls_per_stage(lambda experiment: job_for(experiment, REGISTRY), 20, OURS) <= COMPILED
 
 
 def test_compiling_a_new_pipeline_calls_so_many_functions_a_stage() -> None:
@@ -92,13 +42,13 @@ def test_compiling_a_new_pipeline_calls_so_many_functions_a_stage() -> None:
     def compile_new(experiment: Experiment) -> None:
         job_for(pipeline(len(experiment.pipeline), f"new_{next(fresh)}"), REGISTRY)
 
-    assert calls_per_stage(compile_new, 20) <= COMPILED_NEW
+    assert calls_per_stage(compile_new, 20, OURS) <= COMPILED_NEW
 
 
 def test_a_step_calls_so_many_functions() -> None:
     with DagsterInstance.ephemeral() as instance:
         per_step = calls_per_stage(
-            lambda experiment: execute_experiment(experiment, registry=REGISTRY, instance=instance), 4
+            lambda experiment: execute_experiment(experiment, registry=REGISTRY, instance=instance), 4, OURS
         )
     assert per_step <= STEP
 
