@@ -103,7 +103,7 @@ class Context:
         """Set one metric. Raises TypeError if the name is not a string."""
         attempt = current_attempt.get()
         # Not `self.run_id`: where the reads of a stage are recorded, that would count as one of them.
-        if attempt is not None and attempt.updates is not None and attempt.run_id == self.__dict__["run_id"]:
+        if attempt is not None and attempt.updates is not None and attempt.updates.run_id == self.__dict__["run_id"]:
             attempt.updates.metric(name, value)
         if not isinstance(name, str):
             raise _not_a_name(name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,20 +128,23 @@ def comparisons(ctx: Context) -> Mapping[str, Comparison]:
     return comparisons_in(ctx.metrics).read
 
 
-_LATEST: deque[tuple[dict[str, Any], Comparison | str | None]] = deque(maxlen=16)
-"""The comparisons read last, each with a copy of its metric.
-
-They are found by the metric's value and not by its identity: each step of Dagster loads the metric anew, and a stage
-may change it in place. Comparing two values is far faster than reading one.
+KEPT = 16
+_LATEST: dict[str, Comparison | str | None] = {}
+"""The comparisons read last, by the JSON text of their metric: each step of Dagster loads the metric anew, and a stage
+may change it in place.
 """
 
 
 def _read_once(value: dict[str, Any]) -> Comparison | str | None:
-    for seen, known in _LATEST.copy():
-        if _is_same(seen, value):
-            return known
-    found = _read(value)
-    _LATEST.append((_copied(value), found))
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a metric of the user's own, which is not JSON
+        return _read(value)
+    if text in _LATEST:
+        return _LATEST[text]
+    found = _LATEST[text] = _read(value)
+    for oldest in list(_LATEST)[:-KEPT]:
+        _LATEST.pop(oldest, None)
     return found
 
 
@@ -151,22 +154,3 @@ def _read(value: dict[str, Any]) -> Comparison | str | None:
         return Comparison.from_dict(value)
     except UnreadableComparisonError as error:
         return str(error) if "kind" in value else None
-
-
-def _is_same(seen: dict[str, Any], value: dict[str, Any]) -> bool:
-    try:
-        return bool(seen == value) and _orders(seen) == _orders(value)
-    except Exception:  # noqa: BLE001  # a user's own metric may hold arrays, whose == is not a bool
-        return False
-
-
-def _orders(value: dict[str, Any]) -> dict[str, list[str]]:
-    """The order of the tests and of the groups, which == ignores: the first test makes the headline."""
-    return {name: list(part) for name, part in value.items() if isinstance(part, dict)}
-
-
-def _copied(value: Any) -> Any:
-    """A copy that stays the same if the value is changed in place."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value

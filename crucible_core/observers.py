@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Real
 from time import perf_counter
+from types import TracebackType
 from typing import Any
 
 from crucible_core.trace import Event, Trace
@@ -67,7 +69,8 @@ class _Function(Observer):
 
 def _wants_updates(observer: Observer) -> bool:
     kind = type(observer)
-    return kind.on_progress is not Observer.on_progress or kind.on_metrics is not Observer.on_metrics
+    own = (getattr(kind, name, None) is not getattr(Observer, name) for name in ("on_progress", "on_metrics"))
+    return any(own)
 
 
 class Audience:
@@ -96,39 +99,42 @@ class Audience:
 
     @contextlib.contextmanager
     def during(self, experiment_id: str, run_id: str) -> Iterator[None]:
-        """Around a run: calls the observers at its start and its end."""
-        present = self._start(experiment_id, run_id)
-        try:
+        """Around a run: reports its start and its end. An observer that fails at the start does not hear of the end."""
+        with contextlib.ExitStack() as stack:
+            for observer in self.observers:
+                try:
+                    observer.run_started(experiment_id, run_id)
+                except Exception:  # noqa: BLE001
+                    _log.exception("the observer %r failed at the start of run %s", observer, run_id)
+                else:
+                    stack.push(functools.partial(_end, observer, run_id))
             yield
-        except BaseException as error:
-            self._end(present, run_id, error)
-            raise
-        self._end(present, run_id, None)
 
     def retell(self, experiment_id: str, run_id: str, trace: Trace, error: BaseException | None) -> None:
-        """Call the observers at the end of a run, with the error that ended it."""
-        present = self._start(experiment_id, run_id)
-        for event in trace:
-            self.tell(event)
-        self._end(present, run_id, error)
+        """Report a run that is over, and the error that ended it."""
+        with contextlib.suppress(_Retold), self.during(experiment_id, run_id):
+            for event in trace:
+                self.tell(event)
+            if error is not None:
+                raise _Retold from error
 
-    def _start(self, experiment_id: str, run_id: str) -> list[Observer]:
-        """The observers that were called at the start, which are to be called at the end."""
-        present = []
-        for observer in self.observers:
-            try:
-                observer.run_started(experiment_id, run_id)
-                present.append(observer)
-            except Exception:  # noqa: BLE001
-                _log.exception("the observer %r failed at the start of run %s", observer, run_id)
-        return present
 
-    def _end(self, present: Sequence[Observer], run_id: str, error: BaseException | None) -> None:
-        for observer in reversed(present):
-            try:
-                observer.run_ended(error)
-            except Exception:  # noqa: BLE001
-                _log.exception("the observer %r failed at the end of run %s", observer, run_id)
+class _Retold(Exception):  # it carries the error of a run that is over past its observers
+    """Its cause is the error."""
+
+
+def _end(
+    observer: Observer,
+    run_id: str,
+    _kind: type[BaseException] | None,
+    error: BaseException | None,
+    _trace: TracebackType | None,
+) -> bool:
+    try:
+        observer.run_ended(error.__cause__ if isinstance(error, _Retold) else error)
+    except Exception:  # noqa: BLE001
+        _log.exception("the observer %r failed at the end of run %s", observer, run_id)
+    return False  # what ended the run is not an observer's to withhold
 
 
 NOBODY = Audience(())
@@ -137,7 +143,8 @@ NOBODY = Audience(())
 class Updates:
     """Progress and metrics of one attempt at a stage, on their way to the observers. Safe to use from any thread."""
 
-    def __init__(self, stage: str, audience: Audience) -> None:
+    def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
+        self.run_id = run_id
         self.stage = stage
         self.interval = audience.interval
         self.keys = itertools.count()
@@ -189,13 +196,18 @@ _NUMBERS = frozenset({float, int})
 class Attempt:
     """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
 
-    __slots__ = ("_audience", "heard", "run_id", "updates")
+    __slots__ = ("_audience", "heard", "own_updates", "run_id", "updates")
 
     def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
         self.run_id = run_id
         self.heard: list[Event] = []
-        """The decisions so far, kept for an attempt that fails and returns no Context."""
-        self.updates = Updates(stage, audience) if audience.wants_updates else None
+        """The decisions so far: they are kept if the attempt fails and returns no Context."""
+        self.own_updates = Updates(run_id, stage, audience) if audience.wants_updates else None
+        outer = current_attempt.get()
+        # Of a run within a stage, which nobody watches, the work is that of the stage.
+        self.updates: Updates | None = (
+            self.own_updates if self.own_updates is not None or outer is None else outer.updates
+        )
         self._audience = audience
 
     def hear(self, event: Event) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "Plan",
     "PlannedStage",
     "advice",
+    "ask_again",
     "check_gates",
     "current_plan",
     "plan_experiment",
@@ -48,7 +49,10 @@ class PlannedStage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Sequence[PlannedStage]):
-    """An experiment with the stages that run it: a sequence of its planned stages."""
+    """An experiment with the stages that run it: a sequence of its planned stages.
+
+    Running it twice runs the same stage objects twice: what a stage changes in its own options stays changed.
+    """
 
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
@@ -105,6 +109,22 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     return Plan(experiment, planned, registry)
 
 
+def ask_again(plan: Plan) -> None:
+    """Call the `check` of the enabled stages of a plan that was made a while ago.
+
+    Raises InvalidOptionsError for the first that finds itself impossible now, with the rest as its `others`.
+    """
+    mistakes: list[InvalidExperimentError] = []
+    for index, one in enumerate(plan):
+        if one.definition.enabled:
+            try:
+                _ask(one.stage, plan.experiment, index)
+            except InvalidExperimentError as error:
+                mistakes.append(error)
+    if mistakes:
+        raise InvalidExperimentError.of(mistakes)
+
+
 def plan_of(experiment: Experiment | Plan, registry: Registry | None) -> Plan:
     """A Plan as it is; an Experiment planned with `registry`, by default `builtin_registry()`."""
     if isinstance(experiment, Plan):
@@ -149,7 +169,7 @@ def _plan(
     if seeded:
         options = {**options, "seed": experiment.seed}
     try:
-        stage = read_options(found, options)
+        stage = read_options(found, options, registry)
     except ValidationError as error:
         described = [
             (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
@@ -169,11 +189,16 @@ def _plan(
     return PlannedStage(definition, stage)
 
 
-def read_options(stage: type[Stage], options: Mapping[str, Any]) -> Stage:
-    """The stage with these options. Raises pydantic.ValidationError, or whatever a validator of the stage raises."""
+def read_options(stage: type[Stage], options: Mapping[str, Any], registry: Registry | None = None) -> Stage:
+    """The stage with these options; its validators find the registry in `info.context["registry"]`.
+
+    Raises pydantic.ValidationError, or whatever a validator of the stage raises.
+    """
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
-    read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True)
+    read: Stage = stage.__pydantic_validator__.validate_json(
+        to_json(options), strict=True, context={"registry": registry}
+    )
     return read
 
 

@@ -93,7 +93,7 @@ class Registry:
         """
         module = definition.module
         found = self._stages.get(module or definition.name)
-        if isinstance(found, type):
+        if isinstance(found, type) and (module is None or ":" not in module):
             return found
         try:
             if module is not None and ":" in module:

@@ -135,8 +135,8 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
         result = planned.stage.run(context)
     finally:
         current_attempt.reset(token)
-        if attempt.updates is not None:
-            attempt.updates.close()
+        if attempt.own_updates is not None:
+            attempt.own_updates.close()
     _check(result, planned, context)
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
@@ -210,3 +210,11 @@ def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     return trace
+
+
+def __getattr__(name: str) -> Any:
+    # By their old names, until version 1.0.
+    from crucible_core.moved import moved_names  # noqa: PLC0415
+
+    planning = ["advice", "plan_experiment", "plan_stage", "read_options"]
+    return moved_names(__name__, dict.fromkeys(planning, "crucible_core.plan"))(name)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from types import UnionType
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
@@ -33,13 +32,6 @@ from pydantic.fields import FieldInfo
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment
 from crucible_core.values.jsonable import to_jsonable
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from crucible_core.context import Context
-    from crucible_core.ir.experiment import Experiment
 
 __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 

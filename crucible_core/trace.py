@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter
@@ -158,11 +157,21 @@ class Decision(_Event):
     """How sure the stage is, 0 to 1, if known."""
 
     def __post_init__(self) -> None:
-        sure = self.confidence
-        if sure is not None and not (isinstance(sure, Real) and 0 <= sure <= 1):
-            raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {sure!r}")
+        if self.confidence is not None:
+            self.__dict__["confidence"] = _share(self.confidence)
         if not isinstance(self.alternatives, tuple):
             self.__dict__["alternatives"] = tuple(self.alternatives)
+
+
+def _share(confidence: Any) -> float:
+    """As a plain float, which goes into JSON. Raises ValueError."""
+    try:
+        share = float(confidence)
+    except (TypeError, ValueError, OverflowError):
+        share = -1.0
+    if 0 <= share <= 1:
+        return share
+    raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {confidence!r}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -39,7 +39,7 @@ from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
-from crucible_dagster.execute.tracing import parent_tags, tracing_here
+from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
@@ -88,9 +88,14 @@ def execute_experiment(
             raise CrucibleError(f"the run id {run_id!r} is not a UUID; Dagster requires one") from None
         own = {FRESH_TAG: "true"} if fresh else {}
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
+        in_process = chosen == "in_process"
+        # Under `multiprocess` they hear of the whole run when it is over.
+        stack.enter_context(Audience.of(without_tracers(observers) if in_process else ()).during(experiment.id, run_id))
         EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
         context, error = outcome(experiment, instance, run_id)
-    if chosen != "in_process":
+        if in_process and error is not None:
+            raise error
+    if not in_process:
         Audience.of(tracing_here(observers)).retell(context.experiment_id, run_id, context.trace, error)
     if error is not None:
         raise error
@@ -140,9 +145,10 @@ def outcome(
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is DagsterRunStatus.SUCCESS:
         return detached(store.load(run_id, last_step(experiment))), None
-    if run is not None and is_judged(run):
+    if run is not None and is_judged(run) and store.has_result(run_id, last_step(experiment)):
         context = detached(store.load(run_id, last_step(experiment)))
-        return context, GateFailedError(context, context.trace.gates)
+        if any(one.blocks for one in context.trace.gates):
+            return context, GateFailedError(context, context.trace.gates)
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
         why = _why(instance, run_id)

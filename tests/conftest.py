@@ -58,7 +58,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
         return parse(data)
 
     monkeypatch.setattr(Comparison, "from_dict", counted)
-    monkeypatch.setattr(metrics, "_LATEST", metrics._LATEST.__class__(maxlen=metrics._LATEST.maxlen))
+    monkeypatch.setattr(metrics, "_LATEST", {})
     return seen
 
 

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -79,7 +79,8 @@ class CommandGroup(click.Group):
         if own is not None:
             return own
         entry = next((entry for entry in _entries(COMMANDS_GROUP) if entry.name == cmd_name), None)
-        return None if entry is None else _load(entry, click.Command)
+        with input_errors():
+            return None if entry is None else _load(entry, click.Command)
 
 
 class RunCommand(click.Command):
@@ -121,8 +122,18 @@ def _parameter(name: str) -> str:
 
 
 def runners() -> dict[str, Runner]:
-    """The runners of the installed packages, by name."""
-    return {entry.name: _load(entry, Runner) for entry in _entries(RUNNERS_GROUP)}
+    """The runners of the installed packages, by name; one that cannot be loaded says so when it is chosen."""
+    found = {}
+    for entry in _entries(RUNNERS_GROUP):
+        try:
+            found[entry.name] = _load(entry, Runner)
+        except CrucibleError as error:
+            found[entry.name] = Runner(help=f"({error})", where="", load=functools.partial(_refuse, error))
+    return found
+
+
+def _refuse(error: CrucibleError) -> NoReturn:
+    raise error
 
 
 @functools.cache  # looking through all that is installed takes a while
@@ -131,12 +142,12 @@ def _entries(group: str) -> list[EntryPoint]:
 
 
 def _load(entry: EntryPoint, kind: type[T]) -> T:
+    """Raises CrucibleError."""
     what = f"the entry point {entry.name!r} ({entry.value}) of {entry.group}"
-    with input_errors():
-        try:
-            found = entry.load()
-        except Exception as error:
-            raise CrucibleError(f"{what} cannot be loaded: {error_text(error)}") from error
-        if not isinstance(found, kind):
-            raise CrucibleError(f"{what} is a {type(found).__name__}, not a {kind.__name__}")
-        return found
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise CrucibleError(f"{what} cannot be loaded: {error_text(error)}") from error
+    if not isinstance(found, kind):
+        raise CrucibleError(f"{what} is a {type(found).__name__}, not a {kind.__name__}")
+    return found

@@ -89,6 +89,3 @@ def _hold_bound(gate: Gate, numbers: RunNumbers) -> Verdict:
         shown = repr(value)
     sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {number_text(bound)}"
     return Verdict("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
-
-
-# --- no regression ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import PrivateAttr, ValidationInfo, model_validator
+
 from crucible_core.context import Context
 from crucible_core.plan import advice, current_plan, plan_experiment
-from crucible_core.registry import builtin_registry
+from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import Stage
 
 __all__ = ["Validate"]
@@ -18,10 +22,18 @@ class Validate(Stage):
     too few replicates to see the effect of interest.
     """
 
+    _registry: Registry | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _remember_registry(self, info: ValidationInfo) -> Self:
+        if info.context:
+            self._registry = info.context.get("registry")
+        return self
+
     def run(self, ctx: Context) -> Context:
         plan = current_plan.get()
-        if plan is None:  # called by hand, outside of a run
-            plan = plan_experiment(ctx.experiment, builtin_registry())
+        if plan is None:  # by `run_stage` alone, outside of a run
+            plan = plan_experiment(ctx.experiment, builtin_registry() if self._registry is None else self._registry)
         warnings = advice(plan)
         for warning in warnings:
             ctx = ctx.decide("go on", f"nothing is wrong, but {warning}", alternatives=["change the experiment"])

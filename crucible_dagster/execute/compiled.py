@@ -39,7 +39,7 @@ class CompiledExperiment:
     observers: Observers
     op_names: tuple[str, ...]
     settings: RunSettings = DEFAULTS
-    _plans: list[Plan] = field(default_factory=list)
+    _plans: dict[str, Plan] = field(default_factory=dict)
 
     @property
     def experiment(self) -> Experiment:
@@ -51,15 +51,16 @@ class CompiledExperiment:
 
     def of_run(self, settings: RunSettings) -> CompiledExperiment:
         """The same with the settings of one run, whose steps in this process share its plan."""
-        return replace(self, settings=settings, _plans=[])
+        return replace(self, settings=settings, _plans={})
 
     def plan_of(self, launched: Experiment) -> Plan:
         """The plan of the experiment as it was launched: the job's own, unless something was chosen for this run.
 
         Raises InvalidExperimentError.
         """
-        for plan in (self.plan, *self._plans):
-            if plan.experiment == launched:
-                return plan
-        self._plans.append(plan_experiment(launched, self.registry))
-        return self._plans[-1]
+        text = launched.to_json()
+        if text == self.plan.experiment.to_json():
+            return self.plan
+        if text not in self._plans:
+            self._plans[text] = plan_experiment(launched, self.registry)
+        return self._plans[text]

@@ -80,14 +80,17 @@ def _judge_run(
         before = upstream._replace(run_id=context.run_id)
         record = record_run(experiment, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
+    if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
+        context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
     after = manager.find_result(context.run_id, step)
-    if after is None:
+    # A result without gates is of an earlier version, which kept them in the event log only.
+    if after is None or not after.trace.gates:
         # As it is now: a run whose variant was typed has its tag since its first step.
         run = context.instance.get_run_by_id(context.run_id) or context.run
         earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
-        judged = run_gates(plan, before, (*traced, *compiled.observers), earlier_runs)
+        judged = run_gates(plan, after or before, (*traced, *compiled.observers), earlier_runs)
         # Before the verdict, so that a run that fails a gate has its Context too.
-        after = manager.commit(judged, context.run_id, step, attempt=new_attempt())
+        after = judged if after else manager.commit(judged, context.run_id, step, attempt=new_attempt())
     results = after.trace.gates
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
     for one in results:

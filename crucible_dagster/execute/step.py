@@ -31,6 +31,7 @@ from crucible_core import (
 )
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.observers import Audience, Observers
+from crucible_core.plan import ask_again, plan_stage
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
@@ -72,6 +73,10 @@ def _run_step(
     try:
         launched = _as_launched(compiled, context)
         plan = compiled.plan_of(launched)
+        if begins:
+            ask_again(plan)  # the job may have been compiled long ago
+        # Read again for this step: a stage may change its own options in place, and the job may be run again.
+        planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
         raise Failure(description=str(error), allow_retries=False) from error
     if begins:
@@ -87,12 +92,12 @@ def _run_step(
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = _before(context, upstream, launched)
-        one = _StepAttempt(context, manager, compiled, plan[index], step, traced)
+        one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
         yield materialization(after, chart=chart_of_runs(context.instance, after))
-    ending = after.trace.endings.get(plan[index].name)
+    ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
     yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crucible_core.telemetry.observer import OpenTelemetryObserver
     from crucible_dagster.execute.compiled import CompiledExperiment
 
-__all__ = ["PARENT_TAGS", "parent_tags", "traced_step", "tracing_here"]
+__all__ = ["PARENT_TAGS", "parent_tags", "traced_step", "tracing_here", "without_tracers"]
 
 PARENT_TAGS = ("traceparent", "tracestate")
 """Run tags that name the span which a run is part of: those of W3C Trace Context, as any propagator injects them."""
@@ -89,7 +89,12 @@ def tracing_here(observers: Observers) -> Observers:
 
     The processes of its steps have traced it already if the environment, which they share, asks for it.
     """
-    explicit = _explicit(observers) if environment_asks() else []
+    return without_tracers(observers) if environment_asks() else observers
+
+
+def without_tracers(observers: Observers) -> Observers:
+    """The observers that are not OpenTelemetry's: each step reports to those itself."""
+    explicit = _explicit(observers)
     return [observer for observer in observers if observer not in explicit]
 
 

@@ -29,6 +29,7 @@ from crucible_core import (
     InvalidOptionsError,
     Observer,
     PlannedStage,
+    ProgressUpdate,
     Registry,
     RunInterrupted,
     Stage,
@@ -42,6 +43,7 @@ from crucible_core import (
     UnknownStageError,
     load_experiment,
     plan_experiment,
+    progress,
     run_experiment,
     run_stage,
     stage,
@@ -876,3 +878,55 @@ def test_the_stages_of_these_tests_can_be_named_by_module_from_a_file() -> None:
     names = [name for name in STAGES if name not in {"assign", "fail_until", "groups", "record", "train"}]
     entries = [{"name": name, "module": f"stages_for_tests:{STAGES[name].__qualname__}"} for name in names]
     assert len(plan_experiment(experiment_of(*entries), Registry())) == len(names)
+
+
+def test_progress_of_a_run_within_a_stage_that_nobody_watches_is_that_of_the_stage() -> None:
+    class Following(Observer):
+        interval = 0.0
+
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def on_progress(self, update: ProgressUpdate) -> None:
+            self.seen.append(update.stage)
+
+    @stage
+    def inner(ctx: Context) -> Context:
+        return ctx.put_metric("n", sum(progress(range(3))))
+
+    @stage
+    def outer(ctx: Context) -> Context:
+        run("inner", registry=registry() | {"inner": inner})
+        return ctx
+
+    following = Following()
+    run("outer", registry=registry() | {"outer": outer}, observers=[following])
+    assert set(following.seen) == {"outer"}
+
+
+def test_observers_that_heard_of_the_start_hear_of_the_end_whatever_another_one_does() -> None:
+    heard: list[str] = []
+
+    class Named(Observer):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run_started(self, experiment_id: str, run_id: str) -> None:
+            if self.name == "second":
+                raise KeyboardInterrupt
+            heard.append(f"{self.name} starts")
+
+        def run_ended(self, error: BaseException | None) -> None:
+            heard.append(f"{self.name} ends by {type(error).__name__}")
+
+    with pytest.raises(KeyboardInterrupt):
+        run("nothing", observers=[Named("first"), Named("second")])
+    assert heard == ["first starts", "first ends by KeyboardInterrupt"]
+
+
+def test_stages_planned_with_a_registry_of_ones_own_are_validated_with_it_one_by_one() -> None:
+    experiment = experiment_of("nothing", "validate")
+    ctx = Context.begin(experiment)
+    for planned in plan_experiment(experiment, registry()):
+        ctx = run_stage(planned, ctx)
+    assert set(ctx.metrics["validate"]["stages"]) == {"nothing", "validate"}

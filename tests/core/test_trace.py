@@ -11,8 +11,10 @@ import math
 import pickle
 import typing
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -270,3 +272,10 @@ def test_a_reused_stage_has_a_colour_of_its_own_in_mermaid() -> None:
     for outcome in ("reused", "succeeded", "failed", "skipped", "running"):
         assert f"  classDef {outcome} " in text
     assert ":::reused" in text
+
+
+@pytest.mark.parametrize("confidence", [0.9, np.float32(0.9), Decimal("0.9"), "0.9", np.int64(1), True])
+def test_a_confidence_of_any_kind_of_number_goes_into_json(confidence: Any) -> None:
+    decision = Decision(stage="a", decision="b", reasoning="c", confidence=confidence)
+    assert type(decision.confidence) is float
+    assert Trace.from_json(Trace([decision]).to_json())[0] == decision

@@ -15,7 +15,18 @@ from stages_for_tests import experiment_of, registry
 
 import crucible_core
 import crucible_core.plan
-from crucible_core import Experiment, GateFailedError, Plan, Registry, run_experiment
+from crucible_core import (
+    Context,
+    Experiment,
+    GateFailedError,
+    Observer,
+    Plan,
+    Registry,
+    Stage,
+    StageDef,
+    StageFailedError,
+    run_experiment,
+)
 from crucible_dagster import execute_experiment, job_for
 
 OURS = tuple(str(Path(crucible_core.__file__).parents[1] / name) for name in ("crucible_core", "crucible_dagster"))
@@ -27,9 +38,10 @@ COMPILED = 10
 # The op's config as well: the option tree of the stage is made once, its fields for each op.
 COMPILED_NEW = 53
 # One more step of eight. Its Context is read and committed (manifest, event file, values: about 450), the run's claim
-# and record are looked at, the stage is run (25), and its worker is watched. Each step reads the whole trace, so that
+# and record are looked at, its options are read again, for this step only (4), the stage is run (25), and its worker is
+# watched. Each step reads the whole trace, so that
 # the number grows with the number of steps.
-STEP = 740
+STEP = 760
 
 
 def test_compiling_calls_so_many_functions_a_stage() -> None:
@@ -67,7 +79,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
         return real(experiment, registry)
 
     for module in list(sys.modules.values()):
-        if getattr(module, "plan_experiment", None) is real:
+        if vars(module).get("plan_experiment") is real:
             monkeypatch.setattr(module, "plan_experiment", counting)
     return made
 
@@ -101,6 +113,72 @@ def test_a_dagster_run_in_one_process_plans_once_and_again_if_something_was_chos
         typed = {"ops": {"measure": {"config": {"value": 0.5}}}}
         assert job.execute_in_process(instance=instance, run_config=typed).success
         assert len(planned) == 1
+
+
+def test_each_run_of_a_job_begins_with_the_options_that_it_was_launched_with() -> None:
+    class Collect(Stage):
+        """Changes its own options in place."""
+
+        items: list[int]
+        level: bool | int | float = 1
+
+        def run(self, ctx: Context) -> Context:
+            self.items.append(1)
+            return ctx.put_metric("n", len(self.items)).put_metric("level", repr(self.level))
+
+    stages = Registry({"collect": Collect})
+    options = {"items": [], "level": 1}
+    experiment = Experiment(id="x", pipeline=(StageDef(name="collect", options=options),))
+    job = job_for(experiment, stages)
+    with DagsterInstance.ephemeral() as instance:
+        ran = [job.execute_in_process(instance=instance) for _ in range(2)]
+        assert [one.output_for_node("collect").metrics["n"] for one in ran] == [1, 1]
+        typed = job.execute_in_process(instance=instance, run_config={"ops": {"collect": {"config": {"level": True}}}})
+    assert typed.output_for_node("collect").metrics["level"] == "True"
+
+
+def test_a_stage_is_asked_for_problems_when_a_run_begins_however_long_ago_its_job_was_compiled() -> None:
+    asked: list[str] = []
+
+    class Asked(Stage):
+        """Knows a problem from the second time on."""
+
+        def check(self, experiment: Experiment) -> list[str]:
+            asked.append(experiment.id)
+            return [] if len(asked) == 1 else ["the file is gone"]
+
+        def run(self, ctx: Context) -> Context:
+            return ctx
+
+    job = job_for(Experiment(id="x", pipeline=(StageDef(name="asked"),)), Registry({"asked": Asked}))
+    assert asked == ["x"]
+    with DagsterInstance.ephemeral() as instance:
+        ran = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not ran.success
+    assert len(asked) == 2
+
+
+class Run(Observer):
+    """Hears of a whole run."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def run_started(self, experiment_id: str, run_id: str) -> None:
+        self.heard.append(f"{experiment_id} starts")
+
+    def run_ended(self, error: BaseException | None) -> None:
+        self.heard.append(f"ends by {type(error).__name__}" if error else "ends")
+
+
+def test_observers_hear_of_the_start_and_the_end_of_a_run_on_dagster() -> None:
+    good, bad = Run(), Run()
+    with DagsterInstance.ephemeral() as instance:
+        execute_experiment(experiment_of("nothing"), registry=registry(), instance=instance, observers=[good])
+        with pytest.raises(StageFailedError):
+            execute_experiment(experiment_of("fail"), registry=registry(), instance=instance, observers=[bad])
+    assert good.heard == ["tried starts", "ends"]
+    assert bad.heard == ["tried starts", "ends by StageFailedError"]
 
 
 def test_gates_have_the_same_results_in_both_worlds(planned: list[Experiment]) -> None:

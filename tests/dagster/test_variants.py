@@ -189,7 +189,7 @@ def test_what_is_no_seed_is_refused(experiment: Experiment, seed: Any) -> None:
 
 def test_a_stage_that_cannot_take_the_seed_is_told_so(experiment: Experiment) -> None:
     described = Experiment.model_validate({"id": "x", "seed": 1, "pipeline": [{"name": "listed"}]})
-    with pytest.raises(InvalidOptionsError, match=r"stage 'listed', option seed: .*give this stage its own"):
+    with pytest.raises(InvalidOptionsError, match=r"stage 'listed', option seed: .*set one for this stage"):
         plan_experiment(described, STAGES)
     plan_experiment(described.with_options("listed", {"seed": [1]}), STAGES)
 

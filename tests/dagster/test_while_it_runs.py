@@ -418,7 +418,7 @@ def test_a_watcher_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) 
 
 def test_nobody_hears_of_a_stage_that_has_ended() -> None:
     clock = Clock()
-    updates = Updates("long", Audience([clock.observer]))
+    updates = Updates("run", "long", Audience([clock.observer]))
     updates.close()
     updates.progress(ProgressUpdate("long", 0, "late", 0, None, 0.0))
     assert clock.lines == []
