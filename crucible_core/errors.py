@@ -1,4 +1,4 @@
-"""Every error this package raises: one root, few leaves, the facts as attributes."""
+"""The root of all errors, and those raised before the first stage; `run_errors` has those of a run that had begun."""
 
 from __future__ import annotations
 

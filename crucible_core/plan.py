@@ -70,7 +70,7 @@ class Plan(Sequence[PlannedStage]):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """While its stages run, `current_plan` is this one."""
+        """Makes this plan `current_plan`, for as long as its stages run: the `validate` stage reads it there."""
         token = current_plan.set(self)
         try:
             yield

@@ -148,7 +148,7 @@ class Registry:
 
 
 def builtin_registry() -> Registry:
-    """The stages that installed packages, this one among them, offer as entry points of the group `crucible.stages`.
+    """The stages of all installed packages, found by the entry point group `crucible.stages`; the built-in ones too.
 
     The environment variable CRUCIBLE_IMPORTABLE, a comma-separated list of packages, limits what experiment files may
     import; unset, they may import anything.

@@ -23,7 +23,7 @@ class StageFailedError(CrucibleError):
 
 
 class GateFailedError(CrucibleError):
-    """A blocking gate did not pass. Every stage succeeded: `context` is the last one; `gates` has all results."""
+    """A blocking gate failed. Every stage succeeded: `context` is the last one; `gates` has all results."""
 
     def __init__(self, context: Context, gates: Iterable[GateResult]) -> None:
         self.context = context

@@ -1,6 +1,6 @@
-"""Running an experiment: plan it, then fold one function, `run_stage`, over its stages.
+"""Running an experiment: plan it, then call `run_stage` for each of its stages in turn.
 
-Dagster's ops call the same `run_stage`, so that both worlds give the same result by construction.
+Dagster's ops call the same `run_stage`, so that a run gives the same result on Dagster and without it.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class ProgressDisplay(Observer):
                 why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
                 self._console.print(styled("  ", ("↻", "yellow"), f" {name}  {why}"))
             case Decision():
-                self._console.print(styled("      ", (event.decision, "cyan"), (f" {event.reasoning}", "dim")))
+                self._console.print(styled("      ", (event.decision, "cyan"), (f" – {event.reasoning}", "dim")))
 
     def on_progress(self, update: ProgressUpdate) -> None:
         if not self._console.is_terminal:

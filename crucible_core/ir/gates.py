@@ -137,7 +137,7 @@ class Gate(Node):
     """Instead of a metric and a bound: not worse than an earlier run."""
     severity: GateSeverity = "error"
     blocking: bool = Field(default=False, strict=True)
-    """`true`: a run that does not pass this gate fails, after its report is written."""
+    """`true`: if this gate fails, the run fails, after its report is written."""
     undecided: WhenUndecided = "warn"
     """`fail`: an undecided gate counts as failed, except if earlier runs are missing."""
 
