@@ -138,10 +138,10 @@ def _plan_each(
     experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
 ) -> tuple[PlannedStage, ...]:
     planned = []
-    folder = experiment.folder
+    folder, context = experiment.folder, {"registry": registry}
     for index in indices:
         try:
-            planned.append(_plan(experiment, index, registry, folder, ask=True))
+            planned.append(_plan(experiment, index, registry, folder, context, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
     return tuple(planned)
@@ -152,11 +152,17 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, registry, experiment.folder)
+    return _plan(experiment, index, registry, experiment.folder, {"registry": registry})
 
 
 def _plan(
-    experiment: Experiment, index: int, registry: Registry, folder: Path | None, *, ask: bool = False
+    experiment: Experiment,
+    index: int,
+    registry: Registry,
+    folder: Path | None,
+    context: Mapping[str, Any],
+    *,
+    ask: bool = False,
 ) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
@@ -169,7 +175,7 @@ def _plan(
     if seeded:
         options = {**options, "seed": experiment.seed}
     try:
-        stage = read_options(found, options, registry)
+        stage = read_options(found, options, context)
     except ValidationError as error:
         described = [
             (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
@@ -189,16 +195,14 @@ def _plan(
     return PlannedStage(definition, stage)
 
 
-def read_options(stage: type[Stage], options: Mapping[str, Any], registry: Registry | None = None) -> Stage:
-    """The stage with these options; its validators find the registry in `info.context["registry"]`.
+def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Stage:
+    """The stage with these options; its validators find the context, which has the `registry`, in `info.context`.
 
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
-    read: Stage = stage.__pydantic_validator__.validate_json(
-        to_json(options), strict=True, context={"registry": registry}
-    )
+    read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True, context=context)
     return read
 
 

@@ -121,6 +121,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker in markers_of(item):
             item.add_marker(marker)
+        # Its instance, server or child processes are started once for a module, and by each worker that has one of its
+        # tests: one worker has them all. Not the faults, which would keep one worker busy to the end.
+        if folder_of(item) == "dagster" and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     # Tests that one worker must run one after another: no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -78,12 +79,20 @@ def _ends_from_zero(cdf: Callable[[float], float], guess: float, spread: float, 
 
 
 def _averaged_over_s(t: float, df: float, delta: float) -> float:
+    s, mass, total = _spread_nodes(df)
+    return float(np.dot(mass, special.ndtr(t * s - delta)) / total)
+
+
+@functools.lru_cache(maxsize=32)
+def _spread_nodes(df: float) -> tuple[Vector, Vector, float]:
+    """Nodes of S and their mass, which need not add up to 1, and its sum; the same for every t and delta."""
     low = math.sqrt(special.gammaincinv(df / 2.0, _NEGLIGIBLE) * 2.0 / df)
     high = math.sqrt(special.gammainccinv(df / 2.0, _NEGLIGIBLE) * 2.0 / df)
     s = low + (high - low) * (_NODES + 1.0) / 2.0
     log_density: Vector = (df - 1.0) * np.log(s) - df * (s * s - 1.0) / 2.0
     mass: Vector = _WEIGHTS * np.exp(log_density - log_density.max())
-    return float(np.dot(mass, special.ndtr(t * s - delta)) / mass.sum())
+    s.flags.writeable = mass.flags.writeable = False
+    return s, mass, float(mass.sum())
 
 
 def _averaged_over_z(t: float, df: float, delta: float) -> float:

@@ -41,8 +41,11 @@ from crucible_core.values.jsonable import to_json_text
 
 __all__ = ["main"]
 
+# On each command, as it is used without the group too.
+HELP = {"help_option_names": ["-h", "--help"]}
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=CommandGroup, context_settings=HELP)
 @click.version_option(__version__, prog_name="crucible")
 def main() -> None:
     """Experiments as small files, run as pipelines of stages."""
@@ -51,7 +54,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
-@main.command(cls=RunCommand)
+@main.command(cls=RunCommand, context_settings=HELP)
 @click.argument("file")
 @run_options
 @set_options
@@ -82,7 +85,7 @@ def _runner_here() -> Callable[..., Context]:
     return run_traced
 
 
-@main.command()
+@main.command(context_settings=HELP)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -120,7 +123,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
     sys.exit(INVALID if any(findings.values()) else 0)
 
 
-@main.command()
+@main.command(context_settings=HELP)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stages(name: str | None, as_json: bool) -> None:
@@ -143,7 +146,7 @@ def stages(name: str | None, as_json: bool) -> None:
         _print_stage(described[0], tree)
 
 
-@main.command()
+@main.command(context_settings=HELP)
 def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors."""
     made = Experiment.model_json_schema()
