@@ -6,6 +6,7 @@ Made once, and passed to whatever needs it: the runner, the gates, the `validate
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class PlannedStage(NamedTuple):
     @property
     def name(self) -> str:
         return self.definition.name
+
+
+# As PlannedStage(...) makes it, without the function that a named tuple puts around it: once for every stage.
+_planned = functools.partial(tuple.__new__, PlannedStage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ def _plan(
         raise _refuse(experiment, index, wrong)
     if ask and definition.enabled and found.check is not Stage.check:
         _ask(stage, experiment, index)
-    return PlannedStage(definition, stage)
+    return _planned((definition, stage))
 
 
 def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Stage:
