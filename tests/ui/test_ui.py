@@ -408,4 +408,5 @@ def test_schedule_and_trigger_are_switched_on_in_the_ui(page: Page, deployment: 
         while running != expected and time.monotonic() < deadline:
             states = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
             running = {state.name for state in states}
+            time.sleep(0.2)  # who reads without a pause keeps SQLite's lock from the server, which has to write
     assert running == expected
