@@ -58,6 +58,8 @@ class CompiledExperiment:
 
         Raises InvalidExperimentError.
         """
+        if launched is self.plan.experiment:  # nothing was chosen: no need to compare
+            return self.plan
         text = launched.to_json()
         if text == self.plan.experiment.to_json():
             return self.plan
