@@ -205,6 +205,10 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
 
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
+    if dict in map(type, options.values()):  # it may be for a model with a default of its own
+        from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
+
+        options = completed(stage, options)
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
     read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True, context=context)

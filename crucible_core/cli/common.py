@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
 
 from crucible_core.context import Context
-from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError, UnknownStageError
-from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.errors import CrucibleError, InvalidExperimentError, Location, MissingExtraError, UnknownStageError
+from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import parse_scalar
-from crucible_core.ir.option_schema import option_tree
+from crucible_core.ir.option_values import with_part
 from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
-from crucible_core.values.messages import closest, listing
+from crucible_core.values.messages import closest
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -30,7 +30,8 @@ set_options = click.option(
     "overrides",
     metavar="STAGE.OPTION=VALUE",
     multiple=True,
-    help="Replace an option of a stage; VALUE is read as YAML.",
+    help="Replace an option of a stage, or a part of one: VALUE is a text, a number, true, false, null, [a, list] or "
+    "{a: mapping}; a text that looks like another of these is quoted.",
 )
 
 
@@ -106,59 +107,37 @@ def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Exp
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     """The experiment with options replaced as `--set` says.
 
-    Raises InvalidExperimentError for text that is not STAGE.OPTION=VALUE, a stage that the pipeline does not have, a
-    value that is not YAML, and a part of an option that does not exist.
+    Raises InvalidExperimentError, with what was given after `--set`, for text that is not STAGE.OPTION=VALUE, a stage
+    that the pipeline does not have, a value that cannot be read, and a part of an option that does not exist.
     """
-    names = [definition.name for definition in experiment.pipeline]
     for override in overrides:
-        place, equals, text = override.partition("=")
-        # A stage's name may contain dots: the longest name that fits is meant.
-        stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
-        if not equals or "." not in place:
-            raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")
-        if stage is None:
-            asked = place.partition(".")[0]
-            raise InvalidExperimentError(
-                f"--set {override!r}: no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}"
-            )
-        option, *inner = place.removeprefix(f"{stage}.").split(".")
-        value = parse_scalar(text)
-        if inner:
-            definition = next(one for one in experiment.pipeline if one.name == stage)
-            _check_part(f"--set {override!r}", experiment, definition, [option, *inner])
-            value = _nested((definition.options or {}).get(option), inner, value)
-        experiment = experiment.with_options(stage, {option: value})
+        try:
+            experiment = _with_override(experiment, override)
+        except InvalidExperimentError as error:
+            raise error.within(f"--set {override!r}: ") from error.__cause__
     return experiment
 
 
-def _check_part(asked: str, experiment: Experiment, definition: StageDef, path: Sequence[str]) -> None:
-    """Raises InvalidExperimentError if the stage's options have no such part."""
-    try:
-        stage = builtin_registry().resolve(definition, folder=experiment.folder)
-    except UnknownStageError:
-        return  # plan_experiment says so, with all other mistakes
-    from crucible_core.ir.option_words import type_in_words  # noqa: PLC0415  # for --set only
-
-    option, where = option_tree(stage), f"stage {definition.name!r}"
-    for index, name in enumerate(path):
-        if not option.has_parts:
-            whole = ".".join([definition.name, *path[:index]])
-            raise InvalidExperimentError(
-                f"{asked}: {where} has no parts, its type is: {type_in_words(option)}; set it as a whole: {whole}=VALUE"
-            )
-        if option.children and not option.takes_others and name not in option.children:
-            what, known = ("field" if index else "option"), option.children
-            raise InvalidExperimentError(
-                f"{asked}: {where} has no {what} {name!r}{closest(name, known)}; its {what}s: {listing(known)}"
-            )
-        option, where = option.part(name), f"option {'.'.join(path[: index + 1])!r} of stage {definition.name!r}"
-
-
-def _nested(current: Any, path: list[str], value: Any) -> Any:
-    if not path:
-        return value
-    inside = current if isinstance(current, Mapping) else {}
-    return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
+def _with_override(experiment: Experiment, override: str) -> Experiment:
+    names = [definition.name for definition in experiment.pipeline]
+    place, equals, text = override.partition("=")
+    # A stage's name may contain dots: the longest name that fits is meant.
+    stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+    if not equals or "." not in place:
+        raise InvalidExperimentError("this is not of the form STAGE.OPTION=VALUE")
+    if stage is None:
+        asked = place.partition(".")[0]
+        raise InvalidExperimentError(f"no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}")
+    path = place.removeprefix(f"{stage}.").split(".")
+    value = parse_scalar(text)
+    if len(path) > 1:
+        definition = experiment.pipeline[names.index(stage)]
+        try:
+            found = builtin_registry().resolve(definition, folder=experiment.folder)
+        except UnknownStageError:
+            return experiment  # plan_experiment says so, with all other mistakes
+        value = with_part(found, definition.options or {}, path, value, stage=stage)
+    return experiment.with_options(stage, {path[0]: value}, asked=Location(f"--set {override!r}"))
 
 
 @contextlib.contextmanager

@@ -225,8 +225,8 @@ class Experiment(Node):
     updated_at: Data = None
 
     _source: Source | None = PrivateAttr(default=None)
-    # What was replaced after reading, and the place in the file that the new value is from, if any.
-    _replaced: Mapping[Place, Place | None] = PrivateAttr(default={})
+    # What was replaced after reading, and where the new value is from, if known: a place in the file, or elsewhere.
+    _replaced: Mapping[Place, Place | Location | None] = PrivateAttr(default={})
 
     @field_validator("pipeline")
     @classmethod
@@ -330,6 +330,8 @@ class Experiment(Node):
         for length in (1, 4):
             if place[:length] in self._replaced:
                 moved = self._replaced[place[:length]]
+                if isinstance(moved, Location):
+                    return moved
                 return self._source.location(*moved, *place[length:]) if self._source and moved else None
         return self._source.location(*place) if self._source else None
 
@@ -366,7 +368,7 @@ class Experiment(Node):
             found = resolver.resolve(definition, folder=self.folder)
             merged = merge_options(found, definition.options or {}, options)
             changed = changed.with_options(stage, {option: merged[option] for option in options})
-        moved: dict[Place, Place | None] = {
+        moved: dict[Place, Place | Location | None] = {
             ("pipeline", self.index_of(stage), "options", option): ("variants", name, stage, option)
             for stage, options in variants[name].items()
             for option in options
@@ -402,8 +404,8 @@ class Experiment(Node):
             )
         return names.index(stage)
 
-    def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
-        """The same experiment with some options of one stage replaced.
+    def with_options(self, stage: str, options: Mapping[str, Any], *, asked: Location | None = None) -> Experiment:
+        """The same experiment with some options of one stage replaced; `asked` is where mistakes in them are shown.
 
         Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is not plain
         data.
@@ -418,7 +420,7 @@ class Experiment(Node):
             said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
             raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
-        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): None for name in options}}
+        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): asked for name in options}}
         return changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -120,6 +120,36 @@ def parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, P
         raise error.mistake from None
 
 
+_KINDS: Mapping[str, tuple[str, type]] = {
+    "[": ("a list", list),
+    "{": ("a mapping", dict),
+    '"': ("a quoted text", str),
+    "'": ("a quoted text", str),
+}
+
+
+def is_flow(text: str) -> bool:
+    """Whether the text begins like a list, a mapping or a quoted text on one line of YAML."""
+    return text[:1] in _KINDS
+
+
+def parse_flow(text: str) -> Any:
+    """A list, a mapping or a quoted text, without comments. Raises ValueError, worded for the user, for another."""
+    what, kind = _KINDS[text[0]]
+    reason = ""
+    try:
+        # In brackets and on one line: a comment would hide the last bracket.
+        (value,) = parse_yaml(f"[{text}]".replace("\n", " "), "")[0]
+    except InvalidExperimentError as error:
+        reason = f": {error.message.removeprefix('is not valid YAML: ')}"
+    except ValueError:  # several values
+        pass
+    else:
+        if isinstance(value, kind):
+            return value
+    raise ValueError(f"{text!r:.80} begins like {what}, and is not valid YAML{reason}; put quotes around a text")
+
+
 def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> Iterator[Any]:
     from ruamel.yaml import YAML  # noqa: PLC0415  # experiments made in code do not need YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
@@ -211,7 +241,7 @@ class _Builder:
             self._key(event.value, plain, event, parent)
             return
         try:
-            value = _resolve(event.value) if plain else event.value
+            value = resolve_plain(event.value) if plain else event.value
         except ValueError as error:
             self._refuse(str(error), event)
         if event.anchor:
@@ -317,7 +347,7 @@ _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
 
-def _resolve(text: str) -> Any:
+def resolve_plain(text: str) -> Any:
     """The value of a plain scalar. Raises ValueError, worded for the user, if it must be quoted or changed."""
     if text in _NULL:
         return None

@@ -80,13 +80,21 @@ def experiment_from(data: Any, source: Source | None) -> Experiment:
 
 
 def parse_scalar(text: str) -> Any:
-    """A value from the command line, read as one in an experiment file: `1e-3` is a number, `[1, 2]` a list.
+    """A value from the command line: a number, a boolean or null as in an experiment file, `[1, 2]`, `{a: b}`, or text.
 
-    Raises InvalidExperimentError if it is not one YAML value.
+    A text is taken as it is, whatever is in it (`#ff0000`, `a: b`). In quotes, it is never taken for anything else.
+
+    Raises InvalidExperimentError for a list, mapping or quoted text that is not complete, and for a text that YAML 1.1
+    takes for something else.
     """
-    from crucible_core.ir.guarded_yaml import parse_yaml  # noqa: PLC0415  # as above
+    from crucible_core.ir.guarded_yaml import is_flow, parse_flow, resolve_plain  # noqa: PLC0415  # as above
 
-    return parse_yaml(text, "value")[0]
+    given = text.strip()
+    try:
+        value = parse_flow(given) if is_flow(given) else resolve_plain(given)
+    except ValueError as error:
+        raise InvalidExperimentError(str(error)) from None
+    return text if value == given else value
 
 
 def _kind(data: Any) -> str:

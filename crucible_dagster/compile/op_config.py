@@ -9,7 +9,7 @@ Each option's kind has a config type of Dagster:
 | choice of texts                    | Enum                                                                |
 | choice of numbers, or of booleans  | Int or Float, or Bool; the choices are in the description           |
 | list                               | Array                                                               |
-| mapping                            | Map, or Permissive where the values may be anything                 |
+| mapping of texts to one type       | Map                                                                 |
 | model                              | Shape                                                               |
 | union by tag                       | Shape: the tag is an Enum, the other fields are those of all models |
 | a scalar, or a list or model       | ScalarUnion                                                         |
@@ -39,7 +39,6 @@ from dagster import (
     Field,
     Map,
     Noneable,
-    Permissive,
     ScalarUnion,
     Shape,
 )
@@ -47,6 +46,7 @@ from pydantic import ValidationError
 
 from crucible_core import Stage
 from crucible_core.ir.option_schema import MAX_NESTING, NO_DEFAULT, Kind, Option, merge_options, option_tree
+from crucible_core.ir.option_values import completed
 from crucible_core.ir.option_words import describe_option
 from crucible_core.plan import read_options
 from crucible_core.values.messages import describe_mistake
@@ -57,7 +57,7 @@ __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
 
 def option_fields(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Field]:
     """The config fields of an op: the stage's options, with `options` of the experiment file as their defaults."""
-    return _fields(option_tree(stage), options, depth=0)
+    return _fields(option_tree(stage), completed(stage, options), depth=0)
 
 
 def showable_options(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +152,10 @@ def _list(option: Option, _: Mapping[str, Any], depth: int) -> Any:
 
 
 def _mapping(option: Option, _: Mapping[str, Any], depth: int) -> Any:
-    return Permissive() if option.item is None else Map(str, _config_type(option.item, {}, depth + 1))
+    # Dagster's Map and Permissive refuse keys that are numbers, as `0: 1.5` in the Launchpad's YAML is.
+    if option.item is None or not option.text_keys:
+        return dagster.Any
+    return Map(str, _config_type(option.item, {}, depth + 1))
 
 
 def _model(option: Option, options: Mapping[str, Any], depth: int) -> Any:
@@ -171,7 +174,7 @@ def _union_by_tag(option: Option, _: Mapping[str, Any], depth: int) -> Any:
 def _scalar_or_more(option: Option, _: Mapping[str, Any], depth: int) -> Any:
     scalar, more = sorted(option.alternatives, key=lambda one: one.kind in {"list", "mapping", "model"})
     kind = _config_type(more, {}, depth + 1)
-    # Dagster refuses a Map or Permissive in a ScalarUnion.
+    # Dagster refuses a Map in a ScalarUnion.
     return ScalarUnion(_config_type(scalar, {}, depth), kind) if isinstance(kind, Array | Shape) else dagster.Any
 
 

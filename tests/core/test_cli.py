@@ -541,8 +541,7 @@ def test_a_part_of_an_option_is_replaced_and_its_other_parts_stay(override: str,
         ("net.optimizer.rat=1", "option 'optimizer' of stage 'net' has no field 'rat'; did you mean 'rate'?"),
         (
             "net.layers.0.width=3",
-            "option 'layers' of stage 'net' has no parts, its type is: list of mappings; "
-            "set it as a whole: net.layers=VALUE",
+            "option 'layers' of stage 'net' is an empty list; set it as a whole: net.layers=VALUE",
         ),
         (
             "net.layer.width.x=3",
