@@ -18,10 +18,11 @@ from pydantic_core import to_json
 
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, UnknownStageError
 from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.ir.secrets import check_known, has_secrets, masked_experiment
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.jsonable import type_name
-from crucible_core.values.messages import closest, describe_mistake, error_text, listing
+from crucible_core.values.messages import closest, error_text, listing
 
 __all__ = [
     "Plan",
@@ -34,6 +35,7 @@ __all__ = [
     "plan_of",
     "plan_stage",
     "read_options",
+    "shown_experiment",
 ]
 
 
@@ -139,6 +141,18 @@ def plan_of(experiment: Experiment | Plan, registry: Registry | None) -> Plan:
     return plan_experiment(experiment, builtin_registry() if registry is None else registry)
 
 
+def shown_experiment(plan: Plan) -> Experiment:
+    """The experiment with its secret options masked, as everything shows and keeps it.
+
+    Raises InvalidOptionsError if only the mask of a secret is known.
+    """
+    stages = [type(one.stage) for one in plan.stages]
+    for one, stage in zip(plan.stages, stages, strict=True):
+        if has_secrets(stage) and one.definition.enabled:
+            check_known(one.definition, stage)
+    return masked_experiment(plan.experiment, stages)
+
+
 def _plan_each(
     experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
 ) -> tuple[PlannedStage, ...]:
@@ -182,13 +196,15 @@ def _plan(
     try:
         stage = read_options(found, options, context)
     except ValidationError as error:
-        described = [
-            (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
-            for one in error.errors(include_url=False)
-        ]
+        from crucible_core.ir.option_mistakes import describe_options  # noqa: PLC0415  # for mistakes only
+
         raise InvalidExperimentError.of(
-            _refuse_seed(experiment, index, said) if of_seed else _refuse(experiment, index, said, *place)
-            for said, place, of_seed in described
+            _refuse_seed(experiment, index, said)
+            if seeded and place[:1] == ("seed",)
+            else InvalidOptionsError(
+                said, stage=definition.name, location=experiment.location("pipeline", index, "options", *place)
+            )
+            for said, place in describe_options(definition.name, found, options, error)
         ) from None
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
@@ -236,19 +252,17 @@ def advice(plan: Plan) -> list[str]:
     ]
 
 
-def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:
+def _refuse(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
     name = experiment.pipeline[index].name
-    location = experiment.location("pipeline", index, "options", *place)
-    separator = "," if reason.startswith("option ") else ":"
-    return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
+    location = experiment.location("pipeline", index, "options")
+    return InvalidOptionsError(f"stage {name!r}: {reason}", stage=name, location=location)
 
 
-def _refuse_seed(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
-    name = experiment.pipeline[index].name
+def _refuse_seed(experiment: Experiment, index: int, said: str) -> InvalidOptionsError:
     return InvalidOptionsError(
-        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage that has an option `seed` "
-        "without a value; set one for this stage",
-        stage=name,
+        f"{said}: the `seed` of the experiment goes to every stage that has an option `seed` without a value; set one "
+        "for this stage",
+        stage=experiment.pipeline[index].name,
         location=experiment.location("seed"),
     )
 

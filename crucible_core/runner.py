@@ -16,8 +16,9 @@ from crucible_core.context import Context
 from crucible_core.gates.judge import judge_gates
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.secrets import scrub, secrets_of
 from crucible_core.observers import Attempt, Audience, Observers, current_attempt
-from crucible_core.plan import Plan, PlannedStage, plan_of
+from crucible_core.plan import Plan, PlannedStage, plan_of, shown_experiment
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.trace import (
@@ -58,7 +59,7 @@ def run_experiment(
     """
     plan = plan_of(experiment, registry)
     audience = Audience.of(observers)
-    context = Context.begin(plan.experiment, run_id=run_id, assigns=assigns)
+    context = Context.begin(shown_experiment(plan), run_id=run_id, assigns=assigns)
     with audience.during(context.experiment_id, context.run_id), plan.running():
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
@@ -115,17 +116,17 @@ def run_stage(
                 context = _keep(context, heard)
                 policy = definition.retry
                 if policy is None or attempts > policy.max_retries or not isinstance(error, Exception):
-                    failed = _failure(name, error, attempts, perf_counter() - started)
+                    failed = _failure(planned, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
                 delay = policy.delay_after(attempts)
-                context = _record(context, _retried(name, attempts, delay, error), audience)
+                context = _record(context, _retried(planned, attempts, delay, error), audience)
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
         return _record(result, succeeded, audience)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
-        failed = _failure(name, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
+        failed = _failure(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
         raise RunInterrupted(name, _record(_keep(context, heard), failed, audience)) from interrupt
 
 
@@ -181,26 +182,26 @@ def _record(context: Context, event: Event, audience: Audience) -> Context:
     return context._record(event)
 
 
-def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    return StageRetried(
-        stage=name, attempt=attempt, delay=delay, error_type=type_name(error), message=_readable(error_text(error))
-    )
+def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
+    said = _readable(error_text(error), planned)
+    return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
 
 
-def _failure(name: str, error: BaseException, attempts: int, seconds: float) -> StageFailed:
+def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds: float) -> StageFailed:
     message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
     shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
-        stage=name,
+        stage=planned.name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message),
-        traceback=_readable("".join(shown)),
+        message=_readable(message, planned),
+        traceback=_readable("".join(shown), planned),
     )
 
 
-def _readable(text: str) -> str:
+def _readable(text: str, planned: PlannedStage) -> str:
+    text = scrub(text, secrets_of(planned.stage, planned.definition.options))
     if len(text) > MAX_TEXT:
         text = f"{text[: MAX_TEXT // 2]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-MAX_TEXT // 2 :]}"
     return safe_text(text)

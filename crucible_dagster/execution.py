@@ -34,6 +34,7 @@ from crucible_core import (
     StageFailedError,
 )
 from crucible_core.ir.experiment import Source
+from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
@@ -50,6 +51,8 @@ from crucible_dagster.tags import FRESH_TAG
 __all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
+SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"
+"""Holds the stages of an experiment that have secrets, for the processes that rebuild its job."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -220,13 +223,20 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     Raises CrucibleError for a stage that other processes cannot import.
     """
     token = uuid.uuid4().hex
+    stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
+    shown = masked_experiment(experiment, stages)
+    secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
+    if shown is not experiment:
+        # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
+        with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
+        os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)
     try:
         yield build_reconstructable_job(
             "crucible_dagster.execution",
             "rebuild_job",
             reconstructable_kwargs={
-                "experiment": experiment.to_json(indent=None),
+                "experiment": shown.to_json(indent=None),
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
                 "importable": None if registry.importable is None else sorted(registry.importable),
@@ -235,6 +245,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
         )
     finally:
         del _observers[token]
+        os.environ.pop(secret, None)
 
 
 # For the jobs that this process executes: observers cannot be passed to another process.
@@ -259,6 +270,8 @@ def rebuild_job(
 ) -> JobDefinition:
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
+    if (secret := os.environ.get(SECRETS_VARIABLE.format(token))) is not None:
+        made = restored(made, Experiment.model_validate_json(secret))
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +15,7 @@ from crucible_core.errors import CrucibleError, InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_values import with_part
+from crucible_core.ir.secrets import MASK, is_secret_at, scrub
 from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
@@ -114,15 +115,17 @@ def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experime
         try:
             experiment = _with_override(experiment, override)
         except InvalidExperimentError as error:
-            raise error.within(f"--set {override!r}: ") from error.__cause__
+            asked = _asked(experiment, override)
+            if MASK in asked:
+                error.args = (scrub(error.message, [override.partition("=")[2]]), *error.args[1:])
+            raise error.within(f"{asked}: ") from error.__cause__
     return experiment
 
 
 def _with_override(experiment: Experiment, override: str) -> Experiment:
-    names = [definition.name for definition in experiment.pipeline]
     place, equals, text = override.partition("=")
-    # A stage's name may contain dots: the longest name that fits is meant.
-    stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+    names = [definition.name for definition in experiment.pipeline]
+    stage = _stage_of(place, names)
     if not equals or "." not in place:
         raise InvalidExperimentError("this is not of the form STAGE.OPTION=VALUE")
     if stage is None:
@@ -137,7 +140,25 @@ def _with_override(experiment: Experiment, override: str) -> Experiment:
         except UnknownStageError:
             return experiment  # plan_experiment says so, with all other mistakes
         value = with_part(found, definition.options or {}, path, value, stage=stage)
-    return experiment.with_options(stage, {path[0]: value}, asked=Location(f"--set {override!r}"))
+    return experiment.with_options(stage, {path[0]: value}, asked=Location(_asked(experiment, override)))
+
+
+def _stage_of(place: str, names: Iterable[str]) -> str | None:
+    # A stage's name may contain dots: the longest name that fits is meant.
+    return max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+
+
+def _asked(experiment: Experiment, override: str) -> str:
+    """What was given, with a mask in the place of a secret."""
+    place, equals, _ = override.partition("=")
+    stage = _stage_of(place, (definition.name for definition in experiment.pipeline))
+    if stage is not None and equals:
+        with contextlib.suppress(UnknownStageError):
+            definition = experiment.pipeline[experiment.index_of(stage)]
+            found = builtin_registry().resolve(definition, folder=experiment.folder)
+            if is_secret_at(found, place.removeprefix(f"{stage}.").split(".")):
+                return f"--set '{place}={MASK}'"
+    return f"--set {override!r}"
 
 
 @contextlib.contextmanager

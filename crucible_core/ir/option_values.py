@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Final, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
-from pydantic import AliasChoices, BaseModel, RootModel, Secret, SecretBytes, SecretStr
+from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from crucible_core.errors import InvalidExperimentError
+from crucible_core.ir.option_mistakes import no_such_option
 from crucible_core.ir.option_schema import Option, file_name, option_tree
+from crucible_core.ir.secrets import SECRETS
 from crucible_core.values.jsonable import key_text
-from crucible_core.values.messages import closest, listing
 
-__all__ = ["SECRETS", "completed", "to_data", "with_part"]
-
-SECRETS: Final = (Secret, SecretStr, SecretBytes)
+__all__ = ["completed", "to_data", "with_part"]
 
 
 def completed(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,8 +200,7 @@ class _Part(NamedTuple):
         """Raises InvalidExperimentError if the names are known, and this is not one of them."""
         known = self.option.children
         if known and not self.option.takes_others and name not in known:
-            what = "field" if self.path else "option"
-            raise self.refuse(f"has no {what} {name!r}{closest(name, known)}; its {what}s: {listing(known)}")
+            raise InvalidExperimentError(no_such_option(self.stage, self.path, name, known))
 
     def refuse(self, reason: str) -> InvalidExperimentError:
         option = f"option {'.'.join(self.path)!r} of " if self.path else ""

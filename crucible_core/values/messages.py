@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,8 +46,8 @@ def error_text(error: BaseException) -> str:
         return f"(its text cannot be read: {type(broken).__name__})"
 
 
-def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One pydantic error of `model` as a sentence.
+def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secret: bool = False) -> str:
+    """One pydantic error of `model` as a sentence. The value is left out if it is `secret`.
 
     Pydantic's own message is kept. The name of the field, the value as given and, for an unknown name, the closest
     known one are added.
@@ -59,15 +60,29 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{where!r} is missing"
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = mistake.get("input")
-    message = _PLAIN_WORDS.get(mistake["type"], message)
+    message = _say_choices(mistake) if mistake["type"] in _CHOICES else _PLAIN_WORDS.get(mistake["type"], message)
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    field = model.model_fields.get(str(mistake["loc"][0])) if mistake["loc"] else None
-    if field is not None and "Secret" in repr(field.annotation):
-        shown = ""
-    if mistake["type"] in {"name", "cron", "timezone", "duplicate_name", "dep"} or len(shown) > 80:
+    if secret or mistake["type"] in {"name", "cron", "timezone", "duplicate_name", "dep"} or len(shown) > 80:
         shown = ""
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 
+
+_MOST_NAMES = 12
+"""A longer enumeration is cut."""
+
+
+def _say_choices(mistake: Mapping[str, Any]) -> str:
+    """What a choice takes, and the closest to what was given."""
+    known = re.findall(r"'((?:[^'\\]|\\.)*)'", str(mistake.get("ctx", {}).get(_CHOICES[mistake["type"]], "")))
+    given = mistake.get("ctx", {}).get("tag", mistake.get("input"))
+    near = closest(given, known) if isinstance(given, str) else ""
+    if len(known) <= _MOST_NAMES:
+        return f"{mistake['msg']}{near}"
+    some = ", ".join(map(repr, known[:_MOST_NAMES]))
+    return f"this is not one of the {len(known)} values that it takes{near}; among them: {some}"
+
+
+_CHOICES = {"literal_error": "expected", "enum": "expected", "union_tag_invalid": "expected_tags"}
 
 _PLAIN_WORDS = {
     "tuple_type": "should be a list",

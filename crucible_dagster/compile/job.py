@@ -25,8 +25,8 @@
 import functools
 import hashlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import (
@@ -51,6 +51,7 @@ from crucible_core import (
     Registry,
     Stage,
 )
+from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.observers import Observers
 from crucible_core.plan import plan_of
 from crucible_dagster.compile.executors import executor_for
@@ -81,7 +82,7 @@ def job_for(
     names = op_names(experiment)
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
-    possible = _possible_options(experiment, registry)
+    possible = _possible_options(plan)
     for index, one in enumerate(plan):
         op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
         ops.append(op)
@@ -132,19 +133,33 @@ def _op_config(
     return {names[index]: {"config": showable_options(found, options)}}
 
 
-def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple[str, ...], ...]:
-    """Of each stage, its options (JSON) by the file, then by each variant that changes them."""
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Options of a stage, told apart by what is not secret in them: what is made of an op is shown and kept."""
+
+    shown: str
+    """As JSON, secrets masked."""
+    options: Mapping[str, Any] = field(compare=False)
+
+
+def _possible_options(plan: Plan) -> tuple[tuple[_Options, ...], ...]:
+    """Of each stage, its options by the file, then by each variant that changes them."""
+    experiment = plan.experiment
     names = experiment.variants if experiment.variants and experiment.variant is None else ()
-    all_of_them = [experiment, *(experiment.with_variant(name, registry) for name in names)]
+    all_of_them = [experiment, *(experiment.with_variant(name, plan.registry) for name in names)]
     return tuple(
-        tuple(dict.fromkeys(to_json(one.pipeline[index].options or {}).decode() for one in all_of_them))
-        for index in range(len(experiment.pipeline))
+        tuple(dict.fromkeys(_shown(type(one.stage), each.pipeline[index].options or {}) for each in all_of_them))
+        for index, one in enumerate(plan)
     )
 
 
+def _shown(stage: type[Stage], options: Mapping[str, Any]) -> _Options:
+    return _Options(to_json(hide(stage, options) if has_secrets(stage) else options).decode(), options)
+
+
 @functools.cache
-def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: bool) -> OpDefinition:
-    """The op of a stage of this name; the first of the `possible` options (JSON) are its defaults.
+def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, first: bool) -> OpDefinition:
+    """The op of a stage of this name; the first of the `possible` options are its defaults.
 
     Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
     object. Its name in a job is that of the pipeline entry.
@@ -153,9 +168,9 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from run_step(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {name} {possible} {first}"
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {tuple(one.shown for one in possible)} {first}"
     op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    options = [json.loads(one) for one in possible]
+    options = [one.options for one in possible]
     described = inspect.getdoc(stage) if stage.__doc__ else None
     op = OpDefinition(
         compute_fn=compute,

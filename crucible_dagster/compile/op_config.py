@@ -45,11 +45,11 @@ from dagster import (
 from pydantic import ValidationError
 
 from crucible_core import Stage
+from crucible_core.ir.option_mistakes import describe_options
 from crucible_core.ir.option_schema import MAX_NESTING, NO_DEFAULT, Kind, Option, merge_options, option_tree
 from crucible_core.ir.option_values import completed
 from crucible_core.ir.option_words import describe_option
 from crucible_core.plan import read_options
-from crucible_core.values.messages import describe_mistake
 from crucible_dagster.execute.launchpad import typed_options
 
 __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
@@ -88,20 +88,17 @@ def check_at_launch(
     """
 
     def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        refused: ValidationError | None = None
+        refused: list[tuple[str, Any]] = []
         typed = typed_options(stage, possible[0], config)
         for options in possible:
             try:
                 read_options(stage, merge_options(stage, options, typed))
                 return config
             except ValidationError as error:
-                refused = refused or error
+                refused = refused or describe_options(name, stage, merge_options(stage, options, typed), error)
             except Exception:  # noqa: BLE001  # a validator that breaks: the run's first step reports it in full
                 return config
-        assert refused is not None
-        mistakes = refused.errors(include_url=False)
-        said = "\n".join(f"stage {name!r}, option {describe_mistake(one, stage)}" for one in mistakes)
-        raise DagsterInvalidConfigError(said, [], None) from None
+        raise DagsterInvalidConfigError("\n".join(said for said, _ in refused), [], None) from None
 
     return check
 
@@ -119,7 +116,8 @@ def _field(option: Option, given: Any, depth: int) -> Field:
         settings = {} if complete or option.required else {"is_required": False}
     elif given is not None and given is not NO_DEFAULT and not _is_hidden(option, given):
         settings = {"default_value": given}
-    elif not option.required:
+    elif not option.required or given is not NO_DEFAULT:
+        # Given, and hidden: what the file says counts unless something is typed.
         # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
         settings = {"is_required": False}
     return Field(kind, description=describe_option(option), **settings)

@@ -29,12 +29,14 @@ from crucible_core import (
     Experiment,
     GateFailedError,
 )
+from crucible_core.ir.secrets import MASK, restored
 from crucible_core.observers import Observers
 from crucible_core.runner import run_gates
 from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
 from crucible_dagster.execute.metadata import materialization
 from crucible_dagster.execute.run_chart import chart_of_runs
+from crucible_dagster.execute.step import as_launched
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.earlier_runs import EarlierRuns
 from crucible_dagster.history.gate_results import evaluation_of, verdict_of
@@ -71,14 +73,15 @@ def _judge_run(
     experiment = upstream.experiment
     if experiment.source is None and compiled.experiment.source is not None:
         experiment = experiment.model_copy().read_from(compiled.experiment.source)
-    plan = compiled.plan_of(experiment)
+    whole = restored(experiment, as_launched(compiled, context)) if MASK in experiment.to_json() else experiment
+    plan = compiled.plan_of(whole)
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
     before = upstream
     if upstream.run_id != context.run_id:
         # Only this step is executed again: the result of another run's stages is judged as a new run.
         before = upstream._replace(run_id=context.run_id)
-        record = record_run(experiment, plan, compiled.op_names, context.run)
+        record = record_run(experiment, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
     if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
         context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})

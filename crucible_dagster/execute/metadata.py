@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
 
 from crucible_core import Context, Decision, Experiment, GateResult, PlannedStage, StageFailed
+from crucible_core.ir.secrets import hide
 from crucible_core.report import flatten, headline, report_on, results, stages_table
 from crucible_core.report.document import Picture, Section
 from crucible_core.report.document import Table as ReportTable
@@ -116,10 +117,10 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
     """What is shown of a failed stage: which, with what options, why, and what ran before it."""
     failed = ctx.trace.endings[planned.name]
     assert isinstance(failed, StageFailed)
-    options = planned.stage.model_dump(mode="json", warnings=False)
+    options = hide(type(planned.stage), to_jsonable(planned.stage))
     return {
         "stage": MetadataValue.text(planned.name),
-        "options": MetadataValue.json(to_jsonable(options)),
+        "options": MetadataValue.json(options),
         "error": _text(failed.reason),
         "traceback": MetadataValue.md(_code(failed.traceback)),
         "trace": _table(ctx),

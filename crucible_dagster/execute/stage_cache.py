@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
 from crucible_core import Context, Decision, PlannedStage, Trace
+from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.history.source_identity import stage_identity
@@ -85,10 +86,13 @@ class Hit:
     """With the result in it, and the decisions that the stage took then; without the records of its start and end."""
 
 
-def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
+def key_of(planned: PlannedStage, experiment_id: str, digest_of_secret: Callable[[Any], str]) -> StageKey:
     stage, code = stage_identity(type(planned.stage))
     # As given, because a secret is masked among those in effect; and those in effect, because of defaults.
     given, effective = planned.definition.options or {}, to_jsonable(planned.stage)
+    if has_secrets(type(planned.stage)):
+        given = hide(type(planned.stage), given, digest_of_secret)
+        effective = hide(type(planned.stage), effective)
     names = sorted({**given, **effective})
     options = {name: _digest([given.get(name), effective.get(name)]) for name in names}
     return StageKey(experiment_id, planned.name, stage, code, options)

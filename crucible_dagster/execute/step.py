@@ -5,6 +5,8 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import pickle
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -30,8 +32,9 @@ from crucible_core import (
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
+from crucible_core.ir.secrets import scrub, secrets_of
 from crucible_core.observers import Audience, Observers
-from crucible_core.plan import ask_again, plan_stage
+from crucible_core.plan import ask_again, plan_stage, shown_experiment
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
@@ -71,8 +74,9 @@ def _run_step(
     index = compiled.op_names.index(step)
     begins = upstream is None or upstream.run_id != context.run_id
     try:
-        launched = _as_launched(compiled, context)
+        launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
+        shown = shown_experiment(plan) if begins else launched
         if begins:
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
@@ -84,14 +88,14 @@ def _run_step(
         _tag_with_variant(context, launched)
         if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        record = record_run(launched, plan, compiled.op_names, context.run)
+        record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
-        before = _before(context, upstream, launched)
+        before = _before(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
@@ -99,8 +103,8 @@ def _run_step(
         yield materialization(after, chart=chart_of_runs(context.instance, after))
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
-    shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
-    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
+    origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
+    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **origin})
 
 
 class _StepAttempt:
@@ -131,7 +135,7 @@ class _StepAttempt:
         if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
             return self._run(self.planned, before, {})
         cache = StageCache(self.manager.store)
-        key = key_of(self.planned, before.experiment_id)
+        key = key_of(self.planned, before.experiment_id, self.manager.store.digest_of_secret)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
         hit = None if fresh else cache.find(key, before)
         if hit is not None:
@@ -152,7 +156,8 @@ class _StepAttempt:
         if not store.has_result(run.parent_run_id, self.step):
             return None
         found = store.load(run.parent_run_id, self.step)
-        if self.planned.definition not in found.experiment.pipeline:
+        shown = next(one for one in before.experiment.pipeline if one.name == self.planned.name)
+        if shown not in found.experiment.pipeline:
             return None  # its options were changed meanwhile
         if found.experiment.seed != before.experiment.seed:
             return None
@@ -171,6 +176,8 @@ class _StepAttempt:
                 with captured_logs(self.dagster.log, packages, self.settings):
                     self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
+                if _reveals(error.__cause__, secrets_of(self.planned.stage, self.planned.definition.options)):
+                    error.__cause__ = None  # what it says, without them, is in the trace
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
@@ -239,15 +246,15 @@ class _TrackedStage:
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
-def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
+def _before(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
-        begun = Context.begin(launched, run_id=context.run_id)
+        begun = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
         return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
         # A re-execution continues from another run's result, as a new run with its own options.
-        return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
+        return upstream._replace(experiment=shown.with_own_data(), run_id=context.run_id)
     return upstream
 
 
@@ -260,12 +267,24 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
             manager.store.close(parent.run_id, step, by=context.run_id)
 
 
+def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
+    """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
+    if error is None or not secrets:
+        return False
+    said = "".join(traceback.format_exception(error))
+    try:
+        held = pickle.dumps(error)
+    except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
+        held = b""
+    return scrub(said, secrets) != said or any(one.encode() in held for one in secrets)
+
+
 def _reads_of(before: Context) -> Reads:
     assert isinstance(before.assigns, StoredDict)
     return before.assigns.reads
 
 
-def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
+def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
     """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
 
     What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and

@@ -1,6 +1,6 @@
 """The record of a run: what ran, from which code, in which environment, and who launched it.
 
-Environment variables are never recorded. Options are, as they are in Dagster's run config already.
+Environment variables are never recorded. Options are, with secrets masked.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import getpass
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dagster import DagsterRun
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from crucible_core import CrucibleError, Experiment, PlannedStage
+from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.history.environment import GitState, Recorded, git_state, package_versions
 from crucible_dagster.history.source_identity import stage_identity
@@ -59,6 +60,8 @@ class StageRecord(Recorded):
     """SHA-256 over the source of the modules that define the class; None if there is no source."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """All of them, defaults included; secrets masked."""
+    secrets: dict[str, str] = Field(default_factory=dict)
+    """Place of a secret that was given (`login.token`) -> its digest, keyed by the context store."""
     enabled: bool = True
 
 
@@ -81,7 +84,7 @@ class RunRecord(Recorded):
     run_id: str
     recorded: AwareDatetime
     experiment: dict[str, JsonValue]
-    """The experiment as run, run config applied."""
+    """The experiment as run, run config applied; secrets masked."""
     source: str | None = None
     """The experiment's file."""
     stages: tuple[StageRecord, ...]
@@ -110,10 +113,17 @@ class RunRecord(Recorded):
 
 
 def record_run(
-    experiment: Experiment, planned: Sequence[PlannedStage], steps: Sequence[str], run: DagsterRun
+    experiment: Experiment,
+    planned: Sequence[PlannedStage],
+    steps: Sequence[str],
+    run: DagsterRun,
+    digest_of_secret: Callable[[Any], str] | None = None,
 ) -> RunRecord:
-    """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`."""
-    stages = tuple(_stage_record(one, step) for one, step in zip(planned, steps, strict=True))
+    """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`.
+
+    The secrets in `experiment` are masked already. Without `digest_of_secret` nothing of them is recorded.
+    """
+    stages = tuple(_stage_record(one, step, digest_of_secret) for one, step in zip(planned, steps, strict=True))
     return RunRecord(
         run_id=run.run_id,
         recorded=datetime.now(UTC),
@@ -145,15 +155,18 @@ def read_run_record(text: str) -> RunRecord:
     return record
 
 
-def _stage_record(planned: PlannedStage, step: str) -> StageRecord:
-    stage, source_hash = stage_identity(type(planned.stage))
+def _stage_record(planned: PlannedStage, step: str, digest_of_secret: Callable[[Any], str] | None) -> StageRecord:
+    kind = type(planned.stage)
+    stage, source_hash = stage_identity(kind)
     options = to_jsonable(planned.stage)
+    given = secrets_in(kind, planned.definition.options)
     return StageRecord(
         name=planned.name,
         step=step,
         stage=stage,
         source_hash=source_hash,
-        options=options,
+        options=hide(kind, options) if has_secrets(kind) else options,
+        secrets={place: digest_of_secret(one) for place, one in given.items()} if digest_of_secret else {},
         enabled=planned.definition.enabled,
     )
 

@@ -22,10 +22,13 @@ from crucible_core import (
     Experiment,
     InvalidExperimentError,
     Registry,
+    Stage,
     builtin_registry,
     plan_experiment,
 )
+from crucible_core.ir.secrets import check_known, restored
 from crucible_core.observers import Audience, Observers
+from crucible_dagster.compile.op_config import showable_options
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
@@ -125,8 +128,9 @@ def plan_resumption(
     parent = instance.get_run_by_id(record.run_id)
     assert parent is not None
     recorded = recorded_experiment(record)
+    recorded = restored(recorded, _as_typed(recorded, parent.run_config))
     experiment = recorded if override is None else override(recorded)
-    plan_experiment(experiment, registry)
+    planned = plan_experiment(experiment, registry)
     steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
     changed = _changed_options(recorded, experiment)
     store = open_store(instance)
@@ -137,8 +141,23 @@ def plan_resumption(
                 f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
                 "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
             )
+    for one in planned:
+        if one.definition.enabled and _owner_of_result(instance, store, parent, steps[one.name]) is None:
+            check_known(one.definition, type(one.stage))
     _give_up(instance, parent, record, force=force)
-    return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
+    kinds = {one.name: type(one.stage) for one in planned}
+    config = _run_config(parent.run_config, steps, changed, kinds)
+    return Resumption(instance, parent, experiment, registry, config)
+
+
+def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
+    """The experiment with those options only that were typed for its run, secrets among them."""
+    ops = config.get("ops") or {}
+    pipeline = tuple(
+        one.model_copy(update={"options": (ops.get(step) or {}).get("config")})
+        for one, step in zip(experiment.pipeline, op_names(experiment), strict=True)
+    )
+    return experiment.model_copy(update={"pipeline": pipeline, "variants": None})
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
@@ -183,13 +202,20 @@ def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: Dagste
 
 
 def _run_config(
-    config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any],
+    names: Mapping[str, str],
+    changed: Mapping[str, Mapping[str, Any]],
+    stages: Mapping[str, type[Stage]],
 ) -> dict[str, Any]:
-    """The config of the resumed run with the changed options in it, so that runs launched from it have them too."""
+    """The config of the resumed run with the changed options in it, so that runs launched from it have them too.
+
+    Without secrets: the experiment of its job has them.
+    """
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
     for stage, options in changed.items():
         step = ops.setdefault(names[stage], {})
-        step["config"] = {**(step.get("config") or {}), **options}
+        kept = {name: value for name, value in (step.get("config") or {}).items() if name not in options}
+        step["config"] = {**kept, **showable_options(stages[stage], options)}
     return {**QUIET, **config, **({"ops": ops} if ops else {})}
 
 

@@ -345,7 +345,7 @@ BAD_FILES = [
     ),
     (
         "id: a\npipeline: [{name: bench, options: {alfa: 1}}]\n",
-        "experiment.yaml:2:36: stage 'bench', option unknown key 'alfa'",
+        "experiment.yaml:2:36: stage 'bench' has no option 'alfa'",
     ),
     ("id: a\npipeline: []\n", "experiment.yaml:2:1: pipeline: the pipeline is empty"),
     ("id: a\npipeline: [\n", "experiment.yaml:3:1: is not valid YAML"),
@@ -465,7 +465,7 @@ def test_the_stage_is_named_by_its_whole_name_even_with_dots() -> None:
         ("measure=1", "is not of the form STAGE.OPTION=VALUE"),
         ("measure.value", "is not of the form STAGE.OPTION=VALUE"),
         ("mesure.value=1", "no stage 'mesure'; did you mean 'measure'?; stages: measure"),
-        ("measure.valu=1", "unknown key 'valu'; did you mean 'value'?"),
+        ("measure.valu=1", "--set 'measure.valu=1': stage 'measure' has no option 'valu'; did you mean 'value'?"),
         ("measure.value=high", "valid number"),
         ("measure.value=[1", "is not valid YAML"),
         ("measure.value=yes", "boolean in YAML 1.1"),

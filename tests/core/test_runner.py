@@ -187,7 +187,7 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ({"name": "train"}, ["stage 'train', option 'epochs' is missing"]),
         (
             {"name": "train", "options": {"epochs": 1, "epoch": 2}},
-            ["stage 'train', option unknown key 'epoch'; did you mean 'epochs'?; known: epochs, optimizer, seeds"],
+            ["stage 'train' has no option 'epoch'; did you mean 'epochs'?; its options: epochs, optimizer, seeds"],
         ),
         ({"name": "train", "options": {"epochs": "3"}}, ["option epochs: Input should be a valid integer", "'3'"]),
         ({"name": "train", "options": {"epochs": 1.5}}, ["option epochs", "valid integer", "1.5"]),
@@ -207,7 +207,10 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ),
         (
             {"name": "train", "options": {"epochs": 1, "optimizer": {"learning_rat": 1}}},
-            ["optimizer.learning_rat", "did you mean 'learning_rate'?; known: kind, learning_rate"],
+            [
+                "option 'optimizer' of stage 'train' has no field 'learning_rat'; did you mean 'learning_rate'?; "
+                "its fields: kind, learning_rate"
+            ],
         ),
         ({"name": "bounds", "options": {"verbose": 1}}, ["option verbose", "valid boolean"]),
         ({"name": "bounds", "options": {"verbose": "true"}}, ["option verbose", "valid boolean"]),
@@ -216,7 +219,7 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ({"name": "bounds", "options": {"pair": [1]}}, ["option 'pair.1' is missing"]),
         ({"name": "bounds", "options": {"size": "big"}}, ["option size"]),
         ({"name": "measure", "options": {"value": "high"}}, ["stage 'measure', option value: Input should be a valid"]),
-        ({"name": "nothing", "options": {"x": 1}}, ["option unknown key 'x'; known: none"]),
+        ({"name": "nothing", "options": {"x": 1}}, ["stage 'nothing' has no option 'x'; its options: none"]),
         ({"name": "s", "module": "no_such_module:Train"}, ["stage 's': there is no module 'no_such_module'"]),
         ({"name": "s", "module": "os:system"}, ["stage 's': 'os:system' is not a stage"]),
         ({"name": "train", "enabled": False}, ["option 'epochs' is missing"]),

@@ -221,7 +221,7 @@ MISTAKES: Mapping[str, tuple[str, list[str]]] = {
     ),
     "an option that the stage has not": (
         "id: qa\npipeline:\n  - name: a\n    module: train_qa:train\n    options:\n      rat: 1",
-        ["8:9: stage 'a', option unknown key 'rat'; did you mean 'rate'?"],
+        ["8:9: stage 'a' has no option 'rat'; did you mean 'rate'?"],
     ),
     "a stage that is not there": ("id: qa\npipeline:\n  - name: vlaidate", ["5:7: stage 'vlaidate': unknown stage"]),
     "a word that is a boolean in YAML 1.1": (
