@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from crucible_core.trace import Event, Trace
+from crucible_core.values.arguments import check_callable, check_several
 from crucible_core.values.progress_update import ProgressUpdate
 
 __all__ = ["Attempt", "Audience", "Observer", "Observers", "ProgressUpdate", "Updates", "current_attempt"]
@@ -67,6 +68,13 @@ class _Function(Observer):
         return repr(self._function)
 
 
+def _as_observer(one: Observer | Callable[[Event], None]) -> Observer:
+    if isinstance(one, Observer):
+        return one
+    check_callable("observers", one, "Observers and functions")
+    return _Function(one)
+
+
 def _wants_updates(observer: Observer) -> bool:
     kind = type(observer)
     own = (getattr(kind, name, None) is not getattr(Observer, name) for name in ("on_progress", "on_metrics"))
@@ -79,7 +87,7 @@ class Audience:
     __slots__ = ("interval", "observers", "wants_updates")
 
     def __init__(self, observers: Observers) -> None:
-        self.observers = tuple(one if isinstance(one, Observer) else _Function(one) for one in observers)
+        self.observers = tuple(map(_as_observer, observers))
         self.wants_updates = any(map(_wants_updates, self.observers))
         """Whether any observer takes progress and metrics: if none does, they cost nothing."""
         self.interval = min((one.interval for one in self.observers if _wants_updates(one)), default=Observer.interval)
@@ -88,7 +96,10 @@ class Audience:
     def of(cls, observers: Audience | Observers) -> Audience:
         if isinstance(observers, Audience):
             return observers
-        return cls(observers) if observers else NOBODY
+        if not observers:
+            return NOBODY
+        check_several("observers", observers, "observers=[...]")
+        return cls(observers)
 
     def tell(self, event: Event) -> None:
         for observer in self.observers:
@@ -199,7 +210,7 @@ _NUMBERS = frozenset({float, int})
 class Attempt:
     """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
 
-    __slots__ = ("_audience", "heard", "own_updates", "run_id", "updates")
+    __slots__ = ("_audience", "derived", "heard", "own_updates", "run_id", "updates")
 
     def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
         self.run_id = run_id
@@ -212,6 +223,8 @@ class Attempt:
             self.own_updates if self.own_updates is not None or outer is None else outer.updates
         )
         self._audience = audience
+        self.derived = False
+        """Whether a Context was made from another one."""
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)

@@ -13,6 +13,7 @@ from typing import Any
 from crucible_core.errors import InvalidExperimentError, UnknownStageError
 from crucible_core.ir.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
+from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, error_text, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
@@ -36,6 +37,7 @@ class Registry:
         *,
         importable: Collection[str] | str | None = None,
     ) -> None:
+        check_mapping("Registry", stages or {})
         checked: dict[str, type[Stage] | EntryPoint] = dict(stages or {})
         for name, found in checked.items():
             if not isinstance(found, EntryPoint):

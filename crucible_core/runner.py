@@ -5,6 +5,7 @@ Dagster's ops call the same `run_stage`, so that a run gives the same result on 
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from crucible_core.context import Context
 from crucible_core.gates.judge import judge_gates
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.secrets import scrub, secrets_of
+from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Attempt, Audience, Observers, current_attempt
-from crucible_core.plan import Plan, PlannedStage, plan_of, shown_experiment
+from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.trace import (
@@ -36,6 +37,12 @@ from crucible_core.values.messages import error_text
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
 MAX_TEXT = 20_000
+UNUSED = (
+    "stage %r returned the Context that it was given, although it made a new one from it: what it added is lost. Every "
+    "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
+)
+
+_log = logging.getLogger("crucible")
 
 
 def run_experiment(
@@ -59,7 +66,8 @@ def run_experiment(
     """
     plan = plan_of(experiment, registry)
     audience = Audience.of(observers)
-    context = Context.begin(shown_experiment(plan), run_id=run_id, assigns=assigns)
+    shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
+    context = Context.begin(shown, run_id=run_id, assigns=assigns)
     with audience.during(context.experiment_id, context.run_id), plan.running():
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
@@ -139,6 +147,8 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
         if attempt.own_updates is not None:
             attempt.own_updates.close()
     _check(result, planned, context)
+    if result is context and (attempt.derived or attempt.heard):
+        _log.warning(UNUSED, planned.name)
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
         for event in result.trace[len(context.trace) :]:

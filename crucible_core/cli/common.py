@@ -215,5 +215,7 @@ def _explain(ctx: Context, code: int, partial: str | None) -> None:
     if code == INTERRUPTED:
         say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
+        # What has no frames, such as a stage that returned no Context, says nothing that the next line does not say.
+        frames = f"{failed.traceback.rstrip()}\n\n" if "\n  File " in failed.traceback else ""
+        say(f"\n{frames}error: stage {failed.stage!r} failed: {failed.reason}")
     say(f"partial results: {partial}")

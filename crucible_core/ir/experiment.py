@@ -23,6 +23,7 @@ from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Schedule, Trigger
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
+from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, describe_mistake, listing
 
 __all__ = [
@@ -296,16 +297,19 @@ class Experiment(Node):
             and "variants" in info.data
             and value.variant not in variants
         ):
-            raise PydanticCustomError(
-                "variant",
-                "there is no variant {variant}; {known}",
-                {
-                    "variant": repr(value.variant),
-                    "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
-                    "place": (info.field_name, "variant"),
-                },
-            )
+            raise _no_variant(value.variant, variants, (str(info.field_name), "variant"))
         return value
+
+    @field_validator("gates")
+    @classmethod
+    def _baselines_that_there_are(cls, gates: tuple[Gate, ...] | None, info: ValidationInfo) -> Any:
+        variants = info.data.get("variants") or {}
+        for index, gate in enumerate(gates or () if "variants" in info.data else ()):
+            asked = gate.no_regression and gate.no_regression.baseline.variant
+            if asked and asked not in variants:
+                place = ("gates", index, "no_regression", "baseline", "variant")
+                raise _no_variant(asked, variants, place)
+        return gates
 
     @property
     def stats(self) -> Stats:
@@ -410,6 +414,7 @@ class Experiment(Node):
         Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is not plain
         data.
         """
+        check_mapping("with_options", options)
         index = self.index_of(stage)
         data = self.to_dict()
         entry = data["pipeline"][index]
@@ -428,6 +433,19 @@ _CARRIED = (
     *("metadata", "reliability", "backend", "dataset", "experiment_type", "model_version"),
     *("training_config", "baseline"),
 )
+
+
+def _no_variant(asked: str, variants: Mapping[str, Any], place: Place) -> PydanticCustomError:
+    return PydanticCustomError(
+        "variant",
+        "there is no variant {variant}{closest}; {known}",
+        {
+            "variant": repr(asked),
+            "closest": closest(asked, variants),
+            "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
+            "place": place,
+        },
+    )
 
 
 def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec | Gate], remedy: str) -> None:

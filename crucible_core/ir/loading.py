@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment, Source
+from crucible_core.values.arguments import check_instance
 from crucible_core.values.messages import describe_mistake
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
     """
+    check_instance("load_experiment", path, (str, os.PathLike), "the path of a file")
     data, source = load_document(path)
     return experiment_from(data, source)
 

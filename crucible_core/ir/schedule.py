@@ -10,12 +10,15 @@ from pydantic_core import PydanticCustomError
 
 from crucible_core.ir.fields import Name, Node
 from crucible_core.ir.vocabulary import MissedTicks, OnUpdate, ScheduleStatus
+from crucible_core.values.messages import closest_ignoring_case
 
 __all__ = ["Schedule", "Trigger"]
 
 _CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
-# Their values are left to what runs the schedule.
 _CRON_FIELDS = re.compile(r"(\S+ ){4}\S+")
+_CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
+# Of a list or a range; not the steps behind a slash. Names and the rest are left to what runs the schedule.
+_NUMBERS = re.compile(r"(?<![\w/#])[0-9]{1,9}(?![\w#])")
 
 
 class Schedule(Node):
@@ -39,24 +42,36 @@ class Schedule(Node):
     @field_validator("cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:
-        if _CRON_FIELDS.fullmatch(value) or value in _CRON_WORDS:
+        if value in _CRON_WORDS:
             return value
-        raise PydanticCustomError(
-            "cron",
-            "{value} is not a cron schedule: write five fields such as '0 2 * * *', or @daily",
-            {"value": repr(value)},
-        )
+        if not _CRON_FIELDS.fullmatch(value):
+            raise PydanticCustomError(
+                "cron",
+                "{value} is not a cron schedule: write five fields such as '0 2 * * *', or @daily",
+                {"value": repr(value)},
+            )
+        for text, (name, lowest, highest) in zip(value.split(" "), _CRON_RANGES, strict=True):
+            outside = [one for one in _NUMBERS.findall(text) if not lowest <= int(one) <= highest]
+            if outside:
+                raise PydanticCustomError(
+                    "cron",
+                    "{value} is not a cron schedule: its {name} is {outside}, and goes from {lowest} to {highest}",
+                    {"value": repr(value), "name": name, "outside": outside[0], "lowest": lowest, "highest": highest},
+                )
+        return value
 
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo  # noqa: PLC0415  # most experiments have no schedule
+        from zoneinfo import ZoneInfo, available_timezones  # noqa: PLC0415  # most experiments have no schedule
 
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise PydanticCustomError(
-                "timezone", "{value} is not an IANA time zone, such as Europe/Berlin", {"value": repr(value)}
+                "timezone",
+                "{value} is not an IANA time zone, such as Europe/Berlin{closest}",
+                {"value": repr(value), "closest": closest_ignoring_case(value, available_timezones())},
             ) from None
         return value
 

@@ -31,6 +31,7 @@ __all__ = [
     "scrub",
     "secrets_in",
     "secrets_of",
+    "shown_experiment",
     "unknown_secrets",
 ]
 
@@ -67,6 +68,17 @@ def masked_experiment(experiment: Experiment, models: Iterable[type[BaseModel]])
             for name, stages in experiment.variants.items()
         }
     return _copied(experiment, changes)
+
+
+def shown_experiment(experiment: Experiment, models: Sequence[type[BaseModel]], *, first: int = 0) -> Experiment:
+    """The experiment as a run that begins with the stage at `first` shows and keeps it: its secrets masked.
+
+    Raises InvalidOptionsError if only the mask of a secret is known.
+    """
+    for one, model in zip(experiment.pipeline[first:], models[first:], strict=True):
+        if one.enabled and has_secrets(model):
+            check_known(one, model)
+    return masked_experiment(experiment, models)
 
 
 def restored(experiment: Experiment, *sources: Experiment | None) -> Experiment:

@@ -14,8 +14,18 @@ __all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "print
 
 def closest(asked: str, known: Iterable[str]) -> str:
     """`; did you mean 'bench'?`, or nothing when no known name is near."""
-    found = difflib.get_close_matches(asked, list(known), n=1)
+    found = difflib.get_close_matches(str(asked), list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def closest_ignoring_case(asked: str, known: Iterable[str]) -> str:
+    """As `closest`, for names that are often written in another case; a part behind a slash is enough."""
+    by_name: dict[str, str] = {}
+    for name in sorted(known):
+        by_name.setdefault(name.rpartition("/")[2].casefold(), name)
+    by_name |= {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(asked.casefold(), by_name, n=1)
+    return f"; did you mean {by_name[found[0]]!r}?" if found else ""
 
 
 def printable(text: str) -> str:

@@ -32,9 +32,9 @@ from crucible_core import (
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.secrets import scrub, secrets_of
-from crucible_core.observers import Audience, Observers
-from crucible_core.plan import ask_again, plan_stage, shown_experiment
+from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.observers import Audience, Observers, current_attempt
+from crucible_core.plan import ask_again, plan_stage
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
@@ -76,7 +76,7 @@ def _run_step(
     try:
         launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
-        shown = shown_experiment(plan) if begins else launched
+        shown = shown_experiment(launched, [type(one.stage) for one in plan], first=index) if begins else launched
         if begins:
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
@@ -240,9 +240,14 @@ class _TrackedStage:
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
         try:
-            after: object = self._stage.run(tracked(ctx, self._reads))
+            given = tracked(ctx, self._reads)
+            if (attempt := current_attempt.get()) is not None:
+                attempt.derived = False  # by the stage
+            after: object = self._stage.run(given)
         finally:
             self._reads.listening = False
+        if after is given:
+            return ctx
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 

@@ -180,7 +180,7 @@ class StoredDict(PersistentDict[Any]):
             entry = self._own()[key]
         except KeyError:
             self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
-            raise
+            raise self._missing(key) from None
         if isinstance(entry, Cell):
             self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
             return entry.value
