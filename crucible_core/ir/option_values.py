@@ -30,7 +30,8 @@ def completed(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, A
 
     Raises pydantic_core.PydanticSerializationError for a default that is not data.
     """
-    return _completed(model, options, _NOTHING)
+    # Only a mapping may be for a model with a default of its own; most options are none.
+    return _completed(model, options, _NOTHING) if dict in map(type, options.values()) else dict(options)
 
 
 def with_part(

@@ -83,7 +83,7 @@ def job_for(
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
     possible = _possible_options(plan)
-    for index, one in enumerate(plan):
+    for index, one in enumerate(plan.stages):
         op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
@@ -148,12 +148,13 @@ def _possible_options(plan: Plan) -> tuple[tuple[_Options, ...], ...]:
     names = experiment.variants if experiment.variants and experiment.variant is None else ()
     all_of_them = [experiment, *(experiment.with_variant(name, plan.registry) for name in names)]
     return tuple(
-        tuple(dict.fromkeys(_shown(type(one.stage), each.pipeline[index].options or {}) for each in all_of_them))
-        for index, one in enumerate(plan)
+        tuple(dict.fromkeys(map(functools.partial(_options_at, index, type(one.stage)), all_of_them)))
+        for index, one in enumerate(plan.stages)
     )
 
 
-def _shown(stage: type[Stage], options: Mapping[str, Any]) -> _Options:
+def _options_at(index: int, stage: type[Stage], experiment: Experiment) -> _Options:
+    options = experiment.pipeline[index].options or {}
     return _Options(to_json(hide(stage, options) if has_secrets(stage) else options).decode(), options)
 
 
@@ -168,7 +169,7 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, fi
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from run_step(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {name} {tuple(one.shown for one in possible)} {first}"
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {[one.shown for one in possible]} {first}"
     op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     options = [one.options for one in possible]
     described = inspect.getdoc(stage) if stage.__doc__ else None

@@ -76,8 +76,9 @@ def _run_step(
     try:
         launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
-        shown = shown_experiment(launched, [type(one.stage) for one in plan], first=index) if begins else launched
+        shown = launched
         if begins:
+            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)

@@ -33,7 +33,7 @@ from crucible_core.observers import Observer
 from crucible_core.values.immutable import MissingNameError, PersistentDict
 
 
-class Login(BaseModel):
+class Login(BaseModel, extra="forbid"):
     user: str = "me"
     password: Annotated[SecretStr, Field(min_length=10)] = SecretStr("not so short")
 
