@@ -144,11 +144,16 @@ def _plan_each(
 ) -> tuple[PlannedStage, ...]:
     planned = []
     folder, context = experiment.folder, {"registry": registry}
+    broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
+        if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
+            continue
         try:
             planned.append(_plan(experiment, index, registry, folder, context, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
+            if isinstance(error, UnknownStageError) and error.module is not None:
+                broken.add(error.module)
     return tuple(planned)
 
 

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable", "shorten"]
+__all__ = [
+    "BESIDE",
+    "as_written",
+    "closest",
+    "cut",
+    "describe_mistake",
+    "error_text",
+    "listing",
+    "printable",
+    "shorten",
+]
+
+BESIDE = "crucible_core.beside."
+"""What the names of modules beside experiment files begin with."""
+
+
+def as_written(text: str) -> str:
+    """The text with the modules beside an experiment file named as the file names them."""
+    return _PACKAGE_BESIDE.sub("", text) if BESIDE in text else text
+
+
+_PACKAGE_BESIDE = re.compile(rf"{re.escape(BESIDE)}\w+_[0-9a-f]{{12}}\.")
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
