@@ -43,6 +43,7 @@ from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
+from crucible_dagster.processes import without_the_script
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import FRESH_TAG
@@ -210,7 +211,8 @@ def _execute_apart(
             run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(plan.experiment)}}},
             tags={**definition.tags, **tags},
         )
-        execute_run(job, run, instance)
+        with without_the_script():
+            execute_run(job, run, instance)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ MAX_BYTES = 1_000_000
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
 
-    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is where
-    it is, unless the modules of its stages are only beside the file that it leads to.
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is
+    where it is, unless the modules of its stages are only beside the file that it leads to.
 
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
@@ -40,12 +40,10 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     data, source = load_document(path)
     experiment = experiment_from(data, source)
     file = Path(path)
-    if (
-        file.is_symlink()
-        and _has_modules(file.resolve().parent, experiment)
-        and not _has_modules(file.parent, experiment)
-    ):
-        experiment.read_from(replace(source, path=str(file.resolve())))
+    if file.is_symlink() and not _has_modules(file.parent, experiment):
+        target = file.resolve()
+        if _has_modules(target.parent, experiment):
+            experiment.read_from(replace(source, path=str(target)))
     return experiment
 
 

@@ -41,10 +41,12 @@ class Validate(Stage):
         return ctx.put_metric(
             "validate",
             {
-                "stages": {
-                    one.name: as_written(f"{type(one.stage).__module__}:{type(one.stage).__qualname__}") for one in plan
-                },
+                "stages": {one.name: _class_name(type(one.stage)) for one in plan},
                 "skipped": [one.name for one in plan if not one.definition.enabled],
                 "warnings": warnings,
             },
         )
+
+
+def _class_name(stage: type[Stage]) -> str:
+    return as_written(f"{stage.__module__}:{stage.__qualname__}")

@@ -1,4 +1,4 @@
-"""Modules beside an experiment file: names of their own, imports among them, other processes, what was stored before."""
+"""Modules beside an experiment file: their names, imports among them, other processes, what was stored before."""
 
 from __future__ import annotations
 
