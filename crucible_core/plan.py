@@ -22,6 +22,7 @@ from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import closest, describe_mistake, error_text, listing
+from crucible_core.values.places import report_folder
 
 __all__ = [
     "Plan",
@@ -62,6 +63,8 @@ class Plan(Sequence[PlannedStage]):
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
     registry: Registry
+    output_root: Path
+    """Where its reports are written: absolute, since a stage may change the working directory."""
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -111,7 +114,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
             mistakes += [error.within(f"variant {name!r}: ") for error in found]
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry)
+    return Plan(experiment, planned, registry, report_folder(experiment.folder))
 
 
 def ask_again(plan: Plan) -> None:

@@ -30,7 +30,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
@@ -188,14 +188,14 @@ def _retried(name: str, attempt: int, delay: float, error: BaseException) -> Sta
 
 
 def _failure(name: str, error: BaseException, attempts: int, seconds: float) -> StageFailed:
-    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
+    text = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
     shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
         stage=name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message),
+        message=_readable(text + path_hint(error)),
         traceback=_readable("".join(shown)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,6 +18,7 @@ __all__ = [
     "describe_mistake",
     "error_text",
     "listing",
+    "path_hint",
     "printable",
     "shorten",
 ]
@@ -65,6 +67,20 @@ def error_text(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
         return f"(its text cannot be read: {type(broken).__name__})"
+
+
+def path_hint(error: BaseException) -> str:
+    """For a file with a relative path that was not found: what the path is relative to; nothing for other errors."""
+    if not isinstance(error, FileNotFoundError):
+        return ""
+    named = error.filename if isinstance(error.filename, str) else None
+    if _ABSOLUTE.search(error_text(error) if named is None else named):
+        return ""
+    call = f"ctx.experiment.path({'...' if named is None else repr(named)})"
+    return f" (relative to the working directory, {Path.cwd()}; use {call} for a file beside the experiment file)"
+
+
+_ABSOLUTE = re.compile(r"(^|[\s'\"(])(/|~|\w+://)")
 
 
 def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
