@@ -31,7 +31,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
@@ -195,7 +195,7 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message, planned),
+        message=_readable(message + path_hint(error), planned),
         traceback=_readable("".join(shown), planned),
     )
 

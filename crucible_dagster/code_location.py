@@ -21,7 +21,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
 from crucible_core.ir.loading import MAX_BYTES
-from crucible_core.report.output_files import output_root
+from crucible_core.values.places import report_folder
 from crucible_dagster.automation.schedules import schedule_for
 from crucible_dagster.automation.triggers import trigger_for
 from crucible_dagster.compile.assets import asset_for, circle_of_deps
@@ -108,7 +108,7 @@ def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[Path, None] = {}
     for path in listed:
-        files = list(_expand(Path(path)))
+        files = list(_expand(Path(path).expanduser()))
         if not files:
             raise InvalidExperimentError(
                 "there is no experiment file (.yaml, .yml, .json) here", location=Location(str(Path(path).absolute()))
@@ -119,21 +119,21 @@ def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
 
 def _expand(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in _files_below(path) if _is_experiment(file))
+        yield from (file for file in _files_below(path, report_folder(path)) if _is_experiment(file))
     elif path.exists():
         yield path
     else:
         yield from sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
     """The files with a fitting suffix, except hidden ones, reports, and those of virtual environments."""
     for inside in sorted(folder.iterdir()):
         if inside.name.startswith("."):
             continue
         if inside.is_dir():
-            if inside.absolute() != output_root() and not (inside / "pyvenv.cfg").exists():
-                yield from _files_below(inside)
+            if inside.absolute() != reports and not (inside / "pyvenv.cfg").exists():
+                yield from _files_below(inside, reports)
         elif inside.suffix in SUFFIXES:
             yield inside
 

@@ -38,14 +38,16 @@ from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
+from crucible_core.values.places import project_folder
 from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
+from crucible_dagster.processes import without_the_script
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
-from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.io_manager import EMBEDDED, open_store
 from crucible_dagster.tags import FRESH_TAG
 
 __all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
@@ -70,8 +72,8 @@ def execute_experiment(
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
-    `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` below the working
-    directory. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
+    `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
+    experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
     `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
     runs every stage, even those with `cache: true`. `tags` are further tags of the run.
 
@@ -83,7 +85,7 @@ def execute_experiment(
     chosen = executor or (experiment.execution.executor if experiment.execution else "in_process")
     with contextlib.ExitStack() as stack:
         if instance is None:
-            instance = stack.enter_context(open_instance())
+            instance = stack.enter_context(open_instance(experiment.folder))
         run_id = run_id or str(uuid.uuid4())
         try:
             uuid.UUID(run_id)
@@ -105,18 +107,22 @@ def execute_experiment(
     return context
 
 
-def embedded_home() -> Path:
-    """Where the embedded instance keeps its files."""
-    return Path(".crucible", "dagster").absolute()
+def embedded_home(folder: Path | None = None) -> Path:
+    """Where the embedded instance keeps its files, in the project of `folder` or of the working directory."""
+    return project_folder(folder) / EMBEDDED
 
 
-def open_instance() -> DagsterInstance:
-    """The instance of DAGSTER_HOME; otherwise the embedded one on SQLite files, which is created if there is none."""
+def open_instance(folder: Path | None = None) -> DagsterInstance:
+    """The instance of DAGSTER_HOME; otherwise the embedded one on SQLite files, which is created if there is none.
+
+    The embedded one is `.crucible/dagster` in the project of `folder`: the nearest folder, upward from there, with
+    `.crucible`, `pyproject.toml` or `.git`, else the working directory. `folder` defaults to the working directory.
+    """
     home = os.environ.get("DAGSTER_HOME")
     try:
-        return DagsterInstance.get() if home else _open_embedded(embedded_home())
+        return DagsterInstance.get() if home else _open_embedded(embedded_home(folder))
     except (OSError, DagsterError, CheckError) as error:
-        where = f"DAGSTER_HOME={home}" if home else str(embedded_home())
+        where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {error}") from error
 
 
@@ -213,7 +219,8 @@ def _execute_apart(
             run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(plan.experiment)}}},
             tags={**definition.tags, **tags},
         )
-        execute_run(job, run, instance)
+        with without_the_script():
+            execute_run(job, run, instance)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +23,7 @@ from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFaile
 from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
 from crucible_core.values.messages import closest
+from crucible_core.values.places import project_folder, report_folder
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -52,17 +54,25 @@ def run_and_show(
     *,
     as_json: bool,
     resumable: bool,
+    folder: Path | None,
 ) -> NoReturn:
-    """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
+    """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
+
+    `folder` is that of the experiment file.
+    """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
         make_console,
         print_summary,
+        styled,
     )
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
         console.print(heading, style="bold")
+        root, project = report_folder(folder), project_folder(folder)
+        if project != Path.cwd():
+            console.print(styled((f"reports and runs of this project are kept in {project}", "dim")))
         code, partial, blocked = 0, None, None
         try:
             with ProgressDisplay(console, stages) as progress:
@@ -71,10 +81,10 @@ def run_and_show(
             context, code, blocked = error.context, FAILED, error
         except StageFailedError as error:
             context, code = error.context, FAILED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except RunInterrupted as error:
             context, code = error.context, INTERRUPTED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except KeyboardInterrupt:
             say("interrupted between the stages")
             sys.exit(INTERRUPTED)
@@ -200,12 +210,13 @@ def say(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
-def _keep_partial(ctx: Context) -> str:
+def _keep_partial(ctx: Context, root: Path) -> str:
     from crucible_core.report import render_report  # noqa: PLC0415
     from crucible_core.report.output_files import write_atomically  # noqa: PLC0415
 
     try:
-        return str(write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/partial.json", render_report(ctx, "json")))
+        name = f"{ctx.experiment_id}/{ctx.run_id}/partial.json"
+        return str(write_atomically(name, render_report(ctx, "json"), root))
     except CrucibleError as error:
         return f"not kept: {error}"
 

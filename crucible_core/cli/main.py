@@ -76,6 +76,7 @@ def run(
         lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
+        folder=experiment.folder,
     )
 
 

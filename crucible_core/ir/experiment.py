@@ -10,6 +10,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -324,6 +325,13 @@ class Experiment(Node):
     def folder(self) -> Path | None:
         """The folder of the file it was read from, where stage modules are looked for too."""
         return Path(self._source.path).parent if self._source else None
+
+    def path(self, *parts: str | PathLike[str]) -> Path:
+        """`ctx.experiment.path("data.csv")`: a path relative to the experiment's file, from whichever folder it is run.
+
+        An absolute path stays as it is. Without a file, paths are relative to the working directory.
+        """
+        return (self.folder or Path.cwd()).joinpath(*parts)
 
     def location(self, *place: str | int) -> Location | None:
         """The position of the value at `place` in its file; None if it is not from a file, or was replaced since."""

@@ -37,7 +37,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from crucible_core.values.messages import cut, error_text
+from crucible_core.values.messages import as_written, cut, error_text
 
 __all__ = ["MAX_DEPTH", "key_text", "safe_text", "to_json_text", "to_jsonable", "type_name"]
 
@@ -67,7 +67,8 @@ def key_text(key: Any) -> str:
 
 def type_name(value: object) -> str:
     cls = type(value)
-    return safe_text(cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}")
+    name = cls.__qualname__ if cls.__module__ == "builtins" else as_written(f"{cls.__module__}.{cls.__qualname__}")
+    return safe_text(name)
 
 
 def _render(value: Any, above: tuple[int, ...]) -> Any:

@@ -20,7 +20,7 @@ from crucible_core.cli.common import (
 from crucible_core.cli.terminal import ProgressDisplay, make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
-from crucible_dagster.execution import open_instance
+from crucible_dagster.cli.home import open_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.rerun.replay import Replay, replay_run
@@ -60,6 +60,7 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
             as_json=as_json,
             resumable=True,
+            folder=planned.experiment.folder,
         )
 
 

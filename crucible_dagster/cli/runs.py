@@ -31,7 +31,8 @@ from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_dagster.execution import embedded_home, open_instance
+from crucible_dagster.cli.home import open_instance
+from crucible_dagster.execution import embedded_home
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
 from crucible_dagster.history.record_diff import code_of, git_of

@@ -47,7 +47,7 @@ from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.run_record import record_run
-from crucible_dagster.history.source_identity import modules_of
+from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
@@ -170,7 +170,7 @@ class _StepAttempt:
     ) -> Context:
         """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
-        packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
+        packages = packages_of(type(self.planned.stage))
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):

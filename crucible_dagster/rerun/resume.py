@@ -36,7 +36,7 @@ from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
 from crucible_dagster.names import last_step, op_names
-from crucible_dagster.processes import is_gone
+from crucible_dagster.processes import is_gone, without_the_script
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import FRESH_TAG
@@ -64,7 +64,9 @@ class Resumption:
             RESUME_RETRY_TAG: "true",
             **({FRESH_TAG: "true"} if fresh else {}),
         }
-        with job_in_processes(self.experiment, self.registry, observers) as job:
+        apart = _executor_of(self.run_config, self.experiment) != "in_process"
+        script = without_the_script() if apart else contextlib.nullcontext()
+        with job_in_processes(self.experiment, self.registry, observers) as job, script:
             result = execute_job(
                 job,
                 self.instance,
@@ -73,7 +75,7 @@ class Resumption:
                 reexecution_options=self._reexecution(),
             )
         context, error = outcome(self.experiment, self.instance, result.run_id)
-        if _executor_of(self.run_config, self.experiment) != "in_process":
+        if apart:
             Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
         if error is not None:
             raise error
