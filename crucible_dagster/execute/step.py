@@ -5,6 +5,7 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -52,6 +53,8 @@ from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_T
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
+
+_log = logging.getLogger("crucible")
 
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
@@ -217,7 +220,11 @@ class _StepAttempt:
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        for repaired in self.manager.store.objects.repaired():
+            self.dagster.log.warning(repaired)
+            _log.warning(repaired)
+        return kept
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
