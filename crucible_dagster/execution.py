@@ -47,7 +47,15 @@ from crucible_dagster.store import RefusedWriteError, StoreError, detached
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import FRESH_TAG
 
-__all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
+__all__ = [
+    "embedded_home",
+    "execute_experiment",
+    "job_in_processes",
+    "open_existing_instance",
+    "open_instance",
+    "outcome",
+    "rebuild_job",
+]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -115,6 +123,19 @@ def open_instance() -> DagsterInstance:
     except (OSError, DagsterError, CheckError) as error:
         where = f"DAGSTER_HOME={home}" if home else str(embedded_home())
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {error}") from error
+
+
+def open_existing_instance() -> DagsterInstance:
+    """As `open_instance`, but looking at runs makes no instance. Raises CrucibleError if there is none yet."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home and not embedded_home().exists():
+        raise CrucibleError(
+            f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
+            "`crucible run FILE --dagster` makes"
+        )
+    if home and Path(home).is_dir() and not any(Path(home).iterdir()):
+        raise CrucibleError(f"there are no runs here: DAGSTER_HOME={home} is an empty folder")
+    return open_instance()
 
 
 def _open_embedded(home: Path) -> DagsterInstance:

@@ -49,6 +49,7 @@ from crucible_dagster.history.source_identity import modules_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.store.retention import remember_instance
 from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
@@ -89,6 +90,7 @@ def _run_step(
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
         record = record_run(launched, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
+        remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
