@@ -88,9 +88,9 @@ def _not_its_store(
 ) -> str:
     homes = ", ".join(sorted(set(owners.values())))
     return (
-        f"the context store {store.base} has {runs:,} runs, and the Dagster instance of {instance.root_directory} knows "
-        f"none of them: every one that wrote nothing within {days:g} days would be removed, pinned ones too. Nothing was "
-        "removed. "
+        f"the context store {store.base} has {runs:,} runs, and the Dagster instance of {instance.root_directory} "
+        f"knows none of them: every one that wrote nothing within {days:g} days would be removed, pinned ones too. "
+        "Nothing was removed. "
         + (f"The store belongs to the instance of {homes}: set DAGSTER_HOME to that" if homes else "Set DAGSTER_HOME")
         + "; if nothing in the store is needed any more, delete it by hand"
     )

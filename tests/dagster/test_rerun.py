@@ -279,9 +279,8 @@ def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Pat
     assert json.loads(crucible("store", "gc", "--days", "0", "--json").stdout)["kept_runs"] == [run_id]
     assert crucible("store", "unpin", run_id).exit_code == 0
     listed = crucible("store", "gc", "--days", "0").output
-    assert [run_id[:8], "again", "success"] == next(line for line in listed.splitlines() if run_id[:8] in line).split()[
-        :3
-    ]
+    (line,) = [line for line in listed.splitlines() if run_id[:8] in line]
+    assert line.split()[1:3] == ["again", "success"]
     found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
     assert (found["removed_runs"], found["deleted"]) == ([run_id], True)
     assert not list((store / "objects").rglob("*")) or not any(p.is_file() for p in (store / "objects").rglob("*"))
