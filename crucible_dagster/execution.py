@@ -50,7 +50,14 @@ from crucible_dagster.store import RefusedWriteError, StoreError, detached
 from crucible_dagster.store.io_manager import EMBEDDED, open_store
 from crucible_dagster.tags import FRESH_TAG
 
-__all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
+__all__ = [
+    "embedded_home",
+    "execute_experiment",
+    "job_in_processes",
+    "open_instance",
+    "outcome",
+    "rebuild_job",
+]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"

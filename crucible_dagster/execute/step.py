@@ -5,6 +5,7 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import logging
 import pickle
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,10 +52,13 @@ from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.store.retention import remember_instance
 from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
+
+_log = logging.getLogger("crucible")
 
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
@@ -90,6 +94,7 @@ def _run_step(
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
         record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
+        remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
@@ -224,7 +229,11 @@ class _StepAttempt:
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        for repaired in self.manager.store.objects.repaired():
+            self.dagster.log.warning(repaired)
+            _log.warning(repaired)
+        return kept
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)

@@ -125,6 +125,50 @@ def test_equal_values_are_one_object(local: ContextStore) -> None:
     assert size_of(local, "objects") < array.nbytes * 1.05
 
 
+DAMAGE: dict[str, Any] = {
+    "a bit is flipped": lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:],
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "longer": lambda data: data + b"x",
+}
+
+
+def damage_objects(store: ContextStore, how: str) -> list[str]:
+    names = [info.name for info in store.files.list("objects")]
+    for name in names:
+        path = Path(str(store.base), name)
+        path.write_bytes(DAMAGE[how](path.read_bytes()))
+    return names
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_object_is_written_again_by_the_next_run_that_has_the_value(local: ContextStore, how: str) -> None:
+    context = begin().assign(
+        small="text" * 1_000, array=np.arange(50_000.0), mapped=np.arange(300_000.0), model=Model(np.ones(40_000))
+    )
+    save(local, context, "one")
+    names = damage_objects(local, how)
+    assert len(names) == 4, "the text, and each array; the pickle beside the last is in the manifest"
+    again = ContextStore(local.base)
+    save(again, context, "two")
+    assert sorted(again.objects.repaired()) == sorted(
+        f"{name} in the context store was damaged and has been written again" for name in names
+    )
+    assert again.objects.repaired() == []
+    for step in ("one", "two"):
+        assert load(local, step).differences(context) == ()
+
+
+def test_an_object_that_is_whole_is_not_written_again(local: ContextStore) -> None:
+    context = begin().assign(small="text" * 1_000, array=np.arange(50_000.0))
+    save(local, context, "one")
+    before = {info.name: Path(str(local.base), info.name).stat().st_ino for info in local.files.list("objects")}
+    again = ContextStore(local.base)
+    save(again, context, "two")
+    assert {name: Path(str(local.base), name).stat().st_ino for name in before} == before
+    assert again.objects.repaired() == []
+
+
 def test_only_what_is_looked_at_is_read(local: ContextStore) -> None:
     large = {f"array{number}": np.full(50_000, float(number)) for number in range(3)}
     context = (
