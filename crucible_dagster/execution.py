@@ -38,7 +38,7 @@ from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_dagster.compile.job import job_for
-from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
+from crucible_dagster.dagster_internals import ReconstructableJob, execute_run, in_this_process
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -187,7 +187,8 @@ def _execute_here(
     tags: Mapping[str, str],
 ) -> None:
     job = job_for(plan, observers=observers)
-    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
+    with in_this_process(instance):
+        job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
 
 
 def _execute_apart(

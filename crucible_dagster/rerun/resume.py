@@ -26,7 +26,7 @@ from crucible_core import (
     plan_experiment,
 )
 from crucible_core.observers import Audience, Observers
-from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.dagster_internals import RESUME_RETRY_TAG, in_this_process
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
 from crucible_dagster.history.history import History
@@ -61,7 +61,7 @@ class Resumption:
             RESUME_RETRY_TAG: "true",
             **({FRESH_TAG: "true"} if fresh else {}),
         }
-        with job_in_processes(self.experiment, self.registry, observers) as job:
+        with job_in_processes(self.experiment, self.registry, observers) as job, in_this_process(self.instance):
             result = execute_job(
                 job,
                 self.instance,
