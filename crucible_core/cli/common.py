@@ -13,6 +13,7 @@ import click
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError, UnknownStageError
 from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.ir.gates import GateResult, did_not_pass
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_schema import option_tree
 from crucible_core.observers import Observers
@@ -34,6 +35,17 @@ set_options = click.option(
 )
 
 
+gates_option = click.option(
+    "--gates",
+    "gates",
+    type=click.Choice(["errors", "strict"]),
+    default="errors",
+    show_default=True,
+    help="The gates of severity error that make the exit code 1: those that failed, or with `strict` those that did "
+    "not pass, undecided ones included.",
+)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of a command that runs an experiment file: `--seed` and `--variant`."""
     seed = click.option(
@@ -50,8 +62,12 @@ def run_and_show(
     *,
     as_json: bool,
     resumable: bool,
+    gates: str,
 ) -> NoReturn:
-    """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
+    """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
+
+    `gates`, `errors` or `strict`, says which gates make it 1.
+    """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
         make_console,
@@ -61,12 +77,12 @@ def run_and_show(
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
         console.print(heading, style="bold")
-        code, partial, blocked = 0, None, None
+        code, partial = 0, None
         try:
             with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
         except GateFailedError as error:
-            context, code, blocked = error.context, FAILED, error
+            context = error.context
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context)
@@ -82,19 +98,24 @@ def run_and_show(
         from crucible_core.report import summarize_run  # noqa: PLC0415
 
         status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
-        if blocked is not None:
-            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
-            status = {"status": "failed", "failure": failure}
         click.echo(to_json_text({**summarize_run(context), **status}))
     else:
         print_summary(console, context)
-    if blocked is not None:
-        say(f"\nerror: {blocked}")
+    if code == 0 and (missed := _not_passed(context, strict=gates == "strict")):
+        code = FAILED
+        say(f"\nerror: {did_not_pass(context.experiment_id, missed)}")
     elif code:
         _explain(context, code, partial)
         if resumable:
             say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
+
+
+def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:
+    """The gates that failed as errors; if `strict`, those of severity error that are undecided too."""
+    errors = {gate.name for gate in ctx.experiment.gates or () if gate.severity == "error"}
+    undecided = errors if strict else ()
+    return [one for one in ctx.trace.gates if one.fails or (one.status == "undecided" and one.gate in undecided)]
 
 
 def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:

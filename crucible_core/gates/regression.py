@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from crucible_core.context import Context
 from crucible_core.gates.outcome import (
     EarlierRun,
+    NotComparedError,
     Past,
     RunNumbers,
     UndecidedError,
+    UnknownNameError,
     Verdict,
     number_text,
     reason_of,
@@ -78,8 +80,8 @@ class Regression:
                 context = run.read()
                 self._same_measure(context)
                 found.append((run.run_id, self._in_order(self._values(context, RunNumbers(context)), context)))
-            except UndecidedError as undecided:
-                reasons.append(f"run {run.run_id}: {undecided.verdict.sentence}")
+            except NotComparedError as error:
+                reasons.append(f"run {run.run_id}: {error.verdict.sentence}")
             except Exception as error:  # noqa: BLE001  # a stage, or unpickling, may raise anything
                 reasons.append(f"run {run.run_id} cannot be read: {reason_of(error)}")
         if not found:
@@ -100,14 +102,14 @@ class Regression:
             )
 
     def _values(self, ctx: Context, numbers: RunNumbers) -> list[float]:
-        """The compared values of a run. Raises UndecidedError, or the stage's own error, if they are missing."""
+        """The compared values of a run. Raises NotComparedError, or the stage's own error, if they are missing."""
         rule = self.rule
         if rule.metric is not None:
             return [float(numbers.get(rule.metric))]
         assert rule.group is not None
         groups = self._stage().read_groups(ctx)
         if rule.group not in groups:
-            raise UndecidedError(
+            raise UnknownNameError(
                 f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}"
             )
         from crucible_bench.data.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load

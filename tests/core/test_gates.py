@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +37,7 @@ from crucible_core.gates.judge import HOLDS
 from crucible_core.gates.outcome import EarlierRun
 from crucible_core.gates.regression import WATCHED
 from crucible_core.ir.gates import BOUNDS
+from crucible_core.metrics import results
 
 
 @dataclass
@@ -92,8 +95,11 @@ RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two"
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
-        ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below; given: none"),
+        ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below, is; given: none"),
         ({"metric": "a", "above": 1, "below": 2}, "given: above and below"),
+        ({"metric": "a", "is": True, "below": 2}, "given: below and is"),
+        ({"metric": "a", "is": 1}, "valid boolean"),
+        ({"metric": "a", "is_": True}, "unknown key 'gates.0.is_'; did you mean 'is'?"),
         ({"at_least": 1}, "a gate needs a `metric` with a bound, or `no_regression`"),
         ({}, "a gate needs a `metric` with a bound, or `no_regression`"),
         ({"metric": "a", "at_least": 1, "no_regression": {"group": "g", "margin": 1}}, "make two gates of it"),
@@ -199,8 +205,11 @@ gates:
 
 
 def test_every_bound_is_implemented_and_has_its_words() -> None:
-    assert set(HOLDS) == set(BOUNDS) == {name for name in Gate.model_fields if name in BOUNDS}
-    assert len(BOUNDS) == 4
+    fields = {field.alias or name for name, field in Gate.model_fields.items()}
+    assert set(HOLDS) == set(BOUNDS) == fields & set(BOUNDS)
+    assert len(BOUNDS) == 5
+    described = Experiment.model_json_schema()["$defs"]["Gate"]["properties"]
+    assert described["is"]["description"] == "For a metric that is true or false."
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -240,16 +249,12 @@ def test_a_number_that_reads_like_its_bound_is_written_out() -> None:
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
-        ({}, "there is no metric 'accuracy'; numbers: none"),
-        ({"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
-        ({"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
         ({"accuracy": math.nan}, "accuracy is not a number: it is 'NaN'"),
         ({"accuracy": "0.95"}, "accuracy is not a number: it is '0.95'"),
-        ({"accuracy": True}, "accuracy is not a number: it is True"),
-        ({"accuracy": np.bool_(True)}, "accuracy is not a number: it is True"),
         ({"accuracy": None}, "accuracy is not a number: it is None"),
         ({"accuracy": [0.95]}, "accuracy is not a number: it is [0.95]"),
-        ({"accuracy": {"svm": 0.95}}, "accuracy is not a number: it contains several: accuracy.svm"),
+        ({"accuracy": Decimal("sNaN")}, "accuracy is not a number: it is 'sNaN'"),
+        ({"accuracy": 1 + 0j}, "accuracy is not a number: it is '(1+0j)'"),
     ],
 )
 def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any], said: str) -> None:
@@ -260,6 +265,79 @@ def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any]
     assert verdict({**gate, "blocking": True}, **metrics).blocks is False
     strict = verdict({**gate, "blocking": True, "undecided": "fail"}, **metrics)
     assert (strict.status, strict.severity, strict.blocks) == ("undecided", "error", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "said"),
+    [
+        ("accuracy", {}, "there is no metric 'accuracy'; numbers: none"),
+        ("accuracy", {"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
+        ("accuracy", {"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
+        ("accuracy", {"accuracy": {"svm": 0.95}}, "accuracy is not a number: it contains several: accuracy.svm"),
+        ("val.los", {"val": {"loss": 0.5}}, "there is no metric 'val.los'; did you mean 'val.loss'?"),
+        ("vall.loss", {"val": {"loss": 0.5}}, "there is no metric 'vall.loss'; did you mean 'val.loss'?"),
+        (
+            "val.deep.qqqqqqqqqqq",
+            {"val": {"deep": {"f1": 1}, "b": 2}, "x": 3},
+            "there is no metric 'val.deep.qqqqqqqqqqq'; numbers of val.deep: val.deep.f1",
+        ),
+    ],
+)
+def test_a_name_that_no_metric_has_fails_the_gate(name: str, metrics: dict[str, Any], said: str) -> None:
+    result = verdict({"metric": name, "at_least": 0.9, "blocking": True}, **metrics)
+    assert (result.status, result.severity, result.blocks, result.sentence) == ("failed", "error", True, said)
+    warned = verdict({"metric": name, "is": True, "severity": "warn"}, **metrics)
+    assert (warned.status, warned.fails) == ("failed", False)
+    rule = {"metric": name, "baseline": {"last_runs": 2}, "margin": 1}
+    for past in (None, Kept(numbered(0.9, 0.8))):
+        assert verdict({"no_regression": rule}, past, **metrics).sentence == said
+        assert verdict({"no_regression": rule}, past, **metrics).fails
+
+
+def test_a_metric_that_earlier_runs_do_not_have_is_undecided() -> None:
+    result = verdict(against(metric="speed", baseline={"last_runs": 2}), Kept(numbered(0.9, 0.8)), speed=1.0)
+    assert result.status == "undecided"
+    assert "the baseline cannot be compared: run" in result.sentence
+
+
+@pytest.mark.parametrize(
+    "number", [Decimal("0.9"), Fraction(9, 10), np.array(0.9), np.float64(0.9), np.longdouble(0.9)]
+)
+def test_every_type_of_number_is_held_to_a_bound(number: Any) -> None:
+    assert verdict({"metric": "a", "at_least": 0.9}, a=number).status == "passed"
+    assert verdict({"metric": "a", "above": 0.9}, a=number).status == "failed"
+    context, _ = measured(a=number, in_a={"mapping": number})
+    assert dict(results(context)) == {"a": 0.9, "in_a.mapping": 0.9}
+
+
+@pytest.mark.parametrize("yes", [True, np.bool_(True), 1, 1.0])
+def test_a_metric_that_is_true_or_false_is_held_to_is(yes: Any) -> None:
+    no = type(yes)(0)
+    good = verdict({"metric": "converged", "is": True}, converged=yes)
+    assert (good.status, good.sentence, good.numbers) == ("passed", "converged is true", {"value": 1, "bound": 1})
+    bad = verdict({"metric": "converged", "is": True, "blocking": True}, converged=no)
+    assert (bad.status, bad.blocks, bad.sentence) == ("failed", True, "converged is false, not true")
+    assert verdict({"metric": "diverged", "is": False}, diverged=no).status == "passed"
+    assert verdict({"metric": "converged", "is": True}, converged=0.5).sentence == "converged is 0.5, not true"
+    assert Gate.model_validate({"name": "g", "metric": "converged", "is": True}).words == "converged is true"
+
+
+def test_a_boolean_is_a_number_for_every_bound() -> None:
+    result = verdict({"metric": "converged", "at_least": 0.5, "blocking": True}, converged=False)
+    assert (result.status, result.blocks) == ("failed", True)
+    assert result.sentence == "converged is false (0), not at least 0.5"
+    assert verdict({"metric": "converged", "above": 0}, converged=np.bool_(True)).status == "passed"
+    assert dict(results(measured(converged=True)[0])) == {"converged": 1}
+
+
+def test_a_name_that_two_numbers_have_decides_nothing() -> None:
+    context, planned = measured({"name": "low", "metric": "val.loss", "at_most": 0.5})
+    context = context.put_metric("val", {"loss": 0.1}).put_metric("val.loss", 0.9)
+    (result,) = judge_gates(context, planned)
+    assert (result.status, result.fails) == ("undecided", False)
+    assert result.sentence == "several metrics have the name val.loss, with the values 0.1 and 0.9: rename one of them"
+    (same,) = judge_gates(context.put_metric("val.loss", 0.1), planned)
+    assert same.status == "passed"
 
 
 def test_nested_metrics_and_the_numbers_of_a_comparison_have_names() -> None:
@@ -370,9 +448,9 @@ def test_a_baseline_that_cannot_be_compared_is_undecided(
     assert verdict(against(**options, undecided="fail"), Kept(earlier), control=OLD, treatment=[0.0]).fails
 
 
-def test_a_group_that_the_run_does_not_have_is_undecided_and_says_which_there_are() -> None:
+def test_a_group_that_the_run_does_not_have_fails_and_says_which_there_are() -> None:
     result = verdict(against(group="contrl"), Kept(runs(OLD)), control=OLD, treatment=[0.0])
-    assert result.status == "undecided"
+    assert result.status == "failed"
     assert "there is no group 'contrl'; did you mean 'control'?; groups: control, treatment" in result.sentence
 
 
