@@ -70,7 +70,7 @@ def named_values(ctx: Context) -> dict[str, Any]:
 
 
 def every_value(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The values of `named_values`; a name may come more than once: a metric `a.b`, and the entry `b` of a metric `a`."""
+    """The values of `named_values`. Two may have one name: a metric `a.b`, and the entry `b` of a metric `a`."""
     yield from results(ctx)
     yield from flatten(ctx.metrics)
     for name, comparison in comparisons(ctx).items():

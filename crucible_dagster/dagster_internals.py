@@ -55,7 +55,7 @@ def in_this_process(instance: DagsterInstance) -> Iterator[None]:
     """Around a run in this process: runs in several threads may not wait for each other forever.
 
     Dagster configures Python's `logging` when a run begins, even if its settings name no handlers. `logging` then takes
-    its own lock and waits for those of all handlers, and a handler of another run, which holds one, waits for `logging`.
+    its own lock and waits for those of all handlers; a handler of another run, which holds one, waits for `logging`.
     Without handlers in the settings there is nothing to configure; with them, runs are one after another.
     """
     if instance.get_python_log_dagster_handler_config():

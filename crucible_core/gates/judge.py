@@ -7,6 +7,7 @@ not have fails.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +20,9 @@ from crucible_core.metrics import plain_number
 if TYPE_CHECKING:
     from crucible_core.plan import PlannedStage
 
-__all__ = ["Past", "judge_gate", "judge_gates"]
+__all__ = ["Past", "judge_gate", "judge_gates", "tell_stages"]
+
+_log = logging.getLogger("crucible")
 
 CLOSE = 1e-3  # closer numbers may look the same in four digits
 
@@ -66,6 +69,18 @@ def judge_gate(
         numbers={name: value for name, value in verdict.numbers.items() if value is not None},
         baseline_runs=verdict.baseline_runs,
     )
+
+
+def tell_stages(ctx: Context, planned: Sequence[PlannedStage]) -> Context:
+    """Call `after_gates` of each stage that succeeded. An error in one is logged: the run has its verdict."""
+    succeeded = ctx.completed_stages
+    for one in planned:
+        if one.name in succeeded:
+            try:
+                ctx = one.stage.after_gates(ctx)
+            except Exception as error:  # noqa: BLE001  # as in a stage, anything
+                _log.warning("what stage %r wrote does not show the gates: %s", one.name, reason_of(error))
+    return ctx
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

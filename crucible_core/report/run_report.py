@@ -39,6 +39,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
+        _section("Gates", gates_table(ctx.trace.gates)),
         *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
@@ -72,9 +73,11 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
-    failure = failed and {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+    failure: dict[str, str | None] | None = None
     gates = ctx.trace.gates
-    if any(one.blocks for one in gates):
+    if failed is not None:
+        failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+    elif any(one.blocks for one in gates):
         error = GateFailedError(ctx, gates)
         failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}
     return {
@@ -173,7 +176,11 @@ def decisions_table(events: Iterable[Event]) -> Table:
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:
-    return Table(("gate", "result", "why"), tuple((gate.gate, gate.status, gate.sentence) for gate in gates))
+    return Table(("gate", "outcome", "why"), tuple((gate.gate, _outcome(gate), gate.sentence) for gate in gates))
+
+
+def _outcome(gate: GateResult) -> str:
+    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def stages_table(events: Iterable[Event]) -> Table:

@@ -43,12 +43,13 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
+from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import modules_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
-from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import FRESH_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
@@ -73,7 +74,7 @@ def _run_step(
     try:
         launched = _as_launched(compiled, context)
         plan = compiled.plan_of(launched)
-        if begins:
+        if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
@@ -82,8 +83,7 @@ def _run_step(
     if begins:
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
-        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
+        forget_verdict(context.instance, context.run)
         record = record_run(launched, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
         _close_what_is_run_again(manager, context, compiled.op_names[index:])

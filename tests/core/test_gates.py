@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -26,6 +28,8 @@ from crucible_core import (
     GateResult,
     InvalidExperimentError,
     NoRegression,
+    Registry,
+    Stage,
     StageFailedError,
     judge_gates,
     load_experiment,
@@ -132,8 +136,6 @@ def test_a_gate_that_says_nothing_or_two_things_is_refused_where_it_stands(
 ) -> None:
     described = experiment_of("nothing").to_dict()
     file = tmp_path / "e.json"
-    import json
-
     file.write_text(json.dumps({**described, "gates": [{"name": "x", **gate}]}, indent=1))
     with pytest.raises(InvalidExperimentError) as raised:
         load_experiment(file)
@@ -705,3 +707,53 @@ def test_a_stage_that_fails_is_what_the_error_says_and_no_gate() -> None:
     gates = [{"name": "g", "metric": "accuracy", "above": 1, "blocking": True}]
     with pytest.raises(StageFailedError):
         run_experiment(experiment_of("measure", "fail", gates=gates), registry=registry())
+
+
+# --- the reports ------------------------------------------------------------------------------------------------------
+
+
+def reported(*more: Any, **gate: Any) -> Experiment:
+    outputs = [
+        {"name": "full", "formats": ["markdown", "html", "json", "latex"]},
+        {"name": "shown", "formats": ["markdown"], "sink": "stdout"},
+    ]
+    gates = [{"name": "good", "metric": "accuracy", **gate}]
+    return experiment_of({"name": "measure", "options": {"value": 0.5}}, "report", *more, outputs=outputs, gates=gates)
+
+
+def test_the_saved_reports_have_the_results_of_the_gates(capsys: pytest.CaptureFixture[str]) -> None:
+    context = run_experiment(reported(at_least=0.4), registry=registry())
+    for report_format in ("markdown", "html", "latex"):
+        text = Path(context.artifacts[f"full.{report_format}"]).read_text()
+        assert "accuracy is 0.5, at least 0.4" in text
+    saved = json.loads(Path(context.artifacts["full.json"]).read_text())
+    assert saved["gates"] == [one.to_dict() for one in context.trace.gates]
+    assert saved["status"] == "succeeded"
+    assert saved["stages"] == {"measure": "succeeded", "report": "succeeded"}
+    assert capsys.readouterr().out.count("# tried") == 1
+
+
+def test_the_report_of_a_run_that_a_gate_fails_says_so() -> None:
+    with pytest.raises(GateFailedError) as raised:
+        run_experiment(reported(at_least=0.9, blocking=True), registry=registry())
+    saved = json.loads(Path(raised.value.context.artifacts["full.json"]).read_text())
+    assert saved["status"] == "failed"
+    assert saved["failure"] == {"stage": None, "error_type": "GateFailedError", "message": str(raised.value)}
+    markdown = Path(raised.value.context.artifacts["full.markdown"]).read_text()
+    assert "| good | failed (blocking) | accuracy is 0.5, not at least 0.9 |" in markdown
+
+
+def test_a_report_that_cannot_be_written_again_leaves_the_verdict(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(Stage):
+        """Puts a file where the folder of the reports is to be."""
+
+        def run(self, ctx: Context) -> Context:
+            folder = Path(ctx.artifacts["full.json"]).parent
+            shutil.rmtree(folder)
+            folder.write_text("")
+            return ctx
+
+    stages = Registry({**{name: registry()[name] for name in ("measure", "report")}, "gone": Gone})
+    context = run_experiment(reported("gone", at_least=0.4), registry=stages)
+    assert [one.status for one in context.trace.gates] == ["passed"]
+    assert "what stage 'report' wrote does not show the gates: cannot write" in caplog.text

@@ -138,7 +138,7 @@ def test_a_blocking_gate_fails_the_run_which_keeps_its_report_and_its_context(
     with pytest.raises(GateFailedError) as raised:
         execute_experiment(experiment, registry=registry(), instance=instance)
     context = raised.value.context
-    assert Path(context.artifacts["report.html"]).exists()
+    assert "accuracy is 0.5, not at least 0.9" in Path(context.artifacts["report.html"]).read_text()
     stored = instance.get_run_by_id(context.run_id)
     assert stored is not None
     assert (stored.status, stored.tags[GATES_TAG]) == (DagsterRunStatus.FAILURE, "failed")
@@ -167,7 +167,7 @@ def test_an_undecided_gate_is_a_warning_and_no_pass(memory: DagsterInstance, nam
     context = run(memory, described(name, GOOD, {**NO_WORSE, "blocking": True}))
     (evaluation,) = evaluations(memory, context.run_id)
     assert (evaluation.passed, evaluation.severity) == (False, AssetCheckSeverity.WARN)
-    assert "no earlier run of the experiment passed" in str(evaluation.description)
+    assert str(evaluation.description).startswith("undecided: there is nothing to compare with yet: no earlier run")
     (listed,) = History(memory).runs(name)
     assert (listed.status, listed.gates) == ("succeeded", "undecided")
 
@@ -415,6 +415,25 @@ def test_a_run_that_a_gate_failed_is_resumed_by_judging_it_again(instance: Dagst
     assert replayed.is_same
     assert isinstance(replayed.error, GateFailedError)
     assert "does not have `cache: true`" in explain_stage(instance, failed, "measure").verdict
+
+
+def test_a_run_that_only_judges_again_has_a_report_of_its_own(memory: DagsterInstance, name: str) -> None:
+    from crucible_core import builtin_registry
+
+    stages = [{"name": "measure", "module": "stages_for_tests:measure", "options": {"value": 0.5}}, "report"]
+    gate = {"name": "good", "metric": "accuracy", "at_least": 0.9, "blocking": True}
+    with pytest.raises(GateFailedError) as raised:
+        execute_experiment(experiment_of(*stages, id=name, gates=[gate]), instance=memory)
+    first = Path(raised.value.context.artifacts["report.html"])
+    before = first.read_bytes()
+    with pytest.raises(GateFailedError) as again:
+        resume_run(memory, raised.value.context.run_id, registry=builtin_registry())
+    context = again.value.context
+    second = Path(context.artifacts["report.html"])
+    assert (first.parent.name, second.parent.name) == (raised.value.context.run_id, context.run_id)
+    assert first.read_bytes() == before
+    assert context.run_id in second.read_text()
+    assert "accuracy is 0.5, not at least 0.9" in second.read_text()
 
 
 def test_a_stage_may_be_called_gates(memory: DagsterInstance, name: str) -> None:
