@@ -228,6 +228,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
             "rebuild_job",
             reconstructable_kwargs={
                 "experiment": experiment.to_json(indent=None),
+                "options_changed": experiment.options_changed,
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
                 "importable": None if registry.importable is None else sorted(registry.importable),
@@ -256,10 +257,11 @@ def rebuild_job(
     path: str | None,
     stages: Mapping[str, str],
     importable: Sequence[str] | None,
+    options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
-    made = Experiment.model_validate_json(experiment)
+    made = Experiment.model_validate_json(experiment).as_changed(options_changed)
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}

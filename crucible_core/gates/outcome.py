@@ -30,8 +30,11 @@ class Past(Protocol):
     def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
         """The runs that the baseline selects, newest first; empty if there are none yet. Raises CrucibleError."""
 
-    def since(self, run_id: str) -> Sequence[EarlierRun]:
-        """The runs between that one and the one being judged, oldest first. Raises CrucibleError."""
+    def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
+        """The runs between that one and the one being judged, oldest first. Raises CrucibleError.
+
+        Those with other options than the file's are among them only with `any_options`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

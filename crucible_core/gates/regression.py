@@ -68,9 +68,13 @@ class Regression:
         return verdict
 
     def _nothing(self) -> str:
-        if self.rule.baseline.variant is not None:
-            return f"no run of variant {self.rule.baseline.variant!r} has succeeded"
-        return "no earlier run of the experiment passed"
+        baseline, experiment = self.rule.baseline, self.ctx.experiment
+        options = "" if baseline.any_options else " with the options of the file"
+        if baseline.variant is not None:
+            return f"no run of variant {baseline.variant!r} has succeeded{options}"
+        if experiment.variant is not None:
+            return f"no earlier run of variant {experiment.variant!r} passed{options}"
+        return f"no earlier run of the experiment{' without a variant' if experiment.variants else ''} passed{options}"
 
     def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
         """Id and values of the runs that can be compared, and why others cannot. Raises UndecidedError if none can."""
@@ -219,6 +223,8 @@ class Regression:
         numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
         if status == "undecided":
             numbers["more_replicates"] = judged.more_replicates
+        if status == "failed":
+            return Verdict(status, self._worse(judged, numbers, runs), numbers, runs)
         return Verdict(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
 
     def _described(
@@ -277,7 +283,7 @@ class Regression:
         rule = self.rule
         assert self.past is not None
         (baseline, earlier), *_ = theirs
-        between = self.past.since(baseline)
+        between = self.past.since(baseline, any_options=rule.baseline.any_options)
         try:
             since, passed_over = self._comparable(between) if between else ([], "")
         except UndecidedError as undecided:
@@ -337,6 +343,19 @@ class Regression:
             return f"{numbers['n']} pairs"
         return f"{numbers['n']} and {numbers['n_baseline']}"
 
+    def _worse(self, judged: MarginResult, numbers: Mapping[str, Any], runs: tuple[str, ...]) -> str:
+        # The interval that shows it: the one of the numbers, at 1 - 2 alpha, is compared with the margin only.
+        low, high = judged.confidence_interval
+        least, most = (-high, -low) if self.rule.higher_is_better else (low, high)
+        found = (
+            f"{self._what} is {self._changed(judged.estimate)} {_named(runs)} ({100 * (1 - judged.alpha):.4g}% CI of "
+            f"the difference [{number_text(low)}, {number_text(high)}], n = {self._counts(numbers)})"
+        )
+        if least >= self.rule.margin:
+            return f"{found}: it is worse by more than the margin of {number_text(self.rule.margin)}"
+        margin = number_text(self.rule.margin)
+        return f"{found}: it is worse, and the loss may be {number_text(most)}, more than the margin of {margin}"
+
     def _sentence(self, status: GateStatus, numbers: Mapping[str, Any], runs: tuple[str, ...], more: int | None) -> str:
         rule = self.rule
         found = (
@@ -347,8 +366,6 @@ class Regression:
         margin = number_text(rule.margin)
         if status == "passed":
             return f"{found}: a loss of {margin} or more is ruled out"
-        if status == "failed":
-            return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
         unknown = f"{found}: it is not shown to be worse, but a loss of {margin} is not ruled out either"
         if more:
             each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"

@@ -31,7 +31,10 @@ LAST_PASSING = "last_passing"
 
 
 class Baseline(Node):
-    """The earlier runs that a run is compared with: `last_passing`, or one of these."""
+    """The earlier runs that a run is compared with: `last_passing`, or one of run, last_runs and variant.
+
+    `any_options` alone is `last_passing`, with whatever options it ran.
+    """
 
     run: Text | None = None
     """The id of a run."""
@@ -39,6 +42,8 @@ class Baseline(Node):
     """The number of latest passing runs to compare with."""
     variant: Name | None = None
     """The newest run of this variant that succeeded."""
+    any_options: bool = Field(default=False, strict=True)
+    """Whether runs with other options than those of the file and its variants count: changed by `--set`, or typed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +58,8 @@ class Baseline(Node):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if self.model_fields_set and sum(value is not None for value in (self.run, self.last_runs, self.variant)) != 1:
+        chosen = sum(value is not None for value in (self.run, self.last_runs, self.variant))
+        if self.model_fields_set and chosen != 1 and not (chosen == 0 and self.any_options):
             raise ValueError("set one of run, last_runs and variant")
         return self
 
@@ -71,8 +77,10 @@ class Baseline(Node):
         if self.run is not None:
             return f"run {self.run}"
         if self.last_runs is not None:
-            return f"the last {self.last_runs} passing runs"
-        return "the last passing run" if self.variant is None else f"the newest run of variant {self.variant}"
+            runs = f"the last {self.last_runs} passing runs"
+        else:
+            runs = "the last passing run" if self.variant is None else f"the newest run of variant {self.variant}"
+        return f"{runs} with any options" if self.any_options else runs
 
 
 class NoRegression(Node):

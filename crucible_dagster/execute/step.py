@@ -49,7 +49,7 @@ from crucible_dagster.history.source_identity import modules_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
-from crucible_dagster.tags import FRESH_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
@@ -83,6 +83,7 @@ def _run_step(
     if begins:
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
+        _tag_with_options(context, launched)
         forget_verdict(context.instance, context.run)
         record = record_run(launched, plan, compiled.op_names, context.run)
         manager.store.put_run_record(context.run_id, record.to_json())
@@ -293,3 +294,12 @@ def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None
     # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
+
+
+def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
+    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    tagged = bool(context.run.tags.get(OPTIONS_TAG))
+    # A run that executes another one again goes on from that one's results.
+    changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
+    if changed != tagged:
+        context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

@@ -56,7 +56,7 @@ class Kept:
         self.asked.append(baseline)
         return self.runs
 
-    def since(self, run_id: str) -> Sequence[EarlierRun]:
+    def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
         return self.later
 
 
@@ -160,7 +160,8 @@ def test_a_dependency_is_the_key_of_an_asset(deps: list[str], said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "baseline", ["last_passing", {"run": "0a1b2c3d"}, {"last_runs": 5}, {"variant": "small"}, None]
+    "baseline",
+    ["last_passing", {"run": "0a1b2c3d"}, {"last_runs": 5, "any_options": True}, {"any_options": True}, None],
 )
 def test_gates_are_written_back_as_they_were_read(baseline: Any) -> None:
     rule = {"group": "svm", "margin": 0.5, **({} if baseline is None else {"baseline": baseline})}
@@ -428,6 +429,47 @@ def test_without_history_or_an_earlier_run_it_is_undecided_and_blocks_nothing() 
         assert said in result.sentence
     result = verdict(against(baseline={"variant": "small"}), Kept(), control=OLD, treatment=[0.0])
     assert "no run of variant 'small' has succeeded" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("more", "baseline", "said"),
+    [
+        ({}, {}, "no earlier run of the experiment passed with the options of the file"),
+        ({"variants": {"small": {}}}, {}, "no earlier run of the experiment without a variant passed with the options"),
+        ({"variants": {"small": {}}, "variant": "small"}, {}, "no earlier run of variant 'small' passed with the"),
+        ({}, {"any_options": True}, "no earlier run of the experiment passed"),
+        ({}, {"variant": "small", "any_options": True}, "no run of variant 'small' has succeeded"),
+    ],
+)
+def test_it_says_which_runs_it_looked_for(more: dict[str, Any], baseline: dict[str, Any], said: str) -> None:
+    rule = {"group": "control", "margin": 1.0, **({"baseline": baseline} if baseline else {})}
+    experiment = experiment_of("nothing", "bench", gates=[{"name": "one", "no_regression": rule}], **more)
+    context = Context.begin(experiment, assigns={"bench_data": {"control": OLD, "treatment": [0.0]}})
+    (result,) = judge_gates(context, plan_experiment(experiment, registry()), Kept())
+    assert result.sentence.startswith(f"there is nothing to compare with yet: {said}")
+    assert ("with the options of the file" in result.sentence) != ("any_options" in baseline)
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "higher_is_better", "said"),
+    [
+        (-0.2, 0.05, True, "it is worse by more than the margin of 0.05"),
+        (0.2, 0.05, False, "it is worse by more than the margin of 0.05"),
+        (-0.2, 0.2, True, "it is worse, and the loss may be 0.2"),
+        (0.2, 0.2, False, "it is worse, and the loss may be 0.2"),
+    ],
+)
+def test_a_failed_gate_says_what_is_worse_and_by_how_much(
+    shift: float, margin: float, higher_is_better: bool, said: str
+) -> None:
+    now = [value + shift for value in OLD]
+    noisy = [value + noise for value, noise in zip(now, SPREAD, strict=True)]
+    gate = against(margin, paired=True, higher_is_better=higher_is_better)
+    result = verdict(gate, Kept(runs(OLD)), control=noisy, treatment=[0.0])
+    assert result.status == "failed"
+    assert "(95% CI of the difference [" in result.sentence
+    assert said in result.sentence
+    assert ("more than the margin of 0.2" in result.sentence) == (margin == 0.2)
 
 
 @pytest.mark.parametrize(
