@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.gates.judge import judge_gates
+from crucible_core.gates.judge import judge_gates, tell_stages
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.secrets import scrub, secrets_of
@@ -74,12 +74,12 @@ def run_experiment(
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:
     """Judge the gates after the last stage: the Context with a GateJudged in its trace for each.
 
-    Without `past`, regression gates are undecided.
+    Without `past`, regression gates are undecided. The reports that the run has written are written again, with them.
     """
     audience = Audience.of(observers)
     for result in judge_gates(context, plan, past):
         context = _record(context, GateJudged(result=result), audience)
-    return context
+    return tell_stages(context, plan)
 
 
 def run_stage(

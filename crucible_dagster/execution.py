@@ -40,7 +40,7 @@ from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_core.values.places import project_folder
 from crucible_dagster.compile.job import job_for
-from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
+from crucible_dagster.dagster_internals import ReconstructableJob, execute_run, in_this_process
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -203,7 +203,8 @@ def _execute_here(
     tags: Mapping[str, str],
 ) -> None:
     job = job_for(plan, observers=observers)
-    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
+    with in_this_process(instance):
+        job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
 
 
 def _execute_apart(
@@ -251,6 +252,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
             "rebuild_job",
             reconstructable_kwargs={
                 "experiment": shown.to_json(indent=None),
+                "options_changed": experiment.options_changed,
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
                 "importable": None if registry.importable is None else sorted(registry.importable),
@@ -280,12 +282,14 @@ def rebuild_job(
     path: str | None,
     stages: Mapping[str, str],
     importable: Sequence[str] | None,
+    options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
     if (secret := os.environ.get(SECRETS_VARIABLE.format(token))) is not None:
         made = restored(made, Experiment.model_validate_json(secret))
+    made = made.as_changed(options_changed)
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}

@@ -51,6 +51,10 @@ GATES_TAG = "crucible/gates"
 """On a run that was judged: the verdict over all its gates."""
 
 
+OPTIONS_TAG = "crucible/options"
+"""On a run: `changed` if it has other options than those of its file and variant, as by `--set` or in the Launchpad."""
+
+
 CRON_TAG = "crucible/cron"
 """On a run: the cron schedule and time zone by which its tick came."""
 

@@ -14,6 +14,7 @@ import click
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError, Location, MissingExtraError, UnknownStageError
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.gates import GateResult, did_not_pass
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_values import with_part
 from crucible_core.ir.secrets import MASK, is_secret_at, scrub
@@ -38,6 +39,17 @@ set_options = click.option(
 )
 
 
+gates_option = click.option(
+    "--gates",
+    "gates",
+    type=click.Choice(["errors", "strict"]),
+    default="errors",
+    show_default=True,
+    help="The gates of severity error that make the exit code 1: those that failed, or with `strict` those that did "
+    "not pass, undecided ones included.",
+)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of a command that runs an experiment file: `--seed` and `--variant`."""
     seed = click.option(
@@ -55,10 +67,11 @@ def run_and_show(
     as_json: bool,
     resumable: bool,
     folder: Path | None,
+    gates: str,
 ) -> NoReturn:
     """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
 
-    `folder` is that of the experiment file.
+    `folder` is that of the experiment file; `gates`, `errors` or `strict`, says which gates make the exit code 1.
     """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
@@ -73,12 +86,12 @@ def run_and_show(
         root, project = report_folder(folder), project_folder(folder)
         if project != Path.cwd():
             console.print(styled((f"reports and runs of this project are kept in {project}", "dim")))
-        code, partial, blocked = 0, None, None
+        code, partial = 0, None
         try:
             with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
         except GateFailedError as error:
-            context, code, blocked = error.context, FAILED, error
+            context = error.context
         except StageFailedError as error:
             context, code = error.context, FAILED
             partial = _keep_partial(context, root)
@@ -94,19 +107,24 @@ def run_and_show(
         from crucible_core.report import summarize_run  # noqa: PLC0415
 
         status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
-        if blocked is not None:
-            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
-            status = {"status": "failed", "failure": failure}
         click.echo(to_json_text({**summarize_run(context), **status}))
     else:
         print_summary(console, context)
-    if blocked is not None:
-        say(f"\nerror: {blocked}")
+    if code == 0 and (missed := _not_passed(context, strict=gates == "strict")):
+        code = FAILED
+        say(f"\nerror: {did_not_pass(context.experiment_id, missed)}")
     elif code:
         _explain(context, code, partial)
         if resumable:
             say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
+
+
+def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:
+    """The gates that failed as errors; if `strict`, those of severity error that are undecided too."""
+    errors = {gate.name for gate in ctx.experiment.gates or () if gate.severity == "error"}
+    undecided = errors if strict else ()
+    return [one for one in ctx.trace.gates if one.fails or (one.status == "undecided" and one.gate in undecided)]
 
 
 def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:

@@ -1,6 +1,6 @@
 """The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
 
-Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from crucible_core import __version__
 from crucible_core.cli.common import (
     INVALID,
     chosen,
+    gates_option,
     input_errors,
     json_option,
     nothing_else_on_stdout,
@@ -58,9 +59,16 @@ def main() -> None:
 @click.argument("file")
 @run_options
 @set_options
+@gates_option
 @json_option
 def run(
-    file: str, variant: str | None, seed: int | None, overrides: tuple[str, ...], as_json: bool, **options: Any
+    file: str,
+    variant: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    gates: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
@@ -77,6 +85,7 @@ def run(
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
         folder=experiment.folder,
+        gates=gates,
     )
 
 

@@ -36,7 +36,8 @@ INTERVAL_ON_TERMINAL = 0.1
 INTERVAL_IN_PIPE = 30.0
 MAX_BARS = 8
 MAX_WORDS = 40
-LEFT_TO_THE_REPORT = frozenset({"Decisions", "Options", "Outputs"})
+LEFT_OUT = frozenset({"Decisions", "Gates", "Options", "Outputs"})
+"""Sections of the report that are not printed; the gates are, in lines of their own."""
 
 
 class _LastingConsole(Console):
@@ -206,7 +207,7 @@ GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {
 def print_summary(console: Console, ctx: Context) -> None:
     """The report's comparison, metrics, stages, artifacts, the gates, and the result in one sentence at the end."""
     for section in report_on(ctx).sections:
-        if section.title in LEFT_TO_THE_REPORT:
+        if section.title in LEFT_OUT:
             continue
         console.print(styled("\n", (section.title, "bold")))
         for block in section.blocks:

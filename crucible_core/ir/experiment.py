@@ -228,6 +228,7 @@ class Experiment(Node):
     _source: Source | None = PrivateAttr(default=None)
     # What was replaced after reading, and where the new value is from, if known: a place in the file, or elsewhere.
     _replaced: Mapping[Place, Place | Location | None] = PrivateAttr(default={})
+    _options_changed: bool = PrivateAttr(default=False)
 
     @field_validator("pipeline")
     @classmethod
@@ -343,6 +344,16 @@ class Experiment(Node):
                 return self._source.location(*moved, *place[length:]) if self._source and moved else None
         return self._source.location(*place) if self._source else None
 
+    @property
+    def options_changed(self) -> bool:
+        """Whether `with_options` has replaced options of the file and the variant, as `--set` does."""
+        return self._options_changed
+
+    def as_changed(self, changed: bool) -> Self:
+        """Restore `options_changed`, which JSON does not keep."""
+        self._options_changed = changed
+        return self
+
     def with_own_data(self) -> Experiment:
         """The same experiment, holding copies of the data that it carries for stages."""
         carried = {name: copy.deepcopy(value) for name in _CARRIED if (value := getattr(self, name)) is not None}
@@ -382,6 +393,7 @@ class Experiment(Node):
             for option in options
         }
         changed._replaced = {**self._replaced, **moved}
+        changed._options_changed = self._options_changed
         return changed
 
     def with_seed(self, seed: int) -> Experiment:
@@ -393,6 +405,7 @@ class Experiment(Node):
             raise InvalidExperimentError(said) from None
         changed._source = self._source
         changed._replaced = {**self._replaced, ("seed",): None}
+        changed._options_changed = self._options_changed
         return changed
 
     def index_of(self, stage: str, *place: str | int) -> int:
@@ -429,6 +442,7 @@ class Experiment(Node):
             raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
         changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): asked for name in options}}
+        changed._options_changed = self._options_changed or changed.pipeline != self.pipeline
         return changed
 
 

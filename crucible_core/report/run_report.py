@@ -11,6 +11,7 @@ from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
@@ -38,6 +39,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
+        _section("Gates", gates_table(ctx.trace.gates)),
         *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
@@ -71,18 +73,25 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
+    failure: dict[str, str | None] | None = None
+    gates = ctx.trace.gates
+    if failed is not None:
+        failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+    elif any(one.blocks for one in gates):
+        error = GateFailedError(ctx, gates)
+        failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}
     return {
         "experiment": ctx.experiment.to_dict(),
         "run_id": ctx.run_id,
-        "status": "failed" if failed else "running" if _is_to_go_on(ctx) else "succeeded",
-        "failure": failed and {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message},
+        "status": "failed" if failure else "running" if _is_to_go_on(ctx) else "succeeded",
+        "failure": failure,
         "headline": headline(ctx),
         "metrics": to_jsonable(ctx.metrics),
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
         "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
-        "gates": [gate.to_dict() for gate in ctx.trace.gates],
+        "gates": [gate.to_dict() for gate in gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
 
@@ -167,7 +176,11 @@ def decisions_table(events: Iterable[Event]) -> Table:
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:
-    return Table(("gate", "result", "why"), tuple((gate.gate, gate.status, gate.sentence) for gate in gates))
+    return Table(("gate", "outcome", "why"), tuple((gate.gate, _outcome(gate), gate.sentence) for gate in gates))
+
+
+def _outcome(gate: GateResult) -> str:
+    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def stages_table(events: Iterable[Event]) -> Table:

@@ -137,7 +137,7 @@ def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str
             if nested is None:
                 return []
             model = nested
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:

@@ -27,7 +27,7 @@ from crucible_core.gates.judge import judge_gate
 from crucible_core.ir.vocabulary import GateSeverity
 from crucible_core.values.jsonable import safe_text
 from crucible_dagster.history.earlier_runs import EarlierRuns, newest_judged_run
-from crucible_dagster.history.gate_results import SEVERITIES, gate_metadata
+from crucible_dagster.history.gate_results import SEVERITIES, gate_description, gate_metadata
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.names import asset_key, check_names, last_step
@@ -68,7 +68,7 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
             asset_key=key,
             check_name=name,
             severity=SEVERITIES[result.severity],
-            description=safe_text(result.sentence),
+            description=gate_description(result),
             metadata=gate_metadata(result),
         )
 

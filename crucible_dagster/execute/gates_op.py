@@ -39,7 +39,7 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.step import as_launched
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.earlier_runs import EarlierRuns
-from crucible_dagster.history.gate_results import evaluation_of, verdict_of
+from crucible_dagster.history.gate_results import evaluation_of, forget_verdict, verdict_of
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.names import asset_key
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
@@ -83,8 +83,7 @@ def _judge_run(
         before = upstream._replace(run_id=context.run_id)
         record = record_run(experiment, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
-    if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-        context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
+    forget_verdict(context.instance, context.run)
     after = manager.find_result(context.run_id, step)
     # A result without gates is of an earlier version, which kept them in the event log only.
     if after is None or not after.trace.gates:
@@ -100,7 +99,7 @@ def _judge_run(
         say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning
         say(f"gate {one.gate} {one.status}: {one.sentence}")
     blocked = any(one.blocks for one in results)
-    shown = materialization(after, results, chart_of_runs(context.instance, after))
+    shown = materialization(after, chart_of_runs(context.instance, after))
     if not blocked:
         yield shown
     target = {} if blocked else _target(context.instance, experiment, context.run_id)

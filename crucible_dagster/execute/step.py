@@ -47,13 +47,14 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
+from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
-from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
@@ -81,7 +82,7 @@ def _run_step(
         launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
         shown = shown_experiment(plan) if begins else launched
-        if begins:
+        if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
@@ -90,8 +91,8 @@ def _run_step(
     if begins:
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
-        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
+        _tag_with_options(context, launched)
+        forget_verdict(context.instance, context.run)
         record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
         remember_instance(manager.store, context.instance)
@@ -321,3 +322,12 @@ def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None
     # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
+
+
+def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
+    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    tagged = bool(context.run.tags.get(OPTIONS_TAG))
+    # A run that executes another one again goes on from that one's results.
+    changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
+    if changed != tagged:
+        context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

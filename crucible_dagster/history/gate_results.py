@@ -28,6 +28,8 @@ __all__ = [
     "SEVERITIES",
     "GatesVerdict",
     "evaluation_of",
+    "forget_verdict",
+    "gate_description",
     "gate_metadata",
     "gates_of_run",
     "has_passed",
@@ -81,11 +83,22 @@ def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> 
         check_name=dagster_name(result.gate),
         passed=result.status == "passed",
         severity=SEVERITIES[result.severity],
-        description=safe_text(result.sentence),
+        description=gate_description(result),
         blocking=result.blocking,
         metadata=gate_metadata(result),
         **target,
     )
+
+
+def gate_description(result: GateResult) -> str:
+    """Dagster labels what did not pass "Failed" in any case: the text of an undecided gate says that it is not."""
+    return safe_text(f"undecided: {result.sentence}" if result.status == "undecided" else result.sentence)
+
+
+def forget_verdict(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Remove the verdict of the run which this one executes again, whose tags Dagster gave it."""
+    if run.tags.get(GATES_TAG):
+        instance.add_run_tags(run.run_id, {GATES_TAG: ""})
 
 
 def gate_metadata(result: GateResult) -> dict[str, MetadataValue[Any]]:

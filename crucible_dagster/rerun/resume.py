@@ -29,7 +29,7 @@ from crucible_core import (
 from crucible_core.ir.secrets import check_known, restored
 from crucible_core.observers import Audience, Observers
 from crucible_dagster.compile.op_config import showable_options
-from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.dagster_internals import RESUME_RETRY_TAG, in_this_process
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, outcome
 from crucible_dagster.history.history import History
@@ -65,8 +65,10 @@ class Resumption:
             **({FRESH_TAG: "true"} if fresh else {}),
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
-        script = without_the_script() if apart else contextlib.nullcontext()
-        with job_in_processes(self.experiment, self.registry, observers) as job, script:
+        with (
+            job_in_processes(self.experiment, self.registry, observers) as job,
+            without_the_script() if apart else in_this_process(self.instance),
+        ):
             result = execute_job(
                 job,
                 self.instance,

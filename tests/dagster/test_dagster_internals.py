@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from dagster import AssetCheckEvaluation, AssetKey, build_reconstructable_job
+from dagster import AssetCheckEvaluation, AssetKey, DagsterInstance, build_reconstructable_job
+from stages_for_tests import experiment_of, registry
 
-from crucible_dagster import dagster_internals
+from crucible_dagster import dagster_internals, execute_experiment
 from crucible_dagster.dagster_internals import (
     PRELOADED_MODULES,
     RESUME_RETRY_TAG,
@@ -85,3 +88,28 @@ def test_nothing_else_imports_from_an_underscore_module() -> None:
         if path.name != "dagster_internals.py" and "dagster._" in path.read_text()
     ]
     assert offenders == []
+
+
+def test_a_run_waits_for_no_log_handler_of_another_thread(tmp_path: Path) -> None:
+    # Dagster's own way takes the lock of every handler while it holds that of `logging`: two runs in threads of one
+    # process, one of which logs, then wait for each other forever.
+    handler = logging.StreamHandler()
+    settings = {"telemetry": {"enabled": False}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=settings) as instance, ThreadPoolExecutor(1) as pool:
+        handler.acquire()
+        try:
+            ran = pool.submit(execute_experiment, experiment_of("nothing"), registry=registry(), instance=instance)
+            assert ran.result(timeout=60).completed_stages == ("nothing",)
+        finally:
+            handler.release()
+
+
+@pytest.mark.filterwarnings("ignore:Handling yaml-defined logging configuration")
+def test_handlers_in_the_settings_of_the_instance_hear_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = {"told": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "level": "DEBUG"}}
+    overrides = {"python_logs": {"dagster_handler_config": {"handlers": handlers}}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+        execute_experiment(experiment_of("nothing"), registry=registry(), instance=instance)
+    assert "RUN_SUCCESS" in capsys.readouterr().err
