@@ -97,7 +97,7 @@ def _judge_run(
         say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning
         say(f"gate {one.gate} {one.status}: {one.sentence}")
     blocked = any(one.blocks for one in results)
-    shown = materialization(after, results, chart_of_runs(context.instance, after))
+    shown = materialization(after, chart_of_runs(context.instance, after))
     if not blocked:
         yield shown
     target = {} if blocked else _target(context.instance, experiment, context.run_id)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
 
-from crucible_core import Context, Decision, Experiment, GateResult, PlannedStage, StageFailed
+from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
 from crucible_core.report import flatten, headline, report_on, results, stages_table
 from crucible_core.report.document import Picture, Section
-from crucible_core.report.document import Table as ReportTable
 from crucible_core.report.markdown import markdown_of
 from crucible_core.values.jsonable import safe_text, to_jsonable
 from crucible_core.values.messages import cut
@@ -41,16 +40,14 @@ def metric_metadata(before: Context | None, after: Context) -> Metadata:
     return dict(_limited(flatten({name: after.metrics[name] for name in changed})))
 
 
-def materialization(
-    ctx: Context, gates: Sequence[GateResult] = (), chart: Picture | None = None
-) -> AssetMaterialization:
+def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterialization:
     """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
 
     `chart` shows the run and earlier ones, in the report.
     """
     metadata: Metadata = {
         "headline": MetadataValue.text(safe_text(headline(ctx))),
-        "report": MetadataValue.md(_report(ctx, gates, chart)),
+        "report": MetadataValue.md(_report(ctx, chart)),
         "stages": _table(ctx),
     }
     texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
@@ -66,16 +63,13 @@ def materialization(
     )
 
 
-def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
+def _report(ctx: Context, chart: Picture | None) -> str:
     """The report as Markdown of at most MAX_MARKDOWN bytes: pictures are replaced by words before any text is cut."""
     document = report_on(ctx)
-    first: list[Section] = []
-    if gates:
-        rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
-        first.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
     if chart is not None:
-        first.append(Section("The last runs", (chart,)))
-    document = replace(document, sections=(*first, *document.sections))
+        gates = sum(section.title == "Gates" for section in document.sections)
+        sections = (*document.sections[:gates], Section("The last runs", (chart,)), *document.sections[gates:])
+        document = replace(document, sections=sections)
     words = markdown_of(document, picture_bytes=0)
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
@@ -83,10 +77,6 @@ def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) ->
     kept = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
     # Whole lines, so that no row of a table and no mark-up is left open.
     return f"{kept.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
-
-
-def _outcome(gate: GateResult) -> str:
-    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
