@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.vocabulary import GateStatus
@@ -27,10 +29,18 @@ from crucible_core.report.document import Paragraph
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
-from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
 
-__all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
+__all__ = [
+    "ProgressDisplay",
+    "make_console",
+    "plain",
+    "print_gates",
+    "print_summary",
+    "print_table",
+    "show_log_lines_as_text",
+    "styled",
+]
 
 PIPE_WIDTH = 400  # wide enough for a report's path in one cell
 MAX_COLUMNS = 6
@@ -57,17 +67,20 @@ def make_console(stream: IO[str]) -> Console:
     )
 
 
-def plain(text: str) -> str:
-    """The text with its control characters, which the terminal would obey, written as escapes."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in safe_text(text).expandtabs(4)
-    )
-
-
 def styled(*parts: str | tuple[str, str]) -> Text:
     """One line of texts, or (text, style) pairs; nothing in a text is read as markup."""
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def show_log_lines_as_text() -> None:
+    """Let no log line of a stage give the terminal orders, unless the program has log handlers of its own."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PlainFormatter())
 
 
 class ProgressDisplay(Observer):

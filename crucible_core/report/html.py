@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 
 # If a text ever got through unescaped, it could still load and run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -77,7 +77,7 @@ def html_of(document: Document) -> str:
 
 
 def _html(text: str) -> str:
-    return html.escape(safe_text(text), quote=True)
+    return html.escape(visible_text(text), quote=True)
 
 
 def _html_block(block: Block) -> str:

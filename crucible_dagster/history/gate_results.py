@@ -19,6 +19,7 @@ from dagster import (
 
 from crucible_core import Experiment, GateResult
 from crucible_core.ir.vocabulary import GateSeverity
+from crucible_core.report.markdown import escape_markdown
 from crucible_core.values.jsonable import safe_text, to_jsonable
 from crucible_dagster.names import asset_key, dagster_name
 from crucible_dagster.tags import GATES_TAG
@@ -81,7 +82,7 @@ def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> 
         check_name=dagster_name(result.gate),
         passed=result.status == "passed",
         severity=SEVERITIES[result.severity],
-        description=safe_text(result.sentence),
+        description=escape_markdown(result.sentence),
         blocking=result.blocking,
         metadata=gate_metadata(result),
         **target,

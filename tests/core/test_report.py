@@ -30,6 +30,7 @@ from crucible_core.report.document import Document, Items, Paragraph, Table
 from crucible_core.report.latex import latex_of
 from crucible_core.report.output_files import path_problem, write_atomically
 from crucible_core.values.formatting import format_duration, format_value
+from crucible_core.values.jsonable import visible_text
 
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]
@@ -352,11 +353,19 @@ def test_html_holds_no_element_or_attribute_that_the_template_did_not_make(text:
     assert parsed.others == []
 
 
+@pytest.mark.parametrize("report_format", FORMATS)
+def test_no_format_holds_a_control_character(report_format: Any) -> None:
+    evil = "".join(map(chr, [*range(1, 32), *range(127, 160), 0x202E, 0x2066]))
+    text = render_report(hostile(evil).put_metric(evil, evil), report_format)
+    assert "u001b" in text
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_html_shows_a_text_as_it_is(text: str) -> None:
     parsed = Elements(render_report(hostile(text), "html"))
     shown = "".join(parsed.text)
-    expected = text.replace("\x00", "\\u0000").replace("\ud800", "\\ud800")
+    expected = visible_text(text)  # what a browser would obey is shown as an escape
     assert expected in shown or " ".join(expected.split()) in " ".join(shown.split())
 
 
