@@ -15,6 +15,7 @@ from crucible_core.trace import Decision, Event, StageSucceeded, Trace
 from crucible_core.values.equality import same
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.notebook import html_of_run
 
 __all__ = ["Context"]
 
@@ -230,6 +231,8 @@ class Context:
             f"Context({self.experiment_id!r}, run {self.run_id!r}, {', '.join(parts)}, "
             f"{len(self.outputs)} outputs, {len(self.trace)} events)"
         )
+
+    _repr_html_ = html_of_run
 
 
 _MISSING = object()

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError, Location, MissingExtraError, UnknownStageError
 from crucible_core.ir.experiment import Experiment
@@ -77,12 +78,14 @@ def run_and_show(
         ProgressDisplay,
         make_console,
         print_summary,
+        show_log_lines_as_text,
         styled,
     )
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
-        console.print(heading, style="bold")
+        show_log_lines_as_text()
+        console.print(styled((heading, "bold")))
         root, project = report_folder(folder), project_folder(folder)
         if project != Path.cwd():
             console.print(styled((f"reports and runs of this project are kept in {project}", "dim")))
@@ -223,8 +226,6 @@ def fail(error: CrucibleError, code: int) -> NoReturn:
 
 
 def say(text: str) -> None:
-    from crucible_core.cli.terminal import plain  # noqa: PLC0415
-
     click.echo(plain(text), err=True)
 
 

@@ -31,6 +31,7 @@ from crucible_core.cli.common import (
     with_overrides,
 )
 from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
@@ -121,7 +122,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 say(str(error))
         else:
             if not as_json:
-                click.echo(f"{file}: valid")
+                click.echo(plain(f"{file}: valid"))
                 for warning in warnings[file]:
                     say(f"{file}: warning: {warning}")
     if as_json:
@@ -151,7 +152,7 @@ def stages(name: str | None, as_json: bool) -> None:
     elif tree is None:
         width = max(len(one["name"]) for one in described)
         for one in described:
-            click.echo(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}")
+            click.echo(plain(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}"))
     else:
         _print_stage(described[0], tree)
 
@@ -164,9 +165,9 @@ def schema() -> None:
 
 
 def _print_stage(one: Mapping[str, Any], tree: Option) -> None:
-    click.echo(f"{one['name']}\n\n{one['description']}\n")
+    click.echo(plain(f"{one['name']}\n\n{one['description']}\n"))
     for option in [*one["required"], *one["optional"]]:
         state = "required" if option in one["required"] else f"default {json.dumps(one['defaults'].get(option))}"
-        click.echo(f"  {option}: {one['types'][option]}  ({state})")
+        click.echo(plain(f"  {option}: {one['types'][option]}  ({state})"))
         if described := tree.part(option).description:
-            click.echo("      " + " ".join(described.split()))
+            click.echo(plain("      " + " ".join(described.split())))

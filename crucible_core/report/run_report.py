@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from crucible_core.context import Context
@@ -32,9 +32,9 @@ MAX_OUTPUT_COLUMNS = 8
 
 
 def report_on(ctx: Context, *, title: str | None = None) -> Document:
-    """The report on a run so far."""
+    """The report on a run so far: the answer, the gates, the comparisons, then everything else."""
     experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
-    opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
+    opening: list[Block] = [Paragraph(line, strong=True) for line in _headlines(ctx)]
     if experiment.description:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
@@ -45,7 +45,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
-        _section("What ran", stages_table(ctx.trace.events)),
+        _section("What ran", stages_table(_ended(ctx))),
         _section("Artifacts", _artifacts_table(ctx)),
         _section("Options", _options_table(ctx)),
     ]
@@ -53,20 +53,34 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
 
 
 def headline(ctx: Context) -> str:
-    """The result in one sentence, or one per comparison: what failed, else what was found, else the numbers."""
+    """The result in one line, or one per comparison: what failed, else what was found, else the numbers."""
+    return " ".join(_headlines(ctx))
+
+
+def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
+        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
     compared = comparisons_in(ctx.metrics)
-    found = [comparison.sentence for comparison in compared.read.values()]
+    found = [comparison.headline for comparison in compared.read.values()]
     found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
     if found:
-        return " ".join(found)
+        return found
     numbers = list(results(ctx))
     if numbers:
         shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
-        return f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."
-    return f"{len(ctx.completed_stages)} of {len(ctx.experiment.pipeline)} stages succeeded; no metrics."
+        return [f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."]
+    skipped = sum(isinstance(event, StageSkipped) for event in ctx.trace.endings.values())
+    stages = len(ctx.experiment.pipeline) - skipped
+    # The stage that writes this report has not ended.
+    done = stages if ctx.trace.events and not _is_to_go_on(ctx) else len(ctx.completed_stages)
+    return [f"{done} of {stages} stages succeeded; no metrics."]
+
+
+def _ended(ctx: Context) -> Sequence[Event]:
+    """The events without the start of a stage that is running: the one that writes this report."""
+    events = ctx.trace.events
+    return events[:-1] if events and isinstance(events[-1], StageStarted) else events
 
 
 def summarize_run(ctx: Context) -> dict[str, Any]:
@@ -110,6 +124,8 @@ def _is_to_go_on(ctx: Context) -> bool:
 def _section(title: str, table: Table | None) -> Section | None:
     if table is None or not table.rows:
         return None
+    if not any(row[-1] for row in table.rows):  # notes that no row has
+        table = Table(table.columns[:-1], tuple(row[:-1] for row in table.rows), table.numeric)
     if len(table.rows) <= MAX_ROWS:
         return Section(title, (table,))
     note = Paragraph(f"The first {MAX_ROWS} of {len(table.rows):,}; the JSON report has them all.")
@@ -176,7 +192,7 @@ def decisions_table(events: Iterable[Event]) -> Table:
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:
-    return Table(("gate", "outcome", "why"), tuple((gate.gate, _outcome(gate), gate.sentence) for gate in gates))
+    return Table(("gate", "result", "why"), tuple((gate.gate, _outcome(gate), gate.sentence) for gate in gates))
 
 
 def _outcome(gate: GateResult) -> str:

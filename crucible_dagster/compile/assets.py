@@ -14,6 +14,7 @@ from typing import Any
 from dagster import AssetKey, AssetSpec, BetaWarning, CodeReferencesMetadataValue, LocalFileCodeReference
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, builtin_registry
+from crucible_core.report.markdown import escape_markdown_lines
 from crucible_core.stage import FunctionStage
 from crucible_dagster.names import asset_key
 
@@ -60,7 +61,7 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
     return AssetSpec(
         key=key,
         deps=deps,
-        description=experiment.description,
+        description=experiment.description and escape_markdown_lines(experiment.description),
         group_name=GROUP,
         owners=[owner] if owner is not None and owned else None,
         tags=dict.fromkeys(fitting, ""),

@@ -25,7 +25,7 @@ from crucible_core import (
 )
 from crucible_core.gates.judge import judge_gate
 from crucible_core.ir.vocabulary import GateSeverity
-from crucible_core.values.jsonable import safe_text
+from crucible_core.report.markdown import escape_markdown
 from crucible_dagster.history.earlier_runs import EarlierRuns, newest_judged_run
 from crucible_dagster.history.gate_results import SEVERITIES, gate_description, gate_metadata
 from crucible_dagster.history.history import History
@@ -50,12 +50,12 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
 
     @multi_asset_check(
         name=f"gate_{name}_{identity}",
-        description=f"Judges the newest run of {experiment.id} again: {gate.words}",
+        description=f"Judges the newest run of {experiment.id} again: {escape_markdown(gate.words)}",
         specs=[
             AssetCheckSpec(
                 name,
                 asset=key,
-                description=safe_text(gate.words),
+                description=escape_markdown(gate.words),
                 blocking=gate.blocking,
                 metadata={"experiment": experiment.id, "gate": MetadataValue.json(gate.to_dict())},
             )

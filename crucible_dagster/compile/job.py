@@ -54,6 +54,7 @@ from crucible_core import (
 from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.observers import Observers
 from crucible_core.plan import plan_of
+from crucible_core.report.markdown import escape_markdown_lines
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
@@ -99,7 +100,7 @@ def job_for(
     compiled = CompiledExperiment(plan, tuple(observers), names)
     variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
-        description=experiment.description,
+        description=experiment.description and escape_markdown_lines(experiment.description),
         resource_defs={
             STORE_KEY: context_store,
             EXPERIMENT_KEY: _experiment_resource(compiled),

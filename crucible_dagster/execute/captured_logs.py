@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 from crucible_core.values.messages import as_written, cut
 from crucible_dagster.execute.compiled import RunSettings
 
@@ -207,7 +207,7 @@ def _for_dagster(record: logging.LogRecord) -> logging.LogRecord:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
     level = max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG))
     changed: dict[str, Any] = {
-        "msg": cut(safe_text(f"{as_written(record.name)}: {text}"), MAX_TEXT),
+        "msg": cut(visible_text(f"{as_written(record.name)}: {text}"), MAX_TEXT),
         "args": None,
         "exc_info": None,
         "exc_text": None,

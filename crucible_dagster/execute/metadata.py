@@ -16,8 +16,8 @@ from crucible_core import Context, Decision, Experiment, PlannedStage, StageFail
 from crucible_core.ir.secrets import hide
 from crucible_core.report import flatten, headline, report_on, results, stages_table
 from crucible_core.report.document import Picture, Section
-from crucible_core.report.markdown import markdown_of
-from crucible_core.values.jsonable import safe_text, to_jsonable
+from crucible_core.report.markdown import escape_markdown, markdown_of
+from crucible_core.values.jsonable import to_jsonable, visible_text
 from crucible_core.values.messages import cut
 from crucible_dagster.names import asset_key, asset_path
 from crucible_dagster.store.lazy import changed_names
@@ -47,7 +47,7 @@ def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterial
     `chart` shows the run and earlier ones, in the report.
     """
     metadata: Metadata = {
-        "headline": MetadataValue.text(safe_text(headline(ctx))),
+        "headline": MetadataValue.text(visible_text(headline(ctx))),
         "report": MetadataValue.md(_report(ctx, chart)),
         "stages": _table(ctx),
     }
@@ -55,10 +55,10 @@ def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterial
     for name, shown in _limited(itertools.chain(results(ctx), texts), MAX_NUMBERS):
         metadata[_free_name(name, "metric", metadata)] = shown
     for name, value in itertools.islice(ctx.artifacts.items(), MAX_ENTRIES):
-        metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
+        metadata[_free_name(visible_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
-        description=cut(safe_text(headline(ctx)), MAX_TEXT),
+        description=escape_markdown(cut(headline(ctx), MAX_TEXT)),
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )
@@ -68,10 +68,9 @@ def _report(ctx: Context, chart: Picture | None) -> str:
     """The report as Markdown of at most MAX_MARKDOWN bytes: pictures are replaced by words before any text is cut."""
     document = report_on(ctx)
     if chart is not None:
-        place = 1 if ctx.trace.gates else 0  # after the gates, whose bounds it shows
-        sections = document.sections
-        last_runs = Section("The last runs", (chart,))
-        document = replace(document, sections=(*sections[:place], last_runs, *sections[place:]))
+        gates = sum(section.title == "Gates" for section in document.sections)
+        sections = (*document.sections[:gates], Section("The last runs", (chart,)), *document.sections[gates:])
+        document = replace(document, sections=sections)
     words = markdown_of(document, picture_bytes=0)
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
@@ -99,7 +98,7 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
         asset_key=AssetKey([*asset_path(experiment), "decisions"]),
-        description=cut(safe_text(described), MAX_TEXT),
+        description=escape_markdown(cut(described, MAX_TEXT)),
         metadata=metadata,
     )
 
@@ -127,7 +126,7 @@ def _limited(values: Iterator[tuple[str, Any]], limit: int = MAX_ENTRIES) -> Ite
     left_out = 0
     for number, (name, value) in enumerate(values):
         if number < limit:
-            yield safe_text(name), _value(value)
+            yield visible_text(name), _value(value)
         else:
             left_out += 1
     if left_out:
@@ -157,7 +156,7 @@ def _value(value: Any) -> MetadataValue[Any]:
 
 
 def _text(text: str) -> MetadataValue[Any]:
-    return MetadataValue.text(cut(safe_text(text), MAX_TEXT))
+    return MetadataValue.text(cut(visible_text(text), MAX_TEXT))
 
 
 def _code(text: str) -> str:

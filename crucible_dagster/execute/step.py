@@ -106,7 +106,7 @@ def _run_step(
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
-        yield materialization(after, chart=chart_of_runs(context.instance, after))
+        yield materialization(after, chart_of_runs(context.instance, after))
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}

@@ -19,6 +19,7 @@ from dagster import (
 
 from crucible_core import Experiment, GateResult
 from crucible_core.ir.vocabulary import GateSeverity
+from crucible_core.report.markdown import escape_markdown
 from crucible_core.values.jsonable import safe_text, to_jsonable
 from crucible_dagster.names import asset_key, dagster_name
 from crucible_dagster.tags import GATES_TAG
@@ -92,7 +93,7 @@ def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> 
 
 def gate_description(result: GateResult) -> str:
     """Dagster labels what did not pass "Failed" in any case: the text of an undecided gate says that it is not."""
-    return safe_text(f"undecided: {result.sentence}" if result.status == "undecided" else result.sentence)
+    return escape_markdown(f"undecided: {result.sentence}" if result.status == "undecided" else result.sentence)
 
 
 def forget_verdict(instance: DagsterInstance, run: DagsterRun) -> None:
