@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.execution.api import execute_run
+from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 from dagster._utils.schedules import (
@@ -18,9 +22,16 @@ __all__ = [
     "RESUME_RETRY_TAG",
     "SCHEDULED_EXECUTION_TIME_TAG",
     "AssetCheckEvaluationTargetMaterializationData",
+    "ExecutionPlan",
+    "InMemoryJob",
     "InstigatorState",
     "InstigatorTick",
+    "KnownExecutionState",
     "ReconstructableJob",
+    "RegisteredCodeLocationOrigin",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
+    "create_execution_plan",
     "execute_run",
     "has_out_of_range_cron_interval",
     "is_valid_cron_schedule",

@@ -16,6 +16,7 @@ from dagster import (
     DagsterError,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     JobDefinition,
     build_reconstructable_job,
@@ -38,16 +39,25 @@ from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_dagster.compile.job import job_for
-from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
+from crucible_dagster.dagster_internals import InMemoryJob, ReconstructableJob, execute_run
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
+from crucible_dagster.origins import origin_of
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.tags import FRESH_TAG, LOCATION_TAG
 
-__all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
+__all__ = [
+    "embedded_home",
+    "execute_experiment",
+    "job_in_processes",
+    "launch",
+    "open_instance",
+    "outcome",
+    "rebuild_job",
+]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -186,8 +196,8 @@ def _execute_here(
     observers: Observers,
     tags: Mapping[str, str],
 ) -> None:
-    job = job_for(plan, observers=observers)
-    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
+    job = InMemoryJob(job_for(plan, observers=observers))
+    launch(job, instance, run_config=_config("in_process"), tags=tags, run_id=run_id)
 
 
 def _execute_apart(
@@ -202,15 +212,37 @@ def _execute_apart(
             "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
+    config = _config("multiprocess", **_limits(plan.experiment))
     with job_in_processes(plan.experiment, plan.registry, ()) as job:
-        definition = job.get_definition()
-        run = instance.create_run_for_job(
-            job_def=definition,
-            run_id=run_id,
-            run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(plan.experiment)}}},
-            tags={**definition.tags, **tags},
-        )
-        execute_run(job, run, instance)
+        launch(job, instance, run_config=config, tags=tags, run_id=run_id)
+
+
+def launch(
+    job: InMemoryJob | ReconstructableJob,
+    instance: DagsterInstance,
+    *,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    **more: Any,
+) -> DagsterRun:
+    """Run the job in this process, as a run that Dagster's UI lists with the others of the job.
+
+    `more` goes to Dagster's `create_run_for_job`.
+    """
+    definition = job.get_definition()
+    run = instance.create_run_for_job(
+        job_def=definition,
+        run_config=run_config,
+        tags={**definition.run_tags, **tags},
+        remote_job_origin=origin_of(instance, definition.name, tags.get(LOCATION_TAG)),
+        **more,
+    )
+    execute_run(job, run, instance)
+    return run
+
+
+def _config(executor: ExecutorName, **settings: Any) -> dict[str, Any]:
+    return {**QUIET, "execution": {"config": {executor: settings}}}
 
 
 @contextlib.contextmanager

@@ -21,9 +21,10 @@ from crucible_dagster.dagster_internals import (
     is_valid_cron_schedule,
     schedule_execution_time_iterator,
 )
-from crucible_dagster.execute.run_claims import claim_key, location_of
+from crucible_dagster.execute.run_claims import claim_key
 from crucible_dagster.history.summaries import STATUSES, RunStatus
 from crucible_dagster.names import root_of
+from crucible_dagster.origins import location_of
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import CRON_TAG, SCHEDULE_NAME_TAG, SUPERSEDED_TAG, TICK_TAG
 

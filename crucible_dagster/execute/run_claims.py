@@ -17,12 +17,12 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Failure
 
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
+from crucible_dagster.origins import location_of
 from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import LOCATION_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
+from crucible_dagster.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
 
 __all__ = [
-    "LOCATION_TAG",
     "SCHEDULE_NAME_TAG",
     "SENSOR_NAME_TAG",
     "SUPERSEDED_TAG",
@@ -30,7 +30,6 @@ __all__ = [
     "UPDATE_TAG",
     "claim_key",
     "claim_or_end",
-    "location_of",
     "root_of",
     "supersede",
 ]
@@ -46,14 +45,6 @@ def claim_key(run: DagsterRun) -> str | None:
         if launcher in run.tags and what in run.tags:
             return f"{location_of(run)} {run.tags[launcher]} {run.tags[what]}"
     return None
-
-
-def location_of(run: DagsterRun) -> str:
-    """The code location and repository of what launched the run: schedules of two of them may have one name."""
-    if run.remote_job_origin is None:
-        return run.tags.get(LOCATION_TAG, "")
-    repository = run.remote_job_origin.repository_origin
-    return f"{repository.code_location_origin.location_name}:{repository.repository_name}"
 
 
 def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,6 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
-    ReexecutionOptions,
-    execute_job,
 )
 
 from crucible_core import (
@@ -26,13 +24,19 @@ from crucible_core import (
     plan_experiment,
 )
 from crucible_core.observers import Audience, Observers
-from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.dagster_internals import (
+    RESUME_RETRY_TAG,
+    ExecutionPlan,
+    KnownExecutionState,
+    ReconstructableJob,
+    create_execution_plan,
+)
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
-from crucible_dagster.execution import QUIET, job_in_processes, outcome
+from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
-from crucible_dagster.names import last_step, op_names
+from crucible_dagster.names import last_step, op_names, root_of
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
@@ -62,27 +66,34 @@ class Resumption:
             **({FRESH_TAG: "true"} if fresh else {}),
         }
         with job_in_processes(self.experiment, self.registry, observers) as job:
-            result = execute_job(
+            run = launch(
                 job,
                 self.instance,
                 run_config=self.run_config,
-                tags={**job.get_definition().tags, **tags},
-                reexecution_options=self._reexecution(),
+                tags=tags,
+                execution_plan=self._rest(job),
+                parent_run_id=self.parent.run_id,
+                root_run_id=root_of(self.parent),
             )
-        context, error = outcome(self.experiment, self.instance, result.run_id)
+        context, error = outcome(self.experiment, self.instance, run.run_id)
         if _executor_of(self.run_config, self.experiment) != "in_process":
             Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
         if error is not None:
             raise error
         return context
 
-    def _reexecution(self) -> ReexecutionOptions:
+    def _rest(self, job: ReconstructableJob) -> ExecutionPlan:
+        """The steps that have no result in Dagster's event log, with the results of the others."""
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
         if any(entry.step_key == last for entry in ended):
             # It died after its last step, before it reported that. The step is executed again and adopts its result.
-            return ReexecutionOptions(self.parent.run_id, [last])
-        return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
+            steps: Sequence[str] = [last]
+            known = KnownExecutionState.build_for_reexecution(self.instance, self.parent)
+            known = known.update_for_step_selection(set(steps))
+        else:
+            steps, known = KnownExecutionState.build_resume_retry_reexecution(self.instance, self.parent)
+        return create_execution_plan(job, self.run_config, step_keys_to_execute=steps, known_state=known)
 
 
 def resume_run(
