@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -54,12 +55,17 @@ __all__ = [
     "execute_experiment",
     "job_in_processes",
     "launch",
+    "make_tables",
     "open_instance",
     "outcome",
     "rebuild_job",
 ]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
+LOCAL = Path(__file__).parent / "local"
+"""Where the settings of an instance on this machine lie."""
+OLD_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+"""What earlier versions wrote, without what a UI needs: a queue, and an end for runs whose process was lost."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -133,14 +139,18 @@ def _open_embedded(home: Path) -> DagsterInstance:
     with (home / ".lock").open("w") as lock:
         # Two processes that open fresh SQLite storage at once both make its tables, and both may fail.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not settings.exists():
-            settings.write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+        if not settings.exists() or settings.read_text() == OLD_SETTINGS:
+            shutil.copyfile(LOCAL / "dagster.yaml", settings)
         instance = DagsterInstance.from_config(str(home))
-        # Each storage makes its tables when it is first used.
-        instance.get_runs_count()
-        instance.all_asset_keys()
-        instance.all_instigator_state()
+        make_tables(instance)
     return instance
+
+
+def make_tables(instance: DagsterInstance) -> None:
+    """Each storage makes its tables when it is first used."""
+    instance.get_runs_count()
+    instance.all_asset_keys()
+    instance.all_instigator_state()
 
 
 def outcome(

@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Failure
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
 from crucible_dagster.origins import location_of
@@ -50,7 +51,7 @@ def claim_key(run: DagsterRun) -> str | None:
 def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
     """Claim what the run was launched for; if another run has it, end this one as cancelled.
 
-    Raises Failure in that case, and StoreError if the store cannot be used.
+    Raises StepFailure in that case, and StoreError if the store cannot be used.
     """
     key = claim_key(run)
     if key is None:
@@ -65,7 +66,7 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
     instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
     # A run whose steps fail while it is being cancelled ends as cancelled: there is no alert and no retry.
     instance.report_run_canceling(run, said)
-    raise Failure(description=said, allow_retries=False)
+    raise StepFailure(said)
 
 
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:

@@ -28,19 +28,21 @@ from crucible_dagster.dagster_internals import (
     RESUME_RETRY_TAG,
     ExecutionPlan,
     KnownExecutionState,
+    PastExecutionState,
     ReconstructableJob,
     create_execution_plan,
 )
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
-from crucible_dagster.names import last_step, op_names, root_of
+from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.tags import ASSET_RUN_TAG, FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -86,13 +88,15 @@ class Resumption:
         """The steps that have no result in Dagster's event log, with the results of the others."""
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
-        if any(entry.step_key == last for entry in ended):
+        if any(entry.step_key is not None and step_name(entry.step_key) == last for entry in ended):
             # It died after its last step, before it reported that. The step is executed again and adopts its result.
             steps: Sequence[str] = [last]
             known = KnownExecutionState.build_for_reexecution(self.instance, self.parent)
             known = known.update_for_step_selection(set(steps))
         else:
             steps, known = KnownExecutionState.build_resume_retry_reexecution(self.instance, self.parent)
+        steps = [step_name(step) for step in steps if step_name(step) in job.get_definition().graph.node_dict]
+        known = known._replace(parent_state=_as_of_job(known.parent_state))
         return create_execution_plan(job, self.run_config, step_keys_to_execute=steps, known_state=known)
 
 
@@ -149,7 +153,7 @@ def plan_resumption(
                 "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
             )
     _give_up(instance, parent, record, force=force)
-    return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
+    return Resumption(instance, parent, experiment, registry, _run_config(parent, steps, changed))
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
@@ -194,14 +198,27 @@ def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: Dagste
 
 
 def _run_config(
-    config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
+    parent: DagsterRun, names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The config of the resumed run with the changed options in it, so that runs launched from it have them too."""
+    config: Mapping[str, Any] = parent.run_config
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
+    if ASSET_RUN_TAG in parent.tags:  # it is resumed as a run of the job
+        inside = [one.get("ops") or {} for one in ops.values()]
+        ops = {name: dict(one) for nested in inside for name, one in nested.items()}
+        settings = (config.get("resources") or {}).get(RUN_KEY)
+        config = {"resources": {EXPERIMENT_KEY: settings}} if settings else {}
     for stage, options in changed.items():
         step = ops.setdefault(names[stage], {})
         step["config"] = {**(step.get("config") or {}), **options}
     return {**QUIET, **config, **({"ops": ops} if ops else {})}
+
+
+def _as_of_job(state: object) -> PastExecutionState | None:
+    if not isinstance(state, PastExecutionState):
+        return None
+    outputs = {one._replace(step_key=step_name(one.step_key)) for one in state.produced_outputs}
+    return state._replace(produced_outputs=outputs, parent_state=_as_of_job(state.parent_state))
 
 
 def _executor_of(config: Mapping[str, Any], experiment: Experiment) -> str:

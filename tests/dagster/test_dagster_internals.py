@@ -3,6 +3,7 @@
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from dagster import (
     build_reconstructable_job,
     in_process_executor,
 )
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster_shared.error import SerializableErrorInfo
 
 from crucible_dagster import dagster_internals
 from crucible_dagster.dagster_internals import (
@@ -95,6 +98,19 @@ def test_what_is_left_of_a_failed_run() -> None:
         failed = instance.get_run_by_id(run.run_id)
         steps, _ = dagster_internals.KnownExecutionState.build_resume_retry_reexecution(instance, failed)
     assert list(steps) == ["one"]
+
+
+def test_an_error_that_another_process_told_is_shown_as_it_was_told() -> None:
+    told = SerializableErrorInfo("the rate is negative", [], "ValueError")
+    try:
+        raise dagster_internals.DagsterUserCodeProcessError("x", user_code_process_error_infos=[told])
+    except dagster_internals.DagsterUserCodeProcessError:
+        assert serializable_error_info_from_exc_info(sys.exc_info()) is told  # type: ignore[arg-type]
+
+
+def test_the_results_of_an_earlier_run_are_named_by_step_and_output() -> None:
+    state = dagster_internals.PastExecutionState("r", set(), None)
+    assert state._fields == ("run_id", "produced_outputs", "parent_state")
 
 
 def test_dagsters_own_check_of_a_cron_schedule() -> None:
