@@ -8,8 +8,13 @@ from collections.abc import Iterator
 
 from dagster import DagsterInstance
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.execution.api import execute_run
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.state import KnownExecutionState, PastExecutionState
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 from dagster._utils.schedules import (
@@ -23,9 +28,18 @@ __all__ = [
     "RESUME_RETRY_TAG",
     "SCHEDULED_EXECUTION_TIME_TAG",
     "AssetCheckEvaluationTargetMaterializationData",
+    "DagsterUserCodeProcessError",
+    "ExecutionPlan",
+    "InMemoryJob",
     "InstigatorState",
     "InstigatorTick",
+    "KnownExecutionState",
+    "PastExecutionState",
     "ReconstructableJob",
+    "RegisteredCodeLocationOrigin",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
+    "create_execution_plan",
     "execute_run",
     "has_out_of_range_cron_interval",
     "in_this_process",

@@ -47,6 +47,10 @@ EXPERIMENT_TAG = "crucible/experiment"
 """On a run: the id of its experiment."""
 
 
+ASSET_RUN_TAG = "crucible/asset_run"
+"""On a run that was launched by the experiment's asset, and not by its job: the id of the experiment."""
+
+
 GATES_TAG = "crucible/gates"
 """On a run that was judged: the verdict over all its gates."""
 

@@ -22,11 +22,12 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Lo
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.schedule import Schedule, Trigger
+from crucible_core.ir.schedule import Automation, Schedule, Trigger
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
 from crucible_core.values.messages import closest, describe_mistake, listing
 
 __all__ = [
+    "Automation",
     "Execution",
     "Experiment",
     "OutputSpec",
@@ -214,6 +215,7 @@ class Experiment(Node):
     deps: tuple[Text, ...] | None = None
     """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
     trigger: Trigger | None = None
+    automation: Automation | None = None
 
     # Kept for the stages that use them.
     backend: Data = None

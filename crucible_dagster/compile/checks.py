@@ -27,7 +27,7 @@ from crucible_core.gates.judge import judge_gate
 from crucible_core.ir.vocabulary import GateSeverity
 from crucible_core.report.markdown import escape_markdown
 from crucible_dagster.history.earlier_runs import EarlierRuns, newest_judged_run
-from crucible_dagster.history.gate_results import SEVERITIES, gate_description, gate_metadata
+from crucible_dagster.history.gate_results import SEVERITIES, gate_description, gate_metadata, is_judged_in
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.names import asset_key, check_names, last_step
@@ -60,8 +60,12 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
                 metadata={"experiment": experiment.id, "gate": MetadataValue.json(gate.to_dict())},
             )
         ],
+        can_subset=True,  # then it may leave out its result
     )
     def check(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        run = context.instance.get_run_by_id(context.op_execution_context.run_id)
+        if run is not None and is_judged_in(run):
+            return  # Materialize selects the checks too, and this run's stages were judged in it already
         result = _judge_newest(context.instance, experiment, registry, gate)
         yield AssetCheckResult(
             passed=result.status == "passed",

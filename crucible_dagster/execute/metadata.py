@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
+from dagster import AssetMaterialization, AssetObservation, MetadataValue, TableRecord
 
 from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
 from crucible_core.ir.secrets import hide
@@ -19,10 +19,10 @@ from crucible_core.report.document import Picture, Section
 from crucible_core.report.markdown import escape_markdown, markdown_of
 from crucible_core.values.jsonable import to_jsonable, visible_text
 from crucible_core.values.messages import cut
-from crucible_dagster.names import asset_key, asset_path
+from crucible_dagster.names import asset_key, decisions_key
 from crucible_dagster.store.lazy import changed_names
 
-__all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
+__all__ = ["asset_key", "code", "failure_metadata", "materialization", "metric_metadata", "observation"]
 
 MAX_TEXT = 1_000
 MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
@@ -97,7 +97,7 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
         metadata["confidence"] = MetadataValue.float(decision.confidence)
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
-        asset_key=AssetKey([*asset_path(experiment), "decisions"]),
+        asset_key=decisions_key(experiment),
         description=escape_markdown(cut(described, MAX_TEXT)),
         metadata=metadata,
     )
@@ -112,7 +112,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
         "stage": MetadataValue.text(planned.name),
         "options": MetadataValue.json(options),
         "error": _text(failed.reason),
-        "traceback": MetadataValue.md(_code(failed.traceback)),
+        "traceback": MetadataValue.md(code(failed.traceback)),
         "trace": _table(ctx),
     }
 
@@ -159,7 +159,8 @@ def _text(text: str) -> MetadataValue[Any]:
     return MetadataValue.text(cut(visible_text(text), MAX_TEXT))
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """The text as a block of code in Markdown, whatever it holds."""
     fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
     return f"{fence}\n{cut(text, MAX_JSON)}\n{fence}"
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
+    AssetMaterialization,
     DagsterExecutionInterruptedError,
-    Failure,
     MetadataValue,
     OpExecutionContext,
     Output,
@@ -36,10 +36,18 @@ from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import scrub, secrets_of
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import ask_again, plan_stage, shown_experiment
+from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import (
+    CompiledExperiment,
+    compiled_of,
+    experiments_in,
+    is_of_asset,
+    op_config_in,
+)
 from crucible_dagster.execute.event_log import EventLogObserver
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
@@ -54,9 +62,9 @@ from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
-from crucible_dagster.tags import FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
 
-__all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
 
 _log = logging.getLogger("crucible")
@@ -66,7 +74,7 @@ INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
-    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    compiled = compiled_of(context)
     with traced_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
 
@@ -87,8 +95,9 @@ def _run_step(
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
-        raise Failure(description=str(error), allow_retries=False) from error
+        raise StepFailure(str(error)) from error
     if begins:
+        _tag_with_experiment(context, launched)
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
         _tag_with_options(context, launched)
@@ -105,12 +114,30 @@ def _run_step(
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
-    if index == len(launched.pipeline) - 1 and not launched.gates:
-        yield materialization(after, chart_of_runs(context.instance, after))
+    is_last = index == len(launched.pipeline) - 1 and not launched.gates
+    shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
-    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **origin})
+    yield from result_of(context, after, shown_on_asset, {**metric_metadata(upstream, after), **origin})
+
+
+def result_of(
+    context: OpExecutionContext,
+    after: Context,
+    shown: AssetMaterialization | None,
+    metadata: Mapping[str, MetadataValue[Any]] = {},  # is only read
+) -> Iterator[Any]:
+    """The step's result, and the materialization of the asset if it is the run's last step.
+
+    In a run that the asset launched, Dagster makes the materialization of the output and its metadata.
+    """
+    if shown is None or not is_of_asset(context):
+        if shown is not None:
+            yield shown
+        yield Output(after, output_name="result", metadata=metadata)
+    else:
+        yield Output(after, output_name="result", metadata=shown.metadata, tags=shown.tags)
 
 
 class _StepAttempt:
@@ -187,7 +214,7 @@ class _StepAttempt:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
-                raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
+                raise StepFailure(said, cause=error.__cause__, metadata=shown) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
@@ -305,7 +332,7 @@ def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Ex
     if settings.seed is not None and settings.seed != experiment.seed:
         experiment = experiment.with_seed(settings.seed)
     filled_in = experiment if context.run.tags.get(PARTITION_TAG) == settings.variant else file
-    ops: Any = context.run_config.get("ops") or {}
+    ops = op_config_in(context)
     for index, name in enumerate(compiled.op_names):
         if config := (ops.get(name) or {}).get("config"):
             definition = experiment.pipeline[index]
@@ -315,6 +342,22 @@ def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Ex
             if typed:
                 experiment = experiment.with_options(definition.name, {option: merged[option] for option in typed})
     return experiment
+
+
+def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> None:
+    """Tag a run that assets launched as one of its experiment, as a job does by itself.
+
+    Raises StepFailure if it is of several experiments: a run has one record, one Context and one verdict.
+    """
+    if not is_of_asset(context):
+        return
+    others = [one for one in experiments_in(context) if one != launched.id]
+    if others:
+        raise StepFailure(
+            f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
+            "materialize each of them by itself, from its own page"
+        )
+    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, ASSET_RUN_TAG: launched.id})
 
 
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:

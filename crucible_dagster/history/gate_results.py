@@ -35,6 +35,7 @@ __all__ = [
     "gates_of_run",
     "has_passed",
     "is_judged",
+    "is_judged_in",
     "verdict_of",
     "verdict_of_run",
 ]
@@ -63,6 +64,11 @@ def verdict_of(results: Iterable[GateResult]) -> GatesVerdict:
 def verdict_of_run(run: DagsterRun) -> GatesVerdict | None:
     """What the run's tag says; None if the run was not judged."""
     return next((one for one in get_args(GatesVerdict) if one == run.tags.get(GATES_TAG)), None)
+
+
+def is_judged_in(run: DagsterRun) -> bool:
+    """Whether the run has judged its own stages."""
+    return verdict_of_run(run) is not None
 
 
 def has_passed(run: DagsterRun) -> bool:

@@ -27,6 +27,7 @@ from upath import UPath
 
 from crucible_core import Context, CrucibleError
 from crucible_core.values.places import absolute
+from crucible_dagster.names import step_name
 from crucible_dagster.store import ContextStore
 
 __all__ = [
@@ -73,14 +74,14 @@ class ContextIOManager(IOManager):
 
     def handle_output(self, context: OutputContext, obj: Context) -> None:
         if self._last is None or self._last[2] is not obj:
-            self.commit(obj, context.run_id, context.step_key, attempt=new_attempt())
-        name = self.store.result_name(context.run_id, context.step_key)
+            self.commit(obj, context.run_id, step_name(context.step_key), attempt=new_attempt())
+        name = self.store.result_name(context.run_id, step_name(context.step_key))
         context.add_output_metadata({"manifest": MetadataValue.path(str(self.store.base / name))})
 
     def load_input(self, context: InputContext) -> Context:
         upstream = context.upstream_output
         assert upstream is not None
-        place = (upstream.run_id, upstream.step_key)
+        place = (upstream.run_id, step_name(upstream.step_key))
         if self._last is not None and self._last[:2] == place:
             return self._last[2]
         return self.store.load(*place)
