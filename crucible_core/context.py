@@ -16,6 +16,7 @@ from crucible_core.values.arguments import check_instance, check_mapping
 from crucible_core.values.equality import differences_between
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.notebook import html_of_run
 
 __all__ = ["Context"]
 
@@ -210,6 +211,8 @@ class Context:
             f"Context({self.experiment_id!r}, run {self.run_id!r}, {', '.join(parts)}, "
             f"{len(self.outputs)} outputs, {len(self.trace)} events)"
         )
+
+    _repr_html_ = html_of_run
 
 
 def _checked_name(name: object) -> str:

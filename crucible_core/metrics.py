@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from crucible_bench.compared import PairResult
@@ -46,11 +48,14 @@ def entries_of(value: Any) -> list[tuple[str, Any]]:
 
 
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings."""
+    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings.
+
+    A boolean counts as 1 or 0.
+    """
     compared = comparisons(ctx)
     for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
-        if is_number(value):
-            yield name, value
+        if (number := as_number(value)) is not None and math.isfinite(plain := plain_number(number)):
+            yield name, plain
     for name, comparison in compared.items():
         for part, number in comparison_numbers(comparison):
             yield f"{name}.{part}", number
@@ -61,11 +66,17 @@ def named_values(ctx: Context) -> dict[str, Any]:
 
     Each test and pair also has `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high`.
     """
-    found = dict(results(ctx)) | dict(flatten(ctx.metrics))
+    return dict(every_value(ctx))
+
+
+def every_value(ctx: Context) -> Iterator[tuple[str, Any]]:
+    """The values of `named_values`. Two may have one name: a metric `a.b`, and the entry `b` of a metric `a`."""
+    yield from results(ctx)
+    yield from flatten(ctx.metrics)
     for name, comparison in comparisons(ctx).items():
         for test in comparison.tests:
-            found |= _ends(f"{name}.{test.test}", test)
-    return found | dict(pair_values(ctx))
+            yield from _ends(f"{name}.{test.test}", test).items()
+    yield from pair_values(ctx)
 
 
 def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
@@ -94,6 +105,41 @@ def _ends(prefix: str, compared: TestResult | PairResult) -> dict[str, float]:
 def is_number(value: Any) -> bool:
     rendered = to_jsonable(value)
     return isinstance(rendered, int | float) and not isinstance(rendered, bool)
+
+
+_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # as JSON has them
+
+
+def as_number(value: Any) -> float | int | None:
+    """The value as a number that can be compared with a bound; None for what is not a number, NaN among them.
+
+    A boolean is one: it counts as 1 or 0. Decimal, Fraction, and numbers of numpy become int or float.
+    """
+    if isinstance(value, str):
+        return None
+    if isinstance(value, Decimal | Fraction):
+        try:
+            value = float(value)
+        except (ValueError, OverflowError):  # a signalling NaN; a fraction beyond every float
+            return None
+    elif type(value) not in {int, float, bool}:
+        rendered = to_jsonable(value)
+        value = _INFINITIES.get(rendered) if isinstance(rendered, str) else rendered
+    if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN; an int may be too large for isnan
+        return None
+    return value
+
+
+def plain_number(value: float | int) -> float | int:
+    """The number as one that every database and JSON can hold."""
+    if isinstance(value, float):
+        return value
+    if abs(value) < 2**63:
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

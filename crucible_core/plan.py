@@ -23,6 +23,7 @@ from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import error_text
+from crucible_core.values.places import report_folder
 
 __all__ = [
     "Plan",
@@ -63,6 +64,8 @@ class Plan(Sequence[PlannedStage]):
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
     registry: Registry
+    output_root: Path
+    """Where its reports are written: absolute, since a stage may change the working directory."""
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -114,7 +117,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
             mistakes += [error.within(f"variant {name!r}: ") for error in found]
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry)
+    return Plan(experiment, planned, registry, report_folder(experiment.folder))
 
 
 def ask_again(plan: Plan) -> None:
@@ -147,11 +150,16 @@ def _plan_each(
 ) -> tuple[PlannedStage, ...]:
     planned = []
     folder, context = experiment.folder, {"registry": registry}
+    broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
+        if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
+            continue
         try:
             planned.append(_plan(experiment, index, registry, folder, context, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
+            if isinstance(error, UnknownStageError) and error.module is not None:
+                broken.add(error.module)
     return tuple(planned)
 
 

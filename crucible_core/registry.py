@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -14,7 +12,7 @@ from crucible_core.errors import InvalidExperimentError, UnknownStageError
 from crucible_core.ir.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
 from crucible_core.values.arguments import check_mapping
-from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.messages import closest, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
 
@@ -103,7 +101,9 @@ class Registry:
             return self[module or definition.name]
         except InvalidExperimentError as error:
             reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
-            raise UnknownStageError(reason, stage=definition.name, known=self.names()) from error.__cause__
+            refused = UnknownStageError(reason, stage=definition.name, known=self.names())
+            refused.module = getattr(error, "module", None)
+            raise refused from error.__cause__
 
     def load(self, reference: str, *, folder: Path | None = None) -> type[Stage]:
         """The stage class that `package.module:Attribute` names.
@@ -113,8 +113,10 @@ class Registry:
         module_name, _, attribute = reference.partition(":")
         if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
             raise InvalidExperimentError(f"{reference!r} is not of the form package.module:Attribute")
+        from crucible_core.beside.importing import import_module  # noqa: PLC0415  # not for registered stages
+
         self._check_importable(module_name)
-        module = _import_module(module_name, folder)
+        module = import_module(module_name, folder, installed_first=self.importable is not None)
         found: Any = module
         for part in attribute.split("."):
             if not hasattr(found, part):
@@ -192,38 +194,3 @@ def _load_entry_point(entry: EntryPoint) -> type[Stage]:
         raise InvalidExperimentError(
             f"the installed stage {entry.name!r} ({entry.value}) cannot be loaded: {error}"
         ) from error
-
-
-def _import_module(name: str, folder: Path | None) -> Any:
-    if folder is not None and str(folder) not in sys.path:
-        # Last, so that a file beside an experiment never hides an installed package. Never removed, because values that
-        # stages put into a Context are unpickled by module name later.
-        sys.path.append(str(folder))
-    try:
-        module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        missing = (
-            isinstance(error, ModuleNotFoundError)
-            and error.name is not None
-            and (name + ".").startswith(error.name + ".")
-        )
-        if missing:
-            beside = f" (looked beside the experiment file in {folder} too)" if folder else ""
-            raise InvalidExperimentError(f"there is no module {name!r} to import{beside}") from error
-        why = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
-        raise InvalidExperimentError(f"importing {name!r} failed: {type(error).__name__}: {why}") from error
-    _check_origin(module, name, folder)
-    return module
-
-
-def _check_origin(module: Any, name: str, folder: Path | None) -> None:
-    # Two experiments in two folders may each have a `stages.py`; Python would give both the first one.
-    top = name.partition(".")[0]
-    if folder is None or not ((folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()):
-        return
-    origin = getattr(module, "__file__", None)
-    if origin is None or folder.resolve() not in Path(origin).resolve().parents:
-        found = origin or "the module of that name in Python itself"
-        raise InvalidExperimentError(
-            f"the module {name!r} beside the experiment file is hidden by {found}, which was found first; rename it"
-        )

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.gates.judge import judge_gates
+from crucible_core.gates.judge import judge_gates, tell_stages
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
@@ -32,7 +32,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
@@ -82,12 +82,12 @@ def run_experiment(
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:
     """Judge the gates after the last stage: the Context with a GateJudged in its trace for each.
 
-    Without `past`, regression gates are undecided.
+    Without `past`, regression gates are undecided. The reports that the run has written are written again, with them.
     """
     audience = Audience.of(observers)
     for result in judge_gates(context, plan, past):
         context = _record(context, GateJudged(result=result), audience)
-    return context
+    return tell_stages(context, plan)
 
 
 def run_stage(
@@ -205,7 +205,7 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message, planned),
+        message=_readable(message + path_hint(error), planned),
         traceback=_readable("".join(shown), planned),
     )
 

@@ -82,6 +82,10 @@ class Stage(BaseModel):
         """
         return ()
 
+    def after_gates(self, ctx: Context) -> Context:
+        """Called after the gates were judged, if the stage succeeded: a report shows `ctx.trace.gates` now."""
+        return ctx
+
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""

@@ -18,13 +18,17 @@ from dagster import (
 from crucible_core import Experiment, InvalidExperimentError
 
 __all__ = [
+    "asset_key",
     "asset_path",
     "check_names",
     "dagster_name",
+    "decisions_key",
     "gates_step",
     "last_step",
     "op_names",
+    "root_of",
     "same_names",
+    "step_name",
 ]
 
 
@@ -124,3 +128,13 @@ def root_of(run: DagsterRun) -> str:
 def asset_key(experiment: Experiment) -> AssetKey:
     """The asset that shows the experiment's results over time."""
     return AssetKey(asset_path(experiment))
+
+
+def decisions_key(experiment: Experiment) -> AssetKey:
+    """The asset that the decisions of its stages are observations of."""
+    return AssetKey([*asset_path(experiment), "decisions"])
+
+
+def step_name(step_key: str) -> str:
+    """The name of the op: in a run that materializes an asset, Dagster puts the name of the experiment before it."""
+    return step_key.rpartition(".")[2]

@@ -47,8 +47,16 @@ EXPERIMENT_TAG = "crucible/experiment"
 """On a run: the id of its experiment."""
 
 
+ASSET_RUN_TAG = "crucible/asset_run"
+"""On a run that was launched by the experiment's asset, and not by its job: the id of the experiment."""
+
+
 GATES_TAG = "crucible/gates"
 """On a run that was judged: the verdict over all its gates."""
+
+
+OPTIONS_TAG = "crucible/options"
+"""On a run: `changed` if it has other options than those of its file and variant, as by `--set` or in the Launchpad."""
 
 
 CRON_TAG = "crucible/cron"

@@ -6,13 +6,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError, InvalidExperimentError, Location, MissingExtraError, UnknownStageError
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.gates import GateResult, did_not_pass
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_values import with_part
 from crucible_core.ir.secrets import MASK, is_secret_at, scrub
@@ -22,6 +25,7 @@ from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFaile
 from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
 from crucible_core.values.messages import closest
+from crucible_core.values.places import project_folder, report_folder
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -33,6 +37,17 @@ set_options = click.option(
     multiple=True,
     help="Replace an option of a stage, or a part of one: VALUE is a text, a number, true, false, null, [a, list] or "
     "{a: mapping}; a text that looks like another of these is quoted.",
+)
+
+
+gates_option = click.option(
+    "--gates",
+    "gates",
+    type=click.Choice(["errors", "strict"]),
+    default="errors",
+    show_default=True,
+    help="The gates of severity error that make the exit code 1: those that failed, or with `strict` those that did "
+    "not pass, undecided ones included.",
 )
 
 
@@ -52,29 +67,40 @@ def run_and_show(
     *,
     as_json: bool,
     resumable: bool,
+    folder: Path | None,
+    gates: str,
 ) -> NoReturn:
-    """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
+    """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
+
+    `folder` is that of the experiment file; `gates`, `errors` or `strict`, says which gates make the exit code 1.
+    """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
         make_console,
         print_summary,
+        show_log_lines_as_text,
+        styled,
     )
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
-        console.print(heading, style="bold")
-        code, partial, blocked = 0, None, None
+        show_log_lines_as_text()
+        console.print(styled((heading, "bold")))
+        root, project = report_folder(folder), project_folder(folder)
+        if project != Path.cwd():
+            console.print(styled((f"reports and runs of this project are kept in {project}", "dim")))
+        code, partial = 0, None
         try:
             with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
         except GateFailedError as error:
-            context, code, blocked = error.context, FAILED, error
+            context = error.context
         except StageFailedError as error:
             context, code = error.context, FAILED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except RunInterrupted as error:
             context, code = error.context, INTERRUPTED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except KeyboardInterrupt:
             say("interrupted between the stages")
             sys.exit(INTERRUPTED)
@@ -84,19 +110,24 @@ def run_and_show(
         from crucible_core.report import summarize_run  # noqa: PLC0415
 
         status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
-        if blocked is not None:
-            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
-            status = {"status": "failed", "failure": failure}
         click.echo(to_json_text({**summarize_run(context), **status}))
     else:
         print_summary(console, context)
-    if blocked is not None:
-        say(f"\nerror: {blocked}")
+    if code == 0 and (missed := _not_passed(context, strict=gates == "strict")):
+        code = FAILED
+        say(f"\nerror: {did_not_pass(context.experiment_id, missed)}")
     elif code:
         _explain(context, code, partial)
         if resumable:
             say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
+
+
+def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:
+    """The gates that failed as errors; if `strict`, those of severity error that are undecided too."""
+    errors = {gate.name for gate in ctx.experiment.gates or () if gate.severity == "error"}
+    undecided = errors if strict else ()
+    return [one for one in ctx.trace.gates if one.fails or (one.status == "undecided" and one.gate in undecided)]
 
 
 def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
@@ -195,17 +226,16 @@ def fail(error: CrucibleError, code: int) -> NoReturn:
 
 
 def say(text: str) -> None:
-    from crucible_core.cli.terminal import plain  # noqa: PLC0415
-
     click.echo(plain(text), err=True)
 
 
-def _keep_partial(ctx: Context) -> str:
+def _keep_partial(ctx: Context, root: Path) -> str:
     from crucible_core.report import render_report  # noqa: PLC0415
     from crucible_core.report.output_files import write_atomically  # noqa: PLC0415
 
     try:
-        return str(write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/partial.json", render_report(ctx, "json")))
+        name = f"{ctx.experiment_id}/{ctx.run_id}/partial.json"
+        return str(write_atomically(name, render_report(ctx, "json"), root))
     except CrucibleError as error:
         return f"not kept: {error}"
 

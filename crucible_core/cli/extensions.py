@@ -6,9 +6,11 @@ An entry of `crucible.commands` is a click command. An entry of `crucible.runner
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn, TypeVar
@@ -16,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from crucible_core.cli.common import input_errors
+from crucible_core.cli.common import input_errors, say
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
 from crucible_core.values.messages import error_text
@@ -67,8 +69,34 @@ class LazyCommand(click.Command):
         return command.make_context(info_name, args, parent, **extra)
 
 
+@contextlib.contextmanager
+def _our_words() -> Iterator[None]:
+    """Print a mistake in the command line as every other mistake: `error: ...`, after how the command is used."""
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Abort):
+        raise
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+        message = error.format_message()
+        say(f"error: {message[:1].lower()}{message[1:]}")
+        sys.exit(error.exit_code)
+
+
 class CommandGroup(click.Group):
     """A group whose commands are its own and those of `crucible.commands`; its own come first."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _our_words():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _our_words():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         own = super().list_commands(ctx)

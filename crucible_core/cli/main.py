@@ -1,6 +1,6 @@
 """The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
 
-Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from crucible_core import __version__
 from crucible_core.cli.common import (
     INVALID,
     chosen,
+    gates_option,
     input_errors,
     json_option,
     nothing_else_on_stdout,
@@ -30,6 +31,7 @@ from crucible_core.cli.common import (
     with_overrides,
 )
 from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
@@ -58,9 +60,16 @@ def main() -> None:
 @click.argument("file")
 @run_options
 @set_options
+@gates_option
 @json_option
 def run(
-    file: str, variant: str | None, seed: int | None, overrides: tuple[str, ...], as_json: bool, **options: Any
+    file: str,
+    variant: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    gates: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
@@ -76,6 +85,8 @@ def run(
         lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
+        folder=experiment.folder,
+        gates=gates,
     )
 
 
@@ -111,7 +122,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 say(str(error))
         else:
             if not as_json:
-                click.echo(f"{file}: valid")
+                click.echo(plain(f"{file}: valid"))
                 for warning in warnings[file]:
                     say(f"{file}: warning: {warning}")
     if as_json:
@@ -141,7 +152,7 @@ def stages(name: str | None, as_json: bool) -> None:
     elif tree is None:
         width = max(len(one["name"]) for one in described)
         for one in described:
-            click.echo(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}")
+            click.echo(plain(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}"))
     else:
         _print_stage(described[0], tree)
 
@@ -154,9 +165,9 @@ def schema() -> None:
 
 
 def _print_stage(one: Mapping[str, Any], tree: Option) -> None:
-    click.echo(f"{one['name']}\n\n{one['description']}\n")
+    click.echo(plain(f"{one['name']}\n\n{one['description']}\n"))
     for option in [*one["required"], *one["optional"]]:
         state = "required" if option in one["required"] else f"default {json.dumps(one['defaults'].get(option))}"
-        click.echo(f"  {option}: {one['types'][option]}  ({state})")
+        click.echo(plain(f"  {option}: {one['types'][option]}  ({state})"))
         if described := tree.part(option).description:
-            click.echo("      " + " ".join(described.split()))
+            click.echo(plain("      " + " ".join(described.split())))

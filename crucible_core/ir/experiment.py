@@ -10,6 +10,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,12 +22,13 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Lo
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.schedule import Schedule, Trigger
+from crucible_core.ir.schedule import Automation, Schedule, Trigger
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
 from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, describe_mistake, listing
 
 __all__ = [
+    "Automation",
     "Execution",
     "Experiment",
     "OutputSpec",
@@ -214,6 +216,7 @@ class Experiment(Node):
     deps: tuple[Text, ...] | None = None
     """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
     trigger: Trigger | None = None
+    automation: Automation | None = None
 
     # Kept for the stages that use them.
     backend: Data = None
@@ -228,6 +231,7 @@ class Experiment(Node):
     _source: Source | None = PrivateAttr(default=None)
     # What was replaced after reading, and where the new value is from, if known: a place in the file, or elsewhere.
     _replaced: Mapping[Place, Place | Location | None] = PrivateAttr(default={})
+    _options_changed: bool = PrivateAttr(default=False)
 
     @field_validator("pipeline")
     @classmethod
@@ -329,6 +333,13 @@ class Experiment(Node):
         """The folder of the file it was read from, where stage modules are looked for too."""
         return Path(self._source.path).parent if self._source else None
 
+    def path(self, *parts: str | PathLike[str]) -> Path:
+        """`ctx.experiment.path("data.csv")`: a path relative to the experiment's file, from whichever folder it is run.
+
+        An absolute path stays as it is. Without a file, paths are relative to the working directory.
+        """
+        return (self.folder or Path.cwd()).joinpath(*parts)
+
     def location(self, *place: str | int) -> Location | None:
         """The position of the value at `place` in its file; None if it is not from a file, or was replaced since."""
         for length in (1, 4):
@@ -338,6 +349,16 @@ class Experiment(Node):
                     return moved
                 return self._source.location(*moved, *place[length:]) if self._source and moved else None
         return self._source.location(*place) if self._source else None
+
+    @property
+    def options_changed(self) -> bool:
+        """Whether `with_options` has replaced options of the file and the variant, as `--set` does."""
+        return self._options_changed
+
+    def as_changed(self, changed: bool) -> Self:
+        """Restore `options_changed`, which JSON does not keep."""
+        self._options_changed = changed
+        return self
 
     def with_own_data(self) -> Experiment:
         """The same experiment, holding copies of the data that it carries for stages."""
@@ -378,6 +399,7 @@ class Experiment(Node):
             for option in options
         }
         changed._replaced = {**self._replaced, **moved}
+        changed._options_changed = self._options_changed
         return changed
 
     def with_seed(self, seed: int) -> Experiment:
@@ -389,6 +411,7 @@ class Experiment(Node):
             raise InvalidExperimentError(said) from None
         changed._source = self._source
         changed._replaced = {**self._replaced, ("seed",): None}
+        changed._options_changed = self._options_changed
         return changed
 
     def index_of(self, stage: str, *place: str | int) -> int:
@@ -426,6 +449,7 @@ class Experiment(Node):
             raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
         changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): asked for name in options}}
+        changed._options_changed = self._options_changed or changed.pipeline != self.pipeline
         return changed
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,27 @@ MAX_BYTES = 1_000_000
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
 
-    Nothing is imported: stages are looked up when the experiment is run, validated or compiled.
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is
+    where it is, unless the modules of its stages are only beside the file that it leads to.
 
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
     """
     check_instance("load_experiment", path, (str, os.PathLike), "the path of a file")
     data, source = load_document(path)
-    return experiment_from(data, source)
+    experiment = experiment_from(data, source)
+    file = Path(path)
+    if file.is_symlink() and not _has_modules(file.parent, experiment):
+        target = file.resolve()
+        if _has_modules(target.parent, experiment):
+            experiment.read_from(replace(source, path=str(target)))
+    return experiment
+
+
+def _has_modules(folder: Path, experiment: Experiment) -> bool:
+    """Whether the module of some stage is in the folder."""
+    tops = {one.module.split(":")[0].split(".")[0] for one in experiment.pipeline if one.module and ":" in one.module}
+    return any((folder / f"{top}.py").is_file() or (folder / top).is_dir() for top in tops)
 
 
 def load_document(path: str | os.PathLike[str], *, number: int | None = None) -> tuple[Any, Source]:

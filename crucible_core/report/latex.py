@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from crucible_bench.plots.tikz import tikz_of
 from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -74,7 +74,7 @@ _LATEX_ACCENTS = {
 
 def _latex(text: str) -> str:
     # Two hyphens would become a dash.
-    return "".join(map(_latex_char, " ".join(safe_text(text).split()))).replace("--", "-{}-")
+    return "".join(map(_latex_char, " ".join(visible_text(text).split()))).replace("--", "-{}-")
 
 
 def _latex_char(char: str) -> str:
@@ -178,7 +178,7 @@ def _latex_block(block: Block) -> str:
             return f"\\begin{{itemize}}\n{lines}\n\\end{{itemize}}"
         case Table(columns, rows, numeric):
             return _latex_table(columns, rows, numeric)
-        case Picture(svg, alt, caption):
+        case Picture(svg, alt, caption, _):
             said = rf"\par\smallskip\small {_latex(caption)}" if caption else ""
             return "\n".join(
                 [

@@ -37,13 +37,15 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from crucible_core.values.messages import cut, error_text
+from crucible_core.values.messages import as_written, cut, error_text
 
-__all__ = ["MAX_DEPTH", "key_text", "safe_text", "to_json_text", "to_jsonable", "type_name"]
+__all__ = ["MAX_DEPTH", "key_text", "safe_text", "to_json_text", "to_jsonable", "type_name", "visible_text"]
 
 MAX_ELEMENTS = 10_000
 MAX_DEPTH = 50
 _UNSAFE = re.compile("[\x00\ud800-\udfff]")
+_OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LEFT_BY_JSON = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # of these, what JSON allows in a string
 
 
 def to_jsonable(value: Any) -> Any:
@@ -52,12 +54,22 @@ def to_jsonable(value: Any) -> Any:
 
 
 def to_json_text(value: Any, *, indent: int | None = 2) -> str:
-    return json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    text = json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return _LEFT_BY_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def safe_text(text: str) -> str:
     """The text with what databases and browsers refuse (NUL, half surrogates) written as escapes."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def visible_text(text: str) -> str:
+    """The text with what a terminal, a browser or a spreadsheet would obey instead of show written as escapes.
+
+    That is control characters other than tab and line ends, those that change the direction of writing, and what
+    `safe_text` replaces.
+    """
+    return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def key_text(key: Any) -> str:
@@ -67,7 +79,8 @@ def key_text(key: Any) -> str:
 
 def type_name(value: object) -> str:
     cls = type(value)
-    return safe_text(cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}")
+    name = cls.__qualname__ if cls.__module__ == "builtins" else as_written(f"{cls.__module__}.{cls.__qualname__}")
+    return safe_text(name)
 
 
 def _render(value: Any, above: tuple[int, ...]) -> Any:

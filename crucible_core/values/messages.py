@@ -5,11 +5,34 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable", "shorten"]
+__all__ = [
+    "BESIDE",
+    "as_written",
+    "closest",
+    "cut",
+    "describe_mistake",
+    "error_text",
+    "listing",
+    "path_hint",
+    "printable",
+    "shorten",
+]
+
+BESIDE = "crucible_core.beside."
+"""What the names of modules beside experiment files begin with."""
+
+
+def as_written(text: str) -> str:
+    """The text with the modules beside an experiment file named as the file names them."""
+    return _PACKAGE_BESIDE.sub("", text) if BESIDE in text else text
+
+
+_PACKAGE_BESIDE = re.compile(rf"{re.escape(BESIDE)}\w+_[0-9a-f]{{12}}\.")
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
@@ -54,6 +77,20 @@ def error_text(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
         return f"(its text cannot be read: {type(broken).__name__})"
+
+
+def path_hint(error: BaseException) -> str:
+    """For a file with a relative path that was not found: what the path is relative to; nothing for other errors."""
+    if not isinstance(error, FileNotFoundError):
+        return ""
+    named = error.filename if isinstance(error.filename, str) else None
+    if _ABSOLUTE.search(error_text(error) if named is None else named):
+        return ""
+    call = f"ctx.experiment.path({'...' if named is None else repr(named)})"
+    return f" (relative to the working directory, {Path.cwd()}; use {call} for a file beside the experiment file)"
+
+
+_ABSOLUTE = re.compile(r"(^|[\s'\"(])(/|~|\w+://)")
 
 
 def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secret: bool = False) -> str:
@@ -110,7 +147,7 @@ def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str
             if nested is None:
                 return []
             model = nested
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:

@@ -11,7 +11,7 @@ from crucible_core import Context
 from crucible_core.cli.extensions import LazyCommand, Runner
 from crucible_core.errors import MissingExtraError
 
-__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "why"]
+__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "ui", "why"]
 
 
 def _need_dagster(what: str) -> None:
@@ -32,6 +32,7 @@ why = _command("why", "Say why an earlier result of a stage was reused, or why n
 ticks = _command(
     "ticks", "List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.", "ticks"
 )
+ui = _command("ui", "Open Dagster's UI on the experiments of a folder.", "ui")
 store = _command(
     "store", "Maintain the context store, which keeps what the stages of Dagster's runs returned.", "store"
 )

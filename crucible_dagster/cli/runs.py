@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,7 @@ from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_dagster.execution import embedded_home, open_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
 from crucible_dagster.history.record_diff import code_of, git_of
@@ -127,15 +126,8 @@ def _history() -> Iterator[History]:
 
     What the modules of stored values print while they are read goes to standard error.
     """
-    with input_errors(), nothing_else_on_stdout():
-        if not os.environ.get("DAGSTER_HOME") and not embedded_home().exists():
-            # Looking for runs must not create the instance.
-            raise CrucibleError(
-                f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
-                "`crucible run FILE --dagster` makes"
-            )
-        with open_instance() as instance:
-            yield History(instance)
+    with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
+        yield History(instance)
 
 
 def _ask(question: Callable[[History], T]) -> T:

@@ -2,7 +2,7 @@
 
 | experiment             | Dagster                                                                        |
 | ---------------------- | ------------------------------------------------------------------------------ |
-| the experiment         | a job, and the asset `crucible/<id>`: `crucible_dagster.compile.assets`        |
+| the experiment         | a job, and the asset `crucible/<id>` of the same graph: `compile.assets`       |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
 | `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
@@ -31,7 +31,6 @@ from typing import Any
 
 from dagster import (
     DependencyDefinition,
-    GraphDefinition,
     In,
     InitResourceContext,
     JobDefinition,
@@ -39,6 +38,7 @@ from dagster import (
     OpDefinition,
     OpExecutionContext,
     Out,
+    OutputMapping,
     Permissive,
     ResourceDefinition,
 )
@@ -54,17 +54,18 @@ from crucible_core import (
 from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.observers import Observers
 from crucible_core.plan import plan_of
+from crucible_core.report.markdown import escape_markdown_lines
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY, CompiledExperiment, ExperimentGraph
 from crucible_dagster.execute.gates_op import gates_op
 from crucible_dagster.execute.step import run_step
 from crucible_dagster.names import check_names, dagster_name, gates_step, op_names
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
 from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
 
-__all__ = ["job_for"]
+__all__ = ["graph_for", "job_for", "job_of"]
 
 
 def job_for(
@@ -78,7 +79,12 @@ def job_for(
     that Dagster refuses.
     """
     plan = plan_of(experiment, registry)
-    experiment, registry = plan.experiment, plan.registry
+    return job_of(graph_for(plan, observers=observers))
+
+
+def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
+    """The ops of the experiment, one after the other. Raises as `job_for`."""
+    experiment = plan.experiment
     names = op_names(experiment)
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
@@ -88,21 +94,45 @@ def job_for(
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
         dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
-    if (judge := gates_step(experiment)) is not None:
+    judge = gates_step(experiment)
+    if judge is not None:
         check_names(experiment)
         ops.append(gates_op())
         upstream = {"upstream": DependencyDefinition(names[-1])}
         dependencies[NodeInvocation(name=ops[-1].name, alias=judge)] = upstream
-    graph = GraphDefinition(
-        name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
+    return ExperimentGraph(
+        CompiledExperiment(plan, tuple(observers), names),
+        name=dagster_name(experiment.id),
+        description=experiment.description and escape_markdown_lines(experiment.description),
+        node_defs=list(dict.fromkeys(ops)),
+        dependencies=dependencies,
+        output_mappings=[_KeptOutput("result", judge or names[-1], "result")],
     )
-    compiled = CompiledExperiment(plan, tuple(observers), names)
+
+
+class _KeptOutput(OutputMapping):
+    """The output of a graph, which the context store keeps as it does that of the op.
+
+    By itself, Dagster's definition of it names the default I/O manager. A run of the asset does not need that, and its
+    run config could not be made: "requires io_manager_key io_manager, but no resource has been provided".
+    """
+
+    def get_definition(self, is_dynamic: bool) -> Any:
+        made = super().get_definition(is_dynamic)
+        return type(made)(name=made.name, dagster_type=made.dagster_type, io_manager_key=STORE_KEY)
+
+
+def job_of(graph: ExperimentGraph) -> JobDefinition:
+    """The job that runs the graph."""
+    compiled = graph.compiled
+    experiment, registry, names = compiled.experiment, compiled.registry, compiled.op_names
     variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
-        description=experiment.description,
+        description=experiment.description and escape_markdown_lines(experiment.description),
         resource_defs={
             STORE_KEY: context_store,
             EXPERIMENT_KEY: _experiment_resource(compiled),
+            RUN_KEY: _RUN_OF_JOB,
         },
         executor_def=executor_for(experiment),
         config=variants_as_partitions(experiment, functools.partial(_op_config, experiment, registry, names)),
@@ -123,6 +153,16 @@ def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
     described = "The experiment that this job runs, and the settings of this run."
     checked = ResourceDefinition(make, config_schema=Permissive(), description=described)
     return checked.configured(check, config_schema=settings_fields(compiled.experiment), description=described)
+
+
+def _of_job(context: InitResourceContext) -> CompiledExperiment:
+    found: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    return found
+
+
+_RUN_OF_JOB = ResourceDefinition(
+    _of_job, config_schema={}, required_resource_keys={EXPERIMENT_KEY}, description="What the ops look up."
+)
 
 
 def _op_config(
@@ -180,7 +220,7 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, fi
         ins={} if first else {"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
         config_schema=Permissive(),
-        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
+        required_resource_keys={STORE_KEY, RUN_KEY},
     )
     check = check_at_launch(name, stage, options)
     return op.configured(check, op_name, option_fields(stage, options[0]), described)

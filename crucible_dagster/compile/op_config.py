@@ -33,7 +33,6 @@ from typing import Any
 import dagster
 from dagster import (
     Array,
-    DagsterInvalidConfigError,
     Enum,
     EnumValue,
     Field,
@@ -50,6 +49,7 @@ from crucible_core.ir.option_schema import MAX_NESTING, NO_DEFAULT, Kind, Option
 from crucible_core.ir.option_values import completed
 from crucible_core.ir.option_words import describe_option
 from crucible_core.plan import read_options
+from crucible_dagster.execute.failures import RefusedConfigError
 from crucible_dagster.execute.launchpad import typed_options
 
 __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
@@ -82,7 +82,7 @@ def check_at_launch(
     """A check of an op's config. Dagster calls it before it creates a run, and again where the run is executed.
 
     `possible` are the options that the config may change: those of the file, then those of its variants, since the op
-    does not know which variant is run. The check raises DagsterInvalidConfigError, with the same words as
+    does not know which variant is run. The check raises RefusedConfigError, with the same words as
     `plan_experiment`, for config that fits none of them. Config that fits only a variant which is not run is refused by
     the run's first step.
     """
@@ -98,7 +98,7 @@ def check_at_launch(
                 refused = refused or describe_options(name, stage, merge_options(stage, options, typed), error)
             except Exception:  # noqa: BLE001  # a validator that breaks: the run's first step reports it in full
                 return config
-        raise DagsterInvalidConfigError("\n".join(said for said, _ in refused), [], None) from None
+        raise RefusedConfigError("\n".join(said for said, _ in refused)) from None
 
     return check
 

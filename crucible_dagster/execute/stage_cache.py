@@ -24,7 +24,7 @@ from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.history.source_identity import stage_identity
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.lazy import (
     NEVER_THE_SAME,
     PARTS,
@@ -142,7 +142,7 @@ class StageCache:
                 continue
             now = {read: digest_of_read(before, read) for read in reads}
             found = self._read(f"{key.folder}/{_result_name(now)}")
-            if found is not None and self._is_whole(found):
+            if found is not None and self._damage(found) is None:
                 return Hit(found["run_id"], now, self._restore(found, before, key.name))
         return None
 
@@ -199,7 +199,8 @@ class StageCache:
                 {"part": described_read(tuple(read)), "then": then, "now": digest_of_read(before, tuple(read))}
             )
         if all(part["then"] == part["now"] for part in parts):
-            parts.append({"part": "the stored result", "then": "whole", "now": "gone from the store"})
+            damage = self._damage(last)
+            parts.append({"part": "the stored result", "then": "whole", "now": damage or "removed from the store"})
         return last["run_id"], parts
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -209,13 +210,16 @@ class StageCache:
         except Exception:  # noqa: BLE001
             return None
 
-    def _is_whole(self, found: Mapping[str, Any]) -> bool:
-        files = self._store.files
-        return all(
-            files.keep(object_name(digest), size) or files.exists(object_name(digest))
-            for ref in _refs(found["delta"])
-            for digest, size in ref.objects
-        )
+    def _damage(self, found: Mapping[str, Any]) -> str | None:
+        """What is wrong with the objects of a result, or None: then they are as new to the garbage collection."""
+        try:
+            for ref in _refs(found["delta"]):
+                self._store.objects.check(ref, "the earlier result")
+                for digest, _ in ref.objects:
+                    self._store.files.keep(object_name(digest))
+        except StoreError as error:
+            return str(error)
+        return None
 
     def _restore(self, found: Mapping[str, Any], before: Context, stage: str) -> Context:
         delta, where = found["delta"], f"(reused from run {found['run_id']})"

@@ -5,14 +5,15 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import logging
 import pickle
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
+    AssetMaterialization,
     DagsterExecutionInterruptedError,
-    Failure,
     MetadataValue,
     OpExecutionContext,
     Output,
@@ -35,10 +36,18 @@ from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
+from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import (
+    CompiledExperiment,
+    compiled_of,
+    experiments_in,
+    is_of_asset,
+    op_config_in,
+)
 from crucible_dagster.execute.event_log import EventLogObserver
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
@@ -46,22 +55,26 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
+from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.run_record import record_run
-from crucible_dagster.history.source_identity import modules_of
+from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
-from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.store.retention import remember_instance
+from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
 
-__all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
+
+_log = logging.getLogger("crucible")
 
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
-    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    compiled = compiled_of(context)
     with traced_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
 
@@ -79,18 +92,21 @@ def _run_step(
         shown = launched
         if begins:
             shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+        if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
-        raise Failure(description=str(error), allow_retries=False) from error
+        raise StepFailure(str(error)) from error
     if begins:
+        _tag_with_experiment(context, launched)
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
-        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
+        _tag_with_options(context, launched)
+        forget_verdict(context.instance, context.run)
         record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
+        remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
@@ -100,12 +116,30 @@ def _run_step(
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
             after = (one.adopt(before) if begins else None) or one.run(before)
-    if index == len(launched.pipeline) - 1 and not launched.gates:
-        yield materialization(after, chart=chart_of_runs(context.instance, after))
+    is_last = index == len(launched.pipeline) - 1 and not launched.gates
+    shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
     origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
-    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **origin})
+    yield from result_of(context, after, shown_on_asset, {**metric_metadata(upstream, after), **origin})
+
+
+def result_of(
+    context: OpExecutionContext,
+    after: Context,
+    shown: AssetMaterialization | None,
+    metadata: Mapping[str, MetadataValue[Any]] = {},  # is only read
+) -> Iterator[Any]:
+    """The step's result, and the materialization of the asset if it is the run's last step.
+
+    In a run that the asset launched, Dagster makes the materialization of the output and its metadata.
+    """
+    if shown is None or not is_of_asset(context):
+        if shown is not None:
+            yield shown
+        yield Output(after, output_name="result", metadata=metadata)
+    else:
+        yield Output(after, output_name="result", metadata=shown.metadata, tags=shown.tags)
 
 
 class _StepAttempt:
@@ -171,7 +205,7 @@ class _StepAttempt:
     ) -> Context:
         """Run the stage and commit what it returns; `reads` are put among the notes."""
         run_id = self.dagster.run_id
-        packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
+        packages = packages_of(type(self.planned.stage))
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
@@ -182,7 +216,7 @@ class _StepAttempt:
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
-                raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
+                raise StepFailure(said, cause=error.__cause__, metadata=shown) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
@@ -225,7 +259,11 @@ class _StepAttempt:
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        for repaired in self.manager.store.objects.repaired():
+            self.dagster.log.warning(repaired)
+            _log.warning(repaired)
+        return kept
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
@@ -301,7 +339,7 @@ def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Ex
     if settings.seed is not None and settings.seed != experiment.seed:
         experiment = experiment.with_seed(settings.seed)
     filled_in = experiment if context.run.tags.get(PARTITION_TAG) == settings.variant else file
-    ops: Any = context.run_config.get("ops") or {}
+    ops = op_config_in(context)
     for index, name in enumerate(compiled.op_names):
         if config := (ops.get(name) or {}).get("config"):
             definition = experiment.pipeline[index]
@@ -313,8 +351,33 @@ def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Ex
     return experiment
 
 
+def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> None:
+    """Tag a run that assets launched as one of its experiment, as a job does by itself.
+
+    Raises StepFailure if it is of several experiments: a run has one record, one Context and one verdict.
+    """
+    if not is_of_asset(context):
+        return
+    others = [one for one in experiments_in(context) if one != launched.id]
+    if others:
+        raise StepFailure(
+            f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
+            "materialize each of them by itself, from its own page"
+        )
+    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, ASSET_RUN_TAG: launched.id})
+
+
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:
     tagged, runs = context.run.tags.get(VARIANT_TAG, ""), launched.variant or ""
     # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
+
+
+def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
+    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    tagged = bool(context.run.tags.get(OPTIONS_TAG))
+    # A run that executes another one again goes on from that one's results.
+    changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
+    if changed != tagged:
+        context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

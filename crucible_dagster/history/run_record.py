@@ -21,6 +21,7 @@ from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.history.environment import GitState, Recorded, git_state, package_versions
 from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.origins import is_launched_here
 from crucible_dagster.processes import worker_of_this_step
 from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
 
@@ -197,7 +198,7 @@ def launch_of(run: DagsterRun) -> Launch:
     """
     tags, parent = run.tags, run.parent_run_id
     own = tags.get(LAUNCHED_BY_TAG)
-    if own in get_args(LaunchedBy) and run.remote_job_origin is None:
+    if own in get_args(LaunchedBy) and is_launched_here(run):
         return Launch(how=own, by=tags.get(USER_TAG), parent=parent)
     if parent is not None:
         return Launch(how="retry" if _RETRY_TAG in tags else "re-execution", parent=parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,6 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
-    ReexecutionOptions,
-    execute_job,
 )
 
 from crucible_core import (
@@ -29,17 +27,25 @@ from crucible_core import (
 from crucible_core.ir.secrets import check_known, restored
 from crucible_core.observers import Audience, Observers
 from crucible_dagster.compile.op_config import showable_options
-from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.dagster_internals import (
+    RESUME_RETRY_TAG,
+    ExecutionPlan,
+    KnownExecutionState,
+    PastExecutionState,
+    ReconstructableJob,
+    create_execution_plan,
+)
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
-from crucible_dagster.execution import QUIET, job_in_processes, outcome
+from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
-from crucible_dagster.names import last_step, op_names
+from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.tags import ASSET_RUN_TAG, FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -64,28 +70,39 @@ class Resumption:
             RESUME_RETRY_TAG: "true",
             **({FRESH_TAG: "true"} if fresh else {}),
         }
+        apart = _executor_of(self.run_config, self.experiment) != "in_process"
         with job_in_processes(self.experiment, self.registry, observers) as job:
-            result = execute_job(
+            run = launch(
                 job,
                 self.instance,
                 run_config=self.run_config,
-                tags={**job.get_definition().tags, **tags},
-                reexecution_options=self._reexecution(),
+                tags=tags,
+                execution_plan=self._rest(job),
+                parent_run_id=self.parent.run_id,
+                root_run_id=root_of(self.parent),
+                apart=apart,
             )
-        context, error = outcome(self.experiment, self.instance, result.run_id)
-        if _executor_of(self.run_config, self.experiment) != "in_process":
+        context, error = outcome(self.experiment, self.instance, run.run_id)
+        if apart:
             Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
         if error is not None:
             raise error
         return context
 
-    def _reexecution(self) -> ReexecutionOptions:
+    def _rest(self, job: ReconstructableJob) -> ExecutionPlan:
+        """The steps that have no result in Dagster's event log, with the results of the others."""
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
-        if any(entry.step_key == last for entry in ended):
+        if any(entry.step_key is not None and step_name(entry.step_key) == last for entry in ended):
             # It died after its last step, before it reported that. The step is executed again and adopts its result.
-            return ReexecutionOptions(self.parent.run_id, [last])
-        return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
+            steps: Sequence[str] = [last]
+            known = KnownExecutionState.build_for_reexecution(self.instance, self.parent)
+            known = known.update_for_step_selection(set(steps))
+        else:
+            steps, known = KnownExecutionState.build_resume_retry_reexecution(self.instance, self.parent)
+        steps = [step_name(step) for step in steps if step_name(step) in job.get_definition().graph.node_dict]
+        known = known._replace(parent_state=_as_of_job(known.parent_state))
+        return create_execution_plan(job, self.run_config, step_keys_to_execute=steps, known_state=known)
 
 
 def resume_run(
@@ -146,8 +163,7 @@ def plan_resumption(
             check_known(one.definition, type(one.stage))
     _give_up(instance, parent, record, force=force)
     kinds = {one.name: type(one.stage) for one in planned}
-    config = _run_config(parent.run_config, steps, changed, kinds)
-    return Resumption(instance, parent, experiment, registry, config)
+    return Resumption(instance, parent, experiment, registry, _run_config(parent, steps, changed, kinds))
 
 
 def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
@@ -202,7 +218,7 @@ def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: Dagste
 
 
 def _run_config(
-    config: Mapping[str, Any],
+    parent: DagsterRun,
     names: Mapping[str, str],
     changed: Mapping[str, Mapping[str, Any]],
     stages: Mapping[str, type[Stage]],
@@ -211,12 +227,25 @@ def _run_config(
 
     Without secrets: the experiment of its job has them.
     """
+    config: Mapping[str, Any] = parent.run_config
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
+    if ASSET_RUN_TAG in parent.tags:  # it is resumed as a run of the job
+        inside = [one.get("ops") or {} for one in ops.values()]
+        ops = {name: dict(one) for nested in inside for name, one in nested.items()}
+        settings = (config.get("resources") or {}).get(RUN_KEY)
+        config = {"resources": {EXPERIMENT_KEY: settings}} if settings else {}
     for stage, options in changed.items():
         step = ops.setdefault(names[stage], {})
         kept = {name: value for name, value in (step.get("config") or {}).items() if name not in options}
         step["config"] = {**kept, **showable_options(stages[stage], options)}
     return {**QUIET, **config, **({"ops": ops} if ops else {})}
+
+
+def _as_of_job(state: object) -> PastExecutionState | None:
+    if not isinstance(state, PastExecutionState):
+        return None
+    outputs = {one._replace(step_key=step_name(one.step_key)) for one in state.produced_outputs}
+    return state._replace(produced_outputs=outputs, parent_state=_as_of_job(state.parent_state))
 
 
 def _executor_of(config: Mapping[str, Any], experiment: Experiment) -> str:

@@ -10,6 +10,7 @@ last month's runs.
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
 | `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
+| `instances/<id>`                       | a Dagster instance whose runs are kept here                            |
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ RUNS = "runs"
 REUSE = "reuse"
 DIGEST_KEY = "digest_key.json"
 CLAIMS = "claims"
+INSTANCES = "instances"
 RESULT = "result"
 RECORD = "run.json"
 
@@ -193,6 +195,17 @@ class ContextStore:
         """Who has `key`. Raises StoreError if that cannot be read."""
         found = self._document(_claim_name(key))
         return None if found is None else str(found["holder"])
+
+    def add_instance(self, identity: str, home: str) -> None:
+        """Remember that runs of this Dagster instance are kept here. Raises StoreError."""
+        name = f"{INSTANCES}/{identity}"
+        if not self.files.exists(name):
+            self._create(name, write_document({"home": home}))
+
+    def instances(self) -> dict[str, str]:
+        """The Dagster instances whose runs are kept here, and their homes. Raises StoreError."""
+        found = {name: self._document(f"{INSTANCES}/{name}") for name in self.files.children(INSTANCES)}
+        return {name: document["home"] for name, document in found.items() if document is not None}
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
         """Keep an event as it happens, however the stage ends. Raises OSError."""

@@ -63,7 +63,7 @@ def experiment(*stages: str, name: str = "experiment.yaml", more: str = "") -> s
 
 
 @pytest.mark.slow
-def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
+def test_a_run_shows_each_stage_and_the_result_before_its_details() -> None:
     done = crucible("run", experiment("measure", "choose", "add: {by: 2}"))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -72,7 +72,15 @@ def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
         assert f"  … {stage}" in lines
         assert any(re.match(rf"  ✓ {stage}  (< 1 ms|\d+ ms)", line) for line in lines)
     assert "use the small model" in done.stdout
-    assert lines[-1] == "accuracy = 0.5, total = 2."
+    after = lines[lines.index("") :]  # the stages are shown as they run; then comes the result
+    assert after[1] == "accuracy = 0.5, total = 2."
+    assert [line.split() for line in after[3:7]] == [
+        ["Metrics"],
+        ["metric", "value"],
+        ["accuracy", "0.5"],
+        ["total", "2"],
+    ]
+    assert "What ran" not in done.stdout
     assert "\x1b" not in done.stdout
 
 
@@ -188,6 +196,30 @@ def test_no_text_sends_commands_to_the_terminal() -> None:
     assert done.returncode == 1
     assert "\x1b" not in done.stdout + done.stderr
     assert "\x07" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_no_log_line_report_or_docstring_sends_commands_to_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\x08\x85\u202e"
+    Path("loud.py").write_text(
+        "import logging\nfrom crucible_core import Context, stage\n@stage\ndef loud(ctx: Context) -> Context:\n"
+        f"    {evil!r}\n    logging.getLogger('loud').warning({evil!r})\n"
+        f"    return ctx.put_metric({evil!r}, {evil!r})\n"
+    )
+    formats = ["markdown", "html", "json", "csv", "latex"]
+    data = {
+        "id": "loud",
+        "description": evil,
+        "pipeline": [{"name": "loud", "module": "loud:loud"}, {"name": "report"}],
+        "outputs": [{"name": "r", "formats": formats, "sink": "stdout"}],
+    }
+    Path("loud.json").write_text(json.dumps(data))
+    for arguments in (["run", "loud.json"], ["run", "loud.json", "--json"], ["stages", "loud:loud"]):
+        # As on a terminal: click leaves escapes out of a pipe.
+        code, shown = on_a_terminal(*arguments)
+        assert code == 0, shown
+        assert not re.search(r"[\x00-\x07\x0b\x0c\x0e-\x1a\x7f-\x9f\u202e]|\x1b\]|\x1b\[2J", shown), ascii(shown)
+    assert "loud" in shown
 
 
 # --- run, when it fails -----------------------------------------------------------------------------------------------

@@ -128,11 +128,31 @@ def test_what_there_is_not_is_said_with_what_there_is(instance: DagsterInstance)
     assert crucible("runs", "--status", "good").exit_code == 2
 
 
-def test_looking_makes_no_instance(tmp_path: Path) -> None:
-    done = crucible("runs")
+LOOKING = [
+    ["runs"],
+    ["show", "abcd"],
+    ["compare", "abcd", "bcde"],
+    ["resume", "abcd"],
+    ["replay", "abcd"],
+    ["why", "abcd", "train"],
+    ["ticks", "nightly"],
+    ["store", "gc", "--delete"],
+    ["store", "verify"],
+    ["store", "pin", "abcd"],
+]
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_looking_makes_no_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    done = crucible(*command)
     assert done.exit_code == 2
     assert f"DAGSTER_HOME is not set, and there is no {tmp_path}/.crucible/dagster, which `crucible run" in done.stderr
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    done = crucible(*command)
+    assert (done.exit_code, f"DAGSTER_HOME={tmp_path}/home is an empty folder" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["home"]
 
 
 def test_the_embedded_instance_is_found(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from crucible_dagster.history.history import History
 from crucible_dagster.rerun.replay import replay_run
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.retention import collect
 
 EXECUTORS = ["in_process", "multiprocess"]
 
@@ -277,6 +278,9 @@ def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Pat
     assert crucible("store", "pin", run_id[:8]).exit_code == 0
     assert json.loads(crucible("store", "gc", "--days", "0", "--json").stdout)["kept_runs"] == [run_id]
     assert crucible("store", "unpin", run_id).exit_code == 0
+    listed = crucible("store", "gc", "--days", "0").output
+    (line,) = [line for line in listed.splitlines() if run_id[:8] in line]
+    assert line.split()[1:3] == ["again", "success"]
     found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
     assert (found["removed_runs"], found["deleted"]) == ([run_id], True)
     assert not list((store / "objects").rglob("*")) or not any(p.is_file() for p in (store / "objects").rglob("*"))
@@ -286,3 +290,48 @@ def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Pat
     broken = crucible("store", "verify")
     assert broken.exit_code == 1
     assert f"objects/ab/{'c' * 62} is damaged" in broken.output
+
+
+def old(store: Path) -> Path:
+    """The store, as it will be in some months."""
+    for path in store.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return store
+
+
+def test_garbage_collection_from_another_instance_removes_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    monkeypatch.setenv("CRUCIBLE_STORE", str(shared))
+    file = write(stages({"name": "assign", "options": {"values": {"xs": list(range(2_000))}}}))
+    ours = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    assert crucible("store", "pin", ours).exit_code == 0
+    before = {path for path in old(shared).rglob("*") if path.is_file()}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(other))
+    refused = crucible("store", "gc", "--days", "0", "--delete")
+    assert refused.exit_code == 2
+    for said in (f"{shared} has 1 runs", f"instance of {other} knows none", f"belongs to the instance of {home}"):
+        assert said in " ".join(refused.output.split())
+    assert {path for path in shared.rglob("*") if path.is_file()} == before
+    # Both use it: each removes its own runs and leaves those of the other alone.
+    theirs = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    old(shared)
+    found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
+    assert (found["removed_runs"], found["kept_runs"]) == ([theirs], [ours])
+    assert before <= {path for path in shared.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_dagster_has_forgotten_is_removed_when_its_files_are_old(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    gone, kept = (execute_experiment(stages({"name": "choose"}), instance=instance).run_id for _ in range(2))
+    old(Path(str(open_store(instance).base)))
+    instance.delete_run(gone)
+    assert collect(instance, days=1).removed_runs == (gone,)
+    instance.delete_run(kept)
+    with pytest.raises(CrucibleError, match="knows none of them"):
+        collect(instance, days=1, delete=True)

@@ -16,6 +16,7 @@ from crucible_core.report import render_report
 from crucible_dagster import execute_experiment
 from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.objects import object_name
 from crucible_dagster.store.retention import collect
 
 
@@ -190,6 +191,25 @@ def test_a_result_whose_objects_are_gone_is_made_again(instance: DagsterInstance
     told = explain_stage(instance, second.run_id, "train")
     assert told.compared_with == first.run_id
     assert told.verdict.endswith("the stored result")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
+def test_a_result_whose_objects_are_damaged_is_made_again(instance: DagsterInstance, how: str) -> None:
+    first = run(instance, LARGE, TRAIN)
+    store = open_store(instance)
+    ((digest, _),) = store.load(first.run_id, "train").assigns.entries()["model"].ref.objects
+    path = Path(str(store.base), object_name(digest))
+    good = path.read_bytes()
+    path.write_bytes({"flipped": bytes([good[0] ^ 1]) + good[1:], "truncated": good[:-1], "empty": b""}[how])
+    second = run(instance, LARGE, TRAIN)
+    assert reused(second)["train"] is None
+    assert path.read_bytes() == good
+    said = [entry.user_message for entry in instance.all_logs(second.run_id)]
+    assert f"{object_name(digest)} in the context store was damaged and has been written again" in said
+    told = explain_stage(instance, second.run_id, "train")
+    assert told.verdict.endswith("the stored result")
+    assert "damaged" in (told.parts[-1].now or "")
+    assert reused(run(instance, LARGE, TRAIN))["train"] == second.run_id
 
 
 def test_garbage_collection_takes_results_of_old_runs_and_spares_the_rest(instance: DagsterInstance) -> None:
