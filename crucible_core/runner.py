@@ -22,6 +22,7 @@ from crucible_core.observers import Attempt, Audience, Observers, current_attemp
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.stage import FunctionStage
 from crucible_core.trace import (
     Event,
     GateJudged,
@@ -218,9 +219,12 @@ def _readable(text: str, planned: PlannedStage) -> str:
 
 
 def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next
     return trace
+
+
+_OURS = {__file__, FunctionStage.run.__code__.co_filename}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
-from crucible_core.ir.loading import MAX_BYTES
+from crucible_core.ir.loading import is_experiment
 from crucible_core.plan import plan_of
 from crucible_core.values.places import report_folder
 from crucible_dagster.automation.schedules import schedule_for
@@ -176,7 +175,7 @@ def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
 
 def _expand(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in _files_below(path, report_folder(path)) if _is_experiment(file))
+        yield from (file for file in _files_below(path, report_folder(path)) if is_experiment(file))
     elif path.exists():
         yield path
     else:
@@ -191,14 +190,5 @@ def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
         if inside.is_dir():
             if inside.absolute() != reports and not (inside / "pyvenv.cfg").exists():
                 yield from _files_below(inside, reports)
-        elif inside.suffix in SUFFIXES:
+        elif inside.suffix in SUFFIXES and inside.is_file():
             yield inside
-
-
-def _is_experiment(file: Path) -> bool:
-    # A folder has other files with these suffixes, such as dagster.yaml. One with neither `id` nor `pipeline`, which
-    # every experiment has, is not an experiment with a mistake in it; nor is a component of `dg`, of whatever type.
-    text = file.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
-    if re.search(r"(?m)^type\s*:", text) and re.search(r"(?m)^attributes\s*:", text):
-        return False
-    return re.search(r'(?m)^[\s{]*"?(id|pipeline)"?\s*:', text) is not None

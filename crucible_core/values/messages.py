@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -83,11 +84,14 @@ def path_hint(error: BaseException) -> str:
     """For a file with a relative path that was not found: what the path is relative to; nothing for other errors."""
     if not isinstance(error, FileNotFoundError):
         return ""
+    here = ""
     named = error.filename if isinstance(error.filename, str) else None
     if _ABSOLUTE.search(error_text(error) if named is None else named):
         return ""
     call = f"ctx.experiment.path({'...' if named is None else repr(named)})"
-    return f" (relative to the working directory, {Path.cwd()}; use {call} for a file beside the experiment file)"
+    with contextlib.suppress(OSError):  # a working directory that was removed
+        here = f", {Path.cwd()}"
+    return f" (relative to the working directory{here}; use {call} for a file beside the experiment file)"
 
 
 _ABSOLUTE = re.compile(r"(^|[\s'\"(])(/|~|\w+://)")

@@ -380,7 +380,7 @@ BAD_FILES = [
         "experiment.yaml:2:36: stage 'bench' has no option 'alfa'",
     ),
     ("id: a\npipeline: []\n", "experiment.yaml:2:1: pipeline: the pipeline is empty"),
-    ("id: a\npipeline: [\n", "experiment.yaml:3:1: is not valid YAML"),
+    ("id: a\npipeline: [\n", "experiment.yaml:3:1: this file is not valid YAML"),
     ("- a\n", "experiment.yaml:1:1: an experiment is a mapping"),
     ("id: a\npipeline: [{name: s, module: 'not_there:X'}]\n", "there is no module 'not_there'"),
     (

@@ -246,10 +246,18 @@ def test_an_endless_device_is_refused() -> None:
         load_experiment("/dev/zero")
 
 
-@pytest.mark.parametrize("raw", [b"id: \xff\n", b"\xff\xfei\x00d\x00", b"\x80", "id: ä".encode("latin-1")])
+@pytest.mark.parametrize("raw", [b"id: \xff\n", b"\x80", "id: ä".encode("latin-1")])
 @pytest.mark.parametrize("name", ["a.yaml", "a.json"])
 def test_a_file_that_is_not_utf8_is_refused_with_the_byte(raw: bytes, name: str) -> None:
-    assert "is not UTF-8: byte" in refusal(raw, name).message
+    message = refusal(raw, name).message
+    assert "is not UTF-8: byte" in message
+    assert message.endswith("; save it as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_utf_16_is_refused_by_its_name(encoding: str, name: str) -> None:
+    assert refusal("id: a\n".encode(encoding), name).message == "this file is UTF-16; save it as UTF-8"
 
 
 @pytest.mark.parametrize(

@@ -434,7 +434,7 @@ def test_every_mistake_of_every_file_is_said_at_once(tmp_path: Path) -> None:
         build_definitions(tmp_path, strict=True)
     said = str(caught.value).splitlines()
     assert len(said) == 4
-    assert "b.yaml:3:1: is not valid YAML" in said[0]
+    assert "b.yaml:3:1: this file is not valid YAML" in said[0]
     assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[1]
     assert "e.yaml:3:12: schedule.cron: '99 99 * * *' is not a cron schedule" in said[2]
     assert "d.yaml:1:1: the id 'c.x' is taken by experiment 'c-x'" in said[3]
