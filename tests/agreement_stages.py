@@ -6,6 +6,8 @@ import os
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -110,6 +112,12 @@ def fail_until(ctx: Context, *, counter: str, successes_after: int) -> Context:
     if calls <= successes_after:
         raise ConnectionError(f"call {calls}")
     return ctx.put_metric("calls", calls)
+
+
+@stage
+def kinds_of_numbers(ctx: Context) -> Context:
+    exact = {"decimal": Decimal("0.5"), "fraction": Fraction(1, 2), "yes": True}
+    return odd_values.function(ctx).merge_metrics(exact)
 
 
 class MutateUntil(Stage):

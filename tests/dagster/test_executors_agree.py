@@ -177,6 +177,17 @@ def test_gates_say_the_same_and_leave_the_context_alone(run: Run, instance: Dags
     )
 
 
+def test_every_kind_of_number_is_one_to_a_gate(run: Run) -> None:
+    number = {"float32", "int64", "bool_", "big", "decimal", "fraction", "yes", "inf"}
+    other = {"text", "none", "complex", "nan", "array"}
+    gates = [{"name": name, "metric": name, "above": 0} for name in sorted(number | other)]
+    described = experiment({"name": "kinds_of_numbers"}, gates=gates)
+    for context in (run_experiment(described), run(described)):
+        found = {one.gate: one.status for one in context.trace.gates}
+        assert {name for name, status in found.items() if status == "passed"} == number
+        assert {name for name, status in found.items() if status == "undecided"} == other
+
+
 def test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context(run: Run) -> None:
     described = gated(blocking=True)
     with pytest.raises(GateFailedError) as direct:
