@@ -6,8 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 from crucible_bench.compared import PairResult
@@ -19,7 +17,7 @@ from crucible_bench.comparison import (
 )
 from crucible_bench.result import TestResult
 from crucible_core.context import Context
-from crucible_core.values.jsonable import MAX_DEPTH, key_text, to_jsonable
+from crucible_core.values.jsonable import MAX_DEPTH, as_number, key_text, plain_number, to_jsonable
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -105,41 +103,6 @@ def _ends(prefix: str, compared: TestResult | PairResult) -> dict[str, float]:
 def is_number(value: Any) -> bool:
     rendered = to_jsonable(value)
     return isinstance(rendered, int | float) and not isinstance(rendered, bool)
-
-
-_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # as JSON has them
-
-
-def as_number(value: Any) -> float | int | None:
-    """The value as a number that can be compared with a bound; None for what is not a number, NaN among them.
-
-    A boolean is one: it counts as 1 or 0. Decimal, Fraction, and numbers of numpy become int or float.
-    """
-    if isinstance(value, str):
-        return None
-    if isinstance(value, Decimal | Fraction):
-        try:
-            value = float(value)
-        except (ValueError, OverflowError):  # a signalling NaN; a fraction beyond every float
-            return None
-    elif type(value) not in {int, float, bool}:
-        rendered = to_jsonable(value)
-        value = _INFINITIES.get(rendered) if isinstance(rendered, str) else rendered
-    if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN; an int may be too large for isnan
-        return None
-    return value
-
-
-def plain_number(value: float | int) -> float | int:
-    """The number as one that every database and JSON can hold."""
-    if isinstance(value, float):
-        return value
-    if abs(value) < 2**63:
-        return int(value)
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

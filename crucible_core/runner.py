@@ -32,12 +32,12 @@ from crucible_core.trace import (
     StageStarted,
     StageSucceeded,
 )
-from crucible_core.values.jsonable import safe_text, type_name
+from crucible_core.values.attempt_inputs import AttemptInputs
+from crucible_core.values.jsonable import readable_text, type_name
 from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
-MAX_TEXT = 20_000
 UNUSED = (
     "stage %r returned the Context that it was given, although it made a new one from it: what it added is lost. Every "
     "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
@@ -100,12 +100,14 @@ def run_stage(
 ) -> Context:
     """Run one stage on `context`, with its retries, and return the Context with the stage's record in its trace.
 
+    Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
+
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
     raised. The Context of either holds the decisions made until then.
     """
     audience = Audience.of(observers)
     definition = planned.definition
-    name = definition.name
+    name, policy = definition.name, definition.retry
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
     started = perf_counter()
@@ -116,6 +118,8 @@ def run_stage(
         while True:
             attempt = Attempt(context.run_id, name, audience)
             heard = attempt.heard
+            retry = policy if policy is not None and attempts <= policy.max_retries else None
+            inputs = None if retry is None else AttemptInputs(planned.stage, context)
             try:
                 result = _run_once(planned, context, attempt, audience)
                 break
@@ -123,11 +127,11 @@ def run_stage(
                 raise
             except BaseException as error:
                 context = _keep(context, heard)
-                policy = definition.retry
-                if policy is None or attempts > policy.max_retries or not isinstance(error, Exception):
+                if retry is None or inputs is None or not isinstance(error, Exception):
                     failed = _failure(planned, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
-                delay = policy.delay_after(attempts)
+                delay = retry.delay_after(attempts)
+                planned, context = planned._replace(stage=inputs.stage), inputs.restored(context)
                 context = _record(context, _retried(planned, attempts, delay, error), audience)
             time.sleep(delay)
             attempts += 1
@@ -212,10 +216,7 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
 
 
 def _readable(text: str, planned: PlannedStage) -> str:
-    text = scrub(text, secrets_of(planned.stage, planned.definition.options))
-    if len(text) > MAX_TEXT:
-        text = f"{text[: MAX_TEXT // 2]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-MAX_TEXT // 2 :]}"
-    return safe_text(text)
+    return readable_text(scrub(text, secrets_of(planned.stage, planned.definition.options)))
 
 
 def _below_this_module(trace: TracebackType | None) -> TracebackType | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from crucible_core.context import Context
 from crucible_core.gates.outcome import NotComparedError, Past, RunNumbers, Verdict, number_text, reason_of
 from crucible_core.ir.gates import BOUNDS, BoundName, Gate, GateResult
-from crucible_core.metrics import plain_number
+from crucible_core.values.jsonable import plain_number
 
 if TYPE_CHECKING:
     from crucible_core.plan import PlannedStage

@@ -10,9 +10,8 @@ from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.gates import Baseline
 from crucible_core.ir.vocabulary import GateStatus
-from crucible_core.metrics import as_number, every_value
 from crucible_core.values.equality import same
-from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.jsonable import as_number, to_jsonable
 from crucible_core.values.messages import closest, error_text, printable
 
 SHOWN = 8
@@ -89,7 +88,9 @@ class RunNumbers:
 
         Raises UnknownNameError if no metric has the name, UndecidedError if it is not a number, or not one alone.
         """
-        if self._found is None:  # only where there are gates
+        if self._found is None:
+            from crucible_core.metrics import every_value  # noqa: PLC0415  # only where there are gates
+
             self._found = {}
             for one, value in every_value(self._ctx):
                 others = [other for other in self._found.get(one, ()) if not _equal(value, other)]

@@ -47,6 +47,8 @@ class CompiledExperiment:
     observers: Observers
     op_names: tuple[str, ...]
     settings: RunSettings = DEFAULTS
+    failed_observers: set[int] = field(default_factory=set)
+    """Of one run: the observers whose first error is logged."""
     _plans: dict[str, Plan] = field(default_factory=dict)
 
     @property
@@ -59,7 +61,7 @@ class CompiledExperiment:
 
     def of_run(self, settings: RunSettings) -> "CompiledExperiment":
         """The same with the settings of one run, whose steps in this process share its plan."""
-        return replace(self, settings=settings, _plans={})
+        return replace(self, settings=settings, failed_observers=set(), _plans={})
 
     def plan_of(self, launched: Experiment) -> Plan:
         """The plan of the experiment as it was launched: the job's own, unless something was chosen for this run.

@@ -28,7 +28,7 @@ from crucible_core import (
     GateFailedError,
 )
 from crucible_core.ir.secrets import MASK, restored
-from crucible_core.observers import Observers
+from crucible_core.observers import Audience, Observers
 from crucible_core.runner import run_gates
 from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
 from crucible_dagster.execute.compiled import RUN_KEY, CompiledExperiment, compiled_of
@@ -89,7 +89,8 @@ def _judge_run(
         # As it is now: a run whose variant was typed has its tag since its first step.
         run = context.instance.get_run_by_id(context.run_id) or context.run
         earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
-        judged = run_gates(plan, after or before, (*traced, *compiled.observers), earlier_runs)
+        audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
+        judged = run_gates(plan, after or before, audience, earlier_runs)
         # Before the verdict, so that a run that fails a gate has its Context too.
         after = judged if after else manager.commit(judged, context.run_id, step, attempt=new_attempt())
     results = after.trace.gates

@@ -5,6 +5,7 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import copy
 import logging
 import pickle
 import traceback
@@ -163,7 +164,8 @@ class _StepAttempt:
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
         event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
-        self.audience = Audience.of((self._keep, event_log, *traced, *compiled.observers))
+        observers = (self._keep, event_log, *traced, *compiled.observers)
+        self.audience = Audience(observers, compiled.failed_observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
@@ -275,6 +277,10 @@ class _TrackedStage:
     def __init__(self, stage: Stage, reads: Reads) -> None:
         self._stage = stage
         self._reads = reads
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_TrackedStage":
+        """For another attempt: a copy of the stage, whose reads are those of the same step."""
+        return _TrackedStage(copy.deepcopy(self._stage, memo), self._reads)
 
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True

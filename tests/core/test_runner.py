@@ -748,6 +748,79 @@ def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(
     assert "stage 'choose'" in caplog.text
 
 
+@pytest.mark.parametrize("debugging", [False, True])
+def test_an_observer_that_raises_is_logged_once_in_a_run_in_one_sentence(
+    debugging: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent(Observer):
+        """Raises in every method."""
+
+        interval = 0.0
+
+        def __repr__(self) -> str:
+            return "silent"
+
+        def on_event(self, event: Event) -> None:
+            raise Broken("the screen is gone")
+
+        def on_progress(self, update: ProgressUpdate) -> None:
+            raise Broken("the screen is gone")
+
+        def run_ended(self, error: BaseException | None) -> None:
+            raise Broken("the screen is gone")
+
+    @stage
+    def works(ctx: Context) -> Context:
+        list(progress(range(3)))
+        return ctx
+
+    silent = Silent()
+    with caplog.at_level("DEBUG" if debugging else "INFO", "crucible"):
+        for _ in range(2):
+            run("choose", "works", registry=registry() | {"works": works}, observers=[silent])
+    told = [record for record in caplog.records if record.name == "crucible"]
+    assert [record.getMessage() for record in told] == 2 * [
+        "the observer silent failed in on_event of stage 'choose': Broken: the screen is gone; the run goes on, and "
+        "further errors of it are not logged"
+    ]
+    assert all(bool(record.exc_info) is debugging for record in told)
+
+
+def test_an_attempt_gets_as_it_is_what_cannot_be_copied() -> None:
+    calls: list[list[int]] = []
+
+    @stage
+    def flaky(ctx: Context) -> Context:
+        rows, lock = ctx.assigns["rows"], ctx.assigns["lock"]
+        rows[0].append(1)
+        calls.append(list(rows[0]))
+        if len(calls) < 3:
+            raise OSError("flaky")
+        return ctx.put_metric("same", lock is values["lock"] and rows[0] is ctx.assigns["first"])
+
+    first: list[int] = []
+    values = {"rows": [first], "lock": threading.Lock(), "first": first}
+    pipeline = {"name": "flaky", "retry": {"max_retries": 2}}
+    ctx = run(pipeline, registry=registry() | {"flaky": flaky}, assigns=values)
+    assert calls == [[1], [1], [1]]
+    assert ctx.metrics["same"] is True
+
+
+def test_without_a_retry_a_stage_gets_the_very_values_of_the_context() -> None:
+    class Costly:
+        def __deepcopy__(self, memo: object) -> Costly:
+            raise AssertionError("it is copied")
+
+    @stage
+    def looks(ctx: Context) -> Context:
+        return ctx.put_metric("same", ctx.assigns["value"] is value)
+
+    value = Costly()
+    for retry in ({}, {"retry": {"max_retries": 0}}, {"retry": {"max_retries": 1}}):
+        made = run({"name": "looks", **retry}, registry=registry() | {"looks": looks}, assigns={"value": value})
+        assert made.metrics["same"] is True
+
+
 class Watching(Observer):
     """An observer of whole runs, which raises where it is told to, and would swallow what ends a run."""
 

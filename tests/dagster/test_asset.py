@@ -166,7 +166,8 @@ def test_numbers_that_are_not_plain_floats_are_shown_as_what_they_are() -> None:
     assert metadata["half"] == FloatMetadataValue(0.5)
     assert metadata["single"] == FloatMetadataValue(float(np.float32(0.1)))
     assert metadata["count"] == IntMetadataValue(7)
-    assert not {"nan", "infinite", "huge", "yes"} & {
+    assert metadata["yes"] == IntMetadataValue(1)
+    assert not {"nan", "infinite", "huge"} & {
         name for name, value in metadata.items() if isinstance(value, IntMetadataValue | FloatMetadataValue)
     }
     assert metadata["report (metric)"] == FloatMetadataValue(0.25)
