@@ -124,7 +124,10 @@ def _print_why(found: Why) -> None:
     console = make_console(sys.stdout)
     console.print(styled((found.verdict, "bold")))
     if found.parts:
-        rows = tuple((part.part, part.verdict, _short(part.then), _short(part.now)) for part in found.parts)
+        rows = tuple(
+            (part.part, part.verdict, part.values[0] or _short(part.then), part.values[1] or _short(part.now))
+            for part in found.parts
+        )
         console.print(styled(""))
         print_table(console, Table(("depends on", "", "then", "now"), rows))
 

@@ -6,7 +6,7 @@ is unavailable.
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
@@ -48,7 +48,7 @@ from crucible_dagster.history.run_record import record_run
 from crucible_dagster.history.source_identity import modules_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
-from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
 from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
 
@@ -140,7 +140,7 @@ class _StepAttempt:
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
         hit = None if fresh else cache.find(key, before)
         if hit is not None:
-            return self._reuse(hit, before, key)
+            return self._reuse(hit, before, key, cache.shown(key, before, hit.reads))
         if fresh:
             why: dict[str, Any] = {"fresh": True}
         else:
@@ -166,9 +166,13 @@ class _StepAttempt:
         return self._commit(adopted, {"adopted_from": run.parent_run_id})
 
     def _run(
-        self, planned: PlannedStage, before: Context, notes: dict[str, Any], reads: Reads | None = None
+        self,
+        planned: PlannedStage,
+        before: Context,
+        notes: dict[str, Any],
+        seen: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Context:
-        """Run the stage and commit what it returns; `reads` are put among the notes."""
+        """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
         run_id = self.dagster.run_id
         packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
@@ -187,19 +191,27 @@ class _StepAttempt:
                 raise RefusedWriteError(
                     f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
-            if reads is not None:
-                notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
+            if seen is not None:
+                notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
     def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
+        inputs = cache.inputs(key, before)
+        depended: dict[Read, str] = {}
+
+        def seen() -> dict[str, Any]:
+            depended.update(cache.seen(before, reads.seen, inputs))
+            listed = [[list(read), digest] for read, digest in depended.items()]
+            return {"reads": listed, "shown": cache.shown(key, before, depended)}
+
         tracking = _TrackedStage(self.planned.stage, reads)
-        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
-        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
+        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts(), "unknown": key.unknown}}
+        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, seen)
         unfit = (
             cache.remember(
-                key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
+                key, self.dagster.run_id, before, kept, reads=depended, written=written_names(before, self.raw)
             )
             if kept.experiment.to_json() == experiment
             else "it changed the experiment in place"
@@ -208,7 +220,7 @@ class _StepAttempt:
             self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be reused: {unfit}")
         return kept
 
-    def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
+    def _reuse(self, hit: Hit, before: Context, key: StageKey, shown: Mapping[str, str]) -> Context:
         name = self.planned.name
         events: list[Event] = [StageStarted(stage=name), *hit.context.trace.events]
         events.append(StageSucceeded(stage=name, seconds=0.0, reused_from=hit.run_id))
@@ -219,7 +231,7 @@ class _StepAttempt:
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
         after = hit.context._replace(trace=trace)
         reads = [[list(read), digest] for read, digest in hit.reads.items()]
-        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
+        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads, "shown": shown}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
         kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
