@@ -54,6 +54,8 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
             planned = plan_resumption(
                 instance, run, override=lambda experiment: with_overrides(experiment, overrides), force=force
             )
+        for said in planned.warnings:
+            click.echo(f"warning: {said}", err=True)
         run_and_show(
             f"{planned.experiment.id}, resuming run {planned.parent.run_id}",
             len(planned.experiment.pipeline),

@@ -236,8 +236,11 @@ def _print_details(console: Console, details: RunDetails) -> None:
             (one.name, name, format_value(value)) for one in record.stages for name, value in one.options.items()
         ]
         _print_section(console, "Options", ("stage", "option", "value"), tuple(options))
-        code = tuple((one.name, code_of(one)) for one in record.stages)
-        _print_section(console, "Code", ("stage", "class and hash of its source"), code)
+        code = tuple(
+            (one.name, code_of(one) + (f", from run {one.from_run[:SHORT]}" if one.from_run else ""))
+            for one in record.stages
+        )
+        _print_section(console, "Code", ("stage", "class and hash of its code"), code)
     for note in details.notes:
         console.print(styled(("\nnote: ", "yellow"), note))
     if failure is not None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from dagster import (
     DagsterExecutionInterruptedError,
+    DagsterRun,
     Failure,
     MetadataValue,
     OpExecutionContext,
@@ -19,6 +20,7 @@ from dagster import (
 
 from crucible_core import (
     Context,
+    CrucibleError,
     Event,
     Experiment,
     InvalidExperimentError,
@@ -44,7 +46,13 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
-from crucible_dagster.history.run_record import record_run
+from crucible_dagster.history.run_record import (
+    StageRecord,
+    changed_since,
+    kept_stages,
+    read_run_record,
+    record_run,
+)
 from crucible_dagster.history.source_identity import modules_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
@@ -74,6 +82,7 @@ def _run_step(
     step = context.op_handle.name
     index = compiled.op_names.index(step)
     begins = upstream is None or upstream.run_id != context.run_id
+    adopted: Context | None = None
     try:
         launched = _as_launched(compiled, context)
         plan = compiled.plan_of(launched)
@@ -88,7 +97,11 @@ def _run_step(
         _tag_with_variant(context, launched)
         if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
             context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        record = record_run(launched, plan, compiled.op_names, context.run)
+        adopted = _adoptable(manager, context.run, step, planned, launched)
+        kept = _kept_stages(manager, context.run, adopted=step if adopted is not None else None)
+        record = record_run(launched, plan, compiled.op_names, context.run, kept=kept)
+        for name, run_id in changed_since(record, plan):
+            context.log.warning(f"stage {name!r} keeps its result of run {run_id}, although its code has changed since")
         manager.store.put_run_record(context.run_id, record.to_json())
         remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
@@ -99,7 +112,7 @@ def _run_step(
         before = _before(context, upstream, launched)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
-            after = (one.adopt(before) if begins else None) or one.run(before)
+            after = one.run(before) if adopted is None else one.adopt(adopted, before)
     if index == len(launched.pipeline) - 1 and not launched.gates:
         yield materialization(after, chart=chart_of_runs(context.instance, after))
     ending = after.trace.endings.get(planned.name)
@@ -148,22 +161,11 @@ class _StepAttempt:
             why = {"last": run_id, "parts": parts}
         return self._run_tracked(before, cache, key, why)
 
-    def adopt(self, before: Context) -> Context | None:
-        """The step's result in the run that this one resumes, if that run's process died before it reported it."""
-        run = self.dagster.run
-        if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
-            return None
-        store = self.manager.store
-        if not store.has_result(run.parent_run_id, self.step):
-            return None
-        found = store.load(run.parent_run_id, self.step)
-        if self.planned.definition not in found.experiment.pipeline:
-            return None  # its options were changed meanwhile
-        if found.experiment.seed != before.experiment.seed:
-            return None
-        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        adopted = found._replace(experiment=before.experiment, run_id=run.run_id)
-        return self._commit(adopted, {"adopted_from": run.parent_run_id})
+    def adopt(self, found: Context, before: Context) -> Context:
+        """Make the result that the step has in the run which this one resumes its result in this one."""
+        parent = found.run_id
+        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {parent}")
+        return self._commit(found._replace(experiment=before.experiment, run_id=self.dagster.run_id), {})
 
     def _run(
         self,
@@ -242,6 +244,31 @@ class _StepAttempt:
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
+
+
+def _adoptable(
+    manager: ContextIOManager, run: DagsterRun, step: str, planned: PlannedStage, launched: Experiment
+) -> Context | None:
+    """The step's result in the run that this one resumes, if that run's process died before it reported it."""
+    if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
+        return None
+    if not manager.store.has_result(run.parent_run_id, step):
+        return None
+    found = manager.store.load(run.parent_run_id, step)
+    # Otherwise its options were changed meanwhile.
+    return found if planned.definition in found.experiment.pipeline and found.experiment.seed == launched.seed else None
+
+
+def _kept_stages(manager: ContextIOManager, run: DagsterRun, *, adopted: str | None) -> dict[str, StageRecord]:
+    """Step -> what the run that this one continues has recorded of it, for the steps that are not executed again."""
+    if run.parent_run_id is None or run.step_keys_to_execute is None:
+        return {}
+    try:
+        text = manager.store.run_record(run.parent_run_id)
+        executed = {key for key in run.step_keys_to_execute if key != adopted}
+        return {} if text is None else kept_stages(read_run_record(text), executed)
+    except CrucibleError:  # damaged: what is known is the code of now
+        return {}
 
 
 class _TrackedStage:

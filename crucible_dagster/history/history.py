@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -205,6 +206,10 @@ class History:
         facts = self._from_context(run_id, _facts_in, notes)
         if facts is None:
             facts = ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
+        kept = {one.name: one.from_run for one in record.stages if one.from_run} if record else {}
+        stages = tuple(
+            replace(one, note=f"from run {kept[one.name]}") if one.name in kept else one for one in facts.stages
+        )
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
         failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
@@ -214,7 +219,7 @@ class History:
         return RunDetails(
             summary=summary,
             record=record,
-            stages=facts.stages,
+            stages=stages,
             metrics=facts.metrics,
             artifacts=facts.artifacts,
             decisions=facts.decisions,

@@ -168,9 +168,6 @@ class _Walk:
                 if found.__self__ is not None and not isinstance(found.__self__, types.ModuleType):
                     self.described(found.__self__, holder)
                 self._package(found.__module__ or "")
-            case _ if parts := _parts_of_code(found):
-                self.described(parts, holder)
-                self.visit(type(found), holder)
             case _:
                 self._add(f"a {type(found).__name__} in {_file(holder)}", self.described(found, holder))
 
@@ -362,7 +359,10 @@ class _Walk:
             return "a logger"
         if _is_code(value):
             self.visit(value, holder)
-            return f"code {getattr(value, '__qualname__', type(value).__name__)}"
+            return f"code {getattr(value, '__qualname__', '')}"
+        if parts := _parts_of_code(value):
+            self.visit(kind, holder)
+            return _sha([kind.__qualname__, self.described(parts, holder)])
         if isinstance(value, enum.Enum):
             self.visit(kind, holder)
             return _sha([kind.__qualname__, str(value.name), self.described(value.value, holder)])
@@ -394,7 +394,13 @@ _NOT_CODE = frozenset(
         *("__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__", "_abc_impl"),
         *("__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__", "__qualname__", "__slots__"),
         *("__signature__", "__class_vars__", "__private_attributes__", "source_when_defined", "model_fields"),
-        *("__dataclass_fields__", "__dataclass_params__", "__annotations_cache__", "__annotate_func__"),
+        *(
+            "__slotnames__",
+            "__dataclass_fields__",
+            "__dataclass_params__",
+            "__annotations_cache__",
+            "__annotate_func__",
+        ),
     }
 )
 _LOADERS = frozenset({"importlib", "pkgutil", "runpy"})
@@ -404,9 +410,7 @@ _PLAIN_BASES = frozenset({object, BaseModel, typing.Generic, typing.Protocol})
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, types.ModuleType | types.FunctionType | type | types.BuiltinFunctionType) or bool(
-        _parts_of_code(value)
-    )
+    return isinstance(value, types.ModuleType | types.FunctionType | type | types.BuiltinFunctionType)
 
 
 def _parts_of_code(value: Any) -> list[Any]:

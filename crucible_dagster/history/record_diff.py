@@ -75,8 +75,9 @@ def _code(record: RunRecord) -> dict[str, str]:
 
 
 def code_of(stage: StageRecord) -> str:
-    """The class of a stage and twelve digits of its hash, in one line."""
-    return f"{stage.stage} {stage.source_hash[:12] if stage.source_hash else 'no source'}"
+    """The class of a stage and twelve digits of the hash of its code, in one line."""
+    found = stage.code_hash.partition(":")[2] if stage.code_hash else stage.source_hash
+    return f"{stage.stage} {found[:12] if found else 'no source'}"
 
 
 def git_of(record: RunRecord) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dagster import DagsterInstance
@@ -71,15 +71,13 @@ def explain_stage(instance: DagsterInstance, run: str, stage: str) -> Why:
         raise CrucibleError(
             f"run {record.run_id} has no stage {stage!r}{closest(stage, names)}; it has: {', '.join(names)}"
         )
+    if found.from_run is not None:
+        earlier = explain_stage(instance, found.from_run, stage)
+        verdict = f"{stage} was not run: its result is that of run {found.from_run}, which this run resumes. There, "
+        return replace(earlier, run_id=record.run_id, verdict=verdict + earlier.verdict)
     manifest = open_store(instance).find(record.run_id, found.step)
     if manifest is None:
-        raise CrucibleError(
-            f"stage {stage!r} has no result in run {record.run_id}: it failed, or was done by another run"
-        )
-    adopted = manifest.notes.get("adopted_from")
-    if adopted is not None:
-        verdict = f"{stage} was not run: its result is that of run {adopted}, which this run resumes"
-        return Why(record.run_id, stage, None, None, verdict, ())
+        raise CrucibleError(f"stage {stage!r} has no result in run {record.run_id}: it failed, or did not begin")
     notes: Mapping[str, Any] | None = manifest.notes.get("reuse")
     if notes is None:
         verdict = f"{stage} was run: its entry in the experiment does not have `cache: true`"

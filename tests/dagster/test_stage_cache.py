@@ -170,7 +170,7 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
     third = execute()
     assert third[1:] == ["2", "None"]
     explanation = explain_stage(instance, third[0], "one")
-    assert explanation.verdict.endswith("this is different: code")
+    assert explanation.verdict.endswith("this is different: code of one in changing.py")
 
 
 def test_a_failure_is_never_used_again(instance: DagsterInstance, tmp_path: Path) -> None:
