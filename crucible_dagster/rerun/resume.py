@@ -41,7 +41,7 @@ from crucible_dagster.tags import FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
-PARENT_TAG = "dagster/parent_run_id"
+PARENT_TAG, ROOT_TAG = "dagster/parent_run_id", "dagster/root_run_id"
 OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
@@ -63,6 +63,9 @@ class Resumption:
             **launch_tags(launched_by),
             **parent_tags(),
             RESUME_RETRY_TAG: "true",
+            # As Dagster tags what its UI executes again: runs can be found by them.
+            PARENT_TAG: self.parent.run_id,
+            ROOT_TAG: self.parent.root_run_id or self.parent.run_id,
             **({FRESH_TAG: "true"} if fresh else {}),
         }
         with job_in_processes(self.experiment, self.registry, observers) as job:
