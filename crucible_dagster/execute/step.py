@@ -65,6 +65,7 @@ __all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
 
 _log = logging.getLogger("crucible")
 
+MANY_OUTPUTS = 100_000
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
@@ -236,6 +237,14 @@ class _StepAttempt:
         return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads, "shown": shown}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
+        added = len(after.outputs.added()) if isinstance(after.outputs, StoredList) else len(after.outputs)
+        if added >= MANY_OUTPUTS:
+            said = (
+                f"storing {added:,} outputs of stage {self.planned.name!r}; this can take a while, and an array or a "
+                "data frame among the assigns is stored at once"
+            )
+            self.dagster.log.info(said)
+            _log.warning(said)
         kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
         for repaired in self.manager.store.objects.repaired():
             self.dagster.log.warning(repaired)
