@@ -1,8 +1,9 @@
 """Reusing earlier results of stages: `cache: true` in the experiment file.
 
-An earlier result of a stage is reused if its code, its options and everything that it looked at in the Context are the
-same. What it looks at is noted while it runs, and stored with the result. Files, the network, the
-clock, environment variables and modules that the stage imports are not seen.
+An earlier result of a stage is reused if the code that it can reach, its options and everything that it looked at in
+the Context are the same. What it looks at is noted while it runs, and stored with the result; beside it the files and
+environment variables that its options and its code name, except files that it wrote itself. Other files, the network
+and the clock are not seen.
 
 Below `reuse/<digest of code and options>/` of the store, each set of things that such a stage once looked at has a
 `.reads` file, and each result with these things as they were a `.result` file; so a look-up costs as many small
