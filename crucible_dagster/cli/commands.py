@@ -25,7 +25,7 @@ def _command(name: str, sentence: str, module: str) -> LazyCommand:
 
 runs = _command("runs", "List the runs that Dagster has kept, newest first.", "runs")
 show = _command("show", "Show everything about one run.", "runs")
-compare = _command("compare", "Show how two runs differ.", "runs")
+compare = _command("compare", "Show how runs differ: two side by side, or more in one table.", "runs")
 resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
 why = _command("why", "Say why an earlier result of a stage was reused, or why not.", "rerun")

@@ -24,7 +24,7 @@ def open_existing_instance() -> DagsterInstance:
     if not home and not embedded_home().exists():
         raise CrucibleError(
             f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
-            "`crucible run FILE --dagster` makes"
+            "`crucible run FILE --dagster` makes. Direct runs, without --dagster, are not kept"
         )
     if home and Path(home).is_dir() and not any(Path(home).iterdir()):
         raise CrucibleError(f"there are no runs here: DAGSTER_HOME={home} is an empty folder")

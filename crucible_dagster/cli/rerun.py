@@ -56,6 +56,8 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, gates
             planned = plan_resumption(
                 instance, run, override=lambda experiment: with_overrides(experiment, overrides), force=force
             )
+        for said in planned.warnings:
+            click.echo(f"warning: {said}", err=True)
         run_and_show(
             f"{planned.experiment.id}, resuming run {planned.parent.run_id}",
             len(planned.experiment.pipeline),
@@ -128,7 +130,10 @@ def _print_why(found: Why) -> None:
     console = make_console(sys.stdout)
     console.print(styled((found.verdict, "bold")))
     if found.parts:
-        rows = tuple((part.part, part.verdict, _short(part.then), _short(part.now)) for part in found.parts)
+        rows = tuple(
+            (part.part, part.verdict, part.values[0] or _short(part.then), part.values[1] or _short(part.now))
+            for part in found.parts
+        )
         console.print(styled(""))
         print_table(console, Table(("depends on", "", "then", "now"), rows))
 

@@ -9,12 +9,13 @@ import copy
 import logging
 import pickle
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
     AssetMaterialization,
     DagsterExecutionInterruptedError,
+    DagsterRun,
     MetadataValue,
     OpExecutionContext,
     Output,
@@ -22,6 +23,7 @@ from dagster import (
 
 from crucible_core import (
     Context,
+    CrucibleError,
     Event,
     Experiment,
     InvalidExperimentError,
@@ -57,11 +59,17 @@ from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.gate_results import forget_verdict
-from crucible_dagster.history.run_record import record_run
+from crucible_dagster.history.run_record import (
+    StageRecord,
+    changed_since,
+    kept_stages,
+    read_run_record,
+    record_run,
+)
 from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
-from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
+from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
 from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
 
@@ -70,6 +78,7 @@ __all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
 _log = logging.getLogger("crucible")
 
+MANY_OUTPUTS = 100_000
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
@@ -87,6 +96,7 @@ def _run_step(
     step = context.op_handle.name
     index = compiled.op_names.index(step)
     begins = upstream is None or upstream.run_id != context.run_id
+    adopted: Context | None = None
     try:
         launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
@@ -105,7 +115,11 @@ def _run_step(
         _tag_with_variant(context, launched)
         _tag_with_options(context, launched)
         forget_verdict(context.instance, context.run)
-        record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
+        adopted = _adoptable(manager, context.run, step, planned.name, shown)
+        kept = _kept_stages(manager, context.run, adopted=step if adopted is not None else None)
+        record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret, kept=kept)
+        for name, run_id in changed_since(record, plan):
+            context.log.warning(f"stage {name!r} keeps its result of run {run_id}, although its code has changed since")
         manager.store.put_run_record(context.run_id, record.to_json())
         remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
@@ -116,7 +130,7 @@ def _run_step(
         before = _before(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
-            after = (one.adopt(before) if begins else None) or one.run(before)
+            after = one.run(before) if adopted is None else one.adopt(adopted, before)
     is_last = index == len(launched.pipeline) - 1 and not launched.gates
     shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
@@ -176,7 +190,7 @@ class _StepAttempt:
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
         hit = None if fresh else cache.find(key, before)
         if hit is not None:
-            return self._reuse(hit, before, key)
+            return self._reuse(hit, before, key, cache.shown(key, before, hit.reads))
         if fresh:
             why: dict[str, Any] = {"fresh": True}
         else:
@@ -184,28 +198,20 @@ class _StepAttempt:
             why = {"last": run_id, "parts": parts}
         return self._run_tracked(before, cache, key, why)
 
-    def adopt(self, before: Context) -> Context | None:
-        """The step's result in the run that this one resumes, if that run's process died before it reported it."""
-        run = self.dagster.run
-        if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
-            return None
-        store = self.manager.store
-        if not store.has_result(run.parent_run_id, self.step):
-            return None
-        found = store.load(run.parent_run_id, self.step)
-        shown = next(one for one in before.experiment.pipeline if one.name == self.planned.name)
-        if shown not in found.experiment.pipeline:
-            return None  # its options were changed meanwhile
-        if found.experiment.seed != before.experiment.seed:
-            return None
-        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        adopted = found._replace(experiment=before.experiment, run_id=run.run_id)
-        return self._commit(adopted, {"adopted_from": run.parent_run_id})
+    def adopt(self, found: Context, before: Context) -> Context:
+        """Make the result that the step has in the run which this one resumes its result in this one."""
+        parent = found.run_id
+        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {parent}")
+        return self._commit(found._replace(experiment=before.experiment, run_id=self.dagster.run_id), {})
 
     def _run(
-        self, planned: PlannedStage, before: Context, notes: dict[str, Any], reads: Reads | None = None
+        self,
+        planned: PlannedStage,
+        before: Context,
+        notes: dict[str, Any],
+        seen: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Context:
-        """Run the stage and commit what it returns; `reads` are put among the notes."""
+        """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
         run_id = self.dagster.run_id
         packages = packages_of(type(self.planned.stage))
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
@@ -226,19 +232,27 @@ class _StepAttempt:
                 raise RefusedWriteError(
                     f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
-            if reads is not None:
-                notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
+            if seen is not None:
+                notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
     def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
+        inputs = cache.inputs(key, before)
+        depended: dict[Read, str] = {}
+
+        def seen() -> dict[str, Any]:
+            depended.update(cache.seen(before, reads.seen, inputs))
+            listed = [[list(read), digest] for read, digest in depended.items()]
+            return {"reads": listed, "shown": cache.shown(key, before, depended)}
+
         tracking = _TrackedStage(self.planned.stage, reads)
-        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
-        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
+        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts(), "unknown": key.unknown}}
+        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, seen)
         unfit = (
             cache.remember(
-                key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
+                key, self.dagster.run_id, before, kept, reads=depended, written=written_names(before, self.raw)
             )
             if kept.experiment.to_json() == experiment
             else "it changed the experiment in place"
@@ -247,7 +261,7 @@ class _StepAttempt:
             self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be reused: {unfit}")
         return kept
 
-    def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
+    def _reuse(self, hit: Hit, before: Context, key: StageKey, shown: Mapping[str, str]) -> Context:
         name = self.planned.name
         events: list[Event] = [StageStarted(stage=name), *hit.context.trace.events]
         events.append(StageSucceeded(stage=name, seconds=0.0, reused_from=hit.run_id))
@@ -258,9 +272,17 @@ class _StepAttempt:
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
         after = hit.context._replace(trace=trace)
         reads = [[list(read), digest] for read, digest in hit.reads.items()]
-        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
+        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads, "shown": shown}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
+        added = len(after.outputs.added()) if isinstance(after.outputs, StoredList) else len(after.outputs)
+        if added >= MANY_OUTPUTS:
+            said = (
+                f"storing {added:,} outputs of stage {self.planned.name!r}; this can take a while, and an array or a "
+                "data frame among the assigns is stored at once"
+            )
+            self.dagster.log.info(said)
+            _log.warning(said)
         kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
         for repaired in self.manager.store.objects.repaired():
             self.dagster.log.warning(repaired)
@@ -269,6 +291,30 @@ class _StepAttempt:
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
+
+
+def _adoptable(manager: ContextIOManager, run: DagsterRun, step: str, stage: str, shown: Experiment) -> Context | None:
+    """The step's result in the run that this one resumes, if that run's process died before it reported it."""
+    if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
+        return None
+    if not manager.store.has_result(run.parent_run_id, step):
+        return None
+    found = manager.store.load(run.parent_run_id, step)
+    # Otherwise its options were changed meanwhile.
+    same = shown.pipeline[shown.index_of(stage)] in found.experiment.pipeline
+    return found if same and found.experiment.seed == shown.seed else None
+
+
+def _kept_stages(manager: ContextIOManager, run: DagsterRun, *, adopted: str | None) -> dict[str, StageRecord]:
+    """Step -> what the run that this one continues has recorded of it, for the steps that are not executed again."""
+    if run.parent_run_id is None or run.step_keys_to_execute is None:
+        return {}
+    try:
+        text = manager.store.run_record(run.parent_run_id)
+        executed = {key for key in run.step_keys_to_execute if key != adopted}
+        return {} if text is None else kept_stages(read_run_record(text), executed)
+    except CrucibleError:  # damaged: what is known is the code of now
+        return {}
 
 
 class _TrackedStage:

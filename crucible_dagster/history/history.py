@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -36,12 +38,13 @@ from crucible_core import (
 from crucible_core.report import diff_traces, results
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_dagster.history.gate_results import gates_of_run
-from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, compare_groups
-from crucible_dagster.history.record_diff import Change, changes_between
+from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, adjust_together, compare_groups
+from crucible_dagster.history.record_diff import Change, changes_between, varied_options
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
     ContextFacts,
     MetricChange,
+    RunChoices,
     RunComparison,
     RunDetails,
     RunFailure,
@@ -79,6 +82,7 @@ SMALLEST_PAGE = 50
 EVENTS = 100  # a materialization may hold a report of 250 kB
 CLOCKS = 3_600.0  # seconds by which those of two machines may differ
 SHORTEST_PREFIX = 4
+NOT_KEPT = "Direct runs are not kept: `crucible run FILE --dagster` keeps the run"
 MAX_CANDIDATES = 5
 
 
@@ -164,7 +168,9 @@ class History:
             return found[0]
         if not found:
             newest = f"; the newest: {', '.join(one[:8] for one in ids[:MAX_CANDIDATES])}" if ids else ""
-            raise CrucibleError(f"no run of an experiment has an id that begins with {printable(run)!r}{newest}")
+            raise CrucibleError(
+                f"no run of an experiment has an id that begins with {printable(run)!r}{newest}. {NOT_KEPT}"
+            )
         more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
         raise CrucibleError(
             f"{len(found)} runs have an id that begins with {printable(run)!r}: "
@@ -178,6 +184,19 @@ class History:
         """
         text = self._store.run_record(self.find(run))
         return None if text is None else read_run_record(text)
+
+    def settings(self, runs: Iterable[RunSummary]) -> dict[str, RunChoices]:
+        """Run -> its seed, and its values of the options that differ among these runs of an experiment.
+
+        It reads one small file of the store for each. A run without a readable record is left out.
+        """
+        records: list[RunRecord] = []
+        for run in runs:
+            with contextlib.suppress(CrucibleError):
+                text = self._store.run_record(run.run_id)
+                records += [] if text is None else [read_run_record(text)]
+        varied = varied_options(records)
+        return {one.run_id: RunChoices(one.experiment.get("seed"), varied[one.run_id]) for one in records}
 
     def context(self, run: str) -> Context:
         """The run's last Context: as it stood when a stage failed, else that of the last step that finished.
@@ -206,6 +225,10 @@ class History:
         facts = self._from_context(run_id, _facts_in, notes)
         if facts is None:
             facts = ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
+        kept = {one.name: one.from_run for one in record.stages if one.from_run} if record else {}
+        stages = tuple(
+            replace(one, note=f"from run {kept[one.name]}") if one.name in kept else one for one in facts.stages
+        )
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
         failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
@@ -215,7 +238,7 @@ class History:
         return RunDetails(
             summary=summary,
             record=record,
-            stages=facts.stages,
+            stages=stages,
             metrics=facts.metrics,
             artifacts=facts.artifacts,
             decisions=facts.decisions,
@@ -223,6 +246,15 @@ class History:
             gates=gates,
             notes=tuple(notes),
         )
+
+    def compare_all(self, runs: Sequence[str], *, values: bool = False) -> tuple[RunComparison, ...]:
+        """Each of the runs after the first one beside the first; p-values are corrected for all of them together.
+
+        Raises CrucibleError if one of the runs does not exist.
+        """
+        found = [self.compare(runs[0], other, values=values) for other in runs[1:]]
+        groups = adjust_together([one.groups for one in found])
+        return tuple(replace(one, groups=adjusted) for one, adjusted in zip(found, groups, strict=True))
 
     def gates(self, run: str) -> tuple[GateResult, ...]:
         """The results of the run's gates; empty if it has none, or if not all of its stages succeeded.

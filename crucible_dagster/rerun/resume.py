@@ -12,6 +12,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    RunsFilter,
 )
 
 from crucible_core import (
@@ -40,15 +41,16 @@ from crucible_dagster.execute.tracing import parent_tags, tracing_here
 from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
-from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
+from crucible_dagster.history.run_record import LaunchedBy, RunRecord, changed_since, kept_stages, launch_tags
 from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import ASSET_RUN_TAG, FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
+PARENT_TAG, ROOT_TAG = "dagster/parent_run_id", "dagster/root_run_id"
 OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
@@ -61,6 +63,8 @@ class Resumption:
     experiment: Experiment
     registry: Registry
     run_config: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    """What whoever resumes it should know, one sentence each."""
 
     def execute(self, *, observers: Observers = (), fresh: bool = False, launched_by: LaunchedBy = "python") -> Context:
         """Run what is left, as a new run. Raises what `execute_experiment` raises."""
@@ -68,6 +72,9 @@ class Resumption:
             **launch_tags(launched_by),
             **parent_tags(),
             RESUME_RETRY_TAG: "true",
+            # As Dagster tags what its UI executes again: runs can be found by them.
+            PARENT_TAG: self.parent.run_id,
+            ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
@@ -147,7 +154,7 @@ def plan_resumption(
     recorded = recorded_experiment(record)
     recorded = restored(recorded, _as_typed(recorded, parent.run_config))
     experiment = recorded if override is None else override(recorded)
-    planned = plan_experiment(experiment, registry)
+    plan = plan_experiment(experiment, registry)
     steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
     changed = _changed_options(recorded, experiment)
     store = open_store(instance)
@@ -158,12 +165,26 @@ def plan_resumption(
                 f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
                 "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
             )
-    for one in planned:
-        if one.definition.enabled and _owner_of_result(instance, store, parent, steps[one.name]) is None:
+    owners = {step: owner for step in steps.values() if (owner := _owner_of_result(instance, store, parent, step))}
+    for one in plan:
+        if one.definition.enabled and steps[one.name] not in owners:
             check_known(one.definition, type(one.stage))
+    if owners:
+        step, owner = list(owners.items())[-1]
+        try:
+            store.check(owner, step)
+        except StoreError as error:
+            raise CrucibleError(f"run {parent.run_id} cannot be resumed; run the experiment again: {error}") from error
+    kept = record.model_copy(update={"stages": tuple(kept_stages(record, steps.values() - owners.keys()).values())})
+    warnings = [
+        f"stage {name!r} keeps its result of run {owner}, although its code has changed since"
+        for name, owner in changed_since(kept, plan)
+    ]
+    if before := _resumed_before(instance, parent):
+        warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run beside that")
     _give_up(instance, parent, record, force=force)
-    kinds = {one.name: type(one.stage) for one in planned}
-    return Resumption(instance, parent, experiment, registry, _run_config(parent, steps, changed, kinds))
+    config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
+    return Resumption(instance, parent, experiment, registry, config, tuple(warnings))
 
 
 def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
@@ -174,6 +195,11 @@ def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
         for one, step in zip(experiment.pipeline, op_names(experiment), strict=True)
     )
     return experiment.model_copy(update={"pipeline": pipeline, "variants": None})
+
+
+def _resumed_before(instance: DagsterInstance, run: DagsterRun) -> str:
+    found = instance.get_runs(RunsFilter(tags={PARENT_TAG: run.run_id, RESUME_RETRY_TAG: "true"}))
+    return ", ".join(f"run {one.run_id} ({one.status.value.lower()})" for one in reversed(found))
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_dagster.store.codec import Encoded, decode, encode
+from crucible_dagster.store.codec import Encoded, classes_in_pickle, decode, encode
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
@@ -90,6 +90,7 @@ class ObjectStore:
         self._verified: set[str] = set()
         self._written: set[str] = set()
         self._repaired: list[str] = []
+        self._classes: dict[str, frozenset[tuple[str, str]]] = {}
         self._recent: dict[str, bytes] = {}
 
     def beside(self, folder: Path | None) -> ObjectStore:
@@ -146,6 +147,15 @@ class ObjectStore:
                 f"{where}, {kind}, cannot be restored from the context store: {type(error).__name__}: {error}"
                 + ("; was its class moved or changed since it was stored?" if ref.codec == "pickle" else "")
             ) from error
+
+    def classes_in(self, ref: Ref, where: str) -> frozenset[tuple[str, str]]:
+        """Module and name of each class and function that a pickled value refers to, without unpickling it.
+
+        Raises StoreError, and any error of `classes_in_pickle`.
+        """
+        if ref.head not in self._classes:
+            self._classes[ref.head] = classes_in_pickle(self._head(ref.head, where))
+        return self._classes[ref.head]
 
     # --- bytes ---
 

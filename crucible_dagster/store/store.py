@@ -95,6 +95,16 @@ class ContextStore:
         found = self._document(self.result_name(run_id, step))
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
 
+    def check(self, run_id: str, step: str) -> None:
+        """Read every value of a result, but make none. Raises StoreError if one is missing or damaged."""
+        manifest, where = self.find(run_id, step), f"(step {step!r}, run {run_id})"
+        if manifest is not None:
+            for part in PARTS:
+                for name, ref, _ in manifest.parts[part].items(self.objects, f"{part} {where}"):
+                    self.objects.check(Ref.from_json(ref), f"{part}[{name!r}] {where}")
+            for ref, _ in manifest.outputs.items(self.objects, f"outputs {where}"):
+                self.objects.check(Ref.from_json(ref), f"outputs {where}")
+
     def has_result(self, run_id: str, step: str) -> bool:
         """Whether a result counts. Raises StoreError as `find` does."""
         return self.find(run_id, step) is not None

@@ -170,7 +170,7 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
     third = execute()
     assert third[1:] == ["2", "None"]
     explanation = explain_stage(instance, third[0], "one")
-    assert explanation.verdict.endswith("this is different: code")
+    assert explanation.verdict.endswith("this is different: code of one in changing.py")
 
 
 def test_a_failure_is_never_used_again(instance: DagsterInstance, tmp_path: Path) -> None:
@@ -338,6 +338,56 @@ def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
     miss = explain_stage(instance, changed.run_id, "train")
     assert miss.compared_with == first.run_id
     assert [part.part for part in miss.parts if part.verdict == "different"] == ["option rate", "assigns['data']"]
+    assert miss.verdict.endswith("this is different: rate: 0.5 -> 0.1, assigns['data']: [0,1,2,3,4] -> [0,1,2,3]")
     assert explain_stage(instance, changed.run_id, "prepare").verdict == (
         "prepare was run: its entry in the experiment does not have `cache: true`"
     )
+
+
+@pytest.mark.parametrize("name", ["reads_file", "reads_a_file_by_name"])
+def test_a_file_that_an_option_or_the_code_names_counts_by_its_content(instance: DagsterInstance, name: str) -> None:
+    entry: dict[str, Any] = {"name": name, "cache": True}
+    if name == "reads_file":
+        entry["options"] = {"data": "named.txt"}
+    Path("named.txt").write_text("one")
+    first = run(instance, entry)
+    Path("named.txt").write_text("one")
+    assert reused(run(instance, entry))[name] == first.run_id, "written again, and the same"
+    Path("named.txt").write_text("two")
+    other = run(instance, entry)
+    assert (reused(other)[name], other.metrics["read"]) == (None, "two")
+    assert explain_stage(instance, other.run_id, name).verdict.endswith("this is different: file named.txt")
+
+
+def test_a_file_that_the_stage_itself_writes_does_not_count(instance: DagsterInstance) -> None:
+    entry = {"name": "writes_file", "cache": True, "options": {"log": "log.txt"}}
+    first = run(instance, entry)
+    second = run(instance, entry)
+    assert (reused(second)["writes_file"], second.metrics["lines"]) == (first.run_id, 1)
+
+
+def test_an_environment_variable_that_the_code_names_counts_and_its_value_is_not_kept(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"name": "reads_environment", "cache": True}
+    read = []
+    for value in ("sesame-1", "sesame-1", "sesame-2"):
+        monkeypatch.setenv("REUSE_RATE", value)
+        read.append(run(instance, entry))
+    assert [reused(one)["reads_environment"] for one in read] == [None, read[0].run_id, None]
+    told = explain_stage(instance, read[2].run_id, "reads_environment")
+    assert told.verdict.endswith("this is different: environment variable REUSE_RATE")
+    assert "sesame" not in str(told)
+
+
+def test_the_code_of_an_object_that_the_stage_read_counts(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reuse_stages
+
+    entries = [{"name": "make_net"}, {"name": "score_net", "cache": True}]
+    first = run(instance, *entries)
+    assert reused(run(instance, *entries))["score_net"] == first.run_id
+    monkeypatch.setattr(reuse_stages.Net, "score", lambda self: self.weight * 5)
+    changed = run(instance, *entries)
+    assert (reused(changed)["score_net"], changed.metrics["score"]) == (None, 15.0)
