@@ -31,7 +31,7 @@ from crucible_dagster.automation.triggers import trigger_for
 from crucible_dagster.compile.assets import asset_for, circle_of_deps, decisions_of, materializable
 from crucible_dagster.compile.broken import broken_jobs
 from crucible_dagster.compile.checks import checks_for
-from crucible_dagster.compile.job import graph_for, job_of
+from crucible_dagster.compile.job import graph_for, job_of, variants_job_of
 from crucible_dagster.names import same_names
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
@@ -105,7 +105,7 @@ def definitions_of(
         found += clashes
     for mistake in found:
         _log.warning("this file is left out: %s", mistake)
-    jobs = [one.job for one in compiled]
+    jobs = [job for one in compiled for job in one.jobs]
     return Definitions(
         assets=[asset for one in compiled for asset in one.assets],
         asset_checks=[check for one in compiled for check in one.checks],
@@ -119,7 +119,7 @@ class _Compiled(NamedTuple):
     """The definitions of one experiment."""
 
     experiment: Experiment
-    job: JobDefinition
+    jobs: Sequence[JobDefinition]
     assets: Sequence[AssetsDefinition | AssetSpec]
     checks: Sequence[AssetChecksDefinition]
     schedule: ScheduleDefinition | None
@@ -128,11 +128,11 @@ class _Compiled(NamedTuple):
 
 def _compile(experiment: Experiment, registry: Registry) -> _Compiled:
     graph = graph_for(plan_of(experiment, registry))
-    job = job_of(graph)
+    job, variants = job_of(graph), variants_job_of(graph)
     sensors = (trigger_for(experiment, job), automation_for(experiment))
     return _Compiled(
         experiment,
-        job,
+        [job, variants] if variants else [job],
         [materializable(asset_for(experiment, registry), graph), decisions_of(experiment)],
         checks_for(experiment, registry),
         schedule_for(experiment, job),

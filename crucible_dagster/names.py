@@ -29,6 +29,7 @@ __all__ = [
     "root_of",
     "same_names",
     "step_name",
+    "variants_job_name",
 ]
 
 
@@ -87,6 +88,11 @@ def gates_step(experiment: Experiment) -> str | None:
     return name
 
 
+def variants_job_name(experiment: Experiment) -> str:
+    """The job whose partitions are the variants of the experiment."""
+    return f"{dagster_name(experiment.id)}_variants"
+
+
 def last_step(experiment: Experiment) -> str:
     """The step whose result is that of the run."""
     return gates_step(experiment) or op_names(experiment)[-1]
@@ -111,6 +117,8 @@ def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentE
     taken: dict[str, Experiment] = {}
     for experiment in experiments:
         other = taken.setdefault(dagster_name(experiment.id), experiment)
+        if other is experiment and experiment.variants:
+            other = taken.setdefault(variants_job_name(experiment), experiment)
         if other is not experiment:
             where = f" ({other.location('id')})" if other.source else ""
             both = f": both are {dagster_name(experiment.id)!r} in Dagster" if experiment.id != other.id else ""

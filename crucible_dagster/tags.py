@@ -47,8 +47,9 @@ EXPERIMENT_TAG = "crucible/experiment"
 """On a run: the id of its experiment."""
 
 
-ASSET_RUN_TAG = "crucible/asset_run"
-"""On a run that was launched by the experiment's asset, and not by its job: the id of the experiment."""
+OTHER_JOB_TAG = "crucible/other_job"
+"""On a run of the experiment that is not of its own job, but of its asset or of the job of its variants: the id of the
+experiment."""
 
 
 GATES_TAG = "crucible/gates"

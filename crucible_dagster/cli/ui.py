@@ -15,14 +15,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from dagster import DagsterInstance
 
 from crucible_core import CrucibleError
-from crucible_core.cli.common import INTERRUPTED, input_errors, say
+from crucible_core.cli.common import FAILED, INTERRUPTED, input_errors, say
 from crucible_core.errors import MissingExtraError
 from crucible_core.values.jsonable import safe_text
 from crucible_dagster.code_location import experiment_files
@@ -31,6 +32,7 @@ from crucible_dagster.execution import LOCAL, make_tables, open_instance
 __all__ = ["ui"]
 
 HOST = "127.0.0.1"
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 20.0
 """Seconds that Dagster's processes have for their own end, before they are killed."""
 
@@ -56,17 +58,20 @@ def ui(folder: str, port: int) -> None:
                 _migrate(instance)
             home = instance.root_directory
     environment = {**os.environ, "DAGSTER_HOME": home, "CRUCIBLE_EXPERIMENTS": str(experiments)}
-    url = f"http://localhost:{port}"
-    with _dagster_dev(environment, port) as server:
-        _wait_for(server, port)
-        click.echo(f"Dagster's UI: {url}")
-        click.echo(f"  experiments  {len(files)} {'file' if len(files) == 1 else 'files'} in {experiments}")
-        click.echo(f"  runs         in {home}")
-        click.echo("  to stop      Ctrl-C")
-        code = server.wait()
-    if code:
-        say(f"error: Dagster ended with exit code {code}")
-    sys.exit(1 if code else 0)
+    for number in STOPPING:
+        signal.signal(number, _stop)  # SIGINT too: a shell has it ignored in what it starts in the background
+    try:
+        with _dagster_dev(environment, port) as server:
+            _wait_for(server, port)
+            click.echo(f"Dagster's UI: http://localhost:{port}")
+            click.echo(f"  experiments  {len(files)} {'file' if len(files) == 1 else 'files'} in {experiments}")
+            click.echo(f"  runs         in {home}")
+            click.echo("  to stop      Ctrl-C")
+            code = server.wait()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    say(f"error: Dagster ended with exit code {code}")
+    sys.exit(FAILED)
 
 
 def _check_port(port: int) -> None:
@@ -102,14 +107,13 @@ def _dagster_dev(environment: Mapping[str, str], port: int) -> Iterator[subproce
     server = subprocess.Popen(  # noqa: S603  # our own arguments
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    threading.Thread(target=_pass_on, args=(server,), daemon=True).start()
+    assert server.stdout is not None
+    threading.Thread(target=_pass_on, args=(server.stdout,), daemon=True).start()
     try:
-        with _raised_at_sigterm():
-            yield server
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        yield server
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave some of them behind
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave some of them behind
         server.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(PATIENCE)
@@ -118,29 +122,31 @@ def _dagster_dev(environment: Mapping[str, str], port: int) -> Iterator[subproce
         server.wait()
 
 
-@contextlib.contextmanager
-def _raised_at_sigterm() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
-def _pass_on(server: subprocess.Popen[str]) -> None:
-    """Print what Dagster says, without its warnings to its own developers."""
-    assert server.stdout is not None
-    skipped = False
-    for line in server.stdout:
-        # A warning of Python is two lines: what it is about, and the line of the source.
-        skipped = (skipped and line.startswith("  ")) or _NOISE.search(line) is not None
-        if not skipped:
-            click.echo(safe_text(line.rstrip("\n")), err=True)
+def _pass_on(lines: Iterable[str]) -> None:
+    """Print what Dagster warns of, each thing once; what a run says is in its own log."""
+    said, hidden = set[str](), False
+    for line in (safe_text(click.unstyle(line.rstrip("\n"))) for line in lines):
+        record, text = _RECORD.fullmatch(line), line
+        if record is not None:
+            # The lines of a run begin with its job and its id.
+            hidden = record["level"] in {"DEBUG", "INFO"} or _OF_A_RUN.match(record["text"]) is not None
+            text = f"{record['level'].lower()}: {record['text']}"
+        elif _NOISE.search(line):
+            hidden = True
+        elif line and not line[0].isspace():
+            hidden = False  # nothing that goes on from the line before
+        told = record["text"] if record else line
+        if not hidden and told not in said:
+            said.add(told)
+            click.echo(text, err=True)
 
 
+_RECORD = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ - dagster\S* - (?P<level>[A-Z]+) - (?P<text>.*)")
+_OF_A_RUN = re.compile(r"\S+ - [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22} - ")
 _NOISE = re.compile(r"^Aborted!$|(Superseded|Supersession|Deprecation|Beta|Preview|User)Warning\b")
 
 
@@ -148,7 +154,7 @@ def _wait_for(server: subprocess.Popen[str], port: int) -> None:
     while True:
         if server.poll() is not None:
             say(f"error: Dagster ended with exit code {server.returncode} before its UI was ready")
-            sys.exit(1)
+            sys.exit(FAILED)
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/server_info", timeout=5):  # http
                 return

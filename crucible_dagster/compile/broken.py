@@ -11,7 +11,7 @@ from dagster import GraphDefinition, JobDefinition, OpDefinition, OpExecutionCon
 from crucible_core import InvalidExperimentError
 from crucible_core.values.jsonable import safe_text
 from crucible_dagster.execute.failures import StepFailure
-from crucible_dagster.execute.metadata import code
+from crucible_dagster.execute.metadata import inline_code
 
 __all__ = ["broken_jobs"]
 
@@ -36,6 +36,7 @@ def _broken_job(name: str, said: str) -> JobDefinition:
     def fail(context: OpExecutionContext, inputs: Any) -> None:  # noqa: ARG001  # Dagster's signature
         raise StepFailure(said)
 
-    op = OpDefinition(fail, name=f"{name}_cannot_be_loaded", description=code(said))
+    op = OpDefinition(fail, name=f"{name}_cannot_be_loaded", description=said)
     graph = GraphDefinition(name=name, node_defs=[op])
-    return graph.to_job(description=f"**This file cannot be loaded**, and its experiment is left out:\n\n{code(said)}")
+    shown = "\n\n".join(inline_code(line) for line in said.splitlines())
+    return graph.to_job(description=f"**This file cannot be loaded**, and its experiment is left out.\n\n{shown}")

@@ -5,7 +5,7 @@
 | the experiment         | a job, and the asset `crucible/<id>` of the same graph: `compile.assets`       |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
-| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
+| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as those of a job    |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of `crucible/<id>/decisions`                                    |
@@ -61,11 +61,11 @@ from crucible_dagster.compile.run_settings import settings_fields, settings_of, 
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY, CompiledExperiment, ExperimentGraph
 from crucible_dagster.execute.gates_op import gates_op
 from crucible_dagster.execute.step import run_step
-from crucible_dagster.names import check_names, dagster_name, gates_step, op_names
+from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
-from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
-__all__ = ["graph_for", "job_for", "job_of"]
+__all__ = ["graph_for", "job_for", "job_of", "variants_job_of"]
 
 
 def job_for(
@@ -124,19 +124,41 @@ class _KeptOutput(OutputMapping):
 
 def job_of(graph: ExperimentGraph) -> JobDefinition:
     """The job that runs the graph."""
+    return _job(graph)
+
+
+def variants_job_of(graph: ExperimentGraph) -> JobDefinition | None:
+    """The same with the variants as partitions, for a backfill over all of them; None if there are none.
+
+    A job of its own: in the Launchpad of a job with partitions, Dagster asks for one at every launch.
+    """
+    experiment, registry = graph.compiled.experiment, graph.compiled.registry
+    options_of = functools.partial(_op_config, experiment, registry, graph.compiled.op_names)
+    config = variants_as_partitions(experiment, options_of)
+    if config is None:
+        return None
+    return _job(
+        graph,
+        name=variants_job_name(experiment),
+        config=config,
+        tags={OTHER_JOB_TAG: experiment.id},
+        description=f"The variants of experiment {experiment.id} as partitions: a backfill runs each of them once.",
+    )
+
+
+def _job(graph: ExperimentGraph, *, tags: Mapping[str, str] = {}, **more: Any) -> JobDefinition:  # is only read
     compiled = graph.compiled
-    experiment, registry, names = compiled.experiment, compiled.registry, compiled.op_names
+    experiment = compiled.experiment
     variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
-        description=experiment.description and escape_markdown_lines(experiment.description),
         resource_defs={
             STORE_KEY: context_store,
             EXPERIMENT_KEY: _experiment_resource(compiled),
             RUN_KEY: _RUN_OF_JOB,
         },
         executor_def=executor_for(experiment),
-        config=variants_as_partitions(experiment, functools.partial(_op_config, experiment, registry, names)),
-        tags={EXPERIMENT_TAG: experiment.id, **variant},
+        tags={EXPERIMENT_TAG: experiment.id, **variant, **tags},
+        **{"description": experiment.description, **more},
     )
 
 

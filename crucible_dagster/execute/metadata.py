@@ -22,7 +22,7 @@ from crucible_core.values.messages import cut
 from crucible_dagster.names import asset_key, decisions_key
 from crucible_dagster.store.lazy import changed_names
 
-__all__ = ["asset_key", "code", "failure_metadata", "materialization", "metric_metadata", "observation"]
+__all__ = ["asset_key", "failure_metadata", "inline_code", "materialization", "metric_metadata", "observation"]
 
 MAX_TEXT = 1_000
 MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
@@ -112,7 +112,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
         "stage": MetadataValue.text(planned.name),
         "options": MetadataValue.json(options),
         "error": _text(failed.reason),
-        "traceback": MetadataValue.md(code(failed.traceback)),
+        "traceback": MetadataValue.md(_code(failed.traceback)),
         "trace": _table(ctx),
     }
 
@@ -159,8 +159,13 @@ def _text(text: str) -> MetadataValue[Any]:
     return MetadataValue.text(cut(visible_text(text), MAX_TEXT))
 
 
-def code(text: str) -> str:
-    """The text as a block of code in Markdown, whatever it holds."""
+def inline_code(text: str) -> str:
+    """A line as code in Markdown, whatever it holds; unlike a block, it is wrapped."""
+    fence = "`" * (max((len(run) for run in _backtick_runs(text)), default=0) + 1)
+    return f"{fence} {text} {fence}"
+
+
+def _code(text: str) -> str:
     fence = "`" * max(3, max((len(run) for run in _backtick_runs(text)), default=0) + 1)
     return f"{fence}\n{cut(text, MAX_JSON)}\n{fence}"
 
@@ -180,9 +185,10 @@ def _artifact(value: Any) -> MetadataValue[Any]:
 
 
 def _table(ctx: Context) -> MetadataValue[Any]:
-    table = stages_table(ctx.trace.events)
+    # Three columns: with one more for the time, the page's own column of values is cut off at 1440 pixels.
     records = [
-        TableRecord({name: _cell(text) for name, text in zip(table.columns, row, strict=True)}) for row in table.rows
+        TableRecord({"stage": _cell(stage), "outcome": outcome, "note": _cell(note or time)})
+        for stage, outcome, time, note in stages_table(ctx.trace.events).rows
     ]
     return MetadataValue.table(records=records) if records else _text("nothing ran")
 

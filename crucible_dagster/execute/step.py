@@ -71,7 +71,7 @@ from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
-from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, OTHER_JOB_TAG, PARTITION_TAG, VARIANT_TAG
 
 __all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
@@ -416,7 +416,7 @@ def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> N
             f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
             "materialize each of them by itself, from its own page"
         )
-    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, ASSET_RUN_TAG: launched.id})
+    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, OTHER_JOB_TAG: launched.id})
 
 
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:

@@ -15,7 +15,7 @@ from crucible_dagster.history.gate_results import has_passed, is_judged
 from crucible_dagster.history.history import History
 from crucible_dagster.names import dagster_name, root_of
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG, OPTIONS_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OPTIONS_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
 __all__ = ["EarlierRuns", "newest_judged_run"]
 
@@ -126,11 +126,11 @@ def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun 
 
 
 def _runs_of(instance: DagsterInstance, experiment: str, before: str | None) -> Iterator[DagsterRun]:
-    # By the job's name, which has an index; the tag distinguishes experiments with the same job name. Runs that the
-    # asset launched have the name of Dagster's own job, and a tag that no other run has.
+    # By the job's name, which has an index; the tag distinguishes experiments with the same job name. Runs of
+    # its asset and of the job of its variants have other names, and a tag that no other run has.
     of_job = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
-    of_asset = RunsFilter(tags={ASSET_RUN_TAG: experiment}, statuses=ENDED)
-    both = (_records(instance, filters, before) for filters in (of_job, of_asset))
+    of_others = RunsFilter(tags={OTHER_JOB_TAG: experiment}, statuses=ENDED)
+    both = (_records(instance, filters, before) for filters in (of_job, of_others))
     for one in heapq.merge(*both, key=lambda one: -one.storage_id):
         if one.dagster_run.tags.get(EXPERIMENT_TAG) == experiment:
             yield one.dagster_run

@@ -60,7 +60,7 @@ from crucible_dagster.history.summaries import (
 from crucible_dagster.names import dagster_name, step_name
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import ASSET_RUN_TAG, EXPERIMENT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG
 
 __all__ = [
     "Change",
@@ -329,11 +329,11 @@ class History:
         cursor = None if before is None else self.find(before)
         if experiment is None:
             return list(islice(self._tagged(filters, known, limit, cursor), limit))
-        # Runs that the asset launched have the name of Dagster's own job, and a tag that no other run has.
-        of_asset = RunsFilter(
-            tags={ASSET_RUN_TAG: experiment}, statuses=filters.statuses, created_after=filters.created_after
+        # Runs of its asset and of the job of its variants have other names, and a tag that no other run has.
+        of_others = RunsFilter(
+            tags={OTHER_JOB_TAG: experiment}, statuses=filters.statuses, created_after=filters.created_after
         )
-        both = (self._tagged(one, [experiment], limit, cursor) for one in (filters, of_asset))
+        both = (self._tagged(one, [experiment], limit, cursor) for one in (filters, of_others))
         return list(islice(heapq.merge(*both, key=lambda one: -one.storage_id), limit))
 
     def _tagged(

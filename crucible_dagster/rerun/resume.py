@@ -46,7 +46,7 @@ from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import ASSET_RUN_TAG, FRESH_TAG
+from crucible_dagster.tags import FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -255,7 +255,7 @@ def _run_config(
     """
     config: Mapping[str, Any] = parent.run_config
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
-    if ASSET_RUN_TAG in parent.tags:  # it is resumed as a run of the job
+    if any("ops" in one for one in ops.values()):  # of the asset: it is resumed as a run of the job
         inside = [one.get("ops") or {} for one in ops.values()]
         ops = {name: dict(one) for nested in inside for name, one in nested.items()}
         settings = (config.get("resources") or {}).get(RUN_KEY)
