@@ -71,7 +71,7 @@ class RunNumbers:
     def get(self, name: str) -> float | int:
         """Raises UndecidedError if there is no such number."""
         if self._found is None:
-            from crucible_core.report import named_values  # noqa: PLC0415  # only where there are gates
+            from crucible_core.metrics import named_values  # noqa: PLC0415  # only where there are gates
 
             self._found = named_values(self._ctx)
         value = self._found.get(name, MISSING)

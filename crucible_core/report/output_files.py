@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from crucible_core.errors import CrucibleError
+from crucible_core.ir.vocabulary import ReportFormat
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
 
-__all__ = ["OUTPUT_ROOT_VARIABLE", "output_root", "path_problem", "write_atomically"]
+__all__ = ["OUTPUT_ROOT_VARIABLE", "SUFFIXES", "output_root", "path_problem", "write_atomically"]
+
+SUFFIXES: Mapping[ReportFormat, str] = {
+    "csv": ".csv",
+    "html": ".html",
+    "json": ".json",
+    "latex": ".tex",
+    "markdown": ".md",
+}
 
 OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
 

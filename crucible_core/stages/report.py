@@ -9,8 +9,7 @@ from pathlib import PurePath
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment, OutputSpec
 from crucible_core.ir.vocabulary import ReportFormat
-from crucible_core.report import SUFFIXES, render_report
-from crucible_core.report.output_files import output_root, path_problem, write_atomically
+from crucible_core.report.output_files import SUFFIXES, output_root, path_problem, write_atomically
 from crucible_core.stage import Stage
 from crucible_core.values.messages import listing
 
@@ -40,6 +39,8 @@ class Report(Stage):
                     yield f"output {spec.name!r}: it would overwrite output {first!r}; both are written to {place}"
 
     def run(self, ctx: Context) -> Context:
+        from crucible_core.report.render import render_report  # noqa: PLC0415  # `crucible validate` does without
+
         wanted = [(spec, each) for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS for each in spec.formats]
         # Before the first is written, so that each report names all of them.
         for spec, report_format in wanted:

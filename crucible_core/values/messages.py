@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable", "shorten"]
 
@@ -89,6 +90,8 @@ def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel  # noqa: PLC0415  # who words no mistake of a model does not wait for it
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a)) is not None), None)

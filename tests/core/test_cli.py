@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli import main
+from crucible_core.cli import commands, main
+from crucible_core.cli.extensions import LazyCommand
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -815,6 +816,21 @@ def _has_jsonschema() -> bool:
 
 
 @pytest.mark.slow
+def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
+    listed = {name: command for name, command in main.commands.items() if isinstance(command, LazyCommand)}
+    assert set(listed) == set(commands.__all__)
+    for name, command in listed.items():
+        assert command.help == getattr(commands, name).help
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--sed", "1", "f.yaml"], ["--jsn"], ["validate"]])
+def test_a_mistake_in_the_command_line_begins_as_every_other_mistake(arguments: list[str]) -> None:
+    done = crucible_here(*arguments)
+    assert done.exit_code == 2
+    assert re.search(r"^error: [a-z]", done.stderr, flags=re.MULTILINE)
+    assert "Error:" not in done.stderr
+
+
 def test_the_version_is_shown() -> None:
     from crucible_core import __version__
 
