@@ -130,10 +130,8 @@ class CommandGroup(click.Group):
             return None
         try:
             return _load(entry, click.Command)
-        except CrucibleError as error:
-            from crucible_core.cli.common import INVALID, fail  # noqa: PLC0415
-
-            fail(error, INVALID)
+        except CrucibleError as error:  # said when the command is called; the others work
+            return LazyCommand(cmd_name, f"({error})", "", prepare=functools.partial(_refuse, error))
 
 
 class RunCommand(click.Command):
@@ -185,7 +183,7 @@ def runners() -> dict[str, Runner]:
     return found
 
 
-def _refuse(error: CrucibleError) -> NoReturn:
+def _refuse(error: CrucibleError, *_: object) -> NoReturn:
     raise error
 
 

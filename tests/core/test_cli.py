@@ -823,6 +823,22 @@ def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
         assert command.help == getattr(commands, name).help
 
 
+@pytest.mark.slow
+def test_a_command_of_a_package_that_cannot_be_loaded_says_so_and_the_others_work() -> None:
+    about = Path("site/broken-1.0.dist-info")
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[crucible.commands]\nbroken = nowhere_to_be_found:command\n")
+    path = os.pathsep.join([str(HERE), str(Path("site").absolute())])
+    listed = crucible("--help", PYTHONPATH=path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "validate" in listed.stdout
+    assert "(the entry point 'broken'" in listed.stdout
+    called = crucible("broken", PYTHONPATH=path)
+    assert called.returncode == 2
+    assert called.stderr.startswith("error: the entry point 'broken' (nowhere_to_be_found:command) of crucible.commands ")
+
+
 @pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--sed", "1", "f.yaml"], ["--jsn"], ["validate"]])
 def test_a_mistake_in_the_command_line_begins_as_every_other_mistake(arguments: list[str]) -> None:
     done = crucible_here(*arguments)
