@@ -836,7 +836,7 @@ def test_a_command_of_a_package_that_cannot_be_loaded_says_so_and_the_others_wor
     assert "(the entry point 'broken'" in listed.stdout
     called = crucible("broken", PYTHONPATH=path)
     assert called.returncode == 2
-    assert called.stderr.startswith("error: the entry point 'broken' (nowhere_to_be_found:command) of crucible.commands ")
+    assert called.stderr.startswith("error: the entry point 'broken' (nowhere_to_be_found:command) of crucible.")
 
 
 @pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--sed", "1", "f.yaml"], ["--jsn"], ["validate"]])
