@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from crucible_core.errors import InvalidExperimentError, UnknownStageError
 from crucible_core.ir.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
 from crucible_core.values.arguments import check_mapping
+from crucible_core.values.entry_points import installed_entries
 from crucible_core.values.messages import closest, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
@@ -160,7 +161,7 @@ def builtin_registry() -> Registry:
     Raises CrucibleError if two packages offer a stage under one name.
     """
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+    for entry in installed_entries(ENTRY_POINT_GROUP):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise InvalidExperimentError(

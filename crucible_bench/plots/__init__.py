@@ -3,14 +3,12 @@
 from crucible_bench.plots.critical_difference import critical_difference
 from crucible_bench.plots.forest import ForestRow, forest_plot
 from crucible_bench.plots.paired import paired_lines
-from crucible_bench.plots.picture import NARROW, WIDE, Picture
+from crucible_bench.plots.picture import Picture
 from crucible_bench.plots.power import power_curve
 from crucible_bench.plots.run_chart import run_chart
 from crucible_bench.plots.strip import strip_plot
 
 __all__ = [
-    "NARROW",
-    "WIDE",
     "ForestRow",
     "Picture",
     "critical_difference",

@@ -23,5 +23,3 @@ class Picture:
     svg: str
     alt: str
     caption: str | None = None
-    narrow: str | None = None
-    """The same drawing for the width of a phone."""

@@ -12,8 +12,6 @@ from crucible_bench.comparison import Comparison
 from crucible_bench.finding import labelled, percent
 from crucible_bench.numbers import format_number, format_p
 from crucible_bench.plots import (
-    NARROW,
-    WIDE,
     ForestRow,
     Picture,
     critical_difference,
@@ -22,6 +20,8 @@ from crucible_bench.plots import (
     power_curve,
     strip_plot,
 )
+from crucible_bench.plots.picture import NARROW, WIDE
+from crucible_core.report.document import PictureOfTwoWidths
 from crucible_core.values.messages import shorten
 
 __all__ = ["comparison_pictures"]
@@ -36,7 +36,8 @@ def comparison_pictures(comparison: Comparison) -> Iterator[Picture]:
         picture = draw(comparison, WIDE)
         if picture is not None:
             narrow = draw(comparison, NARROW)
-            yield picture if narrow is None else replace(picture, narrow=narrow.svg)
+            small = picture if narrow is None else narrow
+            yield PictureOfTwoWidths(picture.svg, picture.alt, picture.caption, small.svg)
 
 
 class _Effects(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
+from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, PictureOfTwoWidths, Table
 from crucible_core.values.jsonable import visible_text
 
 # If a text ever got through unescaped, it could still load and run nothing.
@@ -103,8 +103,9 @@ def _html_block(block: Block) -> str:
             top = f"<thead><tr>{head}</tr></thead>" if named else ""
             kind = ' class="rows"' if wide else "" if named else ' class="plain"'
             return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
-        case Picture(svg, _, caption, narrow):
+        case Picture(svg, _, caption):
             said = f"<figcaption>{_html(caption)}</figcaption>" if caption else ""
+            narrow = block.narrow if isinstance(block, PictureOfTwoWidths) else ""
             small = f'<div class="narrow">{_inline(narrow)}</div>' if narrow else ""
             return f'<figure>{small}<div class="wide">{_inline(svg)}</div>{said}</figure>'
 

@@ -178,7 +178,7 @@ def _latex_block(block: Block) -> str:
             return f"\\begin{{itemize}}\n{lines}\n\\end{{itemize}}"
         case Table(columns, rows, numeric):
             return _latex_table(columns, rows, numeric)
-        case Picture(svg, alt, caption, _):
+        case Picture(svg, alt, caption):
             said = rf"\par\smallskip\small {_latex(caption)}" if caption else ""
             return "\n".join(
                 [

@@ -71,7 +71,7 @@ def _markdown_block(block: Block) -> str:
             rule = ["---:" if column in numeric else "---" for column in columns]
             lines = [list(map(escape_markdown, columns)), rule, *(list(map(escape_markdown, row)) for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        case Picture(svg, alt, caption, _):
+        case Picture(svg, alt, caption):
             encoded = base64.b64encode(svg.encode()).decode()
             image = f"![{_markdown_alt(alt)}](data:image/svg+xml;base64,{encoded})"
             return f"{image}\n\n{_markdown_line(caption)}" if caption else image

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from crucible_core.errors import CrucibleError
+from crucible_core.ir.vocabulary import ReportFormat
 from crucible_core.plan import current_plan
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
 from crucible_core.values.places import report_folder
 
-__all__ = ["output_root", "path_problem", "write_atomically"]
+__all__ = ["SUFFIXES", "output_root", "path_problem", "write_atomically"]
+
+SUFFIXES: Mapping[ReportFormat, str] = {
+    "csv": ".csv",
+    "html": ".html",
+    "json": ".json",
+    "latex": ".tex",
+    "markdown": ".md",
+}
 
 
 def output_root(folder: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
-from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, results
+from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
 from crucible_core.run_errors import GateFailedError
@@ -20,6 +20,7 @@ __all__ = [
     "decisions_table",
     "flatten",
     "headline",
+    "named_values",
     "report_on",
     "results",
     "stages_table",

@@ -9,8 +9,7 @@ from pathlib import PurePath
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment, OutputSpec
 from crucible_core.ir.vocabulary import ReportFormat
-from crucible_core.report import SUFFIXES, render_report
-from crucible_core.report.output_files import output_root, path_problem, write_atomically
+from crucible_core.report.output_files import SUFFIXES, output_root, path_problem, write_atomically
 from crucible_core.stage import Stage
 from crucible_core.values.messages import listing
 
@@ -51,6 +50,8 @@ class Report(Stage):
 
 
 def _write(ctx: Context, outputs: Sequence[OutputSpec]) -> Context:
+    from crucible_core.report.render import render_report  # noqa: PLC0415  # `crucible validate` does without
+
     root = output_root(ctx.experiment.folder)
     wanted = [(spec, each) for spec in outputs for each in spec.formats]
     # Before the first is written, so that each report names all of them.

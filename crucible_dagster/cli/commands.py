@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
-from crucible_core import Context
 from crucible_core.cli.extensions import LazyCommand, Runner
 from crucible_core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from crucible_core import Context
 
 __all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "ui", "why"]
 

@@ -22,7 +22,6 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 
 from crucible_bench.plots import (
-    NARROW,
     ForestRow,
     Picture,
     critical_difference,
@@ -35,6 +34,7 @@ from crucible_bench.plots import (
 from crucible_bench.plots.axes import linear_axis, log_axis
 from crucible_bench.plots.density import box_of, density, swarm
 from crucible_bench.plots.numbers import numerals
+from crucible_bench.plots.picture import NARROW
 from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_bench.plots.tikz import tikz_of

@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli import main
+from crucible_core.cli import commands, main
+from crucible_core.cli.extensions import LazyCommand
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -814,6 +815,37 @@ def _has_jsonschema() -> bool:
 
 
 @pytest.mark.slow
+def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
+    listed = {name: command for name, command in main.commands.items() if isinstance(command, LazyCommand)}
+    assert set(listed) == set(commands.__all__)
+    for name, command in listed.items():
+        assert command.help == getattr(commands, name).help
+
+
+@pytest.mark.slow
+def test_a_command_of_a_package_that_cannot_be_loaded_says_so_and_the_others_work() -> None:
+    about = Path("site/broken-1.0.dist-info")
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[crucible.commands]\nbroken = nowhere_to_be_found:command\n")
+    path = os.pathsep.join([str(HERE), str(Path("site").absolute())])
+    listed = crucible("--help", PYTHONPATH=path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "validate" in listed.stdout
+    assert "(the entry point 'broken'" in listed.stdout
+    called = crucible("broken", PYTHONPATH=path)
+    assert called.returncode == 2
+    assert called.stderr.startswith("error: the entry point 'broken' (nowhere_to_be_found:command) of crucible.")
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--sed", "1", "f.yaml"], ["--jsn"], ["validate"]])
+def test_a_mistake_in_the_command_line_begins_as_every_other_mistake(arguments: list[str]) -> None:
+    done = crucible_here(*arguments)
+    assert done.exit_code == 2
+    assert re.search(r"^error: [a-z]", done.stderr, flags=re.MULTILINE)
+    assert "Error:" not in done.stderr
+
+
 def test_the_version_is_shown() -> None:
     from crucible_core import __version__
 

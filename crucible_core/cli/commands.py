@@ -1,12 +1,8 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
-
-Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
-"""
+"""`crucible run`, `validate`, `stages` and `schema`."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 import uuid
@@ -16,7 +12,6 @@ from typing import Any
 
 import click
 
-from crucible_core import __version__
 from crucible_core.cli.common import (
     INVALID,
     chosen,
@@ -30,7 +25,7 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.cli.extensions import HELP, RunCommand, chosen_runner
 from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
@@ -41,22 +36,10 @@ from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.values.jsonable import to_json_text
 
-__all__ = ["main"]
-
-# On each command, as it is used without the group too.
-HELP = {"help_option_names": ["-h", "--help"]}
+__all__ = ["run", "schema", "stages", "validate"]
 
 
-@click.group(cls=CommandGroup, context_settings=HELP)
-@click.version_option(__version__, prog_name="crucible")
-def main() -> None:
-    """Experiments as small files, run as pipelines of stages."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
-
-
-@main.command(cls=RunCommand, context_settings=HELP)
+@click.command(cls=RunCommand, context_settings=HELP)
 @click.argument("file")
 @run_options
 @set_options
@@ -96,7 +79,7 @@ def _runner_here() -> Callable[..., Context]:
     return run_traced
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -134,7 +117,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
     sys.exit(INVALID if any(findings.values()) else 0)
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stages(name: str | None, as_json: bool) -> None:
@@ -157,7 +140,7 @@ def stages(name: str | None, as_json: bool) -> None:
         _print_stage(described[0], tree)
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors."""
     made = Experiment.model_json_schema()
