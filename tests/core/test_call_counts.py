@@ -40,8 +40,8 @@ def test_observers_cost_one_call_for_each_event_more_than_they_do_themselves() -
     assert calls_per_stage(heard, 50) <= PLANNED + RUN + 2 * 3 + 2
 
 
-# What `import crucible_core` needs beyond pydantic with one model: ours (two of them, `ir.secrets` and `values.arguments`,
-# guard what a run is given), and a few of Python's own.
+# What `import crucible_core` needs beyond pydantic with one model: ours, and a few of Python's own. Two of ours,
+# `ir.secrets` and `values.arguments`, guard what a run is given.
 OURS, OTHERS = 36, 14
 
 

@@ -171,14 +171,14 @@ def test_what_is_wrong_with_a_schedule_is_named(schedule: dict[str, str], said: 
     text = file.read_text().rstrip() + f', "schedule": {str(schedule).replace(chr(39), chr(34))}}}'
     file.write_text(text)
     with pytest.raises(InvalidExperimentError) as caught:
-        load_experiment(file)
+        plan_experiment(load_experiment(file), REGISTRY)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("cron", ["*/90 * * * *", "0 0 * * MON#2", "0 0 L * *", "5-10/99 * * JAN-MAR *"])
 def test_other_forms_of_cron_are_left_to_what_runs_the_schedule(cron: str) -> None:
     described = {"id": "e", "pipeline": [{"name": "brew"}], "schedule": {"cron": cron}}
-    assert Experiment.model_validate(described).schedule is not None
+    assert plan_experiment(Experiment.model_validate(described), REGISTRY).experiment.schedule is not None
 
 
 def test_a_gate_names_a_group_and_a_variant_that_exist() -> None:
