@@ -313,7 +313,7 @@ def test_a_stage_that_returns_none_is_explained_without_an_empty_traceback(tmp_p
         "from crucible_core import Context, stage\n\n@stage\ndef none(ctx: Context) -> Context:\n    ctx.assign(a=1)\n"
     )
     (tmp_path / "e.yaml").write_text("id: e\npipeline: [{name: none, module: 'none:none'}]\n")
-    program = "from crucible_core.cli.main import main; main()"
+    program = "from crucible_core.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "run", "e.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
