@@ -33,5 +33,8 @@ def format_p(value: float) -> str:
 
 
 def format_interval(interval: Sequence[float | None]) -> str:
+    """`[0.1, 0.3]`; `none` for an interval that is open at both ends."""
     low, high = interval
+    if (low is None or low == -math.inf) and (high is None or high == math.inf):
+        return "none"
     return f"[{'−∞' if low is None else format_number(low)}, {'∞' if high is None else format_number(high)}]"

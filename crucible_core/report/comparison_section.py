@@ -11,7 +11,7 @@ from typing import NamedTuple
 from crucible_bench.compared import BestSet, FamilyResult, JudgedTest, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import estimated, labelled, percent, statistic
+from crucible_bench.finding import effect_text, estimated, labelled, percent, statistic
 from crucible_bench.numbers import format_interval, format_number, format_p
 from crucible_bench.plots import (
     ForestRow,
@@ -22,7 +22,7 @@ from crucible_bench.plots import (
     power_curve,
     strip_plot,
 )
-from crucible_bench.vocabulary import EFFECT_LABELS
+from crucible_bench.result import TestResult, is_open
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
 from crucible_core.values.messages import shorten
 
@@ -82,19 +82,29 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
-    for test in comparison.tests:
+    for test, _, significant in comparison.judged:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
-        if (word := interpret(test.effect_size_name, test.effect_size)) is not None:
-            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {format_number(test.effect_size)}"
-            yield f"{f'{test.test}: ' if several else ''}{effect} is {word.word} by the convention of {word.source}"
+        yield from (f"{test.test}: {line}" if several else line for line in _words_for(test, significant))
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
-        yield from (f"{comparison.best.method}: {line}" if several else line for line in comparison.best.assumptions)
+        lines = (*comparison.best.assumptions, *comparison.best.notes)
+        yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
     for verdict in comparison.verdicts:
         yield from (f"{' - '.join(verdict.groups)}: {note}" for note in verdict.notes)
+    for one in comparison.untested:
+        yield f"{' - '.join(one.groups)}: not tested by {one.test}: {one.reason}"
+
+
+def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
+    """The convention's word for an effect that is shown to be there."""
+    if significant and test.effect_size_name is not None and test.effect_size is not None:
+        word = interpret(test.effect_size_name, test.effect_size)
+        if word is not None:
+            effect = effect_text(test.effect_size_name, test.effect_size)
+            yield f"{effect} is {word.word} by the convention of {word.source}"
 
 
 def _groups_table(comparison: Comparison) -> Table:
@@ -141,8 +151,8 @@ def _test_row(judged: JudgedTest) -> tuple[str, ...]:
         *(format_p(p).removeprefix("= ") for p in ps),
         estimated(test.estimate_name, test.estimate, " = "),
         f"{percent(test.confidence_level)} {format_interval(test.confidence_interval)}",
-        f"{EFFECT_LABELS[test.effect_size_name]} = {format_number(test.effect_size)}",
-        format_interval(test.effect_size_interval),
+        effect_text(test.effect_size_name, test.effect_size),
+        "–" if test.effect_size_interval is None else format_interval(test.effect_size_interval),
         "significant" if judged.significant else "not significant",
     )
 
@@ -160,7 +170,7 @@ def _pairs_table(family: FamilyResult) -> Table:
         "effect interval",
         "verdict",
     )
-    rows = tuple(
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             f"{pair.first} – {pair.second}",
             format_number(pair.estimate),
@@ -168,13 +178,14 @@ def _pairs_table(family: FamilyResult) -> Table:
             statistic("", pair.df, pair.statistic),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
-            "–"
-            if pair.effect_size_name is None
-            else f"{EFFECT_LABELS[pair.effect_size_name]} = {format_number(pair.effect_size)}",
+            effect_text(pair.effect_size_name, pair.effect_size),
             "–" if pair.effect_size_interval is None else format_interval(pair.effect_size_interval),
-            "significant" if pair.significant else "not significant",
+            f"{'significant' if pair.significant else 'not significant'}{f': {pair.note}' if pair.note else ''}",
         )
         for pair in family.comparisons
+    )
+    rows += tuple(
+        (" – ".join(one.groups), *("–" for _ in columns[2:]), f"not tested: {one.reason}") for one in family.untested
     )
     return Table(columns, rows, frozenset({estimate, "p", "p adjusted"}))
 
@@ -266,14 +277,20 @@ def _effects(comparison: Comparison) -> _Effects | None:
                 note=_p(pair.p_adjusted),
             )
             for pair in family.comparisons
-            if math.isfinite(pair.estimate)
+            if math.isfinite(pair.estimate) and not is_open(pair.confidence_interval)
         ]
         return (
             _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
             if pairs
             else None
         )
-    of_two = [one for one in comparison.judged if len(one.result.groups) == 2 and math.isfinite(one.result.estimate)]
+    of_two = [
+        one
+        for one in comparison.judged
+        if len(one.result.groups) == 2
+        and math.isfinite(one.result.estimate)
+        and not is_open(one.result.confidence_interval)
+    ]
     if not of_two:
         return None
     first = of_two[0].result
@@ -368,7 +385,8 @@ def _pairs_picture(comparison: Comparison, measure: str) -> Picture | None:
         return None
     if comparison.outcome == "binary":
         return None
-    test = next((one for one in comparison.tests if one.estimate_name.startswith("mean difference")), None)
+    tests = (one for one in comparison.tests if one.estimate_name.startswith("mean difference"))
+    test = next((one for one in tests if not is_open(one.confidence_interval)), None)
     difference, level = None, None
     if test is not None:
         low, high = test.confidence_interval
