@@ -215,5 +215,6 @@ def _explain(ctx: Context, code: int, partial: str | None) -> None:
     if code == INTERRUPTED:
         say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        say(f"\n{failed.traceback.rstrip()}\n\nerror: stage {failed.stage!r} failed: {failed.reason}")
+        shown = f"\n{failed.traceback.rstrip()}\n" if failed.traceback else ""
+        say(f"{shown}\nerror: stage {failed.stage!r} failed: {failed.reason}")
     say(f"partial results: {partial}")
