@@ -133,6 +133,13 @@ def outcome_table(test: str, groups: Mapping[str, Values]) -> dict[str, tuple[in
     return {name: (successes, n - successes) for name, (successes, n) in counted.items()}
 
 
+def booleans_as_numbers(groups: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Groups of booleans only as the numbers 0 and 1; every other group, and what is no mapping, as it is."""
+    if not isinstance(cast(object, groups), Mapping):
+        return groups
+    return {name: as_numbers(values) if are_booleans(values) else values for name, values in groups.items()}
+
+
 def as_numbers(values: Any) -> Any:
     """Booleans as the numbers 0 and 1; everything else as it is."""
     if hasattr(values, "__array__") and not isinstance(values, np.ma.MaskedArray):

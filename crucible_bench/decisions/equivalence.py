@@ -11,7 +11,7 @@ from scipy import special
 
 from crucible_bench.compared import MarginResult, Verdict
 from crucible_bench.data.moments import LEAST_SQUARES, moments
-from crucible_bench.data.outcomes import as_numbers
+from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, read_groups, read_sample, scale_exponent, scaled
 from crucible_bench.decisions.differences import Difference, Differences
 from crucible_bench.errors import CannotTestError
@@ -59,7 +59,7 @@ def judge_margin(
     an alpha that is not below 1/2.
     """
     test, alpha = "margin", _checked(alpha, margin)
-    samples = read_groups(test, {name: as_numbers(values) for name, values in groups.items()})
+    samples = read_groups(test, booleans_as_numbers(groups))
     if len(samples) != 2:
         raise CannotTestError(
             test, f"it judges the first of two groups against the second, but {len(samples)} were given"

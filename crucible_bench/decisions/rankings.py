@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from crucible_bench.compared import BestSet, Contender, Ranking, RankingProcedure
-from crucible_bench.data.outcomes import as_numbers
+from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups
 from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import Differences
@@ -117,7 +117,7 @@ def indistinguishable_from_best(
     Raises CannotTestError for fewer than two groups and if no pair can be tested.
     """
     alpha, test = share("alpha", alpha), "best"
-    samples = read_groups(test, {name: as_numbers(values) for name, values in groups.items()})
+    samples = read_groups(test, booleans_as_numbers(groups))
     if len(samples) < 2:
         raise CannotTestError(test, "the best of fewer than two configurations needs no test")
     of = (difference or Differences("paired" if paired else "independent")).of(samples)

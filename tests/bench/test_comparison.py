@@ -217,7 +217,7 @@ def test_a_comparison_from_before_there_were_versions_is_read(comparison: Compar
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"version": 2}, r"comparison of a newer version \(2; this version of crucible reads up to 1\)\. Upgrade"),
+        ({"version": 3}, r"comparison of a newer version \(3; this version of crucible reads up to 2\)\. Upgrade"),
         ({"version": "x"}, "cannot be read: its version is 'x'"),
         ({"version": None}, "cannot be read: its version is None"),
         ({"kind": "image"}, "not a comparison: its kind is 'image'"),

@@ -90,7 +90,9 @@ class Reader:
         if shown[2] is None:
             self.check(interval == (-math.inf, math.inf), "no interval")
         else:
-            self.check(same(shown[2], interval[0]) and same(shown[3], interval[1]), f"interval {shown[0]} for {interval}")
+            self.check(
+                same(shown[2], interval[0]) and same(shown[3], interval[1]), f"interval {shown[0]} for {interval}"
+            )
         given = re.search(r"\bp (= ([\d.]+)|< 0\.001)", said)
         ok = given is not None and (p < 0.001 if given[2] is None else abs(float(given[2]) - p) <= 5.1e-4)
         self.check(ok, f"p of {said!r} is {p}")
@@ -133,7 +135,9 @@ class Reader:
 
     def statement(self, first: str, second: str) -> str | None:
         """What is said of a pair, with the numbers in brackets."""
-        start = re.search(rf"\b{first} (?:is (?:higher|lower) than|and|was not shown to be \w+ than) {second}\b", self.text)
+        start = re.search(
+            rf"\b{first} (?:is (?:higher|lower) than|and|was not shown to be \w+ than) {second}\b", self.text
+        )
         return None if start is None else re.split(r"; \w+ (?:is|and|was) ", self.text[start.start() :])[0]
 
     def verdict(self, verdict: MarginResult) -> None:
@@ -223,11 +227,21 @@ def random_test(rng: np.random.Generator, like: TestResult, alpha: float) -> Tes
     interval = (-math.inf, math.inf) if open_ else (estimate - 2 * error, estimate + 2 * error)
     p = float(rng.random() ** 3)
     n = tuple(map(int, rng.integers(2, 10**6, 2))) if rng.random() < 0.7 else (12, 12)
-    effect = {} if open_ else {"effect_size": estimate / error, "effect_size_interval": (estimate / error - 2, estimate / error + 2)}
+    effect = (
+        {}
+        if open_
+        else {"effect_size": estimate / error, "effect_size_interval": (estimate / error - 2, estimate / error + 2)}
+    )
     if open_:
         effect = {"effect_size": None, "effect_size_name": None, "effect_size_interval": None}  # type: ignore[dict-item]
     return replace(
-        like, estimate=estimate, confidence_interval=interval, p_value=p, n=n, significant=p <= alpha, **effect  # type: ignore[arg-type]
+        like,
+        estimate=estimate,
+        confidence_interval=interval,
+        p_value=p,
+        n=n,
+        significant=p <= alpha,
+        **effect,  # type: ignore[arg-type]
     )
 
 
@@ -244,7 +258,9 @@ def made_of_numbers(rng: np.random.Generator, count: int) -> Iterator[Comparison
             test = random_test(rng, two.tests[0], alpha)
             side: Any = rng.choice(["two-sided", "greater", "less"])
             verdicts = (random_margin(rng, ("a", "b"), two.verdicts[0]),) if rng.random() < 0.7 else ()
-            yield replace(two, alpha=alpha, alternative=side, tests=(replace(test, alternative=side),), verdicts=verdicts)
+            yield replace(
+                two, alpha=alpha, alternative=side, tests=(replace(test, alternative=side),), verdicts=verdicts
+            )
         elif kind < 0.85:
             rows = []
             for pair in many.comparisons.comparisons:
@@ -257,7 +273,9 @@ def made_of_numbers(rng: np.random.Generator, count: int) -> Iterator[Comparison
                     )
                 )  # fmt: skip
             gone = int(rng.integers(0, 3))
-            lost = tuple(Untested("t", (one.first, one.second), one.n, "it cannot be") for one in rows[len(rows) - gone :])
+            lost = tuple(
+                Untested("t", (one.first, one.second), one.n, "it cannot be") for one in rows[len(rows) - gone :]
+            )
             kept = tuple(rows[: len(rows) - gone])
             family = replace(many.comparisons, alpha=alpha, comparisons=kept, untested=lost, size=6)
             verdicts = tuple(random_margin(rng, v.groups, v) for v in many.verdicts)
@@ -284,13 +302,21 @@ def made_of_data(rng: np.random.Generator, count: int) -> Iterator[Comparison]:
             size = n if design == "paired" else int(rng.integers(2, 25))
             shift = float(rng.choice([0.0, 0.5, 2.0]))
             drawn = rng.normal(shift, 1.0, size)
-            values = {"normal": drawn, "binary": rng.random(size) < 0.5 + shift / 5, "ties": np.round(drawn), "constant": np.full(size, shift)}
+            values = {
+                "normal": drawn,
+                "binary": rng.random(size) < 0.5 + shift / 5,
+                "ties": np.round(drawn),
+                "constant": np.full(size, shift),
+            }
             groups[name] = values[str(kind)].tolist()
         options: dict[str, Any] = {"design": str(design), "higher_is_better": bool(rng.random() < 0.5)}
         if k == 3:
             options |= {"compare": "all_pairs"} if rng.random() < 0.6 else {"study": "sweep"}
         if "study" not in options and rng.random() < 0.6:
-            options |= {"margin": float(rng.gamma(1.0) / (5 if kind == "binary" else 1)), "non_inferiority": bool(rng.random() < 0.5)}
+            options |= {
+                "margin": float(rng.gamma(1.0) / (5 if kind == "binary" else 1)),
+                "non_inferiority": bool(rng.random() < 0.5),
+            }
         try:
             yield compare(groups, **options)
         except CannotTestError:

@@ -36,7 +36,14 @@ def bench(data: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     "data",
-    [ABLATION, {"full": [True] * 30 + [False] * 10, "no_cache": [True] * 30 + [False] * 10, "no_retrieval": [True] * 15 + [False] * 25}],
+    [
+        ABLATION,
+        {
+            "full": [True] * 30 + [False] * 10,
+            "no_cache": [True] * 30 + [False] * 10,
+            "no_retrieval": [True] * 15 + [False] * 25,
+        },
+    ],
 )
 def test_an_ablation_without_any_effect_leaves_the_other_one_reported(data: Any) -> None:
     context = bench(data, study="ablation", baseline="full", paired=True)
@@ -59,8 +66,9 @@ def test_a_pair_without_spread_has_no_interval_and_its_row_says_why_in_every_for
         text = str(render_report(context, kind)).replace("\\n", " ")
         if kind != "csv":
             assert "all 5 differences are 0" in text, kind
-    assert "no_cache and full could not be told apart (mean difference 0, no interval (all 5 differences are 0), p = 1.000)" in (
-        Comparison.from_dict(context.metrics["bench"]).sentence
+    assert (
+        "no_cache and full could not be told apart (mean difference 0, no interval (all 5 differences are 0), p = 1.000)"
+        in (Comparison.from_dict(context.metrics["bench"]).sentence)
     )
 
 
