@@ -92,7 +92,7 @@ class Bench(Stage):
     paired: bool = False
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
-    """The kind of the values (default: binary for booleans, counts and numbers that are all 0 or 1, else continuous)."""
+    """The kind of the values (default: binary for booleans, counts and numbers all 0 or 1, else continuous)."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"

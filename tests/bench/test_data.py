@@ -162,7 +162,7 @@ def test_groups_of_one_value_each_are_refused(test: str) -> None:
     assert "3 groups of 1 value each" in refusal(test, {"a": [1.0], "b": [2.0], "c": [3.0]})
 
 
-@pytest.mark.parametrize("test", ["ttest", "bootstrap", "anova"])
+@pytest.mark.parametrize("test", ["bootstrap", "anova"])  # the t-tests have an exact answer
 @pytest.mark.parametrize("second", [5.0, 6.0])
 def test_groups_without_variation_are_refused(test: str, second: float) -> None:
     message = refusal(test, {"a": [5.0] * 4, "b": [second] * 4})

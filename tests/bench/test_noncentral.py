@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from crucible_bench import run_test
+from crucible_bench import compare, run_test
 from crucible_bench.distributions.noncentral import (
     noncentral_chi_square_interval,
     noncentral_f_interval,

@@ -201,7 +201,8 @@ def test_numbers_that_are_all_0_and_1_are_outcomes_and_a_decision_says_so() -> N
     assert (result.outcome, result.tests[0].test) == ("binary", "two_proportions")
     reasons = [choice.reasoning for about, choice in result.decisions if about == "outcome"]
     assert reasons == [
-        "every value of every group is 0 or 1, so they are outcomes; `outcome: continuous` compares them as measurements"
+        "every value of every group is 0 or 1, so they are outcomes; `outcome: continuous` compares them as "
+        "measurements"
     ]
     assert compare(groups, outcome="continuous").tests[0].test == "ttest"
     asked = compare(groups, tests=("ttest",), margin=0.01)

