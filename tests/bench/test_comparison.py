@@ -350,3 +350,18 @@ def test_a_refusal_is_a_value_error_with_the_test_and_the_reason() -> None:
         compare(TWO, design="paired", tests=("ttest",))
     assert (refused.value.test, isinstance(refused.value, ValueError)) == ("ttest", True)
     assert "would ignore the pairing" in refused.value.reason
+
+
+def test_a_comparison_of_version_1_is_read() -> None:
+    """It had neither what could not be tested, nor notes of pairs and sweeps."""
+    many = {**TWO, "c": [0.5, 0.6, 0.55, 0.7, 0.65]}
+    for result in (compare(many, compare="all_pairs"), compare(many, study="sweep")):
+        data = {**result.to_dict(), "version": 1}
+        del data["untested"]
+        if data["comparisons"] is not None:
+            del data["comparisons"]["untested"]
+            for pair in data["comparisons"]["comparisons"]:
+                del pair["note"]
+        if data["best"] is not None:
+            del data["best"]["notes"]
+        assert Comparison.from_dict(data) == result
