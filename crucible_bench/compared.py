@@ -355,6 +355,11 @@ class Compared:
         return tuple(JudgedTest(test, p, p <= self.alpha) for test, p in zip(self.tests, self.p_adjusted, strict=True))
 
     @property
+    def family_size(self) -> int:
+        """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
+        return len(self.tests) + sum(one.test != "margin" for one in self.untested)
+
+    @property
     def paired(self) -> bool:
         """Whether values of the groups belong together."""
         return self.design not in ("independent", "one_sample")

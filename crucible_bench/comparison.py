@@ -63,7 +63,7 @@ class Comparison(Compared):
         if fields["ranking"] is not None:
             del fields["ranking"]["family"]  # it is `comparisons`
         fields["tests"] = {test["test"]: test for test in fields["tests"]}
-        derived = {"paired": self.paired, "family_size": len(self.tests)}
+        derived = {"paired": self.paired, "family_size": self.family_size}
         return {"kind": KIND, "version": VERSION, **fields, **derived}
 
     def to_json(self) -> str:

@@ -75,7 +75,7 @@ def _settings(comparison: Comparison) -> Iterator[str]:
     level = f"alpha = {format_number(comparison.alpha)}"
     if comparison.p_adjusted is not None:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
-        level += f"; {len(comparison.tests)} tests, p-values {adjusted}"
+        level += f"; {comparison.family_size} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"

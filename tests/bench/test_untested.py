@@ -190,3 +190,13 @@ def test_missing_values_are_refused_in_one_sentence_that_says_where_and_what_to_
         "cannot run 'bench': group 'a' misses 2 of 4 values (position 1, 3): `missing: drop` leaves them out and lists "
         "them"
     )
+
+
+def test_a_test_that_could_not_be_run_counts_in_the_correction_of_the_others() -> None:
+    groups = {"a": [1.0] * 5, "b": FULL, "c": WORSE}
+    both = compare(groups, tests=("welch_anova", "kruskal_wallis"))
+    alone = compare(groups, tests=("kruskal_wallis",)).tests[0]
+    assert [one.test for one in both.untested] == ["welch_anova"]
+    assert both.p_adjusted == (pytest.approx(2 * alone.p_value),)
+    assert both.to_dict()["family_size"] == 2
+    assert Comparison.from_json(both.to_json()) == both
