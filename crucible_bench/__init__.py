@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from crucible_bench.named_effect_size import EffectSize, effect_size
     from crucible_bench.power.planned_power import foresee
     from crucible_bench.power.power import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
-    from crucible_bench.result import Choice, TestResult
+    from crucible_bench.result import Choice, TestResult, Untested
     from crucible_bench.sequential.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
     from crucible_bench.sequential.confidence_sequences import (
         ConfidenceSequence,
@@ -136,6 +136,7 @@ __all__ = [
     "TestName",
     "TestResult",
     "UnreadableComparisonError",
+    "Untested",
     "Verdict",
     "WatchVerdict",
     "adjust_p_values",
@@ -236,6 +237,7 @@ _HOMES = {
     "TestChoice": "hypothesis_tests.choose_test",
     "TestName": "vocabulary",
     "TestResult": "result",
+    "Untested": "result",
     "UnreadableComparisonError": "comparison",
     "Verdict": "compared",
     "WatchVerdict": "sequential.baseline_watch",

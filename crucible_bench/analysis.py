@@ -1,7 +1,7 @@
 """A whole comparison as declared: its tests, its family and its verdicts, from groups of numbers.
 
-The `bench` stage and `crucible compare` call this. Every choice follows from the declaration and from the sizes of the
-groups, never from the values.
+The `bench` stage and `crucible compare` call this. Every choice follows from the declaration, from the sizes of the
+groups and from the kind of their values, never from how large they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from scipy import special
 
 from crucible_bench.compared import BestSet, ComparedGroup, FamilyResult, GroupSummary, MarginResult, Ranking
 from crucible_bench.comparison import Comparison
-from crucible_bench.data.outcomes import are_booleans, as_numbers, open_counts, outcome_table
+from crucible_bench.data.outcomes import (
+    are_booleans,
+    are_zero_or_one,
+    as_numbers,
+    open_counts,
+    outcome_table,
+    refuse_tuples_of_counts,
+)
 from crucible_bench.data.sample import Values
 from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import Differences, PairDesign
@@ -38,7 +45,7 @@ from crucible_bench.multiple.corrections import adjust_p_values
 from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
 from crucible_bench.multiple.families import pairwise_family
 from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
-from crucible_bench.result import Choice, Interval, TestResult
+from crucible_bench.result import Choice, Interval, TestResult, Untested
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
     TEST_ALIASES,
@@ -96,7 +103,8 @@ def compare(
     | --- | --- | --- |
     | design | how values of the groups belong together: independent, paired, resampled, clustered, one_sample | \
 independent |
-    | outcome | what the values are: continuous, ordinal, binary | binary for booleans and counts, else continuous |
+    | outcome | what the values are: continuous, ordinal, binary | binary for booleans, counts and numbers that are \
+all 0 or 1, else continuous |
     | tests | one or more test names; auto chooses by design, outcome and sizes | auto |
     | alternative | two-sided; greater or less: whether the first group is higher or lower than the second | two-sided |
     | alpha | level of significance, for the whole family of tests | 0.05 |
@@ -211,6 +219,7 @@ class _Analyst:
         self.declared = declared
         self.clusters = clusters
         self.choices: list[tuple[str, Choice]] = []
+        refuse_tuples_of_counts(groups)
         _refuse_counts_without_pairs(groups, declared.design)
         self.given = {name: open_counts(name, values) for name, values in groups.items()}
         self.outcome = self._outcome()
@@ -222,12 +231,14 @@ class _Analyst:
             else self.given
         )
         self.compare = declared.comparing
+        self.untested: list[Untested] = []
 
     def comparison(self) -> Comparison:
         names = list(self.groups)
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
+        self._refuse_unequal_lengths(summaries)
         many = len(names) > 2
         if many and self.declared.alternative != "two-sided" and self.compare is None:
             raise CannotTestError(
@@ -253,6 +264,8 @@ class _Analyst:
             family = ranking.family
         elif many and self.compare is not None:
             family = self._family(pair_test)
+        if not (results or family or best):
+            raise CannotTestError(self.untested[0].test, self.untested[0].reason)
         adjusted = self._adjusted(results)
         self._say_if_effect_is_not_there(results, family)
         verdicts = tuple(self._verdicts(names))
@@ -269,6 +282,7 @@ class _Analyst:
             groups={name: self._group(name, summary) for name, summary in summaries.items()},
             tests=tuple(results),
             p_adjusted=adjusted,
+            untested=tuple(self.untested),
             comparisons=family,
             verdicts=verdicts,
             best=best,
@@ -276,6 +290,15 @@ class _Analyst:
             checks=tuple(self._checks()),
             choices=tuple(self.choices),
         )
+
+    def _refuse_unequal_lengths(self, summaries: Mapping[str, GroupSummary]) -> None:
+        lengths = {name: summary.n for name, summary in summaries.items()}
+        if self.declared.design in ("paired", "resampled") and len(set(lengths.values())) > 1:
+            raise CannotTestError(
+                "groups",
+                f"{self.declared.design} groups have one length, but theirs are {lengths}; pair them, or leave out "
+                "what has no partner with `missing: drop`",
+            )
 
     def _group(self, name: str, summary: GroupSummary) -> ComparedGroup:
         values = np.asarray(as_numbers(self.given[name]), dtype=np.float64)
@@ -308,7 +331,7 @@ class _Analyst:
 
     def _say_if_effect_is_not_there(self, results: Sequence[TestResult], family: FamilyResult | None) -> None:
         asked = self.declared.effect_size
-        reported = [result.effect_size_name for result in results]
+        reported = [result.effect_size_name for result in results if result.effect_size_name]
         reported += [pair.effect_size_name for pair in family.comparisons if pair.effect_size_name] if family else []
         if asked is not None and reported and asked not in reported:
             own = " and ".join(dict.fromkeys(reported))
@@ -324,6 +347,20 @@ class _Analyst:
         if self.given and all(are_booleans(values) for values in self.given.values()):
             self._decide(
                 "outcome", Choice("binary", "every value of every group is true or false", ("continuous", "ordinal"))
+            )
+            return "binary"
+        numbers = bool(self.given) and all(
+            are_booleans(values) or are_zero_or_one(values) for values in self.given.values()
+        )
+        if numbers and not set(self.declared.tests) & _OF_MEASUREMENTS:
+            self._decide(
+                "outcome",
+                Choice(
+                    "binary",
+                    "every value of every group is 0 or 1, so they are outcomes; `outcome: continuous` compares them "
+                    "as measurements",
+                    ("continuous", "ordinal"),
+                ),
             )
             return "binary"
         return "continuous"
@@ -399,11 +436,17 @@ class _Analyst:
         )
 
     def _all_at_once(self, tests: Sequence[TestName]) -> list[TestResult]:
-        results = []
+        results, groups = [], self._oriented()
         for test in tests:
-            result = self._run(test, self._oriented(), self.declared.alpha, self.declared.confidence_level)
-            results.append(result)
+            try:
+                results.append(self._run(test, groups, self.declared.alpha, self.declared.confidence_level))
+            except CannotTestError as refusal:
+                self._note_untested(refusal, groups)
         return results
+
+    def _note_untested(self, refusal: CannotTestError, groups: Groups) -> None:
+        sizes = tuple(_length(values) for values in groups.values())
+        self.untested.append(Untested(refusal.test, tuple(groups), sizes, refusal.reason))
 
     def _oriented(self) -> Groups:
         """Two groups with the baseline last, so that the difference is from it."""
@@ -428,18 +471,21 @@ class _Analyst:
         )
 
     def _adjusted(self, results: Sequence[TestResult]) -> tuple[float, ...] | None:
-        if len(results) < 2:
+        refused = len(self.untested)
+        if len(results) + refused < 2 or not results:
             return None
         correction = self.declared.correction
         self._decide(
             "correction",
             Choice(
                 correction,
-                f"{len(results)} tests were run on the same data, and one of them could be significant by chance alone",
+                f"{len(results) + refused} tests were declared for the same data, and one of them could be significant "
+                "by chance alone",
                 tuple(name for name in ("holm", "bonferroni", "fdr", "none") if name != correction),
             ),
         )
-        return adjust_p_values([result.p_value for result in results], correction)
+        p_values = [*(result.p_value for result in results), *(1.0 for _ in range(refused))]
+        return adjust_p_values(p_values, correction)[: len(results)]
 
     # --- pairs ---
 
@@ -501,6 +547,10 @@ class _Analyst:
         said = self.declared
         if said.margin is None:
             return []
+        if not (math.isfinite(said.margin) and said.margin > 0.0):
+            raise CannotTestError(
+                "margin", f"the margin must be a positive number in units of the data, not {said.margin!r}"
+            )
         pairs = self._pairs(names)
         if not pairs:
             todo = "declare with `compare` which pairs are judged"
@@ -518,19 +568,26 @@ class _Analyst:
             )
         results = []
         for pair in pairs:
-            result = judge_margin(
-                {name: self.groups[name] for name in pair},
-                said.margin,
-                difference=self._differences(),
-                higher_is_better=said.higher_is_better,
-                non_inferiority=said.non_inferiority,
-                alpha=alpha,
-            )
-            results.append(result)
+            groups = {name: self.groups[name] for name in pair}
+            try:
+                result = judge_margin(
+                    groups,
+                    said.margin,
+                    difference=self._differences(),
+                    higher_is_better=said.higher_is_better,
+                    non_inferiority=said.non_inferiority,
+                    alpha=alpha,
+                )
+            except CannotTestError as refusal:
+                self._note_untested(refusal, groups)
+            else:
+                results.append(result)
         return results
 
     def _differences(self) -> Differences:
-        return Differences(cast("PairDesign", self.declared.design), self.clusters, self.declared.test_share)
+        said = self.declared
+        shares = self.outcome == "binary" and not set(said.tests) & _OF_MEASUREMENTS
+        return Differences(cast("PairDesign", said.design), self.clusters, said.test_share, of_shares=shares)
 
     # --- studies ---
 
@@ -659,6 +716,14 @@ _SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
     }
 )
 """The tests that need more of the declaration than `run_test` takes."""
+
+_OF_MEASUREMENTS: Final[frozenset[str]] = frozenset(
+    {
+        *("anova", "bootstrap", "paired_permutation", "paired_ttest", "permutation", "repeated_measures_anova"),
+        *("student_ttest", "ttest", "welch_anova", "one_sample_ttest"),
+    }
+)
+"""The tests of means: naming one says that the numbers 0 and 1 are compared as measurements."""
 
 RUNNABLE: Final = frozenset(DEFINITIONS) | frozenset(_SPECIAL)
 """Every test that a declaration may name."""

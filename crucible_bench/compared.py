@@ -6,14 +6,24 @@ JSON and reads them back.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from crucible_bench.result import Choice, Count, Flag, Interval, Number, Ratio, TestResult, plain_json
+from crucible_bench.result import (
+    Choice,
+    Count,
+    Flag,
+    Interval,
+    Number,
+    Ratio,
+    TestResult,
+    Untested,
+    plain_json,
+    with_infinite_ratio,
+)
 from crucible_bench.vocabulary import (
     Alternative,
     CorrectionName,
@@ -113,13 +123,8 @@ class PairResult:
     Its interval is not simultaneous."""
     effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
-
-
-def _with_infinite_ratio(pair: PairResult) -> PairResult:
-    """An effect size that has a name and is null in JSON is a ratio with a denominator of zero."""
-    if pair.effect_size is None and pair.effect_size_name is not None:
-        return replace(pair, effect_size=math.inf)
-    return pair
+    note: str | None = None
+    """Why there is no interval, if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +147,14 @@ class FamilyResult:
     estimate_name: str
     alpha: Number
     confidence_level: Number
-    comparisons: tuple[Annotated[PairResult, AfterValidator(_with_infinite_ratio)], ...]
+    comparisons: tuple[Annotated[PairResult, AfterValidator(with_infinite_ratio)], ...]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
     null_value: Number = 0.0
     """The value of an estimate that means no difference."""
+    untested: tuple[Untested, ...] = ()
+    """The pairs that could not be tested. They count in `size`, so that the data do not decide the correction."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values: tuples become lists, and an infinite interval end becomes None."""
@@ -232,6 +239,7 @@ class BestSet:
     method: str
     assumptions: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -305,10 +313,12 @@ class Compared:
     measure: str | None = None
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
-    tests: tuple[TestResult, ...]
+    tests: tuple[Annotated[TestResult, AfterValidator(with_infinite_ratio)], ...]
     """Tests of all groups at once (of two groups, or of many)."""
     p_adjusted: tuple[Number, ...] | None = None
     """The adjusted p-value of each of `tests`, if there are several."""
+    untested: tuple[Untested, ...] = ()
+    """What was to be tested of all groups at once, or judged against the margin, and could not be."""
     comparisons: FamilyResult | None = None
     """The pairs of more than two groups, as one family."""
     verdicts: tuple[MarginResult, ...] = ()
@@ -353,6 +363,11 @@ class Compared:
         if self.p_adjusted is None:
             return tuple(JudgedTest(test, None, test.significant) for test in self.tests)
         return tuple(JudgedTest(test, p, p <= self.alpha) for test, p in zip(self.tests, self.p_adjusted, strict=True))
+
+    @property
+    def family_size(self) -> int:
+        """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
+        return len(self.tests) + sum(one.test != "margin" for one in self.untested)
 
     @property
     def paired(self) -> bool:

@@ -20,7 +20,7 @@ from crucible_bench.result import TestResult, plain_json
 __all__ = ["KIND", "VERSION", "Comparison", "UnreadableComparisonError", "comparison_numbers", "looks_like_comparison"]
 
 KIND: Final = "comparison"
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the JSON. It grows when older versions of this package cannot read the JSON any more."""
 
 _SHAPE: Final = frozenset({"alpha", "groups", "tests"})
@@ -74,7 +74,7 @@ class Comparison(Compared):
         if fields["ranking"] is not None:
             del fields["ranking"]["family"]  # it is `comparisons`
         fields["tests"] = {test["test"]: test for test in fields["tests"]}
-        derived = {"paired": self.paired, "family_size": len(self.tests)}
+        derived = {"paired": self.paired, "family_size": self.family_size}
         return {"kind": KIND, "version": VERSION, **fields, **derived}
 
     def to_json(self) -> str:
@@ -142,9 +142,11 @@ def _numbers(name: str, compared: TestResult | PairResult, p_adjusted: float | N
 
 
 def _word(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A convention's word for the effect size and its source, if there is one."""
+    """A convention's word for the effect size and its source, if it has one and an effect is shown to be there."""
     name, value = fields["effect_size_name"], fields["effect_size"]
-    word: dict[str, Any] | None = None if name is None or value is None else plain_json(interpret(name, value))
+    if name is None or value is None or not fields["significant"]:
+        return None
+    word: dict[str, Any] | None = plain_json(interpret(name, value))
     return word
 
 

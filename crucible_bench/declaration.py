@@ -47,8 +47,8 @@ STUDY_COMPARES: Final[Mapping[StudyName, Comparing]] = MappingProxyType({"ab_tes
 class Declaration:
     """What is compared and how, declared before the data are seen; `compare` explains each field.
 
-    `outcome` None is binary for groups of booleans (or of successes of n), else continuous. `baseline` is the group
-    that others are compared with; `study` determines which comparisons there are:
+    `outcome` None is binary for groups of booleans, of successes of n, or of the numbers 0 and 1 only, else continuous.
+    `baseline` is the group that others are compared with; `study` determines which comparisons there are:
 
     | study | compares | needs |
     | --- | --- | --- |
@@ -176,6 +176,12 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
         yield "reference: one sample needs the number that it is compared with"
     if said.design == "one_sample" and said.margin is not None:
         yield "margin: verdicts are about two groups; for one sample, read its interval"
+    if said.outcome == "ordinal" and said.margin is not None:
+        yield (
+            "margin: ordinal values have an order and no distances, so a difference of their means has no unit; leave "
+            "`margin` out (the estimate, P(first > second), says how often the first is higher), or declare `outcome: "
+            "continuous` if a difference of means is what matters"
+        )
     if said.design != "one_sample" and said.reference is not None:
         yield f"reference: it is for the design one_sample, but the design is {said.design}"
     if said.design != "resampled" and said.test_share is not None:

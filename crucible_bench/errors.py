@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = ["CannotTestError"]
 
 
@@ -9,8 +11,10 @@ class CannotTestError(ValueError):
     """The test cannot be run on these data, so there is no result to report.
 
     `test` is the name that was asked for; `reason` says why it cannot be run and what to do instead. The message has
-    both.
+    both, so that a traceback adds nothing.
     """
+
+    explains_itself: ClassVar[bool] = True
 
     def __init__(self, test: str, reason: str) -> None:
         super().__init__(f"{_OTHERS.get(test) or f'cannot run {test!r}'}: {reason}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
-from crucible_bench.result import Interval, TestResult
+from crucible_bench.result import Interval, TestResult, Untested, is_open
 from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
 
 __all__ = [
     "Found",
     "adjusted",
     "counts",
+    "effect_text",
     "estimated",
+    "estimates_effect",
     "family_head",
     "finding",
     "found_by",
@@ -44,7 +46,16 @@ def finding(comparison: Compared) -> str:
         found = _finding_of_test(comparison, comparison.judged[0])
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
-    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN]), *rest])
+    sentences = [found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN]), *rest]
+    return " ".join([*sentences, *_not_tested(comparison.untested)])
+
+
+def _not_tested(untested: Sequence[Untested]) -> Iterator[str]:
+    """What was declared and could not be tested, with the reasons."""
+    if untested:
+        shown = [f"{' – '.join(one.groups)} by {one.test} ({one.reason})" for one in untested[:MOST_SHOWN]]
+        more = f"; and {len(untested) - MOST_SHOWN} more" if len(untested) > MOST_SHOWN else ""
+        yield f"Not tested: {'; '.join(shown)}{more}."
 
 
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
@@ -52,13 +63,17 @@ def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
     if judged.p_adjusted is not None:
         p = judged.p_adjusted
         adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
-    # Of a test that estimates its effect size, the same numbers twice would say nothing more.
-    is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
-    effect = "" if is_effect else f"{_effect(test.effect_size_name, test.effect_size, test.effect_size_interval)}, "
-    name = EFFECT_LABELS[test.effect_size_name] if is_effect else test.estimate_name
+    effect, name, level = "", test.estimate_name, percent(test.confidence_level)
+    if test.effect_size_name is not None and test.effect_size_interval is not None:
+        if estimates_effect(test):
+            name = EFFECT_LABELS[test.effect_size_name]
+        else:
+            interval = format_interval(test.effect_size_interval)
+            effect = f"{effect_text(test.effect_size_name, test.effect_size)} {interval}, "
+    joint = " = " if name in EFFECT_LABELS.values() or _ends_in_figure(name) else " "
+    note = test.notes[0] if test.notes else None
     numbers = (
-        f"{estimated(name, test.estimate, ' = ' if is_effect or _ends_in_figure(name) else ' ')}, "
-        f"{percent(test.confidence_level)} CI {format_interval(test.confidence_interval)}, "
+        f"{estimated(name, test.estimate, joint)}, {_interval(f'{level} CI', test.confidence_interval, note)}, "
         f"{test.method}, {statistic(test.statistic_name, test.df, test.statistic)}, p {format_p(p)}{adjusted}, "
         f"{effect}n = {counts(comparison, test)}"
     )
@@ -163,7 +178,7 @@ def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
         for pair in (*apart, *(p for p in family.comparisons if not p.significant))
     ]
     more = f"; and {len(sentences) - MOST_SHOWN} more" if len(sentences) > MOST_SHOWN else ""
-    return f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}."
+    return " ".join([f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}.", *_not_tested(family.untested)])
 
 
 def family_head(comparison: Compared, family: FamilyResult) -> str:
@@ -205,7 +220,7 @@ def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult)
     found = found_of_pair(comparison, family, pair)
     name = family.estimate_name
     joint = " = " if _ends_in_figure(name) else " "
-    numbers = f"{estimated(name, pair.estimate, joint)}, CI {format_interval(pair.confidence_interval)}"
+    numbers = f"{estimated(name, pair.estimate, joint)}, {_interval('CI', pair.confidence_interval, pair.note)}"
     return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
@@ -281,8 +296,25 @@ def measured(comparison: Compared) -> str:
     return f" in {comparison.measure}" if comparison.measure else ""
 
 
-def _effect(name: EffectSizeName, value: float, interval: Interval) -> str:
-    return f"{EFFECT_LABELS[name]} = {format_number(value)} {format_interval(interval)}"
+def _interval(what: str, interval: Interval, note: str | None) -> str:
+    """An interval by its name, or that there is none and why."""
+    if is_open(interval):
+        return f"no interval ({note})" if note else "no interval"
+    return f"{what} {format_interval(interval)}"
+
+
+def estimates_effect(test: TestResult) -> bool:
+    """Whether the estimate is the effect size, whose numbers would say nothing more.
+
+    Of a difference of shares, the one-sided interval of the estimate says enough.
+    """
+    same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
+    return same or test.effect_size_name == "risk_difference"
+
+
+def effect_text(name: EffectSizeName | None, value: float | None) -> str:
+    """`Cohen's d = 0.5`; a dash if there is none."""
+    return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {format_number(value)}"
 
 
 def counts(comparison: Compared, test: TestResult) -> str:

@@ -55,7 +55,7 @@ EFFECT_SIZE_HOMES: Final[Mapping[EffectSizeName, Home]] = MappingProxyType(
     {
         "cliffs_delta": Home("mann_whitney", None),
         "cohens_d": Home("student_ttest", None),
-        "cohens_dav": Home(None, "paired_ttest"),
+        "cohens_dav": Home("ttest", "paired_ttest"),
         "cohens_dz": Home(None, "paired_ttest"),
         "cohens_g": Home(None, "sign"),
         "cohens_h": Home("two_proportions", None),
@@ -65,6 +65,7 @@ EFFECT_SIZE_HOMES: Final[Mapping[EffectSizeName, Home]] = MappingProxyType(
         "eta_squared": Home("anova", None),
         "glass_delta": Home("student_ttest", None),
         "hedges_g": Home("student_ttest", None),
+        "hedges_gav": Home("ttest", None),
         "kendall_tau": Home(None, "kendall"),
         "kendall_w": Home(None, "friedman"),
         "odds_ratio": Home("two_proportions", "mcnemar"),
@@ -72,6 +73,7 @@ EFFECT_SIZE_HOMES: Final[Mapping[EffectSizeName, Home]] = MappingProxyType(
         "partial_eta_squared": Home(None, "repeated_measures_anova"),
         "pearson_r": Home(None, "pearson"),
         "rank_biserial": Home("mann_whitney", "wilcoxon"),
+        "risk_difference": Home("two_proportions", "mcnemar"),
         "risk_ratio": Home("two_proportions", None),
         "spearman_rho": Home(None, "spearman"),
         "variance_ratio": Home("variance_ratio", None),
@@ -98,7 +100,7 @@ def effect_size(
     | --- | --- | --- |
     | cliffs_delta | two | Cliff 1993; P(X > Y) - P(X < Y), rank_biserial of independent groups |
     | cohens_d | two | Cohen 1988; in pooled standard deviations |
-    | cohens_dav | two, paired | Cumming 2012; in root mean square standard deviations |
+    | cohens_dav | two, paired or not | Bonett 2008, Cumming 2012; in root mean square standard deviations |
     | cohens_dz | two, paired | Cohen 1988; in standard deviations of the differences |
     | cohens_g | two, paired | Cohen 1988; the share of pairs that the first wins, from one half |
     | cohens_h | two of outcomes | Cohen 1988; difference of arcsines |
@@ -108,6 +110,7 @@ def effect_size(
     | eta_squared | two or more | Pearson 1905; of means, of ranks with test="kruskal_wallis" |
     | glass_delta | two | Glass 1976; in standard deviations of the second group |
     | hedges_g | two | Hedges 1981; Cohen's d without its bias |
+    | hedges_gav | two | Delacre et al. 2021; d_av without its bias |
     | kendall_tau | two, paired | Kendall 1945; tau-b |
     | kendall_w | two or more, paired | Kendall & Babington Smith 1939 |
     | odds_ratio | two of outcomes, paired or not | Fisher 1935; McNemar 1947 |
@@ -115,6 +118,7 @@ def effect_size(
     | partial_eta_squared | two or more, paired | Cohen 1973 |
     | pearson_r | two, paired | Pearson 1896 |
     | rank_biserial | two, paired or not | Wendt 1972; King & Minium 2003, Kerby 2014 |
+    | risk_difference | two of outcomes, paired or not | Miettinen & Nurminen 1985, Tango 1998 for its interval |
     | risk_ratio | two of outcomes | Koopman 1984 for its interval |
     | spearman_rho | two, paired | Spearman 1904 |
     | variance_ratio | two | Snedecor 1934 |
@@ -136,6 +140,8 @@ def effect_size(
         result = _run(chosen, name, groups, level)
     except CannotTestError as refusal:
         raise CannotTestError(name, refusal.reason) from None
+    if result.effect_size is None or result.effect_size_name is None or result.effect_size_interval is None:
+        raise CannotTestError(name, f"it is not defined here: {result.notes[0]}")
     return EffectSize(
         name=result.effect_size_name,
         value=result.effect_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -62,8 +62,10 @@ class TestResult:
 
     Differences are the first group minus the second, in the units of the data; effect sizes have no unit. `significant`
     is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only on the open
-    side of a one-sided test's interval, or if no finite end has the confidence asked for; `notes` then says so. The
-    effect size's interval is always two-sided. A ratio whose denominator is zero is infinite, and `notes` says so.
+    side of a one-sided test's interval, or if no finite end has the confidence asked for; `notes` then says so. So an
+    interval that is open at both ends is none. The effect size's interval is always two-sided. A ratio whose
+    denominator is zero is infinite, and `notes` says so. The effect size and its name are None if the data leave it
+    undefined, as a standardized difference of values that do not vary.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
@@ -82,9 +84,9 @@ class TestResult:
     estimate_name: str
     confidence_interval: Interval
     confidence_level: Number
-    effect_size: Ratio
-    effect_size_name: EffectSizeName
-    effect_size_interval: Interval
+    effect_size: Number | None
+    effect_size_name: EffectSizeName | None
+    effect_size_interval: Interval | None
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
@@ -96,6 +98,26 @@ class TestResult:
         """The fields as plain JSON values: tuples become lists, and infinite numbers become None."""
         plain: dict[str, Any] = plain_json(self)
         return plain
+
+
+def with_infinite_ratio(result: Any) -> Any:
+    """An effect size that has a name and is null in JSON is a ratio with a denominator of zero."""
+    if result.effect_size is None and result.effect_size_name is not None:
+        return replace(result, effect_size=math.inf)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Untested:
+    """A comparison that the data do not allow: the test that was to be run, on which groups, and why it could not.
+
+    It counts in its family all the same, so that the others are corrected for as many as were declared.
+    """
+
+    test: str
+    groups: tuple[str, ...]
+    n: tuple[Count, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +177,7 @@ def conclude(
     df: tuple[float, ...],
     p_value: float,
     estimate: tuple[str, float, Interval],
-    effect: Effect,
+    effect: Effect | None,
     assumptions: tuple[str, ...],
     notes: tuple[str, ...],
     decisions: tuple[Choice, ...],
@@ -167,27 +189,28 @@ def conclude(
     `disagreement` says why test and interval of the estimate may differ about the null value; it is noted where they
     do.
     """
-    numbers = {
+    numbers: dict[str, float] = {
         statistic[0]: statistic[1],
         "p-value": p_value,
         estimate[0]: estimate[1],
-        effect.name: effect.value,
     }
-    may_be_infinite = {effect.name} if effect.is_ratio else set[str]()
+    if effect is not None:
+        numbers[effect.name] = effect.value
+    may_be_infinite = {effect.name} if effect and effect.is_ratio else set[str]()
     wrong = [
         f"{name} = {value}"
         for name, value in numbers.items()
         if math.isnan(value) or (math.isinf(value) and name not in may_be_infinite)
     ]
-    if wrong or any(math.isnan(end) for end in (*estimate[2], *effect.interval)):
+    if wrong or any(math.isnan(end) for end in (*estimate[2], *(effect.interval if effect else ()))):
         raise CannotTestError(
             test,
             f"the numbers leave the range of double precision ({', '.join(wrong) or 'an interval end'}); "
             "rescale the data",
         )
     low, high = estimate[2]
-    extra = list(effect.notes)
-    if (p_value <= 1.0 - settings.confidence_level) == (low <= null_value <= high):
+    extra = list(effect.notes) if effect else []
+    if not is_open(estimate[2]) and (p_value <= 1.0 - settings.confidence_level) == (low <= null_value <= high):
         about = "zero" if null_value == 0.0 else f"{null_value:.4g}"
         extra.append(
             f"the test and the {settings.confidence_level:.4g} interval disagree about {about}: {disagreement}"
@@ -209,15 +232,20 @@ def conclude(
         estimate_name=estimate[0],
         confidence_interval=(float(estimate[2][0]), float(estimate[2][1])),
         confidence_level=settings.confidence_level,
-        effect_size=float(effect.value),
-        effect_size_name=effect.name,
-        effect_size_interval=(float(effect.interval[0]), float(effect.interval[1])),
+        effect_size=float(effect.value) if effect else None,
+        effect_size_name=effect.name if effect else None,
+        effect_size_interval=(float(effect.interval[0]), float(effect.interval[1])) if effect else None,
         assumptions=assumptions,
         notes=(*notes, *extra),
-        decisions=(*decisions, effect.choice),
+        decisions=(*decisions, effect.choice) if effect else decisions,
         alternative=settings.alternative,
         null_value=float(null_value),
     )
+
+
+def is_open(interval: Interval) -> bool:
+    """Whether an interval is open at both ends, which says nothing."""
+    return interval == (-math.inf, math.inf)
 
 
 def plain_json(value: Any) -> Any:

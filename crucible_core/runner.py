@@ -204,7 +204,9 @@ def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseExcep
 
 def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds: float) -> StageFailed:
     message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
-    shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
+    shown = []
+    if not getattr(error, "explains_itself", False):  # a refusal of data says all there is to say in its message
+        shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
         stage=planned.name,
         seconds=seconds,

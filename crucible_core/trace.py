@@ -121,7 +121,7 @@ class StageFailed(_Raised):
     """Wall time from the start, retries and their delays included."""
     attempts: int = 1
     traceback: str
-    """The traceback within the stage's own code, as text."""
+    """The traceback within the stage's own code, as text; empty if the message explains itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

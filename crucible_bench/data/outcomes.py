@@ -102,10 +102,42 @@ def are_booleans(values: Any) -> bool:
     )
 
 
+def are_zero_or_one(values: Any) -> bool:
+    """Whether there are values and each is the number 0 or 1."""
+    if are_booleans(values) or isinstance(values, (str, bytes, Mapping)):
+        return False
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return False  # the test says what is wrong with them
+    return array.ndim == 1 and array.size > 0 and bool(((array == 0.0) | (array == 1.0)).all())
+
+
+def refuse_tuples_of_counts(groups: Mapping[str, Any]) -> None:
+    """Refuse groups that are all pairs (k, n): two values, or k successes of n, which nobody can tell."""
+    pairs = {name: values for name, values in groups.items() if type(values) is tuple and len(values) == 2}
+    if not groups or len(pairs) < len(groups):
+        return
+    if all(type(one) is int for pair in pairs.values() for one in pair) and all(0 <= k <= n for k, n in pairs.values()):
+        name, (k, n) = next(iter(pairs.items()))
+        raise CannotTestError(
+            "groups",
+            f"group {name!r} is the tuple ({k}, {n}): for {k} successes of {n} pass {{'successes': {k}, 'n': {n}}}, "
+            f"for two values a list, [{k}, {n}]",
+        )
+
+
 def outcome_table(test: str, groups: Mapping[str, Values]) -> dict[str, tuple[int, int]]:
     """Name -> (successes, failures) of groups of outcomes."""
     counted = {sample.name: (int(sample.values.sum()), sample.n) for sample in read_outcomes(test, groups)}
     return {name: (successes, n - successes) for name, (successes, n) in counted.items()}
+
+
+def booleans_as_numbers(groups: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Groups of booleans only as the numbers 0 and 1; every other group, and what is no mapping, as it is."""
+    if not isinstance(cast(object, groups), Mapping):
+        return groups
+    return {name: as_numbers(values) if are_booleans(values) else values for name, values in groups.items()}
 
 
 def as_numbers(values: Any) -> Any:

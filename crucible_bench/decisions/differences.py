@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
+from crucible_bench.data.outcomes import are_zero_or_one
 from crucible_bench.data.sample import Sample
 from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_difference
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference, independent_difference, paired_difference
 from crucible_bench.hypothesis_tests.resampled_ttest import resampled_difference
+from crucible_bench.hypothesis_tests.share_difference import independent_shares, paired_shares
+from crucible_bench.result import Interval
 
 PairDesign = Literal["clustered", "independent", "paired", "resampled"]
 """The designs in which two groups have a difference."""
 
-INTERVALS: Final[Mapping[PairDesign, str]] = MappingProxyType(
+
+class Difference(Protocol):
+    """First minus second, as far as judging it goes: `MeanDifference`, or `ShareDifference` for outcomes."""
+
+    @property
+    def df(self) -> float: ...
+
+    @property
+    def exponent(self) -> int: ...
+
+    def upper_tail(self, than: float = 0.0) -> float: ...
+
+    def lower_tail(self, than: float = 0.0) -> float: ...
+
+    def two_sided(self) -> float: ...
+
+    def estimate(self, test: str) -> float: ...
+
+    def interval(self, test: str, tail: float) -> Interval: ...
+
+    def half_width(self, tail: float, more: int) -> float: ...
+
+
+_INTERVALS: Final[Mapping[PairDesign, str]] = MappingProxyType(
     {
         "clustered": "cluster-robust t",
         "independent": "Welch t",
@@ -23,9 +49,12 @@ INTERVALS: Final[Mapping[PairDesign, str]] = MappingProxyType(
         "resampled": "corrected resampled t",
     }
 )
-"""The name of the interval of each design's mean difference."""
+_INTERVALS_OF_SHARES: Final[Mapping[PairDesign, str]] = MappingProxyType(
+    {"independent": "Miettinen-Nurminen score", "paired": "Tango score"}
+)
+"""The names of the intervals of each design's difference, of means and of shares."""
 
-ASSUMPTIONS: Final[Mapping[PairDesign, tuple[str, ...]]] = MappingProxyType(
+_ASSUMPTIONS: Final[Mapping[PairDesign, tuple[str, ...]]] = MappingProxyType(
     {
         "clustered": (
             "values at the same position of the groups belong to one item",
@@ -43,14 +72,40 @@ ASSUMPTIONS: Final[Mapping[PairDesign, tuple[str, ...]]] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Differences:
-    """Makes mean differences of one design; `clusters` is for `clustered`, `test_share` for `resampled`."""
+    """Makes differences of one design; `clusters` is for `clustered`, `test_share` for `resampled`.
+
+    `of_shares` is whether independent or paired values are outcomes, the numbers 0 and 1, whose shares are compared by
+    their scores instead of their means by t; None means that this is so if all values are 0 or 1.
+    """
 
     design: PairDesign = "independent"
     clusters: Clusters | None = None
     test_share: float | None = None
 
-    def __call__(self, test: str, samples: tuple[Sample, Sample]) -> MeanDifference:
-        """First minus second. Raises CannotTestError under the rules of the design's t-test."""
+    of_shares: bool | None = None
+
+    def of(self, samples: Iterable[Sample]) -> Differences:
+        """The same, with `of_shares` decided for these values."""
+        if self.of_shares is not None and self.design in _INTERVALS_OF_SHARES:
+            return self
+        shares = self.design in _INTERVALS_OF_SHARES and all(are_zero_or_one(sample.values) for sample in samples)
+        return dataclasses.replace(self, of_shares=shares)
+
+    @property
+    def intervals(self) -> str:
+        """What the intervals are called."""
+        return (_INTERVALS_OF_SHARES if self.of_shares else _INTERVALS)[self.design]
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the intervals assume."""
+        normal = "each group has one probability" if self.of_shares else "the mean difference is approximately normal"
+        return *_ASSUMPTIONS[self.design], normal
+
+    def __call__(self, test: str, samples: tuple[Sample, Sample]) -> Difference:
+        """First minus second. Raises CannotTestError under the rules of the design's test."""
+        if self.of_shares:
+            return (independent_shares if self.design == "independent" else paired_shares)(test, samples)
         return _MAKERS[self.design](self, test, samples)
 
 

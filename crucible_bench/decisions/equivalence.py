@@ -11,8 +11,9 @@ from scipy import special
 
 from crucible_bench.compared import MarginResult, Verdict
 from crucible_bench.data.moments import LEAST_SQUARES, moments
+from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, read_groups, read_sample, scale_exponent, scaled
-from crucible_bench.decisions.differences import ASSUMPTIONS, INTERVALS, Differences
+from crucible_bench.decisions.differences import Difference, Differences
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference
 from crucible_bench.levels import share
@@ -33,35 +34,38 @@ def judge_margin(
 ) -> MarginResult:
     """Judge the first of two groups against the second by mean and margin, the difference that would matter.
 
-    `groups` are name -> values of shape (n,), `margin` is in their units. The first rule that holds gives the verdict;
+    `groups` are name -> values of shape (n,), `margin` is in their units; of outcomes (booleans, or only the numbers 0
+    and 1) it is a difference of shares. The first rule that holds gives the verdict;
     (l, u) is the 1 - 2 alpha interval and (L, U) the 1 - alpha interval of the difference, turned so that positive is
     good:
 
     | verdict | holds when | source |
     | --- | --- | --- |
     | equivalent | -margin < l and u < margin | TOST, Schuirmann 1987 |
-    | better | 0 < L | the two-sided t-test |
-    | worse | U < 0 | the two-sided t-test |
-    | non_inferior, if asked | -margin < l | one-sided t-test against the margin |
+    | better | 0 < L | the two-sided test |
+    | worse | U < 0 | the two-sided test |
+    | non_inferior, if asked | -margin < l | one-sided test against the margin |
     | inconclusive | otherwise | |
 
     Whatever the true difference, the chance of a false verdict is at most alpha. Better and worse cost alpha / 2 each;
     beyond the margin, every false verdict lies in a single one-sided event. A difference that is not zero but lies
     within the margin is equivalent, with a note: the margin says that it does not matter.
 
-    The t-test is Welch's, or that of pairs, or that of the design in `difference`.
+    The test is Welch's t-test, or that of pairs, or that of the design in `difference`. Shares are judged by their
+    scores (Miettinen & Nurminen 1985; of pairs Tango 1998), of which `two_proportions` and `mcnemar_midp` are the test
+    of no difference: t intervals of outcomes near 0 and 1 are too short.
 
-    Raises CannotTestError for a margin that is not a positive number and for data that the t-test refuses, ValueError
-    for an alpha that is not below 1/2.
+    Raises CannotTestError for a margin that is not a positive number and for data that the test refuses, ValueError for
+    an alpha that is not below 1/2.
     """
     test, alpha = "margin", _checked(alpha, margin)
-    samples = read_groups(test, groups)
+    samples = read_groups(test, booleans_as_numbers(groups))
     if len(samples) != 2:
         raise CannotTestError(
             test, f"it judges the first of two groups against the second, but {len(samples)} were given"
         )
     pair = samples[0], samples[1]
-    of = difference or Differences("paired" if paired else "independent")
+    of = (difference or Differences("paired" if paired else "independent")).of(pair)
     return _judged(
         of(test, pair),
         pair,
@@ -70,9 +74,9 @@ def judge_margin(
         paired=of.design != "independent",
         higher_is_better=higher_is_better,
         non_inferiority=non_inferiority,
-        intervals=f"{INTERVALS[of.design]} intervals",
-        method=f"{INTERVALS[of.design]} intervals against a margin (two one-sided tests)",
-        assumptions=(*ASSUMPTIONS[of.design], "the mean difference is approximately normal"),
+        intervals=f"{of.intervals} intervals",
+        method=f"{of.intervals} intervals against a margin (two one-sided tests)",
+        assumptions=of.assumptions,
     )
 
 
@@ -154,7 +158,7 @@ def _checked(alpha: float, margin: float) -> float:
 
 
 def _judged(
-    difference: MeanDifference,
+    difference: Difference,
     pair: tuple[Sample, Sample],
     margin: float,
     alpha: float,
@@ -228,7 +232,7 @@ def _notes(
     return ()
 
 
-def _more_replicates(difference: MeanDifference, margin: float, alpha: float) -> int | None:
+def _more_replicates(difference: Difference, margin: float, alpha: float) -> int | None:
     """The fewest more for which the expected 1 - alpha interval is no longer than the margin.
 
     An interval no longer than the margin either leaves zero out, or lies within the margin on both sides.

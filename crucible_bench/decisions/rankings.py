@@ -10,11 +10,13 @@ import numpy as np
 from scipy import special
 
 from crucible_bench.compared import BestSet, Contender, Ranking, RankingProcedure
+from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups
 from crucible_bench.data.summary import summarize
-from crucible_bench.decisions.differences import ASSUMPTIONS, INTERVALS, Differences
+from crucible_bench.decisions.differences import Differences
 from crucible_bench.distributions.studentized import range_quantile
 from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.no_spread import no_spread_of_groups, no_spread_of_pairs
 from crucible_bench.hypothesis_tests.run_test import run_test
 from crucible_bench.levels import share
 from crucible_bench.multiple.dunn_nemenyi import block_ranks, nemenyi
@@ -103,33 +105,39 @@ def indistinguishable_from_best(
     """Subset selection: the configurations that no other one is shown to beat by its mean.
 
     `groups` are name -> values of shape (n,). A configuration is dropped when some other one beats it in a one-sided
-    t-test (Welch's, or that of pairs where value i of all groups shares a seed or a fold) at alpha / (k - 1). The truly
-    best one takes part in k - 1 such tests, all of true null hypotheses. So it is dropped with probability at most
-    alpha, under any dependence (the idea of Gupta 1965 and of Hsu 1984, without their equal variances). Comparing all
-    with the leader instead would ignore that the leader was chosen by the same data.
+    test (Welch's t-test, or that of pairs where value i of all groups shares a seed or a fold; of outcomes, 0 and 1,
+    the test of two shares) at alpha / (k - 1). The truly best one takes part in k - 1 such tests, all of true null
+    hypotheses. So it is dropped with probability at most alpha, under any dependence (the idea of Gupta 1965 and of Hsu
+    1984, without their equal variances). Comparing all with the leader instead would ignore that the leader was chosen
+    by the same data.
 
-    Raises CannotTestError for fewer than two groups and for data that the t-test refuses.
+    A pair without any spread is judged by the exact permutation test. A pair that cannot be tested, such as one with a
+    single value, is evidence for neither; `notes` says why.
+
+    Raises CannotTestError for fewer than two groups and if no pair can be tested.
     """
     alpha, test = share("alpha", alpha), "best"
-    samples = read_groups(test, groups)
+    samples = read_groups(test, booleans_as_numbers(groups))
     if len(samples) < 2:
         raise CannotTestError(test, "the best of fewer than two configurations needs no test")
-    oriented = [sample if higher_is_better else Sample(sample.name, -sample.values) for sample in samples]
-    of = difference or Differences("paired" if paired else "independent")
+    of = (difference or Differences("paired" if paired else "independent")).of(samples)
     k = len(samples)
-    wins = np.ones((k, k))  # one-sided p-value that the row's mean is higher than the column's
+    wins = np.ones((k, k))  # one-sided p-value that the row's mean is better than the column's
+    refused: list[CannotTestError] = []
     for i in range(k):
         for j in range(i):
-            if of.design != "independent" and np.array_equal(oriented[i].values, oriented[j].values):
-                continue  # value for value the same: no evidence for either, and no standard error
-            found = of(test, (oriented[i], oriented[j]))
-            wins[i, j], wins[j, i] = found.upper_tail(), found.lower_tail()
-    means = [summarize(sample.values).mean for sample in oriented]
-    order = sorted(range(k), key=lambda place: -means[place])
-    contenders = tuple(
-        _contender(samples, place, order[0], means[place] * (1.0 if higher_is_better else -1.0), wins, alpha)
-        for place in order
-    )
+            try:
+                higher, lower = _evidence(of, (samples[i], samples[j]))
+            except CannotTestError as refusal:
+                refused.append(refusal)
+            else:
+                wins[i, j], wins[j, i] = (higher, lower) if higher_is_better else (lower, higher)
+    if len(refused) == k * (k - 1) // 2:
+        raise refused[0]
+    sign = 1.0 if higher_is_better else -1.0
+    means = [summarize(sample.values).mean for sample in samples]
+    order = sorted(range(k), key=lambda place: -sign * means[place])
+    contenders = tuple(_contender(samples, place, order[0], means[place], wins, alpha) for place in order)
     return BestSet(
         leader=samples[order[0]].name,
         kept=tuple(contender.name for contender in contenders if contender.kept),
@@ -138,11 +146,8 @@ def indistinguishable_from_best(
         paired=of.design != "independent",
         size=k - 1,
         alpha=alpha,
-        method=f"subset selection by one-sided {INTERVALS[of.design]}-tests, Bonferroni over {k - 1}",
-        assumptions=(
-            *ASSUMPTIONS[of.design],
-            "mean differences are approximately normal",
-        ),
+        method=f"subset selection by one-sided {_tests(of)}, Bonferroni over {k - 1}",
+        assumptions=of.assumptions,
         decisions=(
             Choice(
                 "a set of configurations instead of the leader alone",
@@ -150,7 +155,30 @@ def indistinguishable_from_best(
                 ("dunnett with the leader as control",),
             ),
         ),
+        notes=tuple(dict.fromkeys(refusal.reason for refusal in refused)),
     )
+
+
+def _tests(of: Differences) -> str:
+    if of.of_shares:
+        return "McNemar mid-p tests" if of.design == "paired" else "tests of two proportions"
+    return f"{of.intervals}-tests"
+
+
+def _evidence(of: Differences, pair: tuple[Sample, Sample]) -> tuple[float, float]:
+    """The one-sided p-values that the first is higher, and that it is lower."""
+    still = None
+    if not of.of_shares and min(sample.n for sample in pair) > 1:
+        if of.design == "independent":
+            still = no_spread_of_groups(pair)
+        elif pair[0].n == pair[1].n:
+            still = no_spread_of_pairs("best", pair)
+            if still is not None and still.difference != 0.0 and of.design != "paired":
+                still = None  # signs of folds, or of items of one cluster, are not independent
+    if still is not None:
+        return still.p_value("greater"), still.p_value("less")
+    found = of("best", pair)
+    return found.upper_tail(), found.lower_tail()
 
 
 def _contender(

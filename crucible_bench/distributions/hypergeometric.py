@@ -22,13 +22,20 @@ _FARTHEST = 60.0
 _FLAT = 700.0
 
 
-def fisher_tail(first: int, margins: Margins, alternative: Alternative) -> float:
-    """Fisher's exact p-value (1935); two-sided, all tables no more probable than the observed one, as in R."""
+def fisher_tail(first: int, margins: Margins, alternative: Alternative, *, mid_p: bool = False) -> float:
+    """Fisher's exact p-value (1935); two-sided, all tables no more probable than the observed one, as in R.
+
+    With `mid_p`, half of the observed table counts (Lancaster 1961), and two-sided it is twice the smaller tail (Hirji,
+    Tan & Elashoff 1991).
+    """
     cells, weights = _weights(margins, 0.0)
+    observed = float(weights[cells == first][0])
+    if mid_p:
+        below = float(weights[cells < first].sum()) + observed / 2.0
+        return {"less": below, "greater": 1.0 - below}.get(alternative, 2.0 * min(below, 1.0 - below))
     if alternative != "two-sided":
         chosen = cells >= first if alternative == "greater" else cells <= first
         return min(1.0, float(weights[chosen].sum()))
-    observed = float(weights[cells == first][0])
     return min(1.0, float(weights[weights <= observed * _EQUAL].sum()))
 
 

@@ -47,6 +47,7 @@ CONVENTIONS: Final[Mapping[EffectSizeName, _Convention]] = MappingProxyType(
         "eta_squared": _Convention(0.0099, 0.0588, 0.1379, "Cohen 1988, pages 285 to 287"),
         "glass_delta": _D,
         "hedges_g": _D,
+        "hedges_gav": _D,
         "omega_squared": _Convention(0.010, 0.059, 0.138, "Kirk 1996"),
         "pearson_r": _Convention(0.1, 0.3, 0.5, "Cohen 1988, pages 79 to 80"),
     }
@@ -58,7 +59,7 @@ def interpret(name: EffectSizeName, value: float) -> Interpretation | None:
 
     | effect size | small, medium, large from | source |
     | --- | --- | --- |
-    | cohens_d, cohens_dav, hedges_g, glass_delta | 0.2, 0.5, 0.8 | Cohen 1988 |
+    | cohens_d, cohens_dav, hedges_g, hedges_gav, glass_delta | 0.2, 0.5, 0.8 | Cohen 1988 |
     | cohens_h | 0.2, 0.5, 0.8 | Cohen 1988 |
     | cohens_g | 0.05, 0.15, 0.25 | Cohen 1988 |
     | pearson_r | 0.1, 0.3, 0.5 | Cohen 1988 |

@@ -19,10 +19,13 @@ def standardized_difference(test: str, first: Moments, second: Moments, settings
     d is the difference of means over the pooled sd (Cohen 1988); g is d times the exact factor that removes its bias in
     normal samples (Hedges 1981). Both estimate the same population delta, so both carry the same interval: the deltas
     under which the pooled t statistic is not extreme. It is exact for normal groups of equal variance. Glass's delta
-    (Glass 1976) divides by the second group's sd alone; CannotTestError if that is zero.
+    (Glass 1976) divides by the second group's sd alone; CannotTestError if that is zero. d_av and g_av divide by the
+    root mean square of the two sds, and assume nothing about them.
     """
     if settings.effect_size == "glass_delta":
         return _glass_delta(test, first, second, settings)
+    if settings.effect_size in ("cohens_dav", "hedges_gav"):
+        return _average_variance(first, second, settings)
     df = first.n + second.n - 2
     d = first.minus(second) / pooled_sd(first, second)
     root = math.sqrt(first.n * second.n / (first.n + second.n))
@@ -54,6 +57,31 @@ def standardized_mean(
     root = math.sqrt(difference.n) if error is None else sd / error
     low, high = noncentral_t_interval(dz * root, difference.n - 1 if df is None else df, settings.confidence_level)
     return Effect("cohens_dz", dz, (low / root, high / root), interval or _interval_choice("normal differences"))
+
+
+def _average_variance(first: Moments, second: Moments, settings: Settings) -> Effect:
+    """d_av, the difference over the root mean square of the sds (Bonett 2008), and g_av without its bias.
+
+    Delacre et al. (2021) call them d*_s and g*_s. The interval is that of Welch's t, taken as noncentral t with Welch's
+    degrees of freedom, in the other unit: it leaves out zero where Welch's test rejects.
+    """
+    variances, sizes = (first.variance, second.variance), (first.n, second.n)
+    error, df = standard_error(variances, sizes)
+    difference, unit = first.minus(second), math.sqrt(sum(variances) / 2.0)
+    low, high = noncentral_t_interval(difference / error, df, settings.confidence_level)
+    value = difference / unit
+    if settings.effect_size == "hedges_gav":
+        # Satterthwaite's degrees of freedom of the mean of the two variances, by shares so that nothing underflows.
+        parts = [variance / sum(variances) for variance in variances]
+        own = 1.0 / sum(part**2 / (n - 1.0) for part, n in zip(parts, sizes, strict=True))
+        value *= bias_factor(max(2.0, own))  # fewer are estimated where one of two values decides; d then has no mean
+    choice = Choice(
+        "noncentral-t interval for the effect size, with Welch's standard error and degrees of freedom",
+        "it agrees with Welch's test about zero and needs no equal variances; the variances' ratio is taken as "
+        "observed, so it is approximate for normal groups",
+        ("bootstrap interval", "interval of the pooled d, for equal variances"),
+    )
+    return Effect(settings.effect_size, value, (low * error / unit, high * error / unit), choice)
 
 
 def _glass_delta(test: str, first: Moments, control: Moments, settings: Settings) -> Effect:
@@ -113,7 +141,7 @@ def pooled_sd(first: Moments, second: Moments) -> float:
     return math.sqrt((first.squares + second.squares) / (first.n + second.n - 2))
 
 
-def bias_factor(df: int) -> float:
+def bias_factor(df: float) -> float:
     """The factor that unbiases d for normal samples of equal variance (Hedges 1981, exact); needs df >= 2."""
     log_ratio = float(special.gammaln(df / 2.0) - special.gammaln((df - 1.0) / 2.0))
     return math.exp(log_ratio) / math.sqrt(df / 2.0)

@@ -174,8 +174,8 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "two_proportions",
         ("fisher_exact", "chi_square"),
-        "a score test holds its level down to small counts, and below an expected count of 5 it is Fisher's exact one",
-        "Newcombe 1998; Campbell 2007",
+        "the N-1 chi-square holds its level down to an expected count of 1, and Fisher's mid-p below it",
+        "Campbell 2007; Lydersen, Fagerland & Laake 2009",
     ),
     Rule(
         "binary",

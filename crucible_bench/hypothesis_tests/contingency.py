@@ -50,13 +50,17 @@ def chi_square_test(
     counted as (b + 1) / (B + 1), whose chi-square is as large. The effect size is Cramer's V (1946), its interval the
     noncentralities under which chi-square is not extreme (Smithson 2003), divided by n and the smaller dimension.
 
-    Raises CannotTestError for a table with fewer than two rows or columns, an empty row or column, or cells that are
-    not counts. `table` is row name -> counts, of shape (columns,).
+    If only one column has counts, nothing speaks against independence: p is 1, and V may be anything.
+
+    Raises CannotTestError for a table with fewer than two rows or columns, an empty row or column beside two others, or
+    cells that are not counts. `table` is row name -> counts, of shape (columns,).
     """
     settings = read_settings(
         "chi_square", ("cramers_v",), alpha=alpha, confidence_level=confidence_level, resamples=resamples, seed=seed
     )
-    rows, cells = _read("chi_square", table)
+    rows, cells = _read("chi_square", table, may_be_alike=True)
+    if np.count_nonzero(cells.any(axis=0)) == 1:
+        return _all_alike(rows, settings)
     n = int(cells.sum())
     expected = np.outer(cells.sum(1) / n, cells.sum(0))
     chi_square = _chi_square(cells, expected)
@@ -72,6 +76,25 @@ def chi_square_test(
         (p_value, note, choice),
         "chi-square tests one tail, the interval leaves out two"
         " (1 - 2 * alpha as the confidence level makes them agree)",
+    )
+
+
+def _all_alike(rows: tuple[_Row, ...], settings: Settings) -> TestResult:
+    choice = Choice("the whole range as the interval", "all outcomes are alike, and so would be those of any table")
+    effect = Effect("cramers_v", 0.0, (0.0, 1.0), choice)
+    return conclude(
+        "chi_square",
+        rows,
+        settings,
+        method="Pearson's chi-square test of independence",
+        statistic=("chi-square", 0.0),
+        df=(len(rows) - 1.0,),
+        p_value=1.0,
+        estimate=(effect.name, effect.value, effect.interval),
+        effect=effect,
+        assumptions=("every observation is counted in one cell", "observations are independent"),
+        notes=("all outcomes of all groups are alike: nothing speaks against one probability",),
+        decisions=(),
     )
 
 
@@ -257,7 +280,7 @@ class _Row:
     n: int
 
 
-def _read(test: str, table: Table) -> tuple[tuple[_Row, ...], Integers]:
+def _read(test: str, table: Table, *, may_be_alike: bool = False) -> tuple[tuple[_Row, ...], Integers]:
     if not isinstance(cast(object, table), Mapping):
         raise CannotTestError(test, f"the table must be a mapping of row name to counts, not {type(table).__name__}")
     lines = {}
@@ -276,7 +299,8 @@ def _read(test: str, table: Table) -> tuple[tuple[_Row, ...], Integers]:
     for name, line in lines.items():
         if not any(line):
             raise CannotTestError(test, f"row {name!r} is empty, so nothing is known of it; leave it out")
-    if not cells.any(axis=0).all():
+    filled = cells.any(axis=0)
+    if not filled.all() and not (may_be_alike and np.count_nonzero(filled) == 1):
         where = int(np.argmin(cells.any(axis=0)))
         raise CannotTestError(test, f"column {where} is empty, so nothing is known of it; leave it out")
     return tuple(_Row(name, sum(line)) for name, line in lines.items()), cells

@@ -13,7 +13,6 @@ from scipy import special
 from crucible_bench.data.pairs import check_blocks
 from crucible_bench.data.sample import Sample, Vector
 from crucible_bench.distributions.noncentral import noncentral_chi_square_interval
-from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice, Effect, Settings, TestResult, conclude
 
 _MOST_STEPS = 60_000  # of the exact distribution: a fraction of a second
@@ -28,14 +27,19 @@ def friedman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
     """Friedman's (1937) test that two or more conditions, measured on the same blocks, rank alike; tie-corrected.
 
     With few blocks every assignment of the ranks within blocks is counted; otherwise Q is taken as chi-square. The
-    effect size is Kendall's W (1939), its interval the noncentralities under which Q is not extreme, over n (k - 1).
+    effect size is Kendall's W (1939), its interval the noncentralities under which Q is not extreme, over n (k - 1). If
+    the values of every block are alike, Q is 0, p is 1, and W may be anything.
     """
     n, k = check_blocks("friedman", samples), len(samples)
     ranks = ranks_within_blocks(samples)
     q = _q(ranks)
-    p_value, note, choice = _p_value(q, ranks)
     most = n * (k - 1.0)
-    low, high = noncentral_chi_square_interval(q, k - 1.0, settings.confidence_level)
+    if np.ptp(np.column_stack(ranks), axis=1).any():
+        p_value, note, choice = _p_value(q, ranks)
+        low, high = noncentral_chi_square_interval(q, k - 1.0, settings.confidence_level)
+    else:
+        p_value, note = 1.0, "the values of every block are alike: there is nothing to rank"
+        choice, low, high = Choice("p = 1", "no arrangement of ties is less extreme"), 0.0, most
     effect = Effect(
         "kendall_w",
         min(1.0, q / most),
@@ -83,10 +87,8 @@ def _q(ranks: list[Vector]) -> float:
     k = len(ranks)
     centre = (k + 1.0) / 2.0
     spread = sum(float(np.square(rank - centre).sum()) for rank in ranks)
-    if spread == 0.0:
-        raise CannotTestError("friedman", "the values of every block are all equal: there is nothing to rank")
     between = sum(float((rank - centre).sum()) ** 2 for rank in ranks)
-    return (k - 1.0) * between / spread
+    return (k - 1.0) * between / spread if spread > 0.0 else 0.0
 
 
 def _p_value(q: float, ranks: list[Vector]) -> tuple[float, str, Choice]:

@@ -105,12 +105,6 @@ def _check(definition: _Definition, differences: PairDifferences, reference: flo
     if definition.name == "one_sample_ttest":
         if n < 2:
             raise CannotTestError(definition.name, "one value has no spread to judge by; at least two are needed")
-        if differences.is_constant:
-            raise CannotTestError(
-                definition.name,
-                f"all {n} values are equal up to rounding, so their standard deviation is zero and t is undefined; "
-                "compare the two numbers directly",
-            )
     elif not differences.signed_levels().any():
         raise CannotTestError(
             definition.name,
@@ -130,7 +124,9 @@ def _against(reference: float, definition: _Definition, settings: Settings, resu
     return dataclasses.replace(
         result,
         test=definition.name,
-        method=f"{definition.method} against {reference:.6g}, {settings.sides}",
+        method=f"{definition.method} against {reference:.6g}, {settings.sides}"
+        if result.effect_size is not None
+        else f"exact one-sample permutation test against {reference:.6g}, {settings.sides}",
         groups=result.groups[:1],
         n=result.n[:1],
         estimate=estimate,

@@ -6,13 +6,18 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-import numpy as np
 from scipy import optimize, special
 
 from crucible_bench.data.outcomes import Successes, read_count, read_successes
 from crucible_bench.data.sample import Sample
-from crucible_bench.distributions.hypergeometric import MOST_CELLS, fisher_tail
 from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.share_difference import (
+    IndependentShares,
+    PairedShares,
+    binomial_tail,
+    independent_shares,
+    paired_shares,
+)
 from crucible_bench.levels import levels
 from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_bench.settings import read_settings
@@ -20,8 +25,6 @@ from crucible_bench.vocabulary import EFFECT_SIZES, Alternative, EffectSizeName,
 from crucible_bench.wording import counted
 
 ProportionInterval = Literal["clopper_pearson", "wilson"]
-
-LEAST_EXPECTED = 5.0
 
 
 def proportion_interval(
@@ -101,10 +104,9 @@ def compare_proportions(
     effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
-    """Compare two independent proportions, each given as name -> (successes, n), by the score test.
+    """Compare two independent proportions, each given as name -> (successes, n), as `two_proportions_test` does.
 
-    `run_test("two_proportions", ...)` computes the same from single outcomes. If an expected count is below 5, the
-    p-value is Fisher's exact one; the interval of the difference is Newcombe's (1998, method 10).
+    `run_test("two_proportions", ...)` computes the same from single outcomes.
 
     Raises CannotTestError for other than two groups and for numbers that are not counts, ValueError for levels out of
     range.
@@ -120,18 +122,21 @@ def compare_proportions(
     if len(counts) != 2:
         raise CannotTestError("two_proportions", f"it compares two groups, but {len(counts)} were given")
     first, second = (read_successes("two_proportions", name, *pair) for name, pair in counts.items())
-    return _compared(first, second, settings)
+    of = IndependentShares(first.successes, first.n, second.successes, second.n)
+    return _compared(first, second, of, settings)
 
 
 def two_proportions_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """The score test that two independent groups of outcomes (0 or 1) have one probability.
+    """The test that two independent groups of outcomes (0 or 1) have one probability.
 
-    Where an expected count is below 5 the p-value is Fisher's exact one. The interval of the difference is Newcombe's
-    hybrid score interval (1998, method 10). Intervals of the risk ratio (Koopman 1984) and the odds ratio (Miettinen &
-    Nurminen 1985) invert score tests; Cohen's h (1988) has the normal interval of the arcsine transformation.
+    It is Pearson's chi-square (1900) with N - 1 in place of N, or, where an expected count is below 1, Fisher's with
+    the mid-p-value (Campbell 2007; Lydersen, Fagerland & Laake 2009). The effect size is the difference itself; its
+    interval inverts the score of which that chi-square is the square (Miettinen & Nurminen 1985), so both agree about
+    zero. Intervals of the risk ratio (Koopman 1984) and the odds ratio (Miettinen & Nurminen 1985) invert score tests
+    too; Cohen's h (1988) has a hybrid interval (Zou & Donner 2008) of Wilson's.
     """
     first, second = (_counted(sample) for sample in samples)
-    return _compared(first, second, settings)
+    return _compared(first, second, independent_shares("two_proportions", (samples[0], samples[1])), settings)
 
 
 def compare_paired_proportions(
@@ -149,10 +154,10 @@ def compare_paired_proportions(
 ) -> TestResult:
     """McNemar's test (1947) from the four counts of a paired table, exact or with the mid-p-value.
 
-    `run_test("mcnemar", ...)` computes the same from single outcomes. The estimate is the difference of the two
-    proportions with Newcombe's (1998) interval for paired data, method 10.
+    `run_test("mcnemar", ...)` computes the same from single outcomes.
 
-    Raises CannotTestError for numbers that are not counts and if no pair differs, ValueError for levels out of range.
+    Raises CannotTestError for numbers that are not counts, if there are no pairs, and if no pair differs and the effect
+    size asked for is about those that do; ValueError for levels out of range.
     """
     name: TestName = "mcnemar_midp" if mid_p else "mcnemar"
     settings = read_settings(
@@ -163,7 +168,7 @@ def compare_paired_proportions(
         confidence_level=confidence_level,
         alternative=alternative,
     )
-    table = tuple(
+    a, b, c, d = (
         read_count(name, what, value)
         for what, value in (
             ("both", both),
@@ -172,13 +177,18 @@ def compare_paired_proportions(
             ("neither", neither),
         )
     )
-    return _paired(name, (names[0], names[1]), (table[0], table[1], table[2], table[3]), settings)
+    n = a + b + c + d
+    if n == 0:
+        raise CannotTestError(name, "there are no pairs: all four counts are 0")
+    first, second = Successes(names[0], n, a + b), Successes(names[1], n, a + c)
+    return _paired(name, first, second, PairedShares(b, c, n, mid_p), settings)
 
 
 def mcnemar_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """McNemar's exact test (1947) that two outcomes per pair have one probability: a binomial of the discordant pairs.
 
-    The estimate is the difference of the two proportions with Newcombe's (1998) interval for paired data, method 10.
+    The estimate is the difference of the two proportions with Tango's (1998) score interval. If no pair differs, p is
+    1. The other effect sizes are about the pairs that differ.
     """
     return _paired_outcomes("mcnemar", samples, settings)
 
@@ -196,15 +206,6 @@ def arcsine(share: float) -> float:
     return 2.0 * math.asin(math.sqrt(share))
 
 
-def binomial_tail(k: int, n: int, probability: float, alternative: Alternative) -> float:
-    """The probability of this many successes or more (greater) or fewer (less); two-sided, twice the smaller."""
-    above = 1.0 if k == 0 else float(special.betainc(k, n - k + 1.0, probability))
-    below = 1.0 if k == n else float(special.betaincc(k + 1.0, n - k, probability))
-    if alternative != "two-sided":
-        return above if alternative == "greater" else below
-    return min(1.0, 2.0 * min(above, below))
-
-
 def wilson(k: int, n: int, tail: float) -> Interval:
     """Wilson's (1927) interval that leaves out `tail` at each end."""
     z2 = float(special.ndtri(tail)) ** 2
@@ -219,18 +220,6 @@ def clopper_pearson(k: int, n: int, tail: float) -> Interval:
     low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1.0, tail))
     high = 1.0 if k == n else float(special.betainccinv(k + 1.0, n - k, tail))
     return low, high
-
-
-def newcombe(first: Successes, second: Successes, tail: float, phi: float = 0.0) -> Interval:
-    """The hybrid score interval of a difference of proportions (Newcombe 1998, method 10; paired: phi)."""
-    (l1, u1), (l2, u2) = (wilson(group.successes, group.n, tail) for group in (first, second))
-    p1, p2 = first.share, second.share
-    difference = p1 - p2
-
-    def reach(one: float, other: float) -> float:
-        return math.sqrt(max(0.0, one * one - 2.0 * phi * one * other + other * other))
-
-    return max(-1.0, difference - reach(p1 - l1, u2 - p2)), min(1.0, difference + reach(u1 - p1, p2 - l2))
 
 
 def _interval(group: Successes, method: ProportionInterval, tail: float) -> Interval:
@@ -253,53 +242,45 @@ def _counted(sample: Sample) -> Successes:
     return Successes(sample.name, sample.n, int(sample.values.sum()))
 
 
-def _compared(first: Successes, second: Successes, settings: Settings) -> TestResult:
+def _compared(first: Successes, second: Successes, of: IndependentShares, settings: Settings) -> TestResult:
     name: TestName = "two_proportions"
-    n, m, total = first.n, second.n, first.successes + second.successes
-    pooled = total / (n + m)
-    difference = (first.successes * m - second.successes * n) / (n * m)  # one rounding, in whole numbers before
-    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m))
-    z = difference / error if error > 0.0 else 0.0
-    least = min(n, m) * min(total, n + m - total) / (n + m)
-    if least >= LEAST_EXPECTED or min(n, m, total, n + m - total) > MOST_CELLS:
-        p_value = float(special.ndtr(-z if settings.alternative == "greater" else z))
-        if settings.alternative == "two-sided":
-            p_value = 2.0 * float(special.ndtr(-abs(z)))
-        note = f"score test, smallest expected count {least:.3g}"
-        choice = Choice("score test", "no expected count is below 5", ("Fisher's exact test",))
+    least = f"smallest expected count {of.least_expected:.3g}"
+    if of.is_exact:
+        method, note = "Fisher's mid-p test of two proportions", f"mid-p-value, n = {first.n} and {second.n}; {least}"
+        statistic = f"successes of {first.name}", float(first.successes)
+        choice = Choice("Fisher's mid-p test", "an expected count is below 1", ("N - 1 chi-square test",))
     else:
-        p_value = fisher_tail(first.successes, (n, m, total), settings.alternative)
-        note = f"exact p-value (Fisher's test), n = {n} and {m}; smallest expected count {least:.3g}"
-        choice = Choice("Fisher's exact test", "an expected count is below 5", ("score test",))
+        method, note = "N-1 chi-square test of two proportions", least
+        statistic = "z", of.score()
+        choice = Choice("N - 1 chi-square test", "no expected count is below 1", ("Fisher's mid-p test",))
     return conclude(
         name,
         (first, second),
         settings,
-        method=f"two-proportion test, {settings.sides}",
-        statistic=("z", z),
+        method=f"{method}, {settings.sides}",
+        statistic=statistic,
         df=(),
-        p_value=min(1.0, p_value),
+        p_value=of.p_value(settings.alternative),
         estimate=(
             f"difference of proportions ({first.name} - {second.name})",
-            difference,
-            settings.bounded(newcombe(first, second, settings.estimate_tail), -1.0, 1.0),
+            of.value,
+            settings.bounded(of.interval(name, settings.estimate_tail), -1.0, 1.0),
         ),
-        effect=_two_proportion_effect(first, second, settings),
+        effect=_two_proportion_effect(first, second, of, settings),
         assumptions=("outcomes are independent, within and between the groups", "each group has one probability"),
         notes=(note,),
-        decisions=(
-            choice,
-            Choice("Newcombe's hybrid score interval", "it covers well at any n and stays within -1 and 1", ("Wald",)),
-        ),
+        decisions=(choice,),
     )
 
 
-def _two_proportion_effect(first: Successes, second: Successes, settings: Settings) -> Effect:
+def _two_proportion_effect(first: Successes, second: Successes, of: IndependentShares, settings: Settings) -> Effect:
+    if settings.effect_size == "risk_difference":
+        choice = Choice(
+            "Miettinen and Nurminen's score interval", "it agrees with the test about zero", ("Newcombe's interval",)
+        )
+        return Effect("risk_difference", of.value, of.interval("two_proportions", settings.tail), choice)
     if settings.effect_size == "cohens_h":
-        h = arcsine(first.share) - arcsine(second.share)
-        reach = -float(special.ndtri(settings.tail)) * math.sqrt(1.0 / first.n + 1.0 / second.n)
-        choice = Choice("normal interval of the arcsine transformation", "its variance is 1/n whatever the proportion")
-        return Effect("cohens_h", h, (max(-math.pi, h - reach), min(math.pi, h + reach)), choice)
+        return _cohens_h(first, second, settings.tail)
     k, j, n, m = first.successes, second.successes, first.n, second.n
     if settings.effect_size == "risk_ratio":
         return _ratio("risk_ratio", (k * m, j * n), lambda ratio: _risk_ratio_score(ratio, (k, n), (j, m)), settings)
@@ -307,12 +288,22 @@ def _two_proportion_effect(first: Successes, second: Successes, settings: Settin
     return _ratio("odds_ratio", terms, lambda ratio: _odds_ratio_score(ratio, (k, n), (j, m)), settings)
 
 
+def _cohens_h(first: Successes, second: Successes, tail: float) -> Effect:
+    """From each group's Wilson interval: the normal one of the arcsine covers only 81 % near 0 and 1."""
+    (l1, u1), (l2, u2) = (map(arcsine, wilson(group.successes, group.n, tail)) for group in (first, second))
+    one, other = arcsine(first.share), arcsine(second.share)
+    h = one - other
+    choice = Choice("hybrid of Wilson's intervals on the arcsine scale", "it covers well near 0 and 1", ("normal",))
+    return Effect("cohens_h", h, (h - math.hypot(one - l1, u2 - other), h + math.hypot(u1 - one, other - l2)), choice)
+
+
 def _ratio(name: EffectSizeName, terms: tuple[int, int], score: Callable[[float], float], settings: Settings) -> Effect:
     above, below = terms
     if above == below == 0:
         raise CannotTestError(
             "two_proportions",
-            f"the {name.replace('_', ' ')} is 0 / 0: a row or column of the table is empty; cohens_h is defined here",
+            f"the {name.replace('_', ' ')} is 0 / 0: a row or column of the table is empty; risk_difference is defined "
+            "here",
         )
     z = -float(special.ndtri(settings.tail))
     guess = math.log((above + 0.5) / (below + 0.5))
@@ -359,70 +350,44 @@ def _odds_ratio_score(ratio: float, first: tuple[int, int], second: tuple[int, i
 
 
 def _paired_outcomes(name: TestName, samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    first, second = samples
-    if first.n != second.n:
-        raise CannotTestError(
-            name,
-            f"paired outcomes need groups of one length, but {first.name!r} has {first.n} and {second.name!r} has "
-            f"{second.n}; pair them, or use two_proportions for independent groups",
-        )
-    one, other = first.values == 1.0, second.values == 1.0
-    table = (one & other, one & ~other, ~one & other, ~one & ~other)
-    counts = tuple(int(np.count_nonzero(cell)) for cell in table)
-    return _paired(name, (first.name, second.name), (counts[0], counts[1], counts[2], counts[3]), settings)
+    of = paired_shares(name, (samples[0], samples[1]), mid_p=name == "mcnemar_midp")
+    return _paired(name, _counted(samples[0]), _counted(samples[1]), of, settings)
 
 
-def _paired(name: TestName, names: tuple[str, str], table: tuple[int, int, int, int], settings: Settings) -> TestResult:
-    both, b, c, _ = table
-    n, discordant = sum(table), b + c
-    if n == 0:
-        raise CannotTestError(name, "there are no pairs: all four counts are 0")
-    if discordant == 0:
-        raise CannotTestError(
-            name, f"the outcomes of {names[0]!r} and {names[1]!r} agree in all {counted(n, 'pair')}: nothing differs"
-        )
-    first, second = Successes(names[0], n, both + b), Successes(names[1], n, both + c)
-    p_value, note = _discordant_p(name, b, c, settings.alternative)
-    tail = settings.estimate_tail
+def _paired(name: TestName, first: Successes, second: Successes, of: PairedShares, settings: Settings) -> TestResult:
+    b, c = int(of.b), int(of.c)
+    said = f"{counted(b + c, 'discordant pair')}, {b} and {c}"
     return conclude(
         name,
         (first, second),
         settings,
-        method=f"McNemar's {'mid-p' if name == 'mcnemar_midp' else 'exact'} test, {settings.sides}",
-        statistic=(f"pairs won by {names[0]}", float(b)),
+        method=f"McNemar's {'mid-p' if of.mid_p else 'exact'} test, {settings.sides}",
+        statistic=(f"pairs won by {first.name}", float(b)),
         df=(),
-        p_value=p_value,
+        p_value=of.p_value(settings.alternative),
         estimate=(
-            f"difference of proportions ({names[0]} - {names[1]})",
-            (b - c) / n,
-            settings.bounded(newcombe(first, second, tail, _paired_phi(table)), -1.0, 1.0),
+            f"difference of proportions ({first.name} - {second.name})",
+            of.value,
+            settings.bounded(of.interval(name, settings.estimate_tail), -1.0, 1.0),
         ),
-        effect=_discordant_effect(b, c, settings),
+        effect=_paired_effect(name, of, settings),
         assumptions=("outcomes at the same position belong together", "pairs are independent of each other"),
-        notes=(note,),
-        decisions=(
-            Choice("Newcombe's hybrid score interval for paired data", "it covers well with few pairs", ("Wald",)),
-        ),
+        notes=(f"{'mid-p-value' if of.mid_p else 'exact p-value'}, {said}",),
+        decisions=(),
     )
 
 
-def _discordant_p(name: TestName, b: int, c: int, alternative: Alternative) -> tuple[float, str]:
-    total = b + c
-    said = f"{counted(total, 'discordant pair')}, {b} and {c}"
-    p = binomial_tail(b, total, 0.5, alternative)
-    if name == "mcnemar":
-        return p, f"exact p-value, {said}"
-    log_half = (
-        -total * math.log(2.0) + special.gammaln(total + 1.0) - special.gammaln(b + 1.0) - special.gammaln(c + 1.0)
-    )
-    observed = math.exp(float(log_half))
-    if alternative != "two-sided":
-        return p - observed / 2.0, f"mid-p-value, {said}"
-    smaller = binomial_tail(min(b, c), total, 0.5, "less")
-    return min(1.0, 2.0 * smaller - observed), f"mid-p-value, {said}"
-
-
-def _discordant_effect(b: int, c: int, settings: Settings) -> Effect:
+def _paired_effect(name: TestName, of: PairedShares, settings: Settings) -> Effect:
+    b, c = int(of.b), int(of.c)
+    if settings.effect_size == "risk_difference":
+        choice = Choice("Tango's score interval", "it agrees with the test about zero", ("Newcombe's interval",))
+        return Effect("risk_difference", of.value, of.interval(name, settings.tail), choice)
+    if b + c == 0:
+        raise CannotTestError(
+            name,
+            f"the outcomes agree in all {counted(int(of.n), 'pair')}, and {settings.effect_size} is about those that "
+            "differ; risk_difference is defined here",
+        )
     low, high = clopper_pearson(b, b + c, settings.tail)
     choice = Choice("Clopper-Pearson interval for the effect size", "exact, given the number of discordant pairs")
     if settings.effect_size == "cohens_g":  # Cohen (1988), chapter 5: the share of the first, from one half
@@ -430,14 +395,3 @@ def _discordant_effect(b: int, c: int, settings: Settings) -> Effect:
     notes = () if c else ("no pair is won by the second: the odds ratio is infinite",)
     ends = low / (1.0 - low), high / (1.0 - high) if high < 1.0 else math.inf
     return Effect("odds_ratio", b / c if c else math.inf, ends, choice, notes, is_ratio=True)
-
-
-def _paired_phi(table: tuple[int, int, int, int]) -> float:
-    a, b, c, d = table
-    product = float(a + b) * (c + d) * (a + c) * (b + d)
-    if product == 0.0:
-        return 0.0
-    cross = float(a) * d - float(b) * c
-    if cross > 0.0:
-        cross = max(0.0, cross - sum(table) / 2.0)
-    return cross / math.sqrt(product)

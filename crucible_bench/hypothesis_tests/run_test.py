@@ -63,7 +63,7 @@ def run_test(
     | kruskal_wallis | two or more | epsilon_squared, eta_squared |
     | mann_whitney | two | rank_biserial, cliffs_delta, common_language |
     | paired_ttest | two, of one length | cohens_dz, cohens_dav |
-    | ttest | two | hedges_g, cohens_d, glass_delta |
+    | ttest | two | hedges_gav, cohens_dav, hedges_g, cohens_d, glass_delta |
     | wilcoxon | two, of one length | rank_biserial |
     | brown_forsythe | two or more | eta_squared, omega_squared |
     | brunner_munzel | two | rank_biserial, cliffs_delta, common_language |
@@ -71,8 +71,8 @@ def run_test(
     | friedman | two or more, of one length | kendall_w |
     | kendall | two, of one length | kendall_tau |
     | levene | two or more | eta_squared, omega_squared |
-    | mcnemar | two of outcomes, of one length | cohens_g, odds_ratio |
-    | mcnemar_midp | two of outcomes, of one length | cohens_g, odds_ratio |
+    | mcnemar | two of outcomes, of one length | risk_difference, cohens_g, odds_ratio |
+    | mcnemar_midp | two of outcomes, of one length | risk_difference, cohens_g, odds_ratio |
     | paired_permutation | two, of one length | cohens_dz, cohens_dav, rank_biserial |
     | pearson | two, of one length | pearson_r |
     | permutation | two | hedges_g, cohens_d, glass_delta, rank_biserial, cliffs_delta, common_language |
@@ -80,7 +80,7 @@ def run_test(
     | sign | two, of one length | cohens_g |
     | spearman | two, of one length | spearman_rho |
     | student_ttest | two | cohens_d, hedges_g, glass_delta |
-    | two_proportions | two of outcomes | cohens_h, odds_ratio, risk_ratio |
+    | two_proportions | two of outcomes | risk_difference, cohens_h, odds_ratio, risk_ratio |
     | variance_ratio | two | variance_ratio |
     | welch_anova | two or more | omega_squared |
 

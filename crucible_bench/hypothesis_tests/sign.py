@@ -7,8 +7,8 @@ from scipy import special
 
 from crucible_bench.data.pairs import PairDifferences, pair_differences
 from crucible_bench.data.sample import Sample, unscaled
-from crucible_bench.errors import CannotTestError
-from crucible_bench.hypothesis_tests.proportions import binomial_tail, clopper_pearson
+from crucible_bench.hypothesis_tests.proportions import clopper_pearson
+from crucible_bench.hypothesis_tests.share_difference import binomial_tail
 from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
 from crucible_bench.wording import counted
 
@@ -23,13 +23,8 @@ def sign_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     signs = np.sign(pairs.signed_levels())
     positive, negative = int(np.count_nonzero(signs > 0)), int(np.count_nonzero(signs < 0))
     n = positive + negative
-    if n == 0:
-        raise CannotTestError(
-            "sign", f"none of {counted(signs.size, 'difference')} is other than zero: no sign to count"
-        )
     zeros = signs.size - n
     interval, depth_note = _median_interval(pairs, settings)
-    low, high = clopper_pearson(positive, n, settings.tail)
     return conclude(
         "sign",
         samples,
@@ -43,12 +38,7 @@ def sign_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
             unscaled("sign", float(np.median(pairs.values)), pairs.exponent),
             settings.bounded(interval),
         ),
-        effect=Effect(
-            "cohens_g",  # Cohen (1988), chapter 5: the share of positive signs, from one half
-            positive / n - 0.5,
-            (low - 0.5, high - 0.5),
-            Choice("Clopper-Pearson interval for the effect size", "exact, given the number of nonzero differences"),
-        ),
+        effect=_share_of_positive(positive, n, settings) if n else None,
         assumptions=("values at the same position of the two groups belong together", "pairs are independent"),
         notes=(
             *((f"{counted(zeros, 'zero difference')} dropped",) if zeros else ()),
@@ -58,6 +48,13 @@ def sign_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
         decisions=(),
         disagreement="the test drops differences of zero, the interval keeps them",
     )
+
+
+def _share_of_positive(positive: int, n: int, settings: Settings) -> Effect:
+    """Cohen's g (1988, chapter 5): the share of positive signs, from one half."""
+    low, high = clopper_pearson(positive, n, settings.tail)
+    choice = Choice("Clopper-Pearson interval for the effect size", "exact, given the number of nonzero differences")
+    return Effect("cohens_g", positive / n - 0.5, (low - 0.5, high - 0.5), choice)
 
 
 def _median_interval(pairs: PairDifferences, settings: Settings) -> tuple[Interval, tuple[str, ...]]:

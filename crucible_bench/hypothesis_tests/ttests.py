@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from scipy import special
 
@@ -11,12 +12,21 @@ from crucible_bench.data.pairs import pair_differences
 from crucible_bench.data.sample import Sample, scale_exponent, unscaled
 from crucible_bench.effect_sizes.standardized import paired_standardized, pooled_sd, standardized_difference
 from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.no_spread import no_spread_of_groups, no_spread_of_pairs, without_spread
 from crucible_bench.result import Choice, Interval, Settings, TestResult, conclude
 from crucible_bench.vocabulary import Alternative, TestName
+
+_INDEPENDENT: Final = "observations are independent, within and between the groups"
+_PAIRED: Final = (
+    "values at the same position of the two groups belong together",
+    "pairs are independent of each other",
+)
 
 
 def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Welch's t-test (Welch 1947) with Satterthwaite's degrees of freedom."""
+    if min(sample.n for sample in samples) > 1 and (still := no_spread_of_groups(samples)) is not None:
+        return without_spread("ttest", samples, still, settings, "difference of means", (_INDEPENDENT,))
     first, second, exponent = independent_moments("ttest", samples)
     error, df = standard_error((first.variance, second.variance), (first.n, second.n))
     difference = first.minus(second)
@@ -36,9 +46,13 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
         ),
         effect=standardized_difference("ttest", first, second, settings),
         assumptions=(
-            "observations are independent, within and between the groups",
+            _INDEPENDENT,
             "group means are approximately normal (normal data, or groups that are not small)",
-            "the effect size and its interval also assume equal variances; the test does not",
+            *(
+                ("the effect size and its interval also assume equal variances; the test does not",)
+                if settings.effect_size in ("cohens_d", "hedges_g")
+                else ()
+            ),
         ),
         notes=_constant_notes(samples),
         decisions=(
@@ -60,6 +74,8 @@ def student_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         raise CannotTestError(
             name, "two groups of 1 value have no spread within groups; at least one group needs 2 values"
         )
+    if (still := no_spread_of_groups(samples)) is not None:
+        return without_spread(name, samples, still, settings, "difference of means", (_INDEPENDENT,))
     first, second, exponent = _varying_moments(name, samples)
     error = pooled_sd(first, second) * math.sqrt(1.0 / first.n + 1.0 / second.n)
     difference = first.minus(second)
@@ -79,7 +95,7 @@ def student_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         ),
         effect=standardized_difference(name, first, second, settings),
         assumptions=(
-            "observations are independent, within and between the groups",
+            _INDEPENDENT,
             "group means are approximately normal (normal data, or groups that are not small)",
             "both groups have the same variance; with unequal sizes the level depends on it",
         ),
@@ -104,12 +120,8 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     n = pairs.values.size
     if n < 2:
         raise CannotTestError("paired_ttest", "one pair has no spread to judge by; at least two pairs are needed")
-    if pairs.is_constant:
-        raise CannotTestError(
-            "paired_ttest",
-            f"all {n} differences are equal up to rounding, so their standard deviation is zero and t is undefined; "
-            "no test is needed for a difference without variation",
-        )
+    if (still := no_spread_of_pairs("paired_ttest", samples)) is not None:
+        return without_spread("paired_ttest", samples, still, settings, "mean difference", _PAIRED)
     of = moments(pairs.values, 0)
     error = math.sqrt(of.variance / n)
     t = of.mean / error
@@ -127,11 +139,7 @@ def paired_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
             t_interval("paired_ttest", (of.mean, error), n - 1.0, pairs.exponent, settings),
         ),
         effect=paired_standardized("paired_ttest", samples, of, pairs.exponent, settings),
-        assumptions=(
-            "values at the same position of the two groups belong together",
-            "pairs are independent of each other",
-            "the mean difference is approximately normal (normal differences, or many pairs)",
-        ),
+        assumptions=(*_PAIRED, "the mean difference is approximately normal (normal differences, or many pairs)"),
         notes=(),
         decisions=(),
     )

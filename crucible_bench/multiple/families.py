@@ -15,7 +15,7 @@ from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.run_test import run_test
 from crucible_bench.levels import levels
 from crucible_bench.multiple.corrections import adjust_p_values
-from crucible_bench.result import Choice, TestResult
+from crucible_bench.result import Choice, TestResult, Untested, is_open
 from crucible_bench.vocabulary import EFFECT_SIZES, Alternative, CorrectionName, EffectSizeName, FamilyName, TestName
 from crucible_bench.wording import counted
 
@@ -39,8 +39,11 @@ def pairwise_tests(
     confidence 1 - (1 - confidence_level) / size. With "none" each has `confidence_level` by itself. The intervals of
     effect sizes are those of each pair alone, at that same level.
 
-    `groups` are name -> values of shape (n,). Raises CannotTestError for fewer than two groups, an unknown control or
-    test, and data that the test refuses for some pair; ValueError for an unknown correction and levels out of range.
+    `groups` are name -> values of shape (n,). A pair that the test refuses is among the `untested`, with the reason; it
+    counts in the correction all the same.
+
+    Raises CannotTestError for fewer than two groups, an unknown control or test, and data that the test refuses for
+    every pair; ValueError for an unknown correction and levels out of range.
     """
     return pairwise_family(
         lambda pair, alpha, level: run_test(
@@ -80,15 +83,24 @@ def pairwise_family(
     family = Family("pairwise", groups, alpha, confidence_level, control)
     size = len(family.pairs)
     tail, how = simultaneous_tail(correction, family.level, size)
-    results = []
+    results: list[TestResult] = []
+    untested: list[Untested] = []
     for pair in family.pairs:
-        names = [family.samples[place].name for place in pair]
+        names = tuple(family.samples[place].name for place in pair)
         try:
             results.append(run({name: groups[name] for name in names}, family.alpha, 1.0 - 2.0 * tail))
         except CannotTestError as refusal:
-            raise CannotTestError(refusal.test, f"of {names[0]!r} and {names[1]!r}: {refusal.reason}") from None
-    adjusted = adjust_p_values([result.p_value for result in results], correction)
-    first = results[0]
+            untested.append(family.untested(pair, refusal))
+    if not results:
+        raise CannotTestError(
+            untested[0].test, f"of {' and '.join(map(repr, untested[0].groups))}: {untested[0].reason}"
+        )
+    adjusted = adjust_p_values([*(result.p_value for result in results), *(1.0 for _ in untested)], correction)
+    # Groups without spread have an exact test, whose names are not those of the others.
+    usual = [result for result in results if result.effect_size_name is not None] or results
+    first = usual[0]
+    statistics = {_of_any_pair(result.statistic_name, result.groups) for result in usual}
+    methods = dict.fromkeys(result.method for result in results)
     return family.result(
         [
             PairResult(
@@ -105,12 +117,16 @@ def pairwise_family(
                 effect_size=result.effect_size,
                 effect_size_name=result.effect_size_name,
                 effect_size_interval=result.effect_size_interval,
+                note=result.notes[0] if is_open(result.confidence_interval) and result.notes else None,
             )
-            for result, p in zip(results, adjusted, strict=True)
+            for result, p in zip(results, adjusted, strict=False)  # those of the untested come last
         ],
-        method=f"{first.method}, {'all pairs' if control is None else 'each group against the control'}",
+        method=f"{' or '.join(methods)}, {'all pairs' if control is None else 'each group against the control'}",
         correction=correction,
-        names=(_of_any_pair(first.statistic_name, first.groups), _of_any_pair(first.estimate_name, first.groups)),
+        names=(
+            statistics.pop() if len(statistics) == 1 else "statistic",
+            _of_any_pair(first.estimate_name, first.groups),
+        ),
         assumptions=first.assumptions,
         notes=(
             how,
@@ -123,6 +139,7 @@ def pairwise_family(
             ("tukey_hsd or games_howell", "dunnett, against a control"),
         ),
         null_value=first.null_value,
+        untested=tuple(untested),
     )
 
 
@@ -155,9 +172,9 @@ def _disagreements(
     results: Sequence[TestResult], adjusted: Sequence[float], correction: CorrectionName, alpha: float
 ) -> Iterator[str]:
     """Pairs about which a stepwise correction and the simultaneous interval disagree."""
-    for result, p in zip(results, adjusted, strict=True):
+    for result, p in zip(results, adjusted, strict=False):
         low, high = result.confidence_interval
-        if (p <= alpha) == (low <= result.null_value <= high):
+        if not is_open(result.confidence_interval) and (p <= alpha) == (low <= result.null_value <= high):
             yield (
                 f"{' - '.join(result.groups)}: the {correction}-adjusted test and the simultaneous interval disagree "
                 f"about {result.null_value:g}: stepwise corrections decide more sharply than intervals can"
@@ -244,6 +261,11 @@ class Family:
             effect_size_interval=effect.effect_size_interval if effect else None,
         )
 
+    def untested(self, pair: tuple[int, int], refusal: CannotTestError) -> Untested:
+        """The pair, given by the places of its groups, that a test refused."""
+        first, second = (self.samples[place] for place in pair)
+        return Untested(refusal.test, (first.name, second.name), (first.n, second.n), refusal.reason)
+
     def _effect(self, first: Sample, second: Sample) -> TestResult | None:
         pair = {first.name: first.values, second.name: second.values}
         test = _EFFECT_FROM[self.procedure]
@@ -264,6 +286,7 @@ class Family:
         choice: Choice,
         notes: tuple[str, ...] = (),
         null_value: float = 0.0,
+        untested: tuple[Untested, ...] = (),
     ) -> FamilyResult:
         return FamilyResult(
             procedure=self.procedure,
@@ -271,7 +294,7 @@ class Family:
             groups=tuple(sample.name for sample in self.samples),
             n=tuple(sample.n for sample in self.samples),
             control=self.control,
-            size=len(comparisons),
+            size=len(comparisons) + len(untested),
             correction=correction,
             statistic_name=names[0],
             estimate_name=names[1],
@@ -282,6 +305,7 @@ class Family:
             notes=notes,
             decisions=(choice,),
             null_value=null_value,
+            untested=untested,
         )
 
 

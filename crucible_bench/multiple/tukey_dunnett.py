@@ -15,7 +15,7 @@ from crucible_bench.data.sample import Values, scale_exponent
 from crucible_bench.distributions.studentized import many_one_quantile, many_one_tail, range_quantile, range_tail
 from crucible_bench.errors import CannotTestError
 from crucible_bench.multiple.families import Family
-from crucible_bench.result import Choice
+from crucible_bench.result import Choice, Untested
 from crucible_bench.vocabulary import EffectSizeName
 
 _SMALL_GROUP: Final = 6
@@ -75,13 +75,22 @@ def games_howell(
     Each pair's Welch |t|, times sqrt(2), against the studentized range on that pair's Satterthwaite degrees of
     freedom. Approximate; slightly liberal for groups of about five or fewer (Games & Howell 1976; Dunnett 1980).
 
-    `groups` are name -> values of shape (n,), n at least 2. Raises CannotTestError for smaller groups, for fewer than
-    two groups and for a pair without variation, ValueError for levels out of range.
+    `groups` are name -> values of shape (n,), n at least 2. Raises CannotTestError if all are smaller, for fewer than
+    two groups and for data in which no pair varies, ValueError for levels out of range. A pair in which neither group
+    varies is among the `untested`.
     """
     family = Family("games_howell", groups, alpha, confidence_level, effect_size=effect_size)
     exponent = scale_exponent(family.samples)
     parts = [moments(sample.values, exponent) for sample in family.samples]
-    rows = [_games_howell_pair(family, parts, i, j, exponent) for i, j in family.pairs]
+    rows: list[PairResult] = []
+    untested: list[Untested] = []
+    for i, j in family.pairs:
+        try:
+            rows.append(_games_howell_pair(family, parts, i, j, exponent))
+        except CannotTestError as refusal:
+            untested.append(family.untested((i, j), refusal))
+    if not rows:
+        raise CannotTestError("games_howell", untested[0].reason)
     smallest = min(sample.n for sample in family.samples)
     return family.result(
         rows,
@@ -100,6 +109,7 @@ def games_howell(
             "it holds its level about as well under unequal variances as Tukey's does under equal ones",
             ("tukey_hsd", "pairwise Welch t-tests with Holm's correction"),
         ),
+        untested=tuple(untested),
     )
 
 
@@ -185,8 +195,8 @@ def _games_howell_pair(family: Family, parts: list[Moments], i: int, j: int, exp
     if all(sample.is_constant for sample in pair) or parts[i].squares + parts[j].squares < LEAST_SQUARES:
         raise CannotTestError(
             "games_howell",
-            f"neither {pair[0].name!r} nor {pair[1].name!r} varies, next to the size of the values, so "
-            "their difference has no standard error",
+            f"neither {pair[0].name!r} (always {pair[0].values[0]:.6g}) nor {pair[1].name!r} (always "
+            f"{pair[1].values[0]:.6g}) varies, so their difference has no standard error",
         )
     error, df = standard_error((parts[i].variance, parts[j].variance), (pair[0].n, pair[1].n))
     difference, k = parts[i].minus(parts[j]), len(family.samples)

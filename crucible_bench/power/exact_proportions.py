@@ -12,7 +12,7 @@ from scipy import special
 
 from crucible_bench.data.sample import Vector
 from crucible_bench.distributions.hypergeometric import MOST_CELLS, fisher_tail, support
-from crucible_bench.hypothesis_tests.proportions import LEAST_EXPECTED
+from crucible_bench.hypothesis_tests.share_difference import LEAST_EXPECTED
 from crucible_bench.vocabulary import Alternative
 
 _REACH: Final = 9.0  # standard deviations; a binomial goes further with a probability that no power shows
@@ -58,7 +58,7 @@ def mcnemar_power(
 def two_proportions_power(
     sizes: tuple[int, int], first: float, second: float, alpha: float, alternative: Alternative
 ) -> float:
-    """The power of the score test of two independent proportions, Fisher's where an expected count is below 5."""
+    """The power of the N - 1 chi-square of two proportions, of Fisher's mid-p where an expected count is below 1."""
     (n, m), total = sizes, sum(sizes)
     rows, row_weights = _likely(n, first)
     columns, column_weights = _likely(m, second)
@@ -70,7 +70,7 @@ def two_proportions_power(
         together = k + columns
         # n m (p1 - p2) against the critical z times n m standard errors, multiplied out: no division by zero.
         difference = (k * m - columns * n).astype(np.float64)
-        reach = critical * np.sqrt(together * (total - together) * (float(n) * m / total)) * (1.0 - _SLACK)
+        reach = critical * np.sqrt(together * (total - together) * (float(n) * m / (total - 1.0))) * (1.0 - _SLACK)
         if alternative == "two-sided":
             rejected = np.abs(difference) >= reach
         else:
@@ -85,7 +85,7 @@ def two_proportions_power(
 
 
 def _few_rejections(sizes: tuple[int, int], alpha: float, alternative: Alternative) -> set[tuple[int, int]] | None:
-    """The (successes of the first, successes of both) that Fisher's test rejects, where it is the one used."""
+    """The (successes of the first, successes of both) that Fisher's mid-p rejects, where it is the one used."""
     total = sum(sizes)
     if min(sizes) > MOST_CELLS:
         return None
@@ -95,7 +95,9 @@ def _few_rejections(sizes: tuple[int, int], alpha: float, alternative: Alternati
         for together in {rare, total - rare}:
             low, high = support((*sizes, together))
             found.update(
-                (k, together) for k in range(low, high + 1) if fisher_tail(k, (*sizes, together), alternative) <= alpha
+                (k, together)
+                for k in range(low, high + 1)
+                if fisher_tail(k, (*sizes, together), alternative, mid_p=True) <= alpha
             )
     return found
 

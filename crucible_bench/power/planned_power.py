@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 from crucible_bench.compared import PlannedPower
 from crucible_bench.declaration import Declaration
@@ -25,16 +25,34 @@ _TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
         "resampled": "corrected_resampled_ttest",
     }
 )
-"""What a sweep compares its configurations with, by design."""
+_OF_OUTCOMES: Final[Mapping[Design, TestName]] = MappingProxyType(
+    {"independent": "two_proportions", "paired": "mcnemar_midp"}
+)
+"""What a sweep compares its configurations with, by design: measurements, and outcomes."""
 
 
-def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8) -> list[str]:
+def foresee(
+    declared: Declaration,
+    groups: int,
+    n: int,
+    smallest_effect: float,
+    *,
+    power: float = 0.8,
+    baseline: float | None = None,
+    discordant: float | None = None,
+) -> list[str]:
     """Warnings, one sentence each: that `n` replicates per group cannot see the smallest effect of interest.
 
     The power is that of the first declared test, at the declared alpha. If a family of pairs is corrected, alpha is
     divided by the number of pairs: Bonferroni's bound. Benjamini and Yekutieli's correction may have less power than
-    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; `power` is the wanted
-    probability of seeing it. Never raises: a problem with the plan is a warning too.
+    that, the others have a little more. `smallest_effect` is standardized as in `power_of`, and of outcomes a
+    difference of shares; `power` is the wanted probability of seeing it.
+
+    The power for outcomes depends on the share to start from, `baseline`, and for pairs on the share `discordant` of
+    pairs that differ. What is not said is assumed, and the warning says so: shares around one half, where the power is
+    least, and as many pairs that differ as if the groups erred independently of each other.
+
+    Never raises: a problem with the plan is a warning too.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
@@ -45,6 +63,7 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
                 f"{n}"
             ]
         sizes = [n] * groups if test in TESTS_OF_MANY_GROUPS else n
+        shares = _shares(planned, declared, smallest_effect, baseline, discordant)
         plan = power_of(
             planned,
             smallest_effect,
@@ -52,6 +71,8 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             alpha=alpha,
             alternative=alternative,
             test_share=declared.test_share,
+            baseline=shares.baseline,
+            discordant=shares.discordant,
             simulations=_simulations(n),
         )
         if plan.power + 2.0 * plan.power_error >= power:
@@ -60,13 +81,13 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             f"planned: with n = {n} the {test} at alpha {alpha:.3g} sees an effect of {smallest_effect:g} "
             f"({plan.effect_size_name}) with a power of only {plan.power:.0%}, but {power:.0%} is wanted"
         )
-        return [said + _what_would_do(declared, planned, plan, smallest_effect, power)]
+        return [said + _what_would_do(declared, planned, plan, smallest_effect, power, shares) + shares.assumed]
     except (CannotTestError, ValueError) as refusal:
         return [f"planned: {refusal}"]
 
 
 def _what_would_do(
-    declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float
+    declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float, shares: _Shares
 ) -> str:
     """Which effect this n can see, and which n would be enough; empty for simulated tests, and if no n would be enough,
     as with more folds of the same data.
@@ -81,6 +102,8 @@ def _what_would_do(
             alpha=plan.alpha,
             alternative=plan.alternative,
             test_share=declared.test_share,
+            baseline=shares.baseline,
+            discordant=shares.discordant,
         )
         said = f": n = {plan.n[0]} can see effects from {least.effect_size:.2g} on"
         needed = sample_size(
@@ -91,6 +114,8 @@ def _what_would_do(
             alternative=plan.alternative,
             groups=max(2, len(plan.n)),
             test_share=declared.test_share,
+            baseline=shares.baseline,
+            discordant=shares.discordant,
         )
     except (CannotTestError, ValueError):
         return ""
@@ -98,11 +123,18 @@ def _what_would_do(
 
 
 def power_as_planned(
-    declared: Declaration, groups: int, n: int, smallest_effect: float, *, power: float = 0.8
+    declared: Declaration,
+    groups: int,
+    n: int,
+    smallest_effect: float,
+    *,
+    power: float = 0.8,
+    baseline: float | None = None,
+    discordant: float | None = None,
 ) -> PlannedPower | None:
     """The power of the declared comparison with `n` replicates in each of the `groups`; None if it cannot be computed.
 
-    The test and its alpha are those of `foresee`.
+    The test, its alpha and the shares assumed for outcomes are those of `foresee`.
     """
     try:
         test, alpha, alternative = _planned(declared, groups, n)
@@ -110,6 +142,7 @@ def power_as_planned(
         if planned is None:
             return None
         many = test in TESTS_OF_MANY_GROUPS
+        shares = _shares(planned, declared, smallest_effect, baseline, discordant)
 
         def of(size: int, planned: PlannedTest = planned) -> Plan:
             return power_of(
@@ -119,6 +152,8 @@ def power_as_planned(
                 alpha=alpha,
                 alternative=alternative,
                 test_share=declared.test_share,
+                baseline=shares.baseline,
+                discordant=shares.discordant,
                 simulations=_simulations(size),
             )
 
@@ -138,6 +173,37 @@ def power_as_planned(
     )
 
 
+class _Shares(NamedTuple):
+    """The shares that the power for outcomes depends on, and what was assumed of them."""
+
+    baseline: float | None = None
+    discordant: float | None = None
+    assumed: str = ""
+
+
+def _shares(
+    test: PlannedTest, declared: Declaration, effect: float, baseline: float | None, discordant: float | None
+) -> _Shares:
+    if test == "proportion":
+        return _Shares(declared.reference)
+    if test not in ("two_proportions", "mcnemar", "mcnemar_midp"):
+        return _Shares()
+    start = (1.0 - effect) / 2.0 if baseline is None else baseline
+    assumed = "" if baseline is not None else f" (shares around one half are assumed; say `baseline` for {test})"
+    if test == "two_proportions":
+        return _Shares(start, None, assumed)
+    if discordant is not None:
+        return _Shares(None, discordant)
+    end = min(1.0, start + effect)
+    apart = start * (1.0 - end) + end * (1.0 - start)
+    return _Shares(
+        None,
+        apart,
+        f" (it is assumed that {apart:.0%} of the pairs differ, as of groups that err independently of each "
+        "other; say `discordant` if fewer do)",
+    )
+
+
 def _plannable(test: TestName) -> PlannedTest | None:
     return next((planned for planned in get_args(PlannedTest) if planned == test), None)
 
@@ -153,7 +219,8 @@ def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, floa
         return "friedman", declared.alpha, "two-sided"
     if declared.study == "sweep" and declared.design in _TTESTS and groups > 1:
         # A configuration is dropped where one of all others is shown to be better.
-        return _TTESTS[declared.design], declared.alpha / (groups - 1), "greater"
+        of_outcomes = _OF_OUTCOMES.get(declared.design) if declared.outcome == "binary" else None
+        return of_outcomes or _TTESTS[declared.design], declared.alpha / (groups - 1), "greater"
     # No test takes more than two groups of these designs at once: they are compared as pairs, asked for or not.
     of_pairs = groups > 2 and (declared.comparing is not None or declared.design in ("clustered", "resampled"))
     pairs = 1

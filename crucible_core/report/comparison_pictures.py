@@ -21,6 +21,7 @@ from crucible_bench.plots import (
     strip_plot,
 )
 from crucible_bench.plots.picture import NARROW, WIDE
+from crucible_bench.result import is_open
 from crucible_core.report.document import PictureOfTwoWidths
 from crucible_core.values.messages import shorten
 
@@ -60,14 +61,20 @@ def _effects(comparison: Comparison) -> _Effects | None:
                 note=_p(pair.p_adjusted),
             )
             for pair in family.comparisons
-            if math.isfinite(pair.estimate)
+            if math.isfinite(pair.estimate) and not is_open(pair.confidence_interval)
         ]
         return (
             _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
             if pairs
             else None
         )
-    of_two = [one for one in comparison.judged if len(one.result.groups) == 2 and math.isfinite(one.result.estimate)]
+    of_two = [
+        one
+        for one in comparison.judged
+        if len(one.result.groups) == 2
+        and math.isfinite(one.result.estimate)
+        and not is_open(one.result.confidence_interval)
+    ]
     if not of_two:
         return None
     first = of_two[0].result
@@ -164,7 +171,8 @@ def _pairs_picture(comparison: Comparison, width: float) -> Picture | None:
         return None
     if comparison.outcome == "binary":
         return None
-    test = next((one for one in comparison.tests if one.estimate_name.startswith("mean difference")), None)
+    tests = (one for one in comparison.tests if one.estimate_name.startswith("mean difference"))
+    test = next((one for one in tests if not is_open(one.confidence_interval)), None)
     # The picture has its second minus its first, and every table the first minus the second.
     second, first = names if test is None else test.groups
     return paired_lines(

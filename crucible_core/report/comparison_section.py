@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -9,10 +10,10 @@ from typing import NamedTuple
 from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import labelled, percent, statistic
+from crucible_bench.finding import estimates_effect, labelled, percent, statistic
 from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
-from crucible_bench.result import Interval
+from crucible_bench.result import Interval, TestResult, is_open
 from crucible_bench.vocabulary import EFFECT_LABELS, EffectSizeName
 from crucible_core.report.comparison_pictures import comparison_pictures
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
@@ -61,7 +62,7 @@ def _settings(comparison: Comparison) -> Iterator[str]:
     level = f"alpha = {format_number(comparison.alpha)}"
     if comparison.p_adjusted is not None:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
-        level += f"; {len(comparison.tests)} tests, p-values {adjusted}"
+        level += f"; {comparison.family_size} tests, p-values {adjusted}"
     family = comparison.comparisons
     if family is not None:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
@@ -71,19 +72,29 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         f"groups: {choice.decision}; {choice.reasoning}" for about, choice in comparison.choices if about == "groups"
     )
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
-    for test in comparison.tests:
+    for test, _, significant in comparison.judged:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
-        if (word := interpret(test.effect_size_name, test.effect_size)) is not None:
-            effect = f"{EFFECT_LABELS[test.effect_size_name]} = {format_effect(test.effect_size)}"
-            yield f"{f'{test.test}: ' if several else ''}{effect} is {word.word} by the convention of {word.source}"
+        yield from (f"{test.test}: {line}" if several else line for line in _words_for(test, significant))
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
-        yield from (f"{comparison.best.method}: {line}" if several else line for line in comparison.best.assumptions)
+        lines = (*comparison.best.assumptions, *comparison.best.notes)
+        yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
     for verdict in comparison.verdicts:
         yield from (f"{' - '.join(verdict.groups)}: {note}" for note in verdict.notes)
+    for one in comparison.untested:
+        yield f"{' - '.join(one.groups)}: not tested by {one.test}: {one.reason}"
+
+
+def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
+    """The convention's word for an effect that is shown to be there."""
+    if significant and test.effect_size_name is not None and test.effect_size is not None:
+        word = interpret(test.effect_size_name, test.effect_size)
+        if word is not None:
+            effect = _effect(test.effect_size_name, test.effect_size, None)
+            yield f"{effect} is {word.word} by the convention of {word.source}"
 
 
 def _groups_table(comparison: Comparison) -> Table:
@@ -135,7 +146,9 @@ def _results(comparison: Comparison) -> Iterator[Table]:
 
 
 def _beside(left: Table, right: Table) -> Table:
-    rows = tuple((*one, *other) for one, other in zip(left.rows, right.rows, strict=True))
+    """One table of two; what has no row of the right one, as a pair that was not tested, has dashes there."""
+    no_row = ("–",) * len(right.columns)
+    rows = tuple((*one, *other) for one, other in itertools.zip_longest(left.rows, right.rows, fillvalue=no_row))
     return Table((*left.columns, *right.columns), rows, left.numeric | right.numeric)
 
 
@@ -173,14 +186,15 @@ def _tests_table(comparison: Comparison) -> Table:
     for test, p_adjusted, significant in judged:
         write = _writer([(test.estimate, test.confidence_interval)], test.null_value)
         estimate = _with_interval(test.estimate, test.confidence_interval, write)
-        same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
         rows.append(
             (
                 test.method,
                 estimate if named else f"{labelled(test.estimate_name)}: {estimate}",
                 statistic(test.statistic_name, test.df, test.statistic, short=True),
                 *(format_p(p).removeprefix("= ") for p in (test.p_value, p_adjusted) if p is not None),
-                "the estimate" if same else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
+                "the estimate"
+                if estimates_effect(test)
+                else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
                 "significant" if significant else "not significant",
             )
         )
@@ -199,24 +213,27 @@ def _pairs_table(family: FamilyResult) -> Table:
         "verdict",
     )
     write = _writer([(pair.estimate, pair.confidence_interval) for pair in family.comparisons], family.null_value)
-    rows = tuple(
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             f"{pair.first} – {pair.second}",
             _with_interval(pair.estimate, pair.confidence_interval, write),
             statistic("", pair.df, pair.statistic, short=True),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
-            "–"
-            if pair.effect_size_name is None or pair.effect_size is None
-            else _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
-            "significant" if pair.significant else "not significant",
+            _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
+            f"{'significant' if pair.significant else 'not significant'}{f': {pair.note}' if pair.note else ''}",
         )
         for pair in family.comparisons
+    )
+    rows += tuple(
+        (" – ".join(one.groups), *("–" for _ in columns[2:]), f"not tested: {one.reason}") for one in family.untested
     )
     return Table(columns, rows, frozenset({"p", "p adjusted"}))
 
 
-def _effect(name: EffectSizeName, value: float, interval: Interval | None) -> str:
+def _effect(name: EffectSizeName | None, value: float | None, interval: Interval | None) -> str:
+    if name is None or value is None:
+        return "–"
     ends = "" if interval is None else f" [{', '.join(map(format_effect, interval))}]"
     return f"{EFFECT_LABELS[name]} = {format_effect(value)}{ends}"
 
@@ -233,7 +250,7 @@ def _writer(estimates: Sequence[tuple[float, Interval]], null_value: float = 0.0
 
 def _with_interval(value: float, interval: Interval | None, write: Callable[[float], str]) -> str:
     shown = write(value) if math.isfinite(value) else format_number(value)
-    return shown if interval is None else f"{shown} {_interval(interval, write)}"
+    return shown if interval is None or is_open(interval) else f"{shown} {_interval(interval, write)}"
 
 
 def _interval(interval: Interval, write: Callable[[float], str]) -> str:

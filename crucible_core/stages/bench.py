@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from crucible_bench.declaration import Declaration
+from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
@@ -43,6 +44,7 @@ __all__ = ["Bench", "PlannedComparison"]
 MIN_RESAMPLES = 100
 MOST_DROPPED = 1_000
 MOST_NAMED = 20
+MOST_POSITIONS = 8
 _OF_MANY = ("ablation", "sweep")
 
 
@@ -54,7 +56,12 @@ class PlannedComparison(BaseModel):
     n: int = Field(ge=2)
     """Replicates planned per group: values, pairs, folds or clusters."""
     smallest_effect: float = Field(gt=0)
-    """The smallest standardized effect of interest: Cohen's d, d_z for pairs, f for many groups."""
+    """The smallest effect of interest: standardized (Cohen's d, d_z for pairs, f for many groups), or with `outcome:
+    binary` a difference of shares."""
+    baseline: float | None = Field(default=None, gt=0, lt=1)
+    """With `outcome: binary`: the share of successes to start from (default: around one half, where power is least)."""
+    discordant: float | None = Field(default=None, gt=0, lt=1)
+    """With `outcome: binary` and pairs: the share of pairs expected to differ (default: as if independent)."""
     power: float = Field(default=0.8, gt=0, lt=1)
     """The probability with which that effect should be seen."""
 
@@ -87,7 +94,7 @@ class Bench(Stage):
     paired: bool = False
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
-    """The kind of the values (default: binary for booleans and counts, else continuous)."""
+    """The kind of the values (default: binary for booleans, counts and numbers all 0 or 1, else continuous)."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
@@ -154,9 +161,19 @@ class Bench(Stage):
 
             count = len(self.groups) if self.groups else 1 if self._design(experiment) == "one_sample" else 2
             planned, declared = self.planned, self.declaration(experiment)
+            if declared.outcome is None and (planned.baseline is not None or planned.discordant is not None):
+                declared = replace(declared, outcome="binary")
             if self.groups is None and (declared.comparing == "all_pairs" or self.study in _OF_MANY):
                 yield "planned: two groups are assumed, because `groups` does not name them"
-            yield from foresee(declared, count, planned.n, planned.smallest_effect, power=planned.power)
+            yield from foresee(
+                declared,
+                count,
+                planned.n,
+                planned.smallest_effect,
+                power=planned.power,
+                baseline=planned.baseline,
+                discordant=planned.discordant,
+            )
 
     def declaration(self, experiment: Experiment) -> Declaration:
         """The declaration of this stage; options that are not set come from the experiment."""
@@ -216,17 +233,25 @@ class Bench(Stage):
             comparison,
             measure=self.measure or self.value,
             dropped=tuple(dropped[:MOST_DROPPED]),
-            planned=self._as_planned(ctx.experiment, len(found.values)),
+            planned=self._as_planned(ctx.experiment, len(found.values), comparison.outcome),
         )
         return ctx.put_metric(self.metric, comparison.to_dict())
 
-    def _as_planned(self, experiment: Experiment, groups: int) -> PlannedPower | None:
+    def _as_planned(self, experiment: Experiment, groups: int, outcome: Outcome) -> PlannedPower | None:
         from crucible_bench.power.planned_power import power_as_planned  # noqa: PLC0415
 
         if self.planned is None:
             return None
-        declared, planned = self.declaration(experiment), self.planned
-        return power_as_planned(declared, groups, planned.n, planned.smallest_effect, power=planned.power)
+        declared, planned = replace(self.declaration(experiment), outcome=outcome), self.planned
+        return power_as_planned(
+            declared,
+            groups,
+            planned.n,
+            planned.smallest_effect,
+            power=planned.power,
+            baseline=planned.baseline,
+            discordant=planned.discordant,
+        )
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
         """The groups that this stage compares, by name, in order; also of a run that has ended.
@@ -296,6 +321,7 @@ class Bench(Stage):
             found = found._replace(values={name: found.values[name] for name in self.groups})
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
+            _refuse_missing(found)
             return found, []
         paired = self._design(ctx.experiment) not in ("independent", "one_sample")
         complete = drop_missing(
@@ -331,3 +357,19 @@ class Bench(Stage):
 def _has_pairs(comparison: Comparison) -> bool:
     """Whether the comparison has differences, whose signs depend on the order of the groups."""
     return comparison.comparisons is not None or any(len(test.groups) == 2 for test in comparison.tests)
+
+
+def _refuse_missing(found: ComparedGroups) -> None:
+    """Refuse missing values in one sentence, with their positions and the option that leaves them out."""
+    from crucible_bench.data.missing import find_missing  # noqa: PLC0415
+
+    places: dict[str, list[int]] = {}
+    for place in find_missing({name: one for name, one in found.values.items() if not isinstance(one, Mapping)}):
+        places.setdefault(place.group, []).append(place.position)
+    if places:
+        said = [
+            f"group {name!r} misses {len(at)} of {len(found.values[name])} values (position "
+            f"{', '.join(map(str, at[:MOST_POSITIONS]))}{', …' if len(at) > MOST_POSITIONS else ''})"
+            for name, at in places.items()
+        ]
+        raise CannotTestError("bench", f"{'; '.join(said)}: `missing: drop` leaves them out and lists them")

@@ -16,9 +16,8 @@ from rich.text import Text
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
-from crucible_bench.finding import percent
+from crucible_bench.finding import effect_text, percent
 from crucible_bench.numbers import format_interval, format_number, format_p
-from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core import CrucibleError
 from crucible_core.cli.common import input_errors, json_option, nothing_else_on_stdout
 from crucible_core.cli.terminal import make_console, plain, print_gates, print_table, styled
@@ -410,7 +409,7 @@ def _group_row(change: GroupChange) -> tuple[str, ...]:
         format_number(result.estimate),
         f"{percent(result.confidence_level)} {format_interval(result.confidence_interval)}",
         "–" if change.p_adjusted is None else format_p(change.p_adjusted).removeprefix("= "),
-        f"{EFFECT_LABELS[result.effect_size_name]} = {format_number(result.effect_size)}",
+        effect_text(result.effect_size_name, result.effect_size),
         f"{verdict} ({result.method})",
     )
 

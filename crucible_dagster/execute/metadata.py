@@ -112,7 +112,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
         "stage": MetadataValue.text(planned.name),
         "options": MetadataValue.json(options),
         "error": _text(failed.reason),
-        "traceback": MetadataValue.md(_code(failed.traceback)),
+        **({"traceback": MetadataValue.md(_code(failed.traceback))} if failed.traceback else {}),
         "trace": _table(ctx),
     }
 

@@ -353,3 +353,23 @@ def test_a_plan_over_folds_uses_the_declared_share_of_the_test_set() -> None:
     (tenth,) = foresee(Declaration(design="resampled"), 2, 10, 0.8)
     assert "power of only 11%" in half
     assert "power of only 34%" in tenth
+
+
+def test_outcomes_can_be_planned_and_the_warning_says_what_is_assumed() -> None:
+    independent = Declaration(outcome="binary")
+    (said,) = foresee(independent, 2, 100, 0.1)
+    # Cohen (1988) and statsmodels: 0.45 against 0.55 needs 391 per group by the normal approximation
+    assert "(shares around one half are assumed; say `baseline` for two_proportions)" in said
+    assert "n = 393 would do" in said
+    assert foresee(independent, 2, 250, 0.1, baseline=0.85) == []
+    (paired,) = foresee(Declaration(outcome="binary", design="paired"), 2, 100, 0.1)
+    assert "it is assumed that 50% of the pairs differ" in paired
+    assert foresee(Declaration(outcome="binary", design="paired"), 2, 120, 0.1, discordant=0.12) == []
+    plan = power_as_planned(independent, 2, 100, 0.1, baseline=0.85)
+    assert plan is not None
+    assert plan.power == pytest.approx(power_of("two_proportions", 0.1, 100, baseline=0.85).power)
+    assert "sees an effect of 0.2" in foresee(Declaration(outcome="binary", study="sweep"), 4, 20, 0.2)[0]
+    (one,) = foresee(Declaration(outcome="binary", design="one_sample", reference=0.5), 1, 20, 0.1)
+    assert "the proportion at alpha 0.05" in one
+    (too_far,) = foresee(independent, 2, 100, 0.1, baseline=0.95)
+    assert "the difference cannot be 0.1" in too_far

@@ -50,6 +50,7 @@ from crucible_bench import (
     t_mixture_sequence,
     tukey_hsd,
 )
+from crucible_bench.compared import MarginResult
 from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.named_effect_size import EFFECT_SIZE_HOMES
@@ -193,7 +194,8 @@ def check(value: Any, field: str = "") -> None:
         name = getattr(value, "effect_size_name", getattr(value, "name", ""))
         for part in dataclasses.fields(value):
             ratio = name in RATIOS and part.name in {"effect_size", "estimate", "value"}
-            check(getattr(value, part.name), "interval" if ratio else part.name)
+            normal = isinstance(value, MarginResult) and part.name == "df"  # of the scores of shares
+            check(getattr(value, part.name), "interval" if ratio or normal else part.name)
     elif isinstance(value, Mapping):
         return  # data that drop_missing hands on
     elif isinstance(value, tuple):
@@ -236,7 +238,7 @@ def test_what_is_no_group_of_numbers_is_refused_by_all(data: str) -> None:
                 run(dict(BAD[data]))
 
 
-OUTCOMES_ONLY = ("cohens_h", "mcnemar", "odds_ratio", "risk_ratio", "two_proportions")
+OUTCOMES_ONLY = ("cohens_h", "mcnemar", "odds_ratio", "risk_difference", "risk_ratio", "two_proportions")
 TABLES_ONLY = {"chi_square_test", "effect_size cramers_v", "fisher_exact_test"}
 ONCE = [name for name in RUNS if not name.endswith("one-sided") and not name.startswith("effect_size")]
 

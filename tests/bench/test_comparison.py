@@ -217,7 +217,7 @@ def test_a_comparison_from_before_there_were_versions_is_read(comparison: Compar
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"version": 2}, r"comparison of a newer version \(2; this version of crucible reads up to 1\)\. Upgrade"),
+        ({"version": 3}, r"comparison of a newer version \(3; this version of crucible reads up to 2\)\. Upgrade"),
         ({"version": "x"}, "cannot be read: its version is 'x'"),
         ({"version": None}, "cannot be read: its version is None"),
         ({"kind": "image"}, "not a comparison: its kind is 'image'"),
@@ -350,3 +350,18 @@ def test_a_refusal_is_a_value_error_with_the_test_and_the_reason() -> None:
         compare(TWO, design="paired", tests=("ttest",))
     assert (refused.value.test, isinstance(refused.value, ValueError)) == ("ttest", True)
     assert "would ignore the pairing" in refused.value.reason
+
+
+def test_a_comparison_of_version_1_is_read() -> None:
+    """It had neither what could not be tested, nor notes of pairs and sweeps."""
+    many = {**TWO, "c": [0.5, 0.6, 0.55, 0.7, 0.65]}
+    for result in (compare(many, compare="all_pairs"), compare(many, study="sweep")):
+        data = {**result.to_dict(), "version": 1}
+        del data["untested"]
+        if data["comparisons"] is not None:
+            del data["comparisons"]["untested"]
+            for pair in data["comparisons"]["comparisons"]:
+                del pair["note"]
+        if data["best"] is not None:
+            del data["best"]["notes"]
+        assert Comparison.from_dict(data) == result

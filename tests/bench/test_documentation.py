@@ -58,11 +58,12 @@ def test_every_function_that_the_page_names_exists() -> None:
             "more_replicates",
             "multiple_datasets",
             "one_sample",
+            "outcome",
             "paired",
             "planned",
             "python",
         ),
-        *("resampled", "sweep", "tests"),
+        *("resampled", "sweep", "tests", "untested"),
     }
     assert sorted(QUOTED - known - other) == []
     assert sorted(other - QUOTED) == []

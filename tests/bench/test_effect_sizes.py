@@ -27,7 +27,7 @@ TABLE = {"a": [12, 5, 7], "b": [4, 9, 11]}
 def groups_for(name: str) -> dict[str, Any]:
     if name == "cramers_v":
         return TABLE
-    return OUTCOMES if name in {"cohens_h", "odds_ratio", "risk_ratio"} else NUMBERS
+    return OUTCOMES if name in {"cohens_h", "odds_ratio", "risk_difference", "risk_ratio"} else NUMBERS
 
 
 def test_every_effect_size_of_the_vocabulary_is_implemented_and_documented() -> None:
@@ -78,7 +78,7 @@ def test_an_effect_size_that_does_not_fit_is_refused_under_its_own_name(name: An
 
 
 def test_data_that_leave_an_effect_size_undefined_are_refused_under_its_name() -> None:
-    with pytest.raises(CannotTestError, match="neither group varies") as caught:
+    with pytest.raises(CannotTestError, match="a is always 1, b always 2") as caught:
         effect_size("hedges_g", {"a": [1.0, 1.0], "b": [2.0, 2.0]})
     assert caught.value.test == "hedges_g"
     assert effect_size("cliffs_delta", {"a": [1.0, 1.0], "b": [2.0, 2.0]}).value == -1.0

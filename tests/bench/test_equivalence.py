@@ -16,6 +16,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from crucible_bench import CannotTestError, run_test
+from crucible_bench.decisions.differences import Differences
 from crucible_bench.decisions.equivalence import MarginResult, Verdict, judge_margin, judge_new_value
 
 A = [5.1, 4.8, 5.6, 5.0, 5.3, 4.9, 5.2, 5.5]
@@ -79,11 +80,13 @@ def test_the_verdict_is_what_the_p_values_say(x: list[float], y: list[float], ma
 @settings(max_examples=40, deadline=None)
 def test_the_unit_does_not_matter(x: list[float], y: list[float], factor: float) -> None:
     try:
-        before = judged(x, y, 2.0)
+        means = Differences("independent", of_shares=False)  # a change of unit can make outcomes of numbers
+        before = judged(x, y, 2.0, difference=means)
     except CannotTestError:
         assume(False)
         raise
-    after = judged([value * factor for value in x], [value * factor for value in y], 2.0 * factor)
+    moved = ([value * factor for value in values] for values in (x, y))
+    after = judged(*moved, 2.0 * factor, difference=means)
     assert (after.verdict, after.more_replicates) == (before.verdict, before.more_replicates)
     assert after.p_equivalence == pytest.approx(before.p_equivalence, rel=1e-9)
 

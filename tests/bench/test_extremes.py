@@ -41,7 +41,8 @@ RUNS: dict[str, Callable[[dict[str, list[float]]], Any]] = {
     "t_mixture": lambda groups: t_mixture_sequence(groups["a"]),
 }
 MAY_BE_NONE = {"confidence_interval", "control", "lower", "upper", "more_replicates", "beaten_by", "iman_davenport",
-               "critical_difference", "effect_size", "effect_size_name", "effect_size_interval"}  # fmt: skip
+               "critical_difference", "note", "df",  # the df of shares are infinite
+               "effect_size", "effect_size_name", "effect_size_interval"}  # fmt: skip
 
 
 def holes(plain: Any, key: str = "") -> list[str]:

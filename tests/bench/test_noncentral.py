@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from crucible_bench import run_test
+from crucible_bench import compare, run_test
 from crucible_bench.distributions.noncentral import (
     noncentral_chi_square_interval,
     noncentral_f_interval,
@@ -87,7 +88,7 @@ def test_hedges_factor_is_the_exact_one(df: int) -> None:
 def test_d_and_g_follow_from_the_textbook_formula_and_share_the_interval() -> None:
     x, y = [6.1, 7.4, 5.2, 8.8, 6.9], [4.0, 5.5, 6.1, 3.9]
     d = run_test("ttest", {"x": x, "y": y}, effect_size="cohens_d")
-    g = run_test("ttest", {"x": x, "y": y})
+    g = run_test("ttest", {"x": x, "y": y}, effect_size="hedges_g")
     pooled = math.sqrt((4 * np.var(x, ddof=1) + 3 * np.var(y, ddof=1)) / 7)
     assert d.effect_size == pytest.approx((np.mean(x) - np.mean(y)) / pooled, rel=1e-12)
     assert g.effect_size == pytest.approx(d.effect_size * bias_factor(7), rel=1e-12)
@@ -113,3 +114,40 @@ def test_an_f_below_every_expectation_gives_an_interval_at_zero_and_says_so() ->
     assert result.effect_size == 0.0
     assert any("improbable" in note for note in result.notes)
     assert any("given as 0" in note for note in result.notes)
+
+
+def test_g_av_is_delacres_with_an_interval_that_agrees_with_welchs_test() -> None:
+    # Delacre, Lakens, Ley, Liu & Leys (2021): d*_s in root mean square sds, times the bias factor of its own df
+    x, y = [6.1, 7.4, 5.2, 8.8, 6.9], [4.0, 5.5, 6.1, 3.9]
+    g = run_test("ttest", {"x": x, "y": y})
+    d = run_test("ttest", {"x": x, "y": y}, effect_size="cohens_dav")
+    a, b = np.var(x, ddof=1), np.var(y, ddof=1)
+    assert d.effect_size == pytest.approx((np.mean(x) - np.mean(y)) / math.sqrt((a + b) / 2))
+    assert g.effect_size_name == "hedges_gav"
+    assert g.effect_size == pytest.approx(d.effect_size * bias_factor((a + b) ** 2 / (a**2 / 4 + b**2 / 3)))
+    ends = [end / d.effect_size * d.statistic for end in d.effect_size_interval]
+    assert stats.nct.cdf(d.statistic, d.df[0], ends) == pytest.approx([0.975, 0.025], abs=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delta", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(("sizes", "sds"), [((5, 20), (3.0, 1.0)), ((5, 20), (1.0, 3.0)), ((15, 15), (1.0, 1.0))])
+def test_the_interval_of_g_av_covers_whatever_the_variances(delta: float, sizes: Any, sds: Any) -> None:
+    """Simulated, 1,000 times: the interval of the pooled g covers 74 % with sizes 5 and 20 and sds 3 and 1."""
+    rng, runs, covered = np.random.default_rng(5), 1000, 0
+    unit = math.sqrt((sds[0] ** 2 + sds[1] ** 2) / 2)
+    for _ in range(runs):
+        x, y = rng.normal(delta * unit, sds[0], sizes[0]), rng.normal(0.0, sds[1], sizes[1])
+        result = run_test("ttest", {"x": x, "y": y})
+        low, high = result.effect_size_interval
+        covered += low <= delta <= high
+        assert (result.p_value > 0.05) == (low <= 0.0 <= high)
+    assert covered / runs >= 0.93 - 3.5 * math.sqrt(0.05 * 0.95 / runs)
+
+
+@pytest.mark.parametrize(("n", "significant"), [(2, False), (40, True)])
+def test_no_effect_that_is_not_shown_is_called_large(n: int, significant: bool) -> None:
+    found = compare({"new": [0.91, 0.92] * (n // 2), "old": [0.80, 0.83] * (n // 2)}).to_dict()["tests"]["ttest"]
+    assert found["significant"] == significant
+    assert (found["interpretation"] or {}).get("word") == ("large" if significant else None)
+    assert found["effect_size"] > 1.0

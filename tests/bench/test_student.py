@@ -57,9 +57,9 @@ def test_student_is_the_analysis_of_variance_of_two_groups_and_takes_one_value_i
     oracle = stats.ttest_ind([5.0], [1.0, 2.0, 3.0])
     assert (one.statistic, one.p_value) == pytest.approx((float(oracle.statistic), float(oracle.pvalue)))
     assert run_test("student_ttest", {"a": [5.0], "b": [1.0, 2.0, 3.0]}, effect_size="glass_delta").effect_size == 3.0
-    for groups in ({"a": [5.0], "b": [1.0]}, {"a": [5.0, 5.0], "b": [5.0, 5.0]}):
-        with pytest.raises(CannotTestError, match=r"2 values|neither group varies"):
-            run_test("student_ttest", groups)
+    with pytest.raises(CannotTestError, match="2 values"):
+        run_test("student_ttest", {"a": [5.0], "b": [1.0]})
+    assert run_test("student_ttest", {"a": [5.0, 5.0], "b": [5.0]}).p_value == 1.0
 
 
 def test_the_effect_sizes_of_the_student_test_are_those_of_the_welch_test() -> None:

@@ -22,7 +22,7 @@ CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]
 TREATMENT = [0.75, 0.79, 0.74, 0.77, 0.78, 0.80, 0.73, 0.79]
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 NEWER = (
-    "This is a comparison of a newer version (2; this version of crucible reads up to 1). Upgrade crucible-dagster to "
+    "This is a comparison of a newer version (3; this version of crucible reads up to 2). Upgrade crucible-dagster to "
     "see it."
 )
 
@@ -97,7 +97,7 @@ def test_metrics_that_hold_arrays_are_read_as_often_as_they_are_asked_for() -> N
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"version": 2, "groups": "in another shape"}, NEWER),
+        ({"version": 3, "groups": "in another shape"}, NEWER),
         ({"alpha": "much"}, "This comparison cannot be read: alpha: Input should be a valid number."),
         ({"tests": {}}, "This comparison cannot be read: nothing was compared."),
     ],
@@ -115,20 +115,20 @@ def test_every_format_says_that_a_comparison_cannot_be_read_and_shows_its_number
 
 
 def test_the_headline_says_it_beside_what_was_found() -> None:
-    ctx = reported(bench=stored(version=2), ranks=stored())
+    ctx = reported(bench=stored(version=3), ranks=stored())
     assert headline(ctx) == f"{comparisons(ctx)['ranks'].headline} bench: {NEWER}"
     assert summarize_run(ctx)["headline"] == headline(ctx)
 
 
 def test_in_csv_the_sentence_is_the_value_of_the_metric() -> None:
-    rows = csv.DictReader(io.StringIO(render_report(reported(bench=stored(version=3)), "csv")))
+    rows = csv.DictReader(io.StringIO(render_report(reported(bench=stored(version=4)), "csv")))
     values = {row["metric"]: row["value"] for row in rows}
-    assert values["bench"] == NEWER.replace("(2;", "(3;")
+    assert values["bench"] == NEWER.replace("(3;", "(4;")
     assert float(values["bench.groups.forest.mean"]) == pytest.approx(np.mean(TREATMENT))
 
 
 def test_the_numbers_of_a_comparison_that_cannot_be_read_keep_their_places() -> None:
-    ctx = reported(bench=stored(version=2))
+    ctx = reported(bench=stored(version=3))
     assert dict(results(ctx))["bench.groups.forest.mean"] == pytest.approx(np.mean(TREATMENT))
     assert comparisons_in(ctx.metrics).unread == {"bench": NEWER}
 

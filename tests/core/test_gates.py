@@ -479,7 +479,7 @@ def test_a_failed_gate_says_what_is_worse_and_by_how_much(
     ("earlier", "options", "said"),
     [
         (runs(OLD[:-1]), {"paired": True}, "has 11 values, this one 12"),
-        (runs([0.9, math.nan]), {}, "not finite"),
+        (runs([0.9, math.nan]), {}, "misses 1 of 2 values (position 1)"),
         (runs([]), {}, "is empty"),
         ([EarlierRun("r1", lambda: measured()[0])], {}, "cannot be read: ValueError: there is nothing to compare"),
         (runs(OLD, metrics={"bench": {"measure": "seconds"}}), {}, "its bench stage measured seconds"),
@@ -508,8 +508,10 @@ def test_a_group_that_the_run_does_not_have_fails_and_says_which_there_are() -> 
         ([1.0] * 5, [1.0] * 5, False, "passed", "control is exactly what it was in run"),
         ([0.0] * 5, [1.0] * 5, True, "failed", "control is 1 lower than in run"),
         ([0.0] * 5, [1.0] * 3, False, "failed", "control is 1 lower than in run"),
-        ([1.0], [1.0], True, "undecided", "one pair has no spread"),
-        ([1.0], [1.0], False, "undecided", "at least 2 per group"),
+        ([1.0], [1.0], True, "undecided", "is not shown to be worse"),
+        ([1.0], [1.0], False, "undecided", "is not shown to be worse"),
+        ([0.5], [0.5], True, "undecided", "one pair has no spread"),
+        ([0.5], [0.5], False, "undecided", "at least 2 per group"),
     ],
 )
 def test_what_does_not_vary_is_taken_as_it_is(

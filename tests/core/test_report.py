@@ -54,7 +54,7 @@ def test_the_answer_is_one_short_line_and_the_next_says_how_it_was_found() -> No
     ctx = compared()
     assert headline(ctx) == "forest is higher than linear by 0.05, 95% CI 0.02 to 0.07."
     assert comparisons(ctx)["bench"].method == (
-        "Welch's t-test, two-sided: t(13.5) = 3.91, p = 0.002, Hedges' g = 1.85 [0.72, 3.15], n = 8 per group."
+        "Welch's t-test, two-sided: t(13.5) = 3.91, p = 0.002, Hedges' g_av = 1.84 [0.71, 3.15], n = 8 per group."
     )
     swapped = headline(compared(forest=CONTROL, linear=TREATMENT))
     assert swapped == "forest is lower than linear by 0.05, 95% CI 0.02 to 0.07."
