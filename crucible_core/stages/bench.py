@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from crucible_bench.declaration import Declaration
+from crucible_bench.result import Choice
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
     TEST_ALIASES,
@@ -34,6 +35,7 @@ from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
     from crucible_bench.compared import PlannedPower
+    from crucible_bench.comparison import Comparison
     from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
@@ -196,6 +198,12 @@ class Bench(Stage):
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
         comparison = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
+        if self.groups is None and comparison.baseline is None and _has_pairs(comparison):
+            choice = Choice(
+                ", ".join(found.values),
+                "in the order of the data, and differences are the first minus the second; `groups` sets an order",
+            )
+            comparison = replace(comparison, choices=(("groups", choice), *comparison.choices))
         for about, choice in comparison.decisions:
             ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         if dropped:
@@ -318,3 +326,8 @@ class Bench(Stage):
         if self.data == "outputs":
             return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
         return GroupsInMapping(self.data, self.clusters)
+
+
+def _has_pairs(comparison: Comparison) -> bool:
+    """Whether the comparison has differences, whose signs depend on the order of the groups."""
+    return comparison.comparisons is not None or any(len(test.groups) == 2 for test in comparison.tests)

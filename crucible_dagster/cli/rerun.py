@@ -10,6 +10,7 @@ import click
 from crucible_core import builtin_registry
 from crucible_core.cli.common import (
     FAILED,
+    gates_option,
     input_errors,
     json_option,
     nothing_else_on_stdout,
@@ -20,7 +21,7 @@ from crucible_core.cli.common import (
 from crucible_core.cli.terminal import ProgressDisplay, make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
-from crucible_dagster.execution import open_existing_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.rerun.replay import Replay, replay_run
@@ -41,8 +42,9 @@ SHORT = 12
     is_flag=True,
     help="Resume although Dagster believes the run is running; use it only if you know that it is dead.",
 )
+@gates_option
 @json_option
-def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_json: bool) -> None:
+def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, gates: str, as_json: bool) -> None:
     """Resume a failed, cancelled or killed run where it stopped.
 
     RUN is its id, or at least the first four characters of it. A new run executes the stages that have no result yet,
@@ -62,6 +64,8 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
             as_json=as_json,
             resumable=True,
+            folder=planned.experiment.folder,
+            gates=gates,
         )
 
 

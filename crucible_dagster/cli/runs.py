@@ -30,7 +30,7 @@ from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_dagster.execution import open_existing_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
 from crucible_dagster.history.record_diff import code_of, git_of

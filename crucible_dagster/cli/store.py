@@ -11,7 +11,7 @@ from crucible_core.cli.common import FAILED, input_errors, json_option
 from crucible_core.cli.terminal import make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
-from crucible_dagster.execution import open_existing_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.io_manager import open_store

@@ -17,7 +17,7 @@ from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_dagster.automation.schedules import run_missed, schedule_name
 from crucible_dagster.automation.ticks import Tick, Ticks, check_times, find_state, ticks_of
-from crucible_dagster.execution import open_existing_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment
 

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from crucible_core import Context, Decision, PlannedStage, Trace
+from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import shorten
@@ -112,17 +113,21 @@ class Hit:
     """With the result in it, and the decisions that the stage took then; without the records of its start and end."""
 
 
-def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
-    code = code_of_stage(planned.stage)
+def key_of(planned: PlannedStage, experiment_id: str, digest_of_secret: Callable[[Any], str]) -> StageKey:
+    kind, code = type(planned.stage), code_of_stage(planned.stage)
     # As given, because a secret is masked among those in effect; those in effect, because of defaults; and as they are
     # in memory, because of what is not among those in effect, such as private attributes.
     given, effective = planned.definition.options or {}, to_jsonable(planned.stage)
-    held = {} if isinstance(code, str) else code.options
+    held = {} if isinstance(code, str) else dict(code.options)
+    if has_secrets(kind):
+        for name in {place.partition(".")[0] for place in secrets_in(kind, given)} & held.keys():
+            held[name] = digest_of_secret(held[name])
+        given, effective = hide(kind, given, digest_of_secret), hide(kind, effective)
     names = sorted({**given, **effective, **held})
     options = {name: _digest([given.get(name), effective.get(name), held.get(name)]) for name in names}
     shown = {f"option {name}": _short(json.dumps(value)) for name, value in effective.items()}
     # Without the module's package: a module beside the experiment file is named after its folder.
-    module, _, name = stage_identity(type(planned.stage))[0].partition(":")
+    module, _, name = stage_identity(kind)[0].partition(":")
     return StageKey(experiment_id, planned.name, f"{module.rpartition('.')[2]}:{name}", code, options, shown)
 
 

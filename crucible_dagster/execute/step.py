@@ -5,14 +5,17 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import copy
 import logging
+import pickle
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
+    AssetMaterialization,
     DagsterExecutionInterruptedError,
     DagsterRun,
-    Failure,
     MetadataValue,
     OpExecutionContext,
     Output,
@@ -33,12 +36,21 @@ from crucible_core import (
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.observers import Audience, Observers
+from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
+from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import (
+    CompiledExperiment,
+    compiled_of,
+    experiments_in,
+    is_of_asset,
+    op_config_in,
+)
 from crucible_dagster.execute.event_log import EventLogObserver
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
@@ -46,6 +58,7 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
+from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.run_record import (
     StageRecord,
     changed_since,
@@ -53,14 +66,14 @@ from crucible_dagster.history.run_record import (
     read_run_record,
     record_run,
 )
-from crucible_dagster.history.source_identity import modules_of
+from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
 from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
-from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, OTHER_JOB_TAG, PARTITION_TAG, VARIANT_TAG
 
-__all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
 
 _log = logging.getLogger("crucible")
@@ -71,7 +84,7 @@ INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
-    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    compiled = compiled_of(context)
     with traced_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
 
@@ -85,22 +98,26 @@ def _run_step(
     begins = upstream is None or upstream.run_id != context.run_id
     adopted: Context | None = None
     try:
-        launched = _as_launched(compiled, context)
+        launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
+        shown = launched
         if begins:
+            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+        if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
-        raise Failure(description=str(error), allow_retries=False) from error
+        raise StepFailure(str(error)) from error
     if begins:
+        _tag_with_experiment(context, launched)
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
-        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        adopted = _adoptable(manager, context.run, step, planned, launched)
+        _tag_with_options(context, launched)
+        forget_verdict(context.instance, context.run)
+        adopted = _adoptable(manager, context.run, step, planned.name, shown)
         kept = _kept_stages(manager, context.run, adopted=step if adopted is not None else None)
-        record = record_run(launched, plan, compiled.op_names, context.run, kept=kept)
+        record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret, kept=kept)
         for name, run_id in changed_since(record, plan):
             context.log.warning(f"stage {name!r} keeps its result of run {run_id}, although its code has changed since")
         manager.store.put_run_record(context.run_id, record.to_json())
@@ -110,16 +127,34 @@ def _run_step(
     if after is not None:
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
-        before = _before(context, upstream, launched)
+        before = _before(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
-    if index == len(launched.pipeline) - 1 and not launched.gates:
-        yield materialization(after, chart=chart_of_runs(context.instance, after))
+    is_last = index == len(launched.pipeline) - 1 and not launched.gates
+    shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
-    shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
-    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
+    origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
+    yield from result_of(context, after, shown_on_asset, {**metric_metadata(upstream, after), **origin})
+
+
+def result_of(
+    context: OpExecutionContext,
+    after: Context,
+    shown: AssetMaterialization | None,
+    metadata: Mapping[str, MetadataValue[Any]] = {},  # is only read
+) -> Iterator[Any]:
+    """The step's result, and the materialization of the asset if it is the run's last step.
+
+    In a run that the asset launched, Dagster makes the materialization of the output and its metadata.
+    """
+    if shown is None or not is_of_asset(context):
+        if shown is not None:
+            yield shown
+        yield Output(after, output_name="result", metadata=metadata)
+    else:
+        yield Output(after, output_name="result", metadata=shown.metadata, tags=shown.tags)
 
 
 class _StepAttempt:
@@ -143,14 +178,15 @@ class _StepAttempt:
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
         event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
-        self.audience = Audience.of((self._keep, event_log, *traced, *compiled.observers))
+        observers = (self._keep, event_log, *traced, *compiled.observers)
+        self.audience = Audience(observers, compiled.failed_observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
         if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
             return self._run(self.planned, before, {})
         cache = StageCache(self.manager.store)
-        key = key_of(self.planned, before.experiment_id)
+        key = key_of(self.planned, before.experiment_id, self.manager.store.digest_of_secret)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
         hit = None if fresh else cache.find(key, before)
         if hit is not None:
@@ -177,16 +213,18 @@ class _StepAttempt:
     ) -> Context:
         """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
         run_id = self.dagster.run_id
-        packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
+        packages = packages_of(type(self.planned.stage))
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
                     self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
+                if _reveals(error.__cause__, secrets_of(self.planned.stage, self.planned.definition.options)):
+                    error.__cause__ = None  # what it says, without them, is in the trace
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
-                raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
+                raise StepFailure(said, cause=error.__cause__, metadata=shown) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
@@ -255,9 +293,7 @@ class _StepAttempt:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
 
 
-def _adoptable(
-    manager: ContextIOManager, run: DagsterRun, step: str, planned: PlannedStage, launched: Experiment
-) -> Context | None:
+def _adoptable(manager: ContextIOManager, run: DagsterRun, step: str, stage: str, shown: Experiment) -> Context | None:
     """The step's result in the run that this one resumes, if that run's process died before it reported it."""
     if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
         return None
@@ -265,7 +301,8 @@ def _adoptable(
         return None
     found = manager.store.load(run.parent_run_id, step)
     # Otherwise its options were changed meanwhile.
-    return found if planned.definition in found.experiment.pipeline and found.experiment.seed == launched.seed else None
+    same = shown.pipeline[shown.index_of(stage)] in found.experiment.pipeline
+    return found if same and found.experiment.seed == shown.seed else None
 
 
 def _kept_stages(manager: ContextIOManager, run: DagsterRun, *, adopted: str | None) -> dict[str, StageRecord]:
@@ -287,24 +324,33 @@ class _TrackedStage:
         self._stage = stage
         self._reads = reads
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_TrackedStage":
+        """For another attempt: a copy of the stage, whose reads are those of the same step."""
+        return _TrackedStage(copy.deepcopy(self._stage, memo), self._reads)
+
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
         try:
-            after: object = self._stage.run(tracked(ctx, self._reads))
+            given = tracked(ctx, self._reads)
+            if (attempt := current_attempt.get()) is not None:
+                attempt.derived = False  # by the stage
+            after: object = self._stage.run(given)
         finally:
             self._reads.listening = False
+        if after is given:
+            return ctx
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
-def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
+def _before(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
-        begun = Context.begin(launched, run_id=context.run_id)
+        begun = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
         return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
         # A re-execution continues from another run's result, as a new run with its own options.
-        return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
+        return upstream._replace(experiment=shown.with_own_data(), run_id=context.run_id)
     return upstream
 
 
@@ -317,12 +363,24 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
             manager.store.close(parent.run_id, step, by=context.run_id)
 
 
+def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
+    """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
+    if error is None or not secrets:
+        return False
+    said = "".join(traceback.format_exception(error))
+    try:
+        held = pickle.dumps(error)
+    except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
+        held = b""
+    return scrub(said, secrets) != said or any(one.encode() in held for one in secrets)
+
+
 def _reads_of(before: Context) -> Reads:
     assert isinstance(before.assigns, StoredDict)
     return before.assigns.reads
 
 
-def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
+def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
     """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
 
     What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and
@@ -333,7 +391,7 @@ def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> E
     if settings.seed is not None and settings.seed != experiment.seed:
         experiment = experiment.with_seed(settings.seed)
     filled_in = experiment if context.run.tags.get(PARTITION_TAG) == settings.variant else file
-    ops: Any = context.run_config.get("ops") or {}
+    ops = op_config_in(context)
     for index, name in enumerate(compiled.op_names):
         if config := (ops.get(name) or {}).get("config"):
             definition = experiment.pipeline[index]
@@ -345,8 +403,33 @@ def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> E
     return experiment
 
 
+def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> None:
+    """Tag a run that assets launched as one of its experiment, as a job does by itself.
+
+    Raises StepFailure if it is of several experiments: a run has one record, one Context and one verdict.
+    """
+    if not is_of_asset(context):
+        return
+    others = [one for one in experiments_in(context) if one != launched.id]
+    if others:
+        raise StepFailure(
+            f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
+            "materialize each of them by itself, from its own page"
+        )
+    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, OTHER_JOB_TAG: launched.id})
+
+
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:
     tagged, runs = context.run.tags.get(VARIANT_TAG, ""), launched.variant or ""
     # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
+
+
+def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
+    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    tagged = bool(context.run.tags.get(OPTIONS_TAG))
+    # A run that executes another one again goes on from that one's results.
+    changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
+    if changed != tagged:
+        context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -56,10 +57,10 @@ from crucible_dagster.history.summaries import (
     statuses_of,
     summary_of,
 )
-from crucible_dagster.names import dagster_name
+from crucible_dagster.names import dagster_name, step_name
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import EXPERIMENT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG
 
 __all__ = [
     "Change",
@@ -326,7 +327,14 @@ class History:
             created_after=None if since is None else since.astimezone(UTC),
         )
         cursor = None if before is None else self.find(before)
-        return list(islice(self._tagged(filters, known if experiment is None else [experiment], limit, cursor), limit))
+        if experiment is None:
+            return list(islice(self._tagged(filters, known, limit, cursor), limit))
+        # Runs of its asset and of the job of its variants have other names, and a tag that no other run has.
+        of_others = RunsFilter(
+            tags={OTHER_JOB_TAG: experiment}, statuses=filters.statuses, created_after=filters.created_after
+        )
+        both = (self._tagged(one, [experiment], limit, cursor) for one in (filters, of_others))
+        return list(islice(heapq.merge(*both, key=lambda one: -one.storage_id), limit))
 
     def _tagged(
         self, filters: RunsFilter, experiments: Sequence[str], limit: int | None, cursor: str | None
@@ -340,7 +348,7 @@ class History:
             if len(page) < size:
                 return
             cursor = page[-1].dagster_run.run_id
-            if len(ours) < size / 10:
+            if len(ours) < size / 10 and not filters.tags:
                 # They are few among the runs of others: reading all of those would take longer than sorting these.
                 filters = RunsFilter(
                     tags={EXPERIMENT_TAG: list(experiments)},
@@ -383,10 +391,10 @@ class History:
 
     def _steps(self, run_id: str, record: RunRecord | None) -> tuple[list[str], list[str]]:
         """The steps that finished, and the others that began, both in order."""
-        stats = self._instance.get_run_step_stats(run_id)
-        began = {one.step_key: one.status and one.status.value for one in stats}
+        stats = self._step_stats(run_id)
+        began = {step_name(one.step_key): one.status and one.status.value for one in stats}
         if record is None:
-            order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
+            order = [step_name(one.step_key) for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
             # After the stages come the gates, whose step has a result even if it fails the run.
@@ -398,6 +406,11 @@ class History:
             [step for step in order if began[step] != "SUCCESS"],
         )
 
+    def _step_stats(self, run_id: str) -> Sequence[Any]:
+        """Of the experiment's own steps: a run that its asset launched has those of the asset checks too."""
+        stats = self._instance.get_run_step_stats(run_id)
+        return [one for one in stats if step_name(one.step_key) != one.step_key] or stats
+
     def _times(self, run_id: str, record: RunRecord | None) -> tuple[StageTime, ...]:
         names = {one.step: one.name for one in record.stages} if record else {}
         outcomes: Mapping[str | None, Literal["succeeded", "failed", "skipped"]] = {
@@ -407,12 +420,12 @@ class History:
         }
         return tuple(
             StageTime(
-                name=names.get(one.step_key, one.step_key),
+                name=names.get(step_name(one.step_key), step_name(one.step_key)),
                 outcome=outcomes.get(one.status and one.status.value, "running"),
                 started=moment_of(one.start_time),
                 seconds=one.end_time - one.start_time if one.start_time and one.end_time else None,
             )
-            for one in sorted(self._instance.get_run_step_stats(run_id), key=lambda one: one.start_time or 0)
+            for one in sorted(self._step_stats(run_id), key=lambda one: one.start_time or 0)
         )
 
     def _record_or_note(self, run_id: str, notes: list[str]) -> RunRecord | None:

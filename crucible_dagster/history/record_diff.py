@@ -71,7 +71,10 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
 
 
 def _options(record: RunRecord) -> dict[str, Any]:
-    return {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
+    shown = {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
+    # So that a secret that has changed differs.
+    secrets = {f"{stage.name}.{place}": digest for stage in record.stages for place, digest in stage.secrets.items()}
+    return {**shown, **{name: f"secret {digest[:8]}" for name, digest in secrets.items()}}
 
 
 def _experiment(record: RunRecord) -> dict[str, Any]:

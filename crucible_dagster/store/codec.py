@@ -29,11 +29,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic_core import from_json, to_json
+
+from crucible_core.beside import name_of_stored
 
 __all__ = ["Codec", "Encoded", "classes_in_pickle", "decode", "encode", "exact_digest"]
 
@@ -77,8 +79,10 @@ def encode(value: Any) -> Encoded:
         return _pickled(value)
 
 
-def decode(codec: str, head: bytes, buffers: Sequence[memoryview]) -> Any:
+def decode(codec: str, head: bytes, buffers: Sequence[memoryview], folder: Path | None = None) -> Any:
     """The value again. `buffers` become its memory: changing them changes the value.
+
+    `folder` is that of the value's experiment file: its classes may be in modules there.
 
     Raises ValueError for bytes that no codec wrote, and any error of unpickling.
     """
@@ -88,7 +92,7 @@ def decode(codec: str, head: bytes, buffers: Sequence[memoryview]) -> Any:
         case "tagged":
             return _untag(json.loads(head), buffers)
         case "pickle":
-            return pickle.loads(head, buffers=buffers)  # noqa: S301  # the store asks first whether it may
+            return _Unpickler(head, buffers, folder).load()  # the store asks first whether it may
     raise ValueError(f"there is no codec {codec!r}")
 
 
@@ -337,6 +341,15 @@ _UNTAG: Mapping[str, Callable[[Any, Sequence[memoryview]], Any]] = {
 
 
 # --- pickle ----------------------------------------------------------------------------------------------------------
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, head: bytes, buffers: Sequence[memoryview], folder: Path | None) -> None:
+        super().__init__(io.BytesIO(head), buffers=buffers)
+        self._folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(name_of_stored(module, self._folder), name)
 
 
 def _pickled(value: Any) -> Encoded:

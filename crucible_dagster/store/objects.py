@@ -14,7 +14,6 @@ from crucible_dagster.store.codec import Encoded, classes_in_pickle, decode, enc
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
-from crucible_dagster.store.search_path import modules_beside
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
@@ -141,8 +140,7 @@ class ObjectStore:
         head = self._head(ref.head, where)
         blocks = [self._buffer(blob, where) for blob in ref.buffers]
         try:
-            with modules_beside(self._folder if ref.codec == "pickle" else None):
-                return decode(ref.codec, head, blocks)
+            return decode(ref.codec, head, blocks, self._folder)
         except Exception as error:
             kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
             raise StoreError(

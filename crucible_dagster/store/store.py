@@ -21,6 +21,7 @@ import pickle
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 from upath import UPath
@@ -38,6 +39,7 @@ __all__ = ["ContextStore"]
 
 RUNS = "runs"
 REUSE = "reuse"
+DIGEST_KEY = "digest_key.json"
 CLAIMS = "claims"
 INSTANCES = "instances"
 RESULT = "result"
@@ -51,6 +53,7 @@ class ContextStore:
         self.base = base
         self.files = open_files(base)
         self.objects = ObjectStore(self.files, allow_pickle=allow_pickle)
+        self._digest_key: bytes | None = None
 
     def __repr__(self) -> str:
         return f"ContextStore({str(self.base)!r})"
@@ -174,6 +177,20 @@ class ContextStore:
         """What `put_run_record` was given. Raises StoreError if it is damaged."""
         found = self._document(f"{RUNS}/{run_id}/{RECORD}")
         return None if found is None else found["record"]
+
+    def digest_of_secret(self, secret: Any) -> str:
+        """Tells whether two secrets of this store's runs are the same, and not what they are.
+
+        The digest is keyed with a random text that only this store has, so that it says nothing to somebody who sees it
+        in a report; and it is slow to make, so that even with the key a guess costs time. Raises StoreError.
+        """
+        if self._digest_key is None:
+            self._create(DIGEST_KEY, write_document({"key": token_hex(32)}))
+            found = self._document(DIGEST_KEY)
+            assert found is not None  # it is never removed
+            self._digest_key = bytes.fromhex(found["key"])
+        text = secret if isinstance(secret, str) else json.dumps(secret, sort_keys=True)
+        return hashlib.scrypt(text.encode(), salt=self._digest_key, n=2**14, r=8, p=1, dklen=16).hex()
 
     def claim(self, key: str, run_id: str, holder: str | None = None) -> str:
         """Give `key` to the holder, or to the run, if nobody has it, and return who has it. Raises StoreError."""

@@ -34,6 +34,7 @@ from crucible_bench.plots import (
 from crucible_bench.plots.axes import linear_axis, log_axis
 from crucible_bench.plots.density import box_of, density, swarm
 from crucible_bench.plots.numbers import numerals
+from crucible_bench.plots.picture import NARROW
 from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_bench.plots.tikz import tikz_of
@@ -152,6 +153,26 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "six series over many runs": lambda: run_chart(
         {f"series {n} {'long ' * 9}": [(f"run {i} {'x' * 40}", n + i % 7) for i in range(300)] for n in range(6)},
         together=True,
+    ),
+    "a narrow forest plot": lambda: forest_plot(
+        [ForestRow("new − old", 0.021, 0.010, 0.032, "p < 0.001"), ForestRow("n " * 99, -0.005, None, 1e-3, "p " * 99)],
+        axis="difference " * 9, margin=0.01, interval="95% CI", width=NARROW,
+    ),
+    "narrow strips": lambda: strip_plot(
+        {"linear": normal(0.94, 0.01, 10), "forest " * 20: normal(0.96, 0.01, 300)},
+        measure="accuracy " * 20, means={"linear": (0.94, 0.93, None)}, interval="95% CI", width=NARROW,
+    ),
+    "narrow paired lines": lambda: paired_lines(
+        "linear " * 20, "forest " * 20, [(a, a + DRAWN.gauss(0.02, 0.02)) for a in normal(0.94, 0.01, 10)],
+        measure="accuracy " * 20, difference=(0.021, 0.01, 0.032), interval="95% CI", width=NARROW,
+    ),
+    "a narrow critical-difference diagram": lambda: critical_difference(
+        {f"method number {n} with a long name": 1 + 0.99 * n for n in range(9)},
+        critical_difference=2.5, cliques=[["method number 1 with a long name", "method number 2 with a long name"]],
+        blocks=50, width=NARROW,
+    ),
+    "narrow power": lambda: power_curve(
+        {f"effect of size {n} {'and more ' * 9}": CURVE for n in range(10)}, planned=60, width=NARROW
     ),
 }  # fmt: skip
 
@@ -392,7 +413,7 @@ def test_a_browser_runs_and_fetches_nothing_and_every_text_is_within_its_picture
     page.on("dialog", lambda dialog: asked.append(dialog.message))
     page.set_content(html_of(Document("All", blocks, ())))
     assert asked == []
-    assert page.locator("figure > .scroll > svg").count() == len(blocks)
+    assert page.locator("figure > .wide > svg").count() == len(blocks)
     assert page.locator("script, iframe, image, a, svg svg, foreignObject").count() == 0
     assert (
         page.evaluate(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import os
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +23,6 @@ from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, 
 from crucible_dagster.store.files import LocalFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.objects import MIN_MAPPED
-from crucible_dagster.store.search_path import modules_beside
 
 RUN = "00000000-0000-4000-8000-00000000000a"
 
@@ -444,28 +441,7 @@ def test_mapped_memory_that_was_written_to_has_another_digest(tmp_path: Path) ->
     assert len(maps) == before
 
 
-# --- the search path --------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_searched_as_long_as_some_value_is_read_with_it(tmp_path: Path) -> None:
-    before = sys.path[:]
-    with contextlib.ExitStack() as outer:
-        outer.enter_context(modules_beside(tmp_path))
-        with contextlib.suppress(KeyError), modules_beside(tmp_path):
-            assert sys.path == [*before, str(tmp_path)]
-            raise KeyError
-        assert sys.path == [*before, str(tmp_path)]
-    assert sys.path == before
-
-
-def test_a_folder_that_the_program_searches_anyway_stays_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = sys.path[:]
-    with modules_beside(tmp_path):
-        assert sys.path == before
-    assert sys.path == before
+# --- where it is ------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_whose_package_is_missing_says_which() -> None:
