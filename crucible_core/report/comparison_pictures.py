@@ -152,6 +152,7 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
         means=means or None,
         interval=f"{percent(comparison.confidence_level)} CI",
         caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
+        log=comparison.scale == "log",
         width=width,
     )
 
@@ -162,7 +163,7 @@ def _pairs_picture(comparison: Comparison, width: float) -> Picture | None:
     lined_up = comparison.paired and len(names) == 2 and len(groups[0].values) == len(groups[1].values)
     if not lined_up or groups[0].sampled or not 2 <= len(groups[0].values) <= MOST_LINES:
         return None
-    if comparison.outcome == "binary":
+    if comparison.outcome == "binary" or comparison.scale == "log":
         return None
     test = next((one for one in comparison.tests if one.estimate_name.startswith("mean difference")), None)
     # The picture has its second minus its first, and every table the first minus the second.
