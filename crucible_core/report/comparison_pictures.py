@@ -54,7 +54,7 @@ def _effects(comparison: Comparison) -> _Effects | None:
         short = _shortened(comparison.groups)
         pairs = [
             ForestRow(
-                f"{short[pair.first]} – {short[pair.second]}",
+                f"{short[pair.first]}{_joint(family.null_value)}{short[pair.second]}",
                 pair.estimate,
                 *pair.confidence_interval,
                 note=_p(pair.p_adjusted),
@@ -73,7 +73,7 @@ def _effects(comparison: Comparison) -> _Effects | None:
     first = of_two[0].result
     rows = [
         ForestRow(
-            test.method if len(of_two) > 1 else " – ".join(test.groups),
+            test.method if len(of_two) > 1 else _joint(test.null_value).join(test.groups),
             test.estimate,
             *test.confidence_interval,
             note=_p(test.p_value if p_adjusted is None else p_adjusted),
@@ -204,6 +204,10 @@ def _power_picture(comparison: Comparison, width: float) -> Picture | None:
         caption=f"Power of the {planned.test} as planned, before there were data.",
         width=width,
     )
+
+
+def _joint(null_value: float) -> str:
+    return " / " if null_value == 1.0 else " – "
 
 
 def _p(value: float) -> str:

@@ -195,7 +195,7 @@ def _tests_table(comparison: Comparison) -> Table:
 def _pairs_table(family: FamilyResult) -> Table:
     simultaneous = "" if family.correction == "none" else "simultaneous "
     columns = (
-        "first – second",
+        "first / second" if family.null_value == 1.0 else "first – second",
         f"{labelled(family.estimate_name)} [{percent(family.confidence_level)} {simultaneous}CI]",
         family.statistic_name,
         "p",
