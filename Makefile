@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EMBEDDED_HOME := $(CURDIR)/.crucible/dagster
 
 # The tests start hundreds of interpreters; each would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -46,10 +45,7 @@ conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as i
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)
 
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
-	@mkdir -p $(EMBEDDED_HOME)
-	@test -f $(EMBEDDED_HOME)/dagster.yaml || cp deploy/local/dagster.yaml $(EMBEDDED_HOME)/dagster.yaml
-	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster instance migrate
-	DAGSTER_HOME=$(EMBEDDED_HOME) $(BIN)/dagster dev -w workspace.yaml
+	$(BIN)/crucible ui examples
 
 lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .

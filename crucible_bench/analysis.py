@@ -161,6 +161,8 @@ def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters:
     for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
     ValueError for a number out of range.
     """
+    if not isinstance(groups, Mapping):
+        raise CannotTestError("groups", f"they are a mapping of names to values, not a {type(groups).__name__}")
     problems = declaration.problems()
     if problems:
         raise CannotTestError(" and ".join(map(str, declaration.tests)), "; ".join(problems))

@@ -31,6 +31,7 @@ from crucible_bench.vocabulary import (
     EffectSizeName,
     FamilyName,
     Outcome,
+    Scale,
     StudyName,
 )
 
@@ -310,6 +311,8 @@ class Compared:
     """The correction of the p-values; None if there was nothing to correct for."""
     baseline: str | None = None
     higher_is_better: Flag = True
+    scale: Scale = "linear"
+    """With `log`, means are geometric means, standard deviations factors, and estimates of differences ratios."""
     measure: str | None = None
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
@@ -335,8 +338,18 @@ class Compared:
 
     @property
     def decisions(self) -> tuple[tuple[str, Choice], ...]:
-        """Every choice with its subject: those of the whole, then those of its tests and other parts."""
-        parts: list[tuple[str, tuple[Choice, ...]]] = [(test.test, test.decisions) for test in self.tests]
+        """Every choice with its subject: those of the whole, then those of its tests and other parts.
+
+        A test's choice of itself is left out where a rule has chosen the test: its reason is the rule's.
+        """
+        by_rule = {choice.decision for _, choice in self.choices}
+        parts: list[tuple[str, tuple[Choice, ...]]] = [
+            (
+                test.test,
+                tuple(c for c in test.decisions if not (test.test in by_rule and test.method.startswith(c.decision))),
+            )
+            for test in self.tests
+        ]
         if self.ranking is not None:  # its family is part of it
             parts.append(("ranking", self.ranking.decisions))
         elif self.comparisons is not None:

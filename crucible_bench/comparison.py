@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from crucible_bench.compared import Compared, PairResult
 from crucible_bench.effect_sizes.interpretation import interpret
 from crucible_bench.finding import finding
+from crucible_bench.headline import headline, method
 from crucible_bench.result import TestResult, plain_json
 
 __all__ = ["KIND", "VERSION", "Comparison", "UnreadableComparisonError", "comparison_numbers", "looks_like_comparison"]
@@ -43,8 +44,18 @@ class Comparison(Compared):
 
     @property
     def sentence(self) -> str:
-        """What was found, in one sentence, or a few if several pairs were compared."""
+        """What was found and how, in one sentence, or a few if several pairs were compared."""
         return finding(self)
+
+    @property
+    def headline(self) -> str:
+        """What was found, in one line; with `method`, it says what `sentence` says."""
+        return headline(self)
+
+    @property
+    def method(self) -> str:
+        """How the headline was found, in one line."""
+        return method(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as JSON types, tagged with `kind` and `version`.

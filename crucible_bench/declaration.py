@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
@@ -79,7 +80,7 @@ class Declaration:
 
     def problems(self) -> list[str]:
         """The problems that exist whatever the data are, one sentence each: unknown words, else contradictions."""
-        return list(_unknown_words(self)) or list(_contradictions(self))
+        return [*_unknown_words(self), *_not_numbers(self)] or list(_contradictions(self))
 
     @property
     def comparing(self) -> Comparing | None:
@@ -113,6 +114,13 @@ def _unknown_words(said: Declaration) -> Iterator[str]:
             yield from _unknown_word(name, word, get_args(vocabulary))
     for test in said.tests:
         yield from _unknown_word("tests", test, ("auto", *get_args(TestName)))
+
+
+def _not_numbers(said: Declaration) -> Iterator[str]:
+    for name in ("alpha", "confidence_level", "margin", "reference", "test_share", "resamples", "seed"):
+        value = getattr(said, name)
+        if value is not None and not isinstance(value, Real):
+            yield f"{name} is a number, not {value!r:.80}"
 
 
 def _unknown_word(name: str, word: object, known: tuple[str, ...]) -> Iterator[str]:

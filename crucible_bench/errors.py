@@ -17,9 +17,20 @@ class CannotTestError(ValueError):
     explains_itself: ClassVar[bool] = True
 
     def __init__(self, test: str, reason: str) -> None:
-        super().__init__(f"cannot run {test!r}: {reason}")
+        super().__init__(f"{_OTHERS.get(test) or f'cannot run {test!r}'}: {reason}")
         self.test = test
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[CannotTestError], tuple[str, str]]:
         return type(self), (self.test, self.reason)
+
+
+# What can be asked for besides a test, and cannot be had.
+_OTHERS = {
+    "auto": "no test can be chosen",
+    "baseline": "the groups cannot be compared with a baseline",
+    "bench": "the groups cannot be compared",
+    "difference": "the difference cannot be estimated",
+    "groups": "the groups cannot be compared",
+    "margin": "the difference cannot be compared with a margin",
+}

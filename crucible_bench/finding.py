@@ -6,11 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
-from crucible_bench.numbers import format_interval, format_number, format_p
+from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
 from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
 
-__all__ = ["effect_text", "estimated", "finding", "labelled", "percent", "statistic"]
+__all__ = [
+    "Found",
+    "adjusted",
+    "counts",
+    "effect_text",
+    "estimated",
+    "family_head",
+    "finding",
+    "found_by",
+    "found_of_pair",
+    "labelled",
+    "measured",
+    "percent",
+    "shared_counts",
+    "statistic",
+]
 
 MOST_SHOWN = 6
 
@@ -54,31 +69,24 @@ def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
         if is_effect or test.effect_size_name == "risk_difference":  # a one-sided interval of it says enough
             name = EFFECT_LABELS[test.effect_size_name]
         else:
-            interval = format_interval(test.effect_size_interval)
-            effect = f"{effect_text(test.effect_size_name, test.effect_size)} {interval}, "
+            ends = format_interval(test.effect_size_interval)
+            effect = f"{effect_text(test.effect_size_name, test.effect_size, format_number)} {ends}, "
     joint = " = " if name in EFFECT_LABELS.values() or _ends_in_figure(name) else " "
     note = test.notes[0] if test.notes else None
+    interval = _interval(f"{level} CI", test.confidence_interval, note, test.null_value)
     numbers = (
-        f"{estimated(name, test.estimate, joint)}, {_interval(f'{level} CI', test.confidence_interval, note)}, "
+        f"{estimated(name, test.estimate, joint)}, {interval}, "
         f"{test.method}, {statistic(test.statistic_name, test.df, test.statistic)}, p {format_p(p)}{adjusted}, "
-        f"{effect}n = {_counts(comparison, test)}"
+        f"{effect}n = {counts(comparison, test)}"
     )
-    measure = _measured(comparison)
+    measure = measured(comparison)
     if len(test.groups) > 2:
         spread = " in spread" if test.test in _OF_SPREAD else ""
         differ = f"differ{spread}" if judged.significant else f"could not be told apart{spread}"
         return f"The {len(test.groups)} groups {', '.join(test.groups)} {differ}{measure}: {numbers}."
     first, *others = test.groups
     second = others[0] if others else f"the reference {format_number(test.null_value)}"
-    found = _Found(
-        test.effect_size_name,
-        test.effect_size,
-        test.estimate,
-        test.null_value,
-        test.alternative,
-        judged.significant,
-        spread=test.test in _OF_SPREAD,
-    )
+    found = found_by(judged)
     return f"{found.in_words(first, second, measure)}: {numbers}."
 
 
@@ -96,7 +104,7 @@ _WITHOUT_DIRECTION = frozenset(
 )
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What is needed to say in which direction two groups differ, if the test has a direction."""
 
     effect_name: EffectSizeName | None
@@ -118,18 +126,25 @@ class _Found(NamedTuple):
         spread = " in spread" if self.spread else ""
         if not self.significant:
             return f"{first} and {second} could not be told apart{spread}{measure}"
-        sign = 0 if self.effect_name in _WITHOUT_DIRECTION else self._sign()
-        if sign == 0:
+        if not self.direction:
             return f"{first} and {second} differ{spread}{measure}"
-        return f"{first} is {'higher' if sign > 0 else 'lower'}{spread} than {second}{measure}"
+        return f"{first} is {'higher' if self.direction > 0 else 'lower'}{spread} than {second}{measure}"
 
     def _association(self, first: str, second: str) -> str:
-        apart = self.alternative == "less" or (self.significant and self._sign() < 0)
+        apart = self.alternative == "less" or (self.significant and self.sign < 0)
         if self.significant:
             return f"{first} and {second} go {'in opposite directions' if apart else 'together'}"
         return f"{first} and {second} were not shown to go {'in opposite directions' if apart else 'together'}"
 
-    def _sign(self) -> int:
+    @property
+    def direction(self) -> int:
+        """1 if the first group is shown to be higher, -1 if lower, 0 if neither is shown or the test cannot say."""
+        if not self.significant or self.effect_name in _ASSOCIATIONS | _WITHOUT_DIRECTION:
+            return 0
+        return self.sign
+
+    @property
+    def sign(self) -> int:
         """The sign of the estimate, which the test is about; that of the effect size if the estimate has none."""
         if self.estimate != self.null_value:
             return 1 if self.estimate > self.null_value else -1
@@ -139,19 +154,27 @@ class _Found(NamedTuple):
         return (self.effect > neutral) - (self.effect < neutral)
 
 
+def found_by(judged: JudgedTest) -> Found:
+    """What a test of one or two groups found."""
+    test = judged.result
+    return Found(
+        test.effect_size_name,
+        test.effect_size,
+        test.estimate,
+        test.null_value,
+        test.alternative,
+        judged.significant,
+        spread=test.test in _OF_SPREAD,
+    )
+
+
 def _ends_in_figure(name: str) -> bool:
     return name[-1:].isdigit()
 
 
 def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
+    head = f"{family_head(comparison, family)} ({family.method}, {adjusted(family)}{shared_counts(comparison, family)})"
     apart = [pair for pair in family.comparisons if pair.significant]
-    related = any(pair.effect_size_name in _ASSOCIATIONS for pair in family.comparisons)
-    against = f" with {family.control}" if family.control else ""
-    head = (
-        f"{len(apart)} of {family.size} comparisons{against}{_measured(comparison)} "
-        f"{'shows' if len(apart) == 1 else 'show'} {'an association' if related else 'a difference'} "
-        f"({family.method}, {_adjusted(family)}{_shared_counts(comparison, family)})"
-    )
     sentences = [
         _pair_sentence(comparison, family, pair)
         for pair in (*apart, *(p for p in family.comparisons if not p.significant))
@@ -160,7 +183,18 @@ def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
     return " ".join([f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}.", *_not_tested(family.untested)])
 
 
-def _adjusted(family: FamilyResult) -> str:
+def family_head(comparison: Compared, family: FamilyResult) -> str:
+    """`2 of 3 comparisons with a in accuracy show a difference`."""
+    apart = sum(pair.significant for pair in family.comparisons)
+    related = any(pair.effect_size_name in _ASSOCIATIONS for pair in family.comparisons)
+    against = f" with {family.control}" if family.control else ""
+    return (
+        f"{apart} of {family.size} comparisons{against}{measured(comparison)} "
+        f"{'shows' if apart == 1 else 'show'} {'an association' if related else 'a difference'}"
+    )
+
+
+def adjusted(family: FamilyResult) -> str:
     level = percent(family.confidence_level)
     if family.correction == "none":
         return f"not adjusted for their number, {level} CIs one by one"
@@ -171,8 +205,9 @@ def _adjuster(family: FamilyResult) -> str:
     return f"the {family.correction}" if " " in family.correction else family.correction
 
 
-def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult) -> str:
-    found = _Found(
+def found_of_pair(comparison: Compared, family: FamilyResult, pair: PairResult) -> Found:
+    """What a family found of one of its pairs."""
+    return Found(
         pair.effect_size_name,
         pair.effect_size,
         pair.estimate,
@@ -181,9 +216,14 @@ def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult)
         pair.significant,
         spread=pair.effect_size_name == "variance_ratio",
     )
+
+
+def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult) -> str:
+    found = found_of_pair(comparison, family, pair)
     name = family.estimate_name
     joint = " = " if _ends_in_figure(name) else " "
-    numbers = f"{estimated(name, pair.estimate, joint)}, {_interval('CI', pair.confidence_interval, pair.note)}"
+    interval = _interval("CI", pair.confidence_interval, pair.note, family.null_value)
+    numbers = f"{estimated(name, pair.estimate, joint)}, {interval}"
     return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
@@ -197,7 +237,7 @@ def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
     are = "is" if dropped == 1 else "are"
     rest = f"; {dropped} of {len(best.contenders)} {are} shown to be worse than another" if dropped and others else ""
     return (
-        f"{best.leader} has the best mean{_measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
+        f"{best.leader} has the best mean{measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
         f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
     )
 
@@ -218,7 +258,7 @@ def _finding_of_ranking(comparison: Compared, ranking: Ranking) -> str:
         else "Wilcoxon tests with Holm's correction"
     )
     return (
-        f"Over {ranking.blocks} data sets {first} has the best mean rank{_measured(comparison)} "
+        f"Over {ranking.blocks} data sets {first} has the best mean rank{measured(comparison)} "
         f"({format_number(ranking.mean_ranks[0])}); {said}{rest} (Friedman chi-square({format_number(df)}) = "
         f"{format_number(statistic)}, p {format_p(p)}; {ruler})."
     )
@@ -255,23 +295,23 @@ def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
     return in_words
 
 
-def _measured(comparison: Compared) -> str:
+def measured(comparison: Compared) -> str:
     return f" in {comparison.measure}" if comparison.measure else ""
 
 
-def _interval(what: str, interval: Interval, note: str | None) -> str:
+def _interval(what: str, interval: Interval, note: str | None, null_value: float) -> str:
     """An interval by its name, or that there is none and why."""
-    if is_open(interval):
+    if is_open(interval, null_value):
         return f"no interval ({note})" if note else "no interval"
     return f"{what} {format_interval(interval)}"
 
 
-def effect_text(name: EffectSizeName | None, value: float | None) -> str:
-    """`Cohen's d = 0.5`; a dash if there is none."""
-    return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {format_number(value)}"
+def effect_text(name: EffectSizeName | None, value: float | None, write: Callable[[float], str] = format_effect) -> str:
+    """`Cohen's d = 0.50`; a dash if there is none."""
+    return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {write(value)}"
 
 
-def _counts(comparison: Compared, test: TestResult) -> str:
+def counts(comparison: Compared, test: TestResult) -> str:
     if comparison.paired and comparison.design != "clustered":
         return f"{test.n[0]:,} {comparison.replicate}"
     if comparison.design == "clustered":
@@ -281,7 +321,7 @@ def _counts(comparison: Compared, test: TestResult) -> str:
     return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
 
 
-def _shared_counts(comparison: Compared, family: FamilyResult) -> str:
+def shared_counts(comparison: Compared, family: FamilyResult) -> str:
     counts = {count for pair in family.comparisons for count in pair.n}
     if len(counts) != 1:
         return ""
@@ -302,11 +342,10 @@ def labelled(name: str) -> str:
     return name
 
 
-def statistic(name: str, df: Sequence[float], value: float) -> str:
-    degrees = f"({', '.join(map(format_number, df))})" if df else ""
-    return (
-        f"{name}{degrees} = {format_number(value)}" if name else f"{format_number(value)}{f' {degrees}' if df else ''}"
-    )
+def statistic(name: str, df: Sequence[float], value: float, *, short: bool = False) -> str:
+    degrees = f"({', '.join(format_number(one, 3 if short else 4) for one in df)})" if df else ""
+    number = format_effect(value) if short and not value.is_integer() else format_number(value)
+    return f"{name}{degrees} = {number}" if name else f"{number}{f' {degrees}' if df else ''}"
 
 
 def percent(share: float) -> str:

@@ -3,46 +3,55 @@
 This package knows nothing of Dagster, and nothing of training, data sets or any other domain.
 """
 
-from crucible_core.context import Context
-from crucible_core.errors import (
-    CrucibleError,
-    InvalidExperimentError,
-    InvalidOptionsError,
-    MissingExtraError,
-    UnknownStageError,
-)
-from crucible_core.gates.judge import judge_gates
-from crucible_core.ir.experiment import (
-    Execution,
-    Experiment,
-    OutputSpec,
-    Reliability,
-    RetryPolicy,
-    Schedule,
-    StageDef,
-    Stats,
-)
-from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
-from crucible_core.ir.loading import load_experiment
-from crucible_core.observers import Observer, ProgressUpdate
-from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
-from crucible_core.progress import progress
-from crucible_core.registry import Registry, builtin_registry
-from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
-from crucible_core.runner import run_experiment, run_stage
-from crucible_core.stage import Stage, StageDescription, stage
-from crucible_core.trace import (
-    Decision,
-    Event,
-    GateJudged,
-    StageFailed,
-    StageRetried,
-    StageSkipped,
-    StageStarted,
-    StageSucceeded,
-    Trace,
-)
-from crucible_core.values.jsonable import to_jsonable
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from crucible_core.values.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from crucible_core.context import Context
+    from crucible_core.errors import (
+        CrucibleError,
+        InvalidExperimentError,
+        InvalidOptionsError,
+        MissingExtraError,
+        UnknownStageError,
+    )
+    from crucible_core.gates.judge import judge_gates
+    from crucible_core.ir.experiment import (
+        Execution,
+        Experiment,
+        OutputSpec,
+        Reliability,
+        RetryPolicy,
+        Schedule,
+        StageDef,
+        Stats,
+    )
+    from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
+    from crucible_core.ir.loading import load_experiment
+    from crucible_core.observers import Observer, ProgressUpdate
+    from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
+    from crucible_core.progress import progress
+    from crucible_core.registry import Registry, builtin_registry
+    from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+    from crucible_core.runner import run_experiment, run_stage
+    from crucible_core.stage import Stage, StageDescription, stage
+    from crucible_core.trace import (
+        Decision,
+        Event,
+        GateJudged,
+        StageFailed,
+        StageRetried,
+        StageSkipped,
+        StageStarted,
+        StageSucceeded,
+        Trace,
+    )
+    from crucible_core.values.jsonable import to_jsonable
 
 __version__ = "0.1.0"
 
@@ -99,3 +108,72 @@ __all__ = [
     "stage",
     "to_jsonable",
 ]
+
+# Where each name is defined, relative to this package: a module is imported when one of its names is first used, so
+# that `crucible --help` waits for none of them.
+_HOMES = {
+    "Baseline": "ir.gates",
+    "Context": "context",
+    "CrucibleError": "errors",
+    "Decision": "trace",
+    "Event": "trace",
+    "Execution": "ir.experiment",
+    "Experiment": "ir.experiment",
+    "Gate": "ir.gates",
+    "GateFailedError": "run_errors",
+    "GateJudged": "trace",
+    "GateResult": "ir.gates",
+    "InvalidExperimentError": "errors",
+    "InvalidOptionsError": "errors",
+    "MissingExtraError": "errors",
+    "NoRegression": "ir.gates",
+    "Observer": "observers",
+    "OutputSpec": "ir.experiment",
+    "Plan": "plan",
+    "PlannedStage": "plan",
+    "ProgressUpdate": "observers",
+    "Registry": "registry",
+    "Reliability": "ir.experiment",
+    "RetryPolicy": "ir.experiment",
+    "RunInterrupted": "run_errors",
+    "Schedule": "ir.experiment",
+    "Stage": "stage",
+    "StageDef": "ir.experiment",
+    "StageDescription": "stage",
+    "StageFailed": "trace",
+    "StageFailedError": "run_errors",
+    "StageRetried": "trace",
+    "StageSkipped": "trace",
+    "StageStarted": "trace",
+    "StageSucceeded": "trace",
+    "Stats": "ir.experiment",
+    "Trace": "trace",
+    "UnknownStageError": "errors",
+    "builtin_registry": "registry",
+    "judge_gates": "gates.judge",
+    "load_experiment": "ir.loading",
+    "plan_experiment": "plan",
+    "plan_stage": "plan",
+    "progress": "progress",
+    "run_experiment": "runner",
+    "run_stage": "runner",
+    "stage": "stage",
+    "to_jsonable": "values.jsonable",
+}
+
+
+__getattr__ = lazy_names(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python binds each imported submodule to its package; `stage` and `progress` are public names as well.
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.observers import current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
-from crucible_core.values.equality import same
+from crucible_core.values.arguments import check_instance, check_mapping
+from crucible_core.values.equality import differences_between
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.notebook import html_of_run
 
 __all__ = ["Context"]
 
@@ -64,11 +66,16 @@ class Context:
 
         Data that the experiment carries for its stages is copied: a stage that changes it affects its own run only.
         """
+        check_mapping("assigns", assigns or {})
+        check_instance("run_id", run_id or "", str, "a text")
         own = experiment.with_own_data()
         return cls(experiment.id, run_id or str(uuid.uuid4()), own, assigns=PersistentDict(assigns))
 
     def _replace(self, **changes: object) -> Context:
         """The Context with these fields replaced, as they are: not checked, not converted."""
+        attempt = current_attempt.get()
+        if attempt is not None and attempt.run_id == self.__dict__["run_id"]:
+            attempt.derived = True
         # dataclasses.replace would check and convert all eight fields again, at ten times the cost.
         changed = _new(type(self))
         _set(changed, "__dict__", self.__dict__ | changes)
@@ -186,33 +193,7 @@ class Context:
         Metrics, outputs, artifacts, assigns, decisions and how each stage ended are compared. NaN equals NaN, arrays
         and data frames are compared element by element, and types must be the same.
         """
-        found = [
-            f"{part}[{key!r}]"
-            for part in ("metrics", "artifacts", "assigns")
-            for key in dict.fromkeys([*getattr(self, part), *getattr(other, part)])
-            if not same(self._without_id(part, key), other._without_id(part, key))
-        ]
-        if not same(list(self.outputs), list(other.outputs)):
-            found.append("outputs")
-        if self._decisions() != other._decisions():
-            found.append("decisions")
-        if self._endings() != other._endings():
-            found.append("stages")
-        return tuple(found)
-
-    def _without_id(self, part: str, key: str) -> Any:
-        value = getattr(self, part).get(key, _MISSING)
-        # A report's path contains the run id, which differs in every run.
-        if part != "artifacts" or not isinstance(value, str):
-            return value
-        return "/".join("RUN" if step == self.run_id else step for step in value.split("/"))
-
-    def _decisions(self) -> list[dict[str, Any]]:
-        return [_fields(decision, {"at"}) for decision in self.trace.decisions]
-
-    def _endings(self) -> list[dict[str, Any]]:
-        left_out = {"at", "seconds", "traceback", "reused_from"}
-        return [_fields(ending, left_out) for ending in self.trace.endings.values()]
+        return differences_between(self, other)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Context):
@@ -231,12 +212,7 @@ class Context:
             f"{len(self.outputs)} outputs, {len(self.trace)} events)"
         )
 
-
-_MISSING = object()
-
-
-def _fields(event: Event, left_out: Collection[str]) -> dict[str, Any]:
-    return {one.name: getattr(event, one.name) for one in fields(event) if one.name not in left_out}
+    _repr_html_ = html_of_run
 
 
 def _checked_name(name: object) -> str:
@@ -250,6 +226,7 @@ def _not_a_name(name: object) -> TypeError:
 
 
 def _checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    check_mapping("this", values)
     for name in values:
         _checked_name(name)
     return values

@@ -106,7 +106,9 @@ class InvalidExperimentError(CrucibleError):
 
 
 class UnknownStageError(InvalidExperimentError):
-    """A stage of the pipeline is neither registered nor importable."""
+    """A stage of the pipeline is neither registered nor importable; `module` is the one that cannot be imported."""
+
+    module: str | None = None
 
     def __init__(
         self,

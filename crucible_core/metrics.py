@@ -17,7 +17,7 @@ from crucible_bench.comparison import (
 )
 from crucible_bench.result import TestResult
 from crucible_core.context import Context
-from crucible_core.values.jsonable import MAX_DEPTH, key_text, to_jsonable
+from crucible_core.values.jsonable import MAX_DEPTH, as_number, key_text, plain_number, to_jsonable
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -46,11 +46,14 @@ def entries_of(value: Any) -> list[tuple[str, Any]]:
 
 
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings."""
+    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings.
+
+    A boolean counts as 1 or 0.
+    """
     compared = comparisons(ctx)
     for name, value in flatten({name: value for name, value in ctx.metrics.items() if name not in compared}):
-        if is_number(value):
-            yield name, value
+        if (number := as_number(value)) is not None and math.isfinite(plain := plain_number(number)):
+            yield name, plain
     for name, comparison in compared.items():
         for part, number in comparison_numbers(comparison):
             yield f"{name}.{part}", number
@@ -61,11 +64,17 @@ def named_values(ctx: Context) -> dict[str, Any]:
 
     Each test and pair also has `interval_low`, `interval_high`, `effect_size_low` and `effect_size_high`.
     """
-    found = dict(results(ctx)) | dict(flatten(ctx.metrics))
+    return dict(every_value(ctx))
+
+
+def every_value(ctx: Context) -> Iterator[tuple[str, Any]]:
+    """The values of `named_values`. Two may have one name: a metric `a.b`, and the entry `b` of a metric `a`."""
+    yield from results(ctx)
+    yield from flatten(ctx.metrics)
     for name, comparison in comparisons(ctx).items():
         for test in comparison.tests:
-            found |= _ends(f"{name}.{test.test}", test)
-    return found | dict(pair_values(ctx))
+            yield from _ends(f"{name}.{test.test}", test).items()
+    yield from pair_values(ctx)
 
 
 def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Real
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 from crucible_core.trace import Event, Trace
+from crucible_core.values.arguments import check_callable, check_several
+from crucible_core.values.messages import error_text
 from crucible_core.values.progress_update import ProgressUpdate
 
 __all__ = ["Attempt", "Audience", "Observer", "Observers", "ProgressUpdate", "Updates", "current_attempt"]
@@ -58,13 +59,20 @@ class _Function(Observer):
     """A plain function that is called with each event."""
 
     def __init__(self, function: Callable[[Event], None]) -> None:
-        self._function = function
+        self.function = function
 
     def on_event(self, event: Event) -> None:
-        self._function(event)
+        self.function(event)
 
     def __repr__(self) -> str:
-        return repr(self._function)
+        return repr(self.function)
+
+
+def _as_observer(one: Observer | Callable[[Event], None]) -> Observer:
+    if isinstance(one, Observer):
+        return one
+    check_callable("observers", one, "Observers and functions")
+    return _Function(one)
 
 
 def _wants_updates(observer: Observer) -> bool:
@@ -76,10 +84,13 @@ def _wants_updates(observer: Observer) -> bool:
 class Audience:
     """The observers of a run as one: calls each of them, and logs their errors."""
 
-    __slots__ = ("interval", "observers", "wants_updates")
+    __slots__ = ("failed", "interval", "observers", "wants_updates")
 
-    def __init__(self, observers: Observers) -> None:
-        self.observers = tuple(one if isinstance(one, Observer) else _Function(one) for one in observers)
+    def __init__(self, observers: Observers, failed: set[int] | None = None) -> None:
+        """`failed` is that of the run's other audiences, if it has several."""
+        self.failed = set() if failed is None else failed
+        """The ids of those that have raised: the first error of each is logged."""
+        self.observers = tuple(map(_as_observer, observers))
         self.wants_updates = any(map(_wants_updates, self.observers))
         """Whether any observer takes progress and metrics: if none does, they cost nothing."""
         self.interval = min((one.interval for one in self.observers if _wants_updates(one)), default=Observer.interval)
@@ -88,14 +99,25 @@ class Audience:
     def of(cls, observers: Audience | Observers) -> Audience:
         if isinstance(observers, Audience):
             return observers
-        return cls(observers) if observers else NOBODY
+        if not observers:
+            return NOBODY
+        check_several("observers", observers, "observers=[...]")
+        return cls(observers)
 
     def tell(self, event: Event) -> None:
         for observer in self.observers:
             try:
                 observer.on_event(event)
-            except Exception:  # noqa: BLE001
-                _log.exception("the observer %r failed on %s of stage %r", observer, event.kind, event.stage)
+            except Exception as error:  # noqa: BLE001
+                self.note_failure(observer, f"on_event of stage {event.stage!r}", error)
+
+    def note_failure(self, observer: Observer, where: str, error: Exception) -> None:
+        """Log the first error of an observer in this run, with its traceback if the logger `crucible` logs DEBUG."""
+        if (key := id(getattr(observer, "function", observer))) not in self.failed:
+            self.failed.add(key)
+            said = "the observer %r failed in %s: %s: %s; the run goes on, and further errors of it are not logged"
+            debugging = _log.isEnabledFor(logging.DEBUG)
+            _log.error(said, observer, where, type(error).__name__, error_text(error), exc_info=debugging)
 
     @contextlib.contextmanager
     def during(self, experiment_id: str, run_id: str) -> Iterator[None]:
@@ -107,10 +129,10 @@ class Audience:
             for observer in self.observers:
                 try:
                     observer.run_started(experiment_id, run_id)
-                except Exception:  # noqa: BLE001
-                    _log.exception("the observer %r failed at the start of run %s", observer, run_id)
+                except Exception as error:  # noqa: BLE001
+                    self.note_failure(observer, "run_started", error)
                 else:
-                    stack.push(functools.partial(_end, observer, run_id))
+                    stack.push(functools.partial(self._end, observer))
             yield
 
     def retell(self, experiment_id: str, run_id: str, trace: Trace, error: BaseException | None) -> None:
@@ -121,23 +143,16 @@ class Audience:
             if error is not None:
                 raise _Retold from error
 
+    def _end(self, observer: Observer, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        try:
+            observer.run_ended(error.__cause__ if isinstance(error, _Retold) else error)
+        except Exception as raised:  # noqa: BLE001
+            self.note_failure(observer, "run_ended", raised)
+        return False  # what ended the run is not an observer's to withhold
+
 
 class _Retold(Exception):  # it carries the error of a run that is over past its observers
     """Its cause is the error."""
-
-
-def _end(
-    observer: Observer,
-    run_id: str,
-    _kind: type[BaseException] | None,
-    error: BaseException | None,
-    _trace: TracebackType | None,
-) -> bool:
-    try:
-        observer.run_ended(error.__cause__ if isinstance(error, _Retold) else error)
-    except Exception:  # noqa: BLE001
-        _log.exception("the observer %r failed at the end of run %s", observer, run_id)
-    return False  # what ended the run is not an observer's to withhold
 
 
 NOBODY = Audience(())
@@ -151,6 +166,7 @@ class Updates:
         self.stage = stage
         self.interval = audience.interval
         self.keys = itertools.count()
+        self._audience = audience
         self._observers = audience.observers
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -188,9 +204,10 @@ class Updates:
             return  # a fork: two processes must not write to an observer's terminal or database
         try:
             method(*arguments)
-        except Exception:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001
             self._observers = tuple(one for one in self._observers if one is not observer)
-            _log.exception("the observer %r failed; it gets no more updates of stage %r", observer, self.stage)
+            where = f"{method.__name__}, so it gets no more updates of stage {self.stage!r}"
+            self._audience.note_failure(observer, where, error)
 
 
 _NUMBERS = frozenset({float, int})
@@ -199,7 +216,7 @@ _NUMBERS = frozenset({float, int})
 class Attempt:
     """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
 
-    __slots__ = ("_audience", "heard", "own_updates", "run_id", "updates")
+    __slots__ = ("_audience", "derived", "heard", "own_updates", "run_id", "updates")
 
     def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
         self.run_id = run_id
@@ -212,6 +229,8 @@ class Attempt:
             self.own_updates if self.own_updates is not None or outer is None else outer.updates
         )
         self._audience = audience
+        self.derived = False
+        """Whether a Context was made from another one."""
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)

@@ -20,8 +20,10 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Un
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
+from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import type_name
-from crucible_core.values.messages import closest, describe_mistake, error_text, listing
+from crucible_core.values.messages import error_text
+from crucible_core.values.places import report_folder
 
 __all__ = [
     "Plan",
@@ -62,6 +64,8 @@ class Plan(Sequence[PlannedStage]):
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
     registry: Registry
+    output_root: Path
+    """Where its reports are written: absolute, since a stage may change the working directory."""
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -95,6 +99,8 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError for the first mistake, with the rest as its
     `others`.
     """
+    check_experiment(experiment, Experiment)
+    check_instance("registry", registry, Registry, "a Registry, such as builtin_registry() or Registry({...})")
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
     if not mistakes:
@@ -109,9 +115,13 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
             found: list[InvalidExperimentError] = []
             _plan_each(variant, [variant.index_of(stage) for stage in changes], registry, found)
             mistakes += [error.within(f"variant {name!r}: ") for error in found]
+    if experiment.schedule is not None or experiment.automation is not None:
+        from crucible_core.ir.whole_checks import check_crons  # noqa: PLC0415  # few experiments have one
+
+        mistakes += check_crons(experiment)
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry)
+    return Plan(experiment, planned, registry, report_folder(experiment.folder))
 
 
 def ask_again(plan: Plan) -> None:
@@ -144,11 +154,16 @@ def _plan_each(
 ) -> tuple[PlannedStage, ...]:
     planned = []
     folder, context = experiment.folder, {"registry": registry}
+    broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
+        if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
+            continue
         try:
             planned.append(_plan(experiment, index, registry, folder, context, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
+            if isinstance(error, UnknownStageError) and error.module is not None:
+                broken.add(error.module)
     return tuple(planned)
 
 
@@ -182,13 +197,15 @@ def _plan(
     try:
         stage = read_options(found, options, context)
     except ValidationError as error:
-        described = [
-            (f"option {describe_mistake(one, found)}", one["loc"], seeded and one["loc"][:1] == ("seed",))
-            for one in error.errors(include_url=False)
-        ]
+        from crucible_core.ir.option_mistakes import describe_options  # noqa: PLC0415  # for mistakes only
+
         raise InvalidExperimentError.of(
-            _refuse_seed(experiment, index, said) if of_seed else _refuse(experiment, index, said, *place)
-            for said, place, of_seed in described
+            _refuse_seed(experiment, index, said)
+            if seeded and place[:1] == ("seed",)
+            else InvalidOptionsError(
+                said, stage=definition.name, location=experiment.location("pipeline", index, "options", *place)
+            )
+            for said, place in describe_options(definition.name, found, options, error)
         ) from None
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
@@ -205,6 +222,10 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
 
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
+    if dict in map(type, options.values()):  # it may be for a model with a default of its own
+        from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
+
+        options = completed(stage, options)
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
     read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True, context=context)
@@ -232,38 +253,27 @@ def advice(plan: Plan) -> list[str]:
     ]
 
 
-def _refuse(experiment: Experiment, index: int, reason: str, *place: str | int) -> InvalidOptionsError:
+def _refuse(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
     name = experiment.pipeline[index].name
-    location = experiment.location("pipeline", index, "options", *place)
-    separator = "," if reason.startswith("option ") else ":"
-    return InvalidOptionsError(f"stage {name!r}{separator} {reason}", stage=name, location=location)
+    location = experiment.location("pipeline", index, "options")
+    return InvalidOptionsError(f"stage {name!r}: {reason}", stage=name, location=location)
 
 
-def _refuse_seed(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
-    name = experiment.pipeline[index].name
+def _refuse_seed(experiment: Experiment, index: int, said: str) -> InvalidOptionsError:
     return InvalidOptionsError(
-        f"stage {name!r}, {reason}: the `seed` of the experiment goes to every stage that has an option `seed` "
-        "without a value; set one for this stage",
-        stage=name,
+        f"{said}: the `seed` of the experiment goes to every stage that has an option `seed` without a value; set one "
+        "for this stage",
+        stage=experiment.pipeline[index].name,
         location=experiment.location("seed"),
     )
 
 
 def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[InvalidExperimentError]:
     """The mistakes in the gates that can be found before the first of these stages runs."""
-    rules = [(index, gate, gate.no_regression) for index, gate in enumerate(experiment.gates or ())]
-    of_groups = [(index, gate, rule) for index, gate, rule in rules if rule is not None and rule.group is not None]
-    # Checked only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
-    known = [stage.metric for stage in stages if isinstance(stage, ComparesGroups)] if of_groups else []
-    mistakes = []
-    for index, gate, rule in of_groups:
-        if rule.bench not in known:
-            place = "bench" if "bench" in rule.model_fields_set else "group"
-            mistakes.append(
-                InvalidExperimentError(
-                    f"gate {gate.name!r}: no stage of the pipeline compares groups and puts the metric "
-                    f"{rule.bench!r}{closest(rule.bench, known)}; the stages that compare groups put: {listing(known)}",
-                    location=experiment.location("gates", index, "no_regression", place),
-                )
-            )
-    return mistakes
+    # Only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
+    if not any(gate.no_regression is not None and gate.no_regression.group for gate in experiment.gates or ()):
+        return []
+    from crucible_core.ir.whole_checks import check_groups  # noqa: PLC0415  # as above
+
+    comparing = [stage for stage in stages if isinstance(stage, ComparesGroups)]
+    return check_groups(experiment, [(stage.metric, getattr(stage, "groups", None)) for stage in comparing])

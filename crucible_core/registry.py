@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 from crucible_core.errors import InvalidExperimentError, UnknownStageError
 from crucible_core.ir.experiment import StageDef
 from crucible_core.stage import Stage, StageDescription
-from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.arguments import check_mapping
+from crucible_core.values.entry_points import installed_entries
+from crucible_core.values.messages import closest, listing
 
 __all__ = ["ENTRY_POINT_GROUP", "IMPORTABLE_VARIABLE", "Registry", "builtin_registry"]
 
@@ -36,6 +36,7 @@ class Registry:
         *,
         importable: Collection[str] | str | None = None,
     ) -> None:
+        check_mapping("Registry", stages or {})
         checked: dict[str, type[Stage] | EntryPoint] = dict(stages or {})
         for name, found in checked.items():
             if not isinstance(found, EntryPoint):
@@ -101,7 +102,9 @@ class Registry:
             return self[module or definition.name]
         except InvalidExperimentError as error:
             reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
-            raise UnknownStageError(reason, stage=definition.name, known=self.names()) from error.__cause__
+            refused = UnknownStageError(reason, stage=definition.name, known=self.names())
+            refused.module = getattr(error, "module", None)
+            raise refused from error.__cause__
 
     def load(self, reference: str, *, folder: Path | None = None) -> type[Stage]:
         """The stage class that `package.module:Attribute` names.
@@ -111,8 +114,10 @@ class Registry:
         module_name, _, attribute = reference.partition(":")
         if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
             raise InvalidExperimentError(f"{reference!r} is not of the form package.module:Attribute")
+        from crucible_core.beside.importing import import_module  # noqa: PLC0415  # not for registered stages
+
         self._check_importable(module_name)
-        module = _import_module(module_name, folder)
+        module = import_module(module_name, folder, installed_first=self.importable is not None)
         found: Any = module
         for part in attribute.split("."):
             if not hasattr(found, part):
@@ -156,7 +161,7 @@ def builtin_registry() -> Registry:
     Raises CrucibleError if two packages offer a stage under one name.
     """
     found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+    for entry in installed_entries(ENTRY_POINT_GROUP):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise InvalidExperimentError(
@@ -190,38 +195,3 @@ def _load_entry_point(entry: EntryPoint) -> type[Stage]:
         raise InvalidExperimentError(
             f"the installed stage {entry.name!r} ({entry.value}) cannot be loaded: {error}"
         ) from error
-
-
-def _import_module(name: str, folder: Path | None) -> Any:
-    if folder is not None and str(folder) not in sys.path:
-        # Last, so that a file beside an experiment never hides an installed package. Never removed, because values that
-        # stages put into a Context are unpickled by module name later.
-        sys.path.append(str(folder))
-    try:
-        module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        missing = (
-            isinstance(error, ModuleNotFoundError)
-            and error.name is not None
-            and (name + ".").startswith(error.name + ".")
-        )
-        if missing:
-            beside = f" (looked beside the experiment file in {folder} too)" if folder else ""
-            raise InvalidExperimentError(f"there is no module {name!r} to import{beside}") from error
-        why = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
-        raise InvalidExperimentError(f"importing {name!r} failed: {type(error).__name__}: {why}") from error
-    _check_origin(module, name, folder)
-    return module
-
-
-def _check_origin(module: Any, name: str, folder: Path | None) -> None:
-    # Two experiments in two folders may each have a `stages.py`; Python would give both the first one.
-    top = name.partition(".")[0]
-    if folder is None or not ((folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()):
-        return
-    origin = getattr(module, "__file__", None)
-    if origin is None or folder.resolve() not in Path(origin).resolve().parents:
-        found = origin or "the module of that name in Python itself"
-        raise InvalidExperimentError(
-            f"the module {name!r} beside the experiment file is hidden by {found}, which was found first; rename it"
-        )

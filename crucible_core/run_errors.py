@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from crucible_core.errors import CrucibleError, Portable
+from crucible_core.ir.gates import GateResult, did_not_pass
 
 if TYPE_CHECKING:
     from crucible_core.context import Context
-    from crucible_core.ir.gates import GateResult
 
 
 class StageFailedError(CrucibleError):
@@ -28,9 +28,7 @@ class GateFailedError(CrucibleError):
     def __init__(self, context: Context, gates: Iterable[GateResult]) -> None:
         self.context = context
         self.gates = tuple(gates)
-        blocked = [f"{one.gate}: {one.sentence}" for one in self.gates if one.blocks]
-        many = f"{len(blocked)} gates" if len(blocked) > 1 else "a gate"
-        super().__init__(f"{many} of experiment {context.experiment_id!r} did not pass: {'; '.join(blocked)}")
+        super().__init__(did_not_pass(context.experiment_id, [one for one in self.gates if one.blocks]))
 
 
 class RunInterrupted(Portable, KeyboardInterrupt):

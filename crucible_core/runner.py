@@ -5,6 +5,7 @@ Dagster's ops call the same `run_stage`, so that a run gives the same result on 
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Mapping
@@ -13,13 +14,15 @@ from types import TracebackType
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.gates.judge import judge_gates
+from crucible_core.gates.judge import judge_gates, tell_stages
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Attempt, Audience, Observers, current_attempt
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.stage import FunctionStage
 from crucible_core.trace import (
     Event,
     GateJudged,
@@ -29,12 +32,18 @@ from crucible_core.trace import (
     StageStarted,
     StageSucceeded,
 )
-from crucible_core.values.jsonable import safe_text, type_name
-from crucible_core.values.messages import error_text
+from crucible_core.values.attempt_inputs import AttemptInputs
+from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
 
-MAX_TEXT = 20_000
+UNUSED = (
+    "stage %r returned the Context that it was given, although it made a new one from it: what it added is lost. Every "
+    "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
+)
+
+_log = logging.getLogger("crucible")
 
 
 def run_experiment(
@@ -58,7 +67,8 @@ def run_experiment(
     """
     plan = plan_of(experiment, registry)
     audience = Audience.of(observers)
-    context = Context.begin(plan.experiment, run_id=run_id, assigns=assigns)
+    shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
+    context = Context.begin(shown, run_id=run_id, assigns=assigns)
     with audience.during(context.experiment_id, context.run_id), plan.running():
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
@@ -73,12 +83,12 @@ def run_experiment(
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:
     """Judge the gates after the last stage: the Context with a GateJudged in its trace for each.
 
-    Without `past`, regression gates are undecided.
+    Without `past`, regression gates are undecided. The reports that the run has written are written again, with them.
     """
     audience = Audience.of(observers)
     for result in judge_gates(context, plan, past):
         context = _record(context, GateJudged(result=result), audience)
-    return context
+    return tell_stages(context, plan)
 
 
 def run_stage(
@@ -90,12 +100,14 @@ def run_stage(
 ) -> Context:
     """Run one stage on `context`, with its retries, and return the Context with the stage's record in its trace.
 
+    Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
+
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
     raised. The Context of either holds the decisions made until then.
     """
     audience = Audience.of(observers)
     definition = planned.definition
-    name = definition.name
+    name, policy = definition.name, definition.retry
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
     started = perf_counter()
@@ -106,6 +118,8 @@ def run_stage(
         while True:
             attempt = Attempt(context.run_id, name, audience)
             heard = attempt.heard
+            retry = policy if policy is not None and attempts <= policy.max_retries else None
+            inputs = None if retry is None else AttemptInputs(planned.stage, context)
             try:
                 result = _run_once(planned, context, attempt, audience)
                 break
@@ -113,19 +127,19 @@ def run_stage(
                 raise
             except BaseException as error:
                 context = _keep(context, heard)
-                policy = definition.retry
-                if policy is None or attempts > policy.max_retries or not isinstance(error, Exception):
-                    failed = _failure(name, error, attempts, perf_counter() - started)
+                if retry is None or inputs is None or not isinstance(error, Exception):
+                    failed = _failure(planned, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
-                delay = policy.delay_after(attempts)
-                context = _record(context, _retried(name, attempts, delay, error), audience)
+                delay = retry.delay_after(attempts)
+                planned, context = planned._replace(stage=inputs.stage), inputs.restored(context)
+                context = _record(context, _retried(planned, attempts, delay, error), audience)
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
         return _record(result, succeeded, audience)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
-        failed = _failure(name, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
+        failed = _failure(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
         raise RunInterrupted(name, _record(_keep(context, heard), failed, audience)) from interrupt
 
 
@@ -138,6 +152,8 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
         if attempt.own_updates is not None:
             attempt.own_updates.close()
     _check(result, planned, context)
+    if result is context and (attempt.derived or attempt.heard):
+        _log.warning(UNUSED, planned.name)
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
         for event in result.trace[len(context.trace) :]:
@@ -181,37 +197,37 @@ def _record(context: Context, event: Event, audience: Audience) -> Context:
     return context._record(event)
 
 
-def _retried(name: str, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    return StageRetried(
-        stage=name, attempt=attempt, delay=delay, error_type=type_name(error), message=_readable(error_text(error))
-    )
+def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
+    said = _readable(error_text(error), planned)
+    return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
 
 
-def _failure(name: str, error: BaseException, attempts: int, seconds: float) -> StageFailed:
+def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds: float) -> StageFailed:
     message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
     shown = []
     if not getattr(error, "explains_itself", False):  # a refusal of data says all there is to say in its message
         shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
     return StageFailed(
-        stage=name,
+        stage=planned.name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message),
-        traceback=_readable("".join(shown)),
+        message=_readable(message + path_hint(error), planned),
+        traceback=_readable("".join(shown), planned),
     )
 
 
-def _readable(text: str) -> str:
-    if len(text) > MAX_TEXT:
-        text = f"{text[: MAX_TEXT // 2]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-MAX_TEXT // 2 :]}"
-    return safe_text(text)
+def _readable(text: str, planned: PlannedStage) -> str:
+    return readable_text(scrub(text, secrets_of(planned.stage, planned.definition.options)))
 
 
 def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
         trace = trace.tb_next
     return trace
+
+
+_OURS = {__file__, FunctionStage.run.__code__.co_filename}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.option_schema import file_name
 from crucible_core.values.jsonable import to_jsonable
 
 __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
@@ -81,11 +82,15 @@ class Stage(BaseModel):
         """
         return ()
 
+    def after_gates(self, ctx: Context) -> Context:
+        """Called after the gates were judged, if the stage succeeded: a report shows `ctx.trace.gates` now."""
+        return ctx
+
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""
         # The alias of an option is its name in the file.
-        fields = {_file_name(name, field): field for name, field in cls.model_fields.items()}
+        fields = {file_name(name, field): field for name, field in cls.model_fields.items()}
         return StageDescription(
             name=_snake_case(cls.__name__),
             description=inspect.getdoc(cls) or "" if cls.__doc__ else "",
@@ -182,7 +187,7 @@ def wrong_default(stage: type[Stage]) -> str | None:
 @functools.lru_cache(maxsize=1024)
 def takes_seed(stage: type[Stage]) -> bool:
     """Whether the stage has an option `seed`."""
-    return any(_file_name(name, field) == "seed" for name, field in stage.model_fields.items())
+    return any(file_name(name, field) == "seed" for name, field in stage.model_fields.items())
 
 
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
@@ -190,10 +195,6 @@ def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str,
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}
     holder = type("Options", (), {"__annotations__": annotations})
     return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)
-
-
-def _file_name(name: str, field: FieldInfo) -> str:
-    return field.validation_alias if isinstance(field.validation_alias, str) else field.alias or name
 
 
 def _default(field: FieldInfo) -> Any:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dagster import (
     AssetChecksDefinition,
+    AssetsDefinition,
     AssetSpec,
     Definitions,
     JobDefinition,
     ScheduleDefinition,
     SensorDefinition,
+    get_dagster_logger,
 )
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
-from crucible_core.ir.loading import MAX_BYTES
-from crucible_core.report.output_files import output_root
+from crucible_core.ir.loading import is_experiment
+from crucible_core.plan import plan_of
+from crucible_core.values.places import report_folder
 from crucible_dagster.automation.schedules import schedule_for
+from crucible_dagster.automation.sensors import automation_for
 from crucible_dagster.automation.triggers import trigger_for
-from crucible_dagster.compile.assets import asset_for, circle_of_deps
+from crucible_dagster.compile.assets import asset_for, circle_of_deps, decisions_of, materializable
+from crucible_dagster.compile.broken import broken_jobs
 from crucible_dagster.compile.checks import checks_for
-from crucible_dagster.compile.job import job_for
+from crucible_dagster.compile.job import graph_for, job_of, variants_job_of
 from crucible_dagster.names import same_names
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
@@ -34,21 +39,30 @@ __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_expe
 # Dagster shows the libraries of a code location, and their versions.
 DagsterLibraryRegistry.register("crucible-dagster", __version__, is_dagster_package=False)
 
+_log = get_dagster_logger("crucible")
+
 PathLike = str | os.PathLike[str]
+VALIDATION_VARIABLE = "DAGSTER_IS_DEFS_VALIDATION_CLI"
+"""Set by `dg check defs` and `dagster definitions validate`."""
 SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 
 
-def build_definitions(paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None) -> Definitions:
-    """A job, an asset with its checks and, where the file asks for them, a schedule and a trigger for each experiment.
+def build_definitions(
+    paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None, strict: bool = False
+) -> Definitions:
+    """A job, an asset with its checks and, where the file asks for them, what runs it again, for each experiment.
 
     `paths` are files, folders (every experiment in a .yaml, .yml or .json file below them) or glob patterns. Merge the
     result with your own by `Definitions.merge`.
 
-    Raises InvalidExperimentError with every mistake of every file: a location that leaves experiments out would look
-    as if they did not exist.
+    A file with a mistake does not keep the others from the UI: a job `broken_<file>` says what is wrong, and fails with
+    that, and the code location logs a warning. With `strict`, and in `dg check defs` and
+    `dagster definitions validate`, InvalidExperimentError is raised instead, with every mistake of every file.
+
+    Raises InvalidExperimentError for a path where there is no experiment.
     """
     experiments, mistakes = load_experiments(experiment_files(paths))
-    return definitions_of(experiments, registry, mistakes=mistakes)
+    return definitions_of(experiments, registry, mistakes=mistakes, strict=strict)
 
 
 def load_experiments(files: Iterable[Path]) -> tuple[list[Experiment], list[InvalidExperimentError]]:
@@ -68,36 +82,78 @@ def definitions_of(
     *,
     mistakes: Iterable[InvalidExperimentError] = (),
     beside: Iterable[Experiment] = (),
+    strict: bool = True,
 ) -> Definitions:
     """The definitions of the experiments; those of `beside` are in the same location, in another component.
 
-    Raises InvalidExperimentError with the `mistakes` made so far, those in these experiments, ids that become the same,
-    and `deps` that form a circle.
+    Mistakes are the `mistakes` made so far, those in these experiments, ids that become the same, and `deps` that form
+    a circle. With `strict`, InvalidExperimentError is raised with all of them; otherwise see `build_definitions`.
     """
     registry = builtin_registry() if registry is None else registry
-    found = list(mistakes)
-    jobs: list[JobDefinition] = []
-    assets: list[AssetSpec] = []
-    checks: list[AssetChecksDefinition] = []
-    schedules: list[ScheduleDefinition] = []
-    sensors: list[SensorDefinition] = []
+    beside = list(beside)
+    found, compiled = list(mistakes), list[_Compiled]()
     for experiment in experiments:
         try:
-            job = job_for(experiment, registry)
-            jobs.append(job)
-            assets.append(asset_for(experiment, registry))
-            checks += checks_for(experiment, registry)
-            if schedule := schedule_for(experiment, job):
-                schedules.append(schedule)
-            if trigger := trigger_for(experiment, job):
-                sensors.append(trigger)
+            compiled.append(_compile(experiment, registry))
         except InvalidExperimentError as error:
             found.append(error)
-    everything = [*beside, *experiments]
-    found += [*same_names(everything), *circle_of_deps(everything)]
-    if found:
-        raise InvalidExperimentError.of(found)
-    return Definitions(assets=assets, asset_checks=checks, jobs=jobs, schedules=schedules, sensors=sensors)
+    clashes = _clashes([*beside, *(one.experiment for one in compiled)])
+    if (found or clashes) and (strict or os.environ.get(VALIDATION_VARIABLE)):
+        raise InvalidExperimentError.of([*found, *clashes])
+    if clashes:
+        compiled, clashes = _without_clashes(beside, compiled)
+        found += clashes
+    for mistake in found:
+        _log.warning("this file is left out: %s", mistake)
+    jobs = [job for one in compiled for job in one.jobs]
+    return Definitions(
+        assets=[asset for one in compiled for asset in one.assets],
+        asset_checks=[check for one in compiled for check in one.checks],
+        jobs=[*jobs, *broken_jobs(found, (job.name for job in jobs))],
+        schedules=[one.schedule for one in compiled if one.schedule],
+        sensors=[sensor for one in compiled for sensor in one.sensors],
+    )
+
+
+class _Compiled(NamedTuple):
+    """The definitions of one experiment."""
+
+    experiment: Experiment
+    jobs: Sequence[JobDefinition]
+    assets: Sequence[AssetsDefinition | AssetSpec]
+    checks: Sequence[AssetChecksDefinition]
+    schedule: ScheduleDefinition | None
+    sensors: Sequence[SensorDefinition]
+
+
+def _compile(experiment: Experiment, registry: Registry) -> _Compiled:
+    graph = graph_for(plan_of(experiment, registry))
+    job, variants = job_of(graph), variants_job_of(graph)
+    sensors = (trigger_for(experiment, job), automation_for(experiment))
+    return _Compiled(
+        experiment,
+        [job, variants] if variants else [job],
+        [materializable(asset_for(experiment, registry), graph), decisions_of(experiment)],
+        checks_for(experiment, registry),
+        schedule_for(experiment, job),
+        [one for one in sensors if one],
+    )
+
+
+def _clashes(experiments: Sequence[Experiment]) -> list[InvalidExperimentError]:
+    return [*same_names(experiments), *circle_of_deps(experiments)]
+
+
+def _without_clashes(
+    beside: Sequence[Experiment], compiled: Iterable[_Compiled]
+) -> tuple[list[_Compiled], list[InvalidExperimentError]]:
+    """Those that go together with the ones before them, and the mistakes of the others."""
+    kept, found = list[_Compiled](), list[InvalidExperimentError]()
+    for one in compiled:
+        clashes = _clashes([*beside, *(other.experiment for other in kept), one.experiment])
+        found += clashes
+        kept += [] if clashes else [one]
+    return kept, found
 
 
 def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
@@ -108,7 +164,7 @@ def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[Path, None] = {}
     for path in listed:
-        files = list(_expand(Path(path)))
+        files = list(_expand(Path(path).expanduser()))
         if not files:
             raise InvalidExperimentError(
                 "there is no experiment file (.yaml, .yml, .json) here", location=Location(str(Path(path).absolute()))
@@ -119,29 +175,20 @@ def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
 
 def _expand(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in _files_below(path) if _is_experiment(file))
+        yield from (file for file in _files_below(path, report_folder(path)) if is_experiment(file))
     elif path.exists():
         yield path
     else:
         yield from sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
     """The files with a fitting suffix, except hidden ones, reports, and those of virtual environments."""
     for inside in sorted(folder.iterdir()):
         if inside.name.startswith("."):
             continue
         if inside.is_dir():
-            if inside.absolute() != output_root() and not (inside / "pyvenv.cfg").exists():
-                yield from _files_below(inside)
-        elif inside.suffix in SUFFIXES:
+            if inside.absolute() != reports and not (inside / "pyvenv.cfg").exists():
+                yield from _files_below(inside, reports)
+        elif inside.suffix in SUFFIXES and inside.is_file():
             yield inside
-
-
-def _is_experiment(file: Path) -> bool:
-    # A folder has other files with these suffixes, such as dagster.yaml. One with neither `id` nor `pipeline`, which
-    # every experiment has, is not an experiment with a mistake in it; nor is a component of `dg`, of whatever type.
-    text = file.read_text(encoding="utf-8", errors="replace")[:MAX_BYTES]
-    if re.search(r"(?m)^type\s*:", text) and re.search(r"(?m)^attributes\s*:", text):
-        return False
-    return re.search(r'(?m)^[\s{]*"?(id|pipeline)"?\s*:', text) is not None

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from dagster import DagsterInstance
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.execution.api import execute_run
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.execution.api import create_execution_plan, execute_run
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.state import KnownExecutionState, PastExecutionState
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
 from dagster._utils.schedules import (
@@ -18,11 +28,21 @@ __all__ = [
     "RESUME_RETRY_TAG",
     "SCHEDULED_EXECUTION_TIME_TAG",
     "AssetCheckEvaluationTargetMaterializationData",
+    "DagsterUserCodeProcessError",
+    "ExecutionPlan",
+    "InMemoryJob",
     "InstigatorState",
     "InstigatorTick",
+    "KnownExecutionState",
+    "PastExecutionState",
     "ReconstructableJob",
+    "RegisteredCodeLocationOrigin",
+    "RemoteJobOrigin",
+    "RemoteRepositoryOrigin",
+    "create_execution_plan",
     "execute_run",
     "has_out_of_range_cron_interval",
+    "in_this_process",
     "is_valid_cron_schedule",
     "schedule_execution_time_iterator",
 ]
@@ -40,3 +60,21 @@ PRELOADED_MODULES = (
     "crucible_core.stages",
     "crucible_dagster.compile.preload",
 )
+
+_configuring = threading.RLock()
+
+
+@contextlib.contextmanager
+def in_this_process(instance: DagsterInstance) -> Iterator[None]:
+    """Around a run in this process: runs in several threads may not wait for each other forever.
+
+    Dagster configures Python's `logging` when a run begins, even if its settings name no handlers. `logging` then takes
+    its own lock and waits for those of all handlers; a handler of another run, which holds one, waits for `logging`.
+    Without handlers in the settings there is nothing to configure; with them, runs are one after another.
+    """
+    if instance.get_python_log_dagster_handler_config():
+        with _configuring:
+            yield
+    else:
+        instance.get_yaml_python_handlers = list  # type: ignore[method-assign]
+        yield

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from dagster import (
     DagsterError,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     JobDefinition,
     build_reconstructable_job,
@@ -34,22 +36,41 @@ from crucible_core import (
     StageFailedError,
 )
 from crucible_core.ir.experiment import Source
+from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
+from crucible_core.values.places import project_folder
 from crucible_dagster.compile.job import job_for
-from crucible_dagster.dagster_internals import ReconstructableJob, execute_run
+from crucible_dagster.dagster_internals import InMemoryJob, ReconstructableJob, execute_run, in_this_process
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
 from crucible_dagster.names import last_step, op_names
+from crucible_dagster.origins import origin_of
+from crucible_dagster.processes import without_the_script
 from crucible_dagster.store import RefusedWriteError, StoreError, detached
-from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.store.io_manager import EMBEDDED, open_store
+from crucible_dagster.tags import FRESH_TAG, LOCATION_TAG
 
-__all__ = ["embedded_home", "execute_experiment", "job_in_processes", "open_instance", "outcome", "rebuild_job"]
+__all__ = [
+    "embedded_home",
+    "execute_experiment",
+    "job_in_processes",
+    "launch",
+    "make_tables",
+    "open_instance",
+    "outcome",
+    "rebuild_job",
+]
 
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
+SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"
+"""Holds the stages of an experiment that have secrets, for the processes that rebuild its job."""
+LOCAL = Path(__file__).parent / "local"
+"""Where the settings of an instance on this machine lie."""
+OLD_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+"""What earlier versions wrote, without what a UI needs: a queue, and an end for runs whose process was lost."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -67,8 +88,8 @@ def execute_experiment(
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
-    `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` below the working
-    directory. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
+    `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
+    experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
     `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
     runs every stage, even those with `cache: true`. `tags` are further tags of the run.
 
@@ -80,7 +101,7 @@ def execute_experiment(
     chosen = executor or (experiment.execution.executor if experiment.execution else "in_process")
     with contextlib.ExitStack() as stack:
         if instance is None:
-            instance = stack.enter_context(open_instance())
+            instance = stack.enter_context(open_instance(experiment.folder))
         run_id = run_id or str(uuid.uuid4())
         try:
             uuid.UUID(run_id)
@@ -102,18 +123,22 @@ def execute_experiment(
     return context
 
 
-def embedded_home() -> Path:
-    """Where the embedded instance keeps its files."""
-    return Path(".crucible", "dagster").absolute()
+def embedded_home(folder: Path | None = None) -> Path:
+    """Where the embedded instance keeps its files, in the project of `folder` or of the working directory."""
+    return project_folder(folder) / EMBEDDED
 
 
-def open_instance() -> DagsterInstance:
-    """The instance of DAGSTER_HOME; otherwise the embedded one on SQLite files, which is created if there is none."""
+def open_instance(folder: Path | None = None) -> DagsterInstance:
+    """The instance of DAGSTER_HOME; otherwise the embedded one on SQLite files, which is created if there is none.
+
+    The embedded one is `.crucible/dagster` in the project of `folder`: the nearest folder, upward from there, with
+    `.crucible`, `pyproject.toml` or `.git`, else the working directory. `folder` defaults to the working directory.
+    """
     home = os.environ.get("DAGSTER_HOME")
     try:
-        return DagsterInstance.get() if home else _open_embedded(embedded_home())
+        return DagsterInstance.get() if home else _open_embedded(embedded_home(folder))
     except (OSError, DagsterError, CheckError) as error:
-        where = f"DAGSTER_HOME={home}" if home else str(embedded_home())
+        where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {error}") from error
 
 
@@ -123,14 +148,18 @@ def _open_embedded(home: Path) -> DagsterInstance:
     with (home / ".lock").open("w") as lock:
         # Two processes that open fresh SQLite storage at once both make its tables, and both may fail.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not settings.exists():
-            settings.write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+        if not settings.exists() or settings.read_text() == OLD_SETTINGS:
+            shutil.copyfile(LOCAL / "dagster.yaml", settings)
         instance = DagsterInstance.from_config(str(home))
-        # Each storage makes its tables when it is first used.
-        instance.get_runs_count()
-        instance.all_asset_keys()
-        instance.all_instigator_state()
+        make_tables(instance)
     return instance
+
+
+def make_tables(instance: DagsterInstance) -> None:
+    """Each storage makes its tables when it is first used."""
+    instance.get_runs_count()
+    instance.all_asset_keys()
+    instance.all_instigator_state()
 
 
 def outcome(
@@ -186,8 +215,8 @@ def _execute_here(
     observers: Observers,
     tags: Mapping[str, str],
 ) -> None:
-    job = job_for(plan, observers=observers)
-    job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False, run_id=run_id, tags=tags)
+    job = InMemoryJob(job_for(plan, observers=observers))
+    launch(job, instance, run_config=_config("in_process"), tags=tags, apart=False, run_id=run_id)
 
 
 def _execute_apart(
@@ -202,15 +231,39 @@ def _execute_apart(
             "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
+    config = _config("multiprocess", **_limits(plan.experiment))
     with job_in_processes(plan.experiment, plan.registry, ()) as job:
-        definition = job.get_definition()
-        run = instance.create_run_for_job(
-            job_def=definition,
-            run_id=run_id,
-            run_config={**QUIET, "execution": {"config": {"multiprocess": _limits(plan.experiment)}}},
-            tags={**definition.tags, **tags},
-        )
+        launch(job, instance, run_config=config, tags=tags, apart=True, run_id=run_id)
+
+
+def launch(
+    job: InMemoryJob | ReconstructableJob,
+    instance: DagsterInstance,
+    *,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    apart: bool,
+    **more: Any,
+) -> DagsterRun:
+    """Run the job from this process, as a run that Dagster's UI lists with the others of the job.
+
+    `apart` says whether its steps have processes of their own; `more` goes to Dagster's `create_run_for_job`.
+    """
+    definition = job.get_definition()
+    run = instance.create_run_for_job(
+        job_def=definition,
+        run_config=run_config,
+        tags={**definition.run_tags, **tags},
+        remote_job_origin=origin_of(instance, definition.name, tags.get(LOCATION_TAG)),
+        **more,
+    )
+    with without_the_script() if apart else in_this_process(instance):
         execute_run(job, run, instance)
+    return run
+
+
+def _config(executor: ExecutorName, **settings: Any) -> dict[str, Any]:
+    return {**QUIET, "execution": {"config": {executor: settings}}}
 
 
 @contextlib.contextmanager
@@ -220,13 +273,21 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     Raises CrucibleError for a stage that other processes cannot import.
     """
     token = uuid.uuid4().hex
+    stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
+    shown = masked_experiment(experiment, stages)
+    secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
+    if shown is not experiment:
+        # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
+        with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
+        os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)
     try:
         yield build_reconstructable_job(
             "crucible_dagster.execution",
             "rebuild_job",
             reconstructable_kwargs={
-                "experiment": experiment.to_json(indent=None),
+                "experiment": shown.to_json(indent=None),
+                "options_changed": experiment.options_changed,
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
                 "importable": None if registry.importable is None else sorted(registry.importable),
@@ -235,6 +296,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
         )
     finally:
         del _observers[token]
+        os.environ.pop(secret, None)
 
 
 # For the jobs that this process executes: observers cannot be passed to another process.
@@ -255,10 +317,14 @@ def rebuild_job(
     path: str | None,
     stages: Mapping[str, str],
     importable: Sequence[str] | None,
+    options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
     """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
+    if (secret := os.environ.get(SECRETS_VARIABLE.format(token))) is not None:
+        made = restored(made, Experiment.model_validate_json(secret))
+    made = made.as_changed(options_changed)
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}

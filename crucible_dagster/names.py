@@ -18,13 +18,18 @@ from dagster import (
 from crucible_core import Experiment, InvalidExperimentError
 
 __all__ = [
+    "asset_key",
     "asset_path",
     "check_names",
     "dagster_name",
+    "decisions_key",
     "gates_step",
     "last_step",
     "op_names",
+    "root_of",
     "same_names",
+    "step_name",
+    "variants_job_name",
 ]
 
 
@@ -83,6 +88,11 @@ def gates_step(experiment: Experiment) -> str | None:
     return name
 
 
+def variants_job_name(experiment: Experiment) -> str:
+    """The job whose partitions are the variants of the experiment."""
+    return f"{dagster_name(experiment.id)}_variants"
+
+
 def last_step(experiment: Experiment) -> str:
     """The step whose result is that of the run."""
     return gates_step(experiment) or op_names(experiment)[-1]
@@ -107,6 +117,8 @@ def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentE
     taken: dict[str, Experiment] = {}
     for experiment in experiments:
         other = taken.setdefault(dagster_name(experiment.id), experiment)
+        if other is experiment and experiment.variants:
+            other = taken.setdefault(variants_job_name(experiment), experiment)
         if other is not experiment:
             where = f" ({other.location('id')})" if other.source else ""
             both = f": both are {dagster_name(experiment.id)!r} in Dagster" if experiment.id != other.id else ""
@@ -124,3 +136,13 @@ def root_of(run: DagsterRun) -> str:
 def asset_key(experiment: Experiment) -> AssetKey:
     """The asset that shows the experiment's results over time."""
     return AssetKey(asset_path(experiment))
+
+
+def decisions_key(experiment: Experiment) -> AssetKey:
+    """The asset that the decisions of its stages are observations of."""
+    return AssetKey([*asset_path(experiment), "decisions"])
+
+
+def step_name(step_key: str) -> str:
+    """The name of the op: in a run that materializes an asset, Dagster puts the name of the experiment before it."""
+    return step_key.rpartition(".")[2]

@@ -1,13 +1,19 @@
-"""Which process runs a run, and whether it is still alive."""
+"""Which process runs a run, whether it is still alive, and what the processes of its steps begin with."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-__all__ = ["is_elsewhere", "is_gone", "worker_of_this_step"]
+__all__ = ["is_elsewhere", "is_gone", "without_the_script", "worker_of_this_step"]
 
 
 def worker_of_this_step() -> str:
@@ -29,6 +35,35 @@ def is_gone(worker: str) -> bool:
 def is_elsewhere(worker: str) -> bool:
     """Whether the process is, or was, another host's."""
     return worker.partition(" ")[0] != socket.gethostname()
+
+
+_starting_steps: ContextVar[bool] = ContextVar("crucible_starting_steps", default=False)
+
+
+class _Script(ModuleType):
+    """`__main__`, of which multiprocessing sees neither file nor name where the processes of steps are started."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"__file__", "__spec__"} and _starting_steps.get():
+            return None
+        return super().__getattribute__(name)
+
+
+@contextlib.contextmanager
+def without_the_script() -> Iterator[None]:
+    """Processes that this thread starts do not run the script of this one again, as multiprocessing has them do.
+
+    The stages of such a run are imported from modules, so its steps need nothing of the script; and a script without
+    `if __name__ == "__main__":` would start its run again in each of them.
+    """
+    script = sys.modules["__main__"]
+    if type(script) is ModuleType:
+        script.__class__ = _Script
+    token = _starting_steps.set(True)
+    try:
+        yield
+    finally:
+        _starting_steps.reset(token)
 
 
 def _start_of(pid: int) -> str | None:

@@ -47,8 +47,17 @@ EXPERIMENT_TAG = "crucible/experiment"
 """On a run: the id of its experiment."""
 
 
+OTHER_JOB_TAG = "crucible/other_job"
+"""On a run of the experiment that is not of its own job, but of its asset or of the job of its variants: the id of the
+experiment."""
+
+
 GATES_TAG = "crucible/gates"
 """On a run that was judged: the verdict over all its gates."""
+
+
+OPTIONS_TAG = "crucible/options"
+"""On a run: `changed` if it has other options than those of its file and variant, as by `--set` or in the Launchpad."""
 
 
 CRON_TAG = "crucible/cron"

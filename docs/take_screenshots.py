@@ -44,7 +44,6 @@ def launch(page: Page, url: str, strength: float) -> str:
     write_config(page, f"ops:\n  train_svm:\n    config:\n      C: {strength}\n", 3)
     expect(page.get_by_text("No errors")).to_be_visible()
     page.get_by_role("button", name="Launch run").first.click()
-    page.get_by_role("button", name="Confirm").click()
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
     expect(page.get_by_text("Finished execution of run").first).to_be_visible()
     return page.url.partition("?")[0]

@@ -6,11 +6,14 @@ import os
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from crucible_core import Context, Stage, stage
 
@@ -97,7 +100,7 @@ def summarize(ctx: Context) -> Context:
 @stage
 def decide_twice(ctx: Context) -> Context:
     ctx = ctx.decide("first", "because", alternatives=("second", "third"), confidence=0.25)
-    return ctx.decide("again", "why not").put_metric("decided", 2)
+    return ctx.decide("again", "why not").put_metric("decided", 2).put_metric("said", "twice")
 
 
 @stage
@@ -109,6 +112,37 @@ def fail_until(ctx: Context, *, counter: str, successes_after: int) -> Context:
     if calls <= successes_after:
         raise ConnectionError(f"call {calls}")
     return ctx.put_metric("calls", calls)
+
+
+@stage
+def kinds_of_numbers(ctx: Context) -> Context:
+    exact = {"decimal": Decimal("0.5"), "fraction": Fraction(1, 2), "yes": True}
+    return odd_values.function(ctx).merge_metrics(exact)
+
+
+class MutateUntil(Stage):
+    """Changes in place what it was given, its options too, and raises until it has been called often enough."""
+
+    counter: str
+    successes_after: int
+    seen: list[int] = Field(default=[0])
+
+    def run(self, ctx: Context) -> Context:
+        self.seen.append(1)
+        ctx.assigns["list"].append(4)
+        ctx.assigns["same_list"].append(5)
+        array = ctx.assigns["array"]
+        array *= 10
+        ctx.outputs[0]["n"] += 1
+        assert ctx.experiment.metadata
+        ctx.experiment.metadata["notes"].append("changed")
+        ctx = ctx.put_metric("notes", list(ctx.experiment.metadata["notes"])).put_metric("seen", list(self.seen))
+        return fail_until.function(ctx, counter=self.counter, successes_after=self.successes_after)
+
+
+@stage
+def share(ctx: Context) -> Context:
+    return ctx.assign(same_list=ctx.assigns["list"]).add_output({"n": 1})
 
 
 class UnpicklableError(Exception):

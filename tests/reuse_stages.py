@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,3 +155,45 @@ def make(value: int) -> type[Stage]:
 
 
 made_one, made_two = make(1), make(2)
+
+
+class Net:
+    """Is pickled."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def score(self) -> float:
+        return self.weight * 2
+
+
+@stage
+def make_net(ctx: Context) -> Context:
+    return ctx.assign(net=Net(3.0))
+
+
+@stage
+def score_net(ctx: Context) -> Context:
+    return ctx.put_metric("score", ctx.assigns["net"].score())
+
+
+@stage
+def reads_file(ctx: Context, *, data: Path) -> Context:
+    return ctx.put_metric("read", data.read_text())
+
+
+@stage
+def reads_a_file_by_name(ctx: Context) -> Context:
+    return ctx.put_metric("read", Path("named.txt").read_text())
+
+
+@stage
+def reads_environment(ctx: Context) -> Context:
+    return ctx.put_metric("read", os.environ.get("REUSE_RATE", "none"))
+
+
+@stage
+def writes_file(ctx: Context, *, log: Path) -> Context:
+    with log.open("a") as stream:
+        stream.write("ran\n")
+    return ctx.put_metric("lines", len(log.read_text().splitlines()))

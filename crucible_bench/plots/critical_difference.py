@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from crucible_bench.plots.numbers import finite
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.svg import Drawing, sentence
 from crucible_bench.plots.text_layout import clean, counted, named, widest
 
@@ -22,6 +22,7 @@ def critical_difference(
     cliques: Sequence[Sequence[str]],
     blocks: int,
     caption: str | None = None,
+    width: float = WIDE,
 ) -> Picture:
     """Methods on an axis of mean ranks, 1 the best; a bar joins the members of each clique, which are not told apart.
 
@@ -45,8 +46,10 @@ def critical_difference(
             raise ValueError(f"a clique names {clean(member)[:60]!r}, which has no mean rank")
     names = sorted(ranks, key=lambda name: ranks[name])
     bars = _bars(ranks, cliques)
-    drawing = Drawing()
-    names_room = min(max(widest(clean(name) for name in names), 50.0), 150.0)
+    drawing = Drawing(width)
+    # At least 60 pixels for the axis, whatever the names take.
+    most = max(50.0, min(150.0, width / 2 - 106))
+    names_room = min(max(widest(clean(name) for name in names), 50.0), most)
     start = 16 + names_room + 46 + 14
     end = drawing.width - start
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from crucible_bench.plots.axes import Axis, linear_axis, log_axis
 from crucible_bench.plots.numbers import finite, interval_text, length_of, numerals, open_or_finite, plain, ratios
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.svg import Drawing, sentence, shape
 from crucible_bench.plots.text_layout import clean, cut, named, text_width, widest
 
@@ -15,7 +15,6 @@ __all__ = ["ForestRow", "Margin", "forest_plot"]
 
 Margin = float | tuple[float | None, float | None]
 
-_ROW = 26
 _MOST_ROWS = 60
 
 
@@ -39,6 +38,7 @@ def forest_plot(
     log: bool = False,
     interval: str = "interval",
     caption: str | None = None,
+    width: float = WIDE,
 ) -> Picture:
     """Estimates as squares with their intervals as lines, and their numbers beside them.
 
@@ -46,7 +46,8 @@ def forest_plot(
     1 on a logarithmic axis; None draws none. `margin` shades what counts as equivalent: one number is that far to
     either side of the reference (divided and multiplied on a logarithmic axis), a pair gives the ends themselves, None
     an open one. `interval` names the intervals: `95% CI`. An infinite end is an open one, and so is one at 0 on a
-    logarithmic axis. More than 60 rows are not drawn, and the picture says so.
+    logarithmic axis. More than 60 rows are not drawn, and the picture says so. In a picture narrower than 480 pixels,
+    labels stand above the intervals and numbers below them.
 
     Raises ValueError without rows, for an estimate that is NaN or infinite, for an end that is NaN or on the wrong side
     of the other, and for a number that is not above 0 on a logarithmic axis.
@@ -66,22 +67,23 @@ def forest_plot(
     if caption is None:
         caption = _caption(drawn, reference, band, interval)
     head = f"estimate [{cut(clean(interval), 110, 11)}]"
-    plot = _Layout(drawn, numbers + [value for value in (reference, *band) if value is not None], write, log, head)
-    drawing = Drawing()
-    top, bottom = 40, 40 + _ROW * len(drawn)
+    plot = _Layout(
+        drawn, numbers + [value for value in (reference, *band) if value is not None], write, log, head, width
+    )
+    drawing = Drawing(width)
+    top, bottom = 40, 40 + plot.row * len(drawn)
     _draw_backdrop(drawing, plot.axis, top, bottom, band, axis)
     if reference is not None:
         drawing.line([(plot.axis.at(reference), top - 6), (plot.axis.at(reference), bottom)], "ink")
     drawing.text(plot.numbers_at, 26, head, "soft small", anchor="end", room=plot.numbers_room)
     for index, row in enumerate(drawn):
-        _draw_row(drawing, plot, row, top + _ROW * index, reference, write)
+        _draw_row(drawing, plot, row, top + plot.row * index, reference, write)
     height = bottom + 50.0
     if len(shown) > len(drawn):
         height += 18
         left = len(shown) - len(drawn)
-        drawing.text(
-            16, height - 14, f"The first {len(drawn)} of {len(shown)} rows; {left} more are not drawn.", "soft small"
-        )
+        said = f"The first {len(drawn)} of {len(shown)} rows; {left} more are not drawn."
+        drawing.text(16, height - 14, said, "soft small")
     return drawing.picture(
         height,
         title=f"Forest plot of {named(axis)}",
@@ -116,22 +118,37 @@ def _band(margin: Margin | None, reference: float | None, log: bool) -> tuple[fl
 
 
 class _Layout:
-    """Where the columns are: labels, plot, numbers, notes."""
+    """Where things are: labels, plot, numbers and notes in a row, or one below the other in a narrow picture."""
 
     def __init__(
-        self, rows: Sequence[ForestRow], numbers: Sequence[float], write: Callable[[float], str], log: bool, head: str
+        self,
+        rows: Sequence[ForestRow],
+        numbers: Sequence[float],
+        write: Callable[[float], str],
+        log: bool,
+        head: str,
+        width: float,
     ) -> None:
-        self.texts = [_numbers_text(row, write) for row in rows]
-        numbers_width = max(widest(self.texts), text_width(head, 11))
+        numbers_width = max(widest([_numbers_text(row, write) for row in rows]), text_width(head, 11))
         notes = widest([row.note for row in rows], 11)
-        self.notes_room = min(notes, 130.0)
-        self.numbers_at = 720 - 16 - (self.notes_room + 14 if notes else 0)
-        # At least 240 pixels for the plot, whatever the texts take.
         self.numbers_room = numbers_width
-        labels = min(widest([row.label for row in rows]), 210.0)
-        self.labels_room = max(60.0, min(labels, self.numbers_at - numbers_width - 18 - 240 - 34))
-        self.notes_at = self.numbers_at + 14
-        start, end = 16 + self.labels_room + 18, self.numbers_at - numbers_width - 18
+        self.halo = " halo" if width < 480 else ""  # there, texts are on the plot
+        if width < 480:
+            self.row, self.label_at, self.middle, self.number_at = 62.0, 16.0, 29.0, 50.0
+            self.notes_room = min(notes, 100.0)
+            self.numbers_at = width - 16
+            self.notes_at, self.notes_anchor = width - 16, "end"
+            self.labels_room = width - 32 - (self.notes_room + 12 if notes else 0)
+            start, end = 24.0, width - 24
+        else:
+            self.row, self.label_at, self.middle, self.number_at = 26.0, 17.0, 13.0, 17.0
+            self.notes_room = min(notes, 130.0)
+            self.numbers_at = width - 16 - (self.notes_room + 14 if notes else 0)
+            self.notes_at, self.notes_anchor = self.numbers_at + 14, "start"
+            # At least 240 pixels for the plot, whatever the texts take.
+            labels = min(widest([row.label for row in rows]), 210.0)
+            self.labels_room = max(60.0, min(labels, self.numbers_at - numbers_width - 18 - 240 - 34))
+            start, end = 16 + self.labels_room + 18, self.numbers_at - numbers_width - 18
         self.axis: Axis = log_axis(numbers, start, end) if log else linear_axis(numbers, start, end)
 
 
@@ -152,12 +169,13 @@ def _draw_backdrop(
 def _draw_row(
     drawing: Drawing, plot: _Layout, row: ForestRow, top: float, reference: float | None, write: Callable[[float], str]
 ) -> None:
-    axis, middle = plot.axis, top + _ROW / 2
+    axis, middle = plot.axis, top + plot.middle
     text = _numbers_text(row, write)
-    drawing.text(16, middle + 4, row.label, room=plot.labels_room)
-    drawing.text(plot.numbers_at, middle + 4, text, "ink figures", anchor="end")
+    drawing.text(16, top + plot.label_at, row.label, f"ink{plot.halo}", room=plot.labels_room)
+    drawing.text(plot.numbers_at, top + plot.number_at, text, f"ink figures{plot.halo}", anchor="end")
     if row.note:
-        drawing.text(plot.notes_at, middle + 4, row.note, "soft small", room=plot.notes_room)
+        place = plot.notes_at, top + plot.label_at
+        drawing.text(*place, row.note, f"soft small{plot.halo}", anchor=plot.notes_anchor, room=plot.notes_room)
     if row.low is not None or row.high is not None:
         drawing.whisker(axis, row.low, row.high, middle, "c0")
     mark = shape(0, axis.at(row.estimate), middle, 4.5)

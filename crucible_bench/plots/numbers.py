@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 __all__ = [
     "all_finite",
     "finite",
+    "interval_ends",
     "interval_text",
     "length_of",
     "numerals",
@@ -60,6 +61,12 @@ def open_or_finite(low: float | None, high: float | None, what: str) -> tuple[fl
     if low is not None and high is not None and low > high:
         raise ValueError(f"{what}: the low end {low:g} is above the high end {high:g}")
     return low, high
+
+
+def interval_ends(interval: Sequence[float]) -> tuple[float | None, float | None]:
+    """The ends of an interval, None for an infinite one."""
+    low, high = interval
+    return None if low == -math.inf else low, None if high == math.inf else high
 
 
 def superscript(power: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from crucible_bench.plots.axes import Axis, linear_axis
 from crucible_bench.plots.density import box_of, mean_of, swarm, thinned
 from crucible_bench.plots.numbers import all_finite, finite, interval_text, length_of, numerals, open_or_finite
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.strip import Mean
 from crucible_bench.plots.svg import Drawing, sentence, shape
 from crucible_bench.plots.text_layout import clean, counted, named, text_width
@@ -30,12 +30,14 @@ def paired_lines(
     difference: Mean | None = None,
     interval: str = "interval",
     caption: str | None = None,
+    width: float = WIDE,
 ) -> Picture:
     """A line from the first to the second value of each pair, by colour and dash up, down or level.
 
     The panel beside it shows the differences, second minus first, and their mean: `difference` is that mean with its
     low and high end (None is an open one), otherwise only the mean is computed. `names` name the pairs, in their order.
-    Of more than 120 pairs, 120 are drawn, evenly by the rank of their difference, and the picture says so.
+    Of more than 120 pairs, 120 are drawn, evenly by the rank of their difference, and the picture says so. In a picture
+    narrower than 480 pixels, the panel is below the lines.
 
     Raises ValueError without pairs, for a value that is NaN or infinite, and for different numbers of names and pairs.
     """
@@ -57,23 +59,26 @@ def paired_lines(
     differences = all_finite(differences, lambda index: f"{called[order[index]]}: the difference")
     mean = _mean(difference, differences)
     drawn = thinned(order, _MOST_LINES)
-    drawing = Drawing()
+    drawing, stacked = Drawing(width), width < 480
     top, bottom = 66.0, _HEIGHT - 44.0
     axis = linear_axis([value for pair in values for value in pair], bottom, top)
     write = numerals([value for pair in values for value in pair])
-    _draw_lines(drawing, axis, [(called[index], *values[index]) for index in drawn], (first, second), measure, write)
-    beside = linear_axis([0.0, *differences, *(end for end in mean if end is not None)], bottom, top)
+    lines = [(called[index], *values[index]) for index in drawn]
+    _draw_lines(drawing, axis, lines, (first, second), measure, write, right=width - 16 if stacked else 430.0)
+    below = _HEIGHT - 22.0 if stacked else 0.0
+    beside = linear_axis([0.0, *differences, *(end for end in mean if end is not None)], below + bottom, below + top)
     write_difference = numerals(
         [*differences, *(end for end in mean if end is not None)], lengths=[length_of(*mean[1:])]
     )
     title = f"difference, {second} − {first}"
     title = title if text_width(title) < 220 else "difference, second − first"
-    _draw_differences(drawing, beside, differences, mean, write_difference, title)
+    panel = (76.0, width - 16) if stacked else (520.0, 704.0)
+    _draw_differences(drawing, beside, differences, mean, write_difference, title, panel)
     ways = [sum(value > 0 for value in differences), sum(value < 0 for value in differences)]
     ways.append(len(differences) - sum(ways))
     _draw_legend(drawing, ways, len(drawn), len(order))
     if caption is None:
-        caption = f"Lines: pairs. Right: the differences, {named(second)} minus {named(first)}, and their mean"
+        caption = f"Lines: pairs. Other panel: the differences, {named(second)} minus {named(first)}, and their mean"
         caption += f" with {interval}." if mean[1] is not None or mean[2] is not None else "."
     box = box_of(differences)
     middle = f"mean {write_difference(mean[0])}"
@@ -86,10 +91,10 @@ def paired_lines(
         f"median {write_difference(box.median)}, {middle}."
     )
     if len(order) <= 12:
-        lines = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
-        described += f" {sentence(lines, 12, 'pairs')}."
+        each = (f"{named(called[n])}: {write(values[n][0])} to {write(values[n][1])}" for n in range(len(values)))
+        described += f" {sentence(each, 12, 'pairs')}."
     return drawing.picture(
-        _HEIGHT,
+        _HEIGHT + below,
         title=f"{named(measure)} of {named(first)} and {named(second)}, pair by pair",
         description=described,
         caption=caption,
@@ -110,13 +115,16 @@ def _draw_lines(
     names: tuple[str, str],
     measure: str,
     write: Callable[[float], str],
+    *,
+    right: float,
 ) -> None:
-    left, right = 76.0, 430.0
+    left = 76.0
     places = (left + 50, right - 50)
     drawing.axis_left(axis, left, right, measure, 26)
+    room = min(200, 2 * (drawing.width - places[1]) - 8)
     for place, name in zip(places, names, strict=True):
         drawing.line([(place, axis.end), (place, axis.start)], "soft")
-        drawing.text(place, axis.start + 22, name, "ink bold", anchor="middle", room=200)
+        drawing.text(place, axis.start + 22, name, "ink bold", anchor="middle", room=room)
     if len(lines) <= _MOST_TITLES:
         for name, a, b in lines:
             colour, dash = _WAYS[_way(a, b)]
@@ -143,9 +151,10 @@ def _draw_differences(
     mean: Mean,
     write: Callable[[float], str],
     title: str,
+    panel: tuple[float, float],
 ) -> None:
-    left, right = 520.0, 704.0
-    drawing.axis_left(axis, left, right, title, 26)
+    left, right = panel
+    drawing.axis_left(axis, left, right, title, axis.end - 40)
     drawing.line([(left, axis.at(0)), (right, axis.at(0))], "ink")
     shown = thinned(differences, 150)
     offsets = swarm([-axis.at(value) for value in shown], 5.5, 52)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Picture"]
+__all__ = ["NARROW", "WIDE", "Picture"]
+
+WIDE = 720.0
+NARROW = 350.0
+"""The two widths of a chart, in pixels: for a page, and for a phone."""
 
 
 @dataclass(frozen=True, slots=True)

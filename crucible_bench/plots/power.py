@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from crucible_bench.plots.axes import Axis, linear_axis
 from crucible_bench.plots.numbers import finite, numerals, plain
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.svg import DASHES, SERIES, Drawing, sentence, shape
 from crucible_bench.plots.text_layout import clean, named, spread, widest
 
@@ -24,6 +24,7 @@ def power_curve(
     planned: float | None = None,
     across: str = "n per group",
     caption: str | None = None,
+    width: float = WIDE,
 ) -> Picture:
     """One curve of power, from 0 to 1, by effect (or whatever distinguishes the curves).
 
@@ -42,10 +43,10 @@ def power_curve(
     if planned is not None:
         xs.append(finite(planned, f"the planned {across}"))
     write = numerals(xs)
-    drawing = Drawing()
-    labels_room = min(max(widest(name for name, _ in shown), 40.0), 190.0)
+    drawing = Drawing(width)
+    labels_room = min(max(widest(name for name, _ in shown), 40.0), 190.0 if width >= 480 else 72.0)
     names_from = 22 if planned is None else 56
-    left, right, top, bottom = 76.0, 704 - labels_room - names_from, 46.0, _HEIGHT - 52.0
+    left, right, top, bottom = 76.0, width - 16 - labels_room - names_from, 46.0, _HEIGHT - 52.0
     across_axis = linear_axis(xs, left, right, pad=0.0)
     power_axis = linear_axis((), bottom, top, bounds=(0.0, 1.0))
     drawing.axis_left(power_axis, left, right, "power", 26)
@@ -100,7 +101,8 @@ def _name_marks(
     if target is not None:
         drawing.text(across.start + 6, power.at(target) - 6, f"target {plain(target)}", "soft small halo")
     if planned is not None:
-        drawing.text(704, 26, f"power at {write(planned)}", "soft small", anchor="end", room=704 - across.end)
+        edge = drawing.width - 16
+        drawing.text(edge, 26, f"power at {write(planned)}", "soft small", anchor="end", room=edge - across.end)
         x = across.at(planned)
         side, step = ("end", -6) if x > (across.start + across.end) / 2 else ("start", 6)
         drawing.text(x + step, power.start - 8, f"planned {write(planned)}", "soft small halo", anchor=side)

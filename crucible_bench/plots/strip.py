@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crucible_bench.plots.axes import Axis, linear_axis
+from crucible_bench.plots.axes import Axis, linear_axis, log_axis
 from crucible_bench.plots.density import Box, box_of, counts_of, density, swarm
 from crucible_bench.plots.numbers import all_finite, finite, interval_text, length_of, numerals, open_or_finite
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.svg import SERIES, Drawing, sentence, shape
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, counted, cut, named, text_width, widest
 
@@ -36,14 +36,18 @@ def strip_plot(
     means: Mapping[str, Mean] | None = None,
     interval: str = "interval",
     caption: str | None = None,
+    log: bool = False,
+    width: float = WIDE,
 ) -> Picture:
     """Every value as a dot, the box of the group below, and its mean with an interval.
 
     Of more than 150 values in a group the density is drawn instead of dots, or the counts where there are at most
     twelve different values. `means` gives mean, low and high end (None is an open one) by group; `interval` names the
-    intervals: `95% CI`. More than 40 groups are not drawn, and the picture says so.
+    intervals: `95% CI`. More than 40 groups are not drawn, and the picture says so. In a picture narrower than 480
+    pixels, names and numbers stand above the values. `log` is for values above 0.
 
-    Raises ValueError without groups, for a value that is NaN or infinite, and for a mean of an unknown group.
+    Raises ValueError without groups, for a value that is NaN or infinite (or, on a logarithmic axis, not above 0), and
+    for a mean of an unknown group.
     """
     if not groups:
         raise ValueError("a strip plot needs at least one group")
@@ -56,24 +60,30 @@ def strip_plot(
     write = numerals(numbers, lengths=[length_of(*group.mean[1:]) for group in shown if group.mean is not None])
     head = _head(shown, interval)
     beside = [_beside(group, write) if head else _beside_named(group, write) for group in shown]
-    numbers_at = 704.0
+    numbers_at, stacked = width - 16, width < 480
     numbers_width = max(widest(beside), text_width(head, 11))
     labels = min(widest((group.name for group in shown), BOLD_SIZE), 190.0)
-    labels_room = max(60.0, min(labels, numbers_at - numbers_width - 318))
-    axis = linear_axis(numbers, 16 + labels_room + 20, numbers_at - numbers_width - 20)
-    drawing = Drawing()
-    row = 66 if len(shown) <= 12 else 48
+    labels_room = max(60.0, min(labels, numbers_at - numbers_width - (40 if stacked else 318)))
+    start, end = (24.0, width - 24) if stacked else (16 + labels_room + 20, numbers_at - numbers_width - 20)
+    if log and min(numbers, default=1.0) <= 0:
+        raise ValueError(f"a logarithmic axis has no place for {min(numbers):g}")
+    axis = log_axis(numbers, start, end) if log and numbers else linear_axis(numbers, start, end)
+    drawing = Drawing(width)
+    lanes = 66 if len(shown) <= 12 else 48
+    above = 34 if stacked else 0
+    row = lanes + above
     top, bottom = 36, 36 + row * len(shown)
     drawing.axis_below(axis, top, bottom, measure)
     drawing.text(numbers_at, 24, head, "soft small", anchor="end")
     for index, group in enumerate(shown):
         at = top + row * index
+        label_at = at + (18 if stacked else row / 2)
         if index:
-            drawing.line([(16, at), (704, at)], "rule")
-        drawing.text(16, at + row / 2, group.name, "ink bold", room=labels_room)
-        drawing.text(16, at + row / 2 + 15, f"n = {len(group.values):,}", "soft small figures")
-        drawing.text(numbers_at, at + row / 2 + 5, beside[index], "ink figures", anchor="end")
-        _draw_group(drawing, axis, group, at, row, SERIES[index % 4])
+            drawing.line([(16, at), (width - 16, at)], "rule")
+        drawing.text(16, label_at, group.name, "ink bold", room=labels_room)
+        drawing.text(16, label_at + 15, f"n = {len(group.values):,}", "soft small figures")
+        drawing.text(numbers_at, label_at + (0 if stacked else 5), beside[index], "ink figures", anchor="end")
+        _draw_group(drawing, axis, group, at + above, lanes, SERIES[index % 4])
     height = bottom + 50.0
     if len(every) > len(shown):
         height += 18

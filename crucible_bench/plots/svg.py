@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from crucible_bench.plots.axes import TICK_SIZE, Axis
-from crucible_bench.plots.picture import Picture
+from crucible_bench.plots.picture import WIDE, Picture
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, text_width
 
 __all__ = ["COLOURS", "DASHES", "SERIES", "Drawing", "sentence", "shape"]
@@ -115,7 +115,7 @@ class Drawing:
     `rule`, `c0` ...) and a way to draw (`fill`, `line`, `dots`, `open`).
     """
 
-    def __init__(self, width: float = 720) -> None:
+    def __init__(self, width: float = WIDE) -> None:
         self.width = width
         self._parts: list[str] = []
 

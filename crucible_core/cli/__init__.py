@@ -1,5 +1,5 @@
 """The command line, `crucible`."""
 
-from crucible_core.cli.main import main
+from crucible_core.cli.group import main
 
 __all__ = ["main"]

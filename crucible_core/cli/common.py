@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
-from crucible_core.errors import CrucibleError, InvalidExperimentError, MissingExtraError, UnknownStageError
-from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.errors import CrucibleError, InvalidExperimentError, Location, MissingExtraError, UnknownStageError
+from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.gates import GateResult, did_not_pass
 from crucible_core.ir.loading import parse_scalar
-from crucible_core.ir.option_schema import option_tree
+from crucible_core.ir.option_values import with_part
+from crucible_core.ir.secrets import MASK, is_secret_at, scrub
 from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
 from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
-from crucible_core.values.messages import closest, listing
+from crucible_core.values.messages import closest
+from crucible_core.values.places import project_folder, report_folder
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 
@@ -30,7 +35,19 @@ set_options = click.option(
     "overrides",
     metavar="STAGE.OPTION=VALUE",
     multiple=True,
-    help="Replace an option of a stage; VALUE is read as YAML.",
+    help="Replace an option of a stage, or a part of one: VALUE is a text, a number, true, false, null, [a, list] or "
+    "{a: mapping}; a text that looks like another of these is quoted.",
+)
+
+
+gates_option = click.option(
+    "--gates",
+    "gates",
+    type=click.Choice(["errors", "strict"]),
+    default="errors",
+    show_default=True,
+    help="The gates of severity error that make the exit code 1: those that failed, or with `strict` those that did "
+    "not pass, undecided ones included.",
 )
 
 
@@ -50,29 +67,40 @@ def run_and_show(
     *,
     as_json: bool,
     resumable: bool,
+    folder: Path | None,
+    gates: str,
 ) -> NoReturn:
-    """Execute a run of that many stages, show its progress and results, and end the program with its exit code."""
+    """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
+
+    `folder` is that of the experiment file; `gates`, `errors` or `strict`, says which gates make the exit code 1.
+    """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
         make_console,
         print_summary,
+        show_log_lines_as_text,
+        styled,
     )
 
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext():
         console = make_console(sys.stdout)
-        console.print(heading, style="bold")
-        code, partial, blocked = 0, None, None
+        show_log_lines_as_text()
+        console.print(styled((heading, "bold")))
+        root, project = report_folder(folder), project_folder(folder)
+        if project != Path.cwd():
+            console.print(styled((f"reports and runs of this project are kept in {project}", "dim")))
+        code, partial = 0, None
         try:
             with ProgressDisplay(console, stages) as progress:
                 context = execute([progress])
         except GateFailedError as error:
-            context, code, blocked = error.context, FAILED, error
+            context = error.context
         except StageFailedError as error:
             context, code = error.context, FAILED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except RunInterrupted as error:
             context, code = error.context, INTERRUPTED
-            partial = _keep_partial(context)
+            partial = _keep_partial(context, root)
         except KeyboardInterrupt:
             say("interrupted between the stages")
             sys.exit(INTERRUPTED)
@@ -82,19 +110,24 @@ def run_and_show(
         from crucible_core.report import summarize_run  # noqa: PLC0415
 
         status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
-        if blocked is not None:
-            failure = {"stage": None, "error_type": type(blocked).__name__, "message": str(blocked)}
-            status = {"status": "failed", "failure": failure}
         click.echo(to_json_text({**summarize_run(context), **status}))
     else:
         print_summary(console, context)
-    if blocked is not None:
-        say(f"\nerror: {blocked}")
+    if code == 0 and (missed := _not_passed(context, strict=gates == "strict")):
+        code = FAILED
+        say(f"\nerror: {did_not_pass(context.experiment_id, missed)}")
     elif code:
         _explain(context, code, partial)
         if resumable:
             say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
+
+
+def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:
+    """The gates that failed as errors; if `strict`, those of severity error that are undecided too."""
+    errors = {gate.name for gate in ctx.experiment.gates or () if gate.severity == "error"}
+    undecided = errors if strict else ()
+    return [one for one in ctx.trace.gates if one.fails or (one.status == "undecided" and one.gate in undecided)]
 
 
 def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Experiment:
@@ -106,59 +139,57 @@ def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Exp
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     """The experiment with options replaced as `--set` says.
 
-    Raises InvalidExperimentError for text that is not STAGE.OPTION=VALUE, a stage that the pipeline does not have, a
-    value that is not YAML, and a part of an option that does not exist.
+    Raises InvalidExperimentError, with what was given after `--set`, for text that is not STAGE.OPTION=VALUE, a stage
+    that the pipeline does not have, a value that cannot be read, and a part of an option that does not exist.
     """
-    names = [definition.name for definition in experiment.pipeline]
     for override in overrides:
-        place, equals, text = override.partition("=")
-        # A stage's name may contain dots: the longest name that fits is meant.
-        stage = max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
-        if not equals or "." not in place:
-            raise InvalidExperimentError(f"--set {override!r} is not of the form STAGE.OPTION=VALUE")
-        if stage is None:
-            asked = place.partition(".")[0]
-            raise InvalidExperimentError(
-                f"--set {override!r}: no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}"
-            )
-        option, *inner = place.removeprefix(f"{stage}.").split(".")
-        value = parse_scalar(text)
-        if inner:
-            definition = next(one for one in experiment.pipeline if one.name == stage)
-            _check_part(f"--set {override!r}", experiment, definition, [option, *inner])
-            value = _nested((definition.options or {}).get(option), inner, value)
-        experiment = experiment.with_options(stage, {option: value})
+        try:
+            experiment = _with_override(experiment, override)
+        except InvalidExperimentError as error:
+            asked = _asked(experiment, override)
+            if MASK in asked:
+                error.args = (scrub(error.message, [override.partition("=")[2]]), *error.args[1:])
+            raise error.within(f"{asked}: ") from error.__cause__
     return experiment
 
 
-def _check_part(asked: str, experiment: Experiment, definition: StageDef, path: Sequence[str]) -> None:
-    """Raises InvalidExperimentError if the stage's options have no such part."""
-    try:
-        stage = builtin_registry().resolve(definition, folder=experiment.folder)
-    except UnknownStageError:
-        return  # plan_experiment says so, with all other mistakes
-    from crucible_core.ir.option_words import type_in_words  # noqa: PLC0415  # for --set only
-
-    option, where = option_tree(stage), f"stage {definition.name!r}"
-    for index, name in enumerate(path):
-        if not option.has_parts:
-            whole = ".".join([definition.name, *path[:index]])
-            raise InvalidExperimentError(
-                f"{asked}: {where} has no parts, its type is: {type_in_words(option)}; set it as a whole: {whole}=VALUE"
-            )
-        if option.children and not option.takes_others and name not in option.children:
-            what, known = ("field" if index else "option"), option.children
-            raise InvalidExperimentError(
-                f"{asked}: {where} has no {what} {name!r}{closest(name, known)}; its {what}s: {listing(known)}"
-            )
-        option, where = option.part(name), f"option {'.'.join(path[: index + 1])!r} of stage {definition.name!r}"
+def _with_override(experiment: Experiment, override: str) -> Experiment:
+    place, equals, text = override.partition("=")
+    names = [definition.name for definition in experiment.pipeline]
+    stage = _stage_of(place, names)
+    if not equals or "." not in place:
+        raise InvalidExperimentError("this is not of the form STAGE.OPTION=VALUE")
+    if stage is None:
+        asked = place.partition(".")[0]
+        raise InvalidExperimentError(f"no stage {asked!r}{closest(asked, names)}; stages: {', '.join(names)}")
+    path = place.removeprefix(f"{stage}.").split(".")
+    value = parse_scalar(text)
+    if len(path) > 1:
+        definition = experiment.pipeline[names.index(stage)]
+        try:
+            found = builtin_registry().resolve(definition, folder=experiment.folder)
+        except UnknownStageError:
+            return experiment  # plan_experiment says so, with all other mistakes
+        value = with_part(found, definition.options or {}, path, value, stage=stage)
+    return experiment.with_options(stage, {path[0]: value}, asked=Location(_asked(experiment, override)))
 
 
-def _nested(current: Any, path: list[str], value: Any) -> Any:
-    if not path:
-        return value
-    inside = current if isinstance(current, Mapping) else {}
-    return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
+def _stage_of(place: str, names: Iterable[str]) -> str | None:
+    # A stage's name may contain dots: the longest name that fits is meant.
+    return max((name for name in names if place.startswith(f"{name}.")), key=len, default=None)
+
+
+def _asked(experiment: Experiment, override: str) -> str:
+    """What was given, with a mask in the place of a secret."""
+    place, equals, _ = override.partition("=")
+    stage = _stage_of(place, (definition.name for definition in experiment.pipeline))
+    if stage is not None and equals:
+        with contextlib.suppress(UnknownStageError):
+            definition = experiment.pipeline[experiment.index_of(stage)]
+            found = builtin_registry().resolve(definition, folder=experiment.folder)
+            if is_secret_at(found, place.removeprefix(f"{stage}.").split(".")):
+                return f"--set '{place}={MASK}'"
+    return f"--set {override!r}"
 
 
 @contextlib.contextmanager
@@ -195,17 +226,16 @@ def fail(error: CrucibleError, code: int) -> NoReturn:
 
 
 def say(text: str) -> None:
-    from crucible_core.cli.terminal import plain  # noqa: PLC0415
-
     click.echo(plain(text), err=True)
 
 
-def _keep_partial(ctx: Context) -> str:
+def _keep_partial(ctx: Context, root: Path) -> str:
     from crucible_core.report import render_report  # noqa: PLC0415
     from crucible_core.report.output_files import write_atomically  # noqa: PLC0415
 
     try:
-        return str(write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/partial.json", render_report(ctx, "json")))
+        name = f"{ctx.experiment_id}/{ctx.run_id}/partial.json"
+        return str(write_atomically(name, render_report(ctx, "json"), root))
     except CrucibleError as error:
         return f"not kept: {error}"
 
@@ -215,6 +245,7 @@ def _explain(ctx: Context, code: int, partial: str | None) -> None:
     if code == INTERRUPTED:
         say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        shown = f"\n{failed.traceback.rstrip()}\n" if failed.traceback else ""
-        say(f"{shown}\nerror: stage {failed.stage!r} failed: {failed.reason}")
+        # What has no frames, such as a stage that returned no Context, says nothing that the next line does not say.
+        frames = f"{failed.traceback.rstrip()}\n\n" if "\n  File " in failed.traceback else ""
+        say(f"\n{frames}error: stage {failed.stage!r} failed: {failed.reason}")
     say(f"partial results: {partial}")

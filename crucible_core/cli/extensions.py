@@ -6,24 +6,41 @@ An entry of `crucible.commands` is a click command. An entry of `crucible.runner
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from crucible_core.cli.common import input_errors
-from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
+from crucible_core.values.entry_points import installed_entries
 from crucible_core.values.messages import error_text
 
-__all__ = ["COMMANDS_GROUP", "RUNNERS_GROUP", "CommandGroup", "LazyCommand", "RunCommand", "Runner", "chosen_runner"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from crucible_core.context import Context
+
+__all__ = [
+    "COMMANDS_GROUP",
+    "HELP",
+    "RUNNERS_GROUP",
+    "CommandGroup",
+    "LazyCommand",
+    "RunCommand",
+    "Runner",
+    "chosen_runner",
+]
 
 T = TypeVar("T")
+
+# On each command, as it is used without the group too.
+HELP = {"help_option_names": ["-h", "--help"]}
 
 COMMANDS_GROUP = "crucible.commands"
 RUNNERS_GROUP = "crucible.runners"
@@ -60,6 +77,8 @@ class LazyCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        from crucible_core.cli.common import input_errors  # noqa: PLC0415  # the command needs it, --help does not
+
         with input_errors():
             self.prepare(f"crucible {self.name}")
             module, _, attribute = self.target.partition(":")
@@ -67,8 +86,36 @@ class LazyCommand(click.Command):
         return command.make_context(info_name, args, parent, **extra)
 
 
+@contextlib.contextmanager
+def _our_words() -> Iterator[None]:
+    """Print a mistake in the command line as every other mistake: `error: ...`, after how the command is used."""
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Abort):
+        raise
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+        from crucible_core.cli.common import say  # noqa: PLC0415
+
+        message = error.format_message()
+        say(f"error: {message[:1].lower()}{message[1:]}")
+        sys.exit(error.exit_code)
+
+
 class CommandGroup(click.Group):
     """A group whose commands are its own and those of `crucible.commands`; its own come first."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _our_words():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _our_words():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         own = super().list_commands(ctx)
@@ -79,8 +126,12 @@ class CommandGroup(click.Group):
         if own is not None:
             return own
         entry = next((entry for entry in _entries(COMMANDS_GROUP) if entry.name == cmd_name), None)
-        with input_errors():
-            return None if entry is None else _load(entry, click.Command)
+        if entry is None:
+            return None
+        try:
+            return _load(entry, click.Command)
+        except CrucibleError as error:  # said when the command is called; the others work
+            return LazyCommand(cmd_name, f"({error})", "", prepare=functools.partial(_refuse, error))
 
 
 class RunCommand(click.Command):
@@ -132,13 +183,13 @@ def runners() -> dict[str, Runner]:
     return found
 
 
-def _refuse(error: CrucibleError) -> NoReturn:
+def _refuse(error: CrucibleError, *_: object) -> NoReturn:
     raise error
 
 
 @functools.cache  # looking through all that is installed takes a while
 def _entries(group: str) -> list[EntryPoint]:
-    return sorted(entry_points(group=group), key=lambda entry: entry.name)
+    return installed_entries(group)
 
 
 def _load(entry: EntryPoint, kind: type[T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,19 +17,30 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.vocabulary import GateStatus
+from crucible_core.metrics import entries_of
 from crucible_core.observers import Observer
 from crucible_core.progress import ProgressUpdate
-from crucible_core.report import headline, report_on
+from crucible_core.report import report_on
+from crucible_core.report.document import Paragraph
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
-from crucible_core.values.formatting import format_duration
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.messages import shorten
 
-__all__ = ["ProgressDisplay", "make_console", "plain", "print_gates", "print_summary", "print_table", "styled"]
+__all__ = [
+    "ProgressDisplay",
+    "make_console",
+    "plain",
+    "print_gates",
+    "print_summary",
+    "print_table",
+    "show_log_lines_as_text",
+    "styled",
+]
 
 PIPE_WIDTH = 400  # wide enough for a report's path in one cell
 MAX_COLUMNS = 6
@@ -36,7 +48,7 @@ INTERVAL_ON_TERMINAL = 0.1
 INTERVAL_IN_PIPE = 30.0
 MAX_BARS = 8
 MAX_WORDS = 40
-LEFT_TO_THE_REPORT = frozenset({"Decisions", "Options", "Outputs"})
+LEFT_TO_THE_REPORT = frozenset({"Artifacts", "Decisions", "Gates", "Options", "Outputs", "What ran"})
 
 
 class _LastingConsole(Console):
@@ -55,17 +67,20 @@ def make_console(stream: IO[str]) -> Console:
     )
 
 
-def plain(text: str) -> str:
-    """The text with its control characters, which the terminal would obey, written as escapes."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in safe_text(text).expandtabs(4)
-    )
-
-
 def styled(*parts: str | tuple[str, str]) -> Text:
     """One line of texts, or (text, style) pairs; nothing in a text is read as markup."""
     return Text.assemble(*(plain(part) if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts))
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def show_log_lines_as_text() -> None:
+    """Let no log line of a stage give the terminal orders, unless the program has log handlers of its own."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PlainFormatter())
 
 
 class ProgressDisplay(Observer):
@@ -111,7 +126,8 @@ class ProgressDisplay(Observer):
                 why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
                 self._console.print(styled("  ", ("↻", "yellow"), f" {name}  {why}"))
             case Decision():
-                self._console.print(styled("      ", (event.decision, "cyan"), (f" – {event.reasoning}", "dim")))
+                line = styled("      ", (event.decision, "cyan"), (f" (because: {event.reasoning})", "dim"))
+                self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def on_progress(self, update: ProgressUpdate) -> None:
         if not self._console.is_terminal:
@@ -204,16 +220,28 @@ GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {
 
 
 def print_summary(console: Console, ctx: Context) -> None:
-    """The report's comparison, metrics, stages, artifacts, the gates, and the result in one sentence at the end."""
-    for section in report_on(ctx).sections:
+    """The answer, the gates, the numbers behind the answer, and where the report is, which has everything else."""
+    document = report_on(ctx)
+    console.print()
+    for block in document.blocks:
+        if isinstance(block, Paragraph) and block.strong:
+            console.print(styled((block.text, "bold")))
+    print_gates(console, ctx.trace.gates)
+    for section in document.sections:
         if section.title in LEFT_TO_THE_REPORT:
             continue
         console.print(styled("\n", (section.title, "bold")))
-        for block in section.blocks:
+        for place, block in enumerate(section.blocks):
             if isinstance(block, ReportTable):
+                if place:
+                    console.print()
                 print_table(console, block)
-    print_gates(console, ctx.trace.gates)
-    console.print(styled("\n", (headline(ctx), "bold")))
+            elif isinstance(block, Paragraph) and place == 0:
+                console.print(styled((block.text, "dim")))
+    if ctx.artifacts:
+        console.print()
+    for name, where in entries_of(ctx.artifacts):
+        console.print(styled((f"{name}  ", "dim"), format_value(where)))
 
 
 def print_gates(console: Console, gates: Iterable[GateResult]) -> None:

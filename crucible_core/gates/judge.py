@@ -1,23 +1,28 @@
 """Judging a run by its gates: pure functions of its Context, and of those of earlier runs if there are any.
 
 A gate passes if the data show that its rule holds, and fails if they show that it does not. Otherwise it is undecided:
-a number is missing, a baseline cannot be compared, or an interval allows both.
+a metric is not a number, a baseline cannot be compared, or an interval allows both. A gate that names what the run does
+not have fails.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from crucible_core.context import Context
-from crucible_core.gates.outcome import Past, RunNumbers, UndecidedError, Verdict, number_text, plain_number, reason_of
+from crucible_core.gates.outcome import NotComparedError, Past, RunNumbers, Verdict, number_text, reason_of
 from crucible_core.ir.gates import BOUNDS, BoundName, Gate, GateResult
+from crucible_core.values.jsonable import plain_number
 
 if TYPE_CHECKING:
     from crucible_core.plan import PlannedStage
 
-__all__ = ["Past", "judge_gate", "judge_gates"]
+__all__ = ["Past", "judge_gate", "judge_gates", "tell_stages"]
+
+_log = logging.getLogger("crucible")
 
 CLOSE = 1e-3  # closer numbers may look the same in four digits
 
@@ -50,8 +55,8 @@ def judge_gate(
             from crucible_core.gates.regression import Regression  # noqa: PLC0415  # only for such a gate
 
             verdict = Regression(gate.no_regression, ctx, planned, past, numbers).judge()
-    except UndecidedError as undecided:
-        verdict = undecided.verdict
+    except NotComparedError as error:
+        verdict = error.verdict
     except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not end a run that went well
         verdict = Verdict("undecided", f"it cannot be judged: {reason_of(error)}")
     lenient = verdict.status == "undecided" and (gate.undecided == "warn" or verdict.needs_more_runs)
@@ -66,6 +71,18 @@ def judge_gate(
     )
 
 
+def tell_stages(ctx: Context, planned: Sequence[PlannedStage]) -> Context:
+    """Call `after_gates` of each stage that succeeded. An error in one is logged: the run has its verdict."""
+    succeeded = ctx.completed_stages
+    for one in planned:
+        if one.name in succeeded:
+            try:
+                ctx = one.stage.after_gates(ctx)
+            except Exception as error:  # noqa: BLE001  # as in a stage, anything
+                _log.warning("what stage %r wrote does not show the gates: %s", one.name, reason_of(error))
+    return ctx
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +91,7 @@ HOLDS: Mapping[BoundName, Callable[[float, float], bool]] = {
     "at_least": lambda value, bound: value >= bound,
     "at_most": lambda value, bound: value <= bound,
     "below": lambda value, bound: value < bound,
+    "is": lambda value, bound: value == bound,
 }
 
 
@@ -81,11 +99,20 @@ def _hold_bound(gate: Gate, numbers: RunNumbers) -> Verdict:
     assert gate.metric is not None
     assert gate.bound is not None
     name, bound = gate.bound
-    value = numbers.get(gate.metric)
-    holds = HOLDS[name](value, bound)
-    value = plain_number(value)
-    shown = number_text(value)
+    found = numbers.get(gate.metric)
+    holds = HOLDS[name](found, bound)
+    value = plain_number(found)
+    shown = _boolean(found) if isinstance(found, bool) or (name == "is" and value in {0, 1}) else number_text(value)
     if value != bound and math.isfinite(value) and abs(value - bound) <= CLOSE * abs(bound):
         shown = repr(value)
-    sentence = f"{gate.metric} is {shown}, {'' if holds else 'not '}{BOUNDS[name]} {number_text(bound)}"
-    return Verdict("passed" if holds else "failed", sentence, {"value": value, "bound": bound})
+    if name == "is":
+        follows = "" if holds else f", not {_boolean(bound)}"
+    else:
+        follows = f", {'' if holds else 'not '}{BOUNDS[name]} {number_text(bound)}"
+        shown += f" ({value})" if isinstance(found, bool) else ""
+    numbers_of = {"value": value, "bound": plain_number(bound)}
+    return Verdict("passed" if holds else "failed", f"{gate.metric} is {shown}{follows}", numbers_of)
+
+
+def _boolean(value: float) -> str:
+    return "true" if value else "false"

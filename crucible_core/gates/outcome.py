@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -11,13 +10,11 @@ from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.gates import Baseline
 from crucible_core.ir.vocabulary import GateStatus
-from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.equality import same
+from crucible_core.values.jsonable import as_number, to_jsonable
 from crucible_core.values.messages import closest, error_text, printable
 
 SHOWN = 8
-
-
-MISSING = object()
 
 
 class EarlierRun(NamedTuple):
@@ -32,8 +29,11 @@ class Past(Protocol):
     def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
         """The runs that the baseline selects, newest first; empty if there are none yet. Raises CrucibleError."""
 
-    def since(self, run_id: str) -> Sequence[EarlierRun]:
-        """The runs between that one and the one being judged, oldest first. Raises CrucibleError."""
+    def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
+        """The runs between that one and the one being judged, oldest first. Raises CrucibleError.
+
+        Those with other options than the file's are among them only with `any_options`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,26 @@ class Verdict:
     """Undecided because there are too few earlier runs: if this run failed for it, there might never be enough."""
 
 
-class UndecidedError(Exception):
-    """Why a gate is undecided."""
+class NotComparedError(Exception):
+    """The verdict on a gate whose rule could not be applied."""
+
+    status: GateStatus
 
     def __init__(self, sentence: str, **facts: Any) -> None:
         super().__init__(sentence)
-        self.verdict = Verdict("undecided", sentence, **facts)
+        self.verdict = Verdict(self.status, sentence, **facts)
+
+
+class UndecidedError(NotComparedError):
+    """Why a gate is undecided."""
+
+    status = "undecided"
+
+
+class UnknownNameError(NotComparedError):
+    """The gate names something that the run does not have. It fails: in every further run it would say as little."""
+
+    status = "failed"
 
 
 def reason_of(error: Exception) -> str:
@@ -66,49 +80,54 @@ class RunNumbers:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._found: dict[str, Any] | None = None
+        self._found: dict[str, list[Any]] | None = None
+        """Name -> its different values: more than one if two metrics have that name."""
 
     def get(self, name: str) -> float | int:
-        """Raises UndecidedError if there is no such number."""
+        """A boolean stays one.
+
+        Raises UnknownNameError if no metric has the name, UndecidedError if it is not a number, or not one alone.
+        """
         if self._found is None:
-            from crucible_core.report import named_values  # noqa: PLC0415  # only where there are gates
+            from crucible_core.metrics import every_value  # noqa: PLC0415  # only where there are gates
 
-            self._found = named_values(self._ctx)
-        value = self._found.get(name, MISSING)
-        number = _as_number(value)
-        if number is not None:
-            return number
-        known = [one for one, found in self._found.items() if _as_number(found) is not None]
-        there = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
-        if value is MISSING:
-            inner = [one for one in known if one.startswith(f"{name}.")]
-            if inner:
-                raise UndecidedError(f"{name} is not a number: it contains several: {', '.join(inner[:SHOWN])}")
-            exists = closest(name, known) or f"; numbers: {there or 'none'}"
-            raise UndecidedError(f"there is no metric {name!r}{exists}")
-        raise UndecidedError(f"{name} is not a number: it is {printable(repr(to_jsonable(value)))}")
+            self._found = {}
+            for one, value in every_value(self._ctx):
+                others = [other for other in self._found.get(one, ()) if not _equal(value, other)]
+                self._found[one] = [*others, value]
+        values = self._found.get(name, [])
+        if len(values) > 1:
+            shown = " and ".join(printable(repr(to_jsonable(value))) for value in values)
+            raise UndecidedError(f"several metrics have the name {name}, with the values {shown}: rename one of them")
+        if not values:
+            raise UnknownNameError(self._unknown(name))
+        number = as_number(values[0])
+        if number is None:
+            raise UndecidedError(f"{name} is not a number: it is {printable(repr(to_jsonable(values[0])))}")
+        return number
+
+    def _unknown(self, name: str) -> str:
+        assert self._found is not None
+        known = [one for one, values in self._found.items() if any(as_number(value) is not None for value in values)]
+        if inner := [one for one in known if one.startswith(f"{name}.")]:
+            return f"{name} is not a number: it contains several: {_first(inner)}"
+        if near := closest(name, known):
+            return f"there is no metric {name!r}{near}"
+        above = name
+        while "." in above:
+            above = above.rpartition(".")[0]
+            if beside := [one for one in known if one.startswith(f"{above}.")]:
+                return f"there is no metric {name!r}; numbers of {above}: {_first(beside)}"
+        return f"there is no metric {name!r}; numbers: {_first(known) or 'none'}"
 
 
-def _as_number(value: Any) -> float | int | None:
-    if isinstance(value, str):
-        return None
-    if type(value) not in {int, float}:
-        rendered = to_jsonable(value)
-        # As JSON has them.
-        value = {"Infinity": math.inf, "-Infinity": -math.inf}.get(rendered) if isinstance(rendered, str) else rendered
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return None if value != value else value  # noqa: PLR0124  # NaN; an int may be too large for math.isnan
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def plain_number(value: float | int) -> float | int:
-    """The number as one that every database and JSON can hold."""
-    if isinstance(value, float) or abs(value) < 2**63:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+def _equal(left: Any, right: Any) -> bool:
+    numbers = as_number(left), as_number(right)
+    return same(left, right) if None in numbers else numbers[0] == numbers[1]
 
 
 def number_text(value: float) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from crucible_core.context import Context
 from crucible_core.gates.outcome import (
     EarlierRun,
+    NotComparedError,
     Past,
     RunNumbers,
     UndecidedError,
+    UnknownNameError,
     Verdict,
     number_text,
     reason_of,
@@ -66,9 +68,13 @@ class Regression:
         return verdict
 
     def _nothing(self) -> str:
-        if self.rule.baseline.variant is not None:
-            return f"no run of variant {self.rule.baseline.variant!r} has succeeded"
-        return "no earlier run of the experiment passed"
+        baseline, experiment = self.rule.baseline, self.ctx.experiment
+        options = "" if baseline.any_options else " with the options of the file"
+        if baseline.variant is not None:
+            return f"no run of variant {baseline.variant!r} has succeeded{options}"
+        if experiment.variant is not None:
+            return f"no earlier run of variant {experiment.variant!r} passed{options}"
+        return f"no earlier run of the experiment{' without a variant' if experiment.variants else ''} passed{options}"
 
     def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
         """Id and values of the runs that can be compared, and why others cannot. Raises UndecidedError if none can."""
@@ -78,8 +84,8 @@ class Regression:
                 context = run.read()
                 self._same_measure(context)
                 found.append((run.run_id, self._in_order(self._values(context, RunNumbers(context)), context)))
-            except UndecidedError as undecided:
-                reasons.append(f"run {run.run_id}: {undecided.verdict.sentence}")
+            except NotComparedError as error:
+                reasons.append(f"run {run.run_id}: {error.verdict.sentence}")
             except Exception as error:  # noqa: BLE001  # a stage, or unpickling, may raise anything
                 reasons.append(f"run {run.run_id} cannot be read: {reason_of(error)}")
         if not found:
@@ -100,14 +106,14 @@ class Regression:
             )
 
     def _values(self, ctx: Context, numbers: RunNumbers) -> list[float]:
-        """The compared values of a run. Raises UndecidedError, or the stage's own error, if they are missing."""
+        """The compared values of a run. Raises NotComparedError, or the stage's own error, if they are missing."""
         rule = self.rule
         if rule.metric is not None:
             return [float(numbers.get(rule.metric))]
         assert rule.group is not None
         groups = self._stage().read_groups(ctx)
         if rule.group not in groups:
-            raise UndecidedError(
+            raise UnknownNameError(
                 f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}"
             )
         from crucible_bench.data.sample import read_sample  # noqa: PLC0415  # numpy takes a while to load
@@ -217,6 +223,8 @@ class Regression:
         numbers = self._described(ours, earlier, judged.estimate, interval, 1.0 - 2.0 * judged.alpha)
         if status == "undecided":
             numbers["more_replicates"] = judged.more_replicates
+        if status == "failed":
+            return Verdict(status, self._worse(judged, numbers, runs), numbers, runs)
         return Verdict(status, self._sentence(status, numbers, runs, judged.more_replicates), numbers, runs)
 
     def _described(
@@ -275,7 +283,7 @@ class Regression:
         rule = self.rule
         assert self.past is not None
         (baseline, earlier), *_ = theirs
-        between = self.past.since(baseline)
+        between = self.past.since(baseline, any_options=rule.baseline.any_options)
         try:
             since, passed_over = self._comparable(between) if between else ([], "")
         except UndecidedError as undecided:
@@ -335,6 +343,19 @@ class Regression:
             return f"{numbers['n']} pairs"
         return f"{numbers['n']} and {numbers['n_baseline']}"
 
+    def _worse(self, judged: MarginResult, numbers: Mapping[str, Any], runs: tuple[str, ...]) -> str:
+        # The interval that shows it: the one of the numbers, at 1 - 2 alpha, is compared with the margin only.
+        low, high = judged.confidence_interval
+        least, most = (-high, -low) if self.rule.higher_is_better else (low, high)
+        found = (
+            f"{self._what} is {self._changed(judged.estimate)} {_named(runs)} ({100 * (1 - judged.alpha):.4g}% CI of "
+            f"the difference [{number_text(low)}, {number_text(high)}], n = {self._counts(numbers)})"
+        )
+        if least >= self.rule.margin:
+            return f"{found}: it is worse by more than the margin of {number_text(self.rule.margin)}"
+        margin = number_text(self.rule.margin)
+        return f"{found}: it is worse, and the loss may be {number_text(most)}, more than the margin of {margin}"
+
     def _sentence(self, status: GateStatus, numbers: Mapping[str, Any], runs: tuple[str, ...], more: int | None) -> str:
         rule = self.rule
         found = (
@@ -345,8 +366,6 @@ class Regression:
         margin = number_text(rule.margin)
         if status == "passed":
             return f"{found}: a loss of {margin} or more is ruled out"
-        if status == "failed":
-            return f"{found}: it is worse, and a loss of {margin} or more is not ruled out"
         unknown = f"{found}: it is not shown to be worse, but a loss of {margin} is not ruled out either"
         if more:
             each = "pairs" if rule.paired else "earlier runs" if rule.baseline.last_runs else "values in each run"

@@ -10,6 +10,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,11 +22,13 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Lo
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.schedule import Schedule, Trigger
+from crucible_core.ir.schedule import Automation, Schedule, Trigger
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
+from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, describe_mistake, listing
 
 __all__ = [
+    "Automation",
     "Execution",
     "Experiment",
     "OutputSpec",
@@ -213,6 +216,7 @@ class Experiment(Node):
     deps: tuple[Text, ...] | None = None
     """Keys of the assets that the experiment depends on, such as `dbt/orders`."""
     trigger: Trigger | None = None
+    automation: Automation | None = None
 
     # Kept for the stages that use them.
     backend: Data = None
@@ -225,8 +229,9 @@ class Experiment(Node):
     updated_at: Data = None
 
     _source: Source | None = PrivateAttr(default=None)
-    # What was replaced after reading, and the place in the file that the new value is from, if any.
-    _replaced: Mapping[Place, Place | None] = PrivateAttr(default={})
+    # What was replaced after reading, and where the new value is from, if known: a place in the file, or elsewhere.
+    _replaced: Mapping[Place, Place | Location | None] = PrivateAttr(default={})
+    _options_changed: bool = PrivateAttr(default=False)
 
     @field_validator("pipeline")
     @classmethod
@@ -296,16 +301,19 @@ class Experiment(Node):
             and "variants" in info.data
             and value.variant not in variants
         ):
-            raise PydanticCustomError(
-                "variant",
-                "there is no variant {variant}; {known}",
-                {
-                    "variant": repr(value.variant),
-                    "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
-                    "place": (info.field_name, "variant"),
-                },
-            )
+            raise _no_variant(value.variant, variants, (str(info.field_name), "variant"))
         return value
+
+    @field_validator("gates")
+    @classmethod
+    def _baselines_that_there_are(cls, gates: tuple[Gate, ...] | None, info: ValidationInfo) -> Any:
+        variants = info.data.get("variants") or {}
+        for index, gate in enumerate(gates or () if "variants" in info.data else ()):
+            asked = gate.no_regression and gate.no_regression.baseline.variant
+            if asked and asked not in variants:
+                place = ("gates", index, "no_regression", "baseline", "variant")
+                raise _no_variant(asked, variants, place)
+        return gates
 
     @property
     def stats(self) -> Stats:
@@ -325,13 +333,32 @@ class Experiment(Node):
         """The folder of the file it was read from, where stage modules are looked for too."""
         return Path(self._source.path).parent if self._source else None
 
+    def path(self, *parts: str | PathLike[str]) -> Path:
+        """`ctx.experiment.path("data.csv")`: a path relative to the experiment's file, from whichever folder it is run.
+
+        An absolute path stays as it is. Without a file, paths are relative to the working directory.
+        """
+        return (self.folder or Path.cwd()).joinpath(*parts)
+
     def location(self, *place: str | int) -> Location | None:
         """The position of the value at `place` in its file; None if it is not from a file, or was replaced since."""
         for length in (1, 4):
             if place[:length] in self._replaced:
                 moved = self._replaced[place[:length]]
+                if isinstance(moved, Location):
+                    return moved
                 return self._source.location(*moved, *place[length:]) if self._source and moved else None
         return self._source.location(*place) if self._source else None
+
+    @property
+    def options_changed(self) -> bool:
+        """Whether `with_options` has replaced options of the file and the variant, as `--set` does."""
+        return self._options_changed
+
+    def as_changed(self, changed: bool) -> Self:
+        """Restore `options_changed`, which JSON does not keep."""
+        self._options_changed = changed
+        return self
 
     def with_own_data(self) -> Experiment:
         """The same experiment, holding copies of the data that it carries for stages."""
@@ -366,12 +393,13 @@ class Experiment(Node):
             found = resolver.resolve(definition, folder=self.folder)
             merged = merge_options(found, definition.options or {}, options)
             changed = changed.with_options(stage, {option: merged[option] for option in options})
-        moved: dict[Place, Place | None] = {
+        moved: dict[Place, Place | Location | None] = {
             ("pipeline", self.index_of(stage), "options", option): ("variants", name, stage, option)
             for stage, options in variants[name].items()
             for option in options
         }
         changed._replaced = {**self._replaced, **moved}
+        changed._options_changed = self._options_changed
         return changed
 
     def with_seed(self, seed: int) -> Experiment:
@@ -383,6 +411,7 @@ class Experiment(Node):
             raise InvalidExperimentError(said) from None
         changed._source = self._source
         changed._replaced = {**self._replaced, ("seed",): None}
+        changed._options_changed = self._options_changed
         return changed
 
     def index_of(self, stage: str, *place: str | int) -> int:
@@ -402,12 +431,13 @@ class Experiment(Node):
             )
         return names.index(stage)
 
-    def with_options(self, stage: str, options: Mapping[str, Any]) -> Experiment:
-        """The same experiment with some options of one stage replaced.
+    def with_options(self, stage: str, options: Mapping[str, Any], *, asked: Location | None = None) -> Experiment:
+        """The same experiment with some options of one stage replaced; `asked` is where mistakes in them are shown.
 
         Raises UnknownStageError if the pipeline has no stage of that name, InvalidOptionsError if a value is not plain
         data.
         """
+        check_mapping("with_options", options)
         index = self.index_of(stage)
         data = self.to_dict()
         entry = data["pipeline"][index]
@@ -418,7 +448,8 @@ class Experiment(Node):
             said = "; ".join(describe_mistake(mistake, Experiment) for mistake in error.errors(include_url=False))
             raise InvalidOptionsError(f"stage {stage!r}: {said}", stage=stage) from None
         changed._source = self._source
-        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): None for name in options}}
+        changed._replaced = {**self._replaced, **{("pipeline", index, "options", name): asked for name in options}}
+        changed._options_changed = self._options_changed or changed.pipeline != self.pipeline
         return changed
 
 
@@ -426,6 +457,19 @@ _CARRIED = (
     *("metadata", "reliability", "backend", "dataset", "experiment_type", "model_version"),
     *("training_config", "baseline"),
 )
+
+
+def _no_variant(asked: str, variants: Mapping[str, Any], place: Place) -> PydanticCustomError:
+    return PydanticCustomError(
+        "variant",
+        "there is no variant {variant}{closest}; {known}",
+        {
+            "variant": repr(asked),
+            "closest": closest(asked, variants),
+            "known": f"variants: {listing(variants)}" if variants else "the experiment has none",
+            "place": place,
+        },
+    )
 
 
 def _check_distinct(what: str, items: Sequence[StageDef | OutputSpec | Gate], remedy: str) -> None:

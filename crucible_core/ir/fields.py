@@ -77,7 +77,7 @@ def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
     for statement, below in pairwise(found.body):
         match statement, below:
             case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
-                schema["properties"][name]["description"] = inspect.cleandoc(text)
+                schema["properties"][model.model_fields[name].alias or name]["description"] = inspect.cleandoc(text)
 
 
 class Node(BaseModel):
@@ -93,7 +93,7 @@ class Node(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """The data as JSON types; fields that were not set are left out, so that reading it again gives the same."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        return self.model_dump_json(exclude_unset=True, indent=indent)
+        return self.model_dump_json(exclude_unset=True, by_alias=True, indent=indent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -14,18 +14,27 @@ from crucible_bench.vocabulary import Looks
 from crucible_core.ir.fields import Name, Node, Text
 from crucible_core.ir.vocabulary import GateSeverity, GateStatus, WhenUndecided
 
-__all__ = ["BOUNDS", "LAST_PASSING", "Baseline", "BoundName", "Gate", "GateResult", "NoRegression"]
+__all__ = ["BOUNDS", "LAST_PASSING", "Baseline", "BoundName", "Gate", "GateResult", "NoRegression", "did_not_pass"]
 
-BoundName = Literal["above", "at_least", "at_most", "below"]
+BoundName = Literal["above", "at_least", "at_most", "below", "is"]
 
-BOUNDS: Mapping[BoundName, str] = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
+BOUNDS: Mapping[BoundName, str] = {
+    "above": "above",
+    "at_least": "at least",
+    "at_most": "at most",
+    "below": "below",
+    "is": "is",
+}
 """The bounds in words."""
 
 LAST_PASSING = "last_passing"
 
 
 class Baseline(Node):
-    """The earlier runs that a run is compared with: `last_passing`, or one of these."""
+    """The earlier runs that a run is compared with: `last_passing`, or one of run, last_runs and variant.
+
+    `any_options` alone is `last_passing`, with whatever options it ran.
+    """
 
     run: Text | None = None
     """The id of a run."""
@@ -33,6 +42,8 @@ class Baseline(Node):
     """The number of latest passing runs to compare with."""
     variant: Name | None = None
     """The newest run of this variant that succeeded."""
+    any_options: bool = Field(default=False, strict=True)
+    """Whether runs with other options than those of the file and its variants count: changed by `--set`, or typed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,7 +58,8 @@ class Baseline(Node):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if self.model_fields_set and sum(value is not None for value in (self.run, self.last_runs, self.variant)) != 1:
+        chosen = sum(value is not None for value in (self.run, self.last_runs, self.variant))
+        if self.model_fields_set and chosen != 1 and not (chosen == 0 and self.any_options):
             raise ValueError("set one of run, last_runs and variant")
         return self
 
@@ -65,8 +77,10 @@ class Baseline(Node):
         if self.run is not None:
             return f"run {self.run}"
         if self.last_runs is not None:
-            return f"the last {self.last_runs} passing runs"
-        return "the last passing run" if self.variant is None else f"the newest run of variant {self.variant}"
+            runs = f"the last {self.last_runs} passing runs"
+        else:
+            runs = "the last passing run" if self.variant is None else f"the newest run of variant {self.variant}"
+        return f"{runs} with any options" if self.any_options else runs
 
 
 class NoRegression(Node):
@@ -133,6 +147,8 @@ class Gate(Node):
     at_most: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     above: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     below: float | None = Field(default=None, allow_inf_nan=False, strict=True)
+    is_: bool | None = Field(default=None, alias="is", strict=True)
+    """For a metric that is true or false."""
     no_regression: NoRegression | None = None
     """Instead of a metric and a bound: not worse than an earlier run."""
     severity: GateSeverity = "error"
@@ -143,7 +159,7 @@ class Gate(Node):
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        said = [name for name in BOUNDS if getattr(self, name) is not None]
+        said = list(self._bounds())
         if self.no_regression is not None:
             if self.metric is not None or said:
                 raise ValueError("a gate has either a metric with its bound, or no_regression; make two gates of it")
@@ -160,7 +176,11 @@ class Gate(Node):
     @property
     def bound(self) -> tuple[BoundName, float] | None:
         """The name and the value of the bound; None for a gate against regression."""
-        return next(((name, value) for name in BOUNDS if (value := getattr(self, name)) is not None), None)
+        return next(iter(self._bounds().items()), None)
+
+    def _bounds(self) -> dict[BoundName, float]:
+        given = ((name, self.is_ if name == "is" else getattr(self, name)) for name in BOUNDS)
+        return {name: value for name, value in given if value is not None}
 
     @property
     def words(self) -> str:
@@ -168,6 +188,8 @@ class Gate(Node):
         if self.no_regression is None:
             assert self.bound is not None
             name, value = self.bound
+            if name == "is":
+                return f"{self.metric} is {'true' if value else 'false'}"
             return f"{self.metric} {BOUNDS[name]} {value:g}"
         rule = self.no_regression
         what = rule.metric if rule.group is None else f"{rule.group} ({rule.bench})"
@@ -203,3 +225,10 @@ class GateResult:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return {**asdict(self), "baseline_runs": list(self.baseline_runs)}
+
+
+def did_not_pass(experiment: str, gates: Sequence[GateResult]) -> str:
+    """A sentence about the gates of the experiment that did not pass, each with its own."""
+    many = f"{len(gates)} gates" if len(gates) > 1 else "a gate"
+    said = "; ".join(f"{one.gate}: {'undecided: ' if one.status == 'undecided' else ''}{one.sentence}" for one in gates)
+    return f"{many} of experiment {experiment!r} did not pass: {said}"

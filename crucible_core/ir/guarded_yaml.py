@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -53,12 +53,12 @@ def parse_json(text: str, shown: str) -> Any:
         )
     except json.JSONDecodeError as error:
         raise InvalidExperimentError(
-            f"is not valid JSON: {error.msg}", location=Location(shown, error.lineno, error.colno)
+            f"this file is not valid JSON: {error.msg}", location=Location(shown, error.lineno, error.colno)
         ) from None
     except RecursionError:
         refuse(f"is nested more than {MAX_DEPTH} deep")
     except ValueError as error:  # an integer of more digits than Python converts
-        raise InvalidExperimentError(f"is not valid JSON: {error}", location=Location(shown)) from None
+        raise InvalidExperimentError(f"this file is not valid JSON: {error}", location=Location(shown)) from None
     _check_size(data, refuse)
     return data
 
@@ -103,21 +103,56 @@ class _Unparsable(Exception):
 
     def __init__(self, reason: str, location: Location) -> None:
         super().__init__(reason)
-        self.mistake = InvalidExperimentError(f"is not valid YAML: {reason}", location=location)
+        self.location = location
+
+    def of(self, subject: str) -> InvalidExperimentError:
+        return InvalidExperimentError(f"{subject} is not valid YAML: {self}", location=self.location)
 
 
-def parse_yaml(text: str, shown: str, number: int | None = None) -> tuple[Any, Positions]:
+def parse_yaml(
+    text: str, shown: str, number: int | None = None, *, subject: str = "this file"
+) -> tuple[Any, Positions]:
     try:
         return _Builder(shown).build(_events(text, shown, number, pure=False))
     except _Unparsable as error:
         # The C parser cannot read all of YAML 1.2, for example `{module: package.module:Stage}`. The Python parser
         # can, but is thirteen times slower: it is tried second, and only on texts that are small enough.
         if len(text) > MAX_SECOND_TRY:
-            raise error.mistake from None
+            raise error.of(subject) from None
     try:
         return _Builder(shown).build(_events(text, shown, number, pure=True))
     except _Unparsable as error:
-        raise error.mistake from None
+        raise error.of(subject) from None
+
+
+_KINDS: Mapping[str, tuple[str, type]] = {
+    "[": ("a list", list),
+    "{": ("a mapping", dict),
+    '"': ("a quoted text", str),
+    "'": ("a quoted text", str),
+}
+
+
+def is_flow(text: str) -> bool:
+    """Whether the text begins like a list, a mapping or a quoted text on one line of YAML."""
+    return text[:1] in _KINDS
+
+
+def parse_flow(text: str) -> Any:
+    """A list, a mapping or a quoted text, without comments. Raises ValueError, worded for the user, for another."""
+    what, kind = _KINDS[text[0]]
+    reason = ""
+    try:
+        # In brackets and on one line: a comment would hide the last bracket.
+        (value,) = parse_yaml(f"[{text}]".replace("\n", " "), "")[0]
+    except InvalidExperimentError as error:
+        reason = f": {error.message.removeprefix('is not valid YAML: ')}"
+    except ValueError:  # several values
+        pass
+    else:
+        if isinstance(value, kind):
+            return value
+    raise ValueError(f"{text!r:.80} begins like {what}, and is not valid YAML{reason}; put quotes around a text")
 
 
 def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> Iterator[Any]:
@@ -130,9 +165,20 @@ def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> 
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = Location(shown, mark.line + 1, mark.column + 1) if mark else Location(shown)
-        raise _Unparsable(", ".join(part for part in (error.problem, error.context) if part), at) from None
+        reason = ", ".join(part for part in (error.problem, error.context) if part)
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        raise _Unparsable(_frequent_mistake(line, reason) or reason, at) from None
     except (YAMLError, UnicodeError, ValueError) as error:
         raise _Unparsable(str(error).splitlines()[0], Location(shown)) from None
+
+
+def _frequent_mistake(line: str, reason: str) -> str | None:
+    """What is wrong with the line of a parser's error, in words that say what to do."""
+    if "\t" in line[: len(line) - len(line.lstrip())] or ("\t" in line and "cannot start any token" in reason):
+        return "there is a tab before or in this line's text; use spaces"
+    if "mapping values are not allowed" in reason and (found := re.fullmatch(r"\s*(?:- +)*([^\s:]+): +(\S.*)", line)):
+        return f"a text with a colon must be quoted: {found[1]}: {json.dumps(found[2].rstrip(), ensure_ascii=False)}"
+    return None
 
 
 def _of_document(events: Iterator[Any], number: int) -> Iterator[Any]:
@@ -211,7 +257,7 @@ class _Builder:
             self._key(event.value, plain, event, parent)
             return
         try:
-            value = _resolve(event.value) if plain else event.value
+            value = resolve_plain(event.value) if plain else event.value
         except ValueError as error:
             self._refuse(str(error), event)
         if event.anchor:
@@ -317,7 +363,7 @@ _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
 
-def _resolve(text: str) -> Any:
+def resolve_plain(text: str) -> Any:
     """The value of a plain scalar. Raises ValueError, worded for the user, if it must be quoted or changed."""
     if text in _NULL:
         return None

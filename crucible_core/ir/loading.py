@@ -7,9 +7,12 @@ is a number and `on` is not a boolean. A text that YAML 1.1 readers take for som
 
 from __future__ import annotations
 
+import codecs
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +20,13 @@ from pydantic import ValidationError
 
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment, Source
+from crucible_core.values.arguments import check_instance
 from crucible_core.values.messages import describe_mistake
 
 if TYPE_CHECKING:
     from crucible_core.ir.guarded_yaml import Place
 
-__all__ = ["experiment_from", "load_document", "load_experiment", "parse_scalar"]
+__all__ = ["experiment_from", "is_experiment", "load_document", "load_experiment", "parse_scalar"]
 
 MAX_BYTES = 1_000_000
 
@@ -30,13 +34,65 @@ MAX_BYTES = 1_000_000
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
 
-    Nothing is imported: stages are looked up when the experiment is run, validated or compiled.
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is
+    where it is, unless the modules of its stages are only beside the file that it leads to.
 
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
     """
+    check_instance("load_experiment", path, (str, os.PathLike), "the path of a file")
     data, source = load_document(path)
-    return experiment_from(data, source)
+    experiment = experiment_from(data, source)
+    file = Path(path)
+    if file.is_symlink() and not _has_modules(file.parent, experiment):
+        target = file.resolve()
+        if _has_modules(target.parent, experiment):
+            experiment.read_from(replace(source, path=str(target)))
+    return experiment
+
+
+def _has_modules(folder: Path, experiment: Experiment) -> bool:
+    """Whether the module of some stage is in the folder."""
+    tops = {one.module.split(":")[0].split(".")[0] for one in experiment.pipeline if one.module and ":" in one.module}
+    return any((folder / f"{top}.py").is_file() or (folder / top).is_dir() for top in tops)
+
+
+def is_experiment(file: Path) -> bool:
+    """Whether a YAML or JSON file is an experiment, right or wrong, and not one of the other files in its folder.
+
+    An experiment is a mapping with `id` or `pipeline`; a component of `dg`, of whatever type, is none. A file that
+    cannot be read, or has both words and cannot be parsed, counts as one, so that its mistake is reported.
+    """
+    from crucible_core.ir.guarded_yaml import parse_json, parse_yaml  # noqa: PLC0415  # as below
+
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES)
+    except OSError:
+        return True
+    text = raw.decode(_wide_encoding(raw) or "utf-8-sig", errors="replace")
+    if all(re.search(rf"(?m)^{key}\s*:", text) for key in ("type", "attributes")):
+        return False
+    if re.search(rf"(?m)^{_KEY}", text):
+        return True
+    mentioned = {found[1] for found in re.finditer(rf"(?m)(?:^|[{{,])[\s{{-]*{_KEY}", text)}
+    if not mentioned:
+        return False
+    try:
+        data = parse_json(text, "") if file.suffix.lower() == ".json" else parse_yaml(text, "")[0]
+    except InvalidExperimentError:
+        data = None
+    return not mentioned.isdisjoint(data) if isinstance(data, dict) else len(mentioned) > 1
+
+
+_KEY = r"""["']?(id|pipeline)["']?\s*:"""
+
+
+def _wide_encoding(raw: bytes) -> str | None:
+    """The encoding of text in UTF-16, as Windows programs write it; None for other text."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return {b"\0": "utf-16-be"}.get(raw[:1]) or {b"\0": "utf-16-le"}.get(raw[1:2])
 
 
 def load_document(path: str | os.PathLike[str], *, number: int | None = None) -> tuple[Any, Source]:
@@ -50,6 +106,7 @@ def load_document(path: str | os.PathLike[str], *, number: int | None = None) ->
     from crucible_core.ir.guarded_yaml import json_positions, parse_json, parse_yaml  # noqa: PLC0415
 
     file = Path(path)
+    _check_suffix(file)
     text = _read(file)
     shown = str(file)
     positions: Callable[[], Mapping[Place, tuple[int, int]]]
@@ -60,6 +117,19 @@ def load_document(path: str | os.PathLike[str], *, number: int | None = None) ->
         data, found = parse_yaml(text, shown, number)
         positions = lambda: found  # noqa: E731
     return data, Source(str(file.absolute()), shown, positions)
+
+
+def _check_suffix(file: Path) -> None:
+    if file.suffix == ".py":
+        near = _experiments_in(file.parent)
+        there = f"; beside it: {', '.join(near)}" if near else ""
+        raise InvalidExperimentError(
+            f"this is Python; an experiment is a YAML or JSON file{there}", location=Location(str(file))
+        )
+
+
+def _experiments_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*") if file.suffix in {".yaml", ".yml", ".json"})[:10]
 
 
 def experiment_from(data: Any, source: Source | None) -> Experiment:
@@ -80,13 +150,21 @@ def experiment_from(data: Any, source: Source | None) -> Experiment:
 
 
 def parse_scalar(text: str) -> Any:
-    """A value from the command line, read as one in an experiment file: `1e-3` is a number, `[1, 2]` a list.
+    """A value from the command line: a number, a boolean or null as in an experiment file, `[1, 2]`, `{a: b}`, or text.
 
-    Raises InvalidExperimentError if it is not one YAML value.
+    A text is taken as it is, whatever is in it (`#ff0000`, `a: b`). In quotes, it is never taken for anything else.
+
+    Raises InvalidExperimentError for a list, mapping or quoted text that is not complete, and for a text that YAML 1.1
+    takes for something else.
     """
-    from crucible_core.ir.guarded_yaml import parse_yaml  # noqa: PLC0415  # as above
+    from crucible_core.ir.guarded_yaml import is_flow, parse_flow, resolve_plain  # noqa: PLC0415  # as above
 
-    return parse_yaml(text, "value")[0]
+    given = text.strip()
+    try:
+        value = parse_flow(given) if is_flow(given) else resolve_plain(given)
+    except ValueError as error:
+        raise InvalidExperimentError(str(error)) from None
+    return text if value == given else value
 
 
 def _kind(data: Any) -> str:
@@ -103,7 +181,7 @@ def _read(file: Path) -> str:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        near = sorted(p.name for p in file.parent.glob("*") if p.suffix in {".yaml", ".yml", ".json"})[:10]
+        near = _experiments_in(file.parent)
         there = f"; {file.parent} holds: {', '.join(near)}" if near else ""
         raise InvalidExperimentError(f"there is no such file{there}", location=shown) from None
     except (OSError, ValueError) as error:
@@ -114,11 +192,13 @@ def _read(file: Path) -> str:
         raise InvalidExperimentError(
             f"is larger than {MAX_BYTES:,} bytes; an experiment names its data, it does not contain it", location=shown
         )
+    if _wide_encoding(raw):
+        raise InvalidExperimentError("this file is UTF-16; save it as UTF-8", location=shown)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidExperimentError(
-            f"is not UTF-8: byte {error.start} is {raw[error.start]:#04x}", location=shown
+            f"this file is not UTF-8: byte {error.start} is {raw[error.start]:#04x}; save it as UTF-8", location=shown
         ) from error
 
 
@@ -129,9 +209,3 @@ def _mistakes(error: ValidationError, source: Source | None) -> InvalidExperimen
         location = source.location(*place) if source else None
         found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=location))
     return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------
-
-
-# --- YAML ---------------------------------------------------------------------------------------------------------

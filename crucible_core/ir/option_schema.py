@@ -16,9 +16,10 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-__all__ = ["MAX_NESTING", "NO_DEFAULT", "Bound", "Kind", "Option", "merge_options", "option_tree"]
+__all__ = ["MAX_NESTING", "NO_DEFAULT", "Bound", "Kind", "Option", "file_name", "merge_options", "option_tree"]
 
 Kind = Literal[
     "text",
@@ -94,6 +95,8 @@ class Option:
     """For a field that only some models of a union by tag have: the tag, and its values in those models."""
     takes_others: bool = False
     """Whether names other than those of `children` are allowed."""
+    text_keys: bool = True
+    """For a mapping: whether its keys are texts. Those of others are written as numbers in YAML, as texts in JSON."""
     _schema: _Schema = field(default_factory=dict, repr=False)
     _defs: _Schema = field(default_factory=dict, repr=False)
 
@@ -175,11 +178,21 @@ def _merge(tree: Option, options: Mapping[str, Any], changes: Mapping[str, Any])
     return merged
 
 
+def file_name(name: str, field: FieldInfo) -> str:
+    """The name of a field in an experiment file: its alias, if it has one."""
+    return field.validation_alias if isinstance(field.validation_alias, str) else field.alias or name
+
+
 class _LenientSchema(GenerateJsonSchema):
     """JSON schema in which a type that has no schema, such as a class that pydantic does not know, can be anything."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:  # noqa: ARG002
         return {}
+
+    def dict_schema(self, schema: Any) -> JsonSchemaValue:
+        made = super().dict_schema(schema)
+        keys = schema.get("keys_schema", {}).get("type", "any")
+        return made if keys in {"any", "str"} else {**made, "propertyNames": {"type": keys}}
 
 
 _KINDS: Mapping[str, Kind] = {
@@ -220,6 +233,7 @@ def _read(name: str, schema: _Schema, defs: _Schema, *, required: bool = False) 
         format=some.get("format"),
         tag=tag,
         takes_others=any(bool(one.get("additionalProperties")) for one in models),
+        text_keys="propertyNames" not in some,
         _schema=some,
         _defs=defs,
     )

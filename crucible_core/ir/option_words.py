@@ -37,6 +37,7 @@ def _needs_words(option: Option, depth: int = 0) -> bool:
     item = option.item if option.kind == "list" and depth < MAX_NESTING else None
     return bool(
         option.kind in {"union", "scalar_or_more"}
+        or (option.kind == "mapping" and (option.item is None or not option.text_keys))
         or option.format
         or option.items
         or not all(isinstance(value, str) for value in option.choices)

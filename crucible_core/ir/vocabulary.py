@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 __all__ = [
+    "AutomationWhen",
     "Backoff",
     "ExecutorName",
     "GateSeverity",
@@ -33,6 +34,8 @@ ScheduleStatus = Literal["running", "stopped"]
 MissedTicks = Literal["all", "latest", "skip"]
 
 OnUpdate = Literal["all", "any"]
+
+AutomationWhen = Literal["eager", "on_cron", "on_missing"]
 
 Backoff = Literal["exponential", "linear"]
 

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from crucible_bench.compared import BestSet, FamilyResult, JudgedTest, MarginResult, Ranking, Verdict
+from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import effect_text, estimated, labelled, percent, statistic
-from crucible_bench.numbers import format_interval, format_number, format_p
-from crucible_bench.plots import (
-    ForestRow,
-    Picture,
-    critical_difference,
-    forest_plot,
-    paired_lines,
-    power_curve,
-    strip_plot,
-)
-from crucible_bench.result import TestResult, is_open
+from crucible_bench.finding import effect_text, labelled, percent, statistic
+from crucible_bench.numbers import format_effect, format_number, format_p
+from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
+from crucible_bench.result import Interval, TestResult, is_open
+from crucible_bench.vocabulary import EffectSizeName
+from crucible_core.report.comparison_pictures import comparison_pictures
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
-from crucible_core.values.messages import shorten
 
 __all__ = ["comparison_section", "unread_section"]
 
@@ -36,22 +27,17 @@ VERDICTS: Mapping[Verdict, str] = {
     "worse": "worse",
 }
 
-MOST_LINES = 200
-MOST_OF_A_NAME = 10
-
 
 def comparison_section(name: str, comparison: Comparison) -> Section:
-    """The groups, the tests and pairs, pictures of both, the verdicts, and what was assumed."""
-    blocks: list[Block] = [_groups_table(comparison)]
-    blocks += _pictures(comparison)
-    if comparison.tests:
-        blocks.append(_tests_table(comparison))
-    if comparison.comparisons is not None:
-        blocks.append(_pairs_table(comparison.comparisons))
-    if comparison.verdicts:
-        blocks.append(_verdicts_table(comparison))
+    """How the answer was found, the differences, the groups, the verdicts, and what was assumed."""
+    groups = _groups_table(comparison)
     if comparison.best is not None:
-        blocks.append(_contenders_table(comparison.best))
+        groups = _contenders_table(groups, comparison.best)
+    blocks: list[Block] = [Paragraph(comparison.method), *_results(comparison), groups]
+    # The differences first; the other pictures after the tables that have their numbers.
+    pictures = list(comparison_pictures(comparison))
+    blocks[1:1] = pictures[:1]
+    blocks += pictures[1:]
     if comparison.ranking is not None:
         blocks.append(_ranks_table(comparison.ranking))
     blocks.append(Items(tuple(dict.fromkeys(_settings(comparison)))))
@@ -81,6 +67,11 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
+    if comparison.scale == "log":
+        yield "scale: log; everything is computed from the logarithms, and differences are shown as ratios"
+    yield from (
+        f"groups: {choice.decision}; {choice.reasoning}" for about, choice in comparison.choices if about == "groups"
+    )
     several = len(comparison.tests) + (family is not None) + (comparison.best is not None) > 1
     for test, _, significant in comparison.judged:
         yield from (f"{test.test}: {line}" if several else line for line in (*test.assumptions, *test.notes))
@@ -108,78 +99,129 @@ def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
 
 
 def _groups_table(comparison: Comparison) -> Table:
-    intervals = any(group.mean_interval for group in comparison.groups.values())
+    groups = comparison.groups
+    intervals = any(group.mean_interval for group in groups.values())
+    binary = comparison.outcome == "binary"
+    numbers = [value for group in groups.values() for value in (group.mean, group.median, *(group.mean_interval or ()))]
+    lengths = [length_of(*group.mean_interval) for group in groups.values() if group.mean_interval]
+    write = numerals(numbers, lengths=[*lengths, *(group.sd for group in groups.values() if group.sd)])
+    log = comparison.scale == "log"
+    mean = "share" if binary else "geometric mean" if log else "mean"
+    shown = f"{mean} [{percent(comparison.confidence_level)} CI]" if intervals else mean
     columns = (
-        "group",
-        "n",
-        "mean",
-        *((f"{percent(comparison.confidence_level)} interval of the mean",) if intervals else ()),
-        "sd",
-        "median",
+        ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
     )
     rows = []
-    for name, group in comparison.groups.items():
-        interval = (format_interval(group.mean_interval) if group.mean_interval else "–",) if intervals else ()
-        sd = "–" if group.sd is None else format_number(group.sd)
-        cells = (format_number(group.n), format_number(group.mean), *interval, sd, format_number(group.median))
-        rows.append((name, *cells))
-    return Table(columns, tuple(rows), frozenset({"n", "mean", "sd", "median"}))
+    for name, group in groups.items():
+        cells = [_with_interval(group.mean, group.mean_interval, write)]
+        if binary:
+            cells.insert(0, f"{round(group.mean * group.n):,}")
+        else:
+            cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
+        rows.append((name, f"{group.n:,}", *cells))
+    return Table(columns, tuple(rows), frozenset(columns[1:]))
+
+
+class _Pair(NamedTuple):
+    """What a row of results says of two groups: the first minus the second, or their ratio."""
+
+    groups: tuple[str, ...]
+    estimate: float
+    interval: Interval
+
+
+def _results(comparison: Comparison) -> Iterator[Table]:
+    """The tests, the pairs, and the verdicts against the margin, as further columns where the numbers are the same."""
+    family, judged = comparison.comparisons, comparison.judged
+    pairs = []
+    if family is not None:
+        pairs = [_Pair((one.first, one.second), one.estimate, one.confidence_interval) for one in family.comparisons]
+    elif len(judged) == 1:
+        test = judged[0].result
+        pairs = [_Pair(test.groups, test.estimate, test.confidence_interval)]
+    margins = None if family is not None and family.untested else _margin_columns(comparison, pairs)
+    if judged:
+        tests = _tests_table(comparison)
+        yield tests if family is not None or margins is None else _beside(tests, margins)
+    if family is not None:
+        yield _pairs_table(family) if margins is None else _beside(_pairs_table(family), margins)
+    if comparison.verdicts and margins is None:
+        yield _verdicts_table(comparison)
+
+
+def _beside(left: Table, right: Table) -> Table:
+    rows = tuple((*one, *other) for one, other in zip(left.rows, right.rows, strict=True))
+    return Table((*left.columns, *right.columns), rows, left.numeric | right.numeric)
+
+
+def _margin_columns(comparison: Comparison, pairs: Sequence[_Pair]) -> Table | None:
+    """A verdict per pair; None where verdicts have other pairs, estimates or intervals than the rows."""
+    verdicts: dict[tuple[str, ...], MarginResult] = {one.groups: one for one in comparison.verdicts}
+    found = [verdict for pair in pairs if (verdict := verdicts.get(pair.groups)) and _is_same(pair, verdict)]
+    if not found or not len(found) == len(pairs) == len(verdicts):
+        return None
+    write = _writer([(one.estimate, one.equivalence_interval) for one in found])
+    level = percent(1 - 2 * found[0].alpha)
+    columns = (f"{level} equivalence CI", f"against the margin of {format_number(found[0].margin)}")
+    rows = [(_interval(one.equivalence_interval, write), VERDICTS[one.verdict]) for one in found]
+    if all(one.verdict != "inconclusive" for one in found):
+        return Table(columns, tuple(rows))
+    more = (*columns, f"more {comparison.replicate} to decide")
+    return Table(more, tuple((*row, _more(one)) for row, one in zip(rows, found, strict=True)))
+
+
+def _is_same(pair: _Pair, verdict: MarginResult) -> bool:
+    ours, theirs = (pair.estimate, *pair.interval), (verdict.estimate, *verdict.confidence_interval)
+    return all(math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12) for one, other in zip(ours, theirs, strict=True))
 
 
 def _tests_table(comparison: Comparison) -> Table:
+    judged = comparison.judged
     adjusted = comparison.p_adjusted is not None
-    columns = (
-        "test",
-        "statistic",
-        "p",
-        *(("p adjusted",) if adjusted else ()),
-        "estimate",
-        "interval",
-        "effect size",
-        "effect interval",
-        "verdict",
-    )
-    return Table(columns, tuple(map(_test_row, comparison.judged)), frozenset({"p", "p adjusted"}))
-
-
-def _test_row(judged: JudgedTest) -> tuple[str, ...]:
-    test = judged.result
-    ps = [p for p in (test.p_value, judged.p_adjusted) if p is not None]
-    return (
-        test.method,
-        statistic(test.statistic_name, test.df, test.statistic),
-        *(format_p(p).removeprefix("= ") for p in ps),
-        estimated(test.estimate_name, test.estimate, " = "),
-        f"{percent(test.confidence_level)} {format_interval(test.confidence_interval)}",
-        effect_text(test.effect_size_name, test.effect_size),
-        "–" if test.effect_size_interval is None else format_interval(test.effect_size_interval),
-        "significant" if judged.significant else "not significant",
-    )
+    level = f"[{percent(judged[0].result.confidence_level)} CI]"
+    # One test's estimate names its column; of several tests each may have another one.
+    named = labelled(judged[0].result.estimate_name) if len(judged) == 1 else None
+    columns = ["test", f"{named or 'estimate'} {level}", "statistic", "p", "effect size", "verdict"]
+    if adjusted:
+        columns.insert(4, "p adjusted")
+    rows = []
+    for test, p_adjusted, significant in judged:
+        write = _writer([(test.estimate, test.confidence_interval)], test.null_value)
+        estimate = _with_interval(test.estimate, test.confidence_interval, write)
+        same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
+        rows.append(
+            (
+                test.method,
+                estimate if named else f"{labelled(test.estimate_name)}: {estimate}",
+                statistic(test.statistic_name, test.df, test.statistic, short=True),
+                *(format_p(p).removeprefix("= ") for p in (test.p_value, p_adjusted) if p is not None),
+                "the estimate" if same else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
+                "significant" if significant else "not significant",
+            )
+        )
+    return Table(tuple(columns), tuple(rows), frozenset({"p", "p adjusted"}))
 
 
 def _pairs_table(family: FamilyResult) -> Table:
-    estimate = labelled(family.estimate_name)
+    simultaneous = "" if family.correction == "none" else "simultaneous "
     columns = (
-        "first – second",
-        estimate,
-        f"{percent(family.confidence_level)} {'' if family.correction == 'none' else 'simultaneous '}interval",
+        "first / second" if family.null_value == 1.0 else "first – second",
+        f"{labelled(family.estimate_name)} [{percent(family.confidence_level)} {simultaneous}CI]",
         family.statistic_name,
         "p",
         "p adjusted",
         "effect size",
-        "effect interval",
         "verdict",
     )
+    write = _writer([(pair.estimate, pair.confidence_interval) for pair in family.comparisons], family.null_value)
     rows: tuple[tuple[str, ...], ...] = tuple(
         (
             f"{pair.first} – {pair.second}",
-            format_number(pair.estimate),
-            format_interval(pair.confidence_interval),
-            statistic("", pair.df, pair.statistic),
+            _with_interval(pair.estimate, pair.confidence_interval, write),
+            statistic("", pair.df, pair.statistic, short=True),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
-            effect_text(pair.effect_size_name, pair.effect_size),
-            "–" if pair.effect_size_interval is None else format_interval(pair.effect_size_interval),
+            _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
             f"{'significant' if pair.significant else 'not significant'}{f': {pair.note}' if pair.note else ''}",
         )
         for pair in family.comparisons
@@ -187,33 +229,56 @@ def _pairs_table(family: FamilyResult) -> Table:
     rows += tuple(
         (" – ".join(one.groups), *("–" for _ in columns[2:]), f"not tested: {one.reason}") for one in family.untested
     )
-    return Table(columns, rows, frozenset({estimate, "p", "p adjusted"}))
+    return Table(columns, rows, frozenset({"p", "p adjusted"}))
+
+
+def _effect(name: EffectSizeName | None, value: float | None, interval: Interval | None) -> str:
+    ends = "" if interval is None else f" [{', '.join(map(format_effect, interval))}]"
+    return f"{effect_text(name, value)}{ends}"
+
+
+def _writer(estimates: Sequence[tuple[float, Interval]], null_value: float = 0.0) -> Callable[[float], str]:
+    """One precision for all estimates and ends, as in the picture beside them."""
+    if null_value == 1.0:
+        return ratios
+    ends = [interval_ends(interval) for _, interval in estimates]
+    numbers = [estimate for estimate, _ in estimates if math.isfinite(estimate)]
+    numbers += [end for pair in ends for end in pair if end is not None]
+    return numerals(numbers, lengths=[length_of(*pair) for pair in ends])
+
+
+def _with_interval(value: float, interval: Interval | None, write: Callable[[float], str]) -> str:
+    shown = write(value) if math.isfinite(value) else format_number(value)
+    if interval is None:
+        return shown
+    return f"{shown} (no interval)" if is_open(interval) else f"{shown} {_interval(interval, write)}"
+
+
+def _interval(interval: Interval, write: Callable[[float], str]) -> str:
+    return interval_text(*interval_ends(interval), write)
 
 
 def _verdicts_table(comparison: Comparison) -> Table:
+    alpha, margin = comparison.verdicts[0].alpha, comparison.verdicts[0].margin
+    write = _writer([(one.estimate, one.confidence_interval) for one in comparison.verdicts])
+    columns = (
+        "first – second",
+        f"mean difference [{percent(1 - alpha)} CI]",
+        f"{percent(1 - 2 * alpha)} equivalence CI",
+        f"against the margin of {format_number(margin)}",
+        f"more {comparison.replicate} to decide",
+    )
     rows = tuple(
         (
             " – ".join(verdict.groups),
-            format_number(verdict.margin),
-            format_number(verdict.estimate),
-            format_interval(verdict.confidence_interval),
-            format_interval(verdict.equivalence_interval),
+            _with_interval(verdict.estimate, verdict.confidence_interval, write),
+            _interval(verdict.equivalence_interval, write),
             VERDICTS[verdict.verdict],
             _more(verdict),
         )
         for verdict in comparison.verdicts
     )
-    alpha = comparison.verdicts[0].alpha
-    columns = (
-        "first – second",
-        "margin",
-        "mean difference",
-        f"{percent(1 - alpha)} interval",
-        f"{percent(1 - 2 * alpha)} equivalence interval",
-        "verdict",
-        f"more {comparison.replicate} to decide",
-    )
-    return Table(columns, rows, frozenset({"margin", "mean difference"}))
+    return Table(columns, rows)
 
 
 def _more(verdict: MarginResult) -> str:
@@ -222,213 +287,25 @@ def _more(verdict: MarginResult) -> str:
     return f"{verdict.more_replicates:,}" if verdict.more_replicates else "no number is enough"
 
 
-def _contenders_table(best: BestSet) -> Table:
-    rows = tuple(
-        (
-            one.name,
-            format_number(one.n),
-            format_number(one.mean),
-            format_p(one.p_value).removeprefix("= "),
-            one.beaten_by or "–",
-            "may be the best" if one.kept else "shown to be worse",
-        )
-        for one in best.contenders
-    )
+def _contenders_table(groups: Table, best: BestSet) -> Table:
+    """The groups in the order of their means, each with the evidence that another one is better."""
+    rows = {row[0]: row for row in groups.rows}
+    columns = (*groups.columns, "p that another is better", "strongest against it", "verdict")
     return Table(
-        ("configuration", "n", "mean", "p that another is better", "strongest against it", "verdict"),
-        rows,
-        frozenset({"n", "mean", "p that another is better"}),
+        ("configuration", *columns[1:]),
+        tuple(
+            (
+                *rows[one.name],
+                format_p(one.p_value).removeprefix("= "),
+                one.beaten_by or "–",
+                "may be the best" if one.kept else "shown to be worse",
+            )
+            for one in best.contenders
+        ),
+        groups.numeric | {"p that another is better"},
     )
 
 
 def _ranks_table(ranking: Ranking) -> Table:
     rows = tuple((name, format_number(rank)) for name, rank in zip(ranking.groups, ranking.mean_ranks, strict=True))
     return Table(("method", "mean rank"), rows, frozenset({"mean rank"}))
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def _pictures(comparison: Comparison) -> Iterator[Picture]:
-    measure = comparison.measure or "value"
-    for draw in (_effects_picture, _values_picture, _pairs_picture, _ranks_picture, _power_picture):
-        picture = draw(comparison, measure)
-        if picture is not None:
-            yield picture
-
-
-class _Effects(NamedTuple):
-    axis: str
-    rows: list[ForestRow]
-    level: float
-    null_value: float
-
-
-def _effects(comparison: Comparison) -> _Effects | None:
-    """The pairs of the family, or else the tests that estimate the same quantity as the first one."""
-    family = comparison.comparisons
-    if family is not None:
-        short = _shortened(comparison.groups)
-        pairs = [
-            ForestRow(
-                f"{short[pair.first]} – {short[pair.second]}",
-                pair.estimate,
-                *pair.confidence_interval,
-                note=_p(pair.p_adjusted),
-            )
-            for pair in family.comparisons
-            if math.isfinite(pair.estimate) and not is_open(pair.confidence_interval)
-        ]
-        return (
-            _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
-            if pairs
-            else None
-        )
-    of_two = [
-        one
-        for one in comparison.judged
-        if len(one.result.groups) == 2
-        and math.isfinite(one.result.estimate)
-        and not is_open(one.result.confidence_interval)
-    ]
-    if not of_two:
-        return None
-    first = of_two[0].result
-    rows = [
-        ForestRow(
-            test.method,
-            test.estimate,
-            *test.confidence_interval,
-            note=_p(test.p_value if p_adjusted is None else p_adjusted),
-        )
-        for test, p_adjusted, _ in of_two
-        if test.estimate_name == first.estimate_name
-    ]
-    return _Effects(labelled(first.estimate_name), rows, first.confidence_level, first.null_value)
-
-
-def _shortened(names: Iterable[str]) -> dict[str, str]:
-    """Names short enough for a picture's margin and still distinct: without what all of them share."""
-    names = list(names)
-    if max(map(len, names)) <= MOST_OF_A_NAME:
-        return {name: name for name in names}
-    start = _shared(names)
-    end = _shared([name[start:][::-1] for name in names])
-    short = {}
-    for name in names:
-        own = name[start : len(name) - end] if end else name[start:]
-        begins = start > 0
-        if begins and start + len(own) <= MOST_OF_A_NAME:
-            own, begins = name[:start] + own, False
-        own = shorten(own, MOST_OF_A_NAME)
-        short[name] = f"{'…' if begins else ''}{own}{'…' if end else ''}"
-    return short if len(set(short.values())) == len(names) else {name: name for name in names}
-
-
-def _shared(names: Sequence[str]) -> int:
-    """How many characters all of them begin with."""
-    return sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False)))
-
-
-def _effects_picture(comparison: Comparison, measure: str) -> Picture | None:
-    effects = _effects(comparison)
-    if effects is None:
-        return None
-    is_ratio = effects.null_value == 1.0
-    margin = comparison.verdicts[0].margin if comparison.verdicts and effects.null_value == 0.0 else None
-    about = f"{effects.axis} of {measure}" if " in " not in effects.axis and measure != "value" else effects.axis
-    try:
-        picture = forest_plot(
-            effects.rows,
-            axis=about,
-            reference=effects.null_value,
-            margin=margin,
-            log=is_ratio,
-            interval=f"{percent(effects.level)} CI",
-        )
-    except ValueError:
-        return None  # a ratio of zero has no place on a logarithmic axis; the table has it
-    if comparison.comparisons is None:
-        return picture
-    together = (
-        "The intervals are simultaneous."
-        if comparison.comparisons.correction != "none"
-        else "Each interval holds by itself."
-    )
-    return replace(picture, caption=f"{picture.caption} {together}")
-
-
-def _values_picture(comparison: Comparison, measure: str) -> Picture | None:
-    groups = {name: group.values for name, group in comparison.groups.items() if group.values}
-    if not groups or comparison.outcome == "binary":
-        return None
-    means = {
-        name: (group.mean, *group.mean_interval)
-        for name, group in comparison.groups.items()
-        if group.values and group.mean_interval is not None
-    }
-    sampled = any(group.sampled for group in comparison.groups.values())
-    return strip_plot(
-        groups,
-        measure=measure,
-        means=means or None,
-        interval=f"{percent(comparison.confidence_level)} CI",
-        caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
-    )
-
-
-def _pairs_picture(comparison: Comparison, measure: str) -> Picture | None:
-    names = list(comparison.groups)
-    groups = [comparison.groups[name] for name in names]
-    lined_up = comparison.paired and len(names) == 2 and len(groups[0].values) == len(groups[1].values)
-    if not lined_up or groups[0].sampled or not 2 <= len(groups[0].values) <= MOST_LINES:
-        return None
-    if comparison.outcome == "binary":
-        return None
-    tests = (one for one in comparison.tests if one.estimate_name.startswith("mean difference"))
-    test = next((one for one in tests if not is_open(one.confidence_interval)), None)
-    difference, level = None, None
-    if test is not None:
-        low, high = test.confidence_interval
-        level = test.confidence_level
-        if test.groups == (names[0], names[1]):  # the picture has the second minus the first
-            difference = (-test.estimate, -high, -low)
-        else:
-            difference = (test.estimate, low, high)
-    return paired_lines(
-        names[0],
-        names[1],
-        list(zip(groups[0].values, groups[1].values, strict=True)),
-        measure=measure,
-        difference=difference,
-        interval="interval" if level is None else f"{percent(level)} CI",
-    )
-
-
-def _ranks_picture(comparison: Comparison, _: str) -> Picture | None:
-    ranking = comparison.ranking
-    if ranking is None or len(ranking.groups) > 40:
-        return None
-    return critical_difference(
-        dict(zip(ranking.groups, ranking.mean_ranks, strict=True)),
-        critical_difference=ranking.critical_difference,
-        cliques=ranking.cliques,
-        blocks=ranking.blocks,
-    )
-
-
-def _power_picture(comparison: Comparison, _: str) -> Picture | None:
-    planned = comparison.planned
-    if planned is None or len(planned.curve) < 2:
-        return None
-    return power_curve(
-        {f"{planned.effect_size_name} = {format_number(planned.smallest_effect)}": planned.curve},
-        target=planned.wanted,
-        planned=float(planned.n),
-        across=f"n ({comparison.replicate})",
-        caption=f"Power of the {planned.test} as planned, before there were data.",
-    )
-
-
-def _p(value: float) -> str:
-    return f"p {format_p(value)}"

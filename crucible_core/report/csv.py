@@ -6,12 +6,14 @@ import csv
 import io
 from collections.abc import Iterable
 
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 
 
 def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
     written = io.StringIO()
-    csv.writer(written, lineterminator="\r\n").writerows([_csv_cell(safe_text(cell)) for cell in row] for row in rows)
+    csv.writer(written, lineterminator="\r\n").writerows(
+        [_csv_cell(visible_text(cell)) for cell in row] for row in rows
+    )
     return written.getvalue()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crucible_bench.plots.picture import Picture
 
-__all__ = ["Block", "Document", "Items", "Paragraph", "Picture", "Section", "Table"]
+__all__ = ["Block", "Document", "Items", "Paragraph", "Picture", "PictureOfTwoWidths", "Section", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,13 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOfTwoWidths(Picture):
+    """A picture that is also drawn for a phone."""
+
+    narrow: str = ""
 
 
 Block = Paragraph | Items | Table | Picture

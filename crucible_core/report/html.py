@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
-from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
-from crucible_core.values.jsonable import safe_text
+from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, PictureOfTwoWidths, Table
+from crucible_core.values.jsonable import visible_text
 
 # If a text ever got through unescaped, it could still load and run nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+
+# Characters on a line of a phone: each row of a wider table becomes a list of names and values there.
+_PHONE_LINE = 44
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -33,7 +37,17 @@ th { color: var(--soft); font-weight: 600; vertical-align: bottom; } tr:hover td
 ul { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
 table.plain td { border: 0; padding: .1rem 1.2rem .1rem 0; } table.plain td:first-child { color: var(--soft); }
 figure { margin: 1rem 0 1.4rem; } figcaption { color: var(--soft); font-size: .875rem; max-width: 45rem; }
-figure svg { display: block; min-width: 34rem; }
+figure svg { display: block; margin-bottom: .4rem; } figure .narrow { display: none; }
+@media (max-width: 47rem) {
+  body { padding-top: 1.25rem; } h1 { font-size: 1.4rem; }
+  figure .narrow { display: block; } figure .narrow + .wide { display: none; }
+  table.rows, table.rows tbody, table.rows tr, table.rows td { display: block; width: 100%; }
+  table.rows thead { display: none; } table.rows tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  table.rows td { border: 0; padding: .1rem 0; max-width: none; text-align: left; white-space: normal;
+    overflow-wrap: anywhere; display: grid; grid-template-columns: 8.5rem 1fr; gap: .75rem; }
+  table.rows td::before { content: attr(data-name); color: var(--soft); } table.rows td:empty { display: none; }
+  table.rows td:first-child { font-weight: 600; }
+}
 @media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; } }
 """
 
@@ -63,7 +77,7 @@ def html_of(document: Document) -> str:
 
 
 def _html(text: str) -> str:
-    return html.escape(safe_text(text), quote=True)
+    return html.escape(visible_text(text), quote=True)
 
 
 def _html_block(block: Block) -> str:
@@ -75,16 +89,34 @@ def _html_block(block: Block) -> str:
         case Table(columns, rows, numeric):
             sides = ['class="right"' if column in numeric else "" for column in columns]
             named = any(column.strip() for column in columns)
-            head = "".join(f"<th {side}>{_html(column)}</th>" for column, side in zip(columns, sides, strict=True))
+            names = list(map(_html, columns))
+            head = "".join(f"<th {side}>{name}</th>" for name, side in zip(names, sides, strict=True))
+            wide = named and _width(columns, rows) > _PHONE_LINE
+            starts = [
+                f'<td {side} data-name="{name}">' if wide else f"<td {side}>"
+                for name, side in zip(names, sides, strict=True)
+            ]
             lines = "\n".join(
-                f"<tr>{''.join(f'<td {side}>{_html(cell)}</td>' for cell, side in zip(row, sides, strict=True))}</tr>"
+                f"<tr>{''.join(f'{start}{_html(cell)}</td>' for start, cell in zip(starts, row, strict=True))}</tr>"
                 for row in rows
             )
             top = f"<thead><tr>{head}</tr></thead>" if named else ""
-            kind = "" if named else ' class="plain"'
+            kind = ' class="rows"' if wide else "" if named else ' class="plain"'
             return f'<div class="scroll"><table{kind}>{top}<tbody>\n{lines}\n</tbody></table></div>'
         case Picture(svg, _, caption):
-            # Inline, its texts can be copied and show their titles, and it needs no namespace.
-            drawing = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
             said = f"<figcaption>{_html(caption)}</figcaption>" if caption else ""
-            return f'<figure><div class="scroll">{drawing}</div>{said}</figure>'
+            narrow = block.narrow if isinstance(block, PictureOfTwoWidths) else ""
+            small = f'<div class="narrow">{_inline(narrow)}</div>' if narrow else ""
+            return f'<figure>{small}<div class="wide">{_inline(svg)}</div>{said}</figure>'
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """About how many characters wide a table is; the names of its columns may be wrapped."""
+    names = [max(map(len, name.split()), default=0) for name in columns]
+    cells = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
+    return sum(map(max, names, cells)) + 2 * (len(columns) - 1)
+
+
+def _inline(svg: str) -> str:
+    # Inline, its texts can be copied and show their titles, and it needs no namespace.
+    return svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)

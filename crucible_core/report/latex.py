@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from crucible_bench.plots.tikz import tikz_of
 from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -74,7 +74,7 @@ _LATEX_ACCENTS = {
 
 def _latex(text: str) -> str:
     # Two hyphens would become a dash.
-    return "".join(map(_latex_char, " ".join(safe_text(text).split()))).replace("--", "-{}-")
+    return "".join(map(_latex_char, " ".join(visible_text(text).split()))).replace("--", "-{}-")
 
 
 def _latex_char(char: str) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 
 from crucible_core.report.document import Block, Document, Items, Paragraph, Picture, Table
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
@@ -16,18 +16,24 @@ _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 _MARKDOWN_LINK = re.compile(r"(?i)(https?|ftp|www|mailto|xmpp)(?=[:.])|@(?=\S)")
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """One line of text that Markdown shows as it is: no emphasis, link, image, code or HTML."""
     return _MARKDOWN_LINK.sub(r"\g<0><!-- -->", _markdown_alt(text))
 
 
 def _markdown_alt(text: str) -> str:
     # An alternative text has no links, and would show a comment literally.
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(safe_text(text).split()))
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(visible_text(text).split()))
+
+
+def escape_markdown_lines(text: str) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(_markdown_line, text.splitlines()))
 
 
 def _markdown_line(text: str) -> str:
     # `-`, `+`, `=` and `1.` mean something at the start of a line.
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", _markdown(text))
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escape_markdown(text))
 
 
 def markdown_of(document: Document, *, picture_bytes: int | None = None) -> str:
@@ -45,25 +51,25 @@ def markdown_of(document: Document, *, picture_bytes: int | None = None) -> str:
         shown = _markdown_block(block)
         size = len(shown.encode())
         if size > left:
-            return f"Picture: {_markdown(block.alt)}"
+            return f"Picture: {escape_markdown(block.alt)}"
         left -= size
         return shown
 
-    parts = [f"# {_markdown(document.title)}", *map(render, document.blocks)]
+    parts = [f"# {escape_markdown(document.title)}", *map(render, document.blocks)]
     for section in document.sections:
-        parts += [f"## {_markdown(section.title)}", *map(render, section.blocks)]
+        parts += [f"## {escape_markdown(section.title)}", *map(render, section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_block(block: Block) -> str:
     match block:
         case Paragraph(text, strong):
-            return f"**{_markdown(text)}**" if strong else _markdown_line(text)
+            return f"**{escape_markdown(text)}**" if strong else _markdown_line(text)
         case Items(items):
             return "\n".join(f"- {_markdown_line(item)}" for item in items)
         case Table(columns, rows, numeric):
             rule = ["---:" if column in numeric else "---" for column in columns]
-            lines = [list(map(_markdown, columns)), rule, *(list(map(_markdown, row)) for row in rows)]
+            lines = [list(map(escape_markdown, columns)), rule, *(list(map(escape_markdown, row)) for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Picture(svg, alt, caption):
             encoded = base64.b64encode(svg.encode()).decode()

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from crucible_core.errors import CrucibleError
+from crucible_core.ir.vocabulary import ReportFormat
+from crucible_core.plan import current_plan
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
+from crucible_core.values.places import report_folder
 
-__all__ = ["OUTPUT_ROOT_VARIABLE", "output_root", "path_problem", "write_atomically"]
+__all__ = ["SUFFIXES", "output_root", "path_problem", "write_atomically"]
 
-OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
+SUFFIXES: Mapping[ReportFormat, str] = {
+    "csv": ".csv",
+    "html": ".html",
+    "json": ".json",
+    "latex": ".tex",
+    "markdown": ".md",
+}
 
 
-def output_root() -> Path:
-    """The folder named by CRUCIBLE_OUTPUT_ROOT, or `reports` below the working directory. No file can set it."""
-    return Path(os.environ.get(OUTPUT_ROOT_VARIABLE) or "reports").absolute()
+def output_root(folder: Path | None = None) -> Path:
+    """Where the reports of an experiment whose file is in `folder` are written: as it was when its run began."""
+    plan = current_plan.get()
+    return report_folder(folder) if plan is None else plan.output_root
 
 
 def path_problem(relative: str) -> str | None:
@@ -36,15 +47,15 @@ def path_problem(relative: str) -> str | None:
     return None
 
 
-def write_atomically(relative: str, text: str) -> Path:
-    """Write a text file below the output root: a reader sees the old content or the new, never a part.
+def write_atomically(relative: str, text: str, root: Path | None = None) -> Path:
+    """Write a text file below `root`, by default the output root: a reader sees the old content or the new, whole.
 
     Raises CrucibleError if the path leaves the root (a symbolic link counts as where it points) or cannot be written.
     """
     problem = path_problem(relative)
     if problem:
         raise CrucibleError(problem)
-    root = output_root()
+    root = root or output_root()
     target = root / relative
     try:
         # Before any folder is made, or it would be made behind the link.

@@ -16,15 +16,7 @@ from crucible_core.report.markdown import markdown_of
 from crucible_core.report.run_report import report_on, summarize_run
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 
-__all__ = ["RENDERERS", "SUFFIXES", "html_of", "latex_of", "markdown_of", "render_report"]
-
-SUFFIXES: Mapping[ReportFormat, str] = {
-    "csv": ".csv",
-    "html": ".html",
-    "json": ".json",
-    "latex": ".tex",
-    "markdown": ".md",
-}
+__all__ = ["RENDERERS", "html_of", "latex_of", "markdown_of", "render_report"]
 
 
 def render_report(ctx: Context, report_format: ReportFormat, *, title: str | None = None) -> str:

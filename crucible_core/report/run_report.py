@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
-from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, results
+from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
@@ -19,6 +20,7 @@ __all__ = [
     "decisions_table",
     "flatten",
     "headline",
+    "named_values",
     "report_on",
     "results",
     "stages_table",
@@ -31,19 +33,20 @@ MAX_OUTPUT_COLUMNS = 8
 
 
 def report_on(ctx: Context, *, title: str | None = None) -> Document:
-    """The report on a run so far."""
+    """The report on a run so far: the answer, the gates, the comparisons, then everything else."""
     experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
-    opening: list[Block] = [Paragraph(headline(ctx), strong=True)]
+    opening: list[Block] = [Paragraph(line, strong=True) for line in _headlines(ctx)]
     if experiment.description:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
+        _section("Gates", gates_table(ctx.trace.gates)),
         *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
-        _section("What ran", stages_table(ctx.trace.events)),
+        _section("What ran", stages_table(_ended(ctx))),
         _section("Artifacts", _artifacts_table(ctx)),
         _section("Options", _options_table(ctx)),
     ]
@@ -51,38 +54,59 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
 
 
 def headline(ctx: Context) -> str:
-    """The result in one sentence, or one per comparison: what failed, else what was found, else the numbers."""
+    """The result in one line, or one per comparison: what failed, else what was found, else the numbers."""
+    return " ".join(_headlines(ctx))
+
+
+def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"
+        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
     compared = comparisons_in(ctx.metrics)
-    found = [comparison.sentence for comparison in compared.read.values()]
+    found = [comparison.headline for comparison in compared.read.values()]
     found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
     if found:
-        return " ".join(found)
+        return found
     numbers = list(results(ctx))
     if numbers:
         shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
-        return f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."
-    return f"{len(ctx.completed_stages)} of {len(ctx.experiment.pipeline)} stages succeeded; no metrics."
+        return [f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."]
+    skipped = sum(isinstance(event, StageSkipped) for event in ctx.trace.endings.values())
+    stages = len(ctx.experiment.pipeline) - skipped
+    # The stage that writes this report has not ended.
+    done = stages if ctx.trace.events and not _is_to_go_on(ctx) else len(ctx.completed_stages)
+    return [f"{done} of {stages} stages succeeded; no metrics."]
+
+
+def _ended(ctx: Context) -> Sequence[Event]:
+    """The events without the start of a stage that is running: the one that writes this report."""
+    events = ctx.trace.events
+    return events[:-1] if events and isinstance(events[-1], StageStarted) else events
 
 
 def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
+    failure: dict[str, str | None] | None = None
+    gates = ctx.trace.gates
+    if failed is not None:
+        failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+    elif any(one.blocks for one in gates):
+        error = GateFailedError(ctx, gates)
+        failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}
     return {
         "experiment": ctx.experiment.to_dict(),
         "run_id": ctx.run_id,
-        "status": "failed" if failed else "running" if _is_to_go_on(ctx) else "succeeded",
-        "failure": failed and {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message},
+        "status": "failed" if failure else "running" if _is_to_go_on(ctx) else "succeeded",
+        "failure": failure,
         "headline": headline(ctx),
         "metrics": to_jsonable(ctx.metrics),
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
         "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
-        "gates": [gate.to_dict() for gate in ctx.trace.gates],
+        "gates": [gate.to_dict() for gate in gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
 
@@ -101,6 +125,8 @@ def _is_to_go_on(ctx: Context) -> bool:
 def _section(title: str, table: Table | None) -> Section | None:
     if table is None or not table.rows:
         return None
+    if not any(row[-1] for row in table.rows):  # notes that no row has
+        table = Table(table.columns[:-1], tuple(row[:-1] for row in table.rows), table.numeric)
     if len(table.rows) <= MAX_ROWS:
         return Section(title, (table,))
     note = Paragraph(f"The first {MAX_ROWS} of {len(table.rows):,}; the JSON report has them all.")
@@ -167,7 +193,11 @@ def decisions_table(events: Iterable[Event]) -> Table:
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:
-    return Table(("gate", "result", "why"), tuple((gate.gate, gate.status, gate.sentence) for gate in gates))
+    return Table(("gate", "result", "why"), tuple((gate.gate, _outcome(gate), gate.sentence) for gate in gates))
+
+
+def _outcome(gate: GateResult) -> str:
+    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def stages_table(events: Iterable[Event]) -> Table:

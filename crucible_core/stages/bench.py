@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
+from crucible_bench.result import Choice
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
     TEST_ALIASES,
@@ -23,6 +24,7 @@ from crucible_bench.vocabulary import (
     FamilyName,
     MissingValues,
     Outcome,
+    Scale,
     StudyName,
     TestName,
     TestSpelling,
@@ -35,6 +37,7 @@ from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
     from crucible_bench.compared import PlannedPower
+    from crucible_bench.comparison import Comparison
     from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
@@ -93,6 +96,8 @@ class Bench(Stage):
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
     """The kind of the values (default: binary for booleans, counts and numbers all 0 or 1, else continuous)."""
+    scale: Scale = "linear"
+    """`log` compares logarithms, for times, sizes and costs: differences are ratios of geometric means."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
@@ -151,6 +156,8 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
+        if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
+            yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
         yield from self.declaration(experiment).problems()
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
@@ -184,7 +191,7 @@ class Bench(Stage):
             effect_size = stats.effect_size_type
         return Declaration(
             design=self._design(experiment),
-            outcome=self.outcome,
+            outcome=self.outcome or ("continuous" if self.scale == "log" else None),  # the logarithm of 1 is 0
             tests=tuple(dict.fromkeys(tests)),
             alternative=self.alternative,
             alpha=self.alpha or stats.alpha or 0.05,
@@ -206,13 +213,23 @@ class Bench(Stage):
 
     def run(self, ctx: Context) -> Context:
         from crucible_bench.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_bench.log_scale import as_ratios, logarithms  # noqa: PLC0415
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
         found, dropped = self._complete(ctx)
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
-        comparison = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
+        values = logarithms(found.values) if self.scale == "log" else found.values
+        comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
+        if self.scale == "log":
+            comparison = as_ratios(comparison)
+        if self.groups is None and comparison.baseline is None and _has_pairs(comparison):
+            choice = Choice(
+                ", ".join(found.values),
+                "in the order of the data, and differences are the first minus the second; `groups` sets an order",
+            )
+            comparison = replace(comparison, choices=(("groups", choice), *comparison.choices))
         for about, choice in comparison.decisions:
             ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         if dropped:
@@ -360,3 +377,8 @@ def _refuse_missing(found: ComparedGroups) -> None:
             for name, at in places.items()
         ]
         raise CannotTestError("bench", f"{'; '.join(said)}: `missing: drop` leaves them out and lists them")
+
+
+def _has_pairs(comparison: Comparison) -> bool:
+    """Whether the comparison has differences, whose signs depend on the order of the groups."""
+    return comparison.comparisons is not None or any(len(test.groups) == 2 for test in comparison.tests)

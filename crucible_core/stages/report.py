@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment, OutputSpec
 from crucible_core.ir.vocabulary import ReportFormat
-from crucible_core.report import SUFFIXES, render_report
-from crucible_core.report.output_files import output_root, path_problem, write_atomically
+from crucible_core.report.output_files import SUFFIXES, output_root, path_problem, write_atomically
 from crucible_core.stage import Stage
 from crucible_core.values.messages import listing
 
@@ -23,9 +22,9 @@ KNOWN_OPTIONS = ("path", "title")
 class Report(Stage):
     """Writes the reports in the experiment's `outputs`: the result, the metrics, the decisions and what ran.
 
-    Files go below the output root (`reports/`, or the folder that CRUCIBLE_OUTPUT_ROOT names), by default as
-    EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file becomes an
-    artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written.
+    Files go below the output root (`reports/` in the project's folder, or the folder that CRUCIBLE_OUTPUT_ROOT names),
+    by default as EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file
+    becomes an artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written.
     """
 
     def check(self, experiment: Experiment) -> Iterable[str]:
@@ -40,20 +39,34 @@ class Report(Stage):
                     yield f"output {spec.name!r}: it would overwrite output {first!r}; both are written to {place}"
 
     def run(self, ctx: Context) -> Context:
-        wanted = [(spec, each) for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS for each in spec.formats]
-        # Before the first is written, so that each report names all of them.
-        for spec, report_format in wanted:
-            if spec.sink == "file":
-                path = output_root() / _place(spec, report_format, ctx)
-                ctx = ctx.put_artifact(f"{spec.name}.{report_format}", str(path))
-        for spec, report_format in wanted:
-            text = render_report(ctx, report_format, title=spec.title)
-            if spec.sink == "file":
-                write_atomically(_place(spec, report_format, ctx), text)
-            else:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-        return ctx
+        return _write(ctx, ctx.experiment.outputs or DEFAULT_OUTPUTS)
+
+    def after_gates(self, ctx: Context) -> Context:
+        """Write the files again, with the gates in them.
+
+        A resumed run writes its own, and leaves those of the run that it resumes as they are.
+        """
+        return _write(ctx, [spec for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS if spec.sink == "file"])
+
+
+def _write(ctx: Context, outputs: Sequence[OutputSpec]) -> Context:
+    from crucible_core.report.render import render_report  # noqa: PLC0415  # `crucible validate` does without
+
+    root = output_root(ctx.experiment.folder)
+    wanted = [(spec, each) for spec in outputs for each in spec.formats]
+    # Before the first is written, so that each report names all of them.
+    for spec, report_format in wanted:
+        if spec.sink == "file":
+            path = root / _place(spec, report_format, ctx)
+            ctx = ctx.put_artifact(f"{spec.name}.{report_format}", str(path))
+    for spec, report_format in wanted:
+        text = render_report(ctx, report_format, title=spec.title)
+        if spec.sink == "file":
+            write_atomically(_place(spec, report_format, ctx), text, root)
+        else:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    return ctx
 
 
 def _problems(spec: OutputSpec) -> Iterator[str]:

@@ -10,6 +10,7 @@ from crucible_core.context import Context
 from crucible_core.plan import advice, current_plan, plan_experiment
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import Stage
+from crucible_core.values.messages import as_written
 
 __all__ = ["Validate"]
 
@@ -40,8 +41,12 @@ class Validate(Stage):
         return ctx.put_metric(
             "validate",
             {
-                "stages": {one.name: f"{type(one.stage).__module__}:{type(one.stage).__qualname__}" for one in plan},
+                "stages": {one.name: _class_name(type(one.stage)) for one in plan},
                 "skipped": [one.name for one in plan if not one.definition.enabled],
                 "warnings": warnings,
             },
         )
+
+
+def _class_name(stage: type[Stage]) -> str:
+    return as_written(f"{stage.__module__}:{stage.__qualname__}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import cmath
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["same"]
+__all__ = ["differences_between", "same"]
 
 
 def same(left: Any, right: Any) -> bool:
@@ -87,3 +88,47 @@ def _same_array(left: Any, right: Any, above: tuple[tuple[int, int], ...]) -> bo
     if hasattr(equal, "filled"):  # what is under a mask does not count
         equal = equal.filled(True) & (left.mask == right.mask)
     return bool(equal.all())
+
+
+# --- two Contexts ------------------------------------------------------------------------------------------------
+
+
+def differences_between(one: Any, other: Any) -> tuple[str, ...]:
+    """Where the results in two Contexts differ, as `Context.differences` says."""
+    found = [
+        f"{part}[{key!r}]"
+        for part in ("metrics", "artifacts", "assigns")
+        for key in dict.fromkeys([*getattr(one, part), *getattr(other, part)])
+        if not same(_without_id(one, part, key), _without_id(other, part, key))
+    ]
+    if not same(list(one.outputs), list(other.outputs)):
+        found.append("outputs")
+    if _decisions(one) != _decisions(other):
+        found.append("decisions")
+    if _endings(one) != _endings(other):
+        found.append("stages")
+    return tuple(found)
+
+
+_MISSING = object()
+
+
+def _without_id(ctx: Any, part: str, key: str) -> Any:
+    value = getattr(ctx, part).get(key, _MISSING)
+    # A report's path contains the run id, which differs in every run.
+    if part != "artifacts" or not isinstance(value, str):
+        return value
+    return "/".join("RUN" if step == ctx.run_id else step for step in value.split("/"))
+
+
+def _decisions(ctx: Any) -> list[dict[str, Any]]:
+    return [_fields(decision, {"at"}) for decision in ctx.trace.decisions]
+
+
+def _endings(ctx: Any) -> list[dict[str, Any]]:
+    left_out = {"at", "seconds", "traceback", "reused_from"}
+    return [_fields(ending, left_out) for ending in ctx.trace.endings.values()]
+
+
+def _fields(event: Any, left_out: Collection[str]) -> dict[str, Any]:
+    return {one.name: getattr(event, one.name) for one in dataclasses.fields(event) if one.name not in left_out}

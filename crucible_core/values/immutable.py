@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, Self, TypeVar, overload
 
-__all__ = ["PersistentDict", "PersistentList"]
+__all__ = ["MissingNameError", "PersistentDict", "PersistentList"]
 
 _new = object.__new__
 
@@ -89,6 +89,19 @@ class PersistentList(Sequence[T], Generic[T]):
         return type(self), (list(self),)
 
 
+class MissingNameError(KeyError):
+    """There is no such name in this part of the Context; `known` are the names that there are."""
+
+    known: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        from crucible_core.values.messages import closest, cut, listing  # noqa: PLC0415  # for a mistake only
+
+        (name,) = self.args
+        near = closest(name, self.known) if isinstance(name, str) else ""
+        return f"there is no {name!r} here{near}; there are: {cut(listing(self.known), 500)}"
+
+
 class PersistentDict(Mapping[str, V], Generic[V]):
     """An immutable mapping in insertion order; `put` and `merge` return the changed one."""
 
@@ -128,7 +141,15 @@ class PersistentDict(Mapping[str, V], Generic[V]):
         return self._buffer
 
     def __getitem__(self, key: str) -> V:
-        return self._own()[key]
+        try:
+            return self._own()[key]
+        except KeyError:
+            raise self._missing(key) from None
+
+    def _missing(self, key: object) -> MissingNameError:
+        error = MissingNameError(key)
+        error.known = tuple(self._own())
+        return error
 
     def __contains__(self, key: object) -> bool:
         return key in self._own()

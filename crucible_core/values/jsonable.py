@@ -37,13 +37,27 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from crucible_core.values.messages import cut, error_text
+from crucible_core.values.messages import as_written, cut, error_text
 
-__all__ = ["MAX_DEPTH", "key_text", "safe_text", "to_json_text", "to_jsonable", "type_name"]
+__all__ = [
+    "MAX_DEPTH",
+    "as_number",
+    "key_text",
+    "plain_number",
+    "readable_text",
+    "safe_text",
+    "to_json_text",
+    "to_jsonable",
+    "type_name",
+    "visible_text",
+]
 
 MAX_ELEMENTS = 10_000
 MAX_DEPTH = 50
+MAX_TEXT = 20_000
 _UNSAFE = re.compile("[\x00\ud800-\udfff]")
+_OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LEFT_BY_JSON = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # of these, what JSON allows in a string
 
 
 def to_jsonable(value: Any) -> Any:
@@ -52,12 +66,64 @@ def to_jsonable(value: Any) -> Any:
 
 
 def to_json_text(value: Any, *, indent: int | None = 2) -> str:
-    return json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    text = json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return _LEFT_BY_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # as JSON has them
+
+
+def as_number(value: Any) -> float | int | None:
+    """The value as a number that can be compared with a bound; None for what is not a number, NaN among them.
+
+    A boolean is one: it counts as 1 or 0. Decimal, Fraction, and numbers of numpy become int or float.
+    """
+    if isinstance(value, str):
+        return None
+    if isinstance(value, Decimal | Fraction):
+        try:
+            value = float(value)
+        except (ValueError, OverflowError):  # a signalling NaN; a fraction beyond every float
+            return None
+    elif type(value) not in {int, float, bool}:
+        rendered = to_jsonable(value)
+        value = _INFINITIES.get(rendered) if isinstance(rendered, str) else rendered
+    if not isinstance(value, int | float) or value != value:  # noqa: PLR0124  # NaN; an int may be too large for isnan
+        return None
+    return value
+
+
+def plain_number(value: float | int) -> float | int:
+    """The number as one that every database and JSON can hold."""
+    if isinstance(value, float):
+        return value
+    if abs(value) < 2**63:
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def safe_text(text: str) -> str:
     """The text with what databases and browsers refuse (NUL, half surrogates) written as escapes."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def visible_text(text: str) -> str:
+    """The text with what a terminal, a browser or a spreadsheet would obey instead of show written as escapes.
+
+    That is control characters other than tab and line ends, those that change the direction of writing, and what
+    `safe_text` replaces.
+    """
+    return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def readable_text(text: str) -> str:
+    """As `safe_text`; of a very long text, its beginning and its end."""
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT // 2]}\n… {len(text) - MAX_TEXT:,} characters left out …\n{text[-MAX_TEXT // 2 :]}"
+    return safe_text(text)
 
 
 def key_text(key: Any) -> str:
@@ -67,7 +133,8 @@ def key_text(key: Any) -> str:
 
 def type_name(value: object) -> str:
     cls = type(value)
-    return safe_text(cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}")
+    name = cls.__qualname__ if cls.__module__ == "builtins" else as_written(f"{cls.__module__}.{cls.__qualname__}")
+    return safe_text(name)
 
 
 def _render(value: Any, above: tuple[int, ...]) -> Any:

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-__all__ = ["closest", "cut", "describe_mistake", "error_text", "listing", "printable", "shorten"]
+__all__ = [
+    "BESIDE",
+    "as_written",
+    "closest",
+    "cut",
+    "describe_mistake",
+    "error_text",
+    "listing",
+    "path_hint",
+    "printable",
+    "shorten",
+]
+
+BESIDE = "crucible_core.beside."
+"""What the names of modules beside experiment files begin with."""
+
+
+def as_written(text: str) -> str:
+    """The text with the modules beside an experiment file named as the file names them."""
+    return _PACKAGE_BESIDE.sub("", text) if BESIDE in text else text
+
+
+_PACKAGE_BESIDE = re.compile(rf"{re.escape(BESIDE)}\w+_[0-9a-f]{{12}}\.")
 
 
 def closest(asked: str, known: Iterable[str]) -> str:
     """`; did you mean 'bench'?`, or nothing when no known name is near."""
-    found = difflib.get_close_matches(asked, list(known), n=1)
+    found = difflib.get_close_matches(str(asked), list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def closest_ignoring_case(asked: str, known: Iterable[str]) -> str:
+    """As `closest`, for names that are often written in another case; a part behind a slash is enough."""
+    by_name: dict[str, str] = {}
+    for name in sorted(known):
+        by_name.setdefault(name.rpartition("/")[2].casefold(), name)
+    by_name |= {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(asked.casefold(), by_name, n=1)
+    return f"; did you mean {by_name[found[0]]!r}?" if found else ""
 
 
 def printable(text: str) -> str:
@@ -45,8 +81,25 @@ def error_text(error: BaseException) -> str:
         return f"(its text cannot be read: {type(broken).__name__})"
 
 
-def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One pydantic error of `model` as a sentence.
+def path_hint(error: BaseException) -> str:
+    """For a file with a relative path that was not found: what the path is relative to; nothing for other errors."""
+    if not isinstance(error, FileNotFoundError):
+        return ""
+    here = ""
+    named = error.filename if isinstance(error.filename, str) else None
+    if _ABSOLUTE.search(error_text(error) if named is None else named):
+        return ""
+    call = f"ctx.experiment.path({'...' if named is None else repr(named)})"
+    with contextlib.suppress(OSError):  # a working directory that was removed
+        here = f", {Path.cwd()}"
+    return f" (relative to the working directory{here}; use {call} for a file beside the experiment file)"
+
+
+_ABSOLUTE = re.compile(r"(^|[\s'\"(])(/|~|\w+://)")
+
+
+def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secret: bool = False) -> str:
+    """One pydantic error of `model` as a sentence. The value is left out if it is `secret`.
 
     Pydantic's own message is kept. The name of the field, the value as given and, for an unknown name, the closest
     known one are added.
@@ -59,15 +112,29 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"{where!r} is missing"
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = mistake.get("input")
-    message = _PLAIN_WORDS.get(mistake["type"], message)
+    message = _say_choices(mistake) if mistake["type"] in _CHOICES else _PLAIN_WORDS.get(mistake["type"], message)
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    field = model.model_fields.get(str(mistake["loc"][0])) if mistake["loc"] else None
-    if field is not None and "Secret" in repr(field.annotation):
-        shown = ""
-    if mistake["type"] in {"name", "cron", "timezone", "duplicate_name", "dep"} or len(shown) > 80:
+    if secret or mistake["type"] in {"name", "cron", "timezone", "duplicate_name", "dep"} or len(shown) > 80:
         shown = ""
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 
+
+_MOST_NAMES = 15
+"""A longer enumeration is cut."""
+
+
+def _say_choices(mistake: Mapping[str, Any]) -> str:
+    """What a choice takes, and the closest to what was given."""
+    known = re.findall(r"'((?:[^'\\]|\\.)*)'", str(mistake.get("ctx", {}).get(_CHOICES[mistake["type"]], "")))
+    given = mistake.get("ctx", {}).get("tag", mistake.get("input"))
+    near = closest(given, known) if isinstance(given, str) else ""
+    if len(known) <= _MOST_NAMES:
+        return f"{mistake['msg']}{near}"
+    some = ", ".join(map(repr, known[:_MOST_NAMES]))
+    return f"this is not one of the {len(known)} values that it takes{near}; among them: {some}"
+
+
+_CHOICES = {"literal_error": "expected", "enum": "expected", "union_tag_invalid": "expected_tags"}
 
 _PLAIN_WORDS = {
     "tuple_type": "should be a list",
@@ -85,10 +152,12 @@ def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str
             if nested is None:
                 return []
             model = nested
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel  # noqa: PLC0415  # who words no mistake of a model does not wait for it
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((m for a in getattr(annotation, "__args__", ()) if (m := _nested_model(a)) is not None), None)

@@ -24,9 +24,9 @@ from crucible_core.ir.vocabulary import ScheduleStatus
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import shorten
 from crucible_dagster.automation.triggers import SENSOR_STATUS
-from crucible_dagster.execute.run_claims import location_of
 from crucible_dagster.history.gate_results import gates_of_run
 from crucible_dagster.history.history import History
+from crucible_dagster.origins import is_launched_here, location_of
 from crucible_dagster.tags import EXPERIMENT_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, TICK_TAG, UPDATED_TAG, VARIANT_TAG
 
 __all__ = ["Alert", "AlertKind", "failure_sensor"]
@@ -250,7 +250,7 @@ class _Evaluation:
             return False
         origin = self._context.code_location_origin
         here = None if origin is None else f"{origin.location_name}:{self._context.repository_name}"
-        return run.remote_job_origin is None or here is None or location_of(run) == here
+        return here is None or is_launched_here(run) or location_of(run) == here
 
 
 def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:

@@ -21,9 +21,10 @@ from crucible_dagster.dagster_internals import (
     is_valid_cron_schedule,
     schedule_execution_time_iterator,
 )
-from crucible_dagster.execute.run_claims import claim_key, location_of
+from crucible_dagster.execute.run_claims import claim_key
 from crucible_dagster.history.summaries import STATUSES, RunStatus
 from crucible_dagster.names import root_of
+from crucible_dagster.origins import location_of
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import CRON_TAG, SCHEDULE_NAME_TAG, SUPERSEDED_TAG, TICK_TAG
 
@@ -87,15 +88,16 @@ class Ticks:
 
 
 def check_times(experiment: Experiment) -> None:
-    """Raise InvalidExperimentError if the experiment's schedule has times that Dagster does not run."""
-    schedule = experiment.schedule
-    # Dagster only warns of steps that are larger than their field, and then runs more often than the file says.
-    if schedule and (not is_valid_cron_schedule(schedule.cron) or has_out_of_range_cron_interval(schedule.cron)):
-        raise InvalidExperimentError(
-            f"schedule.cron: {schedule.cron!r} is not a cron schedule that Dagster can run: one of its fields (minute, "
-            "hour, day of month, month, day of week) is out of range, or the day never comes",
-            location=experiment.location("schedule", "cron"),
-        )
+    """Raise InvalidExperimentError if its schedule or automation has times that Dagster does not run."""
+    for key, one in (("schedule", experiment.schedule), ("automation", experiment.automation)):
+        cron = one and one.cron
+        # Dagster only warns of steps that are larger than their field, and then runs more often than the file says.
+        if cron and (not is_valid_cron_schedule(cron) or has_out_of_range_cron_interval(cron)):
+            raise InvalidExperimentError(
+                f"{key}.cron: {cron!r} is not a cron schedule that Dagster can run: one of its fields (minute, "
+                "hour, day of month, month, day of week) is out of range, or the day never comes",
+                location=experiment.location(key, "cron"),
+            )
 
 
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
-from crucible_core import Context
 from crucible_core.cli.extensions import LazyCommand, Runner
 from crucible_core.errors import MissingExtraError
 
-__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "why"]
+if TYPE_CHECKING:
+    from crucible_core import Context
+
+__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "ui", "why"]
 
 
 def _need_dagster(what: str) -> None:
@@ -25,13 +28,14 @@ def _command(name: str, sentence: str, module: str) -> LazyCommand:
 
 runs = _command("runs", "List the runs that Dagster has kept, newest first.", "runs")
 show = _command("show", "Show everything about one run.", "runs")
-compare = _command("compare", "Show how two runs differ.", "runs")
+compare = _command("compare", "Show how runs differ: two side by side, or more in one table.", "runs")
 resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
 why = _command("why", "Say why an earlier result of a stage was reused, or why not.", "rerun")
 ticks = _command(
     "ticks", "List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.", "ticks"
 )
+ui = _command("ui", "Open Dagster's UI on the experiments of a folder.", "ui")
 store = _command(
     "store", "Maintain the context store, which keeps what the stages of Dagster's runs returned.", "store"
 )

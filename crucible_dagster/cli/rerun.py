@@ -10,6 +10,7 @@ import click
 from crucible_core import builtin_registry
 from crucible_core.cli.common import (
     FAILED,
+    gates_option,
     input_errors,
     json_option,
     nothing_else_on_stdout,
@@ -20,7 +21,7 @@ from crucible_core.cli.common import (
 from crucible_core.cli.terminal import ProgressDisplay, make_console, print_table, styled
 from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text
-from crucible_dagster.execution import open_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_run
 from crucible_dagster.rerun.replay import Replay, replay_run
@@ -41,8 +42,9 @@ SHORT = 12
     is_flag=True,
     help="Resume although Dagster believes the run is running; use it only if you know that it is dead.",
 )
+@gates_option
 @json_option
-def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_json: bool) -> None:
+def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, gates: str, as_json: bool) -> None:
     """Resume a failed, cancelled or killed run where it stopped.
 
     RUN is its id, or at least the first four characters of it. A new run executes the stages that have no result yet,
@@ -50,16 +52,20 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, as_js
     """
     with contextlib.ExitStack() as stack:
         with input_errors(), nothing_else_on_stdout():
-            instance = stack.enter_context(open_instance())
+            instance = stack.enter_context(open_existing_instance())
             planned = plan_resumption(
                 instance, run, override=lambda experiment: with_overrides(experiment, overrides), force=force
             )
+        for said in planned.warnings:
+            click.echo(f"warning: {said}", err=True)
         run_and_show(
             f"{planned.experiment.id}, resuming run {planned.parent.run_id}",
             len(planned.experiment.pipeline),
             lambda observers: planned.execute(observers=observers, fresh=fresh, launched_by="cli"),
             as_json=as_json,
             resumable=True,
+            folder=planned.experiment.folder,
+            gates=gates,
         )
 
 
@@ -72,7 +78,7 @@ def replay(run: str, as_json: bool) -> None:
     RUN is its id, or at least the first four characters of it. For every result, it says whether it has the same digest
     as then. The exit code is 1 if one differs.
     """
-    with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
+    with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
         console = make_console(sys.stderr)
         record = recorded_run(History(instance), run)
         with ProgressDisplay(console, len(record.stages)) as progress:
@@ -96,7 +102,7 @@ def why(run: str, stage: str, as_json: bool) -> None:
 
     RUN is the id of a run, or at least the first four characters of it; STAGE is the name of a stage in its pipeline.
     """
-    with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
+    with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
         found = explain_stage(instance, run, stage)
     if as_json:
         click.echo(to_json_text(found))
@@ -124,7 +130,10 @@ def _print_why(found: Why) -> None:
     console = make_console(sys.stdout)
     console.print(styled((found.verdict, "bold")))
     if found.parts:
-        rows = tuple((part.part, part.verdict, _short(part.then), _short(part.now)) for part in found.parts)
+        rows = tuple(
+            (part.part, part.verdict, part.values[0] or _short(part.then), part.values[1] or _short(part.now))
+            for part in found.parts
+        )
         console.print(styled(""))
         print_table(console, Table(("depends on", "", "then", "now"), rows))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +29,12 @@ from crucible_core.report.run_report import decisions_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_dagster.execution import embedded_home, open_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
 from crucible_dagster.history.record_diff import code_of, git_of
 from crucible_dagster.history.run_record import Launch, RunRecord
-from crucible_dagster.history.summaries import RunComparison, RunDetails, RunStatus, RunSummary
+from crucible_dagster.history.summaries import RunChoices, RunComparison, RunDetails, RunStatus, RunSummary
 
 __all__ = []
 
@@ -43,6 +42,7 @@ T = TypeVar("T")
 
 SHORT = 8
 MAX_RESULT = 70
+MAX_CHOSEN = 60
 
 
 @click.command()
@@ -56,9 +56,12 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
 
     EXPERIMENT is an experiment's id; without it, the runs of all experiments are listed.
     """
-    found = _ask(lambda history: history.runs(experiment, status=status, limit=limit, before=before))
+    with _history() as history:
+        found = history.runs(experiment, status=status, limit=limit, before=before)
+        chosen = history.settings(found)
     if as_json:
-        click.echo(to_json_text(found))
+        more = {run_id: {"seed": one.seed, "changed_options": one.options} for run_id, one in chosen.items()}
+        click.echo(to_json_text([{**to_jsonable(one), **more.get(one.run_id, {})} for one in found]))
         return
     console = make_console(sys.stdout)
     if not found:
@@ -69,6 +72,10 @@ def runs(experiment: str | None, limit: int, status: RunStatus | None, before: s
     if any(one.gates for one in found):
         columns = (*columns[:-1], "gates", columns[-1])
         rows = tuple((*row[:-1], one.gates or "", row[-1]) for row, one in zip(rows, found, strict=True))
+    shown = [_chosen(chosen.get(one.run_id)) for one in found]
+    if any(shown):
+        columns = (*columns[:-1], "seed and changed options", columns[-1])
+        rows = tuple((*row[:-1], said, row[-1]) for row, said in zip(rows, shown, strict=True))
     print_table(console, Table(columns, rows, frozenset({"time"})))
     if len(found) == limit:
         console.print(styled((f"\nolder ones: --before {found[-1].run_id[:SHORT]}", "dim")))
@@ -102,22 +109,31 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run_a")
-@click.argument("run_b")
+@click.argument("runs", nargs=-1, required=True)
 @click.option("--values", is_flag=True, help="Also compare outputs, artifacts, assigns and traces, which loads them.")
 @json_option
-def compare(run_a: str, run_b: str, values: bool, as_json: bool) -> None:
-    """Show how two runs differ.
+def compare(runs: tuple[str, ...], values: bool, as_json: bool) -> None:
+    """Show how runs differ: two side by side, or more in one table.
 
-    RUN_A and RUN_B are ids, or at least the first four characters of them.
+    RUNS are ids, or at least the first four characters of them. Of more than two, the groups of each are compared with
+    those of the first.
     """
-    found = _ask(lambda history: history.compare(run_a, run_b, values=values))
+    if len(runs) == 1:
+        raise click.UsageError(f"name another run to compare {runs[0]} with")
+    found = _ask(lambda history: history.compare_all(runs, values=values))
     if as_json:
-        metrics = [{**to_jsonable(one), "difference": to_jsonable(one.difference)} for one in found.metrics]
-        groups = [one.to_dict() for one in found.groups]
-        click.echo(to_json_text({**to_jsonable(replace(found, groups=())), "metrics": metrics, "groups": groups}))
+        told = list(map(_comparison_to_json, found))
+        click.echo(to_json_text(told[0] if len(told) == 1 else told))
+    elif len(found) == 1:
+        _print_comparison(make_console(sys.stdout), found[0])
     else:
-        _print_comparison(make_console(sys.stdout), found)
+        _print_comparisons(make_console(sys.stdout), found)
+
+
+def _comparison_to_json(found: RunComparison) -> dict[str, Any]:
+    metrics = [{**to_jsonable(one), "difference": to_jsonable(one.difference)} for one in found.metrics]
+    groups = [one.to_dict() for one in found.groups]
+    return {**to_jsonable(replace(found, groups=())), "metrics": metrics, "groups": groups}
 
 
 @contextmanager
@@ -126,15 +142,8 @@ def _history() -> Iterator[History]:
 
     What the modules of stored values print while they are read goes to standard error.
     """
-    with input_errors(), nothing_else_on_stdout():
-        if not os.environ.get("DAGSTER_HOME") and not embedded_home().exists():
-            # Looking for runs must not create the instance.
-            raise CrucibleError(
-                f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
-                "`crucible run FILE --dagster` makes"
-            )
-        with open_instance() as instance:
-            yield History(instance)
+    with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
+        yield History(instance)
 
 
 def _ask(question: Callable[[History], T]) -> T:
@@ -190,6 +199,14 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
     )
 
 
+def _chosen(chosen: RunChoices | None) -> str:
+    if chosen is None:
+        return ""
+    seed = [] if chosen.seed is None else [f"seed={chosen.seed}"]
+    options = [f"{name}={format_value(value)}" for name, value in chosen.options.items()]
+    return shorten(", ".join([*seed, *options]), MAX_CHOSEN)
+
+
 def _launched(launch: Launch) -> str:
     what = f"{launch.how} {launch.name}" if launch.name else launch.how
     return f"{what} by {launch.by}" if launch.by else what
@@ -243,8 +260,11 @@ def _print_details(console: Console, details: RunDetails) -> None:
             (one.name, name, format_value(value)) for one in record.stages for name, value in one.options.items()
         ]
         _print_section(console, "Options", ("stage", "option", "value"), tuple(options))
-        code = tuple((one.name, code_of(one)) for one in record.stages)
-        _print_section(console, "Code", ("stage", "class and hash of its source"), code)
+        code = tuple(
+            (one.name, code_of(one) + (f", from run {one.from_run[:SHORT]}" if one.from_run else ""))
+            for one in record.stages
+        )
+        _print_section(console, "Code", ("stage", "class and hash of its code"), code)
     for note in details.notes:
         console.print(styled(("\nnote: ", "yellow"), note))
     if failure is not None:
@@ -310,13 +330,7 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
     assumed = dict.fromkeys(line for one in found.groups if one.result for line in one.result.assumptions)
     if assumed:
         console.print(styled((f"assumed of both runs: {'; '.join(assumed)}", "dim")))
-    parts: Mapping[str, tuple[Change, ...]] = {
-        "Options": found.options,
-        "Experiment": found.experiment,
-        "Code": found.code,
-        "Surroundings": found.surroundings,
-        "Packages": found.packages,
-    }
+    parts: Mapping[str, tuple[Change, ...]] = {title: getattr(found, part) for title, part in PARTS.items()}
     for title, changes in parts.items():
         rows = tuple((one.name, _side(one.a), _side(one.b)) for one in changes)
         _print_section(console, title, ("what differs", "a", "b"), rows)
@@ -335,6 +349,50 @@ def _print_comparison(console: Console, found: RunComparison) -> None:
         console.print(styled(("\nnote: ", "yellow"), note))
 
 
+def _print_comparisons(console: Console, found: tuple[RunComparison, ...]) -> None:
+    summaries = [found[0].a, *(one.b for one in found)]
+    names = tuple(one.run_id[:SHORT] for one in summaries)
+    both = tuple(
+        (name, *(_run_row(run)[index] for run in summaries))
+        for index, name in enumerate(("run", "experiment", "status", "started", "time", "launched"))
+    )
+    print_table(console, Table(("", *(f"{number}" for number in range(1, len(names) + 1))), both))
+    numbers = [{one.name: one.a for one in found[0].metrics}]
+    numbers += [{one.name: one.b for one in comparison.metrics} for comparison in found]
+    metrics = tuple(
+        (name, *("–" if (value := run.get(name)) is None else format_number(value) for run in numbers))
+        for name in dict.fromkeys(name for run in numbers for name in run)
+    )
+    _print_section(console, "Metrics", ("metric", *names), metrics, numeric=set(names))
+    groups = tuple(
+        (name, *_group_row(change))
+        for name, comparison in zip(names[1:], found, strict=True)
+        for change in comparison.groups
+    )
+    title = f"Groups (b is the run of the line, a is {names[0]})"
+    _print_section(console, title, ("run", *GROUP_COLUMNS), groups, numeric={"b - a", "p adjusted"})
+    for title, part in PARTS.items():
+        changes = [{one.name: one for one in getattr(comparison, part)} for comparison in found]
+        rows = []
+        for name in dict.fromkeys(name for one in changes for name in one):
+            # The value of the first run is also that of those which do not differ from it.
+            first = next(one[name].a for one in changes if name in one)
+            rows.append((name, *map(_side, [first, *(one[name].b if name in one else first for one in changes)])))
+        _print_section(console, title, ("what differs", *names), tuple(rows))
+    for name, comparison in zip(names[1:], found, strict=True):
+        lines = [(one,) for one in (*(comparison.values or ()), *(comparison.trace or ()))]
+        _print_section(console, f"Values and trace, {names[0]} and {name}", ("what differs",), tuple(lines))
+    for note in dict.fromkeys(note for one in found for note in one.notes):
+        console.print(styled(("\nnote: ", "yellow"), note))
+
+
+PARTS = {
+    "Options": "options",
+    "Experiment": "experiment",
+    "Code": "code",
+    "Surroundings": "surroundings",
+    "Packages": "packages",
+}
 GROUP_COLUMNS = ("group", "n", "b - a", "interval", "p adjusted", "effect size", "verdict")
 
 

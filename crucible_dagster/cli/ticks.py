@@ -17,7 +17,7 @@ from crucible_core.report.document import Table
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_dagster.automation.schedules import run_missed, schedule_name
 from crucible_dagster.automation.ticks import Tick, Ticks, check_times, find_state, ticks_of
-from crucible_dagster.execution import open_instance
+from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment
 
@@ -55,7 +55,7 @@ def ticks(
     if a run of --catch-up failed.
     """
     failures: list[str] = []
-    with input_errors(), nothing_else_on_stdout(), open_instance() as instance:
+    with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
         found, schedule = _scheduled(instance, experiment)
         state = find_state(instance, schedule_name(found), location)
         begin = None if since is None else _time(since, schedule)

@@ -1,25 +1,39 @@
 """The asset of an experiment, as it is known before any run."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Dagster reads the annotation of a resource's context as a class.
 import functools
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetKey, AssetSpec, BetaWarning, CodeReferencesMetadataValue, LocalFileCodeReference
+from dagster import (
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    BetaWarning,
+    CodeReferencesMetadataValue,
+    InitResourceContext,
+    LocalFileCodeReference,
+    ResourceDefinition,
+)
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, builtin_registry
+from crucible_core.report.markdown import escape_markdown_lines
 from crucible_core.stage import FunctionStage
-from crucible_dagster.names import asset_key
+from crucible_dagster.compile.conditions import condition_of
+from crucible_dagster.compile.run_settings import settings_of, settings_of_any_experiment
+from crucible_dagster.execute.compiled import RUN_KEY, CompiledExperiment, ExperimentGraph
+from crucible_dagster.names import asset_key, decisions_key
+from crucible_dagster.store.io_manager import STORE_KEY, context_store
 
-__all__ = ["asset_for", "circle_of_deps"]
+__all__ = ["asset_for", "circle_of_deps", "decisions_of", "materializable"]
 
 GROUP = "crucible"
+DECISIONS_GROUP = "crucible_decisions"
 KINDS = {"crucible", "python"}
 # What Dagster 1.13 accepts (measured): anything else makes it refuse the whole code location.
 _TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -60,13 +74,55 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
     return AssetSpec(
         key=key,
         deps=deps,
-        description=experiment.description,
+        description=experiment.description and escape_markdown_lines(experiment.description),
         group_name=GROUP,
         owners=[owner] if owner is not None and owned else None,
         tags=dict.fromkeys(fitting, ""),
         kinds=KINDS,
         metadata=metadata,
+        automation_condition=condition_of(experiment),
     )
+
+
+def materializable(spec: AssetSpec, graph: ExperimentGraph) -> AssetsDefinition:
+    """The asset that the ops of the experiment's job materialize, from its own page and by automation too."""
+    return AssetsDefinition(
+        keys_by_input_name={},
+        keys_by_output_name={"result": spec.key},
+        node_def=graph,
+        specs=[spec],
+        resource_defs={STORE_KEY: context_store, RUN_KEY: _RUN_OF_ASSET},
+    )
+
+
+def decisions_of(experiment: Experiment) -> AssetSpec:
+    """The asset whose observations are the decisions that the stages made."""
+    return AssetSpec(
+        key=decisions_key(experiment),
+        description=f"What the stages of experiment {experiment.id} decided, run by run. These are observations: "
+        "nothing materializes this asset.",
+        group_name=DECISIONS_GROUP,
+        kinds={"crucible"},
+        metadata={"experiment": experiment.id, **({"file": experiment.source.path} if experiment.source else {})},
+    )
+
+
+def _run_of_asset(context: InitResourceContext) -> Callable[[ExperimentGraph], CompiledExperiment]:
+    config = context.resource_config
+
+    @functools.cache
+    def compiled(graph: ExperimentGraph) -> CompiledExperiment:
+        return graph.compiled.of_run(settings_of(graph.compiled.experiment, config))
+
+    return compiled
+
+
+# One object: the assets of a code location share their resources, and Dagster tells them apart by identity.
+_RUN_OF_ASSET = ResourceDefinition(
+    _run_of_asset,
+    config_schema=settings_of_any_experiment(),
+    description="The settings of this run of an experiment.",
+)
 
 
 def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:

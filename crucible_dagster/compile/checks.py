@@ -25,9 +25,9 @@ from crucible_core import (
 )
 from crucible_core.gates.judge import judge_gate
 from crucible_core.ir.vocabulary import GateSeverity
-from crucible_core.values.jsonable import safe_text
+from crucible_core.report.markdown import escape_markdown
 from crucible_dagster.history.earlier_runs import EarlierRuns, newest_judged_run
-from crucible_dagster.history.gate_results import SEVERITIES, gate_metadata
+from crucible_dagster.history.gate_results import SEVERITIES, gate_description, gate_metadata, is_judged_in
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.names import asset_key, check_names, last_step
@@ -50,25 +50,29 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
 
     @multi_asset_check(
         name=f"gate_{name}_{identity}",
-        description=f"Judges the newest run of {experiment.id} again: {gate.words}",
+        description=f"Judges the newest run of {experiment.id} again: {escape_markdown(gate.words)}",
         specs=[
             AssetCheckSpec(
                 name,
                 asset=key,
-                description=safe_text(gate.words),
+                description=escape_markdown(gate.words),
                 blocking=gate.blocking,
                 metadata={"experiment": experiment.id, "gate": MetadataValue.json(gate.to_dict())},
             )
         ],
+        can_subset=True,  # then it may leave out its result
     )
     def check(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        run = context.instance.get_run_by_id(context.op_execution_context.run_id)
+        if run is not None and is_judged_in(run):
+            return  # Materialize selects the checks too, and this run's stages were judged in it already
         result = _judge_newest(context.instance, experiment, registry, gate)
         yield AssetCheckResult(
             passed=result.status == "passed",
             asset_key=key,
             check_name=name,
             severity=SEVERITIES[result.severity],
-            description=safe_text(result.sentence),
+            description=gate_description(result),
             metadata=gate_metadata(result),
         )
 

@@ -2,10 +2,10 @@
 
 | experiment             | Dagster                                                                        |
 | ---------------------- | ------------------------------------------------------------------------------ |
-| the experiment         | a job, and the asset `crucible/<id>`: `crucible_dagster.compile.assets`        |
+| the experiment         | a job, and the asset `crucible/<id>` of the same graph: `compile.assets`       |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
-| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as partitions       |
+| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as those of a job    |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of `crucible/<id>/decisions`                                    |
@@ -25,13 +25,12 @@
 import functools
 import hashlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import (
     DependencyDefinition,
-    GraphDefinition,
     In,
     InitResourceContext,
     JobDefinition,
@@ -39,6 +38,7 @@ from dagster import (
     OpDefinition,
     OpExecutionContext,
     Out,
+    OutputMapping,
     Permissive,
     ResourceDefinition,
 )
@@ -51,19 +51,21 @@ from crucible_core import (
     Registry,
     Stage,
 )
+from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.observers import Observers
 from crucible_core.plan import plan_of
+from crucible_core.report.markdown import escape_markdown_lines
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY, CompiledExperiment, ExperimentGraph
 from crucible_dagster.execute.gates_op import gates_op
 from crucible_dagster.execute.step import run_step
-from crucible_dagster.names import check_names, dagster_name, gates_step, op_names
+from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
-from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
-__all__ = ["job_for"]
+__all__ = ["graph_for", "job_for", "job_of", "variants_job_of"]
 
 
 def job_for(
@@ -77,35 +79,86 @@ def job_for(
     that Dagster refuses.
     """
     plan = plan_of(experiment, registry)
-    experiment, registry = plan.experiment, plan.registry
+    return job_of(graph_for(plan, observers=observers))
+
+
+def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
+    """The ops of the experiment, one after the other. Raises as `job_for`."""
+    experiment = plan.experiment
     names = op_names(experiment)
     dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
     ops = []
-    possible = _possible_options(experiment, registry)
-    for index, one in enumerate(plan):
+    possible = _possible_options(plan)
+    for index, one in enumerate(plan.stages):
         op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
         ops.append(op)
         upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
         dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
-    if (judge := gates_step(experiment)) is not None:
+    judge = gates_step(experiment)
+    if judge is not None:
         check_names(experiment)
         ops.append(gates_op())
         upstream = {"upstream": DependencyDefinition(names[-1])}
         dependencies[NodeInvocation(name=ops[-1].name, alias=judge)] = upstream
-    graph = GraphDefinition(
-        name=dagster_name(experiment.id), node_defs=list(dict.fromkeys(ops)), dependencies=dependencies
+    return ExperimentGraph(
+        CompiledExperiment(plan, tuple(observers), names),
+        name=dagster_name(experiment.id),
+        description=experiment.description and escape_markdown_lines(experiment.description),
+        node_defs=list(dict.fromkeys(ops)),
+        dependencies=dependencies,
+        output_mappings=[_KeptOutput("result", judge or names[-1], "result")],
     )
-    compiled = CompiledExperiment(plan, tuple(observers), names)
+
+
+class _KeptOutput(OutputMapping):
+    """The output of a graph, which the context store keeps as it does that of the op.
+
+    By itself, Dagster's definition of it names the default I/O manager. A run of the asset does not need that, and its
+    run config could not be made: "requires io_manager_key io_manager, but no resource has been provided".
+    """
+
+    def get_definition(self, is_dynamic: bool) -> Any:
+        made = super().get_definition(is_dynamic)
+        return type(made)(name=made.name, dagster_type=made.dagster_type, io_manager_key=STORE_KEY)
+
+
+def job_of(graph: ExperimentGraph) -> JobDefinition:
+    """The job that runs the graph."""
+    return _job(graph)
+
+
+def variants_job_of(graph: ExperimentGraph) -> JobDefinition | None:
+    """The same with the variants as partitions, for a backfill over all of them; None if there are none.
+
+    A job of its own: in the Launchpad of a job with partitions, Dagster asks for one at every launch.
+    """
+    experiment, registry = graph.compiled.experiment, graph.compiled.registry
+    options_of = functools.partial(_op_config, experiment, registry, graph.compiled.op_names)
+    config = variants_as_partitions(experiment, options_of)
+    if config is None:
+        return None
+    return _job(
+        graph,
+        name=variants_job_name(experiment),
+        config=config,
+        tags={OTHER_JOB_TAG: experiment.id},
+        description=f"The variants of experiment {experiment.id} as partitions: a backfill runs each of them once.",
+    )
+
+
+def _job(graph: ExperimentGraph, *, tags: Mapping[str, str] = {}, **more: Any) -> JobDefinition:  # is only read
+    compiled = graph.compiled
+    experiment = compiled.experiment
     variant = {} if experiment.variant is None else {VARIANT_TAG: experiment.variant}
     return graph.to_job(
-        description=experiment.description,
         resource_defs={
             STORE_KEY: context_store,
             EXPERIMENT_KEY: _experiment_resource(compiled),
+            RUN_KEY: _RUN_OF_JOB,
         },
         executor_def=executor_for(experiment),
-        config=variants_as_partitions(experiment, functools.partial(_op_config, experiment, registry, names)),
-        tags={EXPERIMENT_TAG: experiment.id, **variant},
+        tags={EXPERIMENT_TAG: experiment.id, **variant, **tags},
+        **{"description": experiment.description, **more},
     )
 
 
@@ -124,6 +177,16 @@ def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
     return checked.configured(check, config_schema=settings_fields(compiled.experiment), description=described)
 
 
+def _of_job(context: InitResourceContext) -> CompiledExperiment:
+    found: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    return found
+
+
+_RUN_OF_JOB = ResourceDefinition(
+    _of_job, config_schema={}, required_resource_keys={EXPERIMENT_KEY}, description="What the ops look up."
+)
+
+
 def _op_config(
     experiment: Experiment, registry: Registry, names: Sequence[str], stage: str, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -132,19 +195,34 @@ def _op_config(
     return {names[index]: {"config": showable_options(found, options)}}
 
 
-def _possible_options(experiment: Experiment, registry: Registry) -> tuple[tuple[str, ...], ...]:
-    """Of each stage, its options (JSON) by the file, then by each variant that changes them."""
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Options of a stage, told apart by what is not secret in them: what is made of an op is shown and kept."""
+
+    shown: str
+    """As JSON, secrets masked."""
+    options: Mapping[str, Any] = field(compare=False)
+
+
+def _possible_options(plan: Plan) -> tuple[tuple[_Options, ...], ...]:
+    """Of each stage, its options by the file, then by each variant that changes them."""
+    experiment = plan.experiment
     names = experiment.variants if experiment.variants and experiment.variant is None else ()
-    all_of_them = [experiment, *(experiment.with_variant(name, registry) for name in names)]
+    all_of_them = [experiment, *(experiment.with_variant(name, plan.registry) for name in names)]
     return tuple(
-        tuple(dict.fromkeys(to_json(one.pipeline[index].options or {}).decode() for one in all_of_them))
-        for index in range(len(experiment.pipeline))
+        tuple(dict.fromkeys(map(functools.partial(_options_at, index, type(one.stage)), all_of_them)))
+        for index, one in enumerate(plan.stages)
     )
 
 
+def _options_at(index: int, stage: type[Stage], experiment: Experiment) -> _Options:
+    options = experiment.pipeline[index].options or {}
+    return _Options(to_json(hide(stage, options) if has_secrets(stage) else options).decode(), options)
+
+
 @functools.cache
-def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: bool) -> OpDefinition:
-    """The op of a stage of this name; the first of the `possible` options (JSON) are its defaults.
+def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, first: bool) -> OpDefinition:
+    """The op of a stage of this name; the first of the `possible` options are its defaults.
 
     Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
     object. Its name in a job is that of the pipeline entry.
@@ -153,9 +231,9 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from run_step(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {name} {possible} {first}"
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {[one.shown for one in possible]} {first}"
     op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    options = [json.loads(one) for one in possible]
+    options = [one.options for one in possible]
     described = inspect.getdoc(stage) if stage.__doc__ else None
     op = OpDefinition(
         compute_fn=compute,
@@ -164,7 +242,7 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[str, ...], *, first: 
         ins={} if first else {"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
         config_schema=Permissive(),
-        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
+        required_resource_keys={STORE_KEY, RUN_KEY},
     )
     check = check_at_launch(name, stage, options)
     return op.configured(check, op_name, option_fields(stage, options[0]), described)

@@ -9,7 +9,7 @@ Each option's kind has a config type of Dagster:
 | choice of texts                    | Enum                                                                |
 | choice of numbers, or of booleans  | Int or Float, or Bool; the choices are in the description           |
 | list                               | Array                                                               |
-| mapping                            | Map, or Permissive where the values may be anything                 |
+| mapping of texts to one type       | Map                                                                 |
 | model                              | Shape                                                               |
 | union by tag                       | Shape: the tag is an Enum, the other fields are those of all models |
 | a scalar, or a list or model       | ScalarUnion                                                         |
@@ -33,23 +33,23 @@ from typing import Any
 import dagster
 from dagster import (
     Array,
-    DagsterInvalidConfigError,
     Enum,
     EnumValue,
     Field,
     Map,
     Noneable,
-    Permissive,
     ScalarUnion,
     Shape,
 )
 from pydantic import ValidationError
 
 from crucible_core import Stage
+from crucible_core.ir.option_mistakes import describe_options
 from crucible_core.ir.option_schema import MAX_NESTING, NO_DEFAULT, Kind, Option, merge_options, option_tree
+from crucible_core.ir.option_values import completed
 from crucible_core.ir.option_words import describe_option
 from crucible_core.plan import read_options
-from crucible_core.values.messages import describe_mistake
+from crucible_dagster.execute.failures import RefusedConfigError
 from crucible_dagster.execute.launchpad import typed_options
 
 __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
@@ -57,7 +57,7 @@ __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
 
 def option_fields(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Field]:
     """The config fields of an op: the stage's options, with `options` of the experiment file as their defaults."""
-    return _fields(option_tree(stage), options, depth=0)
+    return _fields(option_tree(stage), completed(stage, options), depth=0)
 
 
 def showable_options(stage: type[Stage], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,26 +82,23 @@ def check_at_launch(
     """A check of an op's config. Dagster calls it before it creates a run, and again where the run is executed.
 
     `possible` are the options that the config may change: those of the file, then those of its variants, since the op
-    does not know which variant is run. The check raises DagsterInvalidConfigError, with the same words as
+    does not know which variant is run. The check raises RefusedConfigError, with the same words as
     `plan_experiment`, for config that fits none of them. Config that fits only a variant which is not run is refused by
     the run's first step.
     """
 
     def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        refused: ValidationError | None = None
+        refused: list[tuple[str, Any]] = []
         typed = typed_options(stage, possible[0], config)
         for options in possible:
             try:
                 read_options(stage, merge_options(stage, options, typed))
                 return config
             except ValidationError as error:
-                refused = refused or error
+                refused = refused or describe_options(name, stage, merge_options(stage, options, typed), error)
             except Exception:  # noqa: BLE001  # a validator that breaks: the run's first step reports it in full
                 return config
-        assert refused is not None
-        mistakes = refused.errors(include_url=False)
-        said = "\n".join(f"stage {name!r}, option {describe_mistake(one, stage)}" for one in mistakes)
-        raise DagsterInvalidConfigError(said, [], None) from None
+        raise RefusedConfigError("\n".join(said for said, _ in refused)) from None
 
     return check
 
@@ -119,7 +116,8 @@ def _field(option: Option, given: Any, depth: int) -> Field:
         settings = {} if complete or option.required else {"is_required": False}
     elif given is not None and given is not NO_DEFAULT and not _is_hidden(option, given):
         settings = {"default_value": given}
-    elif not option.required:
+    elif not option.required or given is not NO_DEFAULT:
+        # Given, and hidden: what the file says counts unless something is typed.
         # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
         settings = {"is_required": False}
     return Field(kind, description=describe_option(option), **settings)
@@ -152,7 +150,10 @@ def _list(option: Option, _: Mapping[str, Any], depth: int) -> Any:
 
 
 def _mapping(option: Option, _: Mapping[str, Any], depth: int) -> Any:
-    return Permissive() if option.item is None else Map(str, _config_type(option.item, {}, depth + 1))
+    # Dagster's Map and Permissive refuse keys that are numbers, as `0: 1.5` in the Launchpad's YAML is.
+    if option.item is None or not option.text_keys:
+        return dagster.Any
+    return Map(str, _config_type(option.item, {}, depth + 1))
 
 
 def _model(option: Option, options: Mapping[str, Any], depth: int) -> Any:
@@ -171,7 +172,7 @@ def _union_by_tag(option: Option, _: Mapping[str, Any], depth: int) -> Any:
 def _scalar_or_more(option: Option, _: Mapping[str, Any], depth: int) -> Any:
     scalar, more = sorted(option.alternatives, key=lambda one: one.kind in {"list", "mapping", "model"})
     kind = _config_type(more, {}, depth + 1)
-    # Dagster refuses a Map or Permissive in a ScalarUnion.
+    # Dagster refuses a Map in a ScalarUnion.
     return ScalarUnion(_config_type(scalar, {}, depth), kind) if isinstance(kind, Array | Shape) else dagster.Any
 
 

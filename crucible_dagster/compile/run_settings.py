@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster
-from dagster import DagsterInvalidConfigError, Field, PartitionedConfig, static_partitioned_config
+from dagster import Field, PartitionedConfig, static_partitioned_config
 
 from crucible_core import Experiment, InvalidExperimentError
 from crucible_dagster.compile.op_config import enum_of
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, LOG_LEVELS, RunSettings
+from crucible_dagster.execute.failures import RefusedConfigError
 from crucible_dagster.tags import VARIANT_TAG
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "config_of_variant",
     "settings_fields",
     "settings_of",
+    "settings_of_any_experiment",
     "tags_of_variant",
     "variants_as_partitions",
 ]
@@ -67,17 +69,27 @@ def settings_fields(experiment: Experiment) -> dict[str, Field]:
     return fields
 
 
+def settings_of_any_experiment() -> dict[str, Field]:
+    """The same for the resource that all assets of a code location share."""
+    fields = settings_fields(_ANY)
+    described = "The variant of the experiment file to run. Options set for a stage override the variant's."
+    return {"variant": Field(dagster.String, description=described, is_required=False), **fields}
+
+
+_ANY = Experiment.model_validate({"id": "any", "pipeline": [{"name": "any"}]})
+
+
 def settings_of(experiment: Experiment, config: Mapping[str, Any]) -> RunSettings:
     """The settings of a run, from config with the fields of `settings_fields`.
 
-    Raises DagsterInvalidConfigError for an invalid seed; Dagster calls this before it creates a run.
+    Raises RefusedConfigError for an invalid seed; Dagster calls this before it creates a run.
     """
     settings = RunSettings(**config)
     if settings.seed is not None and settings.seed != experiment.seed:
         try:
             experiment.with_seed(settings.seed)
         except InvalidExperimentError as error:
-            raise DagsterInvalidConfigError(f"resource {EXPERIMENT_KEY!r}: {error}", [], dict(config)) from None
+            raise RefusedConfigError(f"resource {EXPERIMENT_KEY!r}: {error}", dict(config)) from None
     return settings
 
 

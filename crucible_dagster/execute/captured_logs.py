@@ -23,8 +23,8 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from crucible_core.values.jsonable import safe_text
-from crucible_core.values.messages import cut
+from crucible_core.values.jsonable import visible_text
+from crucible_core.values.messages import as_written, cut
 from crucible_dagster.execute.compiled import RunSettings
 
 __all__ = ["captured_logs"]
@@ -60,6 +60,7 @@ class _StepLog:
 
     def __init__(self, log: logging.Logger, packages: Collection[str], settings: RunSettings) -> None:
         self.packages = frozenset(packages)
+        self._prefixes = tuple(f"{package}." for package in packages)
         self.levels = {True: _level(settings.log_level), False: _level(settings.library_log_level)}
         self._log = log
         self._lock = threading.Lock()
@@ -67,7 +68,7 @@ class _StepLog:
         self._busy = threading.local()
 
     def take(self, record: logging.LogRecord) -> None:
-        own = record.name.partition(".")[0] in self.packages
+        own = f"{record.name}.".startswith(self._prefixes)
         if record.levelno < self.levels[own] or not self._log.isEnabledFor(record.levelno):
             return
         if getattr(self._busy, "here", False):
@@ -206,7 +207,7 @@ def _for_dagster(record: logging.LogRecord) -> logging.LogRecord:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
     level = max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG))
     changed: dict[str, Any] = {
-        "msg": cut(safe_text(f"{record.name}: {text}"), MAX_TEXT),
+        "msg": cut(visible_text(f"{as_written(record.name)}: {text}"), MAX_TEXT),
         "args": None,
         "exc_info": None,
         "exc_text": None,

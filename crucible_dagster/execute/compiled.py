@@ -1,14 +1,22 @@
 """What the ops of a job look up: the experiment, and the settings of one run."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Dagster reads the annotation of a resource's context as a class.
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from dagster import GraphDefinition, OpExecutionContext
 
 from crucible_core import Experiment, Plan, Registry, plan_experiment
 from crucible_core.observers import Observers
 
 EXPERIMENT_KEY = "experiment"
+"""The job's resource with the settings of a run as its config."""
+
+
+RUN_KEY = "crucible_run"
+"""The resource that the ops ask for. In a job it is that of EXPERIMENT_KEY; all assets share another, with the settings
+of a run as its config."""
 
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -39,6 +47,8 @@ class CompiledExperiment:
     observers: Observers
     op_names: tuple[str, ...]
     settings: RunSettings = DEFAULTS
+    failed_observers: set[int] = field(default_factory=set)
+    """Of one run: the observers whose first error is logged."""
     _plans: dict[str, Plan] = field(default_factory=dict)
 
     @property
@@ -49,9 +59,9 @@ class CompiledExperiment:
     def registry(self) -> Registry:
         return self.plan.registry
 
-    def of_run(self, settings: RunSettings) -> CompiledExperiment:
+    def of_run(self, settings: RunSettings) -> "CompiledExperiment":
         """The same with the settings of one run, whose steps in this process share its plan."""
-        return replace(self, settings=settings, _plans={})
+        return replace(self, settings=settings, failed_observers=set(), _plans={})
 
     def plan_of(self, launched: Experiment) -> Plan:
         """The plan of the experiment as it was launched: the job's own, unless something was chosen for this run.
@@ -66,3 +76,45 @@ class CompiledExperiment:
         if text not in self._plans:
             self._plans[text] = plan_experiment(launched, self.registry)
         return self._plans[text]
+
+
+class ExperimentGraph(GraphDefinition):
+    """The ops of an experiment, which are a job's and its asset's."""
+
+    def __init__(self, compiled: CompiledExperiment, **definition: Any) -> None:
+        super().__init__(**definition)
+        self.compiled = compiled
+
+
+def compiled_of(context: OpExecutionContext) -> CompiledExperiment:
+    """The experiment of this step with the settings of its run."""
+    found = getattr(context.resources, RUN_KEY)
+    if isinstance(found, CompiledExperiment):
+        return found
+    of_graph: CompiledExperiment = found(_graph_of(context))
+    return of_graph
+
+
+def is_of_asset(context: OpExecutionContext) -> bool:
+    """Whether the step materializes the experiment's asset, whose ops stand within a node of the asset job."""
+    return len(context.op_handle.path) > 1
+
+
+def experiments_in(context: OpExecutionContext) -> list[str]:
+    """The ids of the experiments that the run is of."""
+    graphs = [node.definition for node in context.job_def.graph.nodes]
+    return [one.compiled.experiment.id for one in graphs if isinstance(one, ExperimentGraph)]
+
+
+def op_config_in(context: OpExecutionContext) -> Mapping[str, Any]:
+    """The run's config of the experiment's ops, by the name of the step."""
+    config: Mapping[str, Any] = context.run_config
+    for name in context.op_handle.path[:-1]:
+        config = (config.get("ops") or {}).get(name) or {}
+    return config.get("ops") or {}
+
+
+def _graph_of(context: OpExecutionContext) -> ExperimentGraph:
+    graph = context.job_def.graph.node_named(context.op_handle.path[0]).definition
+    assert isinstance(graph, ExperimentGraph)
+    return graph

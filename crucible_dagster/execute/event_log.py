@@ -10,7 +10,7 @@ from dagster import OpExecutionContext
 
 from crucible_bench.numbers import format_number
 from crucible_core import Decision, Event, Experiment, Observer, ProgressUpdate, StageRetried
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import visible_text
 from crucible_core.values.messages import cut
 from crucible_dagster.execute.captured_logs import MAX_TEXT
 from crucible_dagster.execute.compiled import RunSettings
@@ -59,7 +59,7 @@ class EventLogObserver(Observer):
         with self._lock:
             due = self._is_due(update, self._clock())
         if due:
-            self._dagster.log.info(cut(safe_text(update.describe()), MAX_TEXT))
+            self._dagster.log.info(cut(visible_text(update.describe()), MAX_TEXT))
 
     def _is_due(self, update: ProgressUpdate, now: float) -> bool:
         # The first and the last update are logged at once, unless there are many bars: loops within loops.
@@ -76,4 +76,4 @@ class EventLogObserver(Observer):
         if self._tracing:
             shown = [f"{name} = {format_number(value)}" for name, value in list(metrics.items())[:MAX_NAMED_METRICS]]
             more = f", and {len(metrics) - len(shown):,} more" if len(metrics) > len(shown) else ""
-            self._dagster.log.info(cut(safe_text(f"metrics so far: {', '.join(shown)}{more}"), MAX_TEXT))
+            self._dagster.log.info(cut(visible_text(f"metrics so far: {', '.join(shown)}{more}"), MAX_TEXT))

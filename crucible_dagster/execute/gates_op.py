@@ -16,12 +16,10 @@ from typing import Any
 
 from dagster import (
     DagsterInstance,
-    Failure,
     In,
     OpDefinition,
     OpExecutionContext,
     Out,
-    Output,
 )
 
 from crucible_core import (
@@ -29,15 +27,18 @@ from crucible_core import (
     Experiment,
     GateFailedError,
 )
-from crucible_core.observers import Observers
+from crucible_core.ir.secrets import MASK, restored
+from crucible_core.observers import Audience, Observers
 from crucible_core.runner import run_gates
 from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMaterializationData
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import RUN_KEY, CompiledExperiment, compiled_of
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.metadata import materialization
 from crucible_dagster.execute.run_chart import chart_of_runs
+from crucible_dagster.execute.step import as_launched, result_of
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.earlier_runs import EarlierRuns
-from crucible_dagster.history.gate_results import evaluation_of, verdict_of
+from crucible_dagster.history.gate_results import evaluation_of, forget_verdict, verdict_of
 from crucible_dagster.history.run_record import record_run
 from crucible_dagster.names import asset_key
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
@@ -51,7 +52,7 @@ def gates_op() -> OpDefinition:
     """The op after the stages: one object, however many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
-        compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+        compiled = compiled_of(context)
         with traced_step(context, compiled) as traced:
             yield from _judge_run(context, inputs["upstream"], compiled, traced)
 
@@ -61,7 +62,7 @@ def gates_op() -> OpDefinition:
         description="Judges the run by the experiment's gates and reports the results.",
         ins={"upstream": In(Context)},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
-        required_resource_keys={STORE_KEY, EXPERIMENT_KEY},
+        required_resource_keys={STORE_KEY, RUN_KEY},
     )
 
 
@@ -71,24 +72,25 @@ def _judge_run(
     experiment = upstream.experiment
     if experiment.source is None and compiled.experiment.source is not None:
         experiment = experiment.model_copy().read_from(compiled.experiment.source)
-    plan = compiled.plan_of(experiment)
+    whole = restored(experiment, as_launched(compiled, context)) if MASK in experiment.to_json() else experiment
+    plan = compiled.plan_of(whole)
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     step = context.op_handle.name
     before = upstream
     if upstream.run_id != context.run_id:
         # Only this step is executed again: the result of another run's stages is judged as a new run.
         before = upstream._replace(run_id=context.run_id)
-        record = record_run(experiment, plan, compiled.op_names, context.run)
+        record = record_run(experiment, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
-    if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-        context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
+    forget_verdict(context.instance, context.run)
     after = manager.find_result(context.run_id, step)
     # A result without gates is of an earlier version, which kept them in the event log only.
     if after is None or not after.trace.gates:
         # As it is now: a run whose variant was typed has its tag since its first step.
         run = context.instance.get_run_by_id(context.run_id) or context.run
         earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
-        judged = run_gates(plan, after or before, (*traced, *compiled.observers), earlier_runs)
+        audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
+        judged = run_gates(plan, after or before, audience, earlier_runs)
         # Before the verdict, so that a run that fails a gate has its Context too.
         after = judged if after else manager.commit(judged, context.run_id, step, attempt=new_attempt())
     results = after.trace.gates
@@ -97,15 +99,14 @@ def _judge_run(
         say = context.log.info if one.status == "passed" else context.log.error if one.fails else context.log.warning
         say(f"gate {one.gate} {one.status}: {one.sentence}")
     blocked = any(one.blocks for one in results)
-    shown = materialization(after, results, chart_of_runs(context.instance, after))
-    if not blocked:
-        yield shown
+    shown = materialization(after, chart_of_runs(context.instance, after))
+    if not blocked:  # before the evaluations, which are of this materialization
+        yield from result_of(context, after, shown)
     target = {} if blocked else _target(context.instance, experiment, context.run_id)
     for one in results:
         yield evaluation_of(experiment, one, **target)
     if blocked:
-        raise Failure(description=str(GateFailedError(after, results)), metadata=shown.metadata, allow_retries=False)
-    yield Output(after, output_name="result")
+        raise StepFailure(str(GateFailedError(after, results)), metadata=shown.metadata)
 
 
 def _target(instance: DagsterInstance, experiment: Experiment, run_id: str) -> dict[str, Any]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from crucible_core.ir.option_schema import NO_DEFAULT, Option, option_tree
+from crucible_core.ir.option_values import completed
 from crucible_core.stage import Stage
 
 
@@ -14,7 +17,8 @@ def typed_options(stage: type[Stage], options: Mapping[str, Any], config: Mappin
 
     Dagster's Launchpad writes out every default, so a value that would be there anyway was not chosen by anyone.
     """
-    return _typed(option_tree(stage), options, config)
+    # Keys that YAML reads as numbers are texts, as in an experiment file.
+    return _typed(option_tree(stage), completed(stage, options), to_jsonable_python(config))
 
 
 def _typed(tree: Option, options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

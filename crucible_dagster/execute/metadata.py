@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from dagster import AssetKey, AssetMaterialization, AssetObservation, MetadataValue, TableRecord
+from dagster import AssetMaterialization, AssetObservation, MetadataValue, TableRecord
 
-from crucible_core import Context, Decision, Experiment, GateResult, PlannedStage, StageFailed
+from crucible_core import Context, Decision, Experiment, PlannedStage, StageFailed
+from crucible_core.ir.secrets import hide
 from crucible_core.report import flatten, headline, report_on, results, stages_table
 from crucible_core.report.document import Picture, Section
-from crucible_core.report.document import Table as ReportTable
-from crucible_core.report.markdown import markdown_of
-from crucible_core.values.jsonable import safe_text, to_jsonable
+from crucible_core.report.markdown import escape_markdown, markdown_of
+from crucible_core.values.jsonable import to_jsonable, visible_text
 from crucible_core.values.messages import cut
-from crucible_dagster.names import asset_key, asset_path
+from crucible_dagster.names import asset_key, decisions_key
 from crucible_dagster.store.lazy import changed_names
 
-__all__ = ["asset_key", "failure_metadata", "materialization", "metric_metadata", "observation"]
+__all__ = ["asset_key", "failure_metadata", "inline_code", "materialization", "metric_metadata", "observation"]
 
 MAX_TEXT = 1_000
 MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
@@ -41,41 +41,36 @@ def metric_metadata(before: Context | None, after: Context) -> Metadata:
     return dict(_limited(flatten({name: after.metrics[name] for name in changed})))
 
 
-def materialization(
-    ctx: Context, gates: Sequence[GateResult] = (), chart: Picture | None = None
-) -> AssetMaterialization:
+def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterialization:
     """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
 
     `chart` shows the run and earlier ones, in the report.
     """
     metadata: Metadata = {
-        "headline": MetadataValue.text(safe_text(headline(ctx))),
-        "report": MetadataValue.md(_report(ctx, gates, chart)),
+        "headline": MetadataValue.text(visible_text(headline(ctx))),
+        "report": MetadataValue.md(_report(ctx, chart)),
         "stages": _table(ctx),
     }
     texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
     for name, shown in _limited(itertools.chain(results(ctx), texts), MAX_NUMBERS):
         metadata[_free_name(name, "metric", metadata)] = shown
     for name, value in itertools.islice(ctx.artifacts.items(), MAX_ENTRIES):
-        metadata[_free_name(safe_text(name), "artifact", metadata)] = _artifact(value)
+        metadata[_free_name(visible_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
-        description=cut(safe_text(headline(ctx)), MAX_TEXT),
+        description=escape_markdown(cut(headline(ctx), MAX_TEXT)),
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )
 
 
-def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) -> str:
+def _report(ctx: Context, chart: Picture | None) -> str:
     """The report as Markdown of at most MAX_MARKDOWN bytes: pictures are replaced by words before any text is cut."""
     document = report_on(ctx)
-    first: list[Section] = []
-    if gates:
-        rows = tuple((one.gate, _outcome(one), one.sentence) for one in gates)
-        first.append(Section("Gates", (ReportTable(("gate", "outcome", "why"), rows),)))
     if chart is not None:
-        first.append(Section("The last runs", (chart,)))
-    document = replace(document, sections=(*first, *document.sections))
+        gates = sum(section.title == "Gates" for section in document.sections)
+        sections = (*document.sections[:gates], Section("The last runs", (chart,)), *document.sections[gates:])
+        document = replace(document, sections=sections)
     words = markdown_of(document, picture_bytes=0)
     size = len(words.encode())
     if size <= MAX_MARKDOWN:
@@ -83,10 +78,6 @@ def _report(ctx: Context, gates: Sequence[GateResult], chart: Picture | None) ->
     kept = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
     # Whole lines, so that no row of a table and no mark-up is left open.
     return f"{kept.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
-
-
-def _outcome(gate: GateResult) -> str:
-    return gate.status if gate.status == "passed" else f"{gate.status} ({'blocking' if gate.blocks else gate.severity})"
 
 
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
@@ -106,8 +97,8 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
         metadata["confidence"] = MetadataValue.float(decision.confidence)
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
-        asset_key=AssetKey([*asset_path(experiment), "decisions"]),
-        description=cut(safe_text(described), MAX_TEXT),
+        asset_key=decisions_key(experiment),
+        description=escape_markdown(cut(described, MAX_TEXT)),
         metadata=metadata,
     )
 
@@ -116,10 +107,10 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
     """What is shown of a failed stage: which, with what options, why, and what ran before it."""
     failed = ctx.trace.endings[planned.name]
     assert isinstance(failed, StageFailed)
-    options = planned.stage.model_dump(mode="json", warnings=False)
+    options = hide(type(planned.stage), to_jsonable(planned.stage))
     return {
         "stage": MetadataValue.text(planned.name),
-        "options": MetadataValue.json(to_jsonable(options)),
+        "options": MetadataValue.json(options),
         "error": _text(failed.reason),
         **({"traceback": MetadataValue.md(_code(failed.traceback))} if failed.traceback else {}),
         "trace": _table(ctx),
@@ -135,7 +126,7 @@ def _limited(values: Iterator[tuple[str, Any]], limit: int = MAX_ENTRIES) -> Ite
     left_out = 0
     for number, (name, value) in enumerate(values):
         if number < limit:
-            yield safe_text(name), _value(value)
+            yield visible_text(name), _value(value)
         else:
             left_out += 1
     if left_out:
@@ -165,7 +156,13 @@ def _value(value: Any) -> MetadataValue[Any]:
 
 
 def _text(text: str) -> MetadataValue[Any]:
-    return MetadataValue.text(cut(safe_text(text), MAX_TEXT))
+    return MetadataValue.text(cut(visible_text(text), MAX_TEXT))
+
+
+def inline_code(text: str) -> str:
+    """A line as code in Markdown, whatever it holds; unlike a block, it is wrapped."""
+    fence = "`" * (max((len(run) for run in _backtick_runs(text)), default=0) + 1)
+    return f"{fence} {text} {fence}"
 
 
 def _code(text: str) -> str:
@@ -188,9 +185,10 @@ def _artifact(value: Any) -> MetadataValue[Any]:
 
 
 def _table(ctx: Context) -> MetadataValue[Any]:
-    table = stages_table(ctx.trace.events)
+    # Three columns: with one more for the time, the page's own column of values is cut off at 1440 pixels.
     records = [
-        TableRecord({name: _cell(text) for name, text in zip(table.columns, row, strict=True)}) for row in table.rows
+        TableRecord({"stage": _cell(stage), "outcome": outcome, "note": _cell(note or time)})
+        for stage, outcome, time, note in stages_table(ctx.trace.events).rows
     ]
     return MetadataValue.table(records=records) if records else _text("nothing ran")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -13,7 +12,6 @@ from dagster import DagsterInstance, FloatMetadataValue, IntMetadataValue
 from crucible_bench.plots import Picture, run_chart
 from crucible_core import Context, Experiment
 from crucible_core.report import results
-from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.names import asset_key
 
 __all__ = ["chart_of_runs"]
@@ -66,9 +64,8 @@ def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
 
 def _drawable(ctx: Context) -> Any:
     for name, value in results(ctx):
-        rendered = to_jsonable(value)
-        if isinstance(rendered, int | float) and math.isfinite(rendered) and not name.endswith(NOT_DRAWN):
-            yield name, float(rendered)
+        if not name.endswith(NOT_DRAWN):
+            yield name, float(value)
 
 
 def _number(value: Any) -> float | None:
@@ -82,5 +79,5 @@ def _bounds(experiment: Experiment) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for gate in experiment.gates or ():
         if gate.metric is not None and gate.bound is not None:
-            found.setdefault(gate.metric, gate.bound[1])
+            found.setdefault(gate.metric, float(gate.bound[1]))
     return found

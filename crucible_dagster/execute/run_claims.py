@@ -13,16 +13,17 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Failure
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
+from crucible_dagster.origins import location_of
 from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import LOCATION_TAG, SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
+from crucible_dagster.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
 
 __all__ = [
-    "LOCATION_TAG",
     "SCHEDULE_NAME_TAG",
     "SENSOR_NAME_TAG",
     "SUPERSEDED_TAG",
@@ -30,7 +31,6 @@ __all__ = [
     "UPDATE_TAG",
     "claim_key",
     "claim_or_end",
-    "location_of",
     "root_of",
     "supersede",
 ]
@@ -48,18 +48,10 @@ def claim_key(run: DagsterRun) -> str | None:
     return None
 
 
-def location_of(run: DagsterRun) -> str:
-    """The code location and repository of what launched the run: schedules of two of them may have one name."""
-    if run.remote_job_origin is None:
-        return run.tags.get(LOCATION_TAG, "")
-    repository = run.remote_job_origin.repository_origin
-    return f"{repository.code_location_origin.location_name}:{repository.repository_name}"
-
-
 def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
     """Claim what the run was launched for; if another run has it, end this one as cancelled.
 
-    Raises Failure in that case, and StoreError if the store cannot be used.
+    Raises StepFailure in that case, and StoreError if the store cannot be used.
     """
     key = claim_key(run)
     if key is None:
@@ -74,7 +66,7 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
     instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
     # A run whose steps fail while it is being cancelled ends as cancelled: there is no alert and no retry.
     instance.report_run_canceling(run, said)
-    raise Failure(description=said, allow_retries=False)
+    raise StepFailure(said)
 
 
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:

@@ -1,8 +1,9 @@
 """Reusing earlier results of stages: `cache: true` in the experiment file.
 
-An earlier result of a stage is reused if its code, its options and everything that it looked at in the Context are the
-same. What it looks at is noted while it runs, and stored with the result. Files, the network, the
-clock, environment variables and modules that the stage imports are not seen.
+An earlier result of a stage is reused if the code that it can reach, its options and everything that it looked at in
+the Context are the same. What it looks at is noted while it runs, and stored with the result; beside it the files and
+environment variables that its options and its code name, except files that it wrote itself. Other files, the network
+and the clock are not seen.
 
 Below `reuse/<digest of code and options>/` of the store, each set of things that such a stage once looked at has a
 `.reads` file, and each result with these things as they were a `.result` file; so a look-up costs as many small
@@ -11,20 +12,27 @@ reads as there are different sets, and no listing of results.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
 from crucible_core import Context, Decision, PlannedStage, Trace
+from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.messages import shorten
+from crucible_dagster.history.reachable_code import ReachableCode, code_of_classes, code_of_stage
 from crucible_dagster.history.source_identity import stage_identity
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.lazy import (
+    ABSENT,
     NEVER_THE_SAME,
     PARTS,
     Cell,
@@ -43,7 +51,11 @@ from crucible_dagster.store.store import REUSE
 __all__ = ["Hit", "StageCache", "StageKey", "described_read", "key_of"]
 
 Part = dict[str, JsonValue]
-"""`part`, `then`, `now`: something a result depends on, in the earlier run and in this one."""
+"""`part`, `then`, `now`: something a result depends on, in the earlier run and in this one; `values` for people."""
+
+MAX_SHOWN = 60
+MAX_DIGESTED = 256 * 1024 * 1024
+"""Of a larger file, size and time of change stand for its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +66,39 @@ class StageKey:
     name: str
     """In the pipeline."""
     stage: str
-    code: str | None
-    """None if there is no source: then nothing is reused."""
+    code: ReachableCode | str
+    """Or why it is not known: then nothing is reused."""
     options: Mapping[str, str]
     """Name -> digest of its value."""
+    shown: Mapping[str, str]
+    """Part -> its value for people, where it is short."""
 
     @property
     def folder(self) -> str:
-        return f"{REUSE}/{_digest([self.stage, self.code, dict(self.options)])}"
+        return f"{REUSE}/{_digest([self.stage, self._code_digest, dict(self.options)])}"
 
     @property
     def last(self) -> str:
         return f"{REUSE}/last/{_digest([self.experiment_id, self.name])}"
 
+    @property
+    def unknown(self) -> str | None:
+        """Why nothing is reused, if so."""
+        return self.code if isinstance(self.code, str) else None
+
+    @property
+    def pieces(self) -> dict[str, str]:
+        """What the code consists of: name -> digest."""
+        return {} if isinstance(self.code, str) else dict(self.code.parts)
+
+    @property
+    def _code_digest(self) -> str:
+        return "not known" if isinstance(self.code, str) else self.code.digest
+
     def parts(self) -> dict[str, str]:
         return {
             "stage": self.stage,
-            "code": self.code or "no source",
+            "code": self._code_digest,
             **{f"option {name}": digest for name, digest in self.options.items()},
         }
 
@@ -85,13 +113,22 @@ class Hit:
     """With the result in it, and the decisions that the stage took then; without the records of its start and end."""
 
 
-def key_of(planned: PlannedStage, experiment_id: str) -> StageKey:
-    stage, code = stage_identity(type(planned.stage))
-    # As given, because a secret is masked among those in effect; and those in effect, because of defaults.
+def key_of(planned: PlannedStage, experiment_id: str, digest_of_secret: Callable[[Any], str]) -> StageKey:
+    kind, code = type(planned.stage), code_of_stage(planned.stage)
+    # As given, because a secret is masked among those in effect; those in effect, because of defaults; and as they are
+    # in memory, because of what is not among those in effect, such as private attributes.
     given, effective = planned.definition.options or {}, to_jsonable(planned.stage)
-    names = sorted({**given, **effective})
-    options = {name: _digest([given.get(name), effective.get(name)]) for name in names}
-    return StageKey(experiment_id, planned.name, stage, code, options)
+    held = {} if isinstance(code, str) else dict(code.options)
+    if has_secrets(kind):
+        for name in {place.partition(".")[0] for place in secrets_in(kind, given)} & held.keys():
+            held[name] = digest_of_secret(held[name])
+        given, effective = hide(kind, given, digest_of_secret), hide(kind, effective)
+    names = sorted({**given, **effective, **held})
+    options = {name: _digest([given.get(name), effective.get(name), held.get(name)]) for name in names}
+    shown = {f"option {name}": _short(json.dumps(value)) for name, value in effective.items()}
+    # Without the module's package: a module beside the experiment file is named after its folder.
+    module, _, name = stage_identity(kind)[0].partition(":")
+    return StageKey(experiment_id, planned.name, f"{module.rpartition('.')[2]}:{name}", code, options, shown)
 
 
 def written_names(before: Context, after: Context) -> dict[str, frozenset[str]]:
@@ -112,6 +149,10 @@ def described_read(read: Read) -> str:
             return f"whether {part} has {name!r}"
         case ("names", part):
             return f"the names of {part}"
+        case ("file", name):
+            return f"file {name.rstrip('/')}"
+        case ("environment", name):
+            return f"environment variable {name}"
     return read[0]
 
 
@@ -123,7 +164,7 @@ class StageCache:
 
     def find(self, key: StageKey, before: Context) -> Hit | None:
         """The newest earlier result of this stage that depends on nothing that is different now."""
-        if key.code is None:
+        if key.unknown is not None:
             return None
         try:
             names = self._store.files.children(key.folder)
@@ -136,11 +177,33 @@ class StageCache:
             reads = [tuple(read) for read in document["reads"]] if document else None
             if reads is None:
                 continue
-            now = {read: digest_of_read(before, read) for read in reads}
+            now = {read: self._now(before, read) for read in reads}
             found = self._read(f"{key.folder}/{_result_name(now)}")
-            if found is not None and self._is_whole(found):
+            if found is not None and self._damage(found) is None:
                 return Hit(found["run_id"], now, self._restore(found, before, key.name))
         return None
+
+    def inputs(self, key: StageKey, before: Context) -> dict[Read, str]:
+        """The files and environment variables that the stage's options and code name, and what they hold now."""
+        if isinstance(key.code, str):
+            return {}
+        folder = before.experiment.folder
+        reads: list[Read] = [("environment", name) for name in sorted(key.code.environment)]
+        reads += [("file", name) for name in sorted(key.code.paths) if name.endswith("/") or _find_file(name, folder)]
+        return {read: self._now(before, read) for read in reads}
+
+    def seen(self, before: Context, reads: Mapping[Read, str], inputs: Mapping[Read, str]) -> dict[Read, str]:
+        """Everything that the stage depended on, when it has run: of its files, those that it did not write."""
+        found = {read: self._with_classes(before, read, digest) for read, digest in reads.items()}
+        kept = {
+            read: digest for read, digest in inputs.items() if read[0] != "file" or self._now(before, read) == digest
+        }
+        return {**found, **kept}
+
+    def shown(self, key: StageKey, before: Context, reads: Iterable[Read]) -> dict[str, str]:
+        """Part -> its value for people, where it is short."""
+        values = {described_read(read): _shown_read(before, read) for read in reads}
+        return {**key.shown, **{part: value for part, value in values.items() if value is not None}}
 
     def remember(
         self,
@@ -155,8 +218,8 @@ class StageCache:
         """Offer a result, as committed, to later runs. Returns why it cannot be, if it cannot."""
         never = [described_read(read) for read, digest in reads.items() if digest == NEVER_THE_SAME]
         delta = _delta(before, after, written)
-        if key.code is None:
-            return f"the source of {key.stage} cannot be read, or was changed after it was imported"
+        if key.unknown is not None:
+            return key.unknown
         if never:
             return f"it read ctx.{never[0]}, which is different in every run"
         if delta is None:
@@ -167,6 +230,8 @@ class StageCache:
         document = {
             "run_id": run_id,
             "parts": key.parts(),
+            "pieces": key.pieces,
+            "shown": self.shown(key, before, reads),
             "reads": [[list(read), digest] for read, digest in reads.items()],
             "delta": delta,
         }
@@ -186,17 +251,49 @@ class StageCache:
         if last is None:
             return None, []
         now = key.parts()
-        parts: list[Part] = [
-            {"part": name, "then": last["parts"].get(name), "now": now.get(name)}
-            for name in dict.fromkeys([*last["parts"], *now])
-        ]
-        for read, then in last["reads"]:
-            parts.append(
-                {"part": described_read(tuple(read)), "then": then, "now": digest_of_read(before, tuple(read))}
-            )
+        reads = [tuple(read) for read, _ in last["reads"]]
+        then = {**last["parts"], **{described_read(tuple(read)): digest for read, digest in last["reads"]}}
+        now |= {described_read(read): self._now(before, read) for read in reads}
+        shown = self.shown(key, before, reads)
+        parts: list[Part] = []
+        for name in dict.fromkeys([*then, *now]):
+            values = [last.get("shown", {}).get(name), shown.get(name)]
+            if name == "code":
+                values = _changed_pieces(last.get("pieces", {}), key.pieces)
+            parts.append({"part": name, "then": then.get(name), "now": now.get(name), "values": [*values]})
         if all(part["then"] == part["now"] for part in parts):
-            parts.append({"part": "the stored result", "then": "whole", "now": "gone from the store"})
+            damage = self._damage(last)
+            parts.append({"part": "the stored result", "then": "whole", "now": damage or "removed from the store"})
         return last["run_id"], parts
+
+    def _now(self, before: Context, read: Read) -> str:
+        match read:
+            case ("environment", name):
+                value = os.environ.get(name)
+                return ABSENT if value is None else self._store.digest_of_secret(value)
+            case ("file", name):
+                return _digest_of_file(name, before.experiment.folder)
+        return self._with_classes(before, read, digest_of_read(before, read))
+
+    def _with_classes(self, before: Context, read: Read, digest: str) -> str:
+        """The digest of what was read; where it is an object of a class, with the code of that class."""
+        match read:
+            case ("value", part, name):
+                held = getattr(before, part)
+                cells = [held.before.get(name)] if isinstance(held, StoredDict) else []
+            case ("outputs",):
+                cells = [chunk.cell for chunk in _chunks(before)]
+            case _:
+                cells = []
+        pickled = [cell for cell in cells if isinstance(cell, Cell) and cell.ref.codec == "pickle"]
+        if not pickled:
+            return digest
+        try:
+            names = {name for cell in pickled for name in self._store.objects.classes_in(cell.ref, cell.where)}
+        except Exception:  # noqa: BLE001  # a pickle that cannot be followed
+            return NEVER_THE_SAME
+        code = code_of_classes(names, before.experiment.folder)
+        return NEVER_THE_SAME if code is None else _digest([digest, code])
 
     def _read(self, name: str) -> dict[str, Any] | None:
         # Not worth failing for: the stage runs.
@@ -205,13 +302,16 @@ class StageCache:
         except Exception:  # noqa: BLE001
             return None
 
-    def _is_whole(self, found: Mapping[str, Any]) -> bool:
-        files = self._store.files
-        return all(
-            files.keep(object_name(digest), size) or files.exists(object_name(digest))
-            for ref in _refs(found["delta"])
-            for digest, size in ref.objects
-        )
+    def _damage(self, found: Mapping[str, Any]) -> str | None:
+        """What is wrong with the objects of a result, or None: then they are as new to the garbage collection."""
+        try:
+            for ref in _refs(found["delta"]):
+                self._store.objects.check(ref, "the earlier result")
+                for digest, _ in ref.objects:
+                    self._store.files.keep(object_name(digest))
+        except StoreError as error:
+            return str(error)
+        return None
 
     def _restore(self, found: Mapping[str, Any], before: Context, stage: str) -> Context:
         delta, where = found["delta"], f"(reused from run {found['run_id']})"
@@ -273,6 +373,53 @@ def _refs(delta: Mapping[str, Any]) -> Iterator[Ref]:
             yield Ref.from_json(ref)
     for ref, _ in delta["outputs"]:
         yield Ref.from_json(ref)
+
+
+def _find_file(name: str, folder: Path | None) -> Path | None:
+    """The file, from the working directory or the folder of the experiment; None if there is none."""
+    for path in (Path(name), *([folder / name] if folder is not None else [])):
+        with contextlib.suppress(OSError, ValueError):
+            if path.is_file():
+                return path
+    return None
+
+
+def _digest_of_file(name: str, folder: Path | None) -> str:
+    try:
+        if (path := _find_file(name, folder)) is None:
+            entries = sorted(one for one in Path(name).rglob("*") if one.is_file()) if name.endswith("/") else []
+            return _digest([[str(one), one.stat().st_size, one.stat().st_mtime_ns] for one in entries])
+        status = path.stat()
+        if status.st_size > MAX_DIGESTED:
+            return _digest([status.st_size, status.st_mtime_ns])
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() if status.st_size else ABSENT
+    except OSError:
+        return ABSENT
+
+
+def _shown_read(before: Context, read: Read) -> str | None:
+    match read:
+        case ("value", part, name):
+            held = getattr(before, part)
+            cell = held.before.get(name) if isinstance(held, StoredDict) else None
+            if isinstance(cell, Cell) and cell.ref.codec == "json" and cell.ref.head.startswith("text:"):
+                return _short(cell.ref.head.removeprefix("text:"))
+    return None
+
+
+def _changed_pieces(then: Mapping[str, str], now: Mapping[str, str]) -> list[str | None]:
+    """The pieces of the code that differ, then and now; for a number, with the number."""
+    sides: list[list[str]] = [[], []]
+    for name in sorted(name for name in {*then, *now} if then.get(name) != now.get(name)):
+        for side, digest in zip(sides, (then.get(name), now.get(name)), strict=True):
+            if digest is not None:
+                side.append(name if len(digest) > MAX_SHOWN else f"{name} = {digest}")
+    return [_short(", ".join(side)) for side in sides]
+
+
+def _short(text: str) -> str:
+    return shorten(text, MAX_SHOWN)
 
 
 def _names_digest(reads: Mapping[Read, str]) -> str:

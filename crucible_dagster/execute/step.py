@@ -5,12 +5,17 @@ is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dagster import (
+    AssetMaterialization,
     DagsterExecutionInterruptedError,
-    Failure,
+    DagsterRun,
     MetadataValue,
     OpExecutionContext,
     Output,
@@ -18,6 +23,7 @@ from dagster import (
 
 from crucible_core import (
     Context,
+    CrucibleError,
     Event,
     Experiment,
     InvalidExperimentError,
@@ -30,12 +36,21 @@ from crucible_core import (
     run_stage,
 )
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.observers import Audience, Observers
+from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
+from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
-from crucible_dagster.execute.compiled import EXPERIMENT_KEY, CompiledExperiment
+from crucible_dagster.execute.compiled import (
+    CompiledExperiment,
+    compiled_of,
+    experiments_in,
+    is_of_asset,
+    op_config_in,
+)
 from crucible_dagster.execute.event_log import EventLogObserver
+from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
@@ -43,22 +58,33 @@ from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
-from crucible_dagster.history.run_record import record_run
-from crucible_dagster.history.source_identity import modules_of
+from crucible_dagster.history.gate_results import forget_verdict
+from crucible_dagster.history.run_record import (
+    StageRecord,
+    changed_since,
+    kept_stages,
+    read_run_record,
+    record_run,
+)
+from crucible_dagster.history.source_identity import packages_of
 from crucible_dagster.store import Reads, RefusedWriteError, tracked, untracked
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager, new_attempt
-from crucible_dagster.store.lazy import PARTS, StoredDict, StoredList
-from crucible_dagster.tags import FRESH_TAG, GATES_TAG, PARTITION_TAG, VARIANT_TAG
+from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
+from crucible_dagster.store.retention import remember_instance
+from crucible_dagster.tags import EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, OTHER_JOB_TAG, PARTITION_TAG, VARIANT_TAG
 
-__all__ = ["FRESH_TAG", "CompiledExperiment", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
 
 
+_log = logging.getLogger("crucible")
+
+MANY_OUTPUTS = 100_000
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
-    compiled: CompiledExperiment = getattr(context.resources, EXPERIMENT_KEY)
+    compiled = compiled_of(context)
     with traced_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
 
@@ -70,37 +96,65 @@ def _run_step(
     step = context.op_handle.name
     index = compiled.op_names.index(step)
     begins = upstream is None or upstream.run_id != context.run_id
+    adopted: Context | None = None
     try:
-        launched = _as_launched(compiled, context)
+        launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
+        shown = launched
         if begins:
+            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+        if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
-        raise Failure(description=str(error), allow_retries=False) from error
+        raise StepFailure(str(error)) from error
     if begins:
+        _tag_with_experiment(context, launched)
         claim_or_end(context.run, manager.store, context.instance)
         _tag_with_variant(context, launched)
-        if context.run.tags.get(GATES_TAG):  # that of the run which this one executes again
-            context.instance.add_run_tags(context.run_id, {GATES_TAG: ""})
-        record = record_run(launched, plan, compiled.op_names, context.run)
+        _tag_with_options(context, launched)
+        forget_verdict(context.instance, context.run)
+        adopted = _adoptable(manager, context.run, step, planned.name, shown)
+        kept = _kept_stages(manager, context.run, adopted=step if adopted is not None else None)
+        record = record_run(shown, plan, compiled.op_names, context.run, manager.store.digest_of_secret, kept=kept)
+        for name, run_id in changed_since(record, plan):
+            context.log.warning(f"stage {name!r} keeps its result of run {run_id}, although its code has changed since")
         manager.store.put_run_record(context.run_id, record.to_json())
+        remember_instance(manager.store, context.instance)
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
-        before = _before(context, upstream, launched)
+        before = _before(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
         with plan.running():
-            after = (one.adopt(before) if begins else None) or one.run(before)
-    if index == len(launched.pipeline) - 1 and not launched.gates:
-        yield materialization(after, chart=chart_of_runs(context.instance, after))
+            after = one.run(before) if adopted is None else one.adopt(adopted, before)
+    is_last = index == len(launched.pipeline) - 1 and not launched.gates
+    shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
     reused = ending.reused_from if isinstance(ending, StageSucceeded) else None
-    shown = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
-    yield Output(after, output_name="result", metadata={**metric_metadata(upstream, after), **shown})
+    origin = {"reused_from": MetadataValue.dagster_run(reused)} if reused else {}
+    yield from result_of(context, after, shown_on_asset, {**metric_metadata(upstream, after), **origin})
+
+
+def result_of(
+    context: OpExecutionContext,
+    after: Context,
+    shown: AssetMaterialization | None,
+    metadata: Mapping[str, MetadataValue[Any]] = {},  # is only read
+) -> Iterator[Any]:
+    """The step's result, and the materialization of the asset if it is the run's last step.
+
+    In a run that the asset launched, Dagster makes the materialization of the output and its metadata.
+    """
+    if shown is None or not is_of_asset(context):
+        if shown is not None:
+            yield shown
+        yield Output(after, output_name="result", metadata=metadata)
+    else:
+        yield Output(after, output_name="result", metadata=shown.metadata, tags=shown.tags)
 
 
 class _StepAttempt:
@@ -124,18 +178,19 @@ class _StepAttempt:
         """What the stage returned, before it was stored."""
         self.settings = compiled.settings
         event_log = EventLogObserver(context, compiled.experiment, compiled.settings)
-        self.audience = Audience.of((self._keep, event_log, *traced, *compiled.observers))
+        observers = (self._keep, event_log, *traced, *compiled.observers)
+        self.audience = Audience(observers, compiled.failed_observers)
 
     def run(self, before: Context) -> Context:
         definition = self.planned.definition
         if not (definition.cache and definition.enabled and isinstance(before.assigns, StoredDict)):
             return self._run(self.planned, before, {})
         cache = StageCache(self.manager.store)
-        key = key_of(self.planned, before.experiment_id)
+        key = key_of(self.planned, before.experiment_id, self.manager.store.digest_of_secret)
         fresh = self.dagster.run.tags.get(FRESH_TAG) == "true"
         hit = None if fresh else cache.find(key, before)
         if hit is not None:
-            return self._reuse(hit, before, key)
+            return self._reuse(hit, before, key, cache.shown(key, before, hit.reads))
         if fresh:
             why: dict[str, Any] = {"fresh": True}
         else:
@@ -143,38 +198,33 @@ class _StepAttempt:
             why = {"last": run_id, "parts": parts}
         return self._run_tracked(before, cache, key, why)
 
-    def adopt(self, before: Context) -> Context | None:
-        """The step's result in the run that this one resumes, if that run's process died before it reported it."""
-        run = self.dagster.run
-        if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
-            return None
-        store = self.manager.store
-        if not store.has_result(run.parent_run_id, self.step):
-            return None
-        found = store.load(run.parent_run_id, self.step)
-        if self.planned.definition not in found.experiment.pipeline:
-            return None  # its options were changed meanwhile
-        if found.experiment.seed != before.experiment.seed:
-            return None
-        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {run.parent_run_id}")
-        adopted = found._replace(experiment=before.experiment, run_id=run.run_id)
-        return self._commit(adopted, {"adopted_from": run.parent_run_id})
+    def adopt(self, found: Context, before: Context) -> Context:
+        """Make the result that the step has in the run which this one resumes its result in this one."""
+        parent = found.run_id
+        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {parent}")
+        return self._commit(found._replace(experiment=before.experiment, run_id=self.dagster.run_id), {})
 
     def _run(
-        self, planned: PlannedStage, before: Context, notes: dict[str, Any], reads: Reads | None = None
+        self,
+        planned: PlannedStage,
+        before: Context,
+        notes: dict[str, Any],
+        seen: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Context:
-        """Run the stage and commit what it returns; `reads` are put among the notes."""
+        """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
         run_id = self.dagster.run_id
-        packages = {name.partition(".")[0] for name in modules_of(type(self.planned.stage))}
+        packages = packages_of(type(self.planned.stage))
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings):
                     self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
+                if _reveals(error.__cause__, secrets_of(self.planned.stage, self.planned.definition.options)):
+                    error.__cause__ = None  # what it says, without them, is in the trace
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
-                raise Failure(description=said, metadata=shown, allow_retries=False) from error.__cause__
+                raise StepFailure(said, cause=error.__cause__, metadata=shown) from error.__cause__
             except RunInterrupted as interrupt:
                 self.manager.store.save_failure(interrupt, run_id, self.step, attempt=self.attempt)
                 raise (interrupt.__cause__ or interrupt) from None
@@ -182,19 +232,27 @@ class _StepAttempt:
                 raise RefusedWriteError(
                     f"run {run_id} ended while step {self.step!r} was still running; its result is refused"
                 )
-            if reads is not None:
-                notes["reuse"]["reads"] = [[list(read), digest] for read, digest in reads.seen.items()]
+            if seen is not None:
+                notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
     def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
         experiment = before.experiment.to_json()
+        inputs = cache.inputs(key, before)
+        depended: dict[Read, str] = {}
+
+        def seen() -> dict[str, Any]:
+            depended.update(cache.seen(before, reads.seen, inputs))
+            listed = [[list(read), digest] for read, digest in depended.items()]
+            return {"reads": listed, "shown": cache.shown(key, before, depended)}
+
         tracking = _TrackedStage(self.planned.stage, reads)
-        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts()}}
-        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, reads)
+        notes: dict[str, Any] = {"reuse": {**why, "key": key.parts(), "unknown": key.unknown}}
+        kept = self._run(self.planned._replace(stage=cast("Stage", tracking)), before, notes, seen)
         unfit = (
             cache.remember(
-                key, self.dagster.run_id, before, kept, reads=dict(reads.seen), written=written_names(before, self.raw)
+                key, self.dagster.run_id, before, kept, reads=depended, written=written_names(before, self.raw)
             )
             if kept.experiment.to_json() == experiment
             else "it changed the experiment in place"
@@ -203,7 +261,7 @@ class _StepAttempt:
             self.dagster.log.warning(f"the result of stage {self.planned.name!r} cannot be reused: {unfit}")
         return kept
 
-    def _reuse(self, hit: Hit, before: Context, key: StageKey) -> Context:
+    def _reuse(self, hit: Hit, before: Context, key: StageKey, shown: Mapping[str, str]) -> Context:
         name = self.planned.name
         events: list[Event] = [StageStarted(stage=name), *hit.context.trace.events]
         events.append(StageSucceeded(stage=name, seconds=0.0, reused_from=hit.run_id))
@@ -214,13 +272,49 @@ class _StepAttempt:
         self.dagster.log.info(f"stage {name!r}: reused from run {hit.run_id}")
         after = hit.context._replace(trace=trace)
         reads = [[list(read), digest] for read, digest in hit.reads.items()]
-        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads}})
+        return self._commit(after, {"reuse": {"from": hit.run_id, "key": key.parts(), "reads": reads, "shown": shown}})
 
     def _commit(self, after: Context, notes: Mapping[str, Any]) -> Context:
-        return self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        added = len(after.outputs.added()) if isinstance(after.outputs, StoredList) else len(after.outputs)
+        if added >= MANY_OUTPUTS:
+            said = (
+                f"storing {added:,} outputs of stage {self.planned.name!r}; this can take a while, and an array or a "
+                "data frame among the assigns is stored at once"
+            )
+            self.dagster.log.info(said)
+            _log.warning(said)
+        kept = self.manager.commit(untracked(after), self.dagster.run_id, self.step, attempt=self.attempt, notes=notes)
+        for repaired in self.manager.store.objects.repaired():
+            self.dagster.log.warning(repaired)
+            _log.warning(repaired)
+        return kept
 
     def _keep(self, event: Event) -> None:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
+
+
+def _adoptable(manager: ContextIOManager, run: DagsterRun, step: str, stage: str, shown: Experiment) -> Context | None:
+    """The step's result in the run that this one resumes, if that run's process died before it reported it."""
+    if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
+        return None
+    if not manager.store.has_result(run.parent_run_id, step):
+        return None
+    found = manager.store.load(run.parent_run_id, step)
+    # Otherwise its options were changed meanwhile.
+    same = shown.pipeline[shown.index_of(stage)] in found.experiment.pipeline
+    return found if same and found.experiment.seed == shown.seed else None
+
+
+def _kept_stages(manager: ContextIOManager, run: DagsterRun, *, adopted: str | None) -> dict[str, StageRecord]:
+    """Step -> what the run that this one continues has recorded of it, for the steps that are not executed again."""
+    if run.parent_run_id is None or run.step_keys_to_execute is None:
+        return {}
+    try:
+        text = manager.store.run_record(run.parent_run_id)
+        executed = {key for key in run.step_keys_to_execute if key != adopted}
+        return {} if text is None else kept_stages(read_run_record(text), executed)
+    except CrucibleError:  # damaged: what is known is the code of now
+        return {}
 
 
 class _TrackedStage:
@@ -230,24 +324,33 @@ class _TrackedStage:
         self._stage = stage
         self._reads = reads
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_TrackedStage":
+        """For another attempt: a copy of the stage, whose reads are those of the same step."""
+        return _TrackedStage(copy.deepcopy(self._stage, memo), self._reads)
+
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
         try:
-            after: object = self._stage.run(tracked(ctx, self._reads))
+            given = tracked(ctx, self._reads)
+            if (attempt := current_attempt.get()) is not None:
+                attempt.derived = False  # by the stage
+            after: object = self._stage.run(given)
         finally:
             self._reads.listening = False
+        if after is given:
+            return ctx
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
-def _before(context: OpExecutionContext, upstream: Context | None, launched: Experiment) -> Context:
+def _before(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
-        begun = Context.begin(launched, run_id=context.run_id)
+        begun = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
         return begun._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
         # A re-execution continues from another run's result, as a new run with its own options.
-        return upstream._replace(experiment=launched.with_own_data(), run_id=context.run_id)
+        return upstream._replace(experiment=shown.with_own_data(), run_id=context.run_id)
     return upstream
 
 
@@ -260,12 +363,24 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
             manager.store.close(parent.run_id, step, by=context.run_id)
 
 
+def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
+    """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
+    if error is None or not secrets:
+        return False
+    said = "".join(traceback.format_exception(error))
+    try:
+        held = pickle.dumps(error)
+    except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
+        held = b""
+    return scrub(said, secrets) != said or any(one.encode() in held for one in secrets)
+
+
 def _reads_of(before: Context) -> Reads:
     assert isinstance(before.assigns, StoredDict)
     return before.assigns.reads
 
 
-def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
+def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
     """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
 
     What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and
@@ -276,7 +391,7 @@ def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> E
     if settings.seed is not None and settings.seed != experiment.seed:
         experiment = experiment.with_seed(settings.seed)
     filled_in = experiment if context.run.tags.get(PARTITION_TAG) == settings.variant else file
-    ops: Any = context.run_config.get("ops") or {}
+    ops = op_config_in(context)
     for index, name in enumerate(compiled.op_names):
         if config := (ops.get(name) or {}).get("config"):
             definition = experiment.pipeline[index]
@@ -288,8 +403,33 @@ def _as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> E
     return experiment
 
 
+def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> None:
+    """Tag a run that assets launched as one of its experiment, as a job does by itself.
+
+    Raises StepFailure if it is of several experiments: a run has one record, one Context and one verdict.
+    """
+    if not is_of_asset(context):
+        return
+    others = [one for one in experiments_in(context) if one != launched.id]
+    if others:
+        raise StepFailure(
+            f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
+            "materialize each of them by itself, from its own page"
+        )
+    context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, OTHER_JOB_TAG: launched.id})
+
+
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:
     tagged, runs = context.run.tags.get(VARIANT_TAG, ""), launched.variant or ""
     # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
+
+
+def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
+    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    tagged = bool(context.run.tags.get(OPTIONS_TAG))
+    # A run that executes another one again goes on from that one's results.
+    changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
+    if changed != tagged:
+        context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

@@ -14,7 +14,7 @@ from dagster import OpExecutionContext
 
 from crucible_core.observers import Observers
 from crucible_core.telemetry.provider import configured_provider, environment_asks
-from crucible_dagster.names import gates_step
+from crucible_dagster.names import gates_step, step_name
 
 if TYPE_CHECKING:
     from crucible_core.telemetry.observer import OpenTelemetryObserver
@@ -119,7 +119,8 @@ def _explicit(observers: Observers) -> "list[OpenTelemetryObserver]":
 
 def _is_last(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:
     """Whether no step of the run comes after this one."""
-    chosen = context.run.step_keys_to_execute
+    keys = context.run.step_keys_to_execute
+    chosen = None if keys is None else {step_name(key) for key in keys}
     judge = gates_step(compiled.experiment)
     steps = compiled.op_names if judge is None else (*compiled.op_names, judge)
     after = steps[steps.index(context.op_handle.name) + 1 :]

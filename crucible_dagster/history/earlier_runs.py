@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 
 from crucible_core import Baseline, Context, CrucibleError
 from crucible_core.gates.outcome import EarlierRun
@@ -14,7 +15,7 @@ from crucible_dagster.history.gate_results import has_passed, is_judged
 from crucible_dagster.history.history import History
 from crucible_dagster.names import dagster_name, root_of
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OPTIONS_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
 __all__ = ["EarlierRuns", "newest_judged_run"]
 
@@ -49,11 +50,12 @@ class EarlierRuns:
             wanted = (one for one in runs if one.tags.get(VARIANT_TAG) == baseline.variant and _succeeded(one))
         else:
             wanted = (one for one in runs if has_passed(one) and self._is_same_variant(one))
-        others = _one_of_each(wanted, {root_of(self._run)})
+        counting = (one for one in wanted if baseline.any_options or not _is_exploratory(one))
+        others = _one_of_each(counting, {root_of(self._run)})
         return [self._earlier(one.run_id) for one in islice(others, baseline.last_runs or 1)]
 
-    def since(self, run_id: str) -> Sequence[EarlierRun]:
-        """The runs after that one and before this, oldest first.
+    def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
+        """The runs after that one and before this, oldest first; with other options than the file's if `any_options`.
 
         Runs that failed a gate are included: without them, the low values would be missing.
         """
@@ -62,7 +64,7 @@ class EarlierRuns:
         for one in _earlier_runs(self._instance, self._run):
             if one.run_id == run_id:
                 break
-            if is_judged(one) and self._is_same_variant(one):
+            if is_judged(one) and self._is_same_variant(one) and (any_options or not _is_exploratory(one)):
                 found.append(one)
         else:
             raise CrucibleError(f"run {run_id}, of {first.create_timestamp:%Y-%m-%d %H:%M}, is not before this one")
@@ -96,6 +98,10 @@ def _variant(run: DagsterRun) -> str:
     return run.tags.get(VARIANT_TAG, "")  # a re-execution of a run with a variant may have an empty one
 
 
+def _is_exploratory(run: DagsterRun) -> bool:
+    return bool(run.tags.get(OPTIONS_TAG))
+
+
 def _succeeded(run: DagsterRun) -> bool:
     return run.status is DagsterRunStatus.SUCCESS
 
@@ -120,13 +126,20 @@ def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun 
 
 
 def _runs_of(instance: DagsterInstance, experiment: str, before: str | None) -> Iterator[DagsterRun]:
-    # By the job's name, which has an index; the tag distinguishes experiments with the same job name.
-    filters = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
+    # By the job's name, which has an index; the tag distinguishes experiments with the same job name. Runs of
+    # its asset and of the job of its variants have other names, and a tag that no other run has.
+    of_job = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
+    of_others = RunsFilter(tags={OTHER_JOB_TAG: experiment}, statuses=ENDED)
+    both = (_records(instance, filters, before) for filters in (of_job, of_others))
+    for one in heapq.merge(*both, key=lambda one: -one.storage_id):
+        if one.dagster_run.tags.get(EXPERIMENT_TAG) == experiment:
+            yield one.dagster_run
+
+
+def _records(instance: DagsterInstance, filters: RunsFilter, before: str | None) -> Iterator[RunRecord]:
     while True:
         page = instance.get_run_records(filters, limit=PAGE, cursor=before)
-        for one in page:
-            if one.dagster_run.tags.get(EXPERIMENT_TAG) == experiment:
-                yield one.dagster_run
+        yield from page
         if len(page) < PAGE:
             return
         before = page[-1].dagster_run.run_id

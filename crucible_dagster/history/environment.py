@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from crucible_core.values.messages import BESIDE
+
 PACKAGES = ("crucible-dagster", "dagster", "numpy", "pandas", "pydantic", "scikit-learn", "scipy")
 
 
@@ -92,7 +94,7 @@ def _parse_status(text: str) -> GitState | None:
 
 def package_versions(modules: Iterable[str]) -> dict[str, str]:
     found = {name: version for name in PACKAGES if (version := _version(name)) is not None}
-    for top in {module.partition(".")[0] for module in modules}:
+    for top in {module.partition(".")[0] for module in modules if not module.startswith(BESIDE)}:
         found.update(_distribution_of(top))
     return dict(sorted(found.items()))
 

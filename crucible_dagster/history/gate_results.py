@@ -19,6 +19,7 @@ from dagster import (
 
 from crucible_core import Experiment, GateResult
 from crucible_core.ir.vocabulary import GateSeverity
+from crucible_core.report.markdown import escape_markdown
 from crucible_core.values.jsonable import safe_text, to_jsonable
 from crucible_dagster.names import asset_key, dagster_name
 from crucible_dagster.tags import GATES_TAG
@@ -28,10 +29,13 @@ __all__ = [
     "SEVERITIES",
     "GatesVerdict",
     "evaluation_of",
+    "forget_verdict",
+    "gate_description",
     "gate_metadata",
     "gates_of_run",
     "has_passed",
     "is_judged",
+    "is_judged_in",
     "verdict_of",
     "verdict_of_run",
 ]
@@ -62,6 +66,11 @@ def verdict_of_run(run: DagsterRun) -> GatesVerdict | None:
     return next((one for one in get_args(GatesVerdict) if one == run.tags.get(GATES_TAG)), None)
 
 
+def is_judged_in(run: DagsterRun) -> bool:
+    """Whether the run has judged its own stages."""
+    return verdict_of_run(run) is not None
+
+
 def has_passed(run: DagsterRun) -> bool:
     """Whether the run succeeded without a failed gate of severity error."""
     return run.status is DagsterRunStatus.SUCCESS and verdict_of_run(run) != "failed"
@@ -81,11 +90,22 @@ def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> 
         check_name=dagster_name(result.gate),
         passed=result.status == "passed",
         severity=SEVERITIES[result.severity],
-        description=safe_text(result.sentence),
+        description=gate_description(result),
         blocking=result.blocking,
         metadata=gate_metadata(result),
         **target,
     )
+
+
+def gate_description(result: GateResult) -> str:
+    """Dagster labels what did not pass "Failed" in any case: the text of an undecided gate says that it is not."""
+    return escape_markdown(f"undecided: {result.sentence}" if result.status == "undecided" else result.sentence)
+
+
+def forget_verdict(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Remove the verdict of the run which this one executes again, whose tags Dagster gave it."""
+    if run.tags.get(GATES_TAG):
+        instance.add_run_tags(run.run_id, {GATES_TAG: ""})
 
 
 def gate_metadata(result: GateResult) -> dict[str, MetadataValue[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from crucible_dagster.history.run_record import RunRecord
 if TYPE_CHECKING:
     from crucible_bench import TestResult
 
-__all__ = ["GroupChange", "RecordedBenches", "compare_groups"]
+__all__ = ["GroupChange", "RecordedBenches", "adjust_together", "compare_groups"]
 
 CORRECTION: CorrectionName = "holm"
 
@@ -98,12 +98,21 @@ def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[s
     seed stay pairs, by name if they have names, otherwise by position. `names` are the names of A and B in the results.
     What cannot be read or compared has a reason instead.
     """
+    return adjust_together([tuple(_changes(a, b, registry, names))])[0]
+
+
+def adjust_together(found: Sequence[Sequence[GroupChange]]) -> list[tuple[GroupChange, ...]]:
+    """The same changes, with p-values that are corrected for all of them together."""
+    results = [change.result for changes in found for change in changes if change.result is not None]
+    if not results:
+        return [tuple(changes) for changes in found]
     from crucible_bench import adjust_p_values  # noqa: PLC0415  # scipy takes a second to load
 
-    changes = list(_changes(a, b, registry, names))
-    results = [change.result for change in changes if change.result is not None]
     adjusted = iter(adjust_p_values([result.p_value for result in results], CORRECTION))
-    return tuple(change if change.result is None else replace(change, p_adjusted=next(adjusted)) for change in changes)
+    return [
+        tuple(change if change.result is None else replace(change, p_adjusted=next(adjusted)) for change in changes)
+        for changes in found
+    ]
 
 
 def _changes(a: Context, b: Context, registry: Registry, names: tuple[str, str]) -> Iterator[GroupChange]:

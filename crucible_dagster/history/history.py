@@ -10,7 +10,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -35,12 +38,13 @@ from crucible_core import (
 from crucible_core.report import diff_traces, results
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_dagster.history.gate_results import gates_of_run
-from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, compare_groups
-from crucible_dagster.history.record_diff import Change, changes_between
+from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, adjust_together, compare_groups
+from crucible_dagster.history.record_diff import Change, changes_between, varied_options
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
     ContextFacts,
     MetricChange,
+    RunChoices,
     RunComparison,
     RunDetails,
     RunFailure,
@@ -53,10 +57,10 @@ from crucible_dagster.history.summaries import (
     statuses_of,
     summary_of,
 )
-from crucible_dagster.names import dagster_name
+from crucible_dagster.names import dagster_name, step_name
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import EXPERIMENT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG
 
 __all__ = [
     "Change",
@@ -78,6 +82,7 @@ SMALLEST_PAGE = 50
 EVENTS = 100  # a materialization may hold a report of 250 kB
 CLOCKS = 3_600.0  # seconds by which those of two machines may differ
 SHORTEST_PREFIX = 4
+NOT_KEPT = "Direct runs are not kept: `crucible run FILE --dagster` keeps the run"
 MAX_CANDIDATES = 5
 
 
@@ -163,7 +168,9 @@ class History:
             return found[0]
         if not found:
             newest = f"; the newest: {', '.join(one[:8] for one in ids[:MAX_CANDIDATES])}" if ids else ""
-            raise CrucibleError(f"no run of an experiment has an id that begins with {printable(run)!r}{newest}")
+            raise CrucibleError(
+                f"no run of an experiment has an id that begins with {printable(run)!r}{newest}. {NOT_KEPT}"
+            )
         more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
         raise CrucibleError(
             f"{len(found)} runs have an id that begins with {printable(run)!r}: "
@@ -177,6 +184,19 @@ class History:
         """
         text = self._store.run_record(self.find(run))
         return None if text is None else read_run_record(text)
+
+    def settings(self, runs: Iterable[RunSummary]) -> dict[str, RunChoices]:
+        """Run -> its seed, and its values of the options that differ among these runs of an experiment.
+
+        It reads one small file of the store for each. A run without a readable record is left out.
+        """
+        records: list[RunRecord] = []
+        for run in runs:
+            with contextlib.suppress(CrucibleError):
+                text = self._store.run_record(run.run_id)
+                records += [] if text is None else [read_run_record(text)]
+        varied = varied_options(records)
+        return {one.run_id: RunChoices(one.experiment.get("seed"), varied[one.run_id]) for one in records}
 
     def context(self, run: str) -> Context:
         """The run's last Context: as it stood when a stage failed, else that of the last step that finished.
@@ -205,6 +225,10 @@ class History:
         facts = self._from_context(run_id, _facts_in, notes)
         if facts is None:
             facts = ContextFacts(self._times(run_id, record), summary.metrics, {}, (), None)
+        kept = {one.name: one.from_run for one in record.stages if one.from_run} if record else {}
+        stages = tuple(
+            replace(one, note=f"from run {kept[one.name]}") if one.name in kept else one for one in facts.stages
+        )
         gates = () if summary.gates is None else gates_of_run(self._instance, run_id)
         failure = facts.failure
         if failure is None and (blocked := [f"gate {one.gate}: {one.sentence}" for one in gates if one.blocks]):
@@ -214,14 +238,23 @@ class History:
         return RunDetails(
             summary=summary,
             record=record,
-            stages=facts.stages,
+            stages=stages,
             metrics=facts.metrics,
             artifacts=facts.artifacts,
             decisions=facts.decisions,
             failure=failure,
             gates=gates,
-            notes=tuple(notes),
+            notes=tuple(dict.fromkeys(notes)),
         )
+
+    def compare_all(self, runs: Sequence[str], *, values: bool = False) -> tuple[RunComparison, ...]:
+        """Each of the runs after the first one beside the first; p-values are corrected for all of them together.
+
+        Raises CrucibleError if one of the runs does not exist.
+        """
+        found = [self.compare(runs[0], other, values=values) for other in runs[1:]]
+        groups = adjust_together([one.groups for one in found])
+        return tuple(replace(one, groups=adjusted) for one, adjusted in zip(found, groups, strict=True))
 
     def gates(self, run: str) -> tuple[GateResult, ...]:
         """The results of the run's gates; empty if it has none, or if not all of its stages succeeded.
@@ -294,7 +327,14 @@ class History:
             created_after=None if since is None else since.astimezone(UTC),
         )
         cursor = None if before is None else self.find(before)
-        return list(islice(self._tagged(filters, known if experiment is None else [experiment], limit, cursor), limit))
+        if experiment is None:
+            return list(islice(self._tagged(filters, known, limit, cursor), limit))
+        # Runs of its asset and of the job of its variants have other names, and a tag that no other run has.
+        of_others = RunsFilter(
+            tags={OTHER_JOB_TAG: experiment}, statuses=filters.statuses, created_after=filters.created_after
+        )
+        both = (self._tagged(one, [experiment], limit, cursor) for one in (filters, of_others))
+        return list(islice(heapq.merge(*both, key=lambda one: -one.storage_id), limit))
 
     def _tagged(
         self, filters: RunsFilter, experiments: Sequence[str], limit: int | None, cursor: str | None
@@ -308,7 +348,7 @@ class History:
             if len(page) < size:
                 return
             cursor = page[-1].dagster_run.run_id
-            if len(ours) < size / 10:
+            if len(ours) < size / 10 and not filters.tags:
                 # They are few among the runs of others: reading all of those would take longer than sorting these.
                 filters = RunsFilter(
                     tags={EXPERIMENT_TAG: list(experiments)},
@@ -351,10 +391,10 @@ class History:
 
     def _steps(self, run_id: str, record: RunRecord | None) -> tuple[list[str], list[str]]:
         """The steps that finished, and the others that began, both in order."""
-        stats = self._instance.get_run_step_stats(run_id)
-        began = {one.step_key: one.status and one.status.value for one in stats}
+        stats = self._step_stats(run_id)
+        began = {step_name(one.step_key): one.status and one.status.value for one in stats}
         if record is None:
-            order = [one.step_key for one in sorted(stats, key=lambda one: one.start_time or 0)]
+            order = [step_name(one.step_key) for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
             # After the stages come the gates, whose step has a result even if it fails the run.
@@ -366,6 +406,11 @@ class History:
             [step for step in order if began[step] != "SUCCESS"],
         )
 
+    def _step_stats(self, run_id: str) -> Sequence[Any]:
+        """Of the experiment's own steps: a run that its asset launched has those of the asset checks too."""
+        stats = self._instance.get_run_step_stats(run_id)
+        return [one for one in stats if step_name(one.step_key) != one.step_key] or stats
+
     def _times(self, run_id: str, record: RunRecord | None) -> tuple[StageTime, ...]:
         names = {one.step: one.name for one in record.stages} if record else {}
         outcomes: Mapping[str | None, Literal["succeeded", "failed", "skipped"]] = {
@@ -375,12 +420,12 @@ class History:
         }
         return tuple(
             StageTime(
-                name=names.get(one.step_key, one.step_key),
+                name=names.get(step_name(one.step_key), step_name(one.step_key)),
                 outcome=outcomes.get(one.status and one.status.value, "running"),
                 started=moment_of(one.start_time),
                 seconds=one.end_time - one.start_time if one.start_time and one.end_time else None,
             )
-            for one in sorted(self._instance.get_run_step_stats(run_id), key=lambda one: one.start_time or 0)
+            for one in sorted(self._step_stats(run_id), key=lambda one: one.start_time or 0)
         )
 
     def _record_or_note(self, run_id: str, notes: list[str]) -> RunRecord | None:

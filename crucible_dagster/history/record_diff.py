@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from crucible_core.report import flatten
+from crucible_core.values.jsonable import to_json_text
 from crucible_dagster.history.run_record import RunRecord, StageRecord
 
-__all__ = ["Change", "RecordChanges", "changes_between", "code_of", "git_of"]
+__all__ = ["Change", "RecordChanges", "changes_between", "code_of", "git_of", "varied_options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,22 @@ def changes_between(a: RunRecord | None, b: RunRecord | None) -> RecordChanges:
     )
 
 
+def varied_options(records: Iterable[RunRecord]) -> dict[str, dict[str, Any]]:
+    """Run -> its values of the options that are not the same in all of these runs of its experiment."""
+    by_experiment: dict[Any, dict[str, dict[str, Any]]] = {}
+    for record in records:
+        by_experiment.setdefault(record.experiment.get("id"), {})[record.run_id] = _options(record)
+    found = {}
+    for runs in by_experiment.values():
+        seen: dict[str, set[str]] = {}
+        for options in runs.values():
+            for name, value in options.items():
+                seen.setdefault(name, set()).add(to_json_text(value))
+        for run_id, options in runs.items():
+            found[run_id] = {name: value for name, value in options.items() if len(seen[name]) > 1}
+    return found
+
+
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
     # Types count too: 1 is not true, and an option that is null exists.
     return tuple(
@@ -54,7 +71,10 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
 
 
 def _options(record: RunRecord) -> dict[str, Any]:
-    return {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
+    shown = {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
+    # So that a secret that has changed differs.
+    secrets = {f"{stage.name}.{place}": digest for stage in record.stages for place, digest in stage.secrets.items()}
+    return {**shown, **{name: f"secret {digest[:8]}" for name, digest in secrets.items()}}
 
 
 def _experiment(record: RunRecord) -> dict[str, Any]:
@@ -75,8 +95,9 @@ def _code(record: RunRecord) -> dict[str, str]:
 
 
 def code_of(stage: StageRecord) -> str:
-    """The class of a stage and twelve digits of its hash, in one line."""
-    return f"{stage.stage} {stage.source_hash[:12] if stage.source_hash else 'no source'}"
+    """The class of a stage and twelve digits of the hash of its code, in one line."""
+    found = stage.code_hash.partition(":")[2] if stage.code_hash else stage.source_hash
+    return f"{stage.stage} {found[:12] if found else 'no source'}"
 
 
 def git_of(record: RunRecord) -> str | None:

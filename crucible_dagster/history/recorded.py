@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from crucible_core import (
-    CrucibleError,
-    Experiment,
-)
+import contextlib
+
+from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment
 from crucible_core.ir.experiment import Source
+from crucible_core.ir.secrets import restored
 from crucible_dagster.history.history import History
 from crucible_dagster.history.run_record import RunRecord
 
 
 def recorded_experiment(record: RunRecord) -> Experiment:
-    """The experiment as it was run, with its file, in whose folder the modules of its stages are found."""
+    """The experiment as it was run, with its file, in whose folder the modules of its stages are found.
+
+    Runs do not keep secrets: their values are those that the file has now, or masks if it has none.
+    """
     experiment = record.to_experiment()
-    return experiment.read_from(Source(record.source, record.source)) if record.source else experiment
+    if record.source:
+        experiment.read_from(Source(record.source, record.source))
+        if any(one.secrets for one in record.stages):
+            with contextlib.suppress(InvalidExperimentError):
+                return restored(experiment, load_experiment(record.source))
+    return experiment
 
 
 def recorded_run(history: History, run: str) -> RunRecord:

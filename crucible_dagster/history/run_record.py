@@ -1,6 +1,6 @@
 """The record of a run: what ran, from which code, in which environment, and who launched it.
 
-Environment variables are never recorded. Options are, as they are in Dagster's run config already.
+Environment variables are never recorded. Options are, with secrets masked.
 """
 
 from __future__ import annotations
@@ -8,18 +8,21 @@ from __future__ import annotations
 import getpass
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dagster import DagsterRun
 from pydantic import AwareDatetime, Field, JsonValue, ValidationError
 
 from crucible_core import CrucibleError, Experiment, PlannedStage
+from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.jsonable import to_jsonable
 from crucible_dagster.history.environment import GitState, Recorded, git_state, package_versions
+from crucible_dagster.history.reachable_code import code_hash
 from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.origins import is_launched_here
 from crucible_dagster.processes import worker_of_this_step
 from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
 
@@ -30,12 +33,16 @@ __all__ = [
     "Launch",
     "RunRecord",
     "StageRecord",
+    "changed_since",
     "git_state",
+    "kept_stages",
     "launch_of",
     "launch_tags",
     "read_run_record",
     "record_run",
+    "same_code",
     "stage_identity",
+    "stage_record",
 ]
 
 FORMAT_VERSION = 1
@@ -57,8 +64,14 @@ class StageRecord(Recorded):
     """The stage's class, as `module:name`."""
     source_hash: str | None = None
     """SHA-256 over the source of the modules that define the class; None if there is no source."""
+    code_hash: str | None = None
+    """Of the code that the stage can reach, and the version of Python it was compiled by; None if that is not known."""
+    from_run: str | None = None
+    """The run that made its result, and of which this entry is, where this run continued from there."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """All of them, defaults included; secrets masked."""
+    secrets: dict[str, str] = Field(default_factory=dict)
+    """Place of a secret that was given (`login.token`) -> its digest, keyed by the context store."""
     enabled: bool = True
 
 
@@ -81,7 +94,7 @@ class RunRecord(Recorded):
     run_id: str
     recorded: AwareDatetime
     experiment: dict[str, JsonValue]
-    """The experiment as run, run config applied."""
+    """The experiment as run, run config applied; secrets masked."""
     source: str | None = None
     """The experiment's file."""
     stages: tuple[StageRecord, ...]
@@ -110,10 +123,23 @@ class RunRecord(Recorded):
 
 
 def record_run(
-    experiment: Experiment, planned: Sequence[PlannedStage], steps: Sequence[str], run: DagsterRun
+    experiment: Experiment,
+    planned: Sequence[PlannedStage],
+    steps: Sequence[str],
+    run: DagsterRun,
+    digest_of_secret: Callable[[Any], str] | None = None,
+    *,
+    kept: Mapping[str, StageRecord] | None = None,
 ) -> RunRecord:
-    """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`."""
-    stages = tuple(_stage_record(one, step) for one, step in zip(planned, steps, strict=True))
+    """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`.
+
+    The secrets in `experiment` are masked already. Without `digest_of_secret` nothing of them is recorded. `kept` are
+    the steps whose results another run made, as that run has recorded them.
+    """
+    stages = tuple(
+        (kept or {}).get(step) or stage_record(one, step, digest_of_secret)
+        for one, step in zip(planned, steps, strict=True)
+    )
     return RunRecord(
         run_id=run.run_id,
         recorded=datetime.now(UTC),
@@ -145,23 +171,49 @@ def read_run_record(text: str) -> RunRecord:
     return record
 
 
-def _stage_record(planned: PlannedStage, step: str) -> StageRecord:
-    stage, source_hash = stage_identity(type(planned.stage))
+def stage_record(planned: PlannedStage, step: str, digest_of_secret: Callable[[Any], str] | None = None) -> StageRecord:
+    """The entry of a stage, as its code is now."""
+    kind = type(planned.stage)
+    stage, source_hash = stage_identity(kind)
     options = to_jsonable(planned.stage)
+    given = secrets_in(kind, planned.definition.options)
     return StageRecord(
         name=planned.name,
         step=step,
         stage=stage,
         source_hash=source_hash,
-        options=options,
+        code_hash=code_hash(kind),
+        options=hide(kind, options) if has_secrets(kind) else options,
+        secrets={place: digest_of_secret(one) for place, one in given.items()} if digest_of_secret else {},
         enabled=planned.definition.enabled,
     )
 
 
-# --- the code -----------------------------------------------------------------------------------------------------
+def same_code(then: StageRecord, now: StageRecord) -> bool:
+    """Whether a stage had the same code, by all that it can reach; if that is not known of both, by its modules."""
+    hashes = then.code_hash, now.code_hash
+    if None not in hashes and len({str(one).partition(":")[0] for one in hashes}) == 1:
+        return hashes[0] == hashes[1]
+    return then.source_hash == now.source_hash
 
 
-# --- the surroundings ---------------------------------------------------------------------------------------------
+def changed_since(record: RunRecord, planned: Iterable[PlannedStage]) -> list[tuple[str, str]]:
+    """The stages whose results another run made by other code than that of now, and that run."""
+    now = {one.name: one for one in planned}
+    return [
+        (one.name, one.from_run)
+        for one in record.stages
+        if one.from_run is not None and one.name in now and not same_code(one, stage_record(now[one.name], one.step))
+    ]
+
+
+def kept_stages(parent: RunRecord, executed: Collection[str]) -> dict[str, StageRecord]:
+    """Step -> what is recorded of it, for the steps that a run which continues `parent` does not execute."""
+    return {
+        one.step: one.model_copy(update={"from_run": one.from_run or parent.run_id})
+        for one in parent.stages
+        if one.step not in executed
+    }
 
 
 # --- the launch ---------------------------------------------------------------------------------------------------
@@ -184,7 +236,7 @@ def launch_of(run: DagsterRun) -> Launch:
     """
     tags, parent = run.tags, run.parent_run_id
     own = tags.get(LAUNCHED_BY_TAG)
-    if own in get_args(LaunchedBy) and run.remote_job_origin is None:
+    if own in get_args(LaunchedBy) and is_launched_here(run):
         return Launch(how=own, by=tags.get(USER_TAG), parent=parent)
     if parent is not None:
         return Launch(how="retry" if _RETRY_TAG in tags else "re-execution", parent=parent)

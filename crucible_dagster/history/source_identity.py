@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from crucible_core import Stage
 from crucible_core.stage import FunctionStage, state_of_source
 from crucible_core.values.jsonable import safe_text
+from crucible_core.values.messages import BESIDE, as_written
 
 
 @functools.lru_cache(maxsize=1024)
@@ -28,7 +29,7 @@ def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
         source = _source_of(name)
         if source is None:
             return _qualified(stage), None
-        digest.update(f"{name}\0{len(source)}\0".encode())
+        digest.update(f"{as_written(name)}\0{len(source)}\0".encode())
         digest.update(source.encode(errors="surrogatepass"))
     return _qualified(stage), digest.hexdigest()
 
@@ -45,7 +46,7 @@ def _is_what_its_source_says(stage: type[Stage]) -> bool:
 
 
 def _qualified(stage: type[Stage]) -> str:
-    return safe_text(f"{stage.__module__}:{stage.__qualname__}")
+    return safe_text(as_written(f"{stage.__module__}:{stage.__qualname__}"))
 
 
 def modules_of(stage: type[Stage]) -> Iterator[str]:
@@ -55,6 +56,16 @@ def modules_of(stage: type[Stage]) -> Iterator[str]:
             yield cls.__module__
     if issubclass(stage, FunctionStage):
         yield inspect.unwrap(stage.function).__module__
+
+
+def packages_of(stage: type[Stage]) -> set[str]:
+    """The packages of those modules; those beside an experiment file are one package, and have plain names too."""
+    found = set()
+    for name in modules_of(stage):
+        found.add(as_written(name).partition(".")[0])
+        if name.startswith(BESIDE):
+            found.add(BESIDE + name.removeprefix(BESIDE).partition(".")[0])
+    return found
 
 
 def _source_of(module: str) -> str | None:

@@ -85,6 +85,14 @@ class RunSummary:
     """The verdict over all its gates, if there are any."""
 
 
+class RunChoices(NamedTuple):
+    """What was chosen for a run among others of its experiment."""
+
+    seed: Any
+    options: Mapping[str, Any]
+    """`stage.option`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTime:
     """How one stage went."""

@@ -21,8 +21,7 @@ from crucible_core.observers import Observers
 from crucible_core.values.equality import same
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
-from crucible_dagster.history.run_record import RunRecord
-from crucible_dagster.history.source_identity import stage_identity
+from crucible_dagster.history.run_record import RunRecord, same_code, stage_record
 from crucible_dagster.store import StoreError
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.lazy import PARTS
@@ -62,8 +61,12 @@ class Replay:
 
 def changed_code(record: RunRecord, experiment: Experiment, registry: Registry) -> tuple[str, ...]:
     """The stages whose source has changed since the run was recorded."""
-    now = {one.name: stage_identity(type(one.stage))[1] for one in plan_experiment(experiment, registry)}
-    return tuple(one.name for one in record.stages if now.get(one.name, one.source_hash) != one.source_hash)
+    now = {one.name: one for one in plan_experiment(experiment, registry)}
+    return tuple(
+        one.name
+        for one in record.stages
+        if one.name in now and not same_code(one, stage_record(now[one.name], one.step))
+    )
 
 
 def replay_run(

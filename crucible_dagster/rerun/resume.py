@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
-    ReexecutionOptions,
-    execute_job,
+    RunsFilter,
 )
 
 from crucible_core import (
@@ -22,24 +21,36 @@ from crucible_core import (
     Experiment,
     InvalidExperimentError,
     Registry,
+    Stage,
     builtin_registry,
     plan_experiment,
 )
+from crucible_core.ir.secrets import check_known, restored
 from crucible_core.observers import Audience, Observers
-from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
+from crucible_dagster.compile.op_config import showable_options
+from crucible_dagster.dagster_internals import (
+    RESUME_RETRY_TAG,
+    ExecutionPlan,
+    KnownExecutionState,
+    PastExecutionState,
+    ReconstructableJob,
+    create_execution_plan,
+)
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
-from crucible_dagster.execution import QUIET, job_in_processes, outcome
+from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
-from crucible_dagster.history.run_record import LaunchedBy, RunRecord, launch_tags
-from crucible_dagster.names import last_step, op_names
+from crucible_dagster.history.run_record import LaunchedBy, RunRecord, changed_since, kept_stages, launch_tags
+from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
+PARENT_TAG, ROOT_TAG = "dagster/parent_run_id", "dagster/root_run_id"
 OVER = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
@@ -52,6 +63,8 @@ class Resumption:
     experiment: Experiment
     registry: Registry
     run_config: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    """What whoever resumes it should know, one sentence each."""
 
     def execute(self, *, observers: Observers = (), fresh: bool = False, launched_by: LaunchedBy = "python") -> Context:
         """Run what is left, as a new run. Raises what `execute_experiment` raises."""
@@ -59,30 +72,44 @@ class Resumption:
             **launch_tags(launched_by),
             **parent_tags(),
             RESUME_RETRY_TAG: "true",
+            # As Dagster tags what its UI executes again: runs can be found by them.
+            PARENT_TAG: self.parent.run_id,
+            ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
         }
+        apart = _executor_of(self.run_config, self.experiment) != "in_process"
         with job_in_processes(self.experiment, self.registry, observers) as job:
-            result = execute_job(
+            run = launch(
                 job,
                 self.instance,
                 run_config=self.run_config,
-                tags={**job.get_definition().tags, **tags},
-                reexecution_options=self._reexecution(),
+                tags=tags,
+                execution_plan=self._rest(job),
+                parent_run_id=self.parent.run_id,
+                root_run_id=root_of(self.parent),
+                apart=apart,
             )
-        context, error = outcome(self.experiment, self.instance, result.run_id)
-        if _executor_of(self.run_config, self.experiment) != "in_process":
+        context, error = outcome(self.experiment, self.instance, run.run_id)
+        if apart:
             Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
         if error is not None:
             raise error
         return context
 
-    def _reexecution(self) -> ReexecutionOptions:
+    def _rest(self, job: ReconstructableJob) -> ExecutionPlan:
+        """The steps that have no result in Dagster's event log, with the results of the others."""
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
-        if any(entry.step_key == last for entry in ended):
+        if any(entry.step_key is not None and step_name(entry.step_key) == last for entry in ended):
             # It died after its last step, before it reported that. The step is executed again and adopts its result.
-            return ReexecutionOptions(self.parent.run_id, [last])
-        return ReexecutionOptions.from_failure(self.parent.run_id, self.instance)
+            steps: Sequence[str] = [last]
+            known = KnownExecutionState.build_for_reexecution(self.instance, self.parent)
+            known = known.update_for_step_selection(set(steps))
+        else:
+            steps, known = KnownExecutionState.build_resume_retry_reexecution(self.instance, self.parent)
+        steps = [step_name(step) for step in steps if step_name(step) in job.get_definition().graph.node_dict]
+        known = known._replace(parent_state=_as_of_job(known.parent_state))
+        return create_execution_plan(job, self.run_config, step_keys_to_execute=steps, known_state=known)
 
 
 def resume_run(
@@ -125,8 +152,9 @@ def plan_resumption(
     parent = instance.get_run_by_id(record.run_id)
     assert parent is not None
     recorded = recorded_experiment(record)
+    recorded = restored(recorded, _as_typed(recorded, parent.run_config))
     experiment = recorded if override is None else override(recorded)
-    plan_experiment(experiment, registry)
+    plan = plan_experiment(experiment, registry)
     steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
     changed = _changed_options(recorded, experiment)
     store = open_store(instance)
@@ -137,8 +165,41 @@ def plan_resumption(
                 f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
                 "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
             )
+    owners = {step: owner for step in steps.values() if (owner := _owner_of_result(instance, store, parent, step))}
+    for one in plan:
+        if one.definition.enabled and steps[one.name] not in owners:
+            check_known(one.definition, type(one.stage))
+    if owners:
+        step, owner = list(owners.items())[-1]
+        try:
+            store.check(owner, step)
+        except StoreError as error:
+            raise CrucibleError(f"run {parent.run_id} cannot be resumed; run the experiment again: {error}") from error
+    kept = record.model_copy(update={"stages": tuple(kept_stages(record, steps.values() - owners.keys()).values())})
+    warnings = [
+        f"stage {name!r} keeps its result of run {owner}, although its code has changed since"
+        for name, owner in changed_since(kept, plan)
+    ]
+    if before := _resumed_before(instance, parent):
+        warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run beside that")
     _give_up(instance, parent, record, force=force)
-    return Resumption(instance, parent, experiment, registry, _run_config(parent.run_config, steps, changed))
+    config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
+    return Resumption(instance, parent, experiment, registry, config, tuple(warnings))
+
+
+def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
+    """The experiment with those options only that were typed for its run, secrets among them."""
+    ops = config.get("ops") or {}
+    pipeline = tuple(
+        one.model_copy(update={"options": (ops.get(step) or {}).get("config")})
+        for one, step in zip(experiment.pipeline, op_names(experiment), strict=True)
+    )
+    return experiment.model_copy(update={"pipeline": pipeline, "variants": None})
+
+
+def _resumed_before(instance: DagsterInstance, run: DagsterRun) -> str:
+    found = instance.get_runs(RunsFilter(tags={PARENT_TAG: run.run_id, RESUME_RETRY_TAG: "true"}))
+    return ", ".join(f"run {one.run_id} ({one.status.value.lower()})" for one in reversed(found))
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
@@ -183,14 +244,34 @@ def _owner_of_result(instance: DagsterInstance, store: ContextStore, run: Dagste
 
 
 def _run_config(
-    config: Mapping[str, Any], names: Mapping[str, str], changed: Mapping[str, Mapping[str, Any]]
+    parent: DagsterRun,
+    names: Mapping[str, str],
+    changed: Mapping[str, Mapping[str, Any]],
+    stages: Mapping[str, type[Stage]],
 ) -> dict[str, Any]:
-    """The config of the resumed run with the changed options in it, so that runs launched from it have them too."""
+    """The config of the resumed run with the changed options in it, so that runs launched from it have them too.
+
+    Without secrets: the experiment of its job has them.
+    """
+    config: Mapping[str, Any] = parent.run_config
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
+    if any("ops" in one for one in ops.values()):  # of the asset: it is resumed as a run of the job
+        inside = [one.get("ops") or {} for one in ops.values()]
+        ops = {name: dict(one) for nested in inside for name, one in nested.items()}
+        settings = (config.get("resources") or {}).get(RUN_KEY)
+        config = {"resources": {EXPERIMENT_KEY: settings}} if settings else {}
     for stage, options in changed.items():
         step = ops.setdefault(names[stage], {})
-        step["config"] = {**(step.get("config") or {}), **options}
+        kept = {name: value for name, value in (step.get("config") or {}).items() if name not in options}
+        step["config"] = {**kept, **showable_options(stages[stage], options)}
     return {**QUIET, **config, **({"ops": ops} if ops else {})}
+
+
+def _as_of_job(state: object) -> PastExecutionState | None:
+    if not isinstance(state, PastExecutionState):
+        return None
+    outputs = {one._replace(step_key=step_name(one.step_key)) for one in state.produced_outputs}
+    return state._replace(produced_outputs=outputs, parent_state=_as_of_job(state.parent_state))
 
 
 def _executor_of(config: Mapping[str, Any], experiment: Experiment) -> str:

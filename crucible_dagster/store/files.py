@@ -69,8 +69,8 @@ class Files(Protocol):
     def children(self, folder: str) -> Sequence[str]:
         """The names of the files and folders in the folder, sorted; nothing if there is none."""
 
-    def keep(self, name: str, size: int) -> bool:
-        """Give an existing file of this size the time of now; False if the file has to be written instead."""
+    def keep(self, name: str) -> int | None:
+        """Give an existing file the time of now, and return its size; None if the file has to be written instead."""
 
     def modified(self, name: str) -> float | None:
         """When the file was written, in seconds since the epoch; None if it is not there."""
@@ -179,15 +179,13 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def keep(self, name: str, size: int) -> bool:
+    def keep(self, name: str) -> int | None:
         path = self.path(name)
         try:
-            if path.stat().st_size != size:
-                return False
             os.utime(path)
+            return path.stat().st_size
         except FileNotFoundError:
-            return False
-        return True
+            return None
 
     def modified(self, name: str) -> float | None:
         try:
@@ -294,13 +292,13 @@ class RemoteFiles:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
-    def keep(self, name: str, size: int) -> bool:
+    def keep(self, name: str) -> int | None:
         # The time of an object is that of its last write, and cannot be set.
         try:
             info = self._fs.info(self.path(name))
         except FileNotFoundError:
-            return False
-        return bool(info["size"] == size and time.time() - _modified(info) < FRESH_SECONDS)
+            return None
+        return int(info["size"]) if time.time() - _modified(info) < FRESH_SECONDS else None
 
     def modified(self, name: str) -> float | None:
         try:

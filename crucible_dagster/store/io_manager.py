@@ -1,7 +1,8 @@
 """The context store as a resource of the job: it passes each op's Context to the next op.
 
 Its place is a setting of the deployment and never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
-s3://bucket/prefix; by default `crucible` in the Dagster instance's storage folder.
+s3://bucket/prefix; by default `crucible` in the Dagster instance's storage folder. A relative folder is in DAGSTER_HOME
+or, for the embedded instance, in the folder of the project.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from dagster import (
 from upath import UPath
 
 from crucible_core import Context, CrucibleError
+from crucible_core.values.places import absolute
+from crucible_dagster.names import step_name
 from crucible_dagster.store import ContextStore
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
 STORE_KEY = "context_store"
 STORE_VARIABLE = "CRUCIBLE_STORE"
 PICKLE_VARIABLE = "CRUCIBLE_ALLOW_PICKLE"
+EMBEDDED = ".crucible/dagster"
+"""Where in the project's folder the instance is if DAGSTER_HOME is not set."""
 
 
 class ContextIOManager(IOManager):
@@ -69,14 +74,14 @@ class ContextIOManager(IOManager):
 
     def handle_output(self, context: OutputContext, obj: Context) -> None:
         if self._last is None or self._last[2] is not obj:
-            self.commit(obj, context.run_id, context.step_key, attempt=new_attempt())
-        name = self.store.result_name(context.run_id, context.step_key)
+            self.commit(obj, context.run_id, step_name(context.step_key), attempt=new_attempt())
+        name = self.store.result_name(context.run_id, step_name(context.step_key))
         context.add_output_metadata({"manifest": MetadataValue.path(str(self.store.base / name))})
 
     def load_input(self, context: InputContext) -> Context:
         upstream = context.upstream_output
         assert upstream is not None
-        place = (upstream.run_id, upstream.step_key)
+        place = (upstream.run_id, step_name(upstream.step_key))
         if self._last is not None and self._last[:2] == place:
             return self._last[2]
         return self.store.load(*place)
@@ -103,8 +108,16 @@ def open_store(instance: DagsterInstance) -> ContextStore:
     except (ImportError, ValueError) as error:
         raise CrucibleError(f"{STORE_VARIABLE}={configured} cannot be opened: {error}") from error
     if base.protocol in {"", "file", "local"}:
-        base = UPath(Path(str(base.path)).absolute())
+        base = UPath(absolute(str(base.path), STORE_VARIABLE, _folder_of(instance)))
     return ContextStore(base, allow_pickle=allowed == "true")
+
+
+def _folder_of(instance: DagsterInstance) -> Path | None:
+    """What a relative place is relative to: one folder for all processes of an instance, whichever they run in."""
+    if instance.is_ephemeral:
+        return None
+    home = Path(instance.root_directory)
+    return home.parents[1] if home.match(EMBEDDED) else home
 
 
 def new_attempt() -> str:

@@ -71,6 +71,11 @@ class Cell:
                 self._value = value
             return self._value
 
+    def read_again(self) -> None:
+        """Forget the value in memory, and what was changed in it: the next look reads it from the store."""
+        with self._lock:
+            self._value, self.baseline, self.exact = _UNREAD, None, None
+
     def unread(self) -> Cell:
         """The value as it is stored, without changes made in memory."""
         again = Cell(self._objects, self.ref, self.where)
@@ -180,7 +185,7 @@ class StoredDict(PersistentDict[Any]):
             entry = self._own()[key]
         except KeyError:
             self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
-            raise
+            raise self._missing(key) from None
         if isinstance(entry, Cell):
             self.reads.note(("value", self.part, key), lambda: _digest_of_value(self, key))
             return entry.value
@@ -202,6 +207,13 @@ class StoredDict(PersistentDict[Any]):
 
     def _note_names(self) -> None:
         self.reads.note(("names", self.part), lambda: _digest_in(self, "names", []))
+
+    def read_again(self) -> StoredDict:
+        """The same, for another attempt at the stage: without what the one before changed in place."""
+        for entry in self.entries().values():
+            if isinstance(entry, Cell):
+                entry.read_again()
+        return self
 
     def entries(self) -> dict[str, Any]:
         """Cells and plain values as they are, without counting as a read."""
@@ -251,6 +263,12 @@ class StoredList(PersistentList[Any]):
         assert isinstance(view, StoredList)
         view.chunks, view.before, view.reads = self.chunks, self.before, self.reads
         return view
+
+    def read_again(self) -> StoredList:
+        """As that of StoredDict."""
+        for chunk in self.chunks:
+            chunk.cell.read_again()
+        return self
 
     def added(self) -> list[Any]:
         """The outputs that are not stored yet."""

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crucible_core.values.jsonable import safe_text, type_name
-from crucible_dagster.store.codec import Encoded, decode, encode
+from crucible_dagster.store.codec import Encoded, classes_in_pickle, decode, encode
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import Files, LocalFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
-from crucible_dagster.store.search_path import modules_beside
 
 __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_in"]
 
@@ -89,6 +88,9 @@ class ObjectStore:
         self.allow_pickle = allow_pickle
         self._folder: Path | None = None
         self._verified: set[str] = set()
+        self._written: set[str] = set()
+        self._repaired: list[str] = []
+        self._classes: dict[str, frozenset[tuple[str, str]]] = {}
         self._recent: dict[str, bytes] = {}
 
     def beside(self, folder: Path | None) -> ObjectStore:
@@ -138,14 +140,22 @@ class ObjectStore:
         head = self._head(ref.head, where)
         blocks = [self._buffer(blob, where) for blob in ref.buffers]
         try:
-            with modules_beside(self._folder if ref.codec == "pickle" else None):
-                return decode(ref.codec, head, blocks)
+            return decode(ref.codec, head, blocks, self._folder)
         except Exception as error:
             kind = f"a {ref.type}" if ref.type else f"a value ({ref.codec})"
             raise StoreError(
                 f"{where}, {kind}, cannot be restored from the context store: {type(error).__name__}: {error}"
                 + ("; was its class moved or changed since it was stored?" if ref.codec == "pickle" else "")
             ) from error
+
+    def classes_in(self, ref: Ref, where: str) -> frozenset[tuple[str, str]]:
+        """Module and name of each class and function that a pickled value refers to, without unpickling it.
+
+        Raises StoreError, and any error of `classes_in_pickle`.
+        """
+        if ref.head not in self._classes:
+            self._classes[ref.head] = classes_in_pickle(self._head(ref.head, where))
+        return self._classes[ref.head]
 
     # --- bytes ---
 
@@ -164,11 +174,41 @@ class ObjectStore:
                 del self._recent[next(iter(self._recent))]
         return self._recent[blob]
 
+    def check(self, ref: Ref, where: str) -> None:
+        """Read the bytes of a value, but not the value. Raises StoreError if some are missing or damaged."""
+        self._head(ref.head, where)
+        for blob in ref.buffers:
+            self._buffer(blob, where)
+
+    def repaired(self) -> list[str]:
+        """What was found damaged and written again since the last call, one sentence each."""
+        found, self._repaired[:] = list(self._repaired), []
+        return found
+
     def _put(self, digest: str, block: bytes | memoryview) -> None:
         name = object_name(digest)
         # An existing object may be old and unreferenced: the garbage collection must see that it is used again.
-        if not self.files.keep(name, len(block) if isinstance(block, bytes) else block.nbytes):
+        size = self.files.keep(name)
+        # It is compared once by this object, which serves one run: what a disk has damaged must not be kept for good.
+        if size is not None and digest not in self._written and not self._holds(name, block):
+            self._repaired.append(f"{name} in the context store was damaged and has been written again")
+            size = None
+        if size is None:
             self.files.write(name, [block])
+        self._written.add(digest)
+
+    def _holds(self, name: str, block: bytes | memoryview) -> bool:
+        """Whether an object has these bytes."""
+        expected, position = memoryview(block), 0
+        try:
+            for part in self._parts(name):
+                # A bytearray compares a whole block of memory at once, a memoryview byte by byte.
+                if bytearray(part) != expected[position : position + len(part)]:
+                    return False
+                position += len(part)
+        except OSError:
+            return False
+        return position == expected.nbytes
 
     def _head(self, blob: str, where: str) -> bytes:
         kind, _, content = blob.partition(":")
@@ -220,7 +260,7 @@ class ObjectStore:
         except OSError as error:
             return f"{name} cannot be read: {error}"
         if hashed.hexdigest() != digest:
-            return f"{name} is damaged: its {found:,} bytes are not those that were written"
+            return f"{name} is damaged: the file ({found:,} bytes) was changed or cut off after it was written"
         return None
 
     def _parts(self, name: str) -> Iterable[bytes]:
@@ -262,8 +302,8 @@ def _missing(name: str, where: str) -> StoreError:
 def _damaged(name: str, where: str, found: int, size: int) -> StoreError:
     difference = f"it has {found:,} bytes and was written with {size:,}" if found != size else "its bytes were altered"
     return StoreError(
-        f"{where} cannot be read: {name} in the context store is damaged: {difference}. Delete that file and run the "
-        "stage that made it again"
+        f"{where} cannot be read: {name} in the context store is damaged: {difference}. Run the stage that made it "
+        "again (`--fresh`): it writes the file anew"
     )
 
 

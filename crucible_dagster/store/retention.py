@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from crucible_core import CrucibleError
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import PINNED_TAG
 
-__all__ = ["PINNED_TAG", "collect", "pin"]
+__all__ = ["PINNED_TAG", "collect", "identity_of", "pin", "remember_instance"]
 
 DAY = 24 * 3600.0
 FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
@@ -29,8 +30,11 @@ def collect(
 ) -> Collected:
     """Remove from the store what only runs older than `days` refer to, except pinned ones and those still running.
 
-    For runs that Dagster does not know (any more), the time of their last file counts. A run is also kept as long as
-    one that resumed it is. Raises StoreError if a manifest that is kept is damaged.
+    For runs that Dagster does not know any more, the time of their last file counts. Those that it has never known are
+    kept: runs of another instance that uses the same store. A run is also kept as long as one that resumed it is.
+
+    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if a manifest that is kept is
+    damaged.
     """
     if days < 0:
         raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
@@ -39,25 +43,62 @@ def collect(
     # Even those that have written nothing yet: they may be about to resume another.
     at_work = instance.get_runs(filters=RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
     kept: set[str] = set()
+    known: set[str] = set()
     for run in at_work:
         _keep_with_ancestors(instance, run, kept)
     for run_id in store.runs():
         record = instance.get_run_record_by_id(run_id)
         if record is not None:
+            known.add(run_id)
             run = record.dagster_run
             ended = record.end_time or record.update_timestamp.timestamp()
             if run.tags.get(PINNED_TAG) == "true" or ended >= since:
                 _keep_with_ancestors(instance, run, kept)
 
-    def keep(run_id: str, written: float) -> bool:
-        return run_id in kept or (instance.get_run_by_id(run_id) is None and written >= since)
+    owners = store.instances()
+    if not known and (runs := store.runs()):
+        raise CrucibleError(_not_its_store(store, instance, owners, len(runs), days))
+    others = owners.keys() - {identity_of(instance)}
 
-    return collect_garbage(store, keep, delete=delete, grace=grace)
+    def keep(run_id: str, written: float) -> bool:
+        return run_id in kept or (run_id not in known and (bool(others) or written >= since))
+
+    try:
+        return collect_garbage(store, keep, delete=delete, grace=grace)
+    except StoreError as error:
+        raise StoreError(
+            f"nothing was removed, because it is not known which objects a run that is kept needs: {error}"
+        ) from error
 
 
 def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
     """Pin a run, so that it stays in the store regardless of its age, or unpin it."""
     instance.add_run_tags(run_id, {PINNED_TAG: "true" if pinned else "false"})
+
+
+def identity_of(instance: DagsterInstance) -> str | None:
+    """The name that Dagster gives its run storage, for every process that uses it; None for a storage without one."""
+    find = getattr(instance.run_storage, "get_run_storage_id", None)
+    return None if find is None else str(find())
+
+
+def remember_instance(store: ContextStore, instance: DagsterInstance) -> None:
+    """Have the store remember that it keeps runs of this instance. Raises StoreError."""
+    if (identity := identity_of(instance)) is not None:
+        store.add_instance(identity, instance.root_directory)
+
+
+def _not_its_store(
+    store: ContextStore, instance: DagsterInstance, owners: Mapping[str, str], runs: int, days: float
+) -> str:
+    homes = ", ".join(sorted(set(owners.values())))
+    return (
+        f"the context store {store.base} has {runs:,} runs, and the Dagster instance of {instance.root_directory} "
+        f"knows none of them: every one that wrote nothing within {days:g} days would be removed, pinned ones too. "
+        "Nothing was removed. "
+        + (f"The store belongs to the instance of {homes}: set DAGSTER_HOME to that" if homes else "Set DAGSTER_HOME")
+        + "; if nothing in the store is needed any more, delete it by hand"
+    )
 
 
 def _keep_with_ancestors(instance: DagsterInstance, run: DagsterRun | None, kept: set[str]) -> None:

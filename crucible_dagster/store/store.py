@@ -10,6 +10,7 @@ last month's runs.
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
 | `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
+| `instances/<id>`                       | a Dagster instance whose runs are kept here                            |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pickle
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 from upath import UPath
@@ -37,7 +39,9 @@ __all__ = ["ContextStore"]
 
 RUNS = "runs"
 REUSE = "reuse"
+DIGEST_KEY = "digest_key.json"
 CLAIMS = "claims"
+INSTANCES = "instances"
 RESULT = "result"
 RECORD = "run.json"
 
@@ -49,6 +53,7 @@ class ContextStore:
         self.base = base
         self.files = open_files(base)
         self.objects = ObjectStore(self.files, allow_pickle=allow_pickle)
+        self._digest_key: bytes | None = None
 
     def __repr__(self) -> str:
         return f"ContextStore({str(self.base)!r})"
@@ -89,6 +94,16 @@ class ContextStore:
         """The manifest that counts, or None. Raises StoreError if it is damaged or of a newer format."""
         found = self._document(self.result_name(run_id, step))
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
+
+    def check(self, run_id: str, step: str) -> None:
+        """Read every value of a result, but make none. Raises StoreError if one is missing or damaged."""
+        manifest, where = self.find(run_id, step), f"(step {step!r}, run {run_id})"
+        if manifest is not None:
+            for part in PARTS:
+                for name, ref, _ in manifest.parts[part].items(self.objects, f"{part} {where}"):
+                    self.objects.check(Ref.from_json(ref), f"{part}[{name!r}] {where}")
+            for ref, _ in manifest.outputs.items(self.objects, f"outputs {where}"):
+                self.objects.check(Ref.from_json(ref), f"outputs {where}")
 
     def has_result(self, run_id: str, step: str) -> bool:
         """Whether a result counts. Raises StoreError as `find` does."""
@@ -163,6 +178,20 @@ class ContextStore:
         found = self._document(f"{RUNS}/{run_id}/{RECORD}")
         return None if found is None else found["record"]
 
+    def digest_of_secret(self, secret: Any) -> str:
+        """Tells whether two secrets of this store's runs are the same, and not what they are.
+
+        The digest is keyed with a random text that only this store has, so that it says nothing to somebody who sees it
+        in a report; and it is slow to make, so that even with the key a guess costs time. Raises StoreError.
+        """
+        if self._digest_key is None:
+            self._create(DIGEST_KEY, write_document({"key": token_hex(32)}))
+            found = self._document(DIGEST_KEY)
+            assert found is not None  # it is never removed
+            self._digest_key = bytes.fromhex(found["key"])
+        text = secret if isinstance(secret, str) else json.dumps(secret, sort_keys=True)
+        return hashlib.scrypt(text.encode(), salt=self._digest_key, n=2**14, r=8, p=1, dklen=16).hex()
+
     def claim(self, key: str, run_id: str, holder: str | None = None) -> str:
         """Give `key` to the holder, or to the run, if nobody has it, and return who has it. Raises StoreError."""
         holder = holder or run_id
@@ -176,6 +205,17 @@ class ContextStore:
         """Who has `key`. Raises StoreError if that cannot be read."""
         found = self._document(_claim_name(key))
         return None if found is None else str(found["holder"])
+
+    def add_instance(self, identity: str, home: str) -> None:
+        """Remember that runs of this Dagster instance are kept here. Raises StoreError."""
+        name = f"{INSTANCES}/{identity}"
+        if not self.files.exists(name):
+            self._create(name, write_document({"home": home}))
+
+    def instances(self) -> dict[str, str]:
+        """The Dagster instances whose runs are kept here, and their homes. Raises StoreError."""
+        found = {name: self._document(f"{INSTANCES}/{name}") for name in self.files.children(INSTANCES)}
+        return {name: document["home"] for name, document in found.items() if document is not None}
 
     def put_event(self, run_id: str, step: str, attempt: str, event: Event) -> None:
         """Keep an event as it happens, however the stage ends. Raises OSError."""

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 
+from crucible_bench import compare
 from crucible_bench.plots import (
     ForestRow,
     Picture,
@@ -34,9 +35,12 @@ from crucible_bench.plots import (
 from crucible_bench.plots.axes import linear_axis, log_axis
 from crucible_bench.plots.density import box_of, density, swarm
 from crucible_bench.plots.numbers import numerals
+from crucible_bench.plots.picture import NARROW
 from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_bench.plots.tikz import tikz_of
+from crucible_core import Context, Experiment
+from crucible_core.report import render_report
 from crucible_core.report.document import Document, Section
 from crucible_core.report.html import html_of
 from crucible_core.report.latex import latex_of
@@ -152,6 +156,26 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "six series over many runs": lambda: run_chart(
         {f"series {n} {'long ' * 9}": [(f"run {i} {'x' * 40}", n + i % 7) for i in range(300)] for n in range(6)},
         together=True,
+    ),
+    "a narrow forest plot": lambda: forest_plot(
+        [ForestRow("new − old", 0.021, 0.010, 0.032, "p < 0.001"), ForestRow("n " * 99, -0.005, None, 1e-3, "p " * 99)],
+        axis="difference " * 9, margin=0.01, interval="95% CI", width=NARROW,
+    ),
+    "narrow strips": lambda: strip_plot(
+        {"linear": normal(0.94, 0.01, 10), "forest " * 20: normal(0.96, 0.01, 300)},
+        measure="accuracy " * 20, means={"linear": (0.94, 0.93, None)}, interval="95% CI", width=NARROW,
+    ),
+    "narrow paired lines": lambda: paired_lines(
+        "linear " * 20, "forest " * 20, [(a, a + DRAWN.gauss(0.02, 0.02)) for a in normal(0.94, 0.01, 10)],
+        measure="accuracy " * 20, difference=(0.021, 0.01, 0.032), interval="95% CI", width=NARROW,
+    ),
+    "a narrow critical-difference diagram": lambda: critical_difference(
+        {f"method number {n} with a long name": 1 + 0.99 * n for n in range(9)},
+        critical_difference=2.5, cliques=[["method number 1 with a long name", "method number 2 with a long name"]],
+        blocks=50, width=NARROW,
+    ),
+    "narrow power": lambda: power_curve(
+        {f"effect of size {n} {'and more ' * 9}": CURVE for n in range(10)}, planned=60, width=NARROW
     ),
 }  # fmt: skip
 
@@ -392,7 +416,7 @@ def test_a_browser_runs_and_fetches_nothing_and_every_text_is_within_its_picture
     page.on("dialog", lambda dialog: asked.append(dialog.message))
     page.set_content(html_of(Document("All", blocks, ())))
     assert asked == []
-    assert page.locator("figure > .scroll > svg").count() == len(blocks)
+    assert page.locator("figure > .wide > svg").count() == len(blocks)
     assert page.locator("script, iframe, image, a, svg svg, foreignObject").count() == 0
     assert (
         page.evaluate(
@@ -409,6 +433,30 @@ def test_a_browser_runs_and_fetches_nothing_and_every_text_is_within_its_picture
     assert outside == []
     # The page's dark theme reaches what is drawn.
     assert page.evaluate("getComputedStyle(document.querySelector('svg rect')).fill") == "rgb(20, 23, 29)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["independent", "paired"])
+def test_a_report_fits_a_phone(page: Any, design: Any) -> None:
+    groups = {f"{name} of a model with a long name": normal(mean, 0.1, 30) for name, mean in (("a", 0.7), ("b", 0.8))}
+    compared = compare(groups, design=design, margin=0.02, measure="accuracy")
+    experiment = Experiment.model_validate({"id": "phone", "description": "w " * 90, "pipeline": [{"name": "report"}]})
+    ctx = Context.begin(experiment).put_metric("bench", compared.to_dict()).put_artifact("model", "/a/long/path" * 9)
+    page.set_viewport_size({"width": 390, "height": 844})
+    try:
+        page.set_content(render_report(ctx, "html"))
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        outside = """[...document.querySelectorAll('svg, table, p, td')].filter(one => {
+            const box = one.getBoundingClientRect();
+            return box.width && (box.left < 0 || box.right > 390);
+        }).map(one => one.outerHTML.slice(0, 80))"""
+        assert page.evaluate(outside) == []
+        assert page.locator("svg:visible").count() == page.locator("figure").count() == (3 if design == "paired" else 2)
+        # What is drawn for a phone is not a larger drawing made small.
+        scales = "[...document.querySelectorAll('.narrow svg')].map(one => one.clientWidth / one.viewBox.baseVal.width)"
+        assert all(scale > 0.95 for scale in page.evaluate(scales))
+    finally:
+        page.set_viewport_size({"width": 1000, "height": 800})
 
 
 # --- what they show -------------------------------------------------------------------------------------------------

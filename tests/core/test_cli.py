@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from stages_for_tests import HERE, STAGES
 
 from crucible_core import Experiment, builtin_registry, load_experiment
-from crucible_core.cli import main
+from crucible_core.cli import commands, main
+from crucible_core.cli.extensions import LazyCommand
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
@@ -63,7 +64,7 @@ def experiment(*stages: str, name: str = "experiment.yaml", more: str = "") -> s
 
 
 @pytest.mark.slow
-def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
+def test_a_run_shows_each_stage_and_the_result_before_its_details() -> None:
     done = crucible("run", experiment("measure", "choose", "add: {by: 2}"))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -72,7 +73,15 @@ def test_a_run_shows_each_stage_and_the_result_at_the_end() -> None:
         assert f"  … {stage}" in lines
         assert any(re.match(rf"  ✓ {stage}  (< 1 ms|\d+ ms)", line) for line in lines)
     assert "use the small model" in done.stdout
-    assert lines[-1] == "accuracy = 0.5, total = 2."
+    after = lines[lines.index("") :]  # the stages are shown as they run; then comes the result
+    assert after[1] == "accuracy = 0.5, total = 2."
+    assert [line.split() for line in after[3:7]] == [
+        ["Metrics"],
+        ["metric", "value"],
+        ["accuracy", "0.5"],
+        ["total", "2"],
+    ]
+    assert "What ran" not in done.stdout
     assert "\x1b" not in done.stdout
 
 
@@ -188,6 +197,30 @@ def test_no_text_sends_commands_to_the_terminal() -> None:
     assert done.returncode == 1
     assert "\x1b" not in done.stdout + done.stderr
     assert "\x07" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_no_log_line_report_or_docstring_sends_commands_to_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\x08\x85\u202e"
+    Path("loud.py").write_text(
+        "import logging\nfrom crucible_core import Context, stage\n@stage\ndef loud(ctx: Context) -> Context:\n"
+        f"    {evil!r}\n    logging.getLogger('loud').warning({evil!r})\n"
+        f"    return ctx.put_metric({evil!r}, {evil!r})\n"
+    )
+    formats = ["markdown", "html", "json", "csv", "latex"]
+    data = {
+        "id": "loud",
+        "description": evil,
+        "pipeline": [{"name": "loud", "module": "loud:loud"}, {"name": "report"}],
+        "outputs": [{"name": "r", "formats": formats, "sink": "stdout"}],
+    }
+    Path("loud.json").write_text(json.dumps(data))
+    for arguments in (["run", "loud.json"], ["run", "loud.json", "--json"], ["stages", "loud:loud"]):
+        # As on a terminal: click leaves escapes out of a pipe.
+        code, shown = on_a_terminal(*arguments)
+        assert code == 0, shown
+        assert not re.search(r"[\x00-\x07\x0b\x0c\x0e-\x1a\x7f-\x9f\u202e]|\x1b\]|\x1b\[2J", shown), ascii(shown)
+    assert "loud" in shown
 
 
 # --- run, when it fails -----------------------------------------------------------------------------------------------
@@ -345,10 +378,10 @@ BAD_FILES = [
     ),
     (
         "id: a\npipeline: [{name: bench, options: {alfa: 1}}]\n",
-        "experiment.yaml:2:36: stage 'bench', option unknown key 'alfa'",
+        "experiment.yaml:2:36: stage 'bench' has no option 'alfa'",
     ),
     ("id: a\npipeline: []\n", "experiment.yaml:2:1: pipeline: the pipeline is empty"),
-    ("id: a\npipeline: [\n", "experiment.yaml:3:1: is not valid YAML"),
+    ("id: a\npipeline: [\n", "experiment.yaml:3:1: this file is not valid YAML"),
     ("- a\n", "experiment.yaml:1:1: an experiment is a mapping"),
     ("id: a\npipeline: [{name: s, module: 'not_there:X'}]\n", "there is no module 'not_there'"),
     (
@@ -465,7 +498,7 @@ def test_the_stage_is_named_by_its_whole_name_even_with_dots() -> None:
         ("measure=1", "is not of the form STAGE.OPTION=VALUE"),
         ("measure.value", "is not of the form STAGE.OPTION=VALUE"),
         ("mesure.value=1", "no stage 'mesure'; did you mean 'measure'?; stages: measure"),
-        ("measure.valu=1", "unknown key 'valu'; did you mean 'value'?"),
+        ("measure.valu=1", "--set 'measure.valu=1': stage 'measure' has no option 'valu'; did you mean 'value'?"),
         ("measure.value=high", "valid number"),
         ("measure.value=[1", "is not valid YAML"),
         ("measure.value=yes", "boolean in YAML 1.1"),
@@ -541,8 +574,7 @@ def test_a_part_of_an_option_is_replaced_and_its_other_parts_stay(override: str,
         ("net.optimizer.rat=1", "option 'optimizer' of stage 'net' has no field 'rat'; did you mean 'rate'?"),
         (
             "net.layers.0.width=3",
-            "option 'layers' of stage 'net' has no parts, its type is: list of mappings; "
-            "set it as a whole: net.layers=VALUE",
+            "option 'layers' of stage 'net' is an empty list; set it as a whole: net.layers=VALUE",
         ),
         (
             "net.layer.width.x=3",
@@ -780,6 +812,38 @@ def _has_jsonschema() -> bool:
 
 
 # --- surroundings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_list_of_commands_says_what_each_command_says_of_itself() -> None:
+    listed = {name: command for name, command in main.commands.items() if isinstance(command, LazyCommand)}
+    assert set(listed) == set(commands.__all__)
+    for name, command in listed.items():
+        assert command.help == getattr(commands, name).help
+
+
+@pytest.mark.slow
+def test_a_command_of_a_package_that_cannot_be_loaded_says_so_and_the_others_work() -> None:
+    about = Path("site/broken-1.0.dist-info")
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[crucible.commands]\nbroken = nowhere_to_be_found:command\n")
+    path = os.pathsep.join([str(HERE), str(Path("site").absolute())])
+    listed = crucible("--help", PYTHONPATH=path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "validate" in listed.stdout
+    assert "(the entry point 'broken'" in listed.stdout
+    called = crucible("broken", PYTHONPATH=path)
+    assert called.returncode == 2
+    assert called.stderr.startswith("error: the entry point 'broken' (nowhere_to_be_found:command) of crucible.")
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--sed", "1", "f.yaml"], ["--jsn"], ["validate"]])
+def test_a_mistake_in_the_command_line_begins_as_every_other_mistake(arguments: list[str]) -> None:
+    done = crucible_here(*arguments)
+    assert done.exit_code == 2
+    assert re.search(r"^error: [a-z]", done.stderr, flags=re.MULTILINE)
+    assert "Error:" not in done.stderr
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ pipeline: [{name: measure, module: "stages_for_tests:measure", options: {value: 
 gates:
   - {name: good, metric: accuracy, at_least: 0.9, blocking: BLOCKING}
   - {name: fair, metric: accuracy, at_least: 0.4}
-  - {name: typo, metric: acuracy, at_least: 0.4}
+  - {name: typo, metric: acuracy, at_least: 0.4, severity: warn}
   - name: steady
     no_regression: {metric: accuracy, baseline: {last_runs: 3}, margin: 0.1}
 """
@@ -45,12 +45,12 @@ def run(*options: str, blocking: bool = False) -> Result:
 @pytest.mark.parametrize("where", [[], ["--dagster"]])
 def test_each_gate_is_printed_with_its_sentence(where: list[str]) -> None:
     done = run(*where)
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
         "✗ good failed (error) accuracy is 0.5, not at least 0.9",
         "✓ fair passed accuracy is 0.5, at least 0.4",
-        "? typo undecided (warn) there is no metric 'acuracy'; did you mean 'accuracy'?",
+        "✗ typo failed (warn) there is no metric 'acuracy'; did you mean 'accuracy'?",
     ):
         assert line in lines
     want = "no earlier run of the experiment passed" if where else "it needs the history that Dagster keeps"
@@ -70,7 +70,7 @@ def test_a_blocking_gate_that_fails_gives_the_exit_code_of_a_failed_run() -> Non
     assert [(one["gate"], one["status"]) for one in data["gates"]] == [
         ("good", "failed"),
         ("fair", "passed"),
-        ("typo", "undecided"),
+        ("typo", "failed"),
         ("steady", "undecided"),
     ]
     assert data["gates"][0]["numbers"] == {"value": 0.5, "bound": 0.9}
@@ -78,7 +78,7 @@ def test_a_blocking_gate_that_fails_gives_the_exit_code_of_a_failed_run() -> Non
 
 @pytest.mark.slow
 def test_runs_and_show_tell_the_gates() -> None:
-    assert run("--dagster").exit_code == 0
+    assert run("--dagster").exit_code == 1
     blocked = run("--dagster", blocking=True)
     assert (blocked.exit_code, "crucible resume" in blocked.stderr) == (1, False)
     assert "did not pass: good: accuracy is 0.5, not at least 0.9" in blocked.stderr
@@ -99,3 +99,62 @@ def test_a_mistake_in_a_gate_is_told_with_its_place() -> None:
     done = crucible("validate", "wrong.yaml")
     assert done.exit_code == 2
     assert "wrong.yaml:8:5: gates.3.no_regression: one number of this run" in done.stderr
+
+
+def gated(*gates: str, metrics: str = "{value: 0.5}") -> None:
+    lines = "".join(f"  - {{name: g{number}, {gate}}}\n" for number, gate in enumerate(gates))
+    stage = f'{{name: measure, module: "stages_for_tests:measure", options: {metrics}}}'
+    Path("gated.yaml").write_text(f"id: gated\npipeline: [{stage}]\ngates:\n{lines}")
+
+
+GOOD = "metric: accuracy, at_least: 0.1"
+FAILED = "metric: accuracy, at_least: 0.9"
+UNDECIDED = "no_regression: {metric: accuracy, baseline: {last_runs: 3}, margin: 0.1}"
+
+
+@pytest.mark.parametrize(
+    ("gates", "codes"),
+    [
+        ([GOOD], (0, 0)),
+        ([GOOD, FAILED], (1, 1)),
+        ([FAILED + ", severity: warn"], (0, 0)),
+        ([UNDECIDED], (0, 1)),
+        ([UNDECIDED + ", severity: warn"], (0, 0)),
+        (["metric: acuracy, at_least: 0.1"], (1, 1)),
+        (["metric: accuracy, is: false"], (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("where", [[], pytest.param(["--dagster"], marks=pytest.mark.slow)])
+def test_the_exit_code_tells_whether_the_gates_passed(
+    gates: list[str], codes: tuple[int, int], where: list[str]
+) -> None:
+    gated(*gates)
+    # One run on Dagster is enough for both codes there: they are made from the same results.
+    for options, code in zip(([], ["--gates", "strict"]), codes, strict=True):
+        done = crucible("run", "gated.yaml", *options, *where)
+        assert done.exit_code == code, done.output
+        assert ("did not pass" in done.stderr) == (code == 1)
+        assert "crucible resume" not in done.stderr
+
+
+def test_gates_that_did_not_pass_are_named_with_what_was_found() -> None:
+    gated(FAILED, "metric: accurasy, at_least: 0.1", UNDECIDED)
+    done = crucible("run", "gated.yaml")
+    said = "g0: accuracy is 0.5, not at least 0.9; g1: there is no metric 'accurasy'; did you mean 'accuracy'?"
+    assert f"error: 2 gates of experiment 'gated' did not pass: {said}\n" in done.stderr
+    done = crucible("run", "gated.yaml", "--gates", "strict", "--json")
+    assert "; g2: undecided: it needs the history that Dagster keeps" in done.stderr
+    # The run itself is as good as its stages: only a blocking gate fails it.
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert crucible("run", "gated.yaml", "--gates", "lax").exit_code == 2
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_same_exit_codes() -> None:
+    gated(UNDECIDED, FAILED + ", blocking: true")
+    crucible("run", "gated.yaml", "--dagster")
+    first = json.loads(crucible("runs", "--json").stdout)[0]["run_id"]
+    done = crucible("resume", first)
+    assert (done.exit_code, "g0" in done.stderr) == (1, False)
+    done = crucible("resume", first, "--gates", "strict")
+    assert (done.exit_code, "2 gates of experiment" in done.stderr) == (1, True)

@@ -116,7 +116,7 @@ def test_every_format_says_that_a_comparison_cannot_be_read_and_shows_its_number
 
 def test_the_headline_says_it_beside_what_was_found() -> None:
     ctx = reported(bench=stored(version=3), ranks=stored())
-    assert headline(ctx) == f"{comparisons(ctx)['ranks'].sentence} bench: {NEWER}"
+    assert headline(ctx) == f"{comparisons(ctx)['ranks'].headline} bench: {NEWER}"
     assert summarize_run(ctx)["headline"] == headline(ctx)
 
 

@@ -282,7 +282,8 @@ def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
     words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", guide))))
     models = nodes_in(Experiment, {})
     assert {StageDef, Stats, Gate, NoRegression, Baseline, Schedule, Trigger, Execution} < models.keys()
-    keys = {f"{model.__name__}.{key}" for model in models for key in model.model_fields}
+    fields = [(model.__name__, field.alias or key) for model in models for key, field in model.model_fields.items()]
+    keys = {f"{model}.{key}" for model, key in fields}
     assert sorted(key for key in keys if key.partition(".")[2] not in words) == []
     choices = {
         choice

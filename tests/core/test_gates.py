@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +28,8 @@ from crucible_core import (
     GateResult,
     InvalidExperimentError,
     NoRegression,
+    Registry,
+    Stage,
     StageFailedError,
     judge_gates,
     load_experiment,
@@ -35,6 +41,7 @@ from crucible_core.gates.judge import HOLDS
 from crucible_core.gates.outcome import EarlierRun
 from crucible_core.gates.regression import WATCHED
 from crucible_core.ir.gates import BOUNDS
+from crucible_core.metrics import results
 
 
 @dataclass
@@ -49,7 +56,7 @@ class Kept:
         self.asked.append(baseline)
         return self.runs
 
-    def since(self, run_id: str) -> Sequence[EarlierRun]:
+    def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
         return self.later
 
 
@@ -92,8 +99,11 @@ RULES = {"gates": [{"name": "one", "metric": "a", "at_least": 1}, {"name": "two"
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
-        ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below; given: none"),
+        ({"metric": "a"}, "a metric has one bound, above, at_least, at_most, below, is; given: none"),
         ({"metric": "a", "above": 1, "below": 2}, "given: above and below"),
+        ({"metric": "a", "is": True, "below": 2}, "given: below and is"),
+        ({"metric": "a", "is": 1}, "valid boolean"),
+        ({"metric": "a", "is_": True}, "unknown key 'gates.0.is_'; did you mean 'is'?"),
         ({"at_least": 1}, "a gate needs a `metric` with a bound, or `no_regression`"),
         ({}, "a gate needs a `metric` with a bound, or `no_regression`"),
         ({"metric": "a", "at_least": 1, "no_regression": {"group": "g", "margin": 1}}, "make two gates of it"),
@@ -126,8 +136,6 @@ def test_a_gate_that_says_nothing_or_two_things_is_refused_where_it_stands(
 ) -> None:
     described = experiment_of("nothing").to_dict()
     file = tmp_path / "e.json"
-    import json
-
     file.write_text(json.dumps({**described, "gates": [{"name": "x", **gate}]}, indent=1))
     with pytest.raises(InvalidExperimentError) as raised:
         load_experiment(file)
@@ -152,7 +160,8 @@ def test_a_dependency_is_the_key_of_an_asset(deps: list[str], said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "baseline", ["last_passing", {"run": "0a1b2c3d"}, {"last_runs": 5}, {"variant": "small"}, None]
+    "baseline",
+    ["last_passing", {"run": "0a1b2c3d"}, {"last_runs": 5, "any_options": True}, {"any_options": True}, None],
 )
 def test_gates_are_written_back_as_they_were_read(baseline: Any) -> None:
     rule = {"group": "svm", "margin": 0.5, **({} if baseline is None else {"baseline": baseline})}
@@ -199,8 +208,11 @@ gates:
 
 
 def test_every_bound_is_implemented_and_has_its_words() -> None:
-    assert set(HOLDS) == set(BOUNDS) == {name for name in Gate.model_fields if name in BOUNDS}
-    assert len(BOUNDS) == 4
+    fields = {field.alias or name for name, field in Gate.model_fields.items()}
+    assert set(HOLDS) == set(BOUNDS) == fields & set(BOUNDS)
+    assert len(BOUNDS) == 5
+    described = Experiment.model_json_schema()["$defs"]["Gate"]["properties"]
+    assert described["is"]["description"] == "For a metric that is true or false."
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -240,16 +252,12 @@ def test_a_number_that_reads_like_its_bound_is_written_out() -> None:
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
-        ({}, "there is no metric 'accuracy'; numbers: none"),
-        ({"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
-        ({"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
         ({"accuracy": math.nan}, "accuracy is not a number: it is 'NaN'"),
         ({"accuracy": "0.95"}, "accuracy is not a number: it is '0.95'"),
-        ({"accuracy": True}, "accuracy is not a number: it is True"),
-        ({"accuracy": np.bool_(True)}, "accuracy is not a number: it is True"),
         ({"accuracy": None}, "accuracy is not a number: it is None"),
         ({"accuracy": [0.95]}, "accuracy is not a number: it is [0.95]"),
-        ({"accuracy": {"svm": 0.95}}, "accuracy is not a number: it contains several: accuracy.svm"),
+        ({"accuracy": Decimal("sNaN")}, "accuracy is not a number: it is 'sNaN'"),
+        ({"accuracy": 1 + 0j}, "accuracy is not a number: it is '(1+0j)'"),
     ],
 )
 def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any], said: str) -> None:
@@ -260,6 +268,79 @@ def test_what_is_no_number_is_undecided_and_never_passes(metrics: dict[str, Any]
     assert verdict({**gate, "blocking": True}, **metrics).blocks is False
     strict = verdict({**gate, "blocking": True, "undecided": "fail"}, **metrics)
     assert (strict.status, strict.severity, strict.blocks) == ("undecided", "error", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "said"),
+    [
+        ("accuracy", {}, "there is no metric 'accuracy'; numbers: none"),
+        ("accuracy", {"acuracy": 0.5}, "there is no metric 'accuracy'; did you mean 'acuracy'?"),
+        ("accuracy", {"loss": 0.5, "note": "x"}, "there is no metric 'accuracy'; numbers: loss"),
+        ("accuracy", {"accuracy": {"svm": 0.95}}, "accuracy is not a number: it contains several: accuracy.svm"),
+        ("val.los", {"val": {"loss": 0.5}}, "there is no metric 'val.los'; did you mean 'val.loss'?"),
+        ("vall.loss", {"val": {"loss": 0.5}}, "there is no metric 'vall.loss'; did you mean 'val.loss'?"),
+        (
+            "val.deep.qqqqqqqqqqq",
+            {"val": {"deep": {"f1": 1}, "b": 2}, "x": 3},
+            "there is no metric 'val.deep.qqqqqqqqqqq'; numbers of val.deep: val.deep.f1",
+        ),
+    ],
+)
+def test_a_name_that_no_metric_has_fails_the_gate(name: str, metrics: dict[str, Any], said: str) -> None:
+    result = verdict({"metric": name, "at_least": 0.9, "blocking": True}, **metrics)
+    assert (result.status, result.severity, result.blocks, result.sentence) == ("failed", "error", True, said)
+    warned = verdict({"metric": name, "is": True, "severity": "warn"}, **metrics)
+    assert (warned.status, warned.fails) == ("failed", False)
+    rule = {"metric": name, "baseline": {"last_runs": 2}, "margin": 1}
+    for past in (None, Kept(numbered(0.9, 0.8))):
+        assert verdict({"no_regression": rule}, past, **metrics).sentence == said
+        assert verdict({"no_regression": rule}, past, **metrics).fails
+
+
+def test_a_metric_that_earlier_runs_do_not_have_is_undecided() -> None:
+    result = verdict(against(metric="speed", baseline={"last_runs": 2}), Kept(numbered(0.9, 0.8)), speed=1.0)
+    assert result.status == "undecided"
+    assert "the baseline cannot be compared: run" in result.sentence
+
+
+@pytest.mark.parametrize(
+    "number", [Decimal("0.9"), Fraction(9, 10), np.array(0.9), np.float64(0.9), np.longdouble(0.9)]
+)
+def test_every_type_of_number_is_held_to_a_bound(number: Any) -> None:
+    assert verdict({"metric": "a", "at_least": 0.9}, a=number).status == "passed"
+    assert verdict({"metric": "a", "above": 0.9}, a=number).status == "failed"
+    context, _ = measured(a=number, in_a={"mapping": number})
+    assert dict(results(context)) == {"a": 0.9, "in_a.mapping": 0.9}
+
+
+@pytest.mark.parametrize("yes", [True, np.bool_(True), 1, 1.0])
+def test_a_metric_that_is_true_or_false_is_held_to_is(yes: Any) -> None:
+    no = type(yes)(0)
+    good = verdict({"metric": "converged", "is": True}, converged=yes)
+    assert (good.status, good.sentence, good.numbers) == ("passed", "converged is true", {"value": 1, "bound": 1})
+    bad = verdict({"metric": "converged", "is": True, "blocking": True}, converged=no)
+    assert (bad.status, bad.blocks, bad.sentence) == ("failed", True, "converged is false, not true")
+    assert verdict({"metric": "diverged", "is": False}, diverged=no).status == "passed"
+    assert verdict({"metric": "converged", "is": True}, converged=0.5).sentence == "converged is 0.5, not true"
+    assert Gate.model_validate({"name": "g", "metric": "converged", "is": True}).words == "converged is true"
+
+
+def test_a_boolean_is_a_number_for_every_bound() -> None:
+    result = verdict({"metric": "converged", "at_least": 0.5, "blocking": True}, converged=False)
+    assert (result.status, result.blocks) == ("failed", True)
+    assert result.sentence == "converged is false (0), not at least 0.5"
+    assert verdict({"metric": "converged", "above": 0}, converged=np.bool_(True)).status == "passed"
+    assert dict(results(measured(converged=True)[0])) == {"converged": 1}
+
+
+def test_a_name_that_two_numbers_have_decides_nothing() -> None:
+    context, planned = measured({"name": "low", "metric": "val.loss", "at_most": 0.5})
+    context = context.put_metric("val", {"loss": 0.1}).put_metric("val.loss", 0.9)
+    (result,) = judge_gates(context, planned)
+    assert (result.status, result.fails) == ("undecided", False)
+    assert result.sentence == "several metrics have the name val.loss, with the values 0.1 and 0.9: rename one of them"
+    (same,) = judge_gates(context.put_metric("val.loss", 0.1), planned)
+    assert same.status == "passed"
 
 
 def test_nested_metrics_and_the_numbers_of_a_comparison_have_names() -> None:
@@ -346,8 +427,52 @@ def test_without_history_or_an_earlier_run_it_is_undecided_and_blocks_nothing() 
         result = verdict(gate, past, control=OLD, treatment=[0.0])
         assert (result.status, result.severity, result.blocks) == ("undecided", "warn", False)
         assert said in result.sentence
-    result = verdict(against(baseline={"variant": "small"}), Kept(), control=OLD, treatment=[0.0])
-    assert "no run of variant 'small' has succeeded" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("more", "baseline", "said"),
+    [
+        ({}, {}, "no earlier run of the experiment passed with the options of the file"),
+        ({"variants": {"small": {}}}, {}, "no earlier run of the experiment without a variant passed with the options"),
+        ({"variants": {"small": {}}, "variant": "small"}, {}, "no earlier run of variant 'small' passed with the"),
+        ({}, {"any_options": True}, "no earlier run of the experiment passed"),
+        ({"variants": {"small": {}}}, {"variant": "small"}, "no run of variant 'small' has succeeded with the options"),
+        (
+            {"variants": {"small": {}}},
+            {"variant": "small", "any_options": True},
+            "no run of variant 'small' has succeeded",
+        ),
+    ],
+)
+def test_it_says_which_runs_it_looked_for(more: dict[str, Any], baseline: dict[str, Any], said: str) -> None:
+    rule = {"group": "control", "margin": 1.0, **({"baseline": baseline} if baseline else {})}
+    experiment = experiment_of("nothing", "bench", gates=[{"name": "one", "no_regression": rule}], **more)
+    context = Context.begin(experiment, assigns={"bench_data": {"control": OLD, "treatment": [0.0]}})
+    (result,) = judge_gates(context, plan_experiment(experiment, registry()), Kept())
+    assert result.sentence.startswith(f"there is nothing to compare with yet: {said}")
+    assert ("with the options of the file" in result.sentence) != ("any_options" in baseline)
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "higher_is_better", "said"),
+    [
+        (-0.2, 0.05, True, "it is worse by more than the margin of 0.05"),
+        (0.2, 0.05, False, "it is worse by more than the margin of 0.05"),
+        (-0.2, 0.2, True, "it is worse, and the loss may be 0.2"),
+        (0.2, 0.2, False, "it is worse, and the loss may be 0.2"),
+    ],
+)
+def test_a_failed_gate_says_what_is_worse_and_by_how_much(
+    shift: float, margin: float, higher_is_better: bool, said: str
+) -> None:
+    now = [value + shift for value in OLD]
+    noisy = [value + noise for value, noise in zip(now, SPREAD, strict=True)]
+    gate = against(margin, paired=True, higher_is_better=higher_is_better)
+    result = verdict(gate, Kept(runs(OLD)), control=noisy, treatment=[0.0])
+    assert result.status == "failed"
+    assert "(95% CI of the difference [" in result.sentence
+    assert said in result.sentence
+    assert ("more than the margin of 0.2" in result.sentence) == (margin == 0.2)
 
 
 @pytest.mark.parametrize(
@@ -370,9 +495,9 @@ def test_a_baseline_that_cannot_be_compared_is_undecided(
     assert verdict(against(**options, undecided="fail"), Kept(earlier), control=OLD, treatment=[0.0]).fails
 
 
-def test_a_group_that_the_run_does_not_have_is_undecided_and_says_which_there_are() -> None:
+def test_a_group_that_the_run_does_not_have_fails_and_says_which_there_are() -> None:
     result = verdict(against(group="contrl"), Kept(runs(OLD)), control=OLD, treatment=[0.0])
-    assert result.status == "undecided"
+    assert result.status == "failed"
     assert "there is no group 'contrl'; did you mean 'control'?; groups: control, treatment" in result.sentence
 
 
@@ -629,3 +754,53 @@ def test_a_stage_that_fails_is_what_the_error_says_and_no_gate() -> None:
     gates = [{"name": "g", "metric": "accuracy", "above": 1, "blocking": True}]
     with pytest.raises(StageFailedError):
         run_experiment(experiment_of("measure", "fail", gates=gates), registry=registry())
+
+
+# --- the reports ------------------------------------------------------------------------------------------------------
+
+
+def reported(*more: Any, **gate: Any) -> Experiment:
+    outputs = [
+        {"name": "full", "formats": ["markdown", "html", "json", "latex"]},
+        {"name": "shown", "formats": ["markdown"], "sink": "stdout"},
+    ]
+    gates = [{"name": "good", "metric": "accuracy", **gate}]
+    return experiment_of({"name": "measure", "options": {"value": 0.5}}, "report", *more, outputs=outputs, gates=gates)
+
+
+def test_the_saved_reports_have_the_results_of_the_gates(capsys: pytest.CaptureFixture[str]) -> None:
+    context = run_experiment(reported(at_least=0.4), registry=registry())
+    for report_format in ("markdown", "html", "latex"):
+        text = Path(context.artifacts[f"full.{report_format}"]).read_text()
+        assert "accuracy is 0.5, at least 0.4" in text
+    saved = json.loads(Path(context.artifacts["full.json"]).read_text())
+    assert saved["gates"] == [one.to_dict() for one in context.trace.gates]
+    assert saved["status"] == "succeeded"
+    assert saved["stages"] == {"measure": "succeeded", "report": "succeeded"}
+    assert capsys.readouterr().out.count("# tried") == 1
+
+
+def test_the_report_of_a_run_that_a_gate_fails_says_so() -> None:
+    with pytest.raises(GateFailedError) as raised:
+        run_experiment(reported(at_least=0.9, blocking=True), registry=registry())
+    saved = json.loads(Path(raised.value.context.artifacts["full.json"]).read_text())
+    assert saved["status"] == "failed"
+    assert saved["failure"] == {"stage": None, "error_type": "GateFailedError", "message": str(raised.value)}
+    markdown = Path(raised.value.context.artifacts["full.markdown"]).read_text()
+    assert "| good | failed (blocking) | accuracy is 0.5, not at least 0.9 |" in markdown
+
+
+def test_a_report_that_cannot_be_written_again_leaves_the_verdict(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(Stage):
+        """Puts a file where the folder of the reports is to be."""
+
+        def run(self, ctx: Context) -> Context:
+            folder = Path(ctx.artifacts["full.json"]).parent
+            shutil.rmtree(folder)
+            folder.write_text("")
+            return ctx
+
+    stages = Registry({**{name: registry()[name] for name in ("measure", "report")}, "gone": Gone})
+    context = run_experiment(reported("gone", at_least=0.4), registry=stages)
+    assert [one.status for one in context.trace.gates] == ["passed"]
+    assert "what stage 'report' wrote does not show the gates: cannot write" in caplog.text

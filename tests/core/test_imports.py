@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import crucible_core
+from crucible_core.values.entry_points import installed_entries
 
 HEAVY = [
     "crucible_dagster",
@@ -66,6 +69,45 @@ def test_looking_around_loads_nothing_heavy() -> None:
     looks = [["--version"], ["stages"], ["stages", "bench"], ["schema"]]
     assert loaded("".join(command(*arguments) for arguments in looks)) == set()
     assert loaded(command("--help") + command("run", "--help")) == FACE
+
+
+# What takes a quarter of a second or more to import, and what needs it.
+WAIT = {"crucible_core.context", "crucible_core.ir.experiment", "numpy", "pydantic", "rich", "ruamel.yaml"}
+
+
+def modules_after(program: str) -> set[str]:
+    """Every module that a new interpreter has loaded after the program."""
+    report = "\nimport sys\nprint('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program + report], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("loaded:").split())
+
+
+@pytest.mark.slow
+def test_help_waits_for_nothing_that_only_a_command_needs() -> None:
+    found = modules_after(command("--help"))
+    assert found.isdisjoint(WAIT), found & WAIT
+    assert sum(name.startswith(("crucible_core", "crucible_dagster")) for name in found) <= 14
+
+
+@pytest.mark.slow
+def test_validating_waits_for_no_renderer_no_chart_and_no_stage_that_the_experiment_does_not_have() -> None:
+    Path("plain.yaml").write_text("id: a\npipeline: [{name: validate}, {name: report}]\n")
+    found = modules_after(command("validate", "plain.yaml"))
+    unwanted = {"crucible_core.report.render", "crucible_bench.plots", "crucible_core.stages.bench", "rich"}
+    assert found.isdisjoint(unwanted), found & unwanted
+
+
+def test_a_public_name_stays_what_it_is_when_a_module_of_that_name_is_imported() -> None:
+    for name in ("progress", "stage"):
+        importlib.import_module(f"crucible_core.{name}")
+        assert inspect.isfunction(getattr(crucible_core, name))
+
+
+def test_the_entry_points_are_those_that_python_finds() -> None:
+    for group in ("crucible.stages", "crucible.commands", "console_scripts"):
+        known = {(entry.name, entry.value) for entry in importlib.metadata.entry_points(group=group)}
+        assert {(entry.name, entry.value) for entry in installed_entries(group)} == known
 
 
 @pytest.mark.slow

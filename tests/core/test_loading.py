@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -245,10 +246,18 @@ def test_an_endless_device_is_refused() -> None:
         load_experiment("/dev/zero")
 
 
-@pytest.mark.parametrize("raw", [b"id: \xff\n", b"\xff\xfei\x00d\x00", b"\x80", "id: ä".encode("latin-1")])
+@pytest.mark.parametrize("raw", [b"id: \xff\n", b"\x80", "id: ä".encode("latin-1")])
 @pytest.mark.parametrize("name", ["a.yaml", "a.json"])
 def test_a_file_that_is_not_utf8_is_refused_with_the_byte(raw: bytes, name: str) -> None:
-    assert "is not UTF-8: byte" in refusal(raw, name).message
+    message = refusal(raw, name).message
+    assert "is not UTF-8: byte" in message
+    assert message.endswith("; save it as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_utf_16_is_refused_by_its_name(encoding: str, name: str) -> None:
+    assert refusal("id: a\n".encode(encoding), name).message == "this file is UTF-16; save it as UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -572,15 +581,64 @@ def test_nesting_up_to_the_limit_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 0.001), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}), ("", None), ("a b", "a b")]
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("[1, 2]", [1, 2]),
+        ("[1,\n2]", [1, 2]),
+        ("{a: b, 0: [x]}", {"a": "b", "0": ["x"]}),
+        ("", None),
+        ("true", True),
+        ('"true"', "true"),
+        ("'#1'", "#1"),
+        ('"a # b"', "a # b"),
+    ],
 )
 def test_a_value_on_the_command_line_is_read_as_in_a_file(text: str, value: Any) -> None:
     assert parse_scalar(text) == value
 
 
-@pytest.mark.parametrize("text", ["[1", "yes", "a: b: c", "--- a\n--- b", "!!str a"])
-def test_a_bad_value_on_the_command_line_is_refused(text: str) -> None:
-    with pytest.raises(InvalidExperimentError, match=r"^value:\d:\d+: "):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a b",
+        "#ff0000",
+        "task #3",
+        "a: b: c",
+        "- a",
+        "--- a\n--- b",
+        "!!str a",
+        "*.csv",
+        "&a",
+        "| x",
+        " lead",
+        "it's",
+        "@x",
+    ],
+)
+def test_a_text_on_the_command_line_is_taken_as_it_is(text: str) -> None:
+    assert parse_scalar(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1", "begins like a list, and is not valid YAML"),
+        ("[1] # one", "begins like a list"),
+        ("[a, #b\n c]", "begins like a list"),
+        ("{color: #ff0000}", "begins like a mapping"),
+        ("[INST] hello", "put quotes around a text"),
+        ("[1], [2]", "begins like a list"),
+        ('"a" # b', "begins like a quoted text"),
+        ('"a": b', "begins like a quoted text"),
+        ("'tis", "begins like a quoted text"),
+        ("[*a]", "has no anchor"),
+        ("yes", "a boolean in YAML 1.1"),
+        ("[yes]", "a boolean in YAML 1.1"),
+    ],
+)
+def test_a_value_on_the_command_line_that_is_not_complete_or_not_clear_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=re.escape(reason)):
         parse_scalar(text)
 
 

@@ -187,7 +187,7 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ({"name": "train"}, ["stage 'train', option 'epochs' is missing"]),
         (
             {"name": "train", "options": {"epochs": 1, "epoch": 2}},
-            ["stage 'train', option unknown key 'epoch'; did you mean 'epochs'?; known: epochs, optimizer, seeds"],
+            ["stage 'train' has no option 'epoch'; did you mean 'epochs'?; its options: epochs, optimizer, seeds"],
         ),
         ({"name": "train", "options": {"epochs": "3"}}, ["option epochs: Input should be a valid integer", "'3'"]),
         ({"name": "train", "options": {"epochs": 1.5}}, ["option epochs", "valid integer", "1.5"]),
@@ -207,7 +207,10 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ),
         (
             {"name": "train", "options": {"epochs": 1, "optimizer": {"learning_rat": 1}}},
-            ["optimizer.learning_rat", "did you mean 'learning_rate'?; known: kind, learning_rate"],
+            [
+                "option 'optimizer' of stage 'train' has no field 'learning_rat'; did you mean 'learning_rate'?; "
+                "its fields: kind, learning_rate"
+            ],
         ),
         ({"name": "bounds", "options": {"verbose": 1}}, ["option verbose", "valid boolean"]),
         ({"name": "bounds", "options": {"verbose": "true"}}, ["option verbose", "valid boolean"]),
@@ -216,7 +219,7 @@ def refused(*pipeline: str | dict[str, Any], more: dict[str, type[Stage]] | None
         ({"name": "bounds", "options": {"pair": [1]}}, ["option 'pair.1' is missing"]),
         ({"name": "bounds", "options": {"size": "big"}}, ["option size"]),
         ({"name": "measure", "options": {"value": "high"}}, ["stage 'measure', option value: Input should be a valid"]),
-        ({"name": "nothing", "options": {"x": 1}}, ["option unknown key 'x'; known: none"]),
+        ({"name": "nothing", "options": {"x": 1}}, ["stage 'nothing' has no option 'x'; its options: none"]),
         ({"name": "s", "module": "no_such_module:Train"}, ["stage 's': there is no module 'no_such_module'"]),
         ({"name": "s", "module": "os:system"}, ["stage 's': 'os:system' is not a stage"]),
         ({"name": "train", "enabled": False}, ["option 'epochs' is missing"]),
@@ -743,6 +746,79 @@ def test_an_observer_that_raises_changes_nothing_and_the_others_are_still_told(
     assert heard == list(ctx.trace.events)
     assert "the screen is gone" in caplog.text
     assert "stage 'choose'" in caplog.text
+
+
+@pytest.mark.parametrize("debugging", [False, True])
+def test_an_observer_that_raises_is_logged_once_in_a_run_in_one_sentence(
+    debugging: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent(Observer):
+        """Raises in every method."""
+
+        interval = 0.0
+
+        def __repr__(self) -> str:
+            return "silent"
+
+        def on_event(self, event: Event) -> None:
+            raise Broken("the screen is gone")
+
+        def on_progress(self, update: ProgressUpdate) -> None:
+            raise Broken("the screen is gone")
+
+        def run_ended(self, error: BaseException | None) -> None:
+            raise Broken("the screen is gone")
+
+    @stage
+    def works(ctx: Context) -> Context:
+        list(progress(range(3)))
+        return ctx
+
+    silent = Silent()
+    with caplog.at_level("DEBUG" if debugging else "INFO", "crucible"):
+        for _ in range(2):
+            run("choose", "works", registry=registry() | {"works": works}, observers=[silent])
+    told = [record for record in caplog.records if record.name == "crucible"]
+    assert [record.getMessage() for record in told] == 2 * [
+        "the observer silent failed in on_event of stage 'choose': Broken: the screen is gone; the run goes on, and "
+        "further errors of it are not logged"
+    ]
+    assert all(bool(record.exc_info) is debugging for record in told)
+
+
+def test_an_attempt_gets_as_it_is_what_cannot_be_copied() -> None:
+    calls: list[list[int]] = []
+
+    @stage
+    def flaky(ctx: Context) -> Context:
+        rows, lock = ctx.assigns["rows"], ctx.assigns["lock"]
+        rows[0].append(1)
+        calls.append(list(rows[0]))
+        if len(calls) < 3:
+            raise OSError("flaky")
+        return ctx.put_metric("same", lock is values["lock"] and rows[0] is ctx.assigns["first"])
+
+    first: list[int] = []
+    values = {"rows": [first], "lock": threading.Lock(), "first": first}
+    pipeline = {"name": "flaky", "retry": {"max_retries": 2}}
+    ctx = run(pipeline, registry=registry() | {"flaky": flaky}, assigns=values)
+    assert calls == [[1], [1], [1]]
+    assert ctx.metrics["same"] is True
+
+
+def test_without_a_retry_a_stage_gets_the_very_values_of_the_context() -> None:
+    class Costly:
+        def __deepcopy__(self, memo: object) -> Costly:
+            raise AssertionError("it is copied")
+
+    @stage
+    def looks(ctx: Context) -> Context:
+        return ctx.put_metric("same", ctx.assigns["value"] is value)
+
+    value = Costly()
+    for retry in ({}, {"retry": {"max_retries": 0}}, {"retry": {"max_retries": 1}}):
+        made = run({"name": "looks", **retry}, registry=registry() | {"looks": looks}, assigns={"value": value})
+        assert made.metrics["same"] is True
 
 
 class Watching(Observer):

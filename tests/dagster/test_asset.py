@@ -25,6 +25,7 @@ from dagster import (
     TextMetadataValue,
     UrlMetadataValue,
 )
+from markdown_it import MarkdownIt
 from stages_for_tests import experiment_of, registry
 
 from crucible_bench.plots import run_chart
@@ -32,7 +33,7 @@ from crucible_core import Context, InvalidExperimentError, Registry, Stage, load
 from crucible_core.report import headline
 from crucible_dagster import asset_for, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
-from crucible_dagster.execute.metadata import MAX_MARKDOWN, materialization
+from crucible_dagster.execute.metadata import MAX_MARKDOWN, materialization, observation
 from crucible_dagster.execute.run_chart import RUNS, SERIES, chart_of_runs
 
 
@@ -166,7 +167,8 @@ def test_numbers_that_are_not_plain_floats_are_shown_as_what_they_are() -> None:
     assert metadata["half"] == FloatMetadataValue(0.5)
     assert metadata["single"] == FloatMetadataValue(float(np.float32(0.1)))
     assert metadata["count"] == IntMetadataValue(7)
-    assert not {"nan", "infinite", "huge", "yes"} & {
+    assert metadata["yes"] == IntMetadataValue(1)
+    assert not {"nan", "infinite", "huge"} & {
         name for name, value in metadata.items() if isinstance(value, IntMetadataValue | FloatMetadataValue)
     }
     assert metadata["report (metric)"] == FloatMetadataValue(0.25)
@@ -185,6 +187,26 @@ def test_artifacts_are_links_and_the_trace_is_a_table() -> None:
     assert metadata["page"] == UrlMetadataValue("https://example.org/a")
     assert isinstance(metadata["odd"], TextMetadataValue)
     assert isinstance(metadata["stages"], TableMetadataValue | TextMetadataValue)
+
+
+EVIL = "![x](https://evil.example/x.png) <b> `code` \x1b[31m"
+
+
+def test_markdown_in_names_stays_text_in_the_descriptions_that_dagster_renders() -> None:
+    context = run_of(**{EVIL: 0.5}).decide(EVIL, EVIL)
+    experiment = experiment_of("nothing", description=f"First line.\n{EVIL.replace(chr(27), '')}")
+    described = [
+        materialization(context).description,
+        observation(experiment, context.trace.decisions[0]).description,
+        asset_for(experiment, registry()).description,
+        job_for(experiment, registry()).description,
+    ]
+    for description in described:
+        assert description is not None
+        assert "\x1b" not in description
+        rendered = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(description)
+        assert not re.search("<(img|a|b|code)[ >]", rendered), rendered
+    assert str(described[2]).startswith("First line.\n")
 
 
 IMAGE = re.compile(r"!\[[^\n]*\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]*)\)")

@@ -18,6 +18,7 @@ from postgres import dagster_home
 from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
+from crucible_bench import adjust_p_values
 from crucible_core import Context, StageFailedError, Trace, load_experiment
 from crucible_core.cli import main
 from crucible_core.cli.extensions import LazyCommand
@@ -128,11 +129,31 @@ def test_what_there_is_not_is_said_with_what_there_is(instance: DagsterInstance)
     assert crucible("runs", "--status", "good").exit_code == 2
 
 
-def test_looking_makes_no_instance(tmp_path: Path) -> None:
-    done = crucible("runs")
+LOOKING = [
+    ["runs"],
+    ["show", "abcd"],
+    ["compare", "abcd", "bcde"],
+    ["resume", "abcd"],
+    ["replay", "abcd"],
+    ["why", "abcd", "train"],
+    ["ticks", "nightly"],
+    ["store", "gc", "--delete"],
+    ["store", "verify"],
+    ["store", "pin", "abcd"],
+]
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_looking_makes_no_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    done = crucible(*command)
     assert done.exit_code == 2
     assert f"DAGSTER_HOME is not set, and there is no {tmp_path}/.crucible/dagster, which `crucible run" in done.stderr
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    done = crucible(*command)
+    assert (done.exit_code, f"DAGSTER_HOME={tmp_path}/home is an empty folder" in done.stderr) == (2, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["home"]
 
 
 def test_the_embedded_instance_is_found(tmp_path: Path) -> None:
@@ -302,6 +323,59 @@ def test_two_runs_are_compared_side_by_side(instance: DagsterInstance) -> None:
     assert data["options"] == [{"name": "measure.value", "a": 0.25, "b": 0.75}]
     assert data["values"] == ["metrics['accuracy']"]
     assert data["trace"] == []
+
+
+def test_more_than_two_runs_are_compared_in_one_table(instance: DagsterInstance) -> None:
+    runs = [run(instance, {"name": "measure", "options": {"value": value}}) for value in (0.25, 0.75, 0.25)]
+    short = [one.run_id[:8] for one in runs]
+    done = crucible("compare", *short)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert f"run {' '.join(short)}" in lines
+    assert f"metric {' '.join(short)}" in lines
+    assert "accuracy 0.25 0.75 0.25" in lines
+    assert "measure.value 0.25 0.75 0.25" in lines
+    data = printed("compare", *short)
+    assert [(one["a"]["run_id"], one["b"]["run_id"]) for one in data] == [
+        (runs[0].run_id, other.run_id) for other in runs[1:]
+    ]
+    alone = crucible("compare", short[0])
+    assert (alone.exit_code, f"name another run to compare {short[0]} with" in alone.stderr) == (2, True)
+
+
+def test_the_groups_of_all_runs_are_one_family(instance: DagsterInstance) -> None:
+    def benched(shift: float) -> str:
+        options = {"control": [n + shift for n in range(8)], "treatment": [3.0 + n * shift for n in range(8)]}
+        return run(instance, {"name": "groups", "options": options}, "bench").run_id
+
+    runs = [benched(shift) for shift in (0.5, 1.0, 2.5)]
+    changes = [change for one in printed("compare", *runs) for change in one["groups"]]
+    assert len(changes) == 4
+    expected = adjust_p_values([change["result"]["p_value"] for change in changes], "holm")
+    assert [change["p_adjusted"] for change in changes] == pytest.approx(list(expected))
+
+
+def test_runs_show_their_seed_and_the_options_that_differ(instance: DagsterInstance) -> None:
+    for seed, value in ((1, 0.25), (2, 0.75)):
+        run(instance, {"name": "measure", "options": {"value": value}}, seed=seed)
+    run(instance, "nothing", id="other")
+    listed = crucible("runs").stdout.splitlines()
+    assert "seed and changed options" in listed[0]
+    assert ["seed" in line for line in listed[1:4]] == [False, True, True]
+    assert "seed=2, measure.value=0.75" in listed[2]
+    assert "seed=1, measure.value=0.25" in listed[3]
+    assert [(one.get("seed"), one.get("changed_options")) for one in printed("runs", "tried")] == [
+        (2, {"measure.value": 0.75}),
+        (1, {"measure.value": 0.25}),
+    ]
+
+
+def test_a_direct_run_is_said_not_to_be_kept(instance: DagsterInstance) -> None:
+    run(instance, "nothing")
+    done = crucible("show", "ffff")
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.split())
+    assert "Direct runs are not kept: `crucible run FILE --dagster` keeps the run" in said
 
 
 def test_a_comparison_says_where_two_runs_went_different_ways(instance: DagsterInstance) -> None:

@@ -28,7 +28,7 @@ from dagster import (
 
 from crucible_core import InvalidExperimentError
 from crucible_dagster import build_definitions
-from crucible_dagster.execute.step import EXPERIMENT_KEY
+from crucible_dagster.execute.compiled import EXPERIMENT_KEY
 
 EXPERIMENT = "id: {id}\npipeline:\n  - name: validate\n  - name: report\n"
 
@@ -141,7 +141,11 @@ def test_the_ten_lines_of_the_guide_work(own_folder: Path, monkeypatch: pytest.M
     Path("src/my_project/definitions.py").write_text(lines)
     monkeypatch.syspath_prepend(own_folder / "src")
     made: Definitions = importlib.import_module("my_project.definitions").defs
-    assert set(made.resolve_all_asset_keys()) == {AssetKey("prices"), AssetKey(["crucible", "a"])}
+    assert set(made.resolve_all_asset_keys()) == {
+        AssetKey("prices"),
+        AssetKey(["crucible", "a"]),
+        AssetKey(["crucible", "a", "decisions"]),
+    }
     assert made.resolve_job_def("a").name == "a"
 
 
@@ -152,7 +156,7 @@ def test_ids_that_become_one_are_refused_each_with_where_the_other_stands() -> N
     for name, id in (("a", "x.y"), ("b", "x-y"), ("c", "x_y"), ("d", "z")):
         write(f"experiments/{name}.yaml", id)
     with pytest.raises(InvalidExperimentError) as caught:
-        build_definitions("experiments")
+        build_definitions("experiments", strict=True)
     folder = Path("experiments").absolute()
     assert str(caught.value).splitlines() == [
         f"{folder}/{name}.yaml:1:1: the id '{id}' is taken by experiment 'x.y' ({folder}/a.yaml:1:1): both are 'x_y' "
@@ -165,7 +169,7 @@ def test_an_id_that_is_given_twice_is_refused() -> None:
     write("experiments/a.yaml", "x")
     write("experiments/b.yaml", "x")
     with pytest.raises(InvalidExperimentError, match=r"b\.yaml:1:1: the id 'x' is taken by .* \(.*\); change one"):
-        build_definitions("experiments")
+        build_definitions("experiments", strict=True)
 
 
 def test_ids_that_become_one_when_definitions_are_merged_are_named_with_their_files() -> None:
@@ -193,7 +197,7 @@ def test_ids_that_become_one_when_definitions_are_merged_are_named_with_their_fi
 def test_an_id_that_dagster_cannot_show_is_refused(id: str, said: str) -> None:
     path = write("a.yaml", f'"{id}"')
     with pytest.raises(InvalidExperimentError) as caught:
-        build_definitions(path)
+        build_definitions(path, strict=True)
     assert str(caught.value).startswith(f"{path.absolute()}:1:1: ")
     assert said in str(caught.value)
 
@@ -203,7 +207,8 @@ def test_names_with_dashes_and_dots_and_a_leading_digit_are_kept_where_people_re
     made = build_definitions("a.yaml")
     job = made.resolve_job_def("2nd_try_b")
     assert job.tags["crucible/experiment"] == "2nd.try-b"
-    (spec,) = made.resolve_all_asset_specs()
+    spec, decisions = sorted(made.resolve_all_asset_specs(), key=lambda one: one.key)
+    assert decisions.key == AssetKey(["crucible", "2nd_try_b", "decisions"])
     assert spec.key == AssetKey(["crucible", "2nd_try_b"])
     assert spec.metadata["experiment"] == "2nd.try-b"
 
@@ -217,5 +222,5 @@ def test_a_location_of_two_hundred_experiments_has_each_under_its_name() -> None
     repository = build_definitions("experiments").get_repository_def()
     names = {f"many_{n}_b" for n in range(200)}
     assert {one.name for one in repository.get_all_jobs()} >= names
-    assert {key.path[-1] for key in repository.asset_graph.get_all_asset_keys()} == names
+    assert {key.path[1] for key in repository.asset_graph.get_all_asset_keys()} == names
     assert len(repository.schedule_defs) == 200

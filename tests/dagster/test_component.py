@@ -99,7 +99,10 @@ def test_one_experiment_inline_is_a_job_and_an_asset_and_finds_the_stages_beside
             "qa/train_qa.py": STAGES,
         }
     )
-    assert definitions.resolve_all_asset_keys() == [AssetKey(["crucible", "qa_1_b"])]
+    assert set(definitions.resolve_all_asset_keys()) == {
+        AssetKey(["crucible", "qa_1_b"]),
+        AssetKey(["crucible", "qa_1_b", "decisions"]),
+    }
     assert run(definitions, "qa_1_b").metrics == {"rate": 0.1, "word": ""}
 
 
@@ -139,9 +142,8 @@ def test_dagster_s_own_keys_beside_the_experiment_keep_their_meaning(load_projec
           assets:
             - attributes: {tags: {cost: low}, group_name: nightly}
         """)
-    (spec,) = load_project({"qa/defs.yaml": text}).resolve_all_asset_specs()
-    assert spec.tags["cost"] == "low"
-    assert spec.group_name == "nightly"
+    specs = load_project({"qa/defs.yaml": text}).resolve_all_asset_specs()
+    assert [(spec.tags["cost"], spec.group_name) for spec in specs] == [("low", "nightly")] * 2  # its decisions too
 
 
 def test_braces_that_are_not_dagster_s_stay_in_a_prompt(load_project: LoadProject) -> None:
@@ -221,7 +223,7 @@ MISTAKES: Mapping[str, tuple[str, list[str]]] = {
     ),
     "an option that the stage has not": (
         "id: qa\npipeline:\n  - name: a\n    module: train_qa:train\n    options:\n      rat: 1",
-        ["8:9: stage 'a', option unknown key 'rat'; did you mean 'rate'?"],
+        ["8:9: stage 'a' has no option 'rat'; did you mean 'rate'?"],
     ),
     "a stage that is not there": ("id: qa\npipeline:\n  - name: vlaidate", ["5:7: stage 'vlaidate': unknown stage"]),
     "a word that is a boolean in YAML 1.1": (

@@ -1,15 +1,32 @@
 """Each name that Dagster does not promise to keep is still there and does what is relied on."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import importlib
 import inspect
+import logging
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from dagster import AssetCheckEvaluation, AssetKey, build_reconstructable_job
+from dagster import (
+    AssetCheckEvaluation,
+    AssetKey,
+    DagsterInstance,
+    DagsterRun,
+    GraphDefinition,
+    OpDefinition,
+    OpExecutionContext,
+    Output,
+    build_reconstructable_job,
+    in_process_executor,
+)
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster_shared.error import SerializableErrorInfo
+from stages_for_tests import experiment_of, registry
 
-from crucible_dagster import dagster_internals
+from crucible_dagster import dagster_internals, execute_experiment
 from crucible_dagster.dagster_internals import (
     PRELOADED_MODULES,
     RESUME_RETRY_TAG,
@@ -45,6 +62,58 @@ def test_a_reconstructable_job_is_what_dagster_s_own_function_makes() -> None:
     )
     assert isinstance(made, ReconstructableJob)
     assert made.get_definition().name == "x"
+
+
+def test_the_origin_of_a_run_is_a_name_and_its_label_is_the_tag_that_the_ui_asks_for() -> None:
+    location = dagster_internals.RegisteredCodeLocationOrigin("lab")
+    origin = dagster_internals.RemoteJobOrigin(dagster_internals.RemoteRepositoryOrigin(location, "shelf"), "tried")
+    run = DagsterRun("tried", remote_job_origin=origin)
+    assert run.tags_for_storage()[".dagster/repository"] == "shelf@lab"
+    assert location.get_display_metadata() == {}
+
+
+def test_a_job_in_memory_is_run_and_a_plan_has_the_steps_that_are_left() -> None:
+    def work(context: OpExecutionContext, inputs: object) -> Iterator[Output[int]]:
+        yield Output(1)
+
+    ops = [OpDefinition(work, name) for name in ("first", "second")]
+    graph = GraphDefinition(name="tried", node_defs=ops)
+    job = dagster_internals.InMemoryJob(graph.to_job(executor_def=in_process_executor))
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(job_def=job.get_definition())
+        assert execute_run(job, run, instance).success
+        known = dagster_internals.KnownExecutionState.build_for_reexecution(instance, run)
+        known = known.update_for_step_selection({"second"})
+    plan = dagster_internals.create_execution_plan(job, step_keys_to_execute=["second"], known_state=known)
+    assert isinstance(plan, dagster_internals.ExecutionPlan)
+    assert plan.step_keys_to_execute == ["second"]
+
+
+def test_what_is_left_of_a_failed_run() -> None:
+    def fail(context: OpExecutionContext, inputs: object) -> None:
+        raise ValueError
+
+    graph = GraphDefinition(name="tried", node_defs=[OpDefinition(fail, "one")])
+    job = dagster_internals.InMemoryJob(graph.to_job(executor_def=in_process_executor))
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(job_def=job.get_definition())
+        execute_run(job, run, instance)
+        failed = instance.get_run_by_id(run.run_id)
+        steps, _ = dagster_internals.KnownExecutionState.build_resume_retry_reexecution(instance, failed)
+    assert list(steps) == ["one"]
+
+
+def test_an_error_that_another_process_told_is_shown_as_it_was_told() -> None:
+    told = SerializableErrorInfo("the rate is negative", [], "ValueError")
+    try:
+        raise dagster_internals.DagsterUserCodeProcessError("x", user_code_process_error_infos=[told])
+    except dagster_internals.DagsterUserCodeProcessError:
+        assert serializable_error_info_from_exc_info(sys.exc_info()) is told  # type: ignore[arg-type]
+
+
+def test_the_results_of_an_earlier_run_are_named_by_step_and_output() -> None:
+    state = dagster_internals.PastExecutionState("r", set(), None)
+    assert state._fields == ("run_id", "produced_outputs", "parent_state")
 
 
 def test_dagsters_own_check_of_a_cron_schedule() -> None:
@@ -85,3 +154,28 @@ def test_nothing_else_imports_from_an_underscore_module() -> None:
         if path.name != "dagster_internals.py" and "dagster._" in path.read_text()
     ]
     assert offenders == []
+
+
+def test_a_run_waits_for_no_log_handler_of_another_thread(tmp_path: Path) -> None:
+    # Dagster's own way takes the lock of every handler while it holds that of `logging`: two runs in threads of one
+    # process, one of which logs, then wait for each other forever.
+    handler = logging.StreamHandler()
+    settings = {"telemetry": {"enabled": False}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=settings) as instance, ThreadPoolExecutor(1) as pool:
+        handler.acquire()
+        try:
+            ran = pool.submit(execute_experiment, experiment_of("nothing"), registry=registry(), instance=instance)
+            assert ran.result(timeout=60).completed_stages == ("nothing",)
+        finally:
+            handler.release()
+
+
+@pytest.mark.filterwarnings("ignore:Handling yaml-defined logging configuration")
+def test_handlers_in_the_settings_of_the_instance_hear_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = {"told": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "level": "DEBUG"}}
+    overrides = {"python_logs": {"dagster_handler_config": {"handlers": handlers}}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+        execute_experiment(experiment_of("nothing"), registry=registry(), instance=instance)
+    assert "RUN_SUCCESS" in capsys.readouterr().err

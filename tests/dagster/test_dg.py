@@ -125,6 +125,6 @@ def test_dg_shows_the_line_of_an_option_that_is_wrong(said: Mapping[str, subproc
     (line,) = re.findall(r"defs/night/(defs\.yaml:15:9: .*)", done.stdout)
     assert (
         line
-        == "defs.yaml:15:9: stage 'toss', option unknown key 'toses'; did you mean 'tosses'?; known: bias, seed, tosses"
+        == "defs.yaml:15:9: stage 'toss' has no option 'toses'; did you mean 'tosses'?; its options: bias, seed, tosses"
     )
     assert line in GUIDE.read_text()

@@ -110,6 +110,34 @@ def test_retries_are_counted_alike(run: Run, tmp_path: Path) -> None:
     assert dagster.trace.endings["fail_until"].attempts == 3  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_each_attempt_begins_with_what_the_stage_was_given(run: Run, tmp_path: Path, cache: bool) -> None:
+    def described(counter: str, successes_after: int) -> Experiment:
+        options = {"counter": str(tmp_path / counter), "successes_after": successes_after}
+        stage = {"name": "mutate", "module": "agreement_stages:MutateUntil", "retry": {"max_retries": 2}}
+        return experiment(
+            {"name": "produce"},
+            {"name": "share"},
+            {**stage, "options": options, "cache": cache},
+            metadata={"notes": []},
+        )
+
+    direct, dagster = run_experiment(described("direct", 2)), run(described("dagster", 2))
+    for context in (direct, dagster):
+        assert context.trace.endings["mutate"].attempts == 3  # type: ignore[union-attr]
+        # The names of one object are those of one object in each attempt.
+        assert context.assigns["list"] == context.assigns["same_list"] == [1, 2, 3, 4, 5]
+        assert context.assigns["array"].tolist() == [[0, 10, 20], [30, 40, 50]]
+        assert list(context.outputs) == [{"n": 2}]
+        assert (context.metrics["notes"], context.metrics["seen"]) == (["changed"], [0, 1])
+    with pytest.raises(StageFailedError) as directly:
+        run_experiment(described("direct failing", 9))
+    with pytest.raises(StageFailedError) as on_dagster:
+        run(described("dagster failing", 9))
+    assert directly.value.context.differences(on_dagster.value.context) == ()
+    assert directly.value.context.assigns["list"] == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("how", ["raise", "exit", "none", "mutate"])
 def test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood(run: Run, how: str) -> None:
     described = experiment({"name": "produce"}, {"name": "fail", "options": {"how": how}}, {"name": "summarize"})
@@ -134,7 +162,8 @@ def gated(*, blocking: bool) -> Experiment:
             {"name": "enough", "metric": "decided", "at_least": 2},
             {"name": "more", "metric": "decided", "above": 2, "blocking": blocking},
             {"name": "most", "metric": "decided", "above": 3, "severity": "warn"},
-            {"name": "unknown", "metric": "undecided", "above": 2, "undecided": "fail"},
+            {"name": "unknown", "metric": "undecided", "above": 2},
+            {"name": "text", "metric": "said", "above": 2, "undecided": "fail"},
         ],
     )
 
@@ -148,6 +177,17 @@ def test_gates_say_the_same_and_leave_the_context_alone(run: Run, instance: Dags
     )
 
 
+def test_every_kind_of_number_is_one_to_a_gate(run: Run) -> None:
+    number = {"float32", "int64", "bool_", "big", "decimal", "fraction", "yes", "inf"}
+    other = {"text", "none", "complex", "nan", "array"}
+    gates = [{"name": name, "metric": name, "above": 0} for name in sorted(number | other)]
+    described = experiment({"name": "kinds_of_numbers"}, gates=gates)
+    for context in (run_experiment(described), run(described)):
+        found = {one.gate: one.status for one in context.trace.gates}
+        assert {name for name, status in found.items() if status == "passed"} == number
+        assert {name for name, status in found.items() if status == "undecided"} == other
+
+
 def test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context(run: Run) -> None:
     described = gated(blocking=True)
     with pytest.raises(GateFailedError) as direct:
@@ -156,7 +196,7 @@ def test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context(
         run(described)
     assert str(dagster.value) == str(direct.value)
     assert dagster.value.gates == direct.value.gates
-    assert [one.status for one in dagster.value.gates] == ["passed", "failed", "failed", "undecided"]
+    assert [one.status for one in dagster.value.gates] == ["passed", "failed", "failed", "failed", "undecided"]
     assert direct.value.context.differences(dagster.value.context) == ()
     assert dagster.value.context.completed_stages == ("decide_twice", "gates")
 

@@ -33,14 +33,14 @@ from crucible_core import (
 )
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
-from crucible_dagster.execution import QUIET, outcome
+from crucible_dagster.execution import QUIET, outcome, rebuild_job
 from crucible_dagster.history.earlier_runs import EarlierRuns
 from crucible_dagster.names import dagster_name, gates_step
 from crucible_dagster.rerun.replay import replay_run
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import EXPERIMENT_TAG, GATES_TAG, VARIANT_TAG
+from crucible_dagster.tags import EXPERIMENT_TAG, GATES_TAG, OPTIONS_TAG, VARIANT_TAG
 
 GOOD = [0.80, 0.82, 0.79, 0.81, 0.80, 0.83, 0.78, 0.81]
 BAD = [0.60, 0.63, 0.58, 0.61, 0.62, 0.59, 0.60, 0.61]
@@ -138,7 +138,7 @@ def test_a_blocking_gate_fails_the_run_which_keeps_its_report_and_its_context(
     with pytest.raises(GateFailedError) as raised:
         execute_experiment(experiment, registry=registry(), instance=instance)
     context = raised.value.context
-    assert Path(context.artifacts["report.html"]).exists()
+    assert "accuracy is 0.5, not at least 0.9" in Path(context.artifacts["report.html"]).read_text()
     stored = instance.get_run_by_id(context.run_id)
     assert stored is not None
     assert (stored.status, stored.tags[GATES_TAG]) == (DagsterRunStatus.FAILURE, "failed")
@@ -167,7 +167,7 @@ def test_an_undecided_gate_is_a_warning_and_no_pass(memory: DagsterInstance, nam
     context = run(memory, described(name, GOOD, {**NO_WORSE, "blocking": True}))
     (evaluation,) = evaluations(memory, context.run_id)
     assert (evaluation.passed, evaluation.severity) == (False, AssetCheckSeverity.WARN)
-    assert "no earlier run of the experiment passed" in str(evaluation.description)
+    assert str(evaluation.description).startswith("undecided: there is nothing to compare with yet: no earlier run")
     (listed,) = History(memory).runs(name)
     assert (listed.status, listed.gates) == ("succeeded", "undecided")
 
@@ -249,6 +249,67 @@ def test_runs_of_another_variant_are_not_the_last_passing_run(memory: DagsterIns
     run(memory, described(name, BAD), **{VARIANT_TAG: "large"})
     found = gates(memory, run(memory, described(name, GOOD, NO_WORSE), **{VARIANT_TAG: "small"}))
     assert found["no_worse"].baseline_runs == (small.run_id,)
+
+
+def test_runs_with_other_options_than_the_file_are_a_baseline_only_where_the_file_says_so(
+    memory: DagsterInstance, name: str
+) -> None:
+    any_options = {"group": "treatment", "margin": 0.05, "baseline": {"any_options": True}}
+    rules = (NO_WORSE, {"name": "whatever", "no_regression": any_options})
+    file = described(name, GOOD, *rules)
+    first = run(memory, file)
+    better = [value + 0.1 for value in GOOD]
+    job = job_for(file, registry())
+    config = {**QUIET, "ops": {"groups": {"config": {"treatment": better}}}}
+    typed = job.execute_in_process(instance=memory, run_config=config)
+    found = gates(memory, run(memory, file))
+    assert found["no_worse"].baseline_runs == (first.run_id,)
+    assert found["whatever"].baseline_runs == (typed.run_id,)
+    changed = execute_experiment(
+        file.with_options("groups", {"treatment": better}), registry=registry(), instance=memory
+    )
+    # It is judged itself, by the last run that was as the file says.
+    assert gates(memory, changed)["no_worse"].status == "passed"
+    same = execute_experiment(file.with_options("groups", {"treatment": GOOD}), registry=registry(), instance=memory)
+    assert gates(memory, same)["whatever"].baseline_runs == (changed.run_id,)
+    # What is in the Launchpad without having been typed is as the file says, and so is another seed.
+    written_out = {**QUIET, "ops": {"groups": {"config": {"treatment": GOOD}}}}
+    last = job.execute_in_process(instance=memory, run_config=written_out, tags={OPTIONS_TAG: "changed"})
+    assert gates(memory, run(memory, file.with_seed(7)))["no_worse"].baseline_runs == (last.run_id,)
+
+
+def test_a_run_with_changed_options_is_marked_under_every_executor_and_when_it_is_executed_again(
+    memory: DagsterInstance, name: str
+) -> None:
+    file = described(name, GOOD)
+    changed = file.with_options("groups", {"treatment": BAD})
+    assert [one.options_changed for one in (file, changed, changed.with_seed(1))] == [False, True, True]
+    rebuilt = rebuild_job(
+        experiment=changed.to_json(),
+        options_changed=changed.options_changed,
+        path=None,
+        stages={one: f"{registry()[one].__module__}:{registry()[one].__qualname__}" for one in ("groups", "bench")},
+        importable=None,
+    )
+    ran = rebuilt.execute_in_process(instance=memory, run_config=QUIET)
+    stored = memory.get_run_by_id(ran.run_id)
+    assert stored is not None
+    assert stored.tags[OPTIONS_TAG] == "changed"
+
+
+def test_looks_leave_out_runs_with_other_options(memory: DagsterInstance, name: str) -> None:
+    def measured(*rules: dict[str, Any]) -> Experiment:
+        return experiment_of({"name": "measure", "options": {"value": 0.8}}, id=name, gates=rules)
+
+    first = run(memory, measured())
+    run(memory, measured().with_options("measure", {"value": 0.1}))
+    found = {}
+    for more in ({}, {"any_options": True}):
+        baseline = {"run": first.run_id, **more}
+        rule = {"metric": "accuracy", "margin": 0.5, "baseline": baseline, "looks": "always_valid"}
+        found[len(more)] = gates(memory, run(memory, measured({"name": "watched", "no_regression": rule})))["watched"]
+    assert found[0].numbers["n"] == 1
+    assert found[1].numbers["n"] == 3
 
 
 def test_a_pinned_run_that_cannot_be_a_baseline_is_undecided_and_says_why(memory: DagsterInstance, name: str) -> None:
@@ -415,6 +476,25 @@ def test_a_run_that_a_gate_failed_is_resumed_by_judging_it_again(instance: Dagst
     assert replayed.is_same
     assert isinstance(replayed.error, GateFailedError)
     assert "does not have `cache: true`" in explain_stage(instance, failed, "measure").verdict
+
+
+def test_a_run_that_only_judges_again_has_a_report_of_its_own(memory: DagsterInstance, name: str) -> None:
+    from crucible_core import builtin_registry
+
+    stages = [{"name": "measure", "module": "stages_for_tests:measure", "options": {"value": 0.5}}, "report"]
+    gate = {"name": "good", "metric": "accuracy", "at_least": 0.9, "blocking": True}
+    with pytest.raises(GateFailedError) as raised:
+        execute_experiment(experiment_of(*stages, id=name, gates=[gate]), instance=memory)
+    first = Path(raised.value.context.artifacts["report.html"])
+    before = first.read_bytes()
+    with pytest.raises(GateFailedError) as again:
+        resume_run(memory, raised.value.context.run_id, registry=builtin_registry())
+    context = again.value.context
+    second = Path(context.artifacts["report.html"])
+    assert (first.parent.name, second.parent.name) == (raised.value.context.run_id, context.run_id)
+    assert first.read_bytes() == before
+    assert context.run_id in second.read_text()
+    assert "accuracy is 0.5, not at least 0.9" in second.read_text()
 
 
 def test_a_stage_may_be_called_gates(memory: DagsterInstance, name: str) -> None:

@@ -29,6 +29,7 @@ from upath import UPath
 
 from crucible_bench import adjust_p_values, run_test
 from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment
+from crucible_core.beside import package_of
 from crucible_core.values.jsonable import to_json_text
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.history.history import Change
@@ -303,8 +304,7 @@ def test_a_context_of_a_class_beside_the_experiment_file_is_read_back(
     )
     (folder / "e.yaml").write_text("id: tried\npipeline: [{name: fit, module: 'beside_stages:fit'}]\n")
     context = execute_experiment(load_experiment(folder / "e.yaml"), instance=instance)
-    sys.path.remove(str(folder))
-    del sys.modules["beside_stages"]
+    del sys.modules[f"{package_of(folder)}.beside_stages"]
     before = sys.path[:]
     assert History(instance).context(context.run_id).assigns["model"].size == 3
     assert sys.path == before
@@ -335,8 +335,8 @@ def test_reading_history_imports_no_stage_and_leaves_the_search_path_alone(
     (folder / "f.yaml").write_text("id: alone\npipeline: [{name: fall, module: 'stages_alone:fall'}]\n")
     with pytest.raises(StageFailedError) as failed:
         execute_experiment(load_experiment(folder / "f.yaml"), instance=instance)
-    sys.path.remove(str(folder))
-    del sys.modules["stages_alone"]
+    alone = f"{package_of(folder)}.stages_alone"
+    del sys.modules[alone]
     before = sys.path[:]
     history = History(instance)
     assert [one.run_id for one in history.runs("alone")][::-1] == [*runs, failed.value.context.run_id]
@@ -350,7 +350,7 @@ def test_reading_history_imports_no_stage_and_leaves_the_search_path_alone(
     assert told is not None
     assert told.reason.endswith("it fell")
     assert history.context(failed.value.context.run_id).experiment.id == "alone"
-    assert "stages_alone" not in sys.modules
+    assert alone not in sys.modules
     assert sys.path == before
 
 

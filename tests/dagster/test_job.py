@@ -420,8 +420,7 @@ def test_a_folder_of_experiments_becomes_jobs_assets_and_schedules(tmp_path: Pat
     )
     assert two.default_status is DefaultScheduleStatus.RUNNING
     assert {spec.key for spec in made.resolve_all_asset_specs()} == {
-        AssetKey(["crucible", "one"]),
-        AssetKey(["crucible", "two"]),
+        AssetKey(["crucible", name, *more]) for name in ("one", "two") for more in ([], ["decisions"])
     }
 
 
@@ -432,10 +431,10 @@ def test_every_mistake_of_every_file_is_said_at_once(tmp_path: Path) -> None:
     write(tmp_path, "d.yaml", "id: c.x\npipeline: [{name: validate}]\n")
     write(tmp_path, "e.yaml", "id: e\npipeline: [{name: validate}]\nschedule: {cron: 99 99 * * *}\n")
     with pytest.raises(InvalidExperimentError) as caught:
-        build_definitions(tmp_path)
+        build_definitions(tmp_path, strict=True)
     said = str(caught.value).splitlines()
     assert len(said) == 4
-    assert "b.yaml:3:1: is not valid YAML" in said[0]
+    assert "b.yaml:3:1: this file is not valid YAML" in said[0]
     assert "a.yaml:2:13: stage 'valdiate': unknown stage 'valdiate'; did you mean 'validate'?" in said[1]
     assert "e.yaml:3:12: schedule.cron: '99 99 * * *' is not a cron schedule" in said[2]
     assert "d.yaml:1:1: the id 'c.x' is taken by experiment 'c-x'" in said[3]

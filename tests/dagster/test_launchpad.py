@@ -385,6 +385,55 @@ def test_types_that_refer_to_themselves_and_secrets_deep_inside_are_offered_as_f
     assert open_store(instance).load(run.run_id, "odd").metrics["odd"] == [tree, [1, [2, [3]]], 1]
 
 
+class Tuned(Stage):
+    """Has a model with a default of its own, and mappings whose keys are numbers."""
+
+    login: Login = Login(user="me", password=SecretStr("hunter2"))
+    layer: Layer = Layer(width=77, activation="tanh")
+    weights: dict[int, float] = Field(default={0: 1.0})
+    anything: dict[str, Any] = Field(default={})
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("tuned", [self.layer.model_dump(), self.weights, self.anything]).put_metric(
+            "length", len(self.login.password.get_secret_value())
+        )
+
+
+TUNED = Experiment.model_validate(
+    {
+        "id": "tuned",
+        "pipeline": [{"name": "tuned"}],
+        "variants": {"wide": {"tuned": {"layer": {"width": 99}}}},
+    }
+)
+
+
+@pytest.mark.parametrize("filled_in", [False, True])
+def test_one_field_of_a_model_with_a_default_of_its_own_keeps_the_others(
+    instance: DagsterInstance, filled_in: bool
+) -> None:
+    job = job_for(TUNED, Registry({"tuned": Tuned}))
+    config = validate_run_config(job, {})["ops"]["tuned"]["config"] if filled_in else {}
+    assert "hunter2" not in str(config)
+    config = {**config, "layer": {**config.get("layer", {}), "width": 5}, "login": {"user": "you"}}
+    run = job.execute_in_process(instance=instance, run_config={"ops": {"tuned": {"config": config}}})
+    metrics = open_store(instance).load(run.run_id, "tuned").metrics
+    assert metrics["tuned"][0] == {"width": 5, "activation": "tanh"}
+    assert metrics["length"] == len("hunter2")
+    variant = {"resources": {"experiment": {"config": {"variant": "wide"}}}}
+    run = job.execute_in_process(instance=instance, run_config=variant)
+    assert open_store(instance).load(run.run_id, "tuned").metrics["tuned"][0] == {"width": 99, "activation": "tanh"}
+
+
+def test_keys_that_are_numbers_can_be_typed(instance: DagsterInstance) -> None:
+    config = {"weights": {0: 1.0, 1: 7, -1: 2}, "anything": {1: {2: "x"}}}
+    job = job_for(TUNED, Registry({"tuned": Tuned}))
+    run = job.execute_in_process(instance=instance, run_config={"ops": {"tuned": {"config": config}}})
+    _, weights, anything = open_store(instance).load(run.run_id, "tuned").metrics["tuned"]
+    assert weights == {0: 1.0, 1: 7.0, -1: 2.0}
+    assert anything == {"1": {"2": "x"}}
+
+
 def test_a_choice_is_shown_by_its_values_and_no_two_choices_share_a_name() -> None:
     assert enum_of(("quick", "weaker_svm")).given_name == "quick_or_weaker_svm"
     alike = [("a", "b"), ("a_or_b",), ("a-b",), ("a_45_b",), ("a_or", "b"), ("a", "or_b"), ("a-", "b"), ("a_45", "b")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from crucible_dagster.history.history import History
 from crucible_dagster.rerun.replay import replay_run
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.objects import object_name
+from crucible_dagster.store.retention import collect
 
 EXECUTORS = ["in_process", "multiprocess"]
 
@@ -277,6 +281,9 @@ def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Pat
     assert crucible("store", "pin", run_id[:8]).exit_code == 0
     assert json.loads(crucible("store", "gc", "--days", "0", "--json").stdout)["kept_runs"] == [run_id]
     assert crucible("store", "unpin", run_id).exit_code == 0
+    listed = crucible("store", "gc", "--days", "0").output
+    (line,) = [line for line in listed.splitlines() if run_id[:8] in line]
+    assert line.split()[1:3] == ["again", "success"]
     found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
     assert (found["removed_runs"], found["deleted"]) == ([run_id], True)
     assert not list((store / "objects").rglob("*")) or not any(p.is_file() for p in (store / "objects").rglob("*"))
@@ -286,3 +293,126 @@ def test_the_store_is_looked_after_on_the_command_line(home: Path, tmp_path: Pat
     broken = crucible("store", "verify")
     assert broken.exit_code == 1
     assert f"objects/ab/{'c' * 62} is damaged" in broken.output
+
+
+def old(store: Path) -> Path:
+    """The store, as it will be in some months."""
+    for path in store.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return store
+
+
+def test_garbage_collection_from_another_instance_removes_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    monkeypatch.setenv("CRUCIBLE_STORE", str(shared))
+    file = write(stages({"name": "assign", "options": {"values": {"xs": list(range(2_000))}}}))
+    ours = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    assert crucible("store", "pin", ours).exit_code == 0
+    before = {path for path in old(shared).rglob("*") if path.is_file()}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(other))
+    refused = crucible("store", "gc", "--days", "0", "--delete")
+    assert refused.exit_code == 2
+    for said in (f"{shared} has 1 runs", f"instance of {other} knows none", f"belongs to the instance of {home}"):
+        assert said in " ".join(refused.output.split())
+    assert {path for path in shared.rglob("*") if path.is_file()} == before
+    # Both use it: each removes its own runs and leaves those of the other alone.
+    theirs = json.loads(crucible("run", file, "--dagster", "--json").stdout)["run_id"]
+    old(shared)
+    found = json.loads(crucible("store", "gc", "--days", "0", "--delete", "--json").stdout)
+    assert (found["removed_runs"], found["kept_runs"]) == ([theirs], [ours])
+    assert before <= {path for path in shared.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_dagster_has_forgotten_is_removed_when_its_files_are_old(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    gone, kept = (execute_experiment(stages({"name": "choose"}), instance=instance).run_id for _ in range(2))
+    old(Path(str(open_store(instance).base)))
+    instance.delete_run(gone)
+    assert collect(instance, days=1).removed_runs == (gone,)
+    instance.delete_run(kept)
+    with pytest.raises(CrucibleError, match="knows none of them"):
+        collect(instance, days=1, delete=True)
+
+
+EDITED = """
+from pathlib import Path
+from crucible_core import Context, stage
+
+
+def made() -> int:
+    return {value}
+
+
+@stage
+def first(ctx: Context) -> Context:
+    return ctx.put_metric("made", made())
+
+
+@stage
+def second(ctx: Context) -> Context:
+    {fix}
+    return ctx.put_metric("seen", ctx.metrics["made"])
+"""
+
+
+def run_crucible(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which imports the code as it is now."""
+    command = [sys.executable, "-c", "from crucible_core.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_resumed_run_records_the_code_that_made_each_result(home: Path, tmp_path: Path) -> None:
+    Path("edited_stages.py").write_text(EDITED.format(value=1, fix="raise OSError('no disk')"))
+    Path("edited.yaml").write_text(
+        "id: edited\npipeline: [{name: first, module: 'edited_stages:first', cache: true}, "
+        "{name: second, module: 'edited_stages:second'}]\n"
+    )
+    assert run_crucible("run", "edited.yaml", "--dagster").returncode == 1
+    (failed,) = json.loads(crucible("runs", "--json").stdout)
+    Path("edited_stages.py").write_text(EDITED.format(value=1, fix="pass"))
+    resumed = run_crucible("resume", failed["run_id"], "--json")
+    assert (resumed.returncode, "warning" in resumed.stderr) == (0, False), "only the stage that runs was changed"
+    Path("edited_stages.py").write_text(EDITED.format(value=20, fix="pass"))
+    again = run_crucible("resume", failed["run_id"], "--json")
+    said = f"warning: stage 'first' keeps its result of run {failed['run_id']}, although its code has changed since"
+    assert (again.returncode, said in again.stderr) == (0, True)
+    done = json.loads(resumed.stdout)["run_id"]
+    twice = f"warning: run {failed['run_id']} was resumed before, by run {done} (success); this is another run"
+    assert twice in again.stderr
+    found = json.loads(again.stdout)
+    assert found["metrics"]["seen"] == 1
+    then, now = (json.loads(crucible("show", run, "--json").stdout) for run in (failed["run_id"], found["run_id"]))
+    kept, own = now["record"]["stages"]
+    assert kept == {**then["record"]["stages"][0], "from_run": failed["run_id"]}
+    assert (own["from_run"], own["code_hash"] != then["record"]["stages"][1]["code_hash"]) == (None, True)
+    assert now["stages"][0]["note"] == f"from run {failed['run_id']}"
+    assert f"from run {failed['run_id'][:8]}" in crucible("show", found["run_id"]).output
+    assert any("keeps its result" in line for line in log_of(home, found["run_id"]))
+    replayed = json.loads(run_crucible("replay", found["run_id"], "--json").stdout)
+    assert (replayed["same"], replayed["changed_code"]) == (False, ["first"])
+    why = crucible("why", found["run_id"], "first").output
+    assert f"was not run: its result is that of run {failed['run_id']}" in " ".join(why.split())
+
+
+def log_of(home: Path, run_id: str) -> list[str]:
+    with DagsterInstance.from_config(str(home)) as opened:
+        return [entry.user_message for entry in opened.all_logs(run_id)]
+
+
+def test_a_run_whose_kept_result_is_damaged_is_not_resumed(instance: DagsterInstance, tmp_path: Path) -> None:
+    large = {"name": "assign", "options": {"values": {"xs": list(range(2_000))}}}
+    fails = {"name": "fail_until", "options": {"counter": str(tmp_path / "counter"), "succeed_at": 2}}
+    run_id = fail(stages(large, fails), instance)
+    store = open_store(instance)
+    ((digest, _),) = store.load(run_id, "assign").assigns.entries()["xs"].ref.objects
+    name = object_name(digest)
+    path = Path(str(store.base), name)
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    with pytest.raises(CrucibleError, match=f"cannot be resumed; run the experiment again: .*{name}.* is damaged"):
+        resume_run(instance, run_id)

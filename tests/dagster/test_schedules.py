@@ -114,7 +114,7 @@ def test_a_time_that_never_comes_is_refused_where_it_stands_and_not_by_the_daemo
     file = tmp_path / "never.yaml"
     file.write_text(f"id: never\npipeline: [{{name: validate}}]\nschedule: {{cron: '{cron}'}}\n")
     with pytest.raises(InvalidExperimentError, match="not a cron schedule") as refused:
-        build_definitions(file)
+        build_definitions(file, strict=True)
     assert str(refused.value).startswith(f"{file}:3:12: schedule.cron: '{cron}' is")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from crucible_core.report import render_report
 from crucible_dagster import execute_experiment
 from crucible_dagster.rerun.why import explain_stage
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.objects import object_name
 from crucible_dagster.store.retention import collect
 
 
@@ -169,7 +173,7 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
     third = execute()
     assert third[1:] == ["2", "None"]
     explanation = explain_stage(instance, third[0], "one")
-    assert explanation.verdict.endswith("this is different: code")
+    assert explanation.verdict.endswith("this is different: code of one in changing.py")
 
 
 def test_a_failure_is_never_used_again(instance: DagsterInstance, tmp_path: Path) -> None:
@@ -190,6 +194,25 @@ def test_a_result_whose_objects_are_gone_is_made_again(instance: DagsterInstance
     told = explain_stage(instance, second.run_id, "train")
     assert told.compared_with == first.run_id
     assert told.verdict.endswith("the stored result")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
+def test_a_result_whose_objects_are_damaged_is_made_again(instance: DagsterInstance, how: str) -> None:
+    first = run(instance, LARGE, TRAIN)
+    store = open_store(instance)
+    ((digest, _),) = store.load(first.run_id, "train").assigns.entries()["model"].ref.objects
+    path = Path(str(store.base), object_name(digest))
+    good = path.read_bytes()
+    path.write_bytes({"flipped": bytes([good[0] ^ 1]) + good[1:], "truncated": good[:-1], "empty": b""}[how])
+    second = run(instance, LARGE, TRAIN)
+    assert reused(second)["train"] is None
+    assert path.read_bytes() == good
+    said = [entry.user_message for entry in instance.all_logs(second.run_id)]
+    assert f"{object_name(digest)} in the context store was damaged and has been written again" in said
+    told = explain_stage(instance, second.run_id, "train")
+    assert told.verdict.endswith("the stored result")
+    assert "damaged" in (told.parts[-1].now or "")
+    assert reused(run(instance, LARGE, TRAIN))["train"] == second.run_id
 
 
 def test_garbage_collection_takes_results_of_old_runs_and_spares_the_rest(instance: DagsterInstance) -> None:
@@ -318,6 +341,134 @@ def test_why_explains_part_by_part(instance: DagsterInstance) -> None:
     miss = explain_stage(instance, changed.run_id, "train")
     assert miss.compared_with == first.run_id
     assert [part.part for part in miss.parts if part.verdict == "different"] == ["option rate", "assigns['data']"]
+    assert miss.verdict.endswith("this is different: rate: 0.5 -> 0.1, assigns['data']: [0,1,2,3,4] -> [0,1,2,3]")
     assert explain_stage(instance, changed.run_id, "prepare").verdict == (
         "prepare was run: its entry in the experiment does not have `cache: true`"
     )
+
+
+@pytest.mark.parametrize("name", ["reads_file", "reads_a_file_by_name"])
+def test_a_file_that_an_option_or_the_code_names_counts_by_its_content(instance: DagsterInstance, name: str) -> None:
+    entry: dict[str, Any] = {"name": name, "cache": True}
+    if name == "reads_file":
+        entry["options"] = {"data": "named.txt"}
+    Path("named.txt").write_text("one")
+    first = run(instance, entry)
+    Path("named.txt").write_text("one")
+    assert reused(run(instance, entry))[name] == first.run_id, "written again, and the same"
+    Path("named.txt").write_text("two")
+    other = run(instance, entry)
+    assert (reused(other)[name], other.metrics["read"]) == (None, "two")
+    assert explain_stage(instance, other.run_id, name).verdict.endswith("this is different: file named.txt")
+
+
+def test_a_file_that_the_stage_itself_writes_does_not_count(instance: DagsterInstance) -> None:
+    entry = {"name": "writes_file", "cache": True, "options": {"log": "log.txt"}}
+    first = run(instance, entry)
+    second = run(instance, entry)
+    assert (reused(second)["writes_file"], second.metrics["lines"]) == (first.run_id, 1)
+
+
+def test_an_environment_variable_that_the_code_names_counts_and_its_value_is_not_kept(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"name": "reads_environment", "cache": True}
+    read = []
+    for value in ("sesame-1", "sesame-1", "sesame-2"):
+        monkeypatch.setenv("REUSE_RATE", value)
+        read.append(run(instance, entry))
+    assert [reused(one)["reads_environment"] for one in read] == [None, read[0].run_id, None]
+    told = explain_stage(instance, read[2].run_id, "reads_environment")
+    assert told.verdict.endswith("this is different: environment variable REUSE_RATE")
+    assert "sesame" not in str(told)
+
+
+def test_the_code_of_an_object_that_the_stage_read_counts(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reuse_stages
+
+    entries = [{"name": "make_net"}, {"name": "score_net", "cache": True}]
+    first = run(instance, *entries)
+    assert reused(run(instance, *entries))["score_net"] == first.run_id
+    monkeypatch.setattr(reuse_stages.Net, "score", lambda self: self.weight * 5)
+    changed = run(instance, *entries)
+    assert (reused(changed)["score_net"], changed.metrics["score"]) == (None, 15.0)
+
+
+BESIDE = """
+from crucible_core import Context, stage
+from helpers import Net, rate
+
+
+@stage
+def make(ctx: Context) -> Context:
+    return ctx.assign(net=Net())
+
+
+@stage
+def one(ctx: Context) -> Context:
+    return ctx.put_metric("one", rate())
+
+
+@stage
+def two(ctx: Context) -> Context:
+    import helpers
+
+    return ctx.put_metric("two", helpers.rate())
+
+
+@stage
+def three(ctx: Context) -> Context:
+    return ctx.put_metric("three", ctx.assigns["net"].score())
+
+
+@stage
+def four(ctx: Context) -> Context:
+    import later
+
+    return ctx.put_metric("four", later.VALUE)
+"""
+HELPERS = """
+def rate(): return {rate}
+class Net:
+    def score(self): return {score}
+"""
+
+
+def test_modules_beside_the_experiment_file_are_followed(instance: DagsterInstance, tmp_path: Path) -> None:
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    (folder / "stages.py").write_text(BESIDE)
+    (folder / "later.py").write_text("VALUE = 1")
+    entries = ", ".join(
+        f"{{name: {name}, module: 'stages:{name}', cache: true}}" for name in ("one", "two", "three", "four")
+    )
+    (folder / "x.yaml").write_text(f"id: x\npipeline: [{{name: make, module: 'stages:make'}}, {entries}]\n")
+    script = (
+        "import sys, json\nfrom crucible_core import load_experiment\nfrom crucible_dagster import execute_experiment\n"
+        "from dagster import DagsterInstance\n"
+        "with DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+        "    ctx = execute_experiment(load_experiment(sys.argv[2]), instance=instance)\n"
+        "    ends = {name: bool(end.reused_from) for name, end in ctx.trace.endings.items()}\n"
+        "    print(json.dumps([ends, dict(ctx.metrics), ctx.run_id]))\n"
+    )
+
+    def execute(rate: int, score: int) -> Any:
+        (folder / "helpers.py").write_text(HELPERS.format(rate=rate, score=score))
+        command = [sys.executable, "-c", script, instance.root_directory, str(folder / "x.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    execute(1, 10)
+    ends, _, run_id = execute(1, 10)
+    assert ends == {"make": False, "one": True, "two": True, "three": True, "four": False}
+    told = explain_stage(instance, run_id, "four").verdict
+    assert told.endswith("nothing is reused, because it imports later inside a function of stages.py")
+    ends, metrics, _ = execute(1, 20)
+    assert (ends["one"], ends["two"], ends["three"], metrics["three"]) == (True, False, False, 20), (
+        "two takes all of it"
+    )
+    ends, metrics, _ = execute(2, 20)
+    assert (ends["one"], ends["three"], metrics["one"], metrics["two"]) == (False, True, 2, 2)

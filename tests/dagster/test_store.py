@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import os
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +23,6 @@ from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, 
 from crucible_dagster.store.files import LocalFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.objects import MIN_MAPPED
-from crucible_dagster.store.search_path import modules_beside
 
 RUN = "00000000-0000-4000-8000-00000000000a"
 
@@ -126,6 +123,50 @@ def test_equal_values_are_one_object(local: ContextStore) -> None:
     array = np.arange(100_000.0)
     save(local, begin().assign(a=array, b=array.copy(), model=Model(array.copy())), "one")
     assert size_of(local, "objects") < array.nbytes * 1.05
+
+
+DAMAGE: dict[str, Any] = {
+    "a bit is flipped": lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:],
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "longer": lambda data: data + b"x",
+}
+
+
+def damage_objects(store: ContextStore, how: str) -> list[str]:
+    names = [info.name for info in store.files.list("objects")]
+    for name in names:
+        path = Path(str(store.base), name)
+        path.write_bytes(DAMAGE[how](path.read_bytes()))
+    return names
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_object_is_written_again_by_the_next_run_that_has_the_value(local: ContextStore, how: str) -> None:
+    context = begin().assign(
+        small="text" * 1_000, array=np.arange(50_000.0), mapped=np.arange(300_000.0), model=Model(np.ones(40_000))
+    )
+    save(local, context, "one")
+    names = damage_objects(local, how)
+    assert len(names) == 4, "the text, and each array; the pickle beside the last is in the manifest"
+    again = ContextStore(local.base)
+    save(again, context, "two")
+    assert sorted(again.objects.repaired()) == sorted(
+        f"{name} in the context store was damaged and has been written again" for name in names
+    )
+    assert again.objects.repaired() == []
+    for step in ("one", "two"):
+        assert load(local, step).differences(context) == ()
+
+
+def test_an_object_that_is_whole_is_not_written_again(local: ContextStore) -> None:
+    context = begin().assign(small="text" * 1_000, array=np.arange(50_000.0))
+    save(local, context, "one")
+    before = {info.name: Path(str(local.base), info.name).stat().st_ino for info in local.files.list("objects")}
+    again = ContextStore(local.base)
+    save(again, context, "two")
+    assert {name: Path(str(local.base), name).stat().st_ino for name in before} == before
+    assert again.objects.repaired() == []
 
 
 def test_only_what_is_looked_at_is_read(local: ContextStore) -> None:
@@ -400,28 +441,7 @@ def test_mapped_memory_that_was_written_to_has_another_digest(tmp_path: Path) ->
     assert len(maps) == before
 
 
-# --- the search path --------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_searched_as_long_as_some_value_is_read_with_it(tmp_path: Path) -> None:
-    before = sys.path[:]
-    with contextlib.ExitStack() as outer:
-        outer.enter_context(modules_beside(tmp_path))
-        with contextlib.suppress(KeyError), modules_beside(tmp_path):
-            assert sys.path == [*before, str(tmp_path)]
-            raise KeyError
-        assert sys.path == [*before, str(tmp_path)]
-    assert sys.path == before
-
-
-def test_a_folder_that_the_program_searches_anyway_stays_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = sys.path[:]
-    with modules_beside(tmp_path):
-        assert sys.path == before
-    assert sys.path == before
+# --- where it is ------------------------------------------------------------------------------------------------------
 
 
 def test_a_store_whose_package_is_missing_says_which() -> None:

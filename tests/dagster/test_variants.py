@@ -14,6 +14,7 @@ from dagster import (
     DagsterInstance,
     DagsterInvalidConfigError,
     ExecuteInProcessResult,
+    JobDefinition,
     validate_run_config,
 )
 from pydantic import BaseModel, Field, SecretStr
@@ -24,6 +25,7 @@ from crucible_core import (
     Experiment,
     InvalidExperimentError,
     InvalidOptionsError,
+    Registry,
     Stage,
     load_experiment,
     plan_experiment,
@@ -32,6 +34,7 @@ from crucible_core import (
 )
 from crucible_core.cli import main
 from crucible_dagster import History, execute_experiment, job_for
+from crucible_dagster.compile.job import graph_for, variants_job_of
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import VARIANT_TAG
@@ -143,7 +146,7 @@ def test_an_unknown_variant_is_named_with_those_that_exist(experiment: Experimen
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("draw: {sise: 1}", "drawn.yaml:13:12: variant 'small': stage 'draw', option unknown key 'sise'"),
+        ("draw: {sise: 1}", "drawn.yaml:13:12: variant 'small': stage 'draw' has no option 'sise'"),
         ("draw: {size: many}", "drawn.yaml:13:12: variant 'small': stage 'draw', option size: Input should be a valid"),
         ("draw: {optimizer: {rate: x}}", "drawn.yaml:13:24: variant 'small': stage 'draw', option optimizer.rate: "),
         ("drow: {size: 1}", "drawn.yaml:13:5: variant 'small': experiment 'drawn' has no stage 'drow'; did you mean"),
@@ -297,19 +300,27 @@ def test_a_run_that_executes_another_again_without_its_variant_loses_the_tag(
     assert found[own.run_id] == "a label of my own"
 
 
+def variants_job(experiment: Experiment, stages: Registry) -> JobDefinition:
+    job = variants_job_of(graph_for(plan_experiment(experiment, stages)))
+    assert job is not None
+    return job
+
+
 def test_a_variant_is_a_partition_whose_config_runs_it(experiment: Experiment, instance: DagsterInstance) -> None:
-    job = job_for(experiment, STAGES)
+    assert job_for(experiment, STAGES).partitions_def is None  # the Launchpad would ask for one at every launch
+    job = variants_job(experiment, STAGES)
     assert job.partitions_def is not None
     assert list(job.partitions_def.get_partition_keys()) == ["small", "other"]
     result = job.execute_in_process(instance=instance, partition_key="small")
     assert context_of(result, instance).metrics["draw"]["size"] == 2
     assert instance.get_run_by_id(result.run_id).tags[VARIANT_TAG] == "small"
     plain = Experiment.model_validate({"id": "plain", "pipeline": [{"name": "nothing"}]})
-    assert job_for(plain, STAGES).partitions_def is None
+    assert variants_job_of(graph_for(plan_experiment(plain, STAGES))) is None
+    assert next(iter(History(instance).runs("drawn"))).run_id == result.run_id
 
 
 def test_what_is_typed_over_a_partitions_config_is_what_runs(experiment: Experiment, instance: DagsterInstance) -> None:
-    job = job_for(experiment, STAGES)
+    job = variants_job(experiment, STAGES)
     assert job.partitioned_config is not None
     filled_in = job.partitioned_config.get_run_config_for_partition_key("small")
     assert filled_in["ops"]["draw"]["config"] == {"size": 2, "optimizer": {"rate": 0.25}, "weights": {"b": 2}}
@@ -336,7 +347,7 @@ def test_a_secret_of_a_variant_is_not_in_the_config_of_its_partition(instance: D
             "variants": {"mine": {"fetch": {"token": "hunter2", "user": {"name": "me", "password": "hunter3"}}}},
         }
     )
-    job = job_for(described, STAGES | {"fetch": Fetch})
+    job = variants_job(described, STAGES | {"fetch": Fetch})
     assert job.partitioned_config is not None
     config = job.partitioned_config.get_run_config_for_partition_key("mine")
     assert config["ops"] == {"fetch": {"config": {"user": {"name": "me"}}}}

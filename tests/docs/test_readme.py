@@ -34,7 +34,7 @@ def test_the_first_stage_takes_less_than_thirty_lines_and_runs(tmp_path: Path) -
     (tmp_path / "coins.yaml").write_text(block("yaml", "coin_stages:toss"))
     ran = crucible("run", "coins.yaml", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "penny and dime could not be told apart: difference of means (penny - dime)" in ran.stdout
+    assert "penny and dime could not be told apart: difference of proportions (penny - dime)" in ran.stdout
     assert list(tmp_path.glob("reports/coins/*/report.html"))
     described = crucible("stages", "coin_stages:toss", folder=tmp_path)
     assert "How often each coin is tossed." in described.stdout, described.stderr

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.scheduler.instigation import InstigatorStatus
 from playwright.sync_api import Page, expect, sync_playwright
 
 from crucible_core import load_experiment
 from crucible_dagster import execute_experiment
+from crucible_dagster.execution import LOCAL
+from crucible_dagster.history.history import History
 from crucible_dagster.store.io_manager import open_store
 
-ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 CHROMIUM = shutil.which("chromium")
 
@@ -101,6 +102,13 @@ schedule: {cron: "0 2 29 2 *"}
 trigger: {on_update: any}
 """
 
+BROKEN = """
+id: broken
+pipeline:
+  - name: report
+schedule: {cron: "@daily", timezone: Mars/Olympus}
+"""
+
 UPSTREAM = """
 id: prices
 pipeline:
@@ -129,9 +137,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     (experiments / "ui_stages.py").write_text(STAGES)
     (experiments / "small.yaml").write_text(EXPERIMENT)
     (experiments / "prices.yaml").write_text(UPSTREAM)
+    (experiments / "zone.yaml").write_text(BROKEN)
     home = folder / "home"
     home.mkdir()
-    settings = (ROOT / "deploy" / "local" / "dagster.yaml").read_text()
+    settings = (LOCAL / "dagster.yaml").read_text()
     assert "  class: QueuedRunCoordinator\n" in settings
     at_once = "  class: QueuedRunCoordinator\n  config: {dequeue_interval_seconds: 1}\n"
     (home / "dagster.yaml").write_text(settings.replace("  class: QueuedRunCoordinator\n", at_once))
@@ -149,7 +158,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     )
     with (folder / "dev.log").open("w") as log:
         server = subprocess.Popen(
-            [BIN / "dagster", "dev", "-w", ROOT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            [BIN / "dagster", "dev", "-w", LOCAL / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
             env=environment,
             cwd=folder,
             stdout=log,
@@ -216,8 +225,6 @@ def write_config(page: Page, text: str, *, line: int = 0) -> None:
 
 def press_launch(page: Page) -> None:
     page.get_by_role("button", name="Launch run").first.click()
-    # Dagster asks, as the variants are partitions and none is picked.
-    page.get_by_role("button", name="Confirm").click()
 
 
 def launch(page: Page) -> str:
@@ -311,6 +318,24 @@ def test_a_running_stage_shows_its_log_lines_progress_decisions_and_metrics(
     expect(page.get_by_text('Finished execution of run for "small_one".')).to_be_visible()
     assert wait_for_run(deployment, running) is DagsterRunStatus.SUCCESS
     assert metrics_of(deployment, running)["best"] == 16.4
+
+
+def test_a_run_of_the_command_line_is_on_the_page_of_its_job(page: Page, deployment: Deployment) -> None:
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        last_night = instance.get_runs(RunsFilter(job_name="small_one"))[-1].run_id
+    page.goto(f"{deployment.url}/locations/crucible/jobs/small_one/runs")
+    expect(page.get_by_role("link", name=last_night[:8])).to_be_visible()
+    page.goto(f"{deployment.url}/overview/timeline")
+    expect(page.get_by_role("link", name="small_one")).to_be_visible()
+
+
+def test_a_broken_file_stands_beside_the_good_ones_and_says_what_is_wrong(page: Page, deployment: Deployment) -> None:
+    page.goto(f"{deployment.url}/jobs")
+    for shown in ("small_one", "prices", "broken_zone"):
+        expect(page.locator(f"a[href='/locations/crucible/jobs/{shown}']")).to_be_visible()
+    page.goto(f"{deployment.url}/locations/crucible/jobs/broken_zone")
+    expect(page.get_by_text("This file cannot be loaded")).to_be_visible()
+    expect(page.get_by_text("'Mars/Olympus' is not an IANA time zone").first).to_be_visible()
 
 
 def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions(
@@ -410,3 +435,18 @@ def test_schedule_and_trigger_are_switched_on_in_the_ui(page: Page, deployment: 
             running = {state.name for state in states}
             time.sleep(0.2)  # who reads without a pause keeps SQLite's lock from the server, which has to write
     assert running == expected
+
+
+def test_the_asset_is_materialized_from_its_own_page(page: Page, deployment: Deployment, finished: str) -> None:
+    page.goto(f"{deployment.url}/assets/crucible/small_one")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("View", exact=True).click()  # of the message that it was launched
+    page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
+    run_id = page.url.rpartition("/")[2].partition("?")[0]
+    assert wait_for_run(deployment, run_id) is DagsterRunStatus.SUCCESS
+    with DagsterInstance.from_config(str(deployment.home)) as instance:
+        history = History(instance)
+        assert history.context(run_id).metrics["best"] == 8.9
+        assert next(iter(history.runs("small-one"))).run_id == run_id
+        made = instance.fetch_materializations(AssetKey(["crucible", "small_one"]), limit=5).records
+    assert [one.run_id for one in made].count(run_id) == 1

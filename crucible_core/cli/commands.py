@@ -1,12 +1,8 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
-
-Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
-"""
+"""`crucible run`, `validate`, `stages` and `schema`."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 import uuid
@@ -16,10 +12,10 @@ from typing import Any
 
 import click
 
-from crucible_core import __version__
 from crucible_core.cli.common import (
     INVALID,
     chosen,
+    gates_option,
     input_errors,
     json_option,
     nothing_else_on_stdout,
@@ -29,7 +25,8 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.cli.extensions import CommandGroup, RunCommand, chosen_runner
+from crucible_core.cli.extensions import HELP, RunCommand, chosen_runner
+from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
@@ -39,28 +36,23 @@ from crucible_core.plan import advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.values.jsonable import to_json_text
 
-__all__ = ["main"]
-
-# On each command, as it is used without the group too.
-HELP = {"help_option_names": ["-h", "--help"]}
+__all__ = ["run", "schema", "stages", "validate"]
 
 
-@click.group(cls=CommandGroup, context_settings=HELP)
-@click.version_option(__version__, prog_name="crucible")
-def main() -> None:
-    """Experiments as small files, run as pipelines of stages."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
-
-
-@main.command(cls=RunCommand, context_settings=HELP)
+@click.command(cls=RunCommand, context_settings=HELP)
 @click.argument("file")
 @run_options
 @set_options
+@gates_option
 @json_option
 def run(
-    file: str, variant: str | None, seed: int | None, overrides: tuple[str, ...], as_json: bool, **options: Any
+    file: str,
+    variant: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    gates: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
@@ -76,6 +68,8 @@ def run(
         lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
+        folder=experiment.folder,
+        gates=gates,
     )
 
 
@@ -85,7 +79,7 @@ def _runner_here() -> Callable[..., Context]:
     return run_traced
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -111,7 +105,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 say(str(error))
         else:
             if not as_json:
-                click.echo(f"{file}: valid")
+                click.echo(plain(f"{file}: valid"))
                 for warning in warnings[file]:
                     say(f"{file}: warning: {warning}")
     if as_json:
@@ -123,7 +117,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
     sys.exit(INVALID if any(findings.values()) else 0)
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stages(name: str | None, as_json: bool) -> None:
@@ -141,12 +135,12 @@ def stages(name: str | None, as_json: bool) -> None:
     elif tree is None:
         width = max(len(one["name"]) for one in described)
         for one in described:
-            click.echo(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}")
+            click.echo(plain(f"{one['name']:{width}}  {one['description'].partition(chr(10))[0]}"))
     else:
         _print_stage(described[0], tree)
 
 
-@main.command(context_settings=HELP)
+@click.command(context_settings=HELP)
 def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors."""
     made = Experiment.model_json_schema()
@@ -154,9 +148,9 @@ def schema() -> None:
 
 
 def _print_stage(one: Mapping[str, Any], tree: Option) -> None:
-    click.echo(f"{one['name']}\n\n{one['description']}\n")
+    click.echo(plain(f"{one['name']}\n\n{one['description']}\n"))
     for option in [*one["required"], *one["optional"]]:
         state = "required" if option in one["required"] else f"default {json.dumps(one['defaults'].get(option))}"
-        click.echo(f"  {option}: {one['types'][option]}  ({state})")
+        click.echo(plain(f"  {option}: {one['types'][option]}  ({state})"))
         if described := tree.part(option).description:
-            click.echo("      " + " ".join(described.split()))
+            click.echo(plain("      " + " ".join(described.split())))

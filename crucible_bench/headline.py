@@ -1,0 +1,170 @@
+"""What a comparison found in one line, and in another how it was found."""
+
+from __future__ import annotations
+
+from crucible_bench.compared import Compared, FamilyResult, JudgedTest
+from crucible_bench.finding import (
+    Found,
+    adjusted,
+    counts,
+    effect_text,
+    family_head,
+    found_by,
+    found_of_pair,
+    labelled,
+    measured,
+    percent,
+    shared_counts,
+    statistic,
+)
+from crucible_bench.numbers import format_effect, format_number, format_p, rounded
+from crucible_bench.result import Interval, is_open
+from crucible_bench.vocabulary import EFFECT_LABELS
+
+__all__ = ["headline", "method"]
+
+MOST_PAIRS = 3
+MOST_NAMES = 6
+
+
+def headline(comparison: Compared) -> str:
+    """The finding in one line, with as many digits as its interval justifies: `a beats b by 0.10, 95% CI 0.07 to 0.13.`
+
+    One group beats another where the declaration gives a direction a meaning: with a margin, or with
+    `higher_is_better: false`. Otherwise it is higher or lower.
+    """
+    if comparison.best is not None:
+        leader = next(one for one in comparison.best.contenders if one.name == comparison.best.leader)
+        others = [name for name in comparison.best.kept if name != leader.name]
+        rest = f"not told apart from it: {_names(others)}" if others else "every other one is shown to be worse"
+        return f"{leader.name} has the best mean{measured(comparison)}, {format_number(leader.mean, 3)}; {rest}."
+    if (ranking := comparison.ranking) is not None:
+        first = ranking.groups[0]
+        alike = {name for clique in ranking.cliques if first in clique for name in clique} - {first}
+        named = _names([name for name in ranking.groups if name in alike])
+        rest = f"not told apart from it: {named}" if alike else "told apart from every other one"
+        mean = format_number(ranking.mean_ranks[0], 3)
+        return f"{first} has the best mean rank{measured(comparison)}, {mean} over {ranking.blocks} data sets; {rest}."
+    if comparison.comparisons is not None:
+        return _of_family(comparison, comparison.comparisons)
+    return f"{_of_test(comparison, comparison.judged[0])}."
+
+
+def method(comparison: Compared) -> str:
+    """How the headline was found: the test with its numbers, or how the pairs were judged together."""
+    if comparison.best is not None:
+        sure = percent(1 - comparison.alpha)
+        return f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+    if (ranking := comparison.ranking) is not None:
+        value, df, p = ranking.friedman
+        ruler = "Wilcoxon tests with Holm's correction"
+        if ranking.critical_difference is not None:
+            ruler = f"critical difference {format_number(ranking.critical_difference, 3)}"
+        return f"{statistic('Friedman chi-square', (df,), value, short=True)}, p {format_p(p)}; {ruler}."
+    if (family := comparison.comparisons) is not None:
+        return f"{_capital(family.method)}, {adjusted(family)}{shared_counts(comparison, family)}."
+    test, p_adjusted, _ = comparison.judged[0]
+    corrected = "" if p_adjusted is None or comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
+    p = test.p_value if p_adjusted is None else p_adjusted
+    parts = [f"{statistic(test.statistic_name, test.df, test.statistic, short=True)}, p {format_p(p)}{corrected}"]
+    is_other = (test.effect_size, test.effect_size_interval) != (test.estimate, test.confidence_interval)
+    if is_other and test.effect_size_interval is not None:
+        ends = ", ".join(map(format_effect, test.effect_size_interval))
+        parts.append(f"{effect_text(test.effect_size_name, test.effect_size)} [{ends}]")
+    return f"{_capital(test.method)}: {', '.join(parts)}, n = {counts(comparison, test)}."
+
+
+def _of_test(comparison: Compared, judged: JudgedTest) -> str:
+    test = judged.result
+    name = labelled(test.estimate_name)
+    level = f"{percent(test.confidence_level)} CI "
+    if len(test.groups) > 2:
+        differ = "differ" if judged.significant else "could not be told apart"
+        spread = " in spread" if found_by(judged).spread else ""
+        value, interval = _numbers(test.estimate, test.confidence_interval, test.null_value, level)
+        return (
+            f"The {len(test.groups)} groups {differ}{spread}{measured(comparison)}: {_joined(name, value)}, {interval}"
+        )
+    first, *others = test.groups
+    second = others[0] if others else f"the reference {format_number(test.null_value)}"
+    return _of_two(
+        comparison, found_by(judged), first, second, name, test.confidence_interval, level, measured(comparison)
+    )
+
+
+def _of_family(comparison: Compared, family: FamilyResult) -> str:
+    pairs = sorted(family.comparisons, key=lambda pair: not pair.significant)
+    shown: list[str] = []
+    for pair in pairs[:MOST_PAIRS]:
+        found = found_of_pair(comparison, family, pair)
+        if pair.significant or not pairs[0].significant:
+            level = "" if shown else f"{percent(family.confidence_level)} CI "
+            name = labelled(family.estimate_name)
+            shown.append(_of_two(comparison, found, pair.first, pair.second, name, pair.confidence_interval, level, ""))
+        else:
+            shown.append(
+                f"{found.in_words(pair.first, pair.second, '')}{_against_margin(comparison, pair.first, pair.second)}"
+            )
+    more = f"; and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+    more += f"; {len(family.untested)} not tested" if family.untested else ""
+    return f"{family_head(comparison, family)}: {'; '.join(shown)}{more}."
+
+
+def _of_two(
+    comparison: Compared,
+    found: Found,
+    first: str,
+    second: str,
+    name: str,
+    interval: Interval,
+    level: str,
+    measure: str,
+) -> str:
+    against = _against_margin(comparison, first, second)
+    is_difference = ("difference" in name or "shift" in name) and "rank" not in name
+    if not (is_difference and found.direction and found.estimate and found.null_value == 0.0):
+        value, ends = _numbers(found.estimate, interval, found.null_value, level)
+        return f"{found.in_words(first, second, measure)}: {_joined(name, value)}, {ends}{against}"
+    size = interval if found.estimate > 0 else (-interval[1], -interval[0])
+    by, ends = _numbers(abs(found.estimate), size, 0.0, level)
+    words = found.in_words(first, second, measure)
+    if comparison.verdicts or not comparison.higher_is_better:
+        good, bad = (first, second) if (found.direction > 0) == comparison.higher_is_better else (second, first)
+        words = f"{good} beats {bad}{measure}"
+    return f"{words} by {by}, {ends}{against}"
+
+
+def _against_margin(comparison: Compared, first: str, second: str) -> str:
+    verdict = next((one for one in comparison.verdicts if one.groups == (first, second)), None)
+    if verdict is None:
+        return ""
+    margin = f"the margin of {format_number(verdict.margin)}"
+    match verdict.verdict:
+        case "equivalent":
+            return f", equivalent within {margin}"
+        case "inconclusive":
+            return f", inconclusive against {margin}"
+        case "non_inferior":
+            return f", not worse by {margin}"
+    low, high = verdict.confidence_interval
+    return f", {'more' if max(low, -high) > verdict.margin else 'perhaps less'} than {margin}"
+
+
+def _numbers(value: float, interval: Interval, null_value: float, level: str) -> tuple[str, str]:
+    if is_open(interval, null_value):
+        return format_number(value, 3), "no interval"
+    shown, low, high = rounded(value, interval, null_value)
+    return shown, f"{level}{low} to {high}"
+
+
+def _joined(name: str, value: str) -> str:
+    return f"{name}{' = ' if name[-1:].isdigit() or name in EFFECT_LABELS.values() else ' '}{value}"
+
+
+def _names(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

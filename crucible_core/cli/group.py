@@ -1,0 +1,36 @@
+"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
+
+Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
+
+`crucible --help` imports this module, which imports no other command: a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from crucible_core import __version__
+from crucible_core.cli.extensions import HELP, CommandGroup, LazyCommand
+
+__all__ = ["main"]
+
+
+@click.group(cls=CommandGroup, context_settings=HELP)
+@click.version_option(__version__, prog_name="crucible")
+def main() -> None:
+    """Experiments as small files, run as pipelines of stages."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
+
+
+for _name, _help in (
+    ("run", "Run the experiment in FILE and show its result."),
+    ("schema", "Print the JSON Schema of the experiment file, for editors."),
+    ("stages", "List the registered stages, or describe the stage NAME (registered, or package.module:Class)."),
+    ("validate", "Check experiment files without running them: the file, every stage, every option, every variant."),
+):
+    main.add_command(LazyCommand(_name, _help, f"crucible_core.cli.commands:{_name}"))

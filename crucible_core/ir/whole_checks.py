@@ -1,0 +1,56 @@
+"""What can be told of an experiment before its first stage, beyond each field and each stage by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from crucible_core.errors import InvalidExperimentError
+from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.schedule import number_out_of_range
+from crucible_core.values.messages import closest, listing
+
+__all__ = ["check_crons", "check_groups"]
+
+
+def check_crons(experiment: Experiment) -> list[InvalidExperimentError]:
+    """The mistakes in the crons of its schedule and its automation."""
+    crons = {"schedule": experiment.schedule, "automation": experiment.automation}
+    return [
+        InvalidExperimentError(f"{name}.cron: {said}", location=experiment.location(name, "cron"))
+        for name, one in crons.items()
+        if one is not None and one.cron is not None and (said := number_out_of_range(one.cron)) is not None
+    ]
+
+
+def check_groups(
+    experiment: Experiment, comparing: Sequence[tuple[str, Collection[str] | None]]
+) -> list[InvalidExperimentError]:
+    """The mistakes in the gates that watch a group.
+
+    `comparing` are the stages that compare groups: the metric that each puts, and its groups where it names them.
+    """
+    mistakes = []
+    for index, gate in enumerate(experiment.gates or ()):
+        rule = gate.no_regression
+        if rule is None or rule.group is None:
+            continue
+        compared = [groups for metric, groups in comparing if metric == rule.bench]
+        place = "group"
+        if not compared:
+            place = "bench" if "bench" in rule.model_fields_set else "group"
+            known = [metric for metric, _ in comparing]
+            said = (
+                f"no stage of the pipeline compares groups and puts the metric {rule.bench!r}"
+                f"{closest(rule.bench, known)}; the stages that compare groups put: {listing(known)}"
+            )
+        elif all(groups is not None and rule.group not in groups for groups in compared):
+            names = [name for groups in compared for name in groups or ()]
+            said = (
+                f"{rule.bench!r} compares no group {rule.group!r}{closest(rule.group, names)}; it compares: "
+                f"{listing(names)}"
+            )
+        else:
+            continue
+        location = experiment.location("gates", index, "no_regression", place)
+        mistakes.append(InvalidExperimentError(f"gate {gate.name!r}: {said}", location=location))
+    return mistakes

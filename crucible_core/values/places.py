@@ -1,0 +1,45 @@
+"""Where things are kept by default: in the folder of the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from crucible_core.errors import CrucibleError
+
+__all__ = ["OUTPUT_ROOT_VARIABLE", "absolute", "project_folder", "report_folder"]
+
+OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
+MARKERS = (".crucible", "pyproject.toml", ".git")
+
+
+def project_folder(start: Path | None = None) -> Path:
+    """The nearest folder with `.crucible`, `pyproject.toml` or `.git`, from `start` upward; else the working directory.
+
+    `start` is the folder of an experiment file; by default the working directory.
+    """
+    here = Path(os.path.abspath(start or Path()))  # noqa: PTH100  # `..` is resolved, links are not
+    for folder in (here, *here.parents):
+        if any((folder / marker).exists() for marker in MARKERS):
+            return folder
+    return Path.cwd()
+
+
+def report_folder(start: Path | None = None) -> Path:
+    """The folder that CRUCIBLE_OUTPUT_ROOT names, or `reports` in that of the project. No experiment file can set it.
+
+    Raises CrucibleError as `absolute`.
+    """
+    configured = os.environ.get(OUTPUT_ROOT_VARIABLE)
+    return absolute(configured, OUTPUT_ROOT_VARIABLE) if configured else project_folder(start) / "reports"
+
+
+def absolute(path: str, variable: str, base: Path | None = None) -> Path:
+    """The path in an environment variable, with `~` expanded; a relative one is below `base`, or the working directory.
+
+    Raises CrucibleError for `~user` of a user that does not exist.
+    """
+    try:
+        return (base or Path.cwd()) / Path(path).expanduser()
+    except RuntimeError as error:
+        raise CrucibleError(f"{variable}={path}: {error}") from error

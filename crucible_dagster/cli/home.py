@@ -1,0 +1,33 @@
+"""The Dagster instance whose runs a command looks at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from crucible_core.cli.common import say
+from crucible_core.errors import CrucibleError
+from crucible_core.values.places import project_folder
+from crucible_dagster.execution import embedded_home, open_instance
+
+__all__ = ["open_existing_instance"]
+
+
+def open_existing_instance() -> DagsterInstance:
+    """As `execution.open_instance`, but makes none; says whose runs these are if that is not this folder.
+
+    Raises CrucibleError if there is no instance yet.
+    """
+    home, project = os.environ.get("DAGSTER_HOME"), project_folder()
+    if not home and not embedded_home().exists():
+        raise CrucibleError(
+            f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
+            "`crucible run FILE --dagster` makes. Direct runs, without --dagster, are not kept"
+        )
+    if home and Path(home).is_dir() and not any(Path(home).iterdir()):
+        raise CrucibleError(f"there are no runs here: DAGSTER_HOME={home} is an empty folder")
+    if not home and project != Path.cwd():
+        say(f"the runs of the project in {project}:")
+    return open_instance()

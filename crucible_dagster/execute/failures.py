@@ -1,0 +1,59 @@
+"""Errors as Dagster's UI shows them: what went wrong, without the frames of Dagster and of this package.
+
+Dagster shows the error that a process hands over to it as it is, and any other with the whole stack of its own.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterInvalidConfigError, Failure
+from dagster_shared.error import SerializableErrorInfo
+
+import crucible_core
+from crucible_dagster.dagster_internals import DagsterUserCodeProcessError
+
+__all__ = ["RefusedConfigError", "StepFailure"]
+
+ROOT = Path(crucible_core.__file__).parents[1]
+OURS = tuple(f'File "{ROOT / name}/' for name in ("crucible_core", "crucible_dagster"))
+
+
+class _AsTold(DagsterUserCodeProcessError):
+    """Dagster shows the one of `user_code_process_error_infos`."""
+
+    def __init__(self, *args: Any) -> None:
+        Exception.__init__(self, *args)
+
+
+class StepFailure(Failure, _AsTold):
+    """Ends a step, which is not retried; below it, only the frames of the user's own code are shown."""
+
+    def __init__(
+        self, said: str, *, cause: BaseException | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(description=said, metadata=metadata, allow_retries=False)
+        shown = None if cause is None else _without_our_frames(cause)
+        self.user_code_process_error_infos = [SerializableErrorInfo(said, [], Failure.__name__, shown)]
+
+
+class RefusedConfigError(DagsterInvalidConfigError, _AsTold):
+    """Run config that a stage or the experiment refuses."""
+
+    def __init__(self, said: str, config: object = None) -> None:
+        super().__init__(said, [], config)  # type: ignore[no-untyped-call]  # Dagster's
+        self.user_code_process_error_infos = [SerializableErrorInfo(said, [], DagsterInvalidConfigError.__name__)]
+
+
+def _without_our_frames(error: BaseException) -> SerializableErrorInfo:
+    told = SerializableErrorInfo.from_traceback(traceback.TracebackException.from_exception(error))
+    return told._replace(stack=list(_of_the_user(told.stack)))
+
+
+def _of_the_user(stack: Any) -> Iterator[str]:
+    for frame in stack:
+        if not any(ours in frame for ours in OURS):
+            yield frame
