@@ -16,7 +16,6 @@ __all__ = [
     "counts",
     "effect_text",
     "estimated",
-    "estimates_effect",
     "family_head",
     "finding",
     "found_by",
@@ -63,17 +62,20 @@ def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
     if judged.p_adjusted is not None:
         p = judged.p_adjusted
         adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
+    # Of a test that estimates its effect size, the same numbers twice would say nothing more.
+    is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
     effect, name, level = "", test.estimate_name, percent(test.confidence_level)
     if test.effect_size_name is not None and test.effect_size_interval is not None:
-        if estimates_effect(test):
+        if is_effect or test.effect_size_name == "risk_difference":  # a one-sided interval of it says enough
             name = EFFECT_LABELS[test.effect_size_name]
         else:
-            interval = format_interval(test.effect_size_interval)
-            effect = f"{effect_text(test.effect_size_name, test.effect_size)} {interval}, "
+            ends = format_interval(test.effect_size_interval)
+            effect = f"{effect_text(test.effect_size_name, test.effect_size, format_number)} {ends}, "
     joint = " = " if name in EFFECT_LABELS.values() or _ends_in_figure(name) else " "
     note = test.notes[0] if test.notes else None
+    interval = _interval(f"{level} CI", test.confidence_interval, note, test.null_value)
     numbers = (
-        f"{estimated(name, test.estimate, joint)}, {_interval(f'{level} CI', test.confidence_interval, note)}, "
+        f"{estimated(name, test.estimate, joint)}, {interval}, "
         f"{test.method}, {statistic(test.statistic_name, test.df, test.statistic)}, p {format_p(p)}{adjusted}, "
         f"{effect}n = {counts(comparison, test)}"
     )
@@ -220,7 +222,8 @@ def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult)
     found = found_of_pair(comparison, family, pair)
     name = family.estimate_name
     joint = " = " if _ends_in_figure(name) else " "
-    numbers = f"{estimated(name, pair.estimate, joint)}, {_interval('CI', pair.confidence_interval, pair.note)}"
+    interval = _interval("CI", pair.confidence_interval, pair.note, family.null_value)
+    numbers = f"{estimated(name, pair.estimate, joint)}, {interval}"
     return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
@@ -296,25 +299,16 @@ def measured(comparison: Compared) -> str:
     return f" in {comparison.measure}" if comparison.measure else ""
 
 
-def _interval(what: str, interval: Interval, note: str | None) -> str:
+def _interval(what: str, interval: Interval, note: str | None, null_value: float) -> str:
     """An interval by its name, or that there is none and why."""
-    if is_open(interval):
+    if is_open(interval, null_value):
         return f"no interval ({note})" if note else "no interval"
     return f"{what} {format_interval(interval)}"
 
 
-def estimates_effect(test: TestResult) -> bool:
-    """Whether the estimate is the effect size, whose numbers would say nothing more.
-
-    Of a difference of shares, the one-sided interval of the estimate says enough.
-    """
-    same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
-    return same or test.effect_size_name == "risk_difference"
-
-
-def effect_text(name: EffectSizeName | None, value: float | None) -> str:
-    """`Cohen's d = 0.5`; a dash if there is none."""
-    return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {format_number(value)}"
+def effect_text(name: EffectSizeName | None, value: float | None, write: Callable[[float], str] = format_effect) -> str:
+    """`Cohen's d = 0.50`; a dash if there is none."""
+    return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {write(value)}"
 
 
 def counts(comparison: Compared, test: TestResult) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from crucible_bench.compared import Compared, FamilyResult, JudgedTest
 from crucible_bench.finding import (
     Found,
     adjusted,
     counts,
-    estimates_effect,
+    effect_text,
     family_head,
     found_by,
     found_of_pair,
@@ -35,7 +33,21 @@ def headline(comparison: Compared) -> str:
     One group beats another where the declaration gives a direction a meaning: with a margin, or with
     `higher_is_better: false`. Otherwise it is higher or lower.
     """
-    return " ".join([_found(comparison), *_not_tested(comparison)])
+    if comparison.best is not None:
+        leader = next(one for one in comparison.best.contenders if one.name == comparison.best.leader)
+        others = [name for name in comparison.best.kept if name != leader.name]
+        rest = f"not told apart from it: {_names(others)}" if others else "every other one is shown to be worse"
+        return f"{leader.name} has the best mean{measured(comparison)}, {format_number(leader.mean, 3)}; {rest}."
+    if (ranking := comparison.ranking) is not None:
+        first = ranking.groups[0]
+        alike = {name for clique in ranking.cliques if first in clique for name in clique} - {first}
+        named = _names([name for name in ranking.groups if name in alike])
+        rest = f"not told apart from it: {named}" if alike else "told apart from every other one"
+        mean = format_number(ranking.mean_ranks[0], 3)
+        return f"{first} has the best mean rank{measured(comparison)}, {mean} over {ranking.blocks} data sets; {rest}."
+    if comparison.comparisons is not None:
+        return _of_family(comparison, comparison.comparisons)
+    return f"{_of_test(comparison, comparison.judged[0])}."
 
 
 def method(comparison: Compared) -> str:
@@ -55,39 +67,11 @@ def method(comparison: Compared) -> str:
     corrected = "" if p_adjusted is None or comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
     p = test.p_value if p_adjusted is None else p_adjusted
     parts = [f"{statistic(test.statistic_name, test.df, test.statistic, short=True)}, p {format_p(p)}{corrected}"]
-    name, effect, interval = test.effect_size_name, test.effect_size, test.effect_size_interval
-    if name is not None and effect is not None and interval is not None and not estimates_effect(test):
-        parts.append(f"{EFFECT_LABELS[name]} = {format_effect(effect)} [{', '.join(map(format_effect, interval))}]")
+    is_other = (test.effect_size, test.effect_size_interval) != (test.estimate, test.confidence_interval)
+    if is_other and test.effect_size_interval is not None:
+        ends = ", ".join(map(format_effect, test.effect_size_interval))
+        parts.append(f"{effect_text(test.effect_size_name, test.effect_size)} [{ends}]")
     return f"{_capital(test.method)}: {', '.join(parts)}, n = {counts(comparison, test)}."
-
-
-def _found(comparison: Compared) -> str:
-    if comparison.best is not None:
-        leader = next(one for one in comparison.best.contenders if one.name == comparison.best.leader)
-        others = [name for name in comparison.best.kept if name != leader.name]
-        rest = f"not told apart from it: {_names(others)}" if others else "every other one is shown to be worse"
-        return f"{leader.name} has the best mean{measured(comparison)}, {format_number(leader.mean, 3)}; {rest}."
-    if (ranking := comparison.ranking) is not None:
-        first = ranking.groups[0]
-        alike = {name for clique in ranking.cliques if first in clique for name in clique} - {first}
-        named = _names([name for name in ranking.groups if name in alike])
-        rest = f"not told apart from it: {named}" if alike else "told apart from every other one"
-        mean = format_number(ranking.mean_ranks[0], 3)
-        return f"{first} has the best mean rank{measured(comparison)}, {mean} over {ranking.blocks} data sets; {rest}."
-    if comparison.comparisons is not None:
-        return _of_family(comparison, comparison.comparisons)
-    return f"{_of_test(comparison, comparison.judged[0])}."
-
-
-def _not_tested(comparison: Compared) -> Iterator[str]:
-    """What was declared and could not be tested; the reasons are with the numbers."""
-    of_pairs = comparison.comparisons.untested if comparison.comparisons else ()
-    names = [
-        f"{' – '.join(one.groups) if len(one.groups) < 3 else 'all groups'} by {one.test}"
-        for one in (*comparison.untested, *of_pairs)
-    ]
-    if names:
-        yield f"Not tested: {_names(names)}."
 
 
 def _of_test(comparison: Compared, judged: JudgedTest) -> str:
@@ -122,6 +106,7 @@ def _of_family(comparison: Compared, family: FamilyResult) -> str:
                 f"{found.in_words(pair.first, pair.second, '')}{_against_margin(comparison, pair.first, pair.second)}"
             )
     more = f"; and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+    more += f"; {len(family.untested)} not tested" if family.untested else ""
     return f"{family_head(comparison, family)}: {'; '.join(shown)}{more}."
 
 
@@ -166,8 +151,10 @@ def _against_margin(comparison: Compared, first: str, second: str) -> str:
 
 
 def _numbers(value: float, interval: Interval, null_value: float, level: str) -> tuple[str, str]:
+    if is_open(interval, null_value):
+        return format_number(value, 3), "no interval"
     shown, low, high = rounded(value, interval, null_value)
-    return shown, "no interval" if is_open(interval) else f"{level}{low} to {high}"
+    return shown, f"{level}{low} to {high}"
 
 
 def _joined(name: str, value: str) -> str:

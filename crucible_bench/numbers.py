@@ -43,7 +43,9 @@ def format_effect(value: float) -> str:
 def format_interval(interval: Sequence[float | None]) -> str:
     """`[0.1, 0.3]`; `none` for an interval that is open at both ends."""
     low, high = _ends(interval, format_number)
-    return "none" if (low, high) == ("−∞", "∞") else f"[{low}, {high}]"
+    if (low, high) == ("−∞", "∞"):
+        return "none"
+    return f"[{low}, {high}]"
 
 
 def rounded(value: float, interval: Sequence[float | None], null_value: float = 0.0) -> tuple[str, str, str]:

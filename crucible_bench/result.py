@@ -210,7 +210,9 @@ def conclude(
         )
     low, high = estimate[2]
     extra = list(effect.notes) if effect else []
-    if not is_open(estimate[2]) and (p_value <= 1.0 - settings.confidence_level) == (low <= null_value <= high):
+    if not is_open(estimate[2], null_value) and (p_value <= 1.0 - settings.confidence_level) == (
+        low <= null_value <= high
+    ):
         about = "zero" if null_value == 0.0 else f"{null_value:.4g}"
         extra.append(
             f"the test and the {settings.confidence_level:.4g} interval disagree about {about}: {disagreement}"
@@ -243,9 +245,9 @@ def conclude(
     )
 
 
-def is_open(interval: Interval) -> bool:
-    """Whether an interval is open at both ends, which says nothing."""
-    return interval == (-math.inf, math.inf)
+def is_open(interval: Interval, null_value: float = 0.0) -> bool:
+    """Whether an interval is open at both ends, which says nothing; that of a ratio (`null_value` 1) begins at 0."""
+    return interval == (0.0 if null_value == 1.0 else -math.inf, math.inf)
 
 
 def plain_json(value: Any) -> Any:

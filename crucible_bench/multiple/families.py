@@ -117,7 +117,9 @@ def pairwise_family(
                 effect_size=result.effect_size,
                 effect_size_name=result.effect_size_name,
                 effect_size_interval=result.effect_size_interval,
-                note=result.notes[0] if is_open(result.confidence_interval) and result.notes else None,
+                note=result.notes[0]
+                if is_open(result.confidence_interval, result.null_value) and result.notes
+                else None,
             )
             for result, p in zip(results, adjusted, strict=False)  # those of the untested come last
         ],
@@ -141,6 +143,13 @@ def pairwise_family(
         null_value=first.null_value,
         untested=tuple(untested),
     )
+
+
+def _without_interval(result: TestResult) -> str | None:
+    """Why a result has no interval, None if it has one."""
+    if not is_open(result.confidence_interval, result.null_value) or not result.notes:
+        return None
+    return result.notes[0]
 
 
 def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
@@ -174,7 +183,9 @@ def _disagreements(
     """Pairs about which a stepwise correction and the simultaneous interval disagree."""
     for result, p in zip(results, adjusted, strict=False):
         low, high = result.confidence_interval
-        if not is_open(result.confidence_interval) and (p <= alpha) == (low <= result.null_value <= high):
+        if not is_open(result.confidence_interval, result.null_value) and (p <= alpha) == (
+            low <= result.null_value <= high
+        ):
             yield (
                 f"{' - '.join(result.groups)}: the {correction}-adjusted test and the simultaneous interval disagree "
                 f"about {result.null_value:g}: stepwise corrections decide more sharply than intervals can"

@@ -21,7 +21,7 @@ from crucible_bench.plots import (
     strip_plot,
 )
 from crucible_bench.plots.picture import NARROW, WIDE
-from crucible_bench.result import is_open
+from crucible_bench.result import TestResult, is_open
 from crucible_core.report.document import PictureOfTwoWidths
 from crucible_core.values.messages import shorten
 
@@ -55,32 +55,26 @@ def _effects(comparison: Comparison) -> _Effects | None:
         short = _shortened(comparison.groups)
         pairs = [
             ForestRow(
-                f"{short[pair.first]} – {short[pair.second]}",
+                f"{short[pair.first]}{_joint(family.null_value)}{short[pair.second]}",
                 pair.estimate,
                 *pair.confidence_interval,
                 note=_p(pair.p_adjusted),
             )
             for pair in family.comparisons
-            if math.isfinite(pair.estimate) and not is_open(pair.confidence_interval)
+            if math.isfinite(pair.estimate) and not is_open(pair.confidence_interval, family.null_value)
         ]
         return (
             _Effects(labelled(family.estimate_name), pairs, family.confidence_level, family.null_value)
             if pairs
             else None
         )
-    of_two = [
-        one
-        for one in comparison.judged
-        if len(one.result.groups) == 2
-        and math.isfinite(one.result.estimate)
-        and not is_open(one.result.confidence_interval)
-    ]
+    of_two = [one for one in comparison.judged if _can_be_drawn(one.result)]
     if not of_two:
         return None
     first = of_two[0].result
     rows = [
         ForestRow(
-            test.method if len(of_two) > 1 else " – ".join(test.groups),
+            test.method if len(of_two) > 1 else _joint(test.null_value).join(test.groups),
             test.estimate,
             *test.confidence_interval,
             note=_p(test.p_value if p_adjusted is None else p_adjusted),
@@ -89,6 +83,11 @@ def _effects(comparison: Comparison) -> _Effects | None:
         if test.estimate_name == first.estimate_name
     ]
     return _Effects(labelled(first.estimate_name), rows, first.confidence_level, first.null_value)
+
+
+def _can_be_drawn(test: TestResult) -> bool:
+    of_two = len(test.groups) == 2 and math.isfinite(test.estimate)
+    return of_two and not is_open(test.confidence_interval, test.null_value)
 
 
 def _shortened(names: Iterable[str]) -> dict[str, str]:
@@ -159,6 +158,7 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
         means=means or None,
         interval=f"{percent(comparison.confidence_level)} CI",
         caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
+        log=comparison.scale == "log",
         width=width,
     )
 
@@ -169,7 +169,7 @@ def _pairs_picture(comparison: Comparison, width: float) -> Picture | None:
     lined_up = comparison.paired and len(names) == 2 and len(groups[0].values) == len(groups[1].values)
     if not lined_up or groups[0].sampled or not 2 <= len(groups[0].values) <= MOST_LINES:
         return None
-    if comparison.outcome == "binary":
+    if comparison.outcome == "binary" or comparison.scale == "log":
         return None
     tests = (one for one in comparison.tests if one.estimate_name.startswith("mean difference"))
     test = next((one for one in tests if not is_open(one.confidence_interval)), None)
@@ -211,6 +211,10 @@ def _power_picture(comparison: Comparison, width: float) -> Picture | None:
         caption=f"Power of the {planned.test} as planned, before there were data.",
         width=width,
     )
+
+
+def _joint(null_value: float) -> str:
+    return " / " if null_value == 1.0 else " – "
 
 
 def _p(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -10,11 +9,11 @@ from typing import NamedTuple
 from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import estimates_effect, labelled, percent, statistic
+from crucible_bench.finding import effect_text, labelled, percent, statistic
 from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
 from crucible_bench.result import Interval, TestResult, is_open
-from crucible_bench.vocabulary import EFFECT_LABELS, EffectSizeName
+from crucible_bench.vocabulary import EffectSizeName
 from crucible_core.report.comparison_pictures import comparison_pictures
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
 
@@ -68,6 +67,8 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
+    if comparison.scale == "log":
+        yield "scale: log; everything is computed from the logarithms, and differences are shown as ratios"
     yield from (
         f"groups: {choice.decision}; {choice.reasoning}" for about, choice in comparison.choices if about == "groups"
     )
@@ -93,7 +94,7 @@ def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
     if significant and test.effect_size_name is not None and test.effect_size is not None:
         word = interpret(test.effect_size_name, test.effect_size)
         if word is not None:
-            effect = _effect(test.effect_size_name, test.effect_size, None)
+            effect = effect_text(test.effect_size_name, test.effect_size)
             yield f"{effect} is {word.word} by the convention of {word.source}"
 
 
@@ -104,9 +105,12 @@ def _groups_table(comparison: Comparison) -> Table:
     numbers = [value for group in groups.values() for value in (group.mean, group.median, *(group.mean_interval or ()))]
     lengths = [length_of(*group.mean_interval) for group in groups.values() if group.mean_interval]
     write = numerals(numbers, lengths=[*lengths, *(group.sd for group in groups.values() if group.sd)])
-    mean = "share" if binary else "mean"
+    log = comparison.scale == "log"
+    mean = "share" if binary else "geometric mean" if log else "mean"
     shown = f"{mean} [{percent(comparison.confidence_level)} CI]" if intervals else mean
-    columns = ("group", "n", "true", shown) if binary else ("group", "n", shown, "sd", "median")
+    columns = (
+        ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
+    )
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -135,7 +139,7 @@ def _results(comparison: Comparison) -> Iterator[Table]:
     elif len(judged) == 1:
         test = judged[0].result
         pairs = [_Pair(test.groups, test.estimate, test.confidence_interval)]
-    margins = _margin_columns(comparison, pairs)
+    margins = None if family is not None and family.untested else _margin_columns(comparison, pairs)
     if judged:
         tests = _tests_table(comparison)
         yield tests if family is not None or margins is None else _beside(tests, margins)
@@ -146,9 +150,7 @@ def _results(comparison: Comparison) -> Iterator[Table]:
 
 
 def _beside(left: Table, right: Table) -> Table:
-    """One table of two; what has no row of the right one, as a pair that was not tested, has dashes there."""
-    no_row = ("–",) * len(right.columns)
-    rows = tuple((*one, *other) for one, other in itertools.zip_longest(left.rows, right.rows, fillvalue=no_row))
+    rows = tuple((*one, *other) for one, other in zip(left.rows, right.rows, strict=True))
     return Table((*left.columns, *right.columns), rows, left.numeric | right.numeric)
 
 
@@ -186,15 +188,14 @@ def _tests_table(comparison: Comparison) -> Table:
     for test, p_adjusted, significant in judged:
         write = _writer([(test.estimate, test.confidence_interval)], test.null_value)
         estimate = _with_interval(test.estimate, test.confidence_interval, write)
+        same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
         rows.append(
             (
                 test.method,
                 estimate if named else f"{labelled(test.estimate_name)}: {estimate}",
                 statistic(test.statistic_name, test.df, test.statistic, short=True),
                 *(format_p(p).removeprefix("= ") for p in (test.p_value, p_adjusted) if p is not None),
-                "the estimate"
-                if estimates_effect(test)
-                else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
+                "the estimate" if same else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
                 "significant" if significant else "not significant",
             )
         )
@@ -204,7 +205,7 @@ def _tests_table(comparison: Comparison) -> Table:
 def _pairs_table(family: FamilyResult) -> Table:
     simultaneous = "" if family.correction == "none" else "simultaneous "
     columns = (
-        "first – second",
+        "first / second" if family.null_value == 1.0 else "first – second",
         f"{labelled(family.estimate_name)} [{percent(family.confidence_level)} {simultaneous}CI]",
         family.statistic_name,
         "p",
@@ -232,10 +233,8 @@ def _pairs_table(family: FamilyResult) -> Table:
 
 
 def _effect(name: EffectSizeName | None, value: float | None, interval: Interval | None) -> str:
-    if name is None or value is None:
-        return "–"
     ends = "" if interval is None else f" [{', '.join(map(format_effect, interval))}]"
-    return f"{EFFECT_LABELS[name]} = {format_effect(value)}{ends}"
+    return f"{effect_text(name, value)}{ends}"
 
 
 def _writer(estimates: Sequence[tuple[float, Interval]], null_value: float = 0.0) -> Callable[[float], str]:
@@ -250,7 +249,9 @@ def _writer(estimates: Sequence[tuple[float, Interval]], null_value: float = 0.0
 
 def _with_interval(value: float, interval: Interval | None, write: Callable[[float], str]) -> str:
     shown = write(value) if math.isfinite(value) else format_number(value)
-    return shown if interval is None or is_open(interval) else f"{shown} {_interval(interval, write)}"
+    if interval is None:
+        return shown
+    return f"{shown} (no interval)" if is_open(interval) else f"{shown} {_interval(interval, write)}"
 
 
 def _interval(interval: Interval, write: Callable[[float], str]) -> str:

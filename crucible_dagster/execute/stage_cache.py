@@ -270,7 +270,7 @@ class StageCache:
         match read:
             case ("environment", name):
                 value = os.environ.get(name)
-                return ABSENT if value is None else _digest(value)
+                return ABSENT if value is None else self._store.digest_of_secret(value)
             case ("file", name):
                 return _digest_of_file(name, before.experiment.folder)
         return self._with_classes(before, read, digest_of_read(before, read))
@@ -292,7 +292,7 @@ class StageCache:
             names = {name for cell in pickled for name in self._store.objects.classes_in(cell.ref, cell.where)}
         except Exception:  # noqa: BLE001  # a pickle that cannot be followed
             return NEVER_THE_SAME
-        code = code_of_classes(names)
+        code = code_of_classes(names, before.experiment.folder)
         return NEVER_THE_SAME if code is None else _digest([digest, code])
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -244,7 +244,7 @@ class History:
             decisions=facts.decisions,
             failure=failure,
             gates=gates,
-            notes=tuple(notes),
+            notes=tuple(dict.fromkeys(notes)),
         )
 
     def compare_all(self, runs: Sequence[str], *, values: bool = False) -> tuple[RunComparison, ...]:

@@ -42,7 +42,8 @@ from pydantic.fields import FieldInfo, ModelPrivateAttr
 from pydantic_core import PydanticUndefined
 
 from crucible_core import Stage
-from crucible_core.values.messages import error_text
+from crucible_core.beside import find_module, name_of_stored
+from crucible_core.values.messages import BESIDE, as_written, error_text
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.store.codec import classes_in_pickle, encode, exact_digest
 
@@ -93,12 +94,15 @@ def code_of_stage(stage: Stage) -> ReachableCode | str:
     return walk.found(options)
 
 
-def code_of_classes(names: Iterable[tuple[str, str]]) -> str | None:
-    """A digest of the code of these functions and classes (module, name); None if that cannot be told."""
+def code_of_classes(names: Iterable[tuple[str, str]], folder: Path | None = None) -> str | None:
+    """A digest of the code of these functions and classes (module, name); None if that cannot be told.
+
+    `folder` is that of the experiment that they were stored for.
+    """
     walk = _Walk()
     try:
         for module, name in sorted(names):
-            walk.imported(module, name)
+            walk.imported(name_of_stored(module, folder), name)
     except Exception:  # noqa: BLE001  # as above
         return None
     return walk.found({}).digest
@@ -142,7 +146,7 @@ class _Walk:
         there = sys.modules.get(module)
         if there is None:
             if not _is_installed(module):
-                raise UnknownReachError(f"{module} is not imported")
+                raise UnknownReachError(f"{as_written(module)} is not imported")
             self._package(module)
             return
         found: Any = there
@@ -259,7 +263,11 @@ class _Walk:
         found = _references_of(code)
         self.paths |= found.texts
         for module, names, level in found.imports:
-            self._import(importlib.util.resolve_name("." * level + module, holder.get("__package__")), names, holder)
+            if level:
+                full = importlib.util.resolve_name("." * level + module, holder.get("__package__"))
+            else:
+                full = _as_imported(module, holder)
+            self._import(full, names, holder)
         for chain, argument in found.names:
             self._name(chain, argument, holder)
 
@@ -293,23 +301,22 @@ class _Walk:
 
     def _import(self, module: str, names: tuple[str, ...], holder: dict[str, Any]) -> None:
         """An import inside a function."""
-        there = sys.modules.get(module)
-        if there is None:
-            if not _is_installed(module):
-                raise UnknownReachError(f"it imports {module} inside a function of {_file(holder)}")
-            self._package(module)
-        elif not _is_of_project(vars(there)):
+        there, shown = sys.modules.get(module), as_written(module)
+        if there is None or not _is_of_project(vars(there)):
+            if there is None and not _is_installed(module):
+                raise UnknownReachError(f"it imports {shown} inside a function of {_file(holder)}")
             if module.partition(".")[0] in _LOADERS:
-                raise UnknownReachError(f"it imports {module} inside a function, so that its code cannot be followed")
+                raise UnknownReachError(f"it imports {shown} inside a function, so that its code cannot be followed")
             self._package(module)
         elif names:
             for name in names:
                 if name not in vars(there):
-                    raise UnknownReachError(f"it imports {module}.{name} inside a function of {_file(holder)}")
+                    raise UnknownReachError(f"it imports {shown}.{name} inside a function of {_file(holder)}")
                 self._global(name, vars(there)[name], vars(there))
         else:
             self.visit(there, holder)
-            self.visit(sys.modules[module.partition(".")[0]], holder)
+            beside = module.removesuffix(shown)
+            self.visit(sys.modules[beside + shown.partition(".")[0]], holder)
 
     def _package(self, module: str) -> None:
         top = module.partition(".")[0]
@@ -482,7 +489,7 @@ def _state_of(value: Any) -> dict[str, Any] | None:
 def _is_of_project(namespace: Mapping[str, Any]) -> bool:
     """Whether a module, given its globals, is neither installed nor Python's."""
     name, file = str(namespace.get("__name__", "")), namespace.get("__file__")
-    if name.partition(".")[0] in OURS or name == "builtins":
+    if name == "builtins" or (name.partition(".")[0] in OURS and not name.startswith(BESIDE)):
         return False
     return _is_project_file(name, None if file is None else str(file))
 
@@ -495,8 +502,19 @@ def _is_project_file(name: str, file: str | None) -> bool:
     return not (_INSTALLED & set(path.parts) or path.is_relative_to(_STDLIB))
 
 
+def _as_imported(module: str, holder: Mapping[str, Any]) -> str:
+    """The full name of what `import module` gives in a module, which may be one beside an experiment file."""
+    name = str(holder.get("__name__", ""))
+    if not name.startswith(BESIDE):
+        return module
+    package = sys.modules[BESIDE + name.removeprefix(BESIDE).partition(".")[0]]
+    return find_module(module, Path(package.__path__[0]))
+
+
 def _is_installed(module: str) -> bool:
     """Whether a module that is not imported belongs to Python, or to an installed package."""
+    if module.startswith(BESIDE):
+        return False
     top = module.partition(".")[0]
     if top in OURS or top in sys.stdlib_module_names:
         return True

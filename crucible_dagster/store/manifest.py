@@ -125,8 +125,8 @@ def read_document(data: bytes, name: str) -> dict[str, Any]:
                 found: dict[str, Any] = json.loads(text)
                 return found
     raise StoreError(
-        f"{name} in the context store is damaged: its {len(data):,} bytes are not those that were written. Run the "
-        "step again: re-execute it from the step before"
+        f"{name} in the context store is damaged: the file was changed or cut off after it was written. What it held "
+        "is lost; run the experiment again. `crucible store verify` lists everything that is damaged"
     )
 
 

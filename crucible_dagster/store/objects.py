@@ -260,7 +260,7 @@ class ObjectStore:
         except OSError as error:
             return f"{name} cannot be read: {error}"
         if hashed.hexdigest() != digest:
-            return f"{name} is damaged: its {found:,} bytes are not those that were written"
+            return f"{name} is damaged: the file ({found:,} bytes) was changed or cut off after it was written"
         return None
 
     def _parts(self, name: str) -> Iterable[bytes]:

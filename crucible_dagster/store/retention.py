@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from crucible_core import CrucibleError
-from crucible_dagster.store import ContextStore
+from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import PINNED_TAG
@@ -63,7 +63,12 @@ def collect(
     def keep(run_id: str, written: float) -> bool:
         return run_id in kept or (run_id not in known and (bool(others) or written >= since))
 
-    return collect_garbage(store, keep, delete=delete, grace=grace)
+    try:
+        return collect_garbage(store, keep, delete=delete, grace=grace)
+    except StoreError as error:
+        raise StoreError(
+            f"nothing was removed, because it is not known which objects a run that is kept needs: {error}"
+        ) from error
 
 
 def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:

@@ -59,6 +59,7 @@ class Reader:
             self.single()
         for verdict in of.verdicts[:6]:
             self.verdict(verdict)
+        self.headline()
         left = max(0, len(of.verdicts) - 6)
         self.check(bool(re.search(rf"\b{left} more pairs? (is|are) judged", self.text)) == (left > 0), "more verdicts")
         for one in (*of.untested, *(of.comparisons.untested if of.comparisons else ())):
@@ -169,6 +170,56 @@ class Reader:
             more = re.search(r"about ([\d,]+) more", one)
             self.check((more is None) == (not verdict.more_replicates), "more replicates")
             self.check(more is None or number(more[1]) == verdict.more_replicates, "more replicates")
+
+    def headline(self) -> None:
+        """The finding in one line: direction, size, and what it says of the margin."""
+        of, line = self.of, self.of.headline
+        if of.best is not None:
+            self.check(line.startswith(f"{of.best.leader} has the best mean, "), "leader in the headline")
+            return
+        if of.comparisons is not None:
+            family = of.comparisons
+            rows = [
+                (one.first, one.second, one.significant, one.estimate, one.confidence_interval)
+                for one in sorted(family.comparisons, key=lambda pair: not pair.significant)[:3]
+            ]
+            self.check(line.startswith(f"{sum(one.significant for one in family.comparisons)} of {family.size} "), line)
+            self.check((f"; {len(family.untested)} not tested" in line) == bool(family.untested), "not tested")
+            line = line.partition(": ")[2]
+        else:
+            result, _, significant = of.judged[0]
+            rows = [(*result.groups, significant, result.estimate, result.confidence_interval)]  # type: ignore[list-item]
+        for first, second, significant, estimate, (low, high) in rows:
+            pair = rf"\b(?:{first}|{second})\b[^;]*?\b(?:{first}|{second})\b[^;]*"
+            said = next((one for one in re.findall(pair, line) if re.search(rf"\b{first}\b", one)), "")
+            self.check(bool(said) and ("told apart" in said or "not shown" in said) != significant, f"{line}: {first}")
+            up = estimate > 0
+            if beats := re.match(r"(\w+) beats (\w+)", said):
+                better = (first, second) if up == of.higher_is_better else (second, first)
+                self.check(significant and beats.groups() == better, said)
+            elif " is higher than " in said or " is lower than " in said:
+                self.check(
+                    significant and said.startswith(f"{first} is {'higher' if up else 'lower'} than {second}"), said
+                )
+            if size := re.search(rf" by ({NUMBER}), (?:\S+ CI )?({NUMBER}) to ({NUMBER})", said):
+                shown, ends = number(size[1]), (low, high) if up else (-high, -low)
+                read = shown, *map(number, size.groups()[1:])
+                meant = abs(estimate), *ends
+                # Digits that the interval's length justifies, and at least three where that is very short or long.
+                near = [abs(a - b) <= (high - low) / 4 + 5e-3 * abs(b) for a, b in zip(read, meant, strict=True)]
+                self.check(all(near), f"{said}: {meant}")
+            verdict = next((one for one in of.verdicts if one.groups == (first, second)), None)
+            if verdict is not None and said:
+                nearest = max(verdict.confidence_interval[0], -verdict.confidence_interval[1])
+                phrases = {
+                    "equivalent within the margin": verdict.verdict == "equivalent",
+                    "inconclusive against the margin": verdict.verdict == "inconclusive",
+                    "not worse by the margin": verdict.verdict == "non_inferior",
+                    "more than the margin": nearest > verdict.margin,
+                    "perhaps less than the margin": 0.0 < nearest <= verdict.margin,
+                }
+                about = [holds for phrase, holds in phrases.items() if phrase in said]
+                self.check(len(about) == 1 and about[0], f"{said}: {verdict}")
 
     def sweep(self, best: BestSet) -> None:
         means = {one.name: one.mean for one in best.contenders}

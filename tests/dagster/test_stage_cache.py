@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -391,3 +394,81 @@ def test_the_code_of_an_object_that_the_stage_read_counts(
     monkeypatch.setattr(reuse_stages.Net, "score", lambda self: self.weight * 5)
     changed = run(instance, *entries)
     assert (reused(changed)["score_net"], changed.metrics["score"]) == (None, 15.0)
+
+
+BESIDE = """
+from crucible_core import Context, stage
+from helpers import Net, rate
+
+
+@stage
+def make(ctx: Context) -> Context:
+    return ctx.assign(net=Net())
+
+
+@stage
+def one(ctx: Context) -> Context:
+    return ctx.put_metric("one", rate())
+
+
+@stage
+def two(ctx: Context) -> Context:
+    import helpers
+
+    return ctx.put_metric("two", helpers.rate())
+
+
+@stage
+def three(ctx: Context) -> Context:
+    return ctx.put_metric("three", ctx.assigns["net"].score())
+
+
+@stage
+def four(ctx: Context) -> Context:
+    import later
+
+    return ctx.put_metric("four", later.VALUE)
+"""
+HELPERS = """
+def rate(): return {rate}
+class Net:
+    def score(self): return {score}
+"""
+
+
+def test_modules_beside_the_experiment_file_are_followed(instance: DagsterInstance, tmp_path: Path) -> None:
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    (folder / "stages.py").write_text(BESIDE)
+    (folder / "later.py").write_text("VALUE = 1")
+    entries = ", ".join(
+        f"{{name: {name}, module: 'stages:{name}', cache: true}}" for name in ("one", "two", "three", "four")
+    )
+    (folder / "x.yaml").write_text(f"id: x\npipeline: [{{name: make, module: 'stages:make'}}, {entries}]\n")
+    script = (
+        "import sys, json\nfrom crucible_core import load_experiment\nfrom crucible_dagster import execute_experiment\n"
+        "from dagster import DagsterInstance\n"
+        "with DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+        "    ctx = execute_experiment(load_experiment(sys.argv[2]), instance=instance)\n"
+        "    ends = {name: bool(end.reused_from) for name, end in ctx.trace.endings.items()}\n"
+        "    print(json.dumps([ends, dict(ctx.metrics), ctx.run_id]))\n"
+    )
+
+    def execute(rate: int, score: int) -> Any:
+        (folder / "helpers.py").write_text(HELPERS.format(rate=rate, score=score))
+        command = [sys.executable, "-c", script, instance.root_directory, str(folder / "x.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    execute(1, 10)
+    ends, _, run_id = execute(1, 10)
+    assert ends == {"make": False, "one": True, "two": True, "three": True, "four": False}
+    told = explain_stage(instance, run_id, "four").verdict
+    assert told.endswith("nothing is reused, because it imports later inside a function of stages.py")
+    ends, metrics, _ = execute(1, 20)
+    assert (ends["one"], ends["two"], ends["three"], metrics["three"]) == (True, False, False, 20), (
+        "two takes all of it"
+    )
+    ends, metrics, _ = execute(2, 20)
+    assert (ends["one"], ends["three"], metrics["one"], metrics["two"]) == (False, True, 2, 2)
