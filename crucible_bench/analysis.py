@@ -26,7 +26,7 @@ from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
-from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_ttest
+from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_ttest
 from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
 from crucible_bench.hypothesis_tests.normality import shapiro_wilk
 from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
@@ -84,7 +84,7 @@ def compare(
     test_share: float | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    clusters: ClustersOfGroups | None = None,
     measure: str | None = None,
 ) -> Comparison:
     """Compare groups of numbers as declared: tests, effect sizes with intervals, and verdicts, in one result.
@@ -115,7 +115,8 @@ else all groups at once |
     | test_share | for resampled: size of a test set over that of its training set | 1 / (k - 1) for k folds |
     | resamples | of the bootstrap and of permutation tests, at least 100 | 10,000 |
     | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
-    | clusters | for clustered: the cluster of each item, of shape (n,) | |
+    | clusters | for clustered: the cluster of each item, of shape (n,); or of each group's own values, by its name, \
+as answers by their question | |
     | measure | what the numbers are, such as accuracy, for the sentence and for reports | |
 
     Raises CannotTestError, a ValueError, if the declaration contradicts itself or has an unknown word (the message
@@ -146,11 +147,13 @@ else all groups at once |
     return replace(analyse(groups, declaration, clusters=clusters), measure=measure)
 
 
-def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Comparison:
+def analyse(
+    groups: Mapping[str, Values], declaration: Declaration, *, clusters: ClustersOfGroups | None = None
+) -> Comparison:
     """`compare`, with the declaration as one value.
 
     `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
-    for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
+    or of each group's own values by its name, for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
     ValueError for a number out of range.
     """
     problems = declaration.problems()
@@ -205,7 +208,7 @@ Groups: TypeAlias = Mapping[str, Any]
 
 
 class _Analyst:
-    def __init__(self, groups: Groups, declared: Declaration, clusters: Clusters | None) -> None:
+    def __init__(self, groups: Groups, declared: Declaration, clusters: ClustersOfGroups | None) -> None:
         self.declared = declared
         self.clusters = clusters
         self.choices: list[tuple[str, Choice]] = []
@@ -561,7 +564,8 @@ class _Analyst:
         if self.declared.design in {"independent", "one_sample"}:
             shaped = [(f"group {name}", values) for name, values in self.groups.items()]
         else:
-            pairs = self._pairs(list(self.groups))
+            # Values that belong together by their cluster only have no differences one by one.
+            pairs = [] if isinstance(self.clusters, Mapping) else self._pairs(list(self.groups))
             shaped = [
                 (f"differences {first} - {second}", _difference(self.groups[first], self.groups[second]))
                 for first, second in pairs

@@ -251,11 +251,10 @@ def _effect(name: EffectSizeName, value: float, interval: Interval) -> str:
 def _counts(comparison: Compared, test: TestResult) -> str:
     if comparison.paired and comparison.design != "clustered":
         return f"{test.n[0]:,} {comparison.replicate}"
-    if comparison.design == "clustered":
-        return f"{test.n[0]:,} items"
     if len(test.n) == 1:
         return f"{test.n[0]:,}"
-    return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
+    counts = " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
+    return f"{counts}, in clusters" if comparison.design == "clustered" else counts
 
 
 def _shared_counts(comparison: Compared, family: FamilyResult) -> str:
@@ -263,7 +262,7 @@ def _shared_counts(comparison: Compared, family: FamilyResult) -> str:
     if len(counts) != 1:
         return ""
     (n,) = counts
-    unit = "items" if comparison.design == "clustered" else comparison.replicate if comparison.paired else "per group"
+    unit = comparison.replicate if comparison.paired and comparison.design != "clustered" else "per group"
     return f", n = {n:,} {unit}"
 
 

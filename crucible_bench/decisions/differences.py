@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from crucible_bench.data.sample import Sample
-from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_difference
+from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_difference
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference, independent_difference, paired_difference
 from crucible_bench.hypothesis_tests.resampled_ttest import resampled_difference
 
@@ -46,7 +46,7 @@ class Differences:
     """Makes mean differences of one design; `clusters` is for `clustered`, `test_share` for `resampled`."""
 
     design: PairDesign = "independent"
-    clusters: Clusters | None = None
+    clusters: ClustersOfGroups | None = None
     test_share: float | None = None
 
     def __call__(self, test: str, samples: tuple[Sample, Sample]) -> MeanDifference:

@@ -41,7 +41,7 @@ def standardized_mean(
     settings: Settings,
     *,
     error: float | None = None,
-    df: int | None = None,
+    df: float | None = None,
     interval: Choice | None = None,
 ) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -77,7 +77,8 @@ class Bench(Stage):
     pair_by: str | None = None
     """With `data: outputs`: the field by which values belong together, such as the fold."""
     clusters: str | None = None
-    """With `design: clustered`: where the cluster of each item is, `assigns.NAME`, or a field of the outputs."""
+    """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups may
+    have different numbers of values in a cluster, such as answers to a question."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -235,13 +236,13 @@ class Bench(Stage):
         """The names of the pairs of a run, in the order of the values; None if value i is pair i."""
         return self.read(ctx).pairs
 
-    def differences(self, ctx: Context) -> Differences:
-        """How paired values of this run and another are compared: by the declared design."""
+    def differences(self, ctx: Context, group: str) -> Differences:
+        """How paired values of a group in this run and another are compared: by the declared design."""
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         design = self._design(ctx.experiment)
         if design in ("clustered", "resampled"):
-            return Differences(design, self.read(ctx).clusters, self.test_share)
+            return Differences(design, self.read(ctx).clusters_of(group), self.test_share)
         return Differences("paired")
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
@@ -266,7 +267,7 @@ class Bench(Stage):
         if self.pair_by and (not outputs or design in ("independent", "one_sample")):
             yield "pair_by: only for data: outputs with paired: true, or another design in which values belong together"
         if (design == "clustered") != (self.clusters is not None):
-            yield "clusters: goes with design: clustered, and names the place of each item's cluster"
+            yield "clusters: goes with design: clustered, and names the place of each value's cluster"
         elif self.clusters and not outputs:
             place, _, name = self.clusters.partition(".")
             if place not in ("assigns", "metrics") or not name:
@@ -290,6 +291,7 @@ class Bench(Stage):
             self._refuse_missing_pairs(found)
             return found, []
         paired = self._design(ctx.experiment) not in ("independent", "one_sample")
+        paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
             {name: values if paired else open_counts(name, values) for name, values in found.values.items()},
             paired=paired,
@@ -299,7 +301,13 @@ class Bench(Stage):
         pairs = found.pairs if found.pairs is not None else range(longest)
         left = [pair for place, pair in enumerate(pairs) if place not in gone] if paired and gone else found.pairs
         clusters = found.clusters
-        if clusters is not None:
+        if isinstance(clusters, Mapping):
+            missing = {(place.group, place.position) for place in complete.dropped}
+            clusters = {
+                name: [label for place, label in enumerate(own) if (name, place) not in missing]
+                for name, own in clusters.items()
+            }
+        elif clusters is not None:
             clusters = [label for place, label in enumerate(clusters) if place not in gone]
         dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in complete.dropped]
         return ComparedGroups(dict(complete.groups), clusters, left), dropped

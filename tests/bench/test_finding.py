@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible_bench import clustered_ttest, proportion_interval
+from crucible_bench import Comparison, clustered_ttest, compare, proportion_interval
 from crucible_bench.finding import finding
 from crucible_bench.plots import Picture
 from crucible_core import (
@@ -22,6 +22,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.metrics import comparisons
+from crucible_core.plan import plan_experiment
 from crucible_core.report import named_values, render_report
 from crucible_core.report.comparison_section import comparison_section
 
@@ -277,6 +278,32 @@ def test_clusters_of_dropped_items_are_dropped_with_them(kind: Any) -> None:
         [documents[place] for place in kept],
     )
     assert ctx.metrics["bench"]["tests"]["clustered_ttest"]["p_value"] == expected.p_value
+
+
+def test_every_item_answered_by_each_arm_is_one_declaration_with_other_numbers_of_answers_too() -> None:
+    rng = np.random.default_rng(3)
+    level, outputs = rng.random(15), []
+    for model, times in (("new", 5), ("old", 3)):
+        outputs += [
+            {"model": model, "question": question, "right": bool(rng.random() < level[question])}
+            for question in rng.permutation(np.repeat(np.arange(15), times)).tolist()
+        ]
+    outputs[4]["right"] = None
+    options = {"data": "outputs", "group_by": "model", "value": "right", "design": "clustered", "clusters": "question"}
+    experiment = Experiment.model_validate(
+        {"id": "x", "pipeline": [{"name": "bench", "options": {**options, "missing": "drop", "margin": 0.1}}]}
+    )
+    answered = Context(experiment_id="x", run_id="r", experiment=experiment).add_outputs(outputs)
+    ctx = plan_experiment(experiment, builtin_registry())[0].stage.run(answered)
+    kept = [one for one in outputs if one["right"] is not None]
+    values = {name: [float(one["right"]) for one in kept if one["model"] == name] for name in ("new", "old")}
+    questions = {name: [one["question"] for one in kept if one["model"] == name] for name in ("new", "old")}
+    expected = clustered_ttest(values, questions)
+    found = Comparison.from_dict(ctx.metrics["bench"])
+    assert found.tests[0].p_value == expected.p_value
+    assert found.verdicts[0].estimate == pytest.approx(expected.estimate)
+    assert found.tests[0] == compare(values, design="clustered", clusters=questions, outcome="binary").tests[0]
+    assert "n = 74 and 45, in clusters" in found.sentence
 
 
 def test_the_numbers_of_each_pair_have_names_in_csv_and_for_gates() -> None:
