@@ -81,6 +81,8 @@ def compare(
     non_inferiority: bool = False,
     higher_is_better: bool = True,
     reference: float | None = None,
+    folds: int | None = None,
+    repeats: int | None = None,
     test_share: float | None = None,
     resamples: int = 10_000,
     seed: int = 0,
@@ -112,7 +114,9 @@ else all groups at once |
     | non_inferiority | whether "not worse by the margin" is a verdict too | False |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | reference | for one_sample: the number that the group is compared with | |
-    | test_share | for resampled: size of a test set over that of its training set | 1 / (k - 1) for k folds |
+    | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
+    | repeats | for resampled: how often the cross-validation was repeated, each time with other folds | 1 |
+    | test_share | for resampled: size of a test set over that of its training set | 1 / (folds - 1) |
     | resamples | of the bootstrap and of permutation tests, at least 100 | 10,000 |
     | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
     | clusters | for clustered: the cluster of each item, of shape (n,); or of each group's own values, by its name, \
@@ -140,6 +144,8 @@ as answers by their question | |
         non_inferiority=non_inferiority,
         higher_is_better=higher_is_better,
         reference=reference,
+        folds=folds,
+        repeats=repeats,
         test_share=test_share,
         resamples=resamples,
         seed=seed,
@@ -153,8 +159,8 @@ def analyse(
     """`compare`, with the declaration as one value.
 
     `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
-    or of each group's own values by its name, for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
-    ValueError for a number out of range.
+    or of each group's own values by its name, for the design `clustered`. Raises CannotTestError if the declaration
+    contradicts itself or the data do not fit it, ValueError for a number out of range.
     """
     problems = declaration.problems()
     if problems:
@@ -229,6 +235,7 @@ class _Analyst:
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
+        self._check_folds()
         many = len(names) > 2
         if many and self.declared.alternative != "two-sided" and self.compare is None:
             raise CannotTestError(
@@ -277,6 +284,16 @@ class _Analyst:
             checks=tuple(self._checks()),
             choices=tuple(self.choices),
         )
+
+    def _check_folds(self) -> None:
+        folds, repeats = self.declared.folds, self.declared.repeats or 1
+        scores = max(map(_length, self.groups.values()), default=0)
+        if folds is not None and scores > folds * repeats:  # there are fewer where some were dropped
+            raise CannotTestError(
+                "corrected_resampled_ttest",
+                f"there are {scores} scores per group, but folds: {folds} and repeats: {repeats} make "
+                f"{folds * repeats}; declare how many folds one cross-validation has, and how often it was repeated",
+            )
 
     def _group(self, name: str, summary: GroupSummary) -> ComparedGroup:
         values = np.asarray(as_numbers(self.given[name]), dtype=np.float64)
@@ -531,7 +548,7 @@ class _Analyst:
         return results
 
     def _differences(self) -> Differences:
-        return Differences(cast("PairDesign", self.declared.design), self.clusters, self.declared.test_share)
+        return Differences(cast("PairDesign", self.declared.design), self.clusters, self.declared.share_of_test_set)
 
     # --- studies ---
 
@@ -603,7 +620,7 @@ def _clustered(self: _Analyst, _: TestName, groups: Groups, alpha: float, level:
 def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     said = self.declared
     return corrected_resampled_ttest(
-        groups, test_share=said.test_share, alpha=alpha, confidence_level=level, alternative=said.alternative
+        groups, test_share=said.share_of_test_set, alpha=alpha, confidence_level=level, alternative=said.alternative
     )
 
 

@@ -92,9 +92,9 @@ def choose_test(
 
     Reasons and sources are in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed or a
     fold. "clustered" means that values within a group are related (several questions on one text, several answers to
-    one question), with two groups measured on the same clusters; "resampled" that they come from overlapping training sets (cross-validation). More than
-    two groups lead to one test of all; which of them differ is a separate question, for a family of comparisons.
-    `run_test` computes the test, or the function that `OTHER_TESTS` names.
+    one question), with two groups measured on the same clusters; "resampled" that they come from overlapping training
+    sets (cross-validation). More than two groups lead to one test of all; which of them differ is a separate question,
+    for a family of comparisons. `run_test` computes the test, or the function that `OTHER_TESTS` names.
 
     Neither the data nor `checks` (sentences about normality or spread, passed through as information) decide: a test
     chosen by a preliminary test on the same data does not keep its level (Zimmerman 2004; Rochon, Gondan & Kieser

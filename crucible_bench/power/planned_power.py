@@ -51,7 +51,7 @@ def foresee(declared: Declaration, groups: int, n: int, smallest_effect: float, 
             sizes,
             alpha=alpha,
             alternative=alternative,
-            test_share=declared.test_share,
+            test_share=declared.share_of_test_set,
             simulations=_simulations(n),
         )
         if plan.power + 2.0 * plan.power_error >= power:
@@ -80,7 +80,7 @@ def _what_would_do(
             power=power,
             alpha=plan.alpha,
             alternative=plan.alternative,
-            test_share=declared.test_share,
+            test_share=declared.share_of_test_set,
         )
         said = f": n = {plan.n[0]} can see effects from {least.effect_size:.2g} on"
         needed = sample_size(
@@ -90,7 +90,7 @@ def _what_would_do(
             alpha=plan.alpha,
             alternative=plan.alternative,
             groups=max(2, len(plan.n)),
-            test_share=declared.test_share,
+            test_share=declared.share_of_test_set,
         )
     except (CannotTestError, ValueError):
         return ""
@@ -118,7 +118,7 @@ def power_as_planned(
                 [size] * groups if many else size,
                 alpha=alpha,
                 alternative=alternative,
-                test_share=declared.test_share,
+                test_share=declared.share_of_test_set,
                 simulations=_simulations(size),
             )
 

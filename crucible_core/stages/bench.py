@@ -77,8 +77,8 @@ class Bench(Stage):
     pair_by: str | None = None
     """With `data: outputs`: the field by which values belong together, such as the fold."""
     clusters: str | None = None
-    """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups may
-    have different numbers of values in a cluster, such as answers to a question."""
+    """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups
+    may have different numbers of values in a cluster, such as answers to a question."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -115,8 +115,13 @@ class Bench(Stage):
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
     """With `design: one_sample`: the number that the one group is compared with."""
+    folds: int | None = Field(default=None, ge=2)
+    """With `design: resampled`: the number of folds of the cross-validation."""
+    repeats: int | None = Field(default=None, ge=1)
+    """With `folds`: how often the cross-validation was repeated (default: once)."""
     test_share: float | None = Field(default=None, gt=0)
-    """With `design: resampled`: the size of a test set over that of its training set (default: 1 / (folds - 1))."""
+    """With `design: resampled`, for random splits: the size of a test set over that of its training set (default:
+    1 / (folds - 1))."""
     missing: MissingValues = "refuse"
     """What happens to missing values and pairs: `refuse` fails the stage, `drop` leaves them out and lists them."""
     planned: PlannedComparison | None = None
@@ -183,6 +188,8 @@ class Bench(Stage):
             non_inferiority=self.non_inferiority,
             higher_is_better=self.higher_is_better,
             reference=self.reference,
+            folds=self.folds,
+            repeats=self.repeats,
             test_share=self.test_share,
             resamples=self.resamples or stats.bootstrap_iterations or 10_000,
             seed=self.seed,
@@ -242,7 +249,8 @@ class Bench(Stage):
 
         design = self._design(ctx.experiment)
         if design in ("clustered", "resampled"):
-            return Differences(design, self.read(ctx).clusters_of(group), self.test_share)
+            declared = self.declaration(ctx.experiment)
+            return Differences(design, self.read(ctx).clusters_of(group), declared.share_of_test_set)
         return Differences("paired")
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:

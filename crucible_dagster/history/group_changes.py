@@ -160,7 +160,7 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
         alpha=declared.alpha,
         confidence_level=declared.confidence_level,
         effect_size=declared.effect_size,
-        test_share=declared.test_share,
+        test_share=declared.share_of_test_set,
         seed=declared.seed,
     )
     try:

@@ -196,20 +196,20 @@ def test_better_and_worse_say_whether_the_difference_is_shown_to_be_larger_than_
 
 def test_notes_that_are_the_same_for_all_pairs_are_told_once() -> None:
     folds = {name: values[:10] for name, values in {"a": LOW, "b": HIGH, "c": MIDDLE}.items()}
-    family = bench(folds, design="resampled").metrics["bench"]["comparisons"]
+    family = bench(folds, design="resampled", folds=10).metrics["bench"]["comparisons"]
     assert sum("the standard error is 1.45 times" in note for note in family["notes"]) == 1
     assert any(note.startswith("each pair: the standard error is 1.45 times") for note in family["notes"])
 
 
 def test_no_planning_number_is_explained_where_there_is_none() -> None:
     folds = {"a": LOW[:10], "b": [value + 0.01 * (-1.0) ** place for place, value in enumerate(LOW[:10])]}
-    (verdict,) = bench(folds, design="resampled", margin=0.001).metrics["bench"]["verdicts"]
+    (verdict,) = bench(folds, design="resampled", folds=10, margin=0.001).metrics["bench"]["verdicts"]
     assert (verdict["verdict"], verdict["more_replicates"], verdict["notes"]) == ("inconclusive", None, [])
 
 
 def test_dependent_values_have_no_test_of_normality() -> None:
     folds = {"a": LOW[:10], "b": HIGH[:10]}
-    (check,) = bench(folds, design="resampled").metrics["bench"]["checks"]
+    (check,) = bench(folds, design="resampled", folds=10).metrics["bench"]["checks"]
     assert "Shapiro" not in check
     assert "skewness" in check
     assert "Shapiro" in bench(folds, paired=True).metrics["bench"]["checks"][0]
