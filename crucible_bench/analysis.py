@@ -58,6 +58,9 @@ from crucible_bench.wording import counted
 
 __all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
 
+_LARGE_ENOUGH: Final = 10
+"""Values of the smallest group from which Games-Howell comparisons keep their level."""
+
 MOST_KEPT: Final = 1_000
 """How many values a comparison keeps of each group, for charts."""
 
@@ -178,19 +181,20 @@ class FamilyChoice:
     alternatives: tuple[FamilyName, ...]
 
 
-def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> FamilyChoice:
+def choose_family(outcome: Outcome, design: Design, compare: Comparing, *, smallest: int | None = None) -> FamilyChoice:
     """How more than two groups are compared two by two if nothing is declared.
 
     | outcome | design | compared | family |
     | --- | --- | --- | --- |
-    | continuous | independent | all_pairs | games_howell |
+    | continuous | independent | all_pairs | games_howell, for groups of at least 10 values |
     | ordinal | independent | all_pairs or baseline | dunn |
     | anything else | | | pairwise, by the test that `choose_test` has for two groups |
 
-    Neither needs equal variances. The rank families compare orders, as a declared `kruskal_wallis` does. The data do
-    not influence the choice. Never raises.
+    Neither needs equal variances. The rank families compare orders, as a declared `kruskal_wallis` does. `smallest` is
+    the size of the smallest group. The data do not influence the choice. Never raises.
     """
-    if design == "independent" and outcome == "continuous" and compare == "all_pairs":
+    large = smallest is None or smallest >= _LARGE_ENOUGH
+    if design == "independent" and outcome == "continuous" and compare == "all_pairs" and large:
         return FamilyChoice(
             "games_howell",
             "it holds its level for unequal variances and sizes, as the Welch tests do",
@@ -199,7 +203,9 @@ def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> Famil
         )
     if design == "independent" and outcome == "ordinal":
         return FamilyChoice("dunn", "it uses the ranks that the Kruskal-Wallis test uses", "Dunn 1964", ("pairwise",))
-    others: tuple[FamilyName, ...] = ("dunnett",) if (design, outcome) == ("independent", "continuous") else ()
+    others: tuple[FamilyName, ...] = ()
+    if (design, outcome) == ("independent", "continuous"):
+        others = ("dunnett",) if compare == "baseline" else ("games_howell", "tukey_hsd")
     return FamilyChoice(
         "pairwise",
         "the two-group test of the design on each pair, with a correction, assumes nothing that the test does not",
@@ -469,7 +475,8 @@ class _Analyst:
             if pair_test is not None:
                 procedure = "pairwise"
             else:
-                chosen = choose_family(self._outcome_of_pairs, said.design, compare)
+                smallest = min(map(_length, self.groups.values()))
+                chosen = choose_family(self._outcome_of_pairs, said.design, compare, smallest=smallest)
                 if said.alternative != "two-sided":
                     procedure = "pairwise"
                 else:

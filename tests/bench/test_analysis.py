@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, get_args
 
 import numpy as np
@@ -249,6 +250,19 @@ def test_a_family_is_chosen_for_every_design_with_its_source(design: Any, outcom
     assert family.family in get_args(FamilyName)
     assert family.family not in family.alternatives
     assert any(char.isdigit() for char in family.source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "n"), [(10, 3), (4, 5), (5, 10)])
+def test_all_pairs_of_small_groups_keep_the_level_of_their_family(k: int, n: int) -> None:
+    rng, runs = np.random.default_rng(2), 150
+    rejected = 0
+    for _ in range(runs):
+        family = of({str(i): rng.normal(0, 1 + i % 2, n) for i in range(k)}, compare="all_pairs").comparisons
+        assert family is not None
+        assert family.procedure == ("pairwise" if n < 10 else "games_howell")
+        rejected += any(pair.significant for pair in family.comparisons)
+    assert rejected / runs <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -206,6 +206,33 @@ def test_welchs_anova_agrees_with_statsmodels_at_any_scale() -> None:
         assert result.p_value == pytest.approx(float(oracle.pvalue))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "n"), [(3, 3), (5, 3), (6, 8), (10, 3), (10, 5), (10, 12)])
+@pytest.mark.parametrize("last", [1.0, 5.0])
+def test_welchs_anova_keeps_its_level_for_many_small_groups(k: int, n: int, last: float) -> None:
+    # By Welch's F alone ten groups of three reject in 14 %.
+    rng, runs = np.random.default_rng(0), 500
+    scales = [1.0] * (k - 1) + [last]
+    rejected = sum(
+        run_test(
+            "welch_anova", {str(i): rng.normal(0, sd, n) for i, sd in enumerate(scales)}, resamples=399
+        ).significant
+        for _ in range(runs)
+    )
+    assert rejected / runs <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
+
+
+def test_small_groups_are_compared_by_a_parametric_bootstrap_whatever_their_order() -> None:
+    groups = {str(i): RNG.normal(i, 1 + i, 4) for i in range(5)}
+    result = run_test("welch_anova", groups)
+    turned = run_test("welch_anova", dict(reversed(groups.items())))
+    assert turned.p_value == result.p_value
+    assert "parametric bootstrap" in result.notes[0]
+    assert 0.2 < result.p_value / float(special.fdtrc(*result.df, result.statistic)) < 5
+    few = run_test("welch_anova", {name: groups[name] for name in "012"})
+    assert few.p_value == float(special.fdtrc(*few.df, few.statistic))
+
+
 def test_welchs_anova_refuses_what_has_no_variance_of_its_own() -> None:
     with pytest.raises(CannotTestError, match="'a' is constant"):
         run_test("welch_anova", {"a": [1.0, 1.0], "b": [1.0, 2.0]})
