@@ -7,7 +7,7 @@ groups, never from the values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -58,6 +58,9 @@ from crucible_bench.wording import counted
 
 __all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
 
+_OF_MEANS: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest", "welch_anova"})
+_MOST_SKEWED: Final = 0.2
+_FEWEST_OF_SHAPE: Final = 5
 _LARGE_ENOUGH: Final = 10
 """Values of the smallest group from which Games-Howell comparisons keep their level."""
 
@@ -224,6 +227,7 @@ class _Analyst:
         self.declared = declared
         self.clusters = clusters
         self.choices: list[tuple[str, Choice]] = []
+        self.size_notes: list[str] = []
         _refuse_counts_without_pairs(groups, declared.design)
         self.given = {name: open_counts(name, values) for name, values in groups.items()}
         self.outcome = self._outcome()
@@ -287,7 +291,7 @@ class _Analyst:
             verdicts=verdicts,
             best=best,
             ranking=ranking,
-            checks=tuple(self._checks()),
+            checks=(*self._checks(), *dict.fromkeys(self.size_notes)),
             choices=tuple(self.choices),
         )
 
@@ -411,6 +415,7 @@ class _Analyst:
         return chosen.test
 
     def _by_rule(self, chosen: TestChoice, count: int) -> Choice:
+        self.size_notes += chosen.notes
         groups = (
             f"{self.declared.design.replace('_', ' ')} of"
             if count == 1
@@ -605,6 +610,7 @@ class _Analyst:
                 said.append(f"{what}: {shape}; no test of normality, which would assume independent values")
                 continue
             said.append(f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, {_p(normality.p_value)}, {shape}")
+        said += self._skewed()
         if self.declared.design == "independent" and len(self.groups) > 1:
             try:
                 spread = run_test("brown_forsythe", self.groups)
@@ -612,6 +618,29 @@ class _Analyst:
                 return said
             said.append(f"spread: Brown-Forsythe F = {spread.statistic:.3f}, {_p(spread.p_value)}")
         return said
+
+    def _skewed(self) -> Iterator[str]:
+        """Differences too skewed for a test of their mean, by Cochran's (1977) rule n > 25 skewness**2."""
+        said = self.declared
+        of_means = said.margin is not None or bool({"auto", *_OF_MEANS} & set(said.tests))
+        if not of_means or said.design not in ("independent", "one_sample", "paired"):
+            return
+        names = list(self.groups)
+        if said.design == "one_sample":
+            samples = [(names[0], [self.groups[names[0]]])]
+        elif said.design == "paired":
+            pairs = self._pairs(names)
+            samples = [(f"{a} - {b}", [_difference(self.groups[a], self.groups[b])]) for a, b in pairs]
+        else:
+            samples = [(f"{a} - {b}", [self.groups[a], self.groups[b]]) for a, b in self._pairs(names)]
+        for what, groups in samples:
+            if (skewness := _skewness_of_mean(groups)) is not None:
+                yield (
+                    f"{what}: so skewed a distribution with so few values leaves the mean a skewness of "
+                    f"{skewness:.2f}, where t-tests and their intervals ask for less than 0.2 (Cochran 1977); for ten lognormal "
+                    "differences they reject in 16 % where 5 % are promised. More values help; sign tests (pairs) and "
+                    "brunner_munzel (groups) hold, about the order of values; so do logarithms, about ratios"
+                )
 
 
 Special: TypeAlias = Callable[["_Analyst", TestName, Groups, float, float | None], TestResult]
@@ -745,6 +774,27 @@ def _refuse_counts_without_pairs(groups: Groups, design: Design) -> None:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _skewness_of_mean(groups: Sequence[Any]) -> float | None:
+    """The skewness of a mean, or of the difference of two, if it is above 0.2 and not within two standard errors of 0;
+    else None.
+    """
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    largest = max(float(np.abs(values).max(initial=0.0)) for values in arrays)
+    if min(values.size for values in arrays) < _FEWEST_OF_SHAPE or not 0.0 < largest < math.inf:
+        return None
+    variance = third = error = 0.0
+    for sign, values in zip((1.0, -1.0), (values / largest for values in arrays), strict=False):
+        n, own = values.size, float(values.var())
+        variance += own / n
+        third += sign * float(np.mean((values - values.mean()) ** 3)) / n**2
+        error += 6.0 * (n - 2.0) / ((n + 1.0) * (n + 3.0)) * own**3 / n**4  # as for normal values
+    if not variance**1.5 > 0.0:
+        return None
+    skewness = third / variance**1.5
+    noise = 2.0 * math.sqrt(error) / variance**1.5
+    return skewness if abs(skewness) > max(_MOST_SKEWED, noise) else None
 
 
 def _length(values: Any) -> int:

@@ -80,11 +80,14 @@ class ComparedGroup(GroupSummary):
     `mean_interval` is the interval of the mean alone: by t, or by Wilson for a share. It is None for designs in which
     values belong together, where it would say nothing about the differences. `values` are the group's values in their
     order; if there are more than a thousand, `sampled` is true and they are a thousand quantiles, in ascending order.
+    `dropped` is how many values were left out before the comparison because they, or those paired with them, are
+    missing; `n` does not count them.
     """
 
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
+    dropped: Count = 0
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
@@ -30,7 +30,22 @@ def finding(comparison: Compared) -> str:
         found = _finding_of_test(comparison, comparison.judged[0])
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
-    return " ".join([found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN]), *rest])
+    verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
+    return " ".join([found, *verdicts, *rest, *_left_out(comparison)])
+
+
+def _left_out(comparison: Compared) -> Iterator[str]:
+    """How many values were dropped, and that this may flatter a group."""
+    gone = {name: group for name, group in comparison.groups.items() if group.dropped}
+    if not gone:
+        return
+    shares = [f"{one.dropped:,} of {one.n + one.dropped:,} values of {name}" for name, one in gone.items()]
+    if len({(one.n, one.dropped) for one in gone.values()}) == 1 and len(gone) == len(comparison.groups) > 1:
+        one = next(iter(gone.values()))
+        shares = [f"{one.dropped:,} of {one.n + one.dropped:,} values of each group"]
+    more = len(shares) - MOST_SHOWN
+    rest = f" and of {more} more groups" if more > 0 else ""
+    yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
 
 
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -34,6 +35,7 @@ from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
     from crucible_bench.compared import PlannedPower
+    from crucible_bench.data.missing import MissingValue
     from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
@@ -200,7 +202,8 @@ class Bench(Stage):
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
-        found, dropped = self._complete(ctx)
+        found, missing = self._complete(ctx)
+        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
         comparison = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
@@ -212,8 +215,11 @@ class Bench(Stage):
                 *([f"and {len(dropped) - MOST_NAMED} more"] if len(dropped) > MOST_NAMED else []),
             ]
             ctx = ctx.decide("missing: drop", "; ".join(shown), alternatives=["missing: refuse"])
+        counts = Counter(place.group for place in missing)
+        groups = {name: replace(group, dropped=counts[name]) for name, group in comparison.groups.items()}
         comparison = replace(
             comparison,
+            groups=groups,
             measure=self.measure or self.value,
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values)),
@@ -281,8 +287,8 @@ class Bench(Stage):
             if place not in ("assigns", "metrics") or not name:
                 yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
 
-    def _complete(self, ctx: Context) -> tuple[ComparedGroups, list[str]]:
-        """The groups without missing values, and what was dropped, one sentence each."""
+    def _complete(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
+        """The groups without missing values, and the places that were dropped."""
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
@@ -297,7 +303,7 @@ class Bench(Stage):
             found = found._replace(values={name: found.values[name] for name in self.groups})
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
-            return found, []
+            return found, ()
         paired = self._design(ctx.experiment) not in ("independent", "one_sample")
         paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
@@ -317,8 +323,7 @@ class Bench(Stage):
             }
         elif clusters is not None:
             clusters = [label for place, label in enumerate(clusters) if place not in gone]
-        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in complete.dropped]
-        return ComparedGroups(dict(complete.groups), clusters, left), dropped
+        return ComparedGroups(dict(complete.groups), clusters, left), complete.dropped
 
     def _refuse_missing_pairs(self, found: ComparedGroups) -> None:
         for name, values in found.values.items() if found.pairs is not None else ():

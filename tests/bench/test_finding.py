@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible_bench import Comparison, clustered_ttest, compare, proportion_interval
+from crucible_bench import Comparison, choose_test, clustered_ttest, compare, proportion_interval, run_test
 from crucible_bench.finding import finding
 from crucible_bench.plots import Picture
 from crucible_core import (
@@ -304,6 +304,54 @@ def test_every_item_answered_by_each_arm_is_one_declaration_with_other_numbers_o
     assert found.verdicts[0].estimate == pytest.approx(expected.estimate)
     assert found.tests[0] == compare(values, design="clustered", clusters=questions, outcome="binary").tests[0]
     assert "n = 74 and 45, in clusters" in found.sentence
+
+
+def test_dropped_answers_are_in_the_finding() -> None:
+    answers = {"a": [True] * 30 + [None] * 20, "b": [True] * 30 + [False] * 20}
+    said = told(answers, missing="drop")
+    assert said.endswith("Left out because of missing values: 20 of 50 values of a.")
+    pairs = told({"a": [*LOW[:19], None], "b": [None, *HIGH[1:]]}, missing="drop", paired=True)
+    assert pairs.endswith("Left out because of missing values: 2 of 20 values of each group.")
+    assert "Left out" not in told({"a": LOW, "b": HIGH}, missing="drop")
+    found = Comparison.from_dict(bench(answers, missing="drop").metrics["bench"])
+    assert (found.groups["a"].dropped, found.groups["a"].n, found.groups["b"].dropped) == (20, 30, 0)
+
+
+def test_the_notes_about_sizes_reach_who_lets_auto_choose() -> None:
+    ratings = {"a": [5, 4, 5, 4, 5], "b": [1, 2, 1, 2, 1]}
+    (note,) = choose_test("ordinal", [5, 5], design="paired").notes
+    assert "not even a unanimous sign test reaches 0.05" in note
+    assert note in bench(ratings, paired=True, outcome="ordinal").metrics["bench"]["checks"]
+    three = bench({"a": LOW[:6], "b": HIGH[:6], "c": MIDDLE[:6]}, compare="all_pairs").metrics["bench"]["checks"]
+    assert sum("the smallest group has 6 values" in check for check in three) == 1
+    declared = bench(ratings, paired=True, outcome="ordinal", tests=["sign"]).metrics["bench"]["checks"]
+    assert note not in declared
+
+
+def test_skewed_values_are_noted_where_a_test_of_means_is_not_made_for_them() -> None:
+    rng = np.random.default_rng(11)
+    skewed = list(rng.lognormal(size=30))
+    zeros = [0.0] * 30
+
+    def noted(groups: Mapping[str, Any], **options: Any) -> bool:
+        return any("Cochran 1977" in check for check in bench(groups, **options).metrics["bench"]["checks"])
+
+    assert noted({"a": skewed, "b": zeros}, paired=True)
+    assert noted({"a": [1e300 * value for value in skewed], "b": zeros}, paired=True)
+    assert not noted({"a": skewed, "b": zeros}, paired=True, tests=["sign"])
+    assert not noted({"a": LOW, "b": HIGH}, paired=True)
+    assert noted({"a": [10.0 * value for value in skewed], "b": HIGH})
+    # The skewness of two groups of one shape and size cancels in their difference.
+    assert not noted({"a": skewed, "b": [value + 1 for value in skewed]})
+    assert noted({"a": skewed}, design="one_sample", reference=1.6)
+
+
+@pytest.mark.slow
+def test_the_figure_about_lognormal_differences_is_true() -> None:
+    rng, runs = np.random.default_rng(12), 1500
+    draws = rng.lognormal(size=(runs, 10)) - np.exp(0.5)
+    rejected = np.mean([run_test("paired_ttest", {"a": row, "b": np.zeros(10)}).significant for row in draws])
+    assert rejected == pytest.approx(0.16, abs=3.5 * (0.16 * 0.84 / runs) ** 0.5)
 
 
 def test_the_numbers_of_each_pair_have_names_in_csv_and_for_gates() -> None:
