@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
@@ -80,14 +80,11 @@ class ComparedGroup(GroupSummary):
     `mean_interval` is the interval of the mean alone: by t, or by Wilson for a share. It is None for designs in which
     values belong together, where it would say nothing about the differences. `values` are the group's values in their
     order; if there are more than a thousand, `sampled` is true and they are a thousand quantiles, in ascending order.
-    `dropped` is how many values were left out before the comparison because they, or those paired with them, are
-    missing; `n` does not count them.
     """
 
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
-    dropped: Count = 0
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -323,6 +320,8 @@ class Compared:
     """Sentences about the assumptions. They had no influence on any choice."""
     dropped: tuple[str, ...] = ()
     """The places dropped because of missing values, one sentence each."""
+    left_out: Mapping[str, Count] = field(default_factory=dict)
+    """How many values of each group were dropped, by its name; its n does not count them."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 

@@ -36,13 +36,12 @@ def finding(comparison: Compared) -> str:
 
 def _left_out(comparison: Compared) -> Iterator[str]:
     """How many values were dropped, and that this may flatter a group."""
-    gone = {name: group for name, group in comparison.groups.items() if group.dropped}
-    if not gone:
+    counts = {name: f"{gone:,} of {comparison.groups[name].n + gone:,}" for name, gone in comparison.left_out.items()}
+    if not counts:
         return
-    shares = [f"{one.dropped:,} of {one.n + one.dropped:,} values of {name}" for name, one in gone.items()]
-    if len({(one.n, one.dropped) for one in gone.values()}) == 1 and len(gone) == len(comparison.groups) > 1:
-        one = next(iter(gone.values()))
-        shares = [f"{one.dropped:,} of {one.n + one.dropped:,} values of each group"]
+    shares = [f"{count} values of {name}" for name, count in counts.items()]
+    if len(set(counts.values())) == 1 and len(counts) == len(comparison.groups) > 1:
+        shares = [f"{next(iter(counts.values()))} values of each group"]
     more = len(shares) - MOST_SHOWN
     rest = f" and of {more} more groups" if more > 0 else ""
     yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."

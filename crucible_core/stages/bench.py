@@ -215,11 +215,9 @@ class Bench(Stage):
                 *([f"and {len(dropped) - MOST_NAMED} more"] if len(dropped) > MOST_NAMED else []),
             ]
             ctx = ctx.decide("missing: drop", "; ".join(shown), alternatives=["missing: refuse"])
-        counts = Counter(place.group for place in missing)
-        groups = {name: replace(group, dropped=counts[name]) for name, group in comparison.groups.items()}
         comparison = replace(
             comparison,
-            groups=groups,
+            left_out=Counter(place.group for place in missing),
             measure=self.measure or self.value,
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values)),

@@ -314,7 +314,7 @@ def test_dropped_answers_are_in_the_finding() -> None:
     assert pairs.endswith("Left out because of missing values: 2 of 20 values of each group.")
     assert "Left out" not in told({"a": LOW, "b": HIGH}, missing="drop")
     found = Comparison.from_dict(bench(answers, missing="drop").metrics["bench"])
-    assert (found.groups["a"].dropped, found.groups["a"].n, found.groups["b"].dropped) == (20, 30, 0)
+    assert (found.left_out, found.groups["a"].n) == ({"a": 20}, 30)
 
 
 def test_the_notes_about_sizes_reach_who_lets_auto_choose() -> None:
