@@ -639,7 +639,7 @@ class _Analyst:
                     f"{what}: so skewed a distribution with so few values leaves the mean a skewness of "
                     f"{skewness:.2f}, where t-tests and their intervals ask for less than 0.2 (Cochran 1977); for ten "
                     "lognormal differences they reject in 16 % where 5 % are promised. More values help; sign tests "
-                    "(pairs) and brunner_munzel (groups) hold, about the order of values; so do logarithms, about ratios"
+                    "(pairs) and brunner_munzel (groups) hold, about the order of values; logarithms, about ratios"
                 )
 
 
