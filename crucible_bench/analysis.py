@@ -7,7 +7,7 @@ groups and from the kind of their values, never from how large they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -33,7 +33,7 @@ from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
-from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_ttest
+from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_ttest
 from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
 from crucible_bench.hypothesis_tests.normality import shapiro_wilk
 from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
@@ -65,6 +65,12 @@ from crucible_bench.wording import counted
 
 __all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
 
+_OF_MEANS: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest", "welch_anova"})
+_MOST_SKEWED: Final = 0.2
+_FEWEST_OF_SHAPE: Final = 5
+_LARGE_ENOUGH: Final = 10
+"""Values of the smallest group from which Games-Howell comparisons keep their level."""
+
 MOST_KEPT: Final = 1_000
 """How many values a comparison keeps of each group, for charts."""
 
@@ -88,10 +94,12 @@ def compare(
     non_inferiority: bool = False,
     higher_is_better: bool = True,
     reference: float | None = None,
+    folds: int | None = None,
+    repeats: int | None = None,
     test_share: float | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    clusters: ClustersOfGroups | None = None,
     measure: str | None = None,
 ) -> Comparison:
     """Compare groups of numbers as declared: tests, effect sizes with intervals, and verdicts, in one result.
@@ -120,10 +128,13 @@ else all groups at once |
     | non_inferiority | whether "not worse by the margin" is a verdict too | False |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | reference | for one_sample: the number that the group is compared with | |
-    | test_share | for resampled: size of a test set over that of its training set | 1 / (k - 1) for k folds |
+    | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
+    | repeats | for resampled: how often the cross-validation was repeated, each time with other folds | 1 |
+    | test_share | for resampled: size of a test set over that of its training set | 1 / (folds - 1) |
     | resamples | of the bootstrap and of permutation tests, at least 100 | 10,000 |
     | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
-    | clusters | for clustered: the cluster of each item, of shape (n,) | |
+    | clusters | for clustered: the cluster of each item, of shape (n,); or of each group's own values, by its name, \
+as answers by their question | |
     | measure | what the numbers are, such as accuracy, for the sentence and for reports | |
 
     Raises CannotTestError, a ValueError, if the declaration contradicts itself or has an unknown word (the message
@@ -147,6 +158,8 @@ else all groups at once |
         non_inferiority=non_inferiority,
         higher_is_better=higher_is_better,
         reference=reference,
+        folds=folds,
+        repeats=repeats,
         test_share=test_share,
         resamples=resamples,
         seed=seed,
@@ -154,12 +167,14 @@ else all groups at once |
     return replace(analyse(groups, declaration, clusters=clusters), measure=measure)
 
 
-def analyse(groups: Mapping[str, Values], declaration: Declaration, *, clusters: Clusters | None = None) -> Comparison:
+def analyse(
+    groups: Mapping[str, Values], declaration: Declaration, *, clusters: ClustersOfGroups | None = None
+) -> Comparison:
     """`compare`, with the declaration as one value.
 
     `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
-    for the design `clustered`. Raises CannotTestError if the declaration contradicts itself or the data do not fit it,
-    ValueError for a number out of range.
+    or of each group's own values by its name, for the design `clustered`. Raises CannotTestError if the declaration
+    contradicts itself or the data do not fit it, ValueError for a number out of range.
     """
     if not isinstance(groups, Mapping):
         raise CannotTestError("groups", f"they are a mapping of names to values, not a {type(groups).__name__}")
@@ -179,19 +194,20 @@ class FamilyChoice:
     alternatives: tuple[FamilyName, ...]
 
 
-def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> FamilyChoice:
+def choose_family(outcome: Outcome, design: Design, compare: Comparing, *, smallest: int | None = None) -> FamilyChoice:
     """How more than two groups are compared two by two if nothing is declared.
 
     | outcome | design | compared | family |
     | --- | --- | --- | --- |
-    | continuous | independent | all_pairs | games_howell |
+    | continuous | independent | all_pairs | games_howell, for groups of at least 10 values |
     | ordinal | independent | all_pairs or baseline | dunn |
     | anything else | | | pairwise, by the test that `choose_test` has for two groups |
 
-    Neither needs equal variances. The rank families compare orders, as a declared `kruskal_wallis` does. The data do
-    not influence the choice. Never raises.
+    Neither needs equal variances. The rank families compare orders, as a declared `kruskal_wallis` does. `smallest` is
+    the size of the smallest group. The data do not influence the choice. Never raises.
     """
-    if design == "independent" and outcome == "continuous" and compare == "all_pairs":
+    large = smallest is None or smallest >= _LARGE_ENOUGH
+    if design == "independent" and outcome == "continuous" and compare == "all_pairs" and large:
         return FamilyChoice(
             "games_howell",
             "it holds its level for unequal variances and sizes, as the Welch tests do",
@@ -200,7 +216,9 @@ def choose_family(outcome: Outcome, design: Design, compare: Comparing) -> Famil
         )
     if design == "independent" and outcome == "ordinal":
         return FamilyChoice("dunn", "it uses the ranks that the Kruskal-Wallis test uses", "Dunn 1964", ("pairwise",))
-    others: tuple[FamilyName, ...] = ("dunnett",) if (design, outcome) == ("independent", "continuous") else ()
+    others: tuple[FamilyName, ...] = ()
+    if (design, outcome) == ("independent", "continuous"):
+        others = ("dunnett",) if compare == "baseline" else ("games_howell", "tukey_hsd")
     return FamilyChoice(
         "pairwise",
         "the two-group test of the design on each pair, with a correction, assumes nothing that the test does not",
@@ -215,11 +233,12 @@ Groups: TypeAlias = Mapping[str, Any]
 
 
 class _Analyst:
-    def __init__(self, groups: Groups, declared: Declaration, clusters: Clusters | None) -> None:
+    def __init__(self, groups: Groups, declared: Declaration, clusters: ClustersOfGroups | None) -> None:
         self.declared = declared
         self.clusters = clusters
         self.choices: list[tuple[str, Choice]] = []
         refuse_tuples_of_counts(groups)
+        self.size_notes: list[str] = []
         _refuse_counts_without_pairs(groups, declared.design)
         self.given = {name: open_counts(name, values) for name, values in groups.items()}
         self.outcome = self._outcome()
@@ -239,6 +258,7 @@ class _Analyst:
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
         self._refuse_unequal_lengths(summaries)
+        self._check_folds()
         many = len(names) > 2
         if many and self.declared.alternative != "two-sided" and self.compare is None:
             raise CannotTestError(
@@ -287,7 +307,7 @@ class _Analyst:
             verdicts=verdicts,
             best=best,
             ranking=ranking,
-            checks=tuple(self._checks()),
+            checks=(*self._checks(), *dict.fromkeys(self.size_notes)),
             choices=tuple(self.choices),
         )
 
@@ -298,6 +318,16 @@ class _Analyst:
                 "groups",
                 f"{self.declared.design} groups have one length, but theirs are {lengths}; pair them, or leave out "
                 "what has no partner with `missing: drop`",
+            )
+
+    def _check_folds(self) -> None:
+        folds, repeats = self.declared.folds, self.declared.repeats or 1
+        scores = max(map(_length, self.groups.values()), default=0)
+        if folds is not None and scores > folds * repeats:  # there are fewer where some were dropped
+            raise CannotTestError(
+                "corrected_resampled_ttest",
+                f"there are {scores} scores per group, but folds: {folds} and repeats: {repeats} make "
+                f"{folds * repeats}; declare how many folds one cross-validation has, and how often it was repeated",
             )
 
     def _group(self, name: str, summary: GroupSummary) -> ComparedGroup:
@@ -424,6 +454,7 @@ class _Analyst:
         return chosen.test
 
     def _by_rule(self, chosen: TestChoice, count: int) -> Choice:
+        self.size_notes += chosen.notes
         groups = (
             f"{self.declared.design.replace('_', ' ')} of"
             if count == 1
@@ -497,7 +528,8 @@ class _Analyst:
             if pair_test is not None:
                 procedure = "pairwise"
             else:
-                chosen = choose_family(self._outcome_of_pairs, said.design, compare)
+                smallest = min(map(_length, self.groups.values()))
+                chosen = choose_family(self._outcome_of_pairs, said.design, compare, smallest=smallest)
                 if said.alternative != "two-sided":
                     procedure = "pairwise"
                 else:
@@ -587,7 +619,7 @@ class _Analyst:
     def _differences(self) -> Differences:
         said = self.declared
         shares = self.outcome == "binary" and not set(said.tests) & _OF_MEASUREMENTS
-        return Differences(cast("PairDesign", said.design), self.clusters, said.test_share, of_shares=shares)
+        return Differences(cast("PairDesign", said.design), self.clusters, said.share_of_test_set, of_shares=shares)
 
     # --- studies ---
 
@@ -620,7 +652,8 @@ class _Analyst:
         if self.declared.design in {"independent", "one_sample"}:
             shaped = [(f"group {name}", values) for name, values in self.groups.items()]
         else:
-            pairs = self._pairs(list(self.groups))
+            # Values that belong together by their cluster only have no differences one by one.
+            pairs = [] if isinstance(self.clusters, Mapping) else self._pairs(list(self.groups))
             shaped = [
                 (f"differences {first} - {second}", _difference(self.groups[first], self.groups[second]))
                 for first, second in pairs
@@ -636,6 +669,7 @@ class _Analyst:
                 said.append(f"{what}: {shape}; no test of normality, which would assume independent values")
                 continue
             said.append(f"{what}: Shapiro-Wilk W = {normality.statistic:.3f}, {_p(normality.p_value)}, {shape}")
+        said += self._skewed()
         if self.declared.design == "independent" and len(self.groups) > 1:
             try:
                 spread = run_test("brown_forsythe", self.groups)
@@ -643,6 +677,29 @@ class _Analyst:
                 return said
             said.append(f"spread: Brown-Forsythe F = {spread.statistic:.3f}, {_p(spread.p_value)}")
         return said
+
+    def _skewed(self) -> Iterator[str]:
+        """Differences too skewed for a test of their mean, by Cochran's (1977) rule n > 25 skewness**2."""
+        said = self.declared
+        of_means = said.margin is not None or bool({"auto", *_OF_MEANS} & set(said.tests))
+        if not of_means or said.design not in ("independent", "one_sample", "paired"):
+            return
+        names = list(self.groups)
+        if said.design == "one_sample":
+            samples = [(names[0], [self.groups[names[0]]])]
+        elif said.design == "paired":
+            pairs = self._pairs(names)
+            samples = [(f"{a} - {b}", [_difference(self.groups[a], self.groups[b])]) for a, b in pairs]
+        else:
+            samples = [(f"{a} - {b}", [self.groups[a], self.groups[b]]) for a, b in self._pairs(names)]
+        for what, groups in samples:
+            if (skewness := _skewness_of_mean(groups)) is not None:
+                yield (
+                    f"{what}: so skewed a distribution with so few values leaves the mean a skewness of "
+                    f"{skewness:.2f}, where t-tests and their intervals ask for less than 0.2 (Cochran 1977); for ten "
+                    "lognormal differences they reject in 16 % where 5 % are promised. More values help; sign tests "
+                    "(pairs) and brunner_munzel (groups) hold, about the order of values; logarithms, about ratios"
+                )
 
 
 Special: TypeAlias = Callable[["_Analyst", TestName, Groups, float, float | None], TestResult]
@@ -658,7 +715,7 @@ def _clustered(self: _Analyst, _: TestName, groups: Groups, alpha: float, level:
 def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     said = self.declared
     return corrected_resampled_ttest(
-        groups, test_share=said.test_share, alpha=alpha, confidence_level=level, alternative=said.alternative
+        groups, test_share=said.share_of_test_set, alpha=alpha, confidence_level=level, alternative=said.alternative
     )
 
 
@@ -784,6 +841,27 @@ def _refuse_counts_without_pairs(groups: Groups, design: Design) -> None:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _skewness_of_mean(groups: Sequence[Any]) -> float | None:
+    """The skewness of a mean, or of the difference of two, if it is above 0.2 and not within two standard errors of 0;
+    else None.
+    """
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    largest = max(float(np.abs(values).max(initial=0.0)) for values in arrays)
+    if min(values.size for values in arrays) < _FEWEST_OF_SHAPE or not 0.0 < largest < math.inf:
+        return None
+    variance = third = error = 0.0
+    for sign, values in zip((1.0, -1.0), (values / largest for values in arrays), strict=False):
+        n, own = values.size, float(values.var())
+        variance += own / n
+        third += sign * float(np.mean((values - values.mean()) ** 3)) / n**2
+        error += 6.0 * (n - 2.0) / ((n + 1.0) * (n + 3.0)) * own**3 / n**4  # as for normal values
+    if not variance**1.5 > 0.0:
+        return None
+    skewness = third / variance**1.5
+    noise = 2.0 * math.sqrt(error) / variance**1.5
+    return skewness if abs(skewness) > max(_MOST_SKEWED, noise) else None
 
 
 def _length(values: Any) -> int:

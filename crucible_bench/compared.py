@@ -7,7 +7,7 @@ JSON and reads them back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
@@ -333,6 +333,8 @@ class Compared:
     """Sentences about the assumptions. They had no influence on any choice."""
     dropped: tuple[str, ...] = ()
     """The places dropped because of missing values, one sentence each."""
+    left_out: Mapping[str, Count] = field(default_factory=dict)
+    """How many values of each group were dropped, by its name; its n does not count them."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 

@@ -74,6 +74,8 @@ class Declaration:
     non_inferiority: bool = False
     higher_is_better: bool = True
     reference: float | None = None
+    folds: int | None = None
+    repeats: int | None = None
     test_share: float | None = None
     resamples: int = 10_000
     seed: int = 0
@@ -81,6 +83,13 @@ class Declaration:
     def problems(self) -> list[str]:
         """The problems that exist whatever the data are, one sentence each: unknown words, else contradictions."""
         return [*_unknown_words(self), *_not_numbers(self)] or list(_contradictions(self))
+
+    @property
+    def share_of_test_set(self) -> float | None:
+        """The size of a test set over that of its training set, as declared or by the folds; None if neither is."""
+        if self.test_share is None and self.folds is not None:
+            return 1.0 / (self.folds - 1.0)
+        return self.test_share
 
     @property
     def comparing(self) -> Comparing | None:
@@ -104,6 +113,9 @@ _WORDS: Final[Mapping[str, object]] = MappingProxyType(
         "study": StudyName,
     }
 )
+_NUMBERS: Final = (
+    "alpha", "confidence_level", "folds", "margin", "reference", "repeats", "resamples", "seed", "test_share",
+)  # fmt: skip
 _OPTIONAL: Final = frozenset({"compare", "effect_size", "family", "outcome", "study"})
 
 
@@ -117,7 +129,17 @@ def _unknown_words(said: Declaration) -> Iterator[str]:
 
 
 def _not_numbers(said: Declaration) -> Iterator[str]:
-    for name in ("alpha", "confidence_level", "margin", "reference", "test_share", "resamples", "seed"):
+    for name in (
+        "alpha",
+        "confidence_level",
+        "margin",
+        "reference",
+        "folds",
+        "repeats",
+        "test_share",
+        "resamples",
+        "seed",
+    ):
         value = getattr(said, name)
         if value is not None and not isinstance(value, Real):
             yield f"{name} is a number, not {value!r:.80}"
@@ -184,10 +206,31 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
         )
     if said.design != "one_sample" and said.reference is not None:
         yield f"reference: it is for the design one_sample, but the design is {said.design}"
-    if said.design != "resampled" and said.test_share is not None:
-        yield f"test_share: it is for the design resampled, but the design is {said.design}"
+    yield from _contradictions_of_folds(said)
     if said.non_inferiority and said.margin is None:
         yield "margin: non-inferiority needs the largest loss that would not matter"
+
+
+def _contradictions_of_folds(said: Declaration) -> Iterator[str]:
+    given = {"folds": said.folds, "repeats": said.repeats, "test_share": said.test_share}
+    if said.design != "resampled":
+        for name in [name for name, value in given.items() if value is not None]:
+            yield f"{name}: it is for the design resampled, but the design is {said.design}"
+        return
+    if said.folds is None and said.test_share is None:
+        yield (
+            "folds: declare the number of folds of the cross-validation, such as 10, and `repeats` if it was repeated "
+            "(or `test_share` for random splits: the size of a test set over that of its training set); how dependent "
+            "the scores are follows from it, and not from their number"
+        )
+    if said.folds is not None and said.test_share is not None:
+        yield "test_share: it is 1 / (folds - 1) for folds, so declare one of the two"
+    if said.folds is not None and said.folds < 2:
+        yield f"folds: a cross-validation has at least 2, not {said.folds}"
+    if said.repeats is not None and said.folds is None:
+        yield "repeats: it is the number of times that a cross-validation was repeated, and needs its `folds`"
+    if said.repeats is not None and said.repeats < 1:
+        yield f"repeats: a cross-validation is done at least once, not {said.repeats} times"
 
 
 def _contradictions_of_study(said: Declaration) -> Iterator[str]:

@@ -16,12 +16,15 @@ __all__ = [
     "counts",
     "effect_text",
     "estimated",
+    "estimates_effect",
     "family_head",
     "finding",
     "found_by",
     "found_of_pair",
     "labelled",
+    "left_out",
     "measured",
+    "not_tested",
     "percent",
     "shared_counts",
     "statistic",
@@ -45,11 +48,11 @@ def finding(comparison: Compared) -> str:
         found = _finding_of_test(comparison, comparison.judged[0])
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
-    sentences = [found, *map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN]), *rest]
-    return " ".join([*sentences, *_not_tested(comparison.untested)])
+    verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
+    return " ".join([found, *verdicts, *rest, *not_tested(comparison.untested), *left_out(comparison)])
 
 
-def _not_tested(untested: Sequence[Untested]) -> Iterator[str]:
+def not_tested(untested: Sequence[Untested]) -> Iterator[str]:
     """What was declared and could not be tested, with the reasons."""
     if untested:
         shown = [f"{' – '.join(one.groups)} by {one.test} ({one.reason})" for one in untested[:MOST_SHOWN]]
@@ -57,16 +60,27 @@ def _not_tested(untested: Sequence[Untested]) -> Iterator[str]:
         yield f"Not tested: {'; '.join(shown)}{more}."
 
 
+def left_out(comparison: Compared) -> Iterator[str]:
+    """How many values of which groups were dropped."""
+    counts = {name: f"{gone:,} of {comparison.groups[name].n + gone:,}" for name, gone in comparison.left_out.items()}
+    if not counts:
+        return
+    shares = [f"{count} values of {name}" for name, count in counts.items()]
+    if len(set(counts.values())) == 1 and len(counts) == len(comparison.groups) > 1:
+        shares = [f"{next(iter(counts.values()))} values of each group"]
+    more = len(shares) - MOST_SHOWN
+    rest = f" and of {more} more groups" if more > 0 else ""
+    yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
+
+
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
     test, p, adjusted = judged.result, judged.result.p_value, ""
     if judged.p_adjusted is not None:
         p = judged.p_adjusted
         adjusted = " (not adjusted)" if comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
-    # Of a test that estimates its effect size, the same numbers twice would say nothing more.
-    is_effect = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
     effect, name, level = "", test.estimate_name, percent(test.confidence_level)
     if test.effect_size_name is not None and test.effect_size_interval is not None:
-        if is_effect or test.effect_size_name == "risk_difference":  # a one-sided interval of it says enough
+        if estimates_effect(test):
             name = EFFECT_LABELS[test.effect_size_name]
         else:
             ends = format_interval(test.effect_size_interval)
@@ -180,7 +194,7 @@ def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
         for pair in (*apart, *(p for p in family.comparisons if not p.significant))
     ]
     more = f"; and {len(sentences) - MOST_SHOWN} more" if len(sentences) > MOST_SHOWN else ""
-    return " ".join([f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}.", *_not_tested(family.untested)])
+    return " ".join([f"{head}: {'; '.join(sentences[:MOST_SHOWN])}{more}.", *not_tested(family.untested)])
 
 
 def family_head(comparison: Compared, family: FamilyResult) -> str:
@@ -306,6 +320,15 @@ def _interval(what: str, interval: Interval, note: str | None, null_value: float
     return f"{what} {format_interval(interval)}"
 
 
+def estimates_effect(test: TestResult) -> bool:
+    """Whether the estimate is the effect size, whose numbers would say nothing more.
+
+    Of a difference of proportions, the estimate's interval says enough, also where it is one-sided.
+    """
+    same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
+    return same or test.effect_size_name == "risk_difference"
+
+
 def effect_text(name: EffectSizeName | None, value: float | None, write: Callable[[float], str] = format_effect) -> str:
     """`Cohen's d = 0.50`; a dash if there is none."""
     return "–" if name is None or value is None else f"{EFFECT_LABELS[name]} = {write(value)}"
@@ -314,11 +337,10 @@ def effect_text(name: EffectSizeName | None, value: float | None, write: Callabl
 def counts(comparison: Compared, test: TestResult) -> str:
     if comparison.paired and comparison.design != "clustered":
         return f"{test.n[0]:,} {comparison.replicate}"
-    if comparison.design == "clustered":
-        return f"{test.n[0]:,} items"
     if len(test.n) == 1:
         return f"{test.n[0]:,}"
-    return " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
+    counts = " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
+    return f"{counts}, in clusters" if comparison.design == "clustered" else counts
 
 
 def shared_counts(comparison: Compared, family: FamilyResult) -> str:
@@ -326,7 +348,7 @@ def shared_counts(comparison: Compared, family: FamilyResult) -> str:
     if len(counts) != 1:
         return ""
     (n,) = counts
-    unit = "items" if comparison.design == "clustered" else comparison.replicate if comparison.paired else "per group"
+    unit = comparison.replicate if comparison.paired and comparison.design != "clustered" else "per group"
     return f", n = {n:,} {unit}"
 
 

@@ -8,11 +8,14 @@ from crucible_bench.finding import (
     adjusted,
     counts,
     effect_text,
+    estimates_effect,
     family_head,
     found_by,
     found_of_pair,
     labelled,
+    left_out,
     measured,
+    not_tested,
     percent,
     shared_counts,
     statistic,
@@ -51,7 +54,14 @@ def headline(comparison: Compared) -> str:
 
 
 def method(comparison: Compared) -> str:
-    """How the headline was found: the test with its numbers, or how the pairs were judged together."""
+    """How the headline was found: the test with its numbers, or how the pairs were judged together.
+
+    Then what was declared and could not be tested, and how many values were left out.
+    """
+    return " ".join([_method(comparison), *not_tested(comparison.untested), *left_out(comparison)])
+
+
+def _method(comparison: Compared) -> str:
     if comparison.best is not None:
         sure = percent(1 - comparison.alpha)
         return f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
@@ -67,8 +77,7 @@ def method(comparison: Compared) -> str:
     corrected = "" if p_adjusted is None or comparison.correction == "none" else f" ({comparison.correction}-adjusted)"
     p = test.p_value if p_adjusted is None else p_adjusted
     parts = [f"{statistic(test.statistic_name, test.df, test.statistic, short=True)}, p {format_p(p)}{corrected}"]
-    is_other = (test.effect_size, test.effect_size_interval) != (test.estimate, test.confidence_interval)
-    if is_other and test.effect_size_interval is not None:
+    if test.effect_size_interval is not None and not estimates_effect(test):
         ends = ", ".join(map(format_effect, test.effect_size_interval))
         parts.append(f"{effect_text(test.effect_size_name, test.effect_size)} [{ends}]")
     return f"{_capital(test.method)}: {', '.join(parts)}, n = {counts(comparison, test)}."

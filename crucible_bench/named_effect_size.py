@@ -66,6 +66,7 @@ EFFECT_SIZE_HOMES: Final[Mapping[EffectSizeName, Home]] = MappingProxyType(
         "glass_delta": Home("student_ttest", None),
         "hedges_g": Home("student_ttest", None),
         "hedges_gav": Home("ttest", None),
+        "hedges_gz": Home(None, "paired_ttest"),
         "kendall_tau": Home(None, "kendall"),
         "kendall_w": Home(None, "friedman"),
         "odds_ratio": Home("two_proportions", "mcnemar"),
@@ -109,8 +110,9 @@ def effect_size(
     | epsilon_squared | two or more | Kelley 1935, Tomczak & Tomczak 2014; of ranks, of means with test="anova" |
     | eta_squared | two or more | Pearson 1905; of means, of ranks with test="kruskal_wallis" |
     | glass_delta | two | Glass 1976; in standard deviations of the second group |
-    | hedges_g | two | Hedges 1981; Cohen's d without its bias |
+    | hedges_g | two | Hedges 1981; Cohen's d without its bias; with paired=True, hedges_gz |
     | hedges_gav | two | Delacre et al. 2021; d_av without its bias |
+    | hedges_gz | two, paired | Hedges 1981; cohens_dz without its bias |
     | kendall_tau | two, paired | Kendall 1945; tau-b |
     | kendall_w | two or more, paired | Kendall & Babington Smith 1939 |
     | odds_ratio | two of outcomes, paired or not | Fisher 1935; McNemar 1947 |
@@ -130,6 +132,8 @@ def effect_size(
     groups, and for data that leave it undefined; ValueError for a level out of range.
     """
     level = levels(0.05, confidence_level)[1]
+    if name == "hedges_g" and paired:
+        name = "hedges_gz"
     home = EFFECT_SIZE_HOMES.get(name)
     if home is None:
         raise CannotTestError(

@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol
 
 from crucible_bench.data.outcomes import are_zero_or_one
 from crucible_bench.data.sample import Sample
-from crucible_bench.hypothesis_tests.clusters import Clusters, clustered_difference
+from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_difference
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference, independent_difference, paired_difference
 from crucible_bench.hypothesis_tests.resampled_ttest import resampled_difference
 from crucible_bench.hypothesis_tests.share_difference import independent_shares, paired_shares
@@ -79,7 +79,7 @@ class Differences:
     """
 
     design: PairDesign = "independent"
-    clusters: Clusters | None = None
+    clusters: ClustersOfGroups | None = None
     test_share: float | None = None
 
     of_shares: bool | None = None

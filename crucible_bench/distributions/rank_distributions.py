@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from crucible_bench.data.sample import Vector
@@ -14,9 +16,8 @@ from crucible_bench.vocabulary import Alternative
 
 # R's wilcox.test draws the line for untied data at the same place, so the p-values agree.
 EXACT_BELOW: Final = 50
-# With ties the permutation distribution is still exact but depends on the data. It is used where the normal
-# approximation can call significant what no rearrangement of the few values could.
-EXACT_WITH_TIES_UP_TO: Final = 8
+# With ties the permutation distribution is still exact but depends on the data. Counting it takes up to a second.
+_MOST_STEPS: Final = 10**8
 
 _SLACK = 1e-12
 
@@ -45,18 +46,42 @@ def signed_rank_null(ranks: Vector) -> Vector:
     return probability
 
 
-def rank_sum_null(ranks: Vector, n: int) -> Vector:
-    """P(2 R = r) for r = 0, 1, ..., where R sums the ranks of n of the values, drawn without replacement.
+@dataclass(frozen=True, slots=True, eq=False)
+class TiedRanks:
+    """Midranks as whole numbers: rank = (least + step * level) / 2, levels from 0 and the largest step possible."""
 
-    For the few values that have ties; the counts are exact below 2**53.
-    """
-    doubled = np.rint(2.0 * ranks).astype(int)
-    counts = np.zeros((n + 1, int(doubled.sum()) + 1))
-    counts[0, 0] = 1.0
-    for step in doubled:
-        counts[1:, step:] += counts[:-1, : counts.shape[1] - step].copy()
-    chosen: Vector = counts[n] / counts[n].sum()
-    return chosen
+    levels: NDArray[np.int64]
+    step: int
+
+    @classmethod
+    def of(cls, ranks: Vector) -> TiedRanks:
+        doubled = np.rint(2.0 * ranks).astype(np.int64)
+        doubled -= doubled.min()
+        step = int(np.gcd.reduce(doubled)) or 1
+        return cls(doubled // step, step)
+
+    @property
+    def half_step(self) -> float:
+        """Half the distance between neighbouring rank sums, and at least the 1/2 of ranks without ties."""
+        return max(0.5, self.step / 4.0)
+
+    def exact_tail(self, n: int, alternative: Alternative) -> float | None:
+        """The p-value of the sum of the first n ranks among all choices of n; None if counting them takes too long.
+
+        The counts are exact below 2**53, and beyond to the digits of a double.
+        """
+        m = self.levels.size - n
+        few, own = (n, self.levels[:n]) if n <= m else (m, self.levels[n:])
+        largest = int(np.sort(self.levels)[m if few == n else n :].sum())
+        if few * self.levels.size * largest > _MOST_STEPS:
+            return None
+        counts = np.zeros((few + 1, largest + 1))
+        counts[0, 0] = 1.0
+        for step in self.levels.tolist():
+            counts[1:, step:] += counts[:-1, : largest + 1 - step].copy()
+        if few != n and alternative != "two-sided":
+            alternative = "less" if alternative == "greater" else "greater"
+        return exact_tail(counts[few] / counts[few].sum(), int(own.sum()), alternative)
 
 
 @lru_cache(maxsize=64)
@@ -85,12 +110,14 @@ def exact_tail(null: Vector, observed: int, alternative: Alternative) -> float:
     return min(1.0, 2.0 * min(below, above))
 
 
-def normal_tail(deviation: float, variance: float, alternative: Alternative) -> float:
-    """P-value of a rank statistic's deviation from its mean, with continuity correction 1/2."""
+def normal_tail(deviation: float, variance: float, alternative: Alternative, half_step: float = 0.5) -> float:
+    """P-value of a rank statistic's deviation from its mean, with half a step of the statistic as continuity
+    correction.
+    """
     if alternative != "two-sided":
         towards = deviation if alternative == "greater" else -deviation
-        return float(special.ndtr(-(towards - 0.5) / math.sqrt(variance)))
-    z = max(0.0, abs(deviation) - 0.5) / math.sqrt(variance)
+        return float(special.ndtr(-(towards - half_step) / math.sqrt(variance)))
+    z = max(0.0, abs(deviation) - half_step) / math.sqrt(variance)
     return min(1.0, 2.0 * float(special.ndtr(-z)))
 
 

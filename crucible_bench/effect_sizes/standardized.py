@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from scipy import special
 
@@ -11,6 +12,8 @@ from crucible_bench.data.sample import Sample, scale_exponent
 from crucible_bench.distributions.noncentral import noncentral_t_interval
 from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice, Effect, Settings
+
+_FEWEST_UNBIASED: Final = 3
 
 
 def standardized_difference(test: str, first: Moments, second: Moments, settings: Settings) -> Effect:
@@ -44,19 +47,25 @@ def standardized_mean(
     settings: Settings,
     *,
     error: float | None = None,
-    df: int | None = None,
+    df: float | None = None,
     interval: Choice | None = None,
 ) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
 
-    The interval inverts the noncentral t distribution and is exact for independent normal differences. If they are not
-    independent, the caller gives the mean's standard error, its degrees of freedom, and the basis of its interval.
+    Or Hedges' g_z, d_z times the exact factor that removes its bias (Hedges 1981): 0.80 for five pairs. Two pairs have
+    none, and keep d_z. The interval inverts the noncentral t distribution and is exact for independent normal
+    differences. If they are not independent, the caller gives the mean's standard error, its degrees of freedom, and
+    the basis of its interval.
     """
     sd = math.sqrt(difference.variance)
     dz = difference.mean / sd
     root = math.sqrt(difference.n) if error is None else sd / error
     low, high = noncentral_t_interval(dz * root, difference.n - 1 if df is None else df, settings.confidence_level)
-    return Effect("cohens_dz", dz, (low / root, high / root), interval or _interval_choice("normal differences"))
+    choice = interval or _interval_choice("normal differences")
+    if settings.effect_size != "hedges_gz" or difference.n < _FEWEST_UNBIASED:
+        notes = () if settings.effect_size != "hedges_gz" else ("two values have no effect size without bias",)
+        return Effect("cohens_dz", dz, (low / root, high / root), choice, notes)
+    return Effect("hedges_gz", dz * bias_factor(difference.n - 1), (low / root, high / root), choice)
 
 
 def _average_variance(first: Moments, second: Moments, settings: Settings) -> Effect:
@@ -113,7 +122,7 @@ def _glass_delta(test: str, first: Moments, control: Moments, settings: Settings
 def paired_standardized(
     test: str, samples: tuple[Sample, ...], difference: Moments, exponent: int, settings: Settings
 ) -> Effect:
-    """Cohen's d_z or d_av of pairs whose differences, divided by 2**exponent, have these moments.
+    """Cohen's d_z, Hedges' g_z or Cohen's d_av of pairs whose differences, divided by 2**exponent, have these moments.
 
     d_av is the mean difference over the root mean square of the two groups' sds (Cumming 2012, equation 11.10), the
     unit that does not depend on how well pairs agree. Its interval is that of d_z times the ratio of the two units

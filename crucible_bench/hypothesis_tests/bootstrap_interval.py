@@ -25,6 +25,7 @@ BootstrapMethod = Literal["bca", "percentile"]
 _NAME = "bootstrap_interval"
 _JACKKNIFED_BLOCKS = 200  # at most this many evaluations estimate the acceleration of one sample
 _MOST_UNDEFINED = 0.05
+_EQUAL = 1e-12
 _BATCH = 1 << 16  # values drawn at once: 512 kB of positions and 512 kB of values, however many resamples
 
 
@@ -107,6 +108,12 @@ def bootstrap_interval(
         notes = (*notes, *_cluster_notes(together.count))
     if lost:
         notes = (*notes, f"{counted(lost, 'resample')} left out: the statistic is not finite")
+    if float(np.ptp(usable)) <= _EQUAL * float(np.abs(usable).max()):
+        notes = (
+            *notes,
+            "every resample gives the same value, because the values do not vary or the statistic does not: the "
+            "interval has no width and says nothing about the error (for shares, proportion_interval does)",
+        )
     unit = max(abs(value), float(np.abs(usable).max()))
     exponent = math.frexp(unit)[1] if unit > 0.0 else 0
     centre = math.ldexp(value, -exponent)

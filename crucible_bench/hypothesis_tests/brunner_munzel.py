@@ -5,26 +5,30 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy import special
 
 from crucible_bench.data.sample import Sample, Vector
-from crucible_bench.distributions.rank_distributions import EXACT_WITH_TIES_UP_TO, midranks
+from crucible_bench.distributions.rank_distributions import midranks
 from crucible_bench.errors import CannotTestError
-from crucible_bench.hypothesis_tests.mann_whitney import dominance
+from crucible_bench.hypothesis_tests.mann_whitney import dominance, dominance_interval
 from crucible_bench.hypothesis_tests.ttests import t_tail
-from crucible_bench.result import Choice, Settings, TestResult, conclude
+from crucible_bench.result import Choice, Interval, Settings, TestResult, conclude
 from crucible_bench.vocabulary import Alternative
 
 _NOISE = 1e-10
+_EXACT_UP_TO: Final = 8
 
 
 def brunner_munzel_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Test that neither group tends to higher values: P(X > Y) + P(X = Y) / 2 is one half (Brunner & Munzel 2000).
 
     Unlike Mann-Whitney's, it keeps its level when the groups differ in spread or shape. Up to 8 values per group every
-    division of the values is counted (the studentized permutation test of Neubert & Brunner 2007).
+    division of the values is counted (the studentized permutation test of Neubert & Brunner 2007). If the groups do not
+    overlap, t is infinite: the p-value is then that of the divisions that separate the values as far, at any n, and the
+    interval is Feng and Cliff's (2004) for such groups.
     """
     x, y = samples
     for sample in samples:
@@ -37,30 +41,25 @@ def brunner_munzel_test(samples: tuple[Sample, ...], settings: Settings) -> Test
             "brunner_munzel", f"every value of both groups is {float(x.values[0])!r}: there is nothing to rank"
         )
     found = _studentized(x.values, y.values)
-    if found.error == 0.0:
-        raise CannotTestError(
-            "brunner_munzel",
-            "the groups do not overlap, so the estimated spread of P(X > Y) is zero and the statistic infinite; "
-            "mann_whitney or permutation give an exact p-value here",
-        )
+    u = found.share * x.n * y.n
     p_value, note, choice = _p_value(found, samples, settings.alternative)
-    reach = -float(special.stdtrit(found.df, settings.estimate_tail)) * found.error
+    separated = ("the groups do not overlap, so Brunner and Munzel's t is infinite",) if found.error == 0.0 else ()
     return conclude(
         "brunner_munzel",
         samples,
         settings,
         method=f"Brunner-Munzel test, {settings.sides}",
-        statistic=("t", found.t),
-        df=(found.df,),
+        statistic=("U", u) if separated else ("t", found.t),
+        df=() if separated else (found.df,),
         p_value=p_value,
         estimate=(
             f"P({x.name} > {y.name}) + P({x.name} = {y.name}) / 2",
             found.share,
-            settings.bounded((max(0.0, found.share - reach), min(1.0, found.share + reach)), 0.0, 1.0),
+            settings.bounded(_interval(found, samples, settings.estimate_tail), 0.0, 1.0),
         ),
-        effect=dominance(x.values, y.values, found.share * x.n * y.n, settings),
+        effect=dominance(x.values, y.values, u, settings),
         assumptions=("observations are independent, within and between the groups",),
-        notes=(note,),
+        notes=(note, *separated),
         decisions=(choice,),
         null_value=0.5,
     )
@@ -74,7 +73,8 @@ class _Studentized:
 
     @property
     def t(self) -> float:
-        return (self.share - 0.5) / self.error
+        """Infinite if the groups do not overlap."""
+        return (self.share - 0.5) / self.error if self.error > 0.0 else math.copysign(math.inf, self.share - 0.5)
 
 
 def _studentized(x: Vector, y: Vector) -> _Studentized:
@@ -87,23 +87,43 @@ def _studentized(x: Vector, y: Vector) -> _Studentized:
     return _Studentized(float(below_x.mean()) / m, math.sqrt(total), df)
 
 
+def _interval(found: _Studentized, samples: tuple[Sample, ...], tail: float) -> Interval:
+    if found.error > 0.0:
+        reach = -float(special.stdtrit(found.df, tail)) * found.error
+        return max(0.0, found.share - reach), min(1.0, found.share + reach)
+    (low, high), _ = dominance_interval(2.0 * found.share - 1.0, samples[0].values, samples[1].values, tail)
+    return (low + 1.0) / 2.0, (high + 1.0) / 2.0
+
+
 def _p_value(found: _Studentized, samples: tuple[Sample, ...], alternative: Alternative) -> tuple[float, str, Choice]:
     n, m = (sample.n for sample in samples)
-    if max(n, m) > EXACT_WITH_TIES_UP_TO:
-        choice = Choice("t approximation with Satterthwaite's df", f"groups of {n} and {m}", ("permutation",))
-        return t_tail(found.t, found.df, alternative), f"t approximation on {found.df:.4g} df", choice
+    if max(n, m) > _EXACT_UP_TO:
+        return _p_value_of_many(found, n, m, alternative)
     every = _every_division(np.concatenate([sample.values for sample in samples]), n)
-    slack = _NOISE * (1.0 + abs(found.t))
+    slack = _NOISE * (1.0 + abs(found.t)) if math.isfinite(found.t) else 0.0
     above, below = float(np.mean(every >= found.t - slack)), float(np.mean(every <= found.t + slack))
     p = min(1.0, 2.0 * min(above, below))
     if alternative != "two-sided":
         p = above if alternative == "greater" else below
     choice = Choice(
         "studentized permutation distribution",
-        f"with at most {EXACT_WITH_TIES_UP_TO} values per group the t approximation is too rough",
+        f"with at most {_EXACT_UP_TO} values per group the t approximation is too rough",
         ("t approximation",),
     )
     return p, f"exact p-value, every division into {n} and {m} counted", choice
+
+
+def _p_value_of_many(found: _Studentized, n: int, m: int, alternative: Alternative) -> tuple[float, str, Choice]:
+    # One of all divisions has the largest values in the first group, and no test of divisions has a smaller p-value.
+    one = math.exp(math.lgamma(n + 1.0) + math.lgamma(m + 1.0) - math.lgamma(n + m + 1.0))
+    least = 2.0 * one if alternative == "two-sided" else one
+    if math.isinf(found.t):
+        towards = alternative == "two-sided" or (alternative == "greater") == (found.t > 0.0)
+        choice = Choice("studentized permutation distribution", "the groups do not overlap", ("t approximation",))
+        return (least if towards else 1.0), f"exact p-value: one division into {n} and {m} is as extreme", choice
+    choice = Choice("t approximation with Satterthwaite's df", f"groups of {n} and {m}", ("permutation",))
+    p = max(least, t_tail(found.t, found.df, alternative))
+    return p, f"t approximation on {found.df:.4g} df", choice
 
 
 def _every_division(pooled: Vector, n: int) -> Vector:

@@ -91,10 +91,10 @@ def choose_test(
     | continuous | one_sample | one | one_sample_ttest |
 
     Reasons and sources are in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed or a
-    fold. "clustered" means that values within a group are related (several questions on one text), with two groups
-    measured on the same items; "resampled" that they come from overlapping training sets (cross-validation). More than
-    two groups lead to one test of all; which of them differ is a separate question, for a family of comparisons.
-    `run_test` computes the test, or the function that `OTHER_TESTS` names.
+    fold. "clustered" means that values within a group are related (several questions on one text, several answers to
+    one question), with two groups measured on the same clusters; "resampled" that they come from overlapping training
+    sets (cross-validation). More than two groups lead to one test of all; which of them differ is a separate question,
+    for a family of comparisons. `run_test` computes the test, or the function that `OTHER_TESTS` names.
 
     Neither the data nor `checks` (sentences about normality or spread, passed through as information) decide: a test
     chosen by a preliminary test on the same data does not keep its level (Zimmerman 2004; Rochon, Gondan & Kieser
@@ -291,10 +291,10 @@ RULES: Final[tuple[Rule, ...]] = (
                 "clustered_ttest",
                 ("paired_ttest",),
                 "items of one cluster are not independent; a standard error over clusters counts each cluster once",
-                "Liang & Zeger 1986; Cameron & Miller 2015; Miller 2024",
-                "name the cluster of each item"
+                "Bell & McCaffrey 2002; Pustejovsky & Tipton 2018; Miller 2024",
+                "name the cluster of each value"
                 if outcome == "continuous"
-                else "name the cluster of each item, and pass outcomes as the numbers 0 and 1",
+                else "name the cluster of each value, and pass outcomes as the numbers 0 and 1",
             ),
             Rule(
                 outcome,
@@ -336,12 +336,6 @@ def _check_sizes(rule: Rule, sizes: tuple[int, ...]) -> None:
     least = 1 if rule.outcome == "binary" and rule.design in ("independent", "one_sample", "paired") else 2
     if min(sizes) < least:
         raise CannotTestError("auto", f"{rule.test} needs at least {least} in every group, but the sizes are {sizes}")
-    if rule.test == "clustered_ttest" and len(set(sizes)) > 1:
-        raise CannotTestError(
-            "auto",
-            f"clustered_ttest compares two groups on the same items, but the sizes are {sizes}; for different items "
-            "average the values of each cluster first, and ask for the design 'independent'",
-        )
     if rule.design in ("paired", "resampled") and len(set(sizes)) > 1:
         raise CannotTestError("auto", f"{rule.design} groups have one length, but the sizes are {sizes}")
 

@@ -1,4 +1,4 @@
-"""Values that are related within clusters: several questions on one document, several runs on one seed."""
+"""Values that are related within clusters: several questions on one document, several answers to one question."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from crucible_bench.data.missing import is_missing
 from crucible_bench.data.moments import LEAST_SQUARES, Moments, moments
-from crucible_bench.data.pairs import PairDifferences, pair_differences
-from crucible_bench.data.sample import Sample, Values, check_count, read_groups, read_sample, unscaled
+from crucible_bench.data.pairs import pair_differences
+from crucible_bench.data.sample import (
+    Sample,
+    Values,
+    Vector,
+    check_count,
+    read_groups,
+    read_sample,
+    scale_exponent,
+    scaled,
+    unscaled,
+)
 from crucible_bench.effect_sizes.standardized import standardized_mean
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference
@@ -22,15 +33,20 @@ from crucible_bench.levels import levels
 from crucible_bench.result import Choice, Interval, Settings, TestResult, conclude, plain_json
 from crucible_bench.settings import read_settings
 from crucible_bench.vocabulary import Alternative
+from crucible_bench.wording import counted, listing
 
 Clusters: TypeAlias = Sequence[Hashable] | NDArray[Any]
 """The cluster of each value, in the values' order: any labels that can be compared."""
+
+ClustersOfGroups: TypeAlias = Clusters | Mapping[str, Clusters]
+"""The clusters of the positions that groups share, or of each group's own values by the name of the group."""
 
 Codes: TypeAlias = NDArray[np.intp]
 
 _TEST: Final = "clustered_ttest"
 _MEAN: Final = "clustered_mean"
 FEW_CLUSTERS: Final = 30
+_FEW_DF: Final = 8.5  # fewer than ten clusters of one size: as with few values, the test relies on normal data
 _EPS: Final = float(np.finfo(np.float64).eps)
 
 
@@ -38,7 +54,8 @@ _EPS: Final = float(np.finfo(np.float64).eps)
 class ClusteredMean:
     """A mean with its cluster-robust standard error and t interval.
 
-    `design_effect` is the variance over that of as many independent values: what clusters cost.
+    `df` are Satterthwaite's. `design_effect` is the variance over that of as many independent values: what clusters
+    cost.
     """
 
     value: float
@@ -47,7 +64,7 @@ class ClusteredMean:
     confidence_level: float
     n: int
     clusters: int
-    df: int
+    df: float
     design_effect: float
     notes: tuple[str, ...]
 
@@ -66,13 +83,12 @@ def clustered_mean(values: Values, clusters: Clusters, *, confidence_level: floa
     """
     settings = Settings(0.05, levels(0.05, confidence_level)[1], "cohens_dz", 0, 0)
     sample = read_sample(_MEAN, "values", values)
-    codes = read_clusters(_MEAN, clusters, sample.n)
     # Against zeros the differences are the values themselves, with an error that leaves equal ones equal.
-    robust = _Robust.of(_MEAN, pair_differences(_MEAN, (sample, Sample("zero", np.zeros(sample.n)))), codes)
+    robust = _of_positions(_MEAN, (sample, Sample("zero", np.zeros(sample.n))), clusters)
     return ClusteredMean(
-        unscaled(_MEAN, robust.moments.mean, robust.exponent),
+        unscaled(_MEAN, robust.single.mean, robust.exponent),
         unscaled(_MEAN, robust.error, robust.exponent),
-        t_interval(_MEAN, (robust.moments.mean, robust.error), robust.df, robust.exponent, settings),
+        t_interval(_MEAN, (robust.single.mean, robust.error), robust.df, robust.exponent, settings),
         settings.confidence_level,
         sample.n,
         robust.count,
@@ -84,19 +100,27 @@ def clustered_mean(values: Values, clusters: Clusters, *, confidence_level: floa
 
 def clustered_ttest(
     groups: Mapping[str, Values],
-    clusters: Clusters,
+    clusters: ClustersOfGroups,
     *,
     alpha: float = 0.05,
     confidence_level: float | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
-    """The mean difference of two groups on the same items, where the items fall into clusters.
+    """The mean difference of two groups whose values fall into the same clusters.
 
-    `groups` holds two rows of n values, value i of both on item i, and `clusters` the cluster of each item. Every item
-    has the same weight. The standard error is the cluster-robust one of an intercept (Liang & Zeger 1986). For G
-    clusters it has the factor G / (G - 1) and G - 1 degrees of freedom (Cameron & Miller 2015, section VI; for
-    questions on shared documents Miller 2024, "Adding error bars to evals"). With one item per cluster it is the paired
-    t-test.
+    `groups` holds two rows of values. `clusters` is one row of n labels if value i of both is on item i. Or it maps
+    each group's name to the labels of its own values, and the groups may then differ in length: answers to the same
+    questions, each asked k times, with the question as the cluster. Values then belong together by their cluster only.
+
+    The estimate is the average of the clusters' differences of means, each with the weight n_a n_b / (n_a + n_b) for
+    n_a and n_b values: every item, or answer, counts alike where both groups have as many, and it is the coefficient of
+    a regression on the group with an effect of each cluster. Clusters that one group lacks are left out.
+
+    The standard error is CR2, which is unbiased for independent values, with Satterthwaite's degrees of freedom (Bell &
+    McCaffrey 2002; Pustejovsky & Tipton 2018; as in R's clubSandwich). For clusters of one size they are one less than
+    there are clusters, and the result is the paired t-test of the clusters' means: for answers to the same questions
+    the paired standard error of Miller (2024, "Adding error bars to evals"), for several questions on shared documents
+    his clustered one with a small-sample factor.
 
     Raises CannotTestError for fewer than two clusters, for differences or cluster averages that are all equal, for
     groups on different items and for data that no test takes; ValueError for levels out of range.
@@ -106,40 +130,36 @@ def clustered_ttest(
     )
     samples = read_groups(_TEST, groups)
     check_count(_TEST, samples, True)
-    if samples[0].n != samples[1].n:
-        raise CannotTestError(
-            _TEST,
-            f"both groups need the same items, but {samples[0].name!r} has {samples[0].n} values and "
-            f"{samples[1].name!r} has {samples[1].n}; for different items compare the averages of the clusters (ttest)",
-        )
-    codes = read_clusters(_TEST, clusters, samples[0].n)
-    robust = _Robust.of(_TEST, pair_differences(_TEST, samples), codes)
-    mean, error, df = robust.moments.mean, robust.error, robust.df
+    robust = _robust(_TEST, (samples[0], samples[1]), clusters)
+    mean, error, df = robust.single.mean, robust.error, robust.df
     return conclude(
         "clustered_ttest",
-        samples,
+        robust.samples,
         settings,
         method=f"paired t-test with cluster-robust standard error, {settings.sides}",
         statistic=("t", mean / error),
-        df=(float(df),),
+        df=(df,),
         p_value=t_tail(mean / error, df, settings.alternative),
         estimate=(
             f"mean difference ({samples[0].name} - {samples[1].name})",
             unscaled(_TEST, mean, robust.exponent),
             t_interval(_TEST, (mean, error), df, robust.exponent, settings),
         ),
-        effect=standardized_mean(robust.moments, settings, error=error, df=df, interval=_EFFECT_INTERVAL),
+        effect=standardized_mean(robust.single, settings, error=error, df=df, interval=_EFFECT_INTERVAL),
         assumptions=(
-            "values at the same position of the two groups belong to one item",
-            "clusters are independent of each other; items of one cluster need not be",
-            "the mean difference is approximately normal (many clusters, none of which dominates)",
+            "values of one cluster belong together across the groups"
+            if isinstance(clusters, Mapping)
+            else "values at the same position of the two groups belong to one item",
+            "clusters are independent of each other; values of one cluster need not be",
+            "the mean difference is approximately normal",
         ),
         notes=robust.notes,
         decisions=(
             Choice(
-                "cluster-robust standard error, t with one degree of freedom less than there are clusters",
-                "items of one cluster are not independent; it equals the paired t-test where every cluster has one",
-                ("paired t-test of the averages of clusters, which weighs clusters and not items alike",),
+                "cluster-robust standard error CR2, t with Satterthwaite's degrees of freedom",
+                "values of one cluster are not independent; it equals the paired t-test where every cluster has one, "
+                "and keeps its level better than the usual G - 1 degrees of freedom where sizes differ",
+                ("paired t-test of the averages of clusters, which weighs clusters and not values alike",),
             ),
         ),
     )
@@ -153,25 +173,28 @@ _EFFECT_INTERVAL: Final = Choice(
 )
 
 
-def clustered_difference(test: str, samples: tuple[Sample, Sample], clusters: Clusters) -> MeanDifference:
-    """The mean difference on the same items, its standard error cluster-robust as that of `clustered_ttest`."""
-    codes = read_clusters(test, clusters, samples[0].n)
-    robust = _Robust.of(test, pair_differences(test, samples), codes)
+@dataclass(frozen=True, slots=True)
+class _ClusteredDifference(MeanDifference):
+    """`more` is how many more clusters there would be, of sizes like those that there are."""
+
+    def half_width(self, tail: float, more: int) -> float:
+        count = self.counts[0]
+        df = self.df + more * (self.df + 1.0) / count
+        return -float(special.stdtrit(df, tail)) * self.error * math.sqrt(count / (count + more))
+
+
+def clustered_difference(test: str, samples: tuple[Sample, Sample], clusters: ClustersOfGroups) -> MeanDifference:
+    """The mean difference within clusters, its standard error cluster-robust as that of `clustered_ttest`."""
+    robust = _robust(test, samples, clusters)
     variance = robust.error**2 * robust.count
-    return MeanDifference(
-        robust.moments.mean, robust.error, float(robust.df), robust.exponent, (variance,), (robust.count,)
+    return _ClusteredDifference(
+        robust.single.mean, robust.error, robust.df, robust.exponent, (variance,), (robust.count,)
     )
 
 
 def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:
     """Shape (n,): the number of each value's cluster, from 0 in order of appearance; at least two clusters."""
-    given = cast(object, clusters)
-    if isinstance(given, (str, bytes, Mapping)) or not (isinstance(given, Sequence) or hasattr(given, "tolist")):
-        raise CannotTestError(test, f"clusters must be one label per value, not {type(given).__name__}")
-    labels: Any = given if isinstance(given, Sequence) else cast(Any, given).tolist()
-    if not isinstance(labels, Sequence) or len(labels) != n:
-        size = len(labels) if isinstance(labels, Sequence) else "no"
-        raise CannotTestError(test, f"there are {n} values but {size} cluster labels; every value needs one")
+    labels = _labels(test, clusters, n)
     seen: dict[Hashable, int] = {}
     for place, label in enumerate(labels):
         if not isinstance(label, Hashable):
@@ -199,60 +222,199 @@ def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:
     return np.array([seen[label] for label in labels], dtype=np.intp)
 
 
+def _labels(test: str, clusters: Clusters, n: int) -> Sequence[Any]:
+    given = cast(object, clusters)
+    if isinstance(given, (str, bytes, Mapping)) or not (isinstance(given, Sequence) or hasattr(given, "tolist")):
+        raise CannotTestError(test, f"clusters must be one label per value, not {type(given).__name__}")
+    labels: Any = given if isinstance(given, Sequence) else cast(Any, given).tolist()
+    if not isinstance(labels, Sequence) or len(labels) != n:
+        size = len(labels) if isinstance(labels, Sequence) else "no"
+        raise CannotTestError(test, f"there are {n} values but {size} cluster labels; every value needs one")
+    return labels
+
+
+def _robust(test: str, samples: tuple[Sample, Sample], clusters: ClustersOfGroups) -> _Robust:
+    if isinstance(clusters, Mapping):
+        return _of_labels(test, samples, clusters)
+    if samples[0].n != samples[1].n:
+        raise CannotTestError(
+            test,
+            f"value i of both groups is on item i, but {samples[0].name!r} has {samples[0].n} values and "
+            f"{samples[1].name!r} has {samples[1].n}; give the clusters of each group's own values, by its name",
+        )
+    return _of_positions(test, samples, clusters)
+
+
+def _of_positions(test: str, samples: tuple[Sample, Sample], clusters: Clusters) -> _Robust:
+    """From differences position by position, n >= 2; CannotTestError where they or the clusters' averages are equal."""
+    codes = read_clusters(test, clusters, samples[0].n)
+    pairs = pair_differences(test, samples)
+    of = moments(pairs.values, 0)
+    if pairs.is_constant or of.squares < LEAST_SQUARES:
+        what = "values" if test == _MEAN else "differences"
+        raise CannotTestError(
+            test,
+            f"all {of.n} {what} are equal up to rounding, so the standard error is zero; nothing can be said about "
+            "how sure their mean is",
+        )
+    sizes = np.bincount(codes)
+    from_mean = pairs.values - of.reference - of.offset
+    averages = np.bincount(codes, weights=from_mean) / sizes
+    within = _variance_within(from_mean, codes, averages)
+    rounding = 4.0 * (float(pairs.error.max()) + _EPS)
+    weights = sizes.astype(np.float64)
+    return _Robust.of(test, samples, (sizes, sizes), weights, averages, within / weights, of, pairs.exponent, rounding)
+
+
+def _of_labels(test: str, samples: tuple[Sample, Sample], clusters: Mapping[str, Clusters]) -> _Robust:
+    """From the averages of each group in each cluster that both have."""
+    kept, codes, left_out = _shared(test, samples, clusters)
+    exponent = scale_exponent(kept)
+    values = [scaled(sample.values, exponent) for sample in kept]
+    centre = float(values[0].mean())
+    own = max(float(np.abs(one - centre).max()) for one in values)
+    shift = math.frexp(own)[1] if own > 0.0 else 0  # differences may be far smaller than the values
+    values = [scaled(one - centre, shift) for one in values]
+    rounding = math.ldexp(8.0 * _EPS, -shift) + 8.0 * _EPS
+    count = int(codes[0].max()) + 1
+    sizes = [np.bincount(one, minlength=count) for one in codes]
+    means = [np.bincount(one, weights=of) / n for one, of, n in zip(codes, values, sizes, strict=True)]
+    within = [_variance_within(*one) for one in zip(values, codes, means, strict=True)]
+    averages = means[0] - means[1]
+    weights = 1.0 / (1.0 / sizes[0] + 1.0 / sizes[1])
+    mean = float(np.dot(weights, averages)) / float(weights.sum())
+    parts = within[0] / sizes[0] + within[1] / sizes[1]
+    # The variance of a difference between one value of each group, whatever the number of values.
+    variance = max(0.0, float(averages.var(ddof=1)) + sum(within) - float(parts.mean()))
+    single = Moments(count, mean, 0.0, variance * (count - 1))
+    return _Robust.of(
+        test, kept, (sizes[0], sizes[1]), weights, averages - mean, parts, single, exponent + shift, rounding, left_out
+    )
+
+
+def _shared(
+    test: str, samples: tuple[Sample, Sample], clusters: Mapping[str, Clusters]
+) -> tuple[tuple[Sample, Sample], tuple[Codes, Codes], int]:
+    """The values in clusters that both groups have, the clusters' numbers, and how many others there are."""
+    for sample in samples:
+        if sample.name not in clusters:
+            raise CannotTestError(test, f"there are no clusters of group {sample.name!r}, only of {listing(clusters)}")
+    first, second = samples
+    labels = [*_labels(test, clusters[first.name], first.n), *_labels(test, clusters[second.name], second.n)]
+    together = read_clusters(test, labels, first.n + second.n)
+    own = together[: first.n], together[first.n :]
+    common = np.intersect1d(*own)
+    if common.size < 2:
+        raise CannotTestError(
+            test,
+            f"{first.name!r} and {second.name!r} share {counted(int(common.size), 'cluster')}; at least two are needed",
+        )
+    kept = np.isin(own[0], common), np.isin(own[1], common)
+    return (
+        (Sample(first.name, first.values[kept[0]]), Sample(second.name, second.values[kept[1]])),
+        (np.searchsorted(common, own[0][kept[0]]), np.searchsorted(common, own[1][kept[1]])),
+        int(together.max()) + 1 - int(common.size),
+    )
+
+
+def _variance_within(values: Vector, codes: Codes, averages: Vector) -> float:
+    """The variance of the values within clusters, pooled; 0 where no cluster has two."""
+    df = values.size - averages.size
+    return float(np.square(values - averages[codes]).sum()) / df if df > 0 else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Robust:
-    """The mean of clustered differences and its standard error, divided by 2**exponent."""
+    """A mean of clusters' averages and its CR2 standard error, divided by 2**exponent.
 
-    moments: Moments
+    `single` has the mean, and the variance of one difference. `within` is the share of the squared error that is from
+    variation within clusters, None if that cannot be seen.
+    """
+
+    samples: tuple[Sample, Sample]
+    single: Moments
     error: float
+    df: float
     count: int
     smallest: int
     largest: int
     exponent: int
+    within: float | None
+    left_out: int
+    is_paired: bool
 
     @classmethod
-    def of(cls, test: str, pairs: PairDifferences, codes: Codes) -> _Robust:
-        """From n >= 2 differences; CannotTestError where they or the clusters' sums do not vary."""
-        what = "values" if test == _MEAN else "differences"
-        of = moments(pairs.values, 0)
-        if pairs.is_constant or of.squares < LEAST_SQUARES:
-            raise CannotTestError(
-                test,
-                f"all {of.n} {what} are equal up to rounding, so the standard error is zero; nothing can be said about "
-                "how sure their mean is",
-            )
-        sizes = np.bincount(codes)
-        residuals = pairs.values - of.reference - of.offset
-        sums = np.bincount(codes, weights=residuals)
-        if (np.abs(sums) <= 4.0 * sizes * (float(pairs.error.max()) + _EPS)).all():
-            raise CannotTestError(
-                test,
-                f"the {what} vary within clusters, but the {sizes.size} clusters' averages are all equal up to "
-                "rounding, so the cluster-robust standard error is zero; check the cluster labels",
-            )
-        scale = float(np.abs(sums).max())  # squares of sums next to 1e-160 would vanish
-        squares = float(np.square(sums / scale).sum())
-        error = scale * math.sqrt(squares * sizes.size / (sizes.size - 1.0)) / of.n
-        return cls(of, error, int(sizes.size), int(sizes.min()), int(sizes.max()), pairs.exponent)
+    def of(
+        cls,
+        test: str,
+        samples: tuple[Sample, Sample],
+        sizes: tuple[Codes, Codes],
+        weights: Vector,
+        from_mean: Vector,
+        within: Vector,
+        single: Moments,
+        exponent: int,
+        rounding: float,
+        left_out: int | None = None,
+    ) -> _Robust:
+        """From the clusters' weights, the distances of their averages from the mean, and the variances of the averages
+        that are from within.
 
-    @property
-    def df(self) -> int:
-        return self.count - 1
+        For p the share of a cluster in the weights, the adjustment of CR2 is 1 / sqrt(1 - p), and with q = p**2 /
+        (1 - p) the degrees of freedom are 1 / (sum p**2 + (sum q)**2 - sum q**2): Bell and McCaffrey's for a mean.
+        """
+        if (np.abs(from_mean) <= rounding).all():
+            raise CannotTestError(
+                test,
+                f"the {weights.size} clusters' averages are all equal up to rounding, so the cluster-robust standard "
+                "error is zero; check the cluster labels",
+            )
+        share = weights / weights.sum()
+        lever = share**2 / (1.0 - share)
+        scale = float(np.abs(from_mean).max())  # squares next to 1e-160 would vanish
+        squares = float(np.dot(lever, np.square(from_mean / scale)))
+        from_within = float(np.dot(share**2, within)) / scale**2
+        return cls(
+            samples,
+            single,
+            scale * math.sqrt(squares),
+            1.0 / float(np.square(share).sum() + lever.sum() ** 2 - np.square(lever).sum()),
+            int(weights.size),
+            int(min(of.min() for of in sizes)),
+            int(max(of.max() for of in sizes)),
+            exponent,
+            min(1.0, from_within / squares) if from_within > 0.0 else None,
+            left_out or 0,
+            left_out is None,
+        )
 
     @property
     def design_effect(self) -> float:
-        return (self.error / math.sqrt(self.moments.variance / self.moments.n)) ** 2
+        return (self.error / math.sqrt(self.single.variance / self.single.n)) ** 2
 
     @property
     def notes(self) -> tuple[str, ...]:
         sizes = f"{self.smallest}" if self.smallest == self.largest else f"{self.smallest} to {self.largest}"
-        notes = [
-            f"{self.count} clusters of {sizes} of the {self.moments.n} items; the standard error is "
-            f"{math.sqrt(self.design_effect):.3g} times that of independent items"
-        ]
-        if self.count < FEW_CLUSTERS:
+        if self.is_paired:
+            notes = [
+                f"{self.count} clusters of {sizes} of the {self.single.n} items; the standard error is "
+                f"{math.sqrt(self.design_effect):.3g} times that of independent items"
+            ]
+        else:
+            notes = [f"{self.count} clusters with {sizes} values of each group"]
+        if self.left_out:
+            notes.append(f"{counted(self.left_out, 'cluster')} left out, which only one of the groups has")
+        if self.within is not None:
             notes.append(
-                f"{self.count} clusters are few: below {FEW_CLUSTERS} or so, and the more their sizes differ, the "
-                "standard error tends to be too small and the test to reject too often (Cameron & Miller 2015)"
+                f"about {self.within:.0%} of the squared standard error is from variation within clusters, which more "
+                "values per cluster lower; only more clusters lower the rest (Miller 2024)"
             )
+        if self.df < (self.count - 1) / 2.0:
+            notes.append(
+                f"a few of the {self.count} clusters have most of the values, so they are worth {self.df + 1.0:.2g} of "
+                "one size; in simulations of such clusters without a difference the test rejected in up to 9 % where "
+                "5 % were promised; the paired t-test of the clusters' averages keeps its level"
+            )
+        elif self.df < _FEW_DF:
+            notes.append(f"{self.count} clusters are few: the test then relies on normal differences")
         return tuple(notes)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
+from typing import TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from crucible_bench.data.moments import LEAST_SQUARES
 from crucible_bench.data.pairs import Integers
 from crucible_bench.data.sample import Sample, Vector, scale_exponent, scaled
 from crucible_bench.distributions.rank_distributions import midranks
+from crucible_bench.distributions.resampling import check_resamples
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.ttests import t_tail
 from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult, conclude
@@ -20,7 +24,12 @@ from crucible_bench.wording import counted
 
 _EXACT_RANKS_UP_TO = 9  # 362880 orders; R's cor.test enumerates as far
 _EXACT_TAU_UP_TO = 50
+_MOST_CELLS = 10_000
+_EVERY_ORDER_UP_TO = 8  # 40320 orders
+_ROUGH = 0.2
 _NOISE = 1e-10
+_BATCH = 1 << 14
+Matrix: TypeAlias = NDArray[np.float64]
 _PAIRED = "values at the same position of the two groups belong together"
 
 
@@ -53,8 +62,8 @@ def pearson_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 def spearman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Spearman's rho (1904): Pearson's r of the midranks.
 
-    Up to 9 pairs every order is counted, ties included; beyond, Student's t approximation. The interval is Fisher's z
-    with the variance of Bonett & Wright (2000).
+    Up to 9 pairs every order is counted, ties included; beyond, Student's t approximation, or random orders if ties
+    make it rough. The interval is Fisher's z with the variance of Bonett & Wright (2000).
     """
     _check("spearman", samples)
     n = samples[0].n
@@ -64,6 +73,8 @@ def spearman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
         p_value = _exact_rho(ranks[0].values, ranks[1].values, settings.alternative)
         note = f"exact p-value, n = {n}{_ties(samples, ', given the ties')}"
         choice = Choice("exact distribution of rho", f"{n} pairs: every order is counted", ("t approximation",))
+    elif _is_rough(ranks[0].values, ranks[1].values):
+        p_value, note, choice = _by_orders(settings, ranks, lambda x, y: y @ x, "t approximation")
     else:
         t = (
             math.copysign(math.inf, rho)
@@ -97,7 +108,8 @@ def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Kendall's tau-b (1945), in O(n log n).
 
     Without ties and up to 50 pairs the p-value is exact; otherwise normal, with the variance that ties leave (Kendall
-    1970). The interval is Fisher's z with the variance of Fieller, Hartley & Pearson (1957).
+    1970), or that of random orders if ties make this rough. The interval is Fisher's z with the variance of Fieller,
+    Hartley & Pearson (1957).
     """
     _check("kendall", samples)
     n = samples[0].n
@@ -105,7 +117,11 @@ def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     s, untied = _concordance(x, y)
     tau = _one_up_to_rounding(s / math.sqrt(untied[0]) / math.sqrt(untied[1]))
     tied = _ties(samples, "with ties")
-    if not tied and n <= _EXACT_TAU_UP_TO:
+    few_levels = (int(x.max()) + 1) * (int(y.max()) + 1) <= _MOST_CELLS
+    if tied and few_levels and _is_rough(midranks(samples[0].values), midranks(samples[1].values)):
+        levels = Sample(samples[0].name, x.astype(np.float64)), Sample(samples[1].name, y.astype(np.float64))
+        p_value, note, choice = _by_orders(settings, levels, _concordances, "normal approximation")
+    elif not tied and n <= _EXACT_TAU_UP_TO:
         p_value = _exact_tau(int(s), n, settings.alternative)
         note = f"exact p-value, n = {n}; no ties"
         choice = Choice("exact distribution of tau", f"{n} pairs without ties", ("normal approximation",))
@@ -241,6 +257,73 @@ def _exact_rho(x: Vector, y: Vector, alternative: Alternative) -> float:
     if alternative != "two-sided":
         return (above if alternative == "greater" else below) / total
     return min(1.0, 2.0 * min(above, below) / total)
+
+
+def _is_rough(x: Vector, y: Vector) -> bool:
+    """Whether ties leave random orders a correlation that is far from normal, so that approximations are too.
+
+    By its third and fourth standardized cumulants (Pitman 1937), which follow from those of the two sets of ranks.
+    """
+    n = x.size
+    if np.unique(x).size == np.unique(y).size == n:
+        return False
+    thirds, fourths = 1.0, 1.0
+    for ranks in (x, y):
+        centred = ranks - ranks.mean()
+        variance = float(np.mean(centred**2))
+        thirds *= float(np.mean(centred**3)) / variance**1.5
+        fourths *= float(np.mean(centred**4)) / variance**2 - 3.0
+    return n <= _EXACT_RANKS_UP_TO or abs(thirds) / math.sqrt(n) > _ROUGH or abs(fourths) / n > _ROUGH
+
+
+def _by_orders(
+    settings: Settings, samples: tuple[Sample, ...], statistic: Callable[[Vector, Matrix], Vector], other: str
+) -> tuple[float, str, Choice]:
+    """The p-value among all orders of few pairs, else (b + 1) / (B + 1) of B random ones (Phipson & Smyth 2010);
+    two-sided, twice the smaller tail. `statistic` takes x, shape (n,), and orders of y, shape (B, n).
+    """
+    # Sorted, so that the random orders do not depend on the order of the pairs, nor of the groups.
+    x, y = (sample.values for sample in sorted(samples, key=lambda sample: sample.name))
+    order = np.lexsort((y, x))
+    x, y, n = x[order], y[order], x.size
+    observed = float(statistic(x, y[None, :])[0])
+    slack = _NOISE * max(1.0, abs(observed))
+    every = n <= _EVERY_ORDER_UP_TO
+    above = below = 0 if every else 1
+    total = math.factorial(n) if every else settings.resamples + 1
+    if not every:
+        check_resamples("random orders", settings.resamples, (settings.alpha,))
+    for orders in [np.array(list(itertools.permutations(range(n))))] if every else _random_orders(settings, n):
+        found = statistic(x, y[orders])
+        above += int(np.count_nonzero(found >= observed - slack))
+        below += int(np.count_nonzero(found <= observed + slack))
+    p = min(1.0, 2.0 * min(above, below) / total)
+    if settings.alternative != "two-sided":
+        p = (above if settings.alternative == "greater" else below) / total
+    if every:
+        return p, f"exact p-value, n = {n}, given the ties", Choice("every order", f"{n} pairs with ties", (other,))
+    return (
+        p,
+        f"p-value of {settings.resamples} random orders, seed {settings.seed}, given the ties",
+        Choice("random orders", "so many values are tied that approximations are far off", (other,)),
+    )
+
+
+def _random_orders(settings: Settings, n: int) -> Iterator[NDArray[np.intp]]:
+    stream = np.random.default_rng(settings.seed)
+    rows = max(1, _BATCH // n)
+    for start in range(0, settings.resamples, rows):
+        yield np.argsort(stream.random((min(rows, settings.resamples - start), n)), axis=1)
+
+
+def _concordances(x: Vector, y: Matrix) -> Vector:
+    """Concordant minus discordant pairs of levels x, shape (n,), with each row of y, shape (B, n), by their tables."""
+    rows, columns = int(x.max()) + 1, int(y.max()) + 1
+    place = np.arange(y.shape[0])[:, None] * (rows * columns) + (x * columns + y).astype(np.intp)
+    tables = np.bincount(place.ravel(), minlength=y.shape[0] * rows * columns).reshape(-1, rows, columns)
+    before = np.cumsum(np.cumsum(tables, axis=1), axis=2)[:, :-1]  # of all lower rows, up to each column
+    lower = np.concatenate([np.zeros_like(before[:, :, :1]), before[:, :, :-1]], axis=2)
+    return cast(Vector, (tables[:, 1:] * (lower - (before[:, :, -1:] - before))).sum(axis=(1, 2)).astype(np.float64))
 
 
 def _concordance(x: Integers, y: Integers) -> tuple[float, tuple[float, float]]:

@@ -12,13 +12,12 @@ from crucible_bench.data.sample import Sample, Vector, scale_exponent, scaled
 from crucible_bench.distributions.hodges_lehmann import shift
 from crucible_bench.distributions.rank_distributions import (
     EXACT_BELOW,
-    EXACT_WITH_TIES_UP_TO,
+    TiedRanks,
     approximate_depth,
     exact_depth,
     exact_tail,
     midranks,
     normal_tail,
-    rank_sum_null,
     tie_sum,
     untied_u_null,
 )
@@ -75,13 +74,13 @@ def _p_value(u: float, ranks: Vector, sizes: tuple[int, int], alternative: Alter
             f"exact p-value, n = {n} and {m}; no ties",
             choice,
         )
-    if max(n, m) <= EXACT_WITH_TIES_UP_TO:
+    tied_ranks = TiedRanks.of(ranks)
+    if ties and (p := tied_ranks.exact_tail(n, alternative)) is not None:
         choice = Choice(
             "exact permutation distribution of the midranks",
-            f"with ties and at most {EXACT_WITH_TIES_UP_TO} values per group the normal approximation is too rough",
+            f"groups of {n} and {m} with ties, for which the normal approximation can be far off",
             ("normal approximation with tie correction",),
         )
-        p = exact_tail(rank_sum_null(ranks, n), round(2.0 * u + n * (n + 1.0)), alternative)
         return p, f"exact p-value, n = {n} and {m}, given the ties", choice
     total = n + m
     variance = n * m / 12.0 * ((total + 1.0) - ties / (total * (total - 1.0)))
@@ -93,7 +92,7 @@ def _p_value(u: float, ranks: Vector, sizes: tuple[int, int], alternative: Alter
         ("exact distribution",),
     )
     return (
-        normal_tail(u - n * m / 2.0, variance, alternative),
+        normal_tail(u - n * m / 2.0, variance, alternative, tied_ranks.half_step),
         f"{note}normal approximation with tie and continuity correction",
         choice,
     )
@@ -120,7 +119,7 @@ def dominance(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
     """
     n, m = x.size, y.size
     delta = 2.0 * u / (n * m) - 1.0
-    interval, notes = _delta_interval(delta, x, y, settings.tail)
+    interval, notes = dominance_interval(delta, x, y, settings.tail)
     choice = Choice(
         "Feng and Cliff's asymmetric interval with Cliff's consistent variance",
         "it needs neither equal variances nor large groups and stays within -1 and 1",
@@ -132,7 +131,8 @@ def dominance(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:
     return Effect(settings.effect_size, delta, interval, choice, notes)
 
 
-def _delta_interval(delta: float, x: Vector, y: Vector, tail: float) -> tuple[Interval, tuple[str, ...]]:
+def dominance_interval(delta: float, x: Vector, y: Vector, tail: float) -> tuple[Interval, tuple[str, ...]]:
+    """Feng and Cliff's (2004) interval of P(X > Y) - P(X < Y), and notes about it."""
     n, m = x.size, y.size
     if min(n, m) < 2:
         return (-1.0, 1.0), ("a group of one value says nothing about the spread of the effect size",)

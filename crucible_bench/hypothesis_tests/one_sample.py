@@ -38,7 +38,7 @@ _DEFINITIONS: Final[dict[str, _Definition]] = {
         "one_sample_ttest",
         "one-sample t-test",
         "mean",
-        "cohens_dz",
+        "hedges_gz",
         ("values are independent", "the mean is approximately normal (normal values, or many of them)"),
     ),
     "wilcoxon": _Definition(
@@ -65,7 +65,7 @@ def one_sample_test(
     | test | asks about | effect size, against the reference |
     | --- | --- | --- |
     | sign | the median | cohens_g: the share of values above, from one half |
-    | ttest | the mean | cohens_dz: its distance in standard deviations |
+    | ttest | the mean | hedges_gz: its distance in standard deviations, without bias |
     | wilcoxon | the centre of symmetry | rank_biserial |
 
     It is the test of pairs with the reference for every second value (Student 1908; Wilcoxon 1945; Dixon & Mood 1946).

@@ -95,6 +95,11 @@ def corrected_resampled_test(
             "the mean difference is approximately normal",
         ),
         notes=(
+            *(
+                (f"{k} scores are taken for the folds of one cross-validation; repeated ones need test_share",)
+                if test_share is None
+                else ()
+            ),
             f"the standard error is {math.sqrt(1.0 + k * share):.3g} times that of a paired t-test",
             "the effect size is in standard deviations between folds, which shrink as test sets grow: compare it only "
             "with that of the same folds",

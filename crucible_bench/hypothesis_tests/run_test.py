@@ -62,7 +62,7 @@ def run_test(
     | bootstrap | two | hedges_g, cohens_d |
     | kruskal_wallis | two or more | epsilon_squared, eta_squared |
     | mann_whitney | two | rank_biserial, cliffs_delta, common_language |
-    | paired_ttest | two, of one length | cohens_dz, cohens_dav |
+    | paired_ttest | two, of one length | hedges_gz, cohens_dz, cohens_dav |
     | ttest | two | hedges_gav, cohens_dav, hedges_g, cohens_d, glass_delta |
     | wilcoxon | two, of one length | rank_biserial |
     | brown_forsythe | two or more | eta_squared, omega_squared |
@@ -73,7 +73,7 @@ def run_test(
     | levene | two or more | eta_squared, omega_squared |
     | mcnemar | two of outcomes, of one length | risk_difference, cohens_g, odds_ratio |
     | mcnemar_midp | two of outcomes, of one length | risk_difference, cohens_g, odds_ratio |
-    | paired_permutation | two, of one length | cohens_dz, cohens_dav, rank_biserial |
+    | paired_permutation | two, of one length | hedges_gz, cohens_dz, cohens_dav, rank_biserial |
     | pearson | two, of one length | pearson_r |
     | permutation | two | hedges_g, cohens_d, glass_delta, rank_biserial, cliffs_delta, common_language |
     | repeated_measures_anova | two or more, of one length | partial_eta_squared |

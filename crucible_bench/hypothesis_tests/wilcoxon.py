@@ -12,7 +12,6 @@ from crucible_bench.data.sample import Sample
 from crucible_bench.distributions.hodges_lehmann import pseudomedian
 from crucible_bench.distributions.rank_distributions import (
     EXACT_BELOW,
-    EXACT_WITH_TIES_UP_TO,
     approximate_depth,
     exact_depth,
     exact_tail,
@@ -72,7 +71,7 @@ def _p_value(
     zeros = pairs - n
     notes = (f"{counted(zeros, 'zero difference')} dropped (Wilcoxon's rule)",) if zeros else ()
     clean = not ties and not zeros
-    if n <= EXACT_WITH_TIES_UP_TO or (clean and n < EXACT_BELOW):
+    if n < EXACT_BELOW:
         p = exact_tail(signed_rank_null(ranks), round(2.0 * w), alternative)
         note = f"exact p-value, n = {n}" + ("; no ties, no zeros" if clean else ", given the ties and zeros")
         choice = Choice(
@@ -82,7 +81,8 @@ def _p_value(
         )
         return p, (*notes, note), choice
     variance = n * (n + 1.0) * (2.0 * n + 1.0) / 24.0 - ties / 48.0
-    p = normal_tail(w - n * (n + 1.0) / 4.0, variance, alternative)
+    step = float(np.gcd.reduce(np.rint(2.0 * ranks).astype(int))) / 2.0  # of W
+    p = normal_tail(w - n * (n + 1.0) / 4.0, variance, alternative, max(0.5, step / 2.0))
     tied = n - np.unique(ranks).size
     what = f"{counted(tied, 'tie')}, " if tied else ""
     note = f"{what}normal approximation with tie and continuity correction"

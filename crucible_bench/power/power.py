@@ -52,7 +52,7 @@ _MOST: Final = 10**7
 _MOST_COUNTED: Final = 10**6
 _MOST_SIMULATED: Final = 10**4
 _LARGEST_EFFECT: Final = 1e3
-_UNLUCKY: Final = ("every value", "group '", "neither", "none of", "the groups do not overlap")
+_UNLUCKY: Final = ("every value", "group '", "neither", "none of")
 
 _SHIFT, _SHIFT_OF_PAIRS = "shift in standard deviations", "shift in standard deviations of the differences"
 _EVENLY, _SHARES = "Cohen's f, groups evenly spaced", "difference of proportions"

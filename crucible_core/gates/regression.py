@@ -178,7 +178,7 @@ class Regression:
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         of_stage = getattr(self._stage(), "differences", None)
-        return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx))
+        return Differences("paired") if of_stage is None else cast("Differences", of_stage(self.ctx, self.rule.group))
 
     def _against_numbers(
         self, ours: list[float], theirs: list[tuple[str, list[float]]], *, needs_more_runs: bool

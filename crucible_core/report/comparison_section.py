@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import effect_text, labelled, percent, statistic
+from crucible_bench.finding import effect_text, estimates_effect, labelled, percent, statistic
 from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
 from crucible_bench.result import Interval, TestResult, is_open
@@ -139,7 +140,7 @@ def _results(comparison: Comparison) -> Iterator[Table]:
     elif len(judged) == 1:
         test = judged[0].result
         pairs = [_Pair(test.groups, test.estimate, test.confidence_interval)]
-    margins = None if family is not None and family.untested else _margin_columns(comparison, pairs)
+    margins = _margin_columns(comparison, pairs)
     if judged:
         tests = _tests_table(comparison)
         yield tests if family is not None or margins is None else _beside(tests, margins)
@@ -150,7 +151,9 @@ def _results(comparison: Comparison) -> Iterator[Table]:
 
 
 def _beside(left: Table, right: Table) -> Table:
-    rows = tuple((*one, *other) for one, other in zip(left.rows, right.rows, strict=True))
+    """One table of two; what has no row of the right one, as a pair that was not tested, has dashes there."""
+    no_row = ("–",) * len(right.columns)
+    rows = tuple((*one, *other) for one, other in itertools.zip_longest(left.rows, right.rows, fillvalue=no_row))
     return Table((*left.columns, *right.columns), rows, left.numeric | right.numeric)
 
 
@@ -188,14 +191,15 @@ def _tests_table(comparison: Comparison) -> Table:
     for test, p_adjusted, significant in judged:
         write = _writer([(test.estimate, test.confidence_interval)], test.null_value)
         estimate = _with_interval(test.estimate, test.confidence_interval, write)
-        same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
         rows.append(
             (
                 test.method,
                 estimate if named else f"{labelled(test.estimate_name)}: {estimate}",
                 statistic(test.statistic_name, test.df, test.statistic, short=True),
                 *(format_p(p).removeprefix("= ") for p in (test.p_value, p_adjusted) if p is not None),
-                "the estimate" if same else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
+                "the estimate"
+                if estimates_effect(test)
+                else _effect(test.effect_size_name, test.effect_size, test.effect_size_interval),
                 "significant" if significant else "not significant",
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -38,6 +39,7 @@ from crucible_core.values.messages import closest, listing
 if TYPE_CHECKING:
     from crucible_bench.compared import PlannedPower
     from crucible_bench.comparison import Comparison
+    from crucible_bench.data.missing import MissingValue
     from crucible_bench.decisions.differences import Differences
 
 __all__ = ["Bench", "PlannedComparison"]
@@ -87,7 +89,8 @@ class Bench(Stage):
     pair_by: str | None = None
     """With `data: outputs`: the field by which values belong together, such as the fold."""
     clusters: str | None = None
-    """With `design: clustered`: where the cluster of each item is, `assigns.NAME`, or a field of the outputs."""
+    """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups
+    may have different numbers of values in a cluster, such as answers to a question."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -126,8 +129,13 @@ class Bench(Stage):
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
     """With `design: one_sample`: the number that the one group is compared with."""
+    folds: int | None = Field(default=None, ge=2)
+    """With `design: resampled`: the number of folds of the cross-validation."""
+    repeats: int | None = Field(default=None, ge=1)
+    """With `folds`: how often the cross-validation was repeated (default: once)."""
     test_share: float | None = Field(default=None, gt=0)
-    """With `design: resampled`: the size of a test set over that of its training set (default: 1 / (folds - 1))."""
+    """With `design: resampled`, for random splits: the size of a test set over that of its training set (default:
+    1 / (folds - 1))."""
     missing: MissingValues = "refuse"
     """What happens to missing values and pairs: `refuse` fails the stage, `drop` leaves them out and lists them."""
     planned: PlannedComparison | None = None
@@ -206,6 +214,8 @@ class Bench(Stage):
             non_inferiority=self.non_inferiority,
             higher_is_better=self.higher_is_better,
             reference=self.reference,
+            folds=self.folds,
+            repeats=self.repeats,
             test_share=self.test_share,
             resamples=self.resamples or stats.bootstrap_iterations or 10_000,
             seed=self.seed,
@@ -217,7 +227,8 @@ class Bench(Stage):
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
-        found, dropped = self._complete(ctx)
+        found, missing = self._complete(ctx)
+        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
         values = logarithms(found.values) if self.scale == "log" else found.values
@@ -240,6 +251,7 @@ class Bench(Stage):
             ctx = ctx.decide("missing: drop", "; ".join(shown), alternatives=["missing: refuse"])
         comparison = replace(
             comparison,
+            left_out=Counter(place.group for place in missing),
             measure=self.measure or self.value,
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values), comparison.outcome),
@@ -277,13 +289,14 @@ class Bench(Stage):
         """The names of the pairs of a run, in the order of the values; None if value i is pair i."""
         return self.read(ctx).pairs
 
-    def differences(self, ctx: Context) -> Differences:
-        """How paired values of this run and another are compared: by the declared design."""
+    def differences(self, ctx: Context, group: str) -> Differences:
+        """How paired values of a group in this run and another are compared: by the declared design."""
         from crucible_bench.decisions.differences import Differences  # noqa: PLC0415
 
         design = self._design(ctx.experiment)
         if design in ("clustered", "resampled"):
-            return Differences(design, self.read(ctx).clusters, self.test_share)
+            declared = self.declaration(ctx.experiment)
+            return Differences(design, self.read(ctx).clusters_of(group), declared.share_of_test_set)
         return Differences("paired")
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
@@ -308,14 +321,14 @@ class Bench(Stage):
         if self.pair_by and (not outputs or design in ("independent", "one_sample")):
             yield "pair_by: only for data: outputs with paired: true, or another design in which values belong together"
         if (design == "clustered") != (self.clusters is not None):
-            yield "clusters: goes with design: clustered, and names the place of each item's cluster"
+            yield "clusters: goes with design: clustered, and names the place of each value's cluster"
         elif self.clusters and not outputs:
             place, _, name = self.clusters.partition(".")
             if place not in ("assigns", "metrics") or not name:
                 yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
 
-    def _complete(self, ctx: Context) -> tuple[ComparedGroups, list[str]]:
-        """The groups without missing values, and what was dropped, one sentence each."""
+    def _complete(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
+        """The groups without missing values, and the places that were dropped."""
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
@@ -331,8 +344,9 @@ class Bench(Stage):
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
             _refuse_missing(found)
-            return found, []
+            return found, ()
         paired = self._design(ctx.experiment) not in ("independent", "one_sample")
+        paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
             {name: values if paired else open_counts(name, values) for name, values in found.values.items()},
             paired=paired,
@@ -342,10 +356,15 @@ class Bench(Stage):
         pairs = found.pairs if found.pairs is not None else range(longest)
         left = [pair for place, pair in enumerate(pairs) if place not in gone] if paired and gone else found.pairs
         clusters = found.clusters
-        if clusters is not None:
+        if isinstance(clusters, Mapping):
+            missing = {(place.group, place.position) for place in complete.dropped}
+            clusters = {
+                name: [label for place, label in enumerate(own) if (name, place) not in missing]
+                for name, own in clusters.items()
+            }
+        elif clusters is not None:
             clusters = [label for place, label in enumerate(clusters) if place not in gone]
-        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in complete.dropped]
-        return ComparedGroups(dict(complete.groups), clusters, left), dropped
+        return ComparedGroups(dict(complete.groups), clusters, left), complete.dropped
 
     def _refuse_missing_pairs(self, found: ComparedGroups) -> None:
         for name, values in found.values.items() if found.pairs is not None else ():

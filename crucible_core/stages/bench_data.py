@@ -20,23 +20,31 @@ SOURCES = ("assigns", "metrics", "outputs")
 
 
 class ComparedGroups(NamedTuple):
-    """Name -> values, the cluster of each value if the design has clusters, and the names of the pairs.
+    """Name -> values, their clusters if the design has clusters, and the names of the pairs.
+
+    The clusters are those of the positions that all groups share, or of each group's own values by its name.
 
     If a group lacks a pair, its value there is None. Pairs without names are named by their positions, and only if some
     were dropped.
     """
 
     values: dict[str, Any]
-    clusters: Sequence[Hashable] | None = None
+    clusters: Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | None = None
     pairs: Sequence[Hashable] | None = None
 
     def names_of_pairs(self, group: str) -> Sequence[Hashable]:
         return range(len(self.values[group])) if self.pairs is None else self.pairs
 
+    def clusters_of(self, group: str) -> Sequence[Hashable] | None:
+        """The cluster of each of the group's values."""
+        return self.clusters.get(group) if isinstance(self.clusters, Mapping) else self.clusters
+
 
 @dataclass(frozen=True, slots=True)
 class GroupsInMapping:
-    """`assigns.NAME` or `metrics.NAME`; `clusters` is such a place too, with the cluster of each value."""
+    """`assigns.NAME` or `metrics.NAME`; `clusters` is such a place too, with the cluster of each position, or of
+    each group's values by the name of the group.
+    """
 
     data: str
     clusters: str | None = None
@@ -46,6 +54,8 @@ class GroupsInMapping:
         if not isinstance(groups, Mapping):
             raise TypeError(f"{_shown(self.data)} must be a mapping of group name to numbers; it is {groups!r:.80}")
         labels = None if self.clusters is None else _held(ctx, self.clusters)
+        if isinstance(labels, Mapping):
+            labels = {str(group): own for group, own in labels.items()}
         named = {str(group): values for group, values in groups.items()}
         if len(named) < len(groups):
             twice = next(group for group in groups if not isinstance(group, str) and str(group) in groups)
@@ -57,7 +67,10 @@ class GroupsInMapping:
 
 @dataclass(frozen=True, slots=True)
 class GroupsInOutputs:
-    """Fields of the outputs: the group's name, the number, and by choice the pair and the cluster."""
+    """Fields of the outputs: the group's name, the number, and by choice the pair and the cluster.
+
+    Without pairs, a cluster is all that values of several groups share.
+    """
 
     group_by: str
     value: str
@@ -69,6 +82,7 @@ class GroupsInOutputs:
         groups: dict[str, dict[Any, Any]] = {}
         names: dict[str, Any] = {}
         clusters: dict[Any, Any] = {}
+        own: dict[str, list[Any]] = {}
         for index, output in enumerate(ctx.outputs):
             if not isinstance(output, Mapping) or any(name not in output for name in fields):
                 raise ValueError(f"output {index} lacks one of {', '.join(map(repr, fields))}: {output!r:.80}")
@@ -82,16 +96,13 @@ class GroupsInOutputs:
             group[pair] = output[self.value]
             if self.cluster_by:
                 cluster = output[self.cluster_by]
-                if clusters.setdefault(pair, cluster) != cluster:
-                    raise ValueError(
-                        f"{self.pair_by or 'item'} {pair!r} is in two clusters: {clusters[pair]!r} and {cluster!r}"
-                    )
+                own.setdefault(str(name), []).append(cluster)
+                if self.pair_by and clusters.setdefault(pair, cluster) != cluster:
+                    raise ValueError(f"{self.pair_by} {pair!r} is in two clusters: {clusters[pair]!r} and {cluster!r}")
         if not groups:
             raise ValueError("there is nothing to compare: no stage before this one added an output")
         if self.pair_by is None:
-            return ComparedGroups(
-                {name: list(group.values()) for name, group in groups.items()}, list(clusters.values()) or None
-            )
+            return ComparedGroups({name: list(group.values()) for name, group in groups.items()}, own or None)
         pairs = list(dict.fromkeys(pair for group in groups.values() for pair in group))
         return ComparedGroups(
             {name: [group.get(pair) for pair in pairs] for name, group in groups.items()},

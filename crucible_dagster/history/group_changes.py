@@ -169,17 +169,20 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
         alpha=declared.alpha,
         confidence_level=declared.confidence_level,
         effect_size=declared.effect_size,
-        test_share=declared.test_share,
+        test_share=declared.share_of_test_set,
         seed=declared.seed,
     )
     try:
         before = earlier.groups[group]
-        if wanted.design != "independent":
+        if wanted.design != "independent" and not isinstance(later.found.clusters, Mapping):
             before = _in_order(before, group, earlier.found, later.found)
         if same(later.groups[group], before):
             return GroupChange(metric, group, None, None, "every value is the same in both runs")
         groups = {names[1]: later.groups[group], names[0]: before}
-        (result,) = analyse(groups, wanted, clusters=later.found.clusters).tests
+        clusters = later.found.clusters
+        if isinstance(clusters, Mapping):
+            clusters = {names[1]: clusters[group], names[0]: earlier.found.clusters_of(group) or ()}
+        (result,) = analyse(groups, wanted, clusters=clusters).tests
     except (CannotTestError, ValueError) as error:
         return GroupChange(metric, group, None, None, error_text(error))
     return GroupChange(metric, group, result, None, None)
@@ -187,13 +190,14 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
 
 def _in_order(values: Any, group: str, earlier: ComparedGroups, later: ComparedGroups) -> Any:
     """The earlier values in the order of the later run's pairs. Raises ValueError if these are not the same pairs."""
-    clusters = earlier.clusters
+    clusters = earlier.clusters_of(group)
     places = None
     if earlier.pairs is not None or later.pairs is not None:
         places = places_of_pairs(later.names_of_pairs(group), earlier.names_of_pairs(group))
     if places is not None:
         values = [values[place] for place in places]
         clusters = None if clusters is None else [clusters[place] for place in places]
-    if clusters is not None and later.clusters is not None and list(clusters) != list(later.clusters):
+    now = later.clusters_of(group)
+    if clusters is not None and now is not None and list(clusters) != list(now):
         raise ValueError("the runs have their items in different clusters, so they are not the same items")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, get_args
 
 import numpy as np
@@ -70,6 +71,8 @@ def test_a_declared_test_gives_a_result_under_its_own_name(test: Any) -> None:
     more: dict[str, Any] = {}
     if design == "one_sample":
         groups, more = {"a": groups["a"]}, {"reference": 0.5}
+    if design == "resampled":
+        more = {"folds": 12}
     if design == "clustered":
         more = {"clusters": list("aabbccddeeff")}
     analysis = of(groups, tests=(test,), design=design, resamples=300, **more)
@@ -151,11 +154,11 @@ def test_folds_are_compared_by_the_corrected_test_and_clusters_by_the_robust_one
 
 
 def test_more_than_two_models_over_folds_are_a_family_because_no_test_takes_them_all() -> None:
-    analysis = of(design="resampled")
+    analysis = of(design="resampled", folds=12)
     assert analysis.tests == ()
     assert analysis.comparisons is not None
     first = analysis.comparisons.comparisons[0]
-    alone = corrected_resampled_ttest(TWO, confidence_level=1 - 0.05 / 3)
+    alone = corrected_resampled_ttest(TWO, test_share=1 / 11, confidence_level=1 - 0.05 / 3)
     assert (first.p_value, first.confidence_interval) == (alone.p_value, alone.confidence_interval)
     assert first.p_adjusted >= first.p_value
 
@@ -200,7 +203,7 @@ def test_every_pair_is_judged_against_the_margin_at_its_share_of_alpha() -> None
 
 
 def test_the_margin_of_folds_and_clusters_rests_on_their_own_standard_errors() -> None:
-    for design, more in (("resampled", {}), ("clustered", {"clusters": list("aaabbbcccddd")})):
+    for design, more in (("resampled", {"folds": 12}), ("clustered", {"clusters": list("aaabbbcccddd")})):
         analysis = of(TWO, design=design, margin=0.01, **more)
         test, verdict = analysis.tests[0], analysis.verdicts[0]
         assert verdict.confidence_interval == pytest.approx(test.confidence_interval)
@@ -209,7 +212,7 @@ def test_the_margin_of_folds_and_clusters_rests_on_their_own_standard_errors() -
 
 def test_no_number_of_folds_decides_what_their_shared_training_data_hide() -> None:
     noisy = {"a": [0.9, 0.8, 0.95, 0.7, 0.85], "b": [0.8, 0.85, 0.9, 0.75, 0.8]}
-    (verdict,) = of(noisy, design="resampled", margin=0.001).verdicts
+    (verdict,) = of(noisy, design="resampled", folds=5, margin=0.001).verdicts
     assert (verdict.verdict, verdict.more_replicates) == ("inconclusive", None)
     (independent,) = of(noisy, design="paired", margin=0.001).verdicts
     assert independent.more_replicates is not None
@@ -249,6 +252,19 @@ def test_a_family_is_chosen_for_every_design_with_its_source(design: Any, outcom
     assert any(char.isdigit() for char in family.source)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "n"), [(10, 3), (4, 5), (5, 10)])
+def test_all_pairs_of_small_groups_keep_the_level_of_their_family(k: int, n: int) -> None:
+    rng, runs = np.random.default_rng(2), 150
+    rejected = 0
+    for _ in range(runs):
+        family = of({str(i): rng.normal(0, 1 + i % 2, n) for i in range(k)}, compare="all_pairs").comparisons
+        assert family is not None
+        assert family.procedure == ("pairwise" if n < 10 else "games_howell")
+        rejected += any(pair.significant for pair in family.comparisons)
+    assert rejected / runs <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +279,12 @@ def test_a_family_is_chosen_for_every_design_with_its_source(design: Any, outcom
         ({"design": "one_sample", "reference": 1.0, "margin": 1.0}, "verdicts are about two groups"),
         ({"reference": 1.0}, "for the design one_sample"),
         ({"test_share": 0.5}, "for the design resampled"),
+        ({"folds": 10}, "folds: it is for the design resampled"),
+        ({"design": "resampled"}, "such as 10, and `repeats` if it was repeated"),
+        ({"design": "resampled", "folds": 10, "test_share": 0.1}, "declare one of the two"),
+        ({"design": "resampled", "repeats": 10, "test_share": 0.1}, "needs its `folds`"),
+        ({"design": "resampled", "folds": 1}, "at least 2, not 1"),
+        ({"design": "resampled", "folds": 5, "repeats": 0}, "at least once"),
         ({"non_inferiority": True}, "the largest loss"),
         ({"compare": "baseline"}, "needs its name"),
         ({"study": "ablation"}, "the full system"),
@@ -350,7 +372,7 @@ def test_a_plan_of_a_sweep_is_one_of_its_own_comparisons() -> None:
 
 def test_a_plan_over_folds_uses_the_declared_share_of_the_test_set() -> None:
     (half,) = foresee(Declaration(design="resampled", test_share=1.0), 2, 10, 0.8)
-    (tenth,) = foresee(Declaration(design="resampled"), 2, 10, 0.8)
+    (tenth,) = foresee(Declaration(design="resampled", folds=10), 2, 10, 0.8)
     assert "power of only 11%" in half
     assert "power of only 34%" in tenth
 

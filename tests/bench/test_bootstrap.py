@@ -19,6 +19,13 @@ RNG = np.random.default_rng(11)
 X, Y = RNG.gamma(2.0, 1.0, 24), RNG.gamma(2.0, 1.6, 31)
 
 
+def test_an_interval_without_width_says_that_it_says_nothing() -> None:
+    all_right = bootstrap_interval(np.mean, [1] * 20)
+    assert all_right.interval == (1.0, 1.0)
+    assert any("the interval has no width and says nothing about the error" in note for note in all_right.notes)
+    assert not any("no width" in note for note in bootstrap_interval(np.mean, [1] * 19 + [0]).notes)
+
+
 def test_p_value_is_that_of_the_enumerated_studentized_null_bootstrap() -> None:
     # Efron & Tibshirani (1993), algorithm 16.2, over all 4**4 * 4**4 resamples.
     x, y = np.array([1.0, 2.5, 4.0, 9.0]), np.array([3.0, 8.0, 9.5, 12.0])

@@ -44,7 +44,7 @@ DECLARED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "verdicts": (TWO, {"design": "paired", "margin": 0.01}),
     "all pairs": (THREE, {"compare": "all_pairs", "margin": 0.01}),
     "against a baseline": (THREE, {"compare": "baseline", "baseline": "old", "alternative": "greater"}),
-    "folds": (THREE, {"design": "resampled"}),
+    "folds": (THREE, {"design": "resampled", "folds": 5}),
     "clusters": (TWO, {"design": "clustered", "clusters": list("aabbc")}),
     "sweep": (THREE, {"study": "sweep"}),
     "sweep of clusters": (THREE, {"study": "sweep", "design": "clustered", "clusters": list("aabbc")}),

@@ -74,6 +74,39 @@ def test_exact_spearman_counts_every_order(x: list[float], side: Any) -> None:
     assert run_test("spearman", {"x": x, "y": y}, alternative=side).p_value == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize("test", ["spearman", "kendall"])
+@pytest.mark.parametrize(("n", "wanted"), [(8, 2 / 8), (12, 1 / 6), (40, 2 / 40)])
+def test_one_value_that_differs_falls_on_the_other_one_in_one_order_of_n(test: str, n: int, wanted: float) -> None:
+    # Of all orders, the odd value of one meets that of the other in 1 of n; two-sided, twice the smaller tail.
+    result = run_test(test, {"a": [1] + [0] * (n - 1), "b": [1] + [0] * (n - 1)})
+    assert result.p_value == pytest.approx(wanted, abs=4 * math.sqrt(wanted / 2 / 10_000) * 2 if n > 8 else 1e-12)
+    assert any("given the ties" in note for note in result.notes)
+    assert result == run_test(test, {"a": [1] + [0] * (n - 1), "b": [1] + [0] * (n - 1)})
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_few_tied_pairs_count_every_order_of_kendalls_tau(side: Any) -> None:
+    x, y = [1.0, 1.0, 2.0, 3.0, 3.0, 5.0], [2.0, 1.0, 1.0, 4.0, 4.0, 4.0]
+    every = [sum(np.sign(x[i] - x[j]) * np.sign(z[i] - z[j]) for i in range(6) for j in range(i))
+             for z in itertools.permutations(y)]  # fmt: skip
+    observed = sum(np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i in range(6) for j in range(i))
+    above, below = np.mean(np.array(every) >= observed), np.mean(np.array(every) <= observed)
+    expected = {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[side]
+    assert run_test("kendall", {"x": x, "y": y}, alternative=side).p_value == pytest.approx(float(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("test", ["spearman", "kendall"])
+@pytest.mark.parametrize("shares", [(0.9, 0.1), (0.6, 0.2, 0.1, 0.1)])
+def test_tied_ranks_keep_their_level(test: str, shares: tuple[float, ...]) -> None:
+    rng, runs, rejected = np.random.default_rng(7), 400, 0
+    for _ in range(runs):
+        x, y = rng.choice(len(shares), (2, 25), p=shares)
+        if np.ptp(x) and np.ptp(y):
+            rejected += run_test(test, {"x": x, "y": y}, resamples=999).significant
+    assert rejected / runs <= 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / runs)
+
+
 def test_exact_kendall_counts_every_order() -> None:
     y = [2.0, 1, 4, 3, 6, 5]
     every = np.array([stats.kendalltau(range(6), order).statistic for order in itertools.permutations(y)])

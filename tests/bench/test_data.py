@@ -225,13 +225,11 @@ def test_results_beyond_the_largest_double_are_refused_not_infinite(test: str) -
     groups = {"x": [1.7e308, 1.6e308, 1.5e308, 1.2e308], "y": [-1.7e308, -1.6e308, -1.1e308, -1.3e308]}
     if test in IN_UNITS:
         assert "larger than the largest double" in refusal(test, groups)
-    elif test == "brunner_munzel":
-        assert "do not overlap" in refusal(test, groups)
     else:
         assert math.isfinite(run_test(test, groups).statistic)
 
 
-@pytest.mark.parametrize("test", sorted(set(MEASURED) - {"brunner_munzel", "variance_ratio", "welch_anova"}))
+@pytest.mark.parametrize("test", sorted(set(MEASURED) - {"variance_ratio", "welch_anova"}))
 def test_groups_of_wildly_different_size_give_finite_numbers(test: str) -> None:
     groups = {"x": [1e300, 2e300, 3e300, 2.5e300], "y": [1e-300, 3e-300, 2e-300, 5e-300]}
     result = run_test(test, groups)
@@ -241,7 +239,6 @@ def test_groups_of_wildly_different_size_give_finite_numbers(test: str) -> None:
 
 def test_groups_of_wildly_different_size_are_refused_where_the_numbers_leave_the_doubles() -> None:
     groups = {"x": [1e300, 2e300, 3e300, 2.5e300], "y": [1e-300, 3e-300, 2e-300, 5e-300]}
-    assert "do not overlap" in refusal("brunner_munzel", groups)
     assert "rescale" in refusal("welch_anova", groups)
     assert "double" in refusal("variance_ratio", groups)
 

@@ -51,7 +51,18 @@ def test_every_function_that_the_page_names_exists() -> None:
     known = {*crucible_bench.__all__, *EFFECT_SIZES, *get_args(EffectSizeName), *get_args(CorrectionName)}
     known |= {*get_args(FamilyName)}
     other = {
-        *("alternative", "auto", "axis", "baseline", "bench", "benchmarks", "clustered", "crucible", "crucible_bench"),
+        *(
+            "alternative",
+            "auto",
+            "axis",
+            "baseline",
+            "bench",
+            "benchmarks",
+            "checks",
+            "clustered",
+            "crucible",
+            "crucible_bench",
+        ),
         *(
             "discordant",
             "first_significant",

@@ -12,7 +12,15 @@ from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.meta_analysis import effectsize_smd
 from statsmodels.stats.proportion import proportion_effectsize
 
-from crucible_bench import CannotTestError, EffectSize, chi_square_test, effect_size, interpret, run_test
+from crucible_bench import (
+    CannotTestError,
+    EffectSize,
+    chi_square_test,
+    effect_size,
+    interpret,
+    one_sample_test,
+    run_test,
+)
 from crucible_bench.effect_sizes.interpretation import CONVENTIONS
 from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 from crucible_bench.named_effect_size import EFFECT_SIZE_HOMES
@@ -60,6 +68,34 @@ def test_the_independent_version_is_the_default_where_there_are_two() -> None:
     assert effect_size("epsilon_squared", NUMBERS).test == "kruskal_wallis"
     assert effect_size("epsilon_squared", NUMBERS, test="anova").test == "anova"
     assert effect_size("cramers_v", TABLE, test="chi_square").test == "chi_square"
+
+
+def test_the_effect_size_of_pairs_is_without_bias_by_default() -> None:
+    # R: effectsize::hedges_g(extra ~ group, data = sleep, paired = TRUE): -1.17, where d_z is -1.28 (effsize, issue 32)
+    sleep = {
+        "1": [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
+        "2": [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
+    }
+    result = run_test("paired_ttest", sleep)
+    assert (result.effect_size_name, round(result.effect_size or 0.0, 2)) == ("hedges_gz", -1.17)
+    plain = run_test("paired_ttest", sleep, effect_size="cohens_dz")
+    assert round(plain.effect_size or 0.0, 2) == -1.28
+    assert plain.effect_size_interval == result.effect_size_interval
+    assert effect_size("hedges_g", sleep, paired=True) == effect_size("hedges_gz", sleep)
+    assert one_sample_test([1.0, 2.0, 4.0], 0.0).effect_size_name == "hedges_gz"
+    two = run_test("paired_ttest", {"a": [1.0, 2.0], "b": [0.0, 0.5]})
+    assert two.effect_size_name == "cohens_dz"
+    assert "two values have no effect size without bias" in two.notes
+
+
+def test_the_effect_size_of_few_pairs_is_right_on_average() -> None:
+    # Hedges (1981): for five pairs d_z is too large by 1 / J(4) = 1.25.
+    rng = np.random.default_rng(5)
+    found = [
+        run_test("paired_ttest", {"a": 1 + rng.normal(size=5), "b": np.zeros(5)}, confidence_level=0.5).effect_size
+        for _ in range(600)
+    ]
+    assert np.mean(found) == pytest.approx(1.0, abs=3.5 * np.std(found) / 600**0.5)
 
 
 @pytest.mark.parametrize(

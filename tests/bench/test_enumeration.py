@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,39 @@ def test_too_few_tied_values_are_never_called_significant() -> None:
     result = run_test("mann_whitney", {"x": [1, 1, 2], "y": [3, 4, 5, 6]})
     assert result.p_value == pytest.approx(2 / 35)
     assert not result.significant
+
+
+def test_signs_of_equal_size_are_the_sign_test() -> None:
+    # All |d| equal: W counts the signs, so that the exact p-value is binomial.
+    result = run_test("wilcoxon", {"a": [1.0] * 12 + [-1.0] * 4, "b": [0.0] * 16})
+    assert result.p_value == pytest.approx(stats.binomtest(12, 16).pvalue)
+    many = run_test("wilcoxon", {"a": [1.0] * 38 + [-1.0] * 22, "b": [0.0] * 60})  # half a step of W is 15.25
+    assert many.p_value == pytest.approx(stats.binomtest(38, 60).pvalue, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("wins", "n", "others", "m"), [(2, 9, 0, 20), (3, 12, 2, 31), (0, 6, 4, 90), (20, 400, 3, 300)]
+)
+@pytest.mark.parametrize("side", ["greater", "less"])
+def test_zeros_and_ones_have_fishers_exact_tail(wins: int, n: int, others: int, m: int, side: Any) -> None:
+    groups = {"a": [1.0] * wins + [0.0] * (n - wins), "b": [1.0] * others + [0.0] * (m - others)}
+    expected = stats.fisher_exact([[wins, n - wins], [others, m - others]], alternative=side).pvalue
+    result = run_test("mann_whitney", groups, alternative=side)
+    assert result.p_value == pytest.approx(expected)
+    assert result.notes[0].startswith("exact p-value")
+
+
+def test_two_of_nine_against_none_of_twenty_are_not_significant() -> None:
+    result = run_test("mann_whitney", {"a": [1.0] * 2 + [0.0] * 7, "b": [0.0] * 20})
+    assert result.p_value == pytest.approx(2 * math.comb(9, 2) / math.comb(29, 2))  # 0.177; by approximation 0.036
+
+
+def test_tied_ranks_too_many_to_count_keep_half_a_step_of_their_own() -> None:
+    groups = {"a": [1.0] * 90 + [0.0] * 710, "b": [1.0] * 60 + [0.0] * 740}
+    result = run_test("mann_whitney", groups)
+    assert "normal approximation" in result.notes[0]
+    table = np.array([[90, 710], [60, 740]])
+    assert result.p_value == pytest.approx(stats.chi2_contingency(table, correction=True).pvalue, rel=0.01)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (4, 5), (6, 3)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible_bench import clustered_ttest, proportion_interval
+from crucible_bench import Comparison, choose_test, clustered_ttest, compare, proportion_interval, run_test
 from crucible_bench.finding import finding
 from crucible_bench.plots import Picture
 from crucible_core import (
@@ -22,6 +22,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.metrics import comparisons
+from crucible_core.plan import plan_experiment
 from crucible_core.report import named_values, render_report
 from crucible_core.report.comparison_section import comparison_section
 
@@ -195,20 +196,20 @@ def test_better_and_worse_say_whether_the_difference_is_shown_to_be_larger_than_
 
 def test_notes_that_are_the_same_for_all_pairs_are_told_once() -> None:
     folds = {name: values[:10] for name, values in {"a": LOW, "b": HIGH, "c": MIDDLE}.items()}
-    family = bench(folds, design="resampled").metrics["bench"]["comparisons"]
+    family = bench(folds, design="resampled", folds=10).metrics["bench"]["comparisons"]
     assert sum("the standard error is 1.45 times" in note for note in family["notes"]) == 1
     assert any(note.startswith("each pair: the standard error is 1.45 times") for note in family["notes"])
 
 
 def test_no_planning_number_is_explained_where_there_is_none() -> None:
     folds = {"a": LOW[:10], "b": [value + 0.01 * (-1.0) ** place for place, value in enumerate(LOW[:10])]}
-    (verdict,) = bench(folds, design="resampled", margin=0.001).metrics["bench"]["verdicts"]
+    (verdict,) = bench(folds, design="resampled", folds=10, margin=0.001).metrics["bench"]["verdicts"]
     assert (verdict["verdict"], verdict["more_replicates"], verdict["notes"]) == ("inconclusive", None, [])
 
 
 def test_dependent_values_have_no_test_of_normality() -> None:
     folds = {"a": LOW[:10], "b": HIGH[:10]}
-    (check,) = bench(folds, design="resampled").metrics["bench"]["checks"]
+    (check,) = bench(folds, design="resampled", folds=10).metrics["bench"]["checks"]
     assert "Shapiro" not in check
     assert "skewness" in check
     assert "Shapiro" in bench(folds, paired=True).metrics["bench"]["checks"][0]
@@ -277,6 +278,80 @@ def test_clusters_of_dropped_items_are_dropped_with_them(kind: Any) -> None:
         [documents[place] for place in kept],
     )
     assert ctx.metrics["bench"]["tests"]["clustered_ttest"]["p_value"] == expected.p_value
+
+
+def test_every_item_answered_by_each_arm_is_one_declaration_with_other_numbers_of_answers_too() -> None:
+    rng = np.random.default_rng(3)
+    level, outputs = rng.random(15), []
+    for model, times in (("new", 5), ("old", 3)):
+        outputs += [
+            {"model": model, "question": question, "right": bool(rng.random() < level[question])}
+            for question in rng.permutation(np.repeat(np.arange(15), times)).tolist()
+        ]
+    outputs[4]["right"] = None
+    options = {"data": "outputs", "group_by": "model", "value": "right", "design": "clustered", "clusters": "question"}
+    experiment = Experiment.model_validate(
+        {"id": "x", "pipeline": [{"name": "bench", "options": {**options, "missing": "drop", "margin": 0.1}}]}
+    )
+    answered = Context(experiment_id="x", run_id="r", experiment=experiment).add_outputs(outputs)
+    ctx = plan_experiment(experiment, builtin_registry())[0].stage.run(answered)
+    kept = [one for one in outputs if one["right"] is not None]
+    values = {name: [float(one["right"]) for one in kept if one["model"] == name] for name in ("new", "old")}
+    questions = {name: [one["question"] for one in kept if one["model"] == name] for name in ("new", "old")}
+    expected = clustered_ttest(values, questions)
+    found = Comparison.from_dict(ctx.metrics["bench"])
+    assert found.tests[0].p_value == expected.p_value
+    assert found.verdicts[0].estimate == pytest.approx(expected.estimate)
+    assert found.tests[0] == compare(values, design="clustered", clusters=questions, outcome="binary").tests[0]
+    assert "n = 74 and 45, in clusters" in found.sentence
+
+
+def test_dropped_answers_are_in_the_finding() -> None:
+    answers = {"a": [True] * 30 + [None] * 20, "b": [True] * 30 + [False] * 20}
+    said = told(answers, missing="drop")
+    assert said.endswith("Left out because of missing values: 20 of 50 values of a.")
+    pairs = told({"a": [*LOW[:19], None], "b": [None, *HIGH[1:]]}, missing="drop", paired=True)
+    assert pairs.endswith("Left out because of missing values: 2 of 20 values of each group.")
+    assert "Left out" not in told({"a": LOW, "b": HIGH}, missing="drop")
+    found = Comparison.from_dict(bench(answers, missing="drop").metrics["bench"])
+    assert (found.left_out, found.groups["a"].n) == ({"a": 20}, 30)
+
+
+def test_the_notes_about_sizes_reach_who_lets_auto_choose() -> None:
+    ratings = {"a": [5, 4, 5, 4, 5], "b": [1, 2, 1, 2, 1]}
+    (note,) = choose_test("ordinal", [5, 5], design="paired").notes
+    assert "not even a unanimous sign test reaches 0.05" in note
+    assert note in bench(ratings, paired=True, outcome="ordinal").metrics["bench"]["checks"]
+    three = bench({"a": LOW[:6], "b": HIGH[:6], "c": MIDDLE[:6]}, compare="all_pairs").metrics["bench"]["checks"]
+    assert sum("the smallest group has 6 values" in check for check in three) == 1
+    declared = bench(ratings, paired=True, outcome="ordinal", tests=["sign"]).metrics["bench"]["checks"]
+    assert note not in declared
+
+
+def test_skewed_values_are_noted_where_a_test_of_means_is_not_made_for_them() -> None:
+    rng = np.random.default_rng(11)
+    skewed = list(rng.lognormal(size=30))
+    zeros = [0.0] * 30
+
+    def noted(groups: Mapping[str, Any], **options: Any) -> bool:
+        return any("Cochran 1977" in check for check in bench(groups, **options).metrics["bench"]["checks"])
+
+    assert noted({"a": skewed, "b": zeros}, paired=True)
+    assert noted({"a": [1e300 * value for value in skewed], "b": zeros}, paired=True)
+    assert not noted({"a": skewed, "b": zeros}, paired=True, tests=["sign"])
+    assert not noted({"a": LOW, "b": HIGH}, paired=True)
+    assert noted({"a": [10.0 * value for value in skewed], "b": HIGH})
+    # The skewness of two groups of one shape and size cancels in their difference.
+    assert not noted({"a": skewed, "b": [value + 1 for value in skewed]})
+    assert noted({"a": skewed}, design="one_sample", reference=1.6)
+
+
+@pytest.mark.slow
+def test_the_figure_about_lognormal_differences_is_true() -> None:
+    rng, runs = np.random.default_rng(12), 1500
+    draws = rng.lognormal(size=(runs, 10)) - np.exp(0.5)
+    rejected = np.mean([run_test("paired_ttest", {"a": row, "b": np.zeros(10)}).significant for row in draws])
+    assert rejected == pytest.approx(0.16, abs=3.5 * (0.16 * 0.84 / runs) ** 0.5)
 
 
 def test_the_numbers_of_each_pair_have_names_in_csv_and_for_gates() -> None:

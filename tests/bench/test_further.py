@@ -13,7 +13,7 @@ from scipy import special, stats
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.oneway import anova_oneway
 
-from crucible_bench import CannotTestError, run_test
+from crucible_bench import CannotTestError, Declaration, foresee, power_of, run_test
 from crucible_bench.hypothesis_tests.normality import shapiro_wilk
 from crucible_bench.hypothesis_tests.repeated_measures import sphericity
 
@@ -106,9 +106,37 @@ def test_brunner_munzel_of_few_values_counts_every_division(x: Any, y: Any, side
     assert result.notes[0].startswith("exact p-value")
 
 
-def test_brunner_munzel_sends_separated_groups_to_tests_that_can() -> None:
-    with pytest.raises(CannotTestError, match=r"do not overlap.*mann_whitney or permutation"):
-        run_test("brunner_munzel", {"x": [1, 2, 3], "y": [7, 8, 9]})
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (5, 5), (8, 3), (12, 11), (400, 700)])
+def test_brunner_munzel_is_exact_where_the_groups_do_not_overlap(n: int, m: int) -> None:
+    """The permutation test of Neubert & Brunner 2007: one division of C(n + m, n) is as extreme on each side."""
+    groups = {"x": np.arange(n) + float(m), "y": np.arange(float(m))}
+    result = run_test("brunner_munzel", groups)
+    assert result.p_value == pytest.approx(2 / math.comb(n + m, n), rel=1e-9)
+    assert run_test("brunner_munzel", groups, alternative="greater").p_value == pytest.approx(result.p_value / 2)
+    assert run_test("brunner_munzel", groups, alternative="less").p_value == 1.0
+    assert (result.estimate, result.statistic, result.df) == (1.0, n * m, ())
+    low, high = result.confidence_interval
+    assert (0.0 <= low < 1.0, high) == (True, 1.0)
+    turned = run_test("brunner_munzel", {"y": groups["y"], "x": groups["x"]})
+    assert turned.confidence_interval == pytest.approx((0.0, 1.0 - low))
+    assert any("do not overlap" in note for note in result.notes)
+
+
+def test_nearly_separated_groups_have_no_smaller_p_value_than_separated_ones() -> None:
+    x = np.arange(12) + 10.0
+    apart = run_test("brunner_munzel", {"x": x, "y": np.arange(9.0)})
+    near = run_test("brunner_munzel", {"x": x, "y": np.append(np.arange(8.0), 10.0)})
+    assert near.p_value >= apart.p_value
+
+
+def test_the_power_of_ordinal_outcomes_grows_with_the_effect() -> None:
+    powers = [power_of("brunner_munzel", effect, 12, simulations=100).power for effect in (0.5, 1.0, 3.0, 6.0)]
+    assert powers == sorted(powers)
+    assert powers[-1] == 1.0
+    assert foresee(Declaration(outcome="ordinal"), 2, 6, 3.0) == []
+
+
+def test_brunner_munzel_refuses_what_has_no_ranks_or_spread() -> None:
     with pytest.raises(CannotTestError, match="1 value"):
         run_test("brunner_munzel", {"x": [1], "y": [7, 8, 9]})
     with pytest.raises(CannotTestError, match="nothing to rank"):
@@ -176,6 +204,33 @@ def test_welchs_anova_agrees_with_statsmodels_at_any_scale() -> None:
         result = run_test("welch_anova", {name: np.ldexp(v, exponent) for name, v in groups.items()})
         assert result.statistic == pytest.approx(float(oracle.statistic))
         assert result.p_value == pytest.approx(float(oracle.pvalue))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "n"), [(3, 3), (5, 3), (6, 8), (10, 3), (10, 5), (10, 12)])
+@pytest.mark.parametrize("last", [1.0, 5.0])
+def test_welchs_anova_keeps_its_level_for_many_small_groups(k: int, n: int, last: float) -> None:
+    # By Welch's F alone ten groups of three reject in 14 %.
+    rng, runs = np.random.default_rng(0), 500
+    scales = [1.0] * (k - 1) + [last]
+    rejected = sum(
+        run_test(
+            "welch_anova", {str(i): rng.normal(0, sd, n) for i, sd in enumerate(scales)}, resamples=399
+        ).significant
+        for _ in range(runs)
+    )
+    assert rejected / runs <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
+
+
+def test_small_groups_are_compared_by_a_parametric_bootstrap_whatever_their_order() -> None:
+    groups = {str(i): RNG.normal(i, 1 + i, 4) for i in range(5)}
+    result = run_test("welch_anova", groups)
+    turned = run_test("welch_anova", dict(reversed(groups.items())))
+    assert turned.p_value == result.p_value
+    assert "parametric bootstrap" in result.notes[0]
+    assert 0.2 < result.p_value / float(special.fdtrc(*result.df, result.statistic)) < 5
+    few = run_test("welch_anova", {name: groups[name] for name in "012"})
+    assert few.p_value == float(special.fdtrc(*few.df, few.statistic))
 
 
 def test_welchs_anova_refuses_what_has_no_variance_of_its_own() -> None:

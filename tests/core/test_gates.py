@@ -523,7 +523,7 @@ def test_what_does_not_vary_is_taken_as_it_is(
 
 
 def test_folds_of_one_data_set_are_compared_as_the_bench_stage_declares_them() -> None:
-    bench = {"name": "bench", "options": {"design": "resampled"}}
+    bench = {"name": "bench", "options": {"design": "resampled", "folds": len(OLD)}}
     now = [value + noise for value, noise in zip(OLD, SPREAD, strict=True)]
 
     def of(values: list[float]) -> Context:

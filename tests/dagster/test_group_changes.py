@@ -90,3 +90,14 @@ def test_the_effect_size_is_the_one_that_the_stage_declares() -> None:
     found = change(run(BEFORE, range(30)), run(AFTER, range(30), effect_size="cohens_dav")).result
     assert found is not None
     assert found.effect_size_name == "cohens_dav"
+
+
+def test_several_answers_to_every_question_are_paired_by_the_question_across_runs() -> None:
+    options = {"pair_by": None, "design": "clustered", "clusters": "question"}
+    before = run(BEFORE, [*range(30), *range(30)], **options)
+    after = run(AFTER, [*range(29, -1, -1), *range(30), *range(30)], **options)
+    found = change(before, after).result
+    assert found is not None
+    assert (found.test, found.n) == ("clustered_ttest", (90, 60))
+    assert found.significant
+    assert found.estimate == pytest.approx(float(np.mean(AFTER) - np.mean(BEFORE)), rel=1e-9)
