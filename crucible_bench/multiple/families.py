@@ -100,7 +100,7 @@ def pairwise_family(
     usual = [result for result in results if result.effect_size_name is not None] or results
     first = usual[0]
     statistics = {_of_any_pair(result.statistic_name, result.groups) for result in usual}
-    methods = dict.fromkeys(result.method for result in results)
+    methods = dict.fromkeys(result.method for result in (*usual, *results))
     return family.result(
         [
             PairResult(
