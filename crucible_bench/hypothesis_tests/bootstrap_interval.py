@@ -108,17 +108,17 @@ def bootstrap_interval(
         notes = (*notes, *_cluster_notes(together.count))
     if lost:
         notes = (*notes, f"{counted(lost, 'resample')} left out: the statistic is not finite")
-    if float(np.ptp(usable)) <= _EQUAL * float(np.abs(usable).max()):
-        notes = (
-            *notes,
-            "every resample gives the same value, because the values do not vary or the statistic does not: the "
-            "interval has no width and says nothing about the error (for shares, proportion_interval does)",
-        )
     unit = max(abs(value), float(np.abs(usable).max()))
     exponent = math.frexp(unit)[1] if unit > 0.0 else 0
     centre = math.ldexp(value, -exponent)
     with np.errstate(under="ignore"):
         deviations = np.ldexp(usable, -exponent) - centre  # scaled, because replicates near 1e300 have no variance
+    if float(np.ptp(deviations)) <= _EQUAL:
+        notes = (
+            *notes,
+            "every resample gives the same value, because the values do not vary or the statistic does not: the "
+            "interval has no width and says nothing about the error (for shares, proportion_interval does)",
+        )
     if method == "bca":
         ends, choice = bca_interval(deviations, _acceleration(statistic, data, together, exponent), tail)
     else:

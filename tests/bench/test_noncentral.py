@@ -100,8 +100,9 @@ def test_d_and_g_follow_from_the_textbook_formula_and_share_the_interval() -> No
 
 def test_dz_interval_inverts_the_noncentral_t() -> None:
     x, y = [3.1, 4.0, 5.2, 6.6, 4.9, 7.0], [2.0, 4.4, 3.9, 5.0, 4.1, 5.5]
-    result = run_test("paired_ttest", {"x": x, "y": y})
+    result = run_test("paired_ttest", {"x": x, "y": y}, effect_size="cohens_dz")
     assert result.effect_size == pytest.approx(result.statistic / math.sqrt(6))
+    assert run_test("paired_ttest", {"x": x, "y": y}).effect_size_interval == result.effect_size_interval
     low, high = (end * math.sqrt(6) for end in result.effect_size_interval)
     assert stats.nct.cdf(result.statistic, 5, low) == pytest.approx(0.975, abs=1e-8)
     assert stats.nct.cdf(result.statistic, 5, high) == pytest.approx(0.025, abs=1e-8)
