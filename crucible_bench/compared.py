@@ -21,6 +21,7 @@ from crucible_bench.vocabulary import (
     EffectSizeName,
     FamilyName,
     Outcome,
+    Scale,
     StudyName,
 )
 
@@ -302,6 +303,8 @@ class Compared:
     """The correction of the p-values; None if there was nothing to correct for."""
     baseline: str | None = None
     higher_is_better: Flag = True
+    scale: Scale = "linear"
+    """With `log`, means are geometric means, standard deviations factors, and estimates of differences ratios."""
     measure: str | None = None
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]

@@ -21,6 +21,10 @@ reference.
 Outcome = Literal["binary", "continuous", "ordinal"]
 
 
+Scale = Literal["linear", "log"]
+"""The scale on which values are compared: `log` for times, sizes and costs, whose differences are ratios."""
+
+
 Alternative = Literal["greater", "less", "two-sided"]
 """Which way a test looks: `greater` asks whether the first group is higher than the second, or than the reference."""
 

@@ -115,6 +115,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
             found: list[InvalidExperimentError] = []
             _plan_each(variant, [variant.index_of(stage) for stage in changes], registry, found)
             mistakes += [error.within(f"variant {name!r}: ") for error in found]
+    if experiment.schedule is not None or experiment.automation is not None:
+        from crucible_core.ir.whole_checks import check_crons  # noqa: PLC0415  # few experiments have one
+
+        mistakes += check_crons(experiment)
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
     return Plan(experiment, planned, registry, report_folder(experiment.folder))
@@ -269,7 +273,7 @@ def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[Invalid
     # Only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
     if not any(gate.no_regression is not None and gate.no_regression.group for gate in experiment.gates or ()):
         return []
-    from crucible_core.ir.gate_groups import check_groups  # noqa: PLC0415  # as above
+    from crucible_core.ir.whole_checks import check_groups  # noqa: PLC0415  # as above
 
     comparing = [stage for stage in stages if isinstance(stage, ComparesGroups)]
     return check_groups(experiment, [(stage.metric, getattr(stage, "groups", None)) for stage in comparing])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crucible_bench.plots.axes import Axis, linear_axis
+from crucible_bench.plots.axes import Axis, linear_axis, log_axis
 from crucible_bench.plots.density import Box, box_of, counts_of, density, swarm
 from crucible_bench.plots.numbers import all_finite, finite, interval_text, length_of, numerals, open_or_finite
 from crucible_bench.plots.picture import WIDE, Picture
@@ -36,6 +36,7 @@ def strip_plot(
     means: Mapping[str, Mean] | None = None,
     interval: str = "interval",
     caption: str | None = None,
+    log: bool = False,
     width: float = WIDE,
 ) -> Picture:
     """Every value as a dot, the box of the group below, and its mean with an interval.
@@ -43,9 +44,10 @@ def strip_plot(
     Of more than 150 values in a group the density is drawn instead of dots, or the counts where there are at most
     twelve different values. `means` gives mean, low and high end (None is an open one) by group; `interval` names the
     intervals: `95% CI`. More than 40 groups are not drawn, and the picture says so. In a picture narrower than 480
-    pixels, names and numbers stand above the values.
+    pixels, names and numbers stand above the values. `log` is for values above 0.
 
-    Raises ValueError without groups, for a value that is NaN or infinite, and for a mean of an unknown group.
+    Raises ValueError without groups, for a value that is NaN or infinite (or, on a logarithmic axis, not above 0), and
+    for a mean of an unknown group.
     """
     if not groups:
         raise ValueError("a strip plot needs at least one group")
@@ -63,7 +65,9 @@ def strip_plot(
     labels = min(widest((group.name for group in shown), BOLD_SIZE), 190.0)
     labels_room = max(60.0, min(labels, numbers_at - numbers_width - (40 if stacked else 318)))
     start, end = (24.0, width - 24) if stacked else (16 + labels_room + 20, numbers_at - numbers_width - 20)
-    axis = linear_axis(numbers, start, end)
+    if log and min(numbers, default=1.0) <= 0:
+        raise ValueError(f"a logarithmic axis has no place for {min(numbers):g}")
+    axis = log_axis(numbers, start, end) if log and numbers else linear_axis(numbers, start, end)
     drawing = Drawing(width)
     lanes = 66 if len(shown) <= 12 else 48
     above = 34 if stacked else 0

@@ -12,7 +12,7 @@ from crucible_core.ir.fields import Name, Node
 from crucible_core.ir.vocabulary import AutomationWhen, MissedTicks, OnUpdate, ScheduleStatus
 from crucible_core.values.messages import closest_ignoring_case
 
-__all__ = ["Automation", "Schedule", "Trigger"]
+__all__ = ["Automation", "Schedule", "Trigger", "number_out_of_range"]
 
 _CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
 _CRON_FIELDS = re.compile(r"(\S+ ){4}\S+")
@@ -22,23 +22,24 @@ _NUMBERS = re.compile(r"(?<![\w/#])[0-9]{1,9}(?![\w#])")
 
 
 def _checked_cron(value: str) -> str:
-    if value in _CRON_WORDS:
+    if _CRON_FIELDS.fullmatch(value) or value in _CRON_WORDS:
         return value
-    if not _CRON_FIELDS.fullmatch(value):
-        raise PydanticCustomError(
-            "cron",
-            "{value} is not a cron schedule: write five fields such as '0 2 * * *', or @daily",
-            {"value": repr(value)},
-        )
-    for text, (name, lowest, highest) in zip(value.split(" "), _CRON_RANGES, strict=True):
-        outside = [one for one in _NUMBERS.findall(text) if not lowest <= int(one) <= highest]
-        if outside:
-            raise PydanticCustomError(
-                "cron",
-                "{value} is not a cron schedule: its {name} is {outside}, and goes from {lowest} to {highest}",
-                {"value": repr(value), "name": name, "outside": outside[0], "lowest": lowest, "highest": highest},
-            )
-    return value
+    raise PydanticCustomError(
+        "cron",
+        "{value} is not a cron schedule: write five fields such as '0 2 * * *', or @daily",
+        {"value": repr(value)},
+    )
+
+
+def number_out_of_range(cron: str) -> str | None:
+    """Which field of a cron schedule has a number that it does not take, as a sentence; None if none has."""
+    if cron in _CRON_WORDS:
+        return None
+    for text, (name, lowest, highest) in zip(cron.split(" "), _CRON_RANGES, strict=True):
+        for number in _NUMBERS.findall(text):
+            if not lowest <= int(number) <= highest:
+                return f"{cron!r} is not a cron schedule: its {name} is {number}, and goes from {lowest} to {highest}"
+    return None
 
 
 def _checked_zone(value: str) -> str:

@@ -54,7 +54,7 @@ def _effects(comparison: Comparison) -> _Effects | None:
         short = _shortened(comparison.groups)
         pairs = [
             ForestRow(
-                f"{short[pair.first]} – {short[pair.second]}",
+                f"{short[pair.first]}{_joint(family.null_value)}{short[pair.second]}",
                 pair.estimate,
                 *pair.confidence_interval,
                 note=_p(pair.p_adjusted),
@@ -73,7 +73,7 @@ def _effects(comparison: Comparison) -> _Effects | None:
     first = of_two[0].result
     rows = [
         ForestRow(
-            test.method if len(of_two) > 1 else " – ".join(test.groups),
+            test.method if len(of_two) > 1 else _joint(test.null_value).join(test.groups),
             test.estimate,
             *test.confidence_interval,
             note=_p(test.p_value if p_adjusted is None else p_adjusted),
@@ -152,6 +152,7 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
         means=means or None,
         interval=f"{percent(comparison.confidence_level)} CI",
         caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
+        log=comparison.scale == "log",
         width=width,
     )
 
@@ -162,7 +163,7 @@ def _pairs_picture(comparison: Comparison, width: float) -> Picture | None:
     lined_up = comparison.paired and len(names) == 2 and len(groups[0].values) == len(groups[1].values)
     if not lined_up or groups[0].sampled or not 2 <= len(groups[0].values) <= MOST_LINES:
         return None
-    if comparison.outcome == "binary":
+    if comparison.outcome == "binary" or comparison.scale == "log":
         return None
     test = next((one for one in comparison.tests if one.estimate_name.startswith("mean difference")), None)
     # The picture has its second minus its first, and every table the first minus the second.
@@ -203,6 +204,10 @@ def _power_picture(comparison: Comparison, width: float) -> Picture | None:
         caption=f"Power of the {planned.test} as planned, before there were data.",
         width=width,
     )
+
+
+def _joint(null_value: float) -> str:
+    return " / " if null_value == 1.0 else " – "
 
 
 def _p(value: float) -> str:

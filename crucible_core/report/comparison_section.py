@@ -67,6 +67,8 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
+    if comparison.scale == "log":
+        yield "scale: log; everything is computed from the logarithms, and differences are shown as ratios"
     yield from (
         f"groups: {choice.decision}; {choice.reasoning}" for about, choice in comparison.choices if about == "groups"
     )
@@ -93,9 +95,12 @@ def _groups_table(comparison: Comparison) -> Table:
     numbers = [value for group in groups.values() for value in (group.mean, group.median, *(group.mean_interval or ()))]
     lengths = [length_of(*group.mean_interval) for group in groups.values() if group.mean_interval]
     write = numerals(numbers, lengths=[*lengths, *(group.sd for group in groups.values() if group.sd)])
-    mean = "share" if binary else "mean"
+    log = comparison.scale == "log"
+    mean = "share" if binary else "geometric mean" if log else "mean"
     shown = f"{mean} [{percent(comparison.confidence_level)} CI]" if intervals else mean
-    columns = ("group", "n", "true", shown) if binary else ("group", "n", shown, "sd", "median")
+    columns = (
+        ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
+    )
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -190,7 +195,7 @@ def _tests_table(comparison: Comparison) -> Table:
 def _pairs_table(family: FamilyResult) -> Table:
     simultaneous = "" if family.correction == "none" else "simultaneous "
     columns = (
-        "first – second",
+        "first / second" if family.null_value == 1.0 else "first – second",
         f"{labelled(family.estimate_name)} [{percent(family.confidence_level)} {simultaneous}CI]",
         family.statistic_name,
         "p",

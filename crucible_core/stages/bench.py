@@ -23,6 +23,7 @@ from crucible_bench.vocabulary import (
     FamilyName,
     MissingValues,
     Outcome,
+    Scale,
     StudyName,
     TestName,
     TestSpelling,
@@ -88,6 +89,8 @@ class Bench(Stage):
     """The same as `design: paired`: value i of every group comes from the same fold, example or seed."""
     outcome: Outcome | None = None
     """The kind of the values (default: binary for booleans and counts, else continuous)."""
+    scale: Scale = "linear"
+    """`log` compares logarithms, for times, sizes and costs: differences are ratios of geometric means."""
     tests: list[TestSpelling] | None = Field(default=None, min_length=1)
     """The tests to run (default: `auto`, which chooses by design, outcome and sizes)."""
     alternative: Alternative = "two-sided"
@@ -146,6 +149,8 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
+        if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
+            yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
         yield from self.declaration(experiment).problems()
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
@@ -191,13 +196,17 @@ class Bench(Stage):
 
     def run(self, ctx: Context) -> Context:
         from crucible_bench.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_bench.log_scale import as_ratios, logarithms  # noqa: PLC0415
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
         found, dropped = self._complete(ctx)
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
-        comparison = analyse(found.values, self.declaration(ctx.experiment), clusters=found.clusters)
+        values = logarithms(found.values) if self.scale == "log" else found.values
+        comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
+        if self.scale == "log":
+            comparison = as_ratios(comparison)
         if self.groups is None and comparison.baseline is None and _has_pairs(comparison):
             choice = Choice(
                 ", ".join(found.values),

@@ -119,7 +119,7 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secr
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 
 
-_MOST_NAMES = 12
+_MOST_NAMES = 15
 """A longer enumeration is cut."""
 
 

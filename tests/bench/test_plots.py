@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 
+from crucible_bench import compare
 from crucible_bench.plots import (
     ForestRow,
     Picture,
@@ -38,6 +39,8 @@ from crucible_bench.plots.picture import NARROW
 from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_bench.plots.tikz import tikz_of
+from crucible_core import Context, Experiment
+from crucible_core.report import render_report
 from crucible_core.report.document import Document, Section
 from crucible_core.report.html import html_of
 from crucible_core.report.latex import latex_of
@@ -430,6 +433,30 @@ def test_a_browser_runs_and_fetches_nothing_and_every_text_is_within_its_picture
     assert outside == []
     # The page's dark theme reaches what is drawn.
     assert page.evaluate("getComputedStyle(document.querySelector('svg rect')).fill") == "rgb(20, 23, 29)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["independent", "paired"])
+def test_a_report_fits_a_phone(page: Any, design: Any) -> None:
+    groups = {f"{name} of a model with a long name": normal(mean, 0.1, 30) for name, mean in (("a", 0.7), ("b", 0.8))}
+    compared = compare(groups, design=design, margin=0.02, measure="accuracy")
+    experiment = Experiment.model_validate({"id": "phone", "description": "w " * 90, "pipeline": [{"name": "report"}]})
+    ctx = Context.begin(experiment).put_metric("bench", compared.to_dict()).put_artifact("model", "/a/long/path" * 9)
+    page.set_viewport_size({"width": 390, "height": 844})
+    try:
+        page.set_content(render_report(ctx, "html"))
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        outside = """[...document.querySelectorAll('svg, table, p, td')].filter(one => {
+            const box = one.getBoundingClientRect();
+            return box.width && (box.left < 0 || box.right > 390);
+        }).map(one => one.outerHTML.slice(0, 80))"""
+        assert page.evaluate(outside) == []
+        assert page.locator("svg:visible").count() == page.locator("figure").count() == (3 if design == "paired" else 2)
+        # What is drawn for a phone is not a larger drawing made small.
+        scales = "[...document.querySelectorAll('.narrow svg')].map(one => one.clientWidth / one.viewBox.baseVal.width)"
+        assert all(scale > 0.95 for scale in page.evaluate(scales))
+    finally:
+        page.set_viewport_size({"width": 1000, "height": 800})
 
 
 # --- what they show -------------------------------------------------------------------------------------------------

@@ -846,6 +846,7 @@ def test_a_mistake_in_the_command_line_begins_as_every_other_mistake(arguments: 
     assert "Error:" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_version_is_shown() -> None:
     from crucible_core import __version__
 

@@ -110,7 +110,7 @@ MISTAKES: Mapping[str, Mistake] = {
     ),
     "unknown option": Mistake(
         TWO.replace("toss'}", "toss', options: {toses: 3}}"),
-        r"coins.yaml:3:56: stage 'toss', option unknown key 'toses'; did you mean 'tosses'\?; known: tosses",
+        r"coins.yaml:3:56: stage 'toss' has no option 'toses'; did you mean 'tosses'\?; its options: tosses",
     ),
     "key twice": Mistake(
         "id: coins\nid: coins\n", r"coins.yaml:2:1: the key 'id' occurs twice in one mapping"

@@ -180,7 +180,7 @@ def test_the_report_of_the_digits_shows_each_pair_its_interval_its_picture_and_w
     html = Path(digits.get_artifact("digits.html")).read_text("utf-8")
     for said in (
         "svm – logistic",
-        "95% simultaneous interval",
+        "95% simultaneous CI",
         "adjusted by bonferroni",
         "the differences of any two folds have one correlation",
         "better",

@@ -1,4 +1,4 @@
-"""Whether the groups that gates watch are compared by a stage."""
+"""What can be told of an experiment before its first stage, beyond each field and each stage by itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from collections.abc import Collection, Sequence
 
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
+from crucible_core.ir.schedule import number_out_of_range
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["check_groups"]
+__all__ = ["check_crons", "check_groups"]
+
+
+def check_crons(experiment: Experiment) -> list[InvalidExperimentError]:
+    """The mistakes in the crons of its schedule and its automation."""
+    crons = {"schedule": experiment.schedule, "automation": experiment.automation}
+    return [
+        InvalidExperimentError(f"{name}.cron: {said}", location=experiment.location(name, "cron"))
+        for name, one in crons.items()
+        if one is not None and one.cron is not None and (said := number_out_of_range(one.cron)) is not None
+    ]
 
 
 def check_groups(
