@@ -77,7 +77,10 @@ def tell_stages(ctx: Context, planned: Sequence[PlannedStage]) -> Context:
     for one in planned:
         if one.name in succeeded:
             try:
-                ctx = one.stage.after_gates(ctx)
+                told: object = one.stage.after_gates(ctx)
+                if not isinstance(told, Context):
+                    raise TypeError(f"its after_gates returned {type(told).__name__}, not the Context")
+                ctx = told
             except Exception as error:  # noqa: BLE001  # as in a stage, anything
                 _log.warning("what stage %r wrote does not show the gates: %s", one.name, reason_of(error))
     return ctx

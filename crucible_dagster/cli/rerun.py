@@ -141,4 +141,5 @@ def _print_why(found: Why) -> None:
 def _short(digest: str | None) -> str:
     if digest is None:
         return "-"
-    return digest if len(digest) < 40 or " " in digest else digest[:SHORT]
+    # That of code has the version of Python before it.
+    return digest if len(digest) < 40 or " " in digest else digest.rpartition(":")[2][:SHORT]

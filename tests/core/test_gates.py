@@ -790,6 +790,23 @@ def test_the_report_of_a_run_that_a_gate_fails_says_so() -> None:
     assert "| good | failed (blocking) | accuracy is 0.5, not at least 0.9 |" in markdown
 
 
+def test_a_stage_that_returns_no_context_after_the_gates_leaves_the_verdict(caplog: pytest.LogCaptureFixture) -> None:
+    class Forgetful(Stage):
+        """Returns nothing where it may add to the reports."""
+
+        def run(self, ctx: Context) -> Context:
+            return ctx.put_metric("accuracy", 0.5)
+
+        def after_gates(self, ctx: Context) -> Context:
+            assert ctx.trace.gates
+            return None  # type: ignore[return-value]
+
+    gates = [{"name": "good", "metric": "accuracy", "at_least": 0.4}]
+    context = run_experiment(experiment_of("forgetful", gates=gates), registry=Registry({"forgetful": Forgetful}))
+    assert [one.status for one in context.trace.gates] == ["passed"]
+    assert "its after_gates returned NoneType, not the Context" in caplog.text
+
+
 def test_a_report_that_cannot_be_written_again_leaves_the_verdict(caplog: pytest.LogCaptureFixture) -> None:
     class Gone(Stage):
         """Puts a file where the folder of the reports is to be."""

@@ -192,8 +192,7 @@ def test_a_gate_names_a_group_and_a_variant_that_exist() -> None:
     described = {"id": "e", "pipeline": [entry], "gates": [{"name": "g", "no_regression": rule}]}
     with pytest.raises(ValueError, match="there is no variant 'smal'; did you mean 'small'\\?; variants: small"):
         Experiment.model_validate({**described, "variants": {"small": {}}})
-    with pytest.raises(ValueError, match="the experiment has none"):
-        Experiment.model_validate(described)
+    assert Experiment.model_validate(described).gates, "it may have had variants before"
 
 
 EXPERIMENT = Experiment.model_validate({"id": "e", "pipeline": [{"name": "validate"}]})
