@@ -91,6 +91,13 @@ class Node(BaseModel):
 
     __hash__ = None  # type: ignore[assignment]  # options are dicts
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        # A pickle of an older version lacks the fields that are newer.
+        for name, field in type(self).model_fields.items():
+            if name not in self.__dict__:
+                self.__dict__[name] = field.get_default(call_default_factory=True)
+
     def to_dict(self) -> dict[str, Any]:
         """The data as JSON types; fields that were not set are left out, so that reading it again gives the same."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
