@@ -267,7 +267,8 @@ def _verdicts_table(comparison: Comparison) -> Table:
     write = _writer([(one.estimate, one.confidence_interval) for one in comparison.verdicts])
     columns = (
         "first – second",
-        f"mean difference [{percent(1 - alpha)} CI]",
+        f"{'difference of proportions' if comparison.outcome == 'binary' else 'mean difference'} "
+        f"[{percent(1 - alpha)} CI]",
         f"{percent(1 - 2 * alpha)} equivalence CI",
         f"against the margin of {format_number(margin)}",
         f"more {comparison.replicate} to decide",

@@ -315,6 +315,7 @@ def test_dropped_answers_are_in_the_finding() -> None:
     assert "Left out" not in told({"a": LOW, "b": HIGH}, missing="drop")
     found = Comparison.from_dict(bench(answers, missing="drop").metrics["bench"])
     assert (found.left_out, found.groups["a"].n) == ({"a": 20}, 30)
+    assert found.method.endswith("n = 30 and 50. Left out because of missing values: 20 of 50 values of a.")
 
 
 def test_the_notes_about_sizes_reach_who_lets_auto_choose() -> None:

@@ -23,6 +23,8 @@ from crucible_bench import (
 from crucible_bench.named_effect_size import effect_size
 from crucible_core import Experiment, StageFailedError, run_experiment
 from crucible_core.report import RENDERERS, render_report
+from crucible_core.report.comparison_section import comparison_section
+from crucible_core.report.document import Table
 
 FULL, WORSE = [0.8, 0.9, 0.7, 0.85, 0.77], [0.5, 0.6, 0.4, 0.55, 0.51]
 ABLATION = {"full": FULL, "no_cache": FULL, "no_retrieval": WORSE}
@@ -166,7 +168,19 @@ def test_an_effect_size_of_groups_without_spread_is_refused_and_a_margin_is_not_
     result = compare({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.3]}, design="paired", margin=0.05)
     assert result.verdicts == ()
     assert [one.test for one in result.untested] == ["margin"]
-    assert "Not tested: a – b by margin (all 3 differences" in result.sentence
+    for said in (result.sentence, result.method):
+        assert "Not tested: a – b by margin (all 3 differences" in said
+    assert result.headline == "a and b could not be told apart: mean difference (a - b) 0, no interval."
+
+
+def test_a_pair_that_was_not_tested_has_its_row_beside_the_verdicts_of_the_others() -> None:
+    result = compare({"a": FULL, "b": WORSE, "c": [0.5]}, tests=["ttest"], compare="all_pairs", margin=0.1)
+    tables = [block for block in comparison_section("bench", result).blocks if isinstance(block, Table)]
+    (pairs,) = [table for table in tables if table.columns[0] == "first – second"]
+    assert pairs.columns[-1] == "against the margin of 0.1"
+    assert [(row[0], row[-1]) for row in pairs.rows] == [("a – b", "better"), ("a – c", "–"), ("b – c", "–")]
+    assert "has 1 value" in pairs.rows[1][6]
+    assert result.headline.endswith("; 2 not tested.")
 
 
 def test_a_sweep_with_two_perfect_configurations_keeps_both() -> None:
