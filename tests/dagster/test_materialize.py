@@ -198,8 +198,9 @@ def test_an_experiment_is_materialized_when_an_asset_that_it_depends_on_was(
     ],
 )
 def test_a_wrong_automation_is_refused(tmp_path: Path, written: str, said: str) -> None:
+    (tmp_path / "small.yaml").write_text(f"{SMALL}automation: {written}\n")
     with pytest.raises(InvalidExperimentError, match="automation") as caught:
-        definitions(tmp_path, f"{SMALL}automation: {written}\n")
+        build_definitions(tmp_path, strict=True)
     assert said in str(caught.value)
 
 
