@@ -249,16 +249,15 @@ def test_an_experiment_of_a_page_can_be_planned(block: Block) -> None:
 def test_a_run_config_of_a_page_is_valid(block: Block) -> None:
     from dagster import validate_run_config
 
-    from crucible_dagster import build_definitions, job_for
+    from crucible_dagster import build_definitions
 
     file = Path("examples/digits/small.yaml")
     # The variant that the pages speak of.
     file.write_text(Path("examples/digits/digits.yaml").read_text().replace("quick:", "small:"))
     config = YAML(typ="safe").load(block.text)
-    if "ops" in config.get("ops", {}).get("digits", {}):  # a run of the asset
-        job = build_definitions(file).resolve_implicit_global_asset_job_def()
-    else:
-        job = job_for(load_experiment(file), builtin_registry())
+    of_asset = "crucible_run" in (config.get("resources") or {})
+    made = build_definitions(file, strict=True)
+    job = made.resolve_implicit_global_asset_job_def() if of_asset else made.resolve_job_def("digits")
     assert validate_run_config(job, config)
 
 
