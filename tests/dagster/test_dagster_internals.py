@@ -4,6 +4,8 @@
 import importlib
 import inspect
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +170,46 @@ def test_a_run_waits_for_no_log_handler_of_another_thread(tmp_path: Path) -> Non
             assert ran.result(timeout=60).completed_stages == ("nothing",)
         finally:
             handler.release()
+
+
+def test_runs_in_threads_leave_standard_output_where_it_was(tmp_path: Path) -> None:
+    # Dagster redirects it for each run: the second to begin and last to end would put back the first one's redirection.
+    program = f"""
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dagster import DagsterInstance
+from crucible_core import Context, Registry, stage
+from crucible_dagster import execute_experiment
+from stages_for_tests import experiment_of
+
+first, second = threading.Event(), threading.Event()
+
+@stage
+def one(ctx: Context) -> Context:
+    first.set()
+    assert second.wait(60)
+    return ctx
+
+@stage
+def two(ctx: Context) -> Context:
+    second.set()
+    one_ended.wait(60)
+    return ctx
+
+registry, one_ended = Registry({{"one": one, "two": two}}), threading.Event()
+with DagsterInstance.local_temp({str(tmp_path)!r}, overrides={{"telemetry": {{"enabled": False}}}}) as instance:
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(execute_experiment, experiment_of("one"), registry=registry, instance=instance)
+        running.add_done_callback(lambda _: one_ended.set())
+        assert first.wait(60)
+        pool.submit(execute_experiment, experiment_of("two"), registry=registry, instance=instance).result()
+        running.result()
+print("still here")
+"""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:Handling yaml-defined logging configuration")

@@ -94,7 +94,7 @@ def test_dg_finds_nothing_wrong_with_what_it_scaffolded(said: Mapping[str, subpr
 def test_dg_lists_the_job_and_the_asset(said: Mapping[str, subprocess.CompletedProcess[str]]) -> None:
     listed = json.loads(said["list defs"].stdout)
     assert [job["name"] for job in listed["jobs"]] == ["night_1"]
-    assert [asset["asset_key"] for asset in listed["assets"]] == ["crucible/night_1"]
+    assert [asset["asset_key"] for asset in listed["assets"]] == ["crucible/night_1", "crucible/night_1/decisions"]
     assert listed["jobs"][0]["source"] == f"{DEFS}/night/defs.yaml:3"  # the component
     assert listed["assets"][0]["source"] == f"{DEFS}/night/defs.yaml:5"  # the experiment in it
     assert listed["resources"] == []
