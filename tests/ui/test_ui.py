@@ -440,6 +440,7 @@ def test_schedule_and_trigger_are_switched_on_in_the_ui(page: Page, deployment: 
 def test_the_asset_is_materialized_from_its_own_page(page: Page, deployment: Deployment, finished: str) -> None:
     page.goto(f"{deployment.url}/assets/crucible/small_one")
     page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Confirm").click()  # what it depends on was never materialized
     page.get_by_text("View", exact=True).click()  # of the message that it was launched
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
     run_id = page.url.rpartition("/")[2].partition("?")[0]
