@@ -158,7 +158,7 @@ def _job(graph: ExperimentGraph, *, tags: Mapping[str, str] = {}, **more: Any) -
         },
         executor_def=executor_for(experiment),
         tags={EXPERIMENT_TAG: experiment.id, **variant, **tags},
-        **{"description": experiment.description, **more},
+        **{"description": graph.description, **more},
     )
 
 

@@ -83,7 +83,6 @@ NOT_RUN = {
 """Programs whose commands are held against what exists, and not run: why."""
 
 NOT_RUN_HERE = {
-    ("docs/dagster.md", "crucible ui experiments"): "runs until Ctrl-C; see dagster/test_ui_command.py",
     ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see dagster/test_otel.py",
     (
         "docs/schedules.md",
