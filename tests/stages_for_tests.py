@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from crucible_bench.comparison import VERSION
 from crucible_core import Context, Experiment, Registry, Stage, builtin_registry, stage
 
 HERE = Path(__file__).parent
@@ -31,7 +32,7 @@ def measure(ctx: Context, *, name: str = "accuracy", value: float = 0.5) -> Cont
 @stage
 def newer_comparison(ctx: Context) -> Context:
     """Puts a comparison as a later version of crucible may write it."""
-    return ctx.put_metric("bench", {"kind": "comparison", "version": 2, "p": 0.25})
+    return ctx.put_metric("bench", {"kind": "comparison", "version": VERSION + 1, "p": 0.25})
 
 
 class Optimizer(BaseModel, extra="forbid"):

@@ -52,7 +52,7 @@ def ui(folder: str, port: int) -> None:
         experiments = Path(folder).absolute()
         files = experiment_files(experiments)
         _check_port(port)
-        with open_instance() as instance:
+        with open_instance(experiments) as instance:  # as `crucible run --dagster` of a file there
             make_tables(instance)  # here, before the several processes that would make them at once
             if "DAGSTER_HOME" not in os.environ:
                 _migrate(instance)

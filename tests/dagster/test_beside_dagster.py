@@ -77,10 +77,10 @@ def test_another_process_reads_what_was_stored(two_folders: Path, tmp_path: Path
 
 
 def test_the_code_references_are_the_files(two_folders: Path) -> None:
-    definitions = build_definitions(two_folders)
+    graph = build_definitions(two_folders).resolve_asset_graph()
     for name in ("a", "b"):
-        spec = next(one for one in definitions.assets or () if one.key == AssetKey(["crucible", name]))  # type: ignore[union-attr]
-        places = spec.metadata["dagster/code_references"].code_references
+        metadata = graph.get(AssetKey(["crucible", name])).metadata
+        places = metadata["dagster/code_references"].code_references
         assert {one.file_path for one in places} == {
             str(two_folders / name / f"{name}.yaml"),
             str(two_folders / name / "stages.py"),

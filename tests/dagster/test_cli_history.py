@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
 from crucible_bench import adjust_p_values
+from crucible_bench.comparison import VERSION
 from crucible_core import Context, StageFailedError, Trace, load_experiment
 from crucible_core.cli import main
 from crucible_core.cli.extensions import LazyCommand
@@ -204,7 +205,8 @@ def test_a_comparison_is_shown_as_in_a_report(instance: DagsterInstance) -> None
 
 def test_a_comparison_of_a_newer_version_is_said_to_be_one(instance: DagsterInstance) -> None:
     context = run(instance, "newer_comparison")
-    said = "This is a comparison of a newer version (2; this version of crucible reads up to 1). Upgrade"
+    versions = f"({VERSION + 1}; this version of crucible reads up to {VERSION})"
+    said = f"This is a comparison of a newer version {versions}. Upgrade"
     shown = " ".join(crucible("show", context.run_id).stdout.split())
     assert f"bench: {said} crucible-dagster to see it." in shown  # the headline
     assert f"Comparison: bench {said}" in shown

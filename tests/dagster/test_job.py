@@ -478,7 +478,7 @@ def test_a_reexecution_goes_on_as_a_run_of_its_own(tmp_path: Path) -> None:
         assert {event.step_key for event in again.all_events if event.is_step_start} == {"sometimes"}
         context = open_store(instance).load(again.run_id, "sometimes")
     assert context.run_id == again.run_id != failed.run_id
-    assert context.metrics == {"decided": 2, "calls": 2}
+    assert context.metrics == {"decided": 2, "said": "twice", "calls": 2}
     assert context.completed_stages == ("first", "sometimes")
 
 
