@@ -43,7 +43,7 @@ def test_the_good_ones_load_and_each_broken_one_is_a_job_that_fails_with_its_mis
     Definitions.validate_loadable(made)
     expected = {
         "broken_zone": f"{folder}/zone.yaml:3:28: schedule.timezone: 'Mars/Olympus' is not an IANA time zone",
-        "broken_no_yaml": f"{folder}/no yaml.yaml:3:1: is not valid YAML",
+        "broken_no_yaml": f"{folder}/no yaml.yaml:3:1: this file is not valid YAML",
         "broken_stage": f"{folder}/stage.yaml:2:13: stage 'reprot': unknown stage 'reprot'; did you mean 'report'?",
         "broken_times": f"{folder}/times.yaml:3:12: schedule.cron: '61 * * * *' is not a cron schedule",
     }

@@ -342,7 +342,7 @@ def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions
     page: Page, deployment: Deployment, finished: str
 ) -> None:
     page.goto(f"{deployment.url}/assets/crucible/small_one")
-    expect(page.get_by_text(re.compile("old is lower than new: mean difference")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("old is lower than new by")).first).to_be_visible()
     for shown in ("lab", "nightly"):
         expect(page.get_by_text(shown, exact=True)).to_be_visible()
     for shown in ("experiment small-one", "stage measure", "prices"):  # the last one upstream
