@@ -182,7 +182,7 @@ def plan_resumption(
     ]
     if before := _resumed_before(instance, parent):
         warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run beside that")
-    _give_up(instance, parent, record, force=force)
+    parent = _give_up(instance, parent, record, force=force)
     config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
     return Resumption(instance, parent, experiment, registry, config, tuple(warnings))
 
@@ -202,10 +202,10 @@ def _resumed_before(instance: DagsterInstance, run: DagsterRun) -> str:
     return ", ".join(f"run {one.run_id} ({one.status.value.lower()})" for one in reversed(found))
 
 
-def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> None:
-    """Have Dagster record the run as over. Raises CrucibleError if it is not over, or may not be."""
+def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> DagsterRun:
+    """The run, recorded by Dagster as over. Raises CrucibleError if it is not over, or may not be."""
     if run.status in OVER:
-        return
+        return run
     if run.status is DagsterRunStatus.SUCCESS:
         raise CrucibleError(f"run {run.run_id} succeeded; there is nothing to resume")
     if record.worker is not None and is_gone(record.worker):
@@ -219,6 +219,9 @@ def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, f
             "if you know that it is dead"
         )
     instance.report_run_failed(run, why)
+    given_up = instance.get_run_by_id(run.run_id)
+    assert given_up is not None
+    return given_up
 
 
 def _changed_options(recorded: Experiment, experiment: Experiment) -> dict[str, dict[str, Any]]:

@@ -592,7 +592,7 @@ def test_a_damaged_object_is_named_when_it_is_read_and_by_the_command(
     assert name in message
     assert (part if part == "outputs" else f"{part}[{key!r}]") in message
     assert run_id in message
-    assert ("Delete that file and run the stage" if damage is not delete else "crucible store verify") in message
+    assert ("Run the stage that made it again" if damage is not delete else "crucible store verify") in message
     assert context.assigns["names"] == undisturbed.assigns["names"]
     code, said = verified()
     assert code == 1
@@ -606,7 +606,7 @@ def test_a_damaged_manifest_is_named_when_it_is_read_and_by_the_command(
     _, run_id = finished
     name = copied.result_name(run_id, "sum_up")
     damage(Path(copied.base.path) / name)
-    with pytest.raises(StoreError, match=r"is damaged.*Run the step again") as refused:
+    with pytest.raises(StoreError, match=r"is damaged.*run the experiment again") as refused:
         copied.load(run_id, "sum_up")
     assert name in str(refused.value)
     assert copied.load(run_id, "second").metrics["held"] == 1
