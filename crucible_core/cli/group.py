@@ -1,8 +1,8 @@
 """The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
 
-Exit codes: 0 done, 1 the experiment failed, 2 the input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
 
-`crucible --help` imports this module, which imports no other command: a quarter of a second.
+`crucible --help` imports this module, and none of the commands.
 """
 
 from __future__ import annotations
