@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from crucible_core.ir.fields import Name, Node
@@ -56,12 +56,16 @@ def _checked_zone(value: str) -> str:
     return value
 
 
+Cron = Annotated[str, AfterValidator(_checked_cron)]
+Zone = Annotated[str, AfterValidator(_checked_zone)]
+
+
 class Schedule(Node):
     """When the experiment is run again."""
 
-    cron: str
+    cron: Cron
     """Five fields (minute, hour, day of month, month, day of week), or @hourly, @daily, @weekly, @monthly, @yearly."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """An IANA time zone, for example Europe/Berlin."""
     default_status: ScheduleStatus = "stopped"
     """Whether the schedule is on when it is first deployed; the switch in the UI overrides it."""
@@ -73,16 +77,6 @@ class Schedule(Node):
     """With `missed: skip`: how many seconds late a tick may be and still run (default: 300)."""
     variant: Name | None = None
     """The variant of the experiment to run (default: the pipeline as written)."""
-
-    @field_validator("cron")
-    @classmethod
-    def _five_fields(cls, value: str) -> str:
-        return _checked_cron(value)
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _checked_zone(value)
 
     @model_validator(mode="after")
     def _no_bound_that_bounds_nothing(self) -> Self:
@@ -112,9 +106,9 @@ class Automation(Node):
     when: AutomationWhen
     """`eager`: when an asset of `deps` is updated, or there is no result yet; `on_cron`: once per tick, after each
     asset of `deps` was updated since the tick; `on_missing`: when there is no result yet."""
-    cron: str | None = None
+    cron: Cron | None = None
     """With `when: on_cron`: five fields, as in `schedule`."""
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     """An IANA time zone, for example Europe/Berlin."""
     default_status: ScheduleStatus = "stopped"
     """Whether the automation is on when it is first deployed; the switch in the UI overrides it."""
@@ -127,16 +121,6 @@ class Automation(Node):
     @classmethod
     def _of_one_word(cls, given: object) -> object:
         return {"when": given} if isinstance(given, str) else given
-
-    @field_validator("cron")
-    @classmethod
-    def _five_fields(cls, value: str | None) -> str | None:
-        return None if value is None else _checked_cron(value)
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        return _checked_zone(value)
 
     @model_validator(mode="after")
     def _times_if_they_matter(self) -> Self:

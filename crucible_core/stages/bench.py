@@ -178,15 +178,7 @@ class Bench(Stage):
                 declared = replace(declared, outcome="binary")
             if self.groups is None and (declared.comparing == "all_pairs" or self.study in _OF_MANY):
                 yield "planned: two groups are assumed, because `groups` does not name them"
-            yield from foresee(
-                declared,
-                count,
-                planned.n,
-                planned.smallest_effect,
-                power=planned.power,
-                baseline=planned.baseline,
-                discordant=planned.discordant,
-            )
+            yield from foresee(declared, count, **planned.model_dump())
 
     def declaration(self, experiment: Experiment) -> Declaration:
         """The declaration of this stage; options that are not set come from the experiment."""
@@ -263,16 +255,8 @@ class Bench(Stage):
 
         if self.planned is None:
             return None
-        declared, planned = replace(self.declaration(experiment), outcome=outcome), self.planned
-        return power_as_planned(
-            declared,
-            groups,
-            planned.n,
-            planned.smallest_effect,
-            power=planned.power,
-            baseline=planned.baseline,
-            discordant=planned.discordant,
-        )
+        declared = replace(self.declaration(experiment), outcome=outcome)
+        return power_as_planned(declared, groups, **self.planned.model_dump())
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
         """The groups that this stage compares, by name, in order; also of a run that has ended.

@@ -54,7 +54,7 @@ def ui(folder: str, port: int) -> None:
         _check_port(port)
         with open_instance(experiments) as instance:  # as `crucible run --dagster` of a file there
             make_tables(instance)  # here, before the several processes that would make them at once
-            if "DAGSTER_HOME" not in os.environ:
+            if not os.environ.get("DAGSTER_HOME"):
                 _migrate(instance)
             home = instance.root_directory
     environment = {**os.environ, "DAGSTER_HOME": home, "CRUCIBLE_EXPERIMENTS": str(experiments)}
