@@ -21,6 +21,7 @@ __all__ = [
     "finding",
     "found_by",
     "found_of_pair",
+    "joint_after",
     "labelled",
     "left_out",
     "measured",
@@ -85,7 +86,7 @@ def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
         else:
             ends = format_interval(test.effect_size_interval)
             effect = f"{effect_text(test.effect_size_name, test.effect_size, format_number)} {ends}, "
-    joint = " = " if name in EFFECT_LABELS.values() or _ends_in_figure(name) else " "
+    joint = joint_after(name)
     note = test.notes[0] if test.notes else None
     interval = _interval(f"{level} CI", test.confidence_interval, note, test.null_value)
     numbers = (
@@ -182,8 +183,9 @@ def found_by(judged: JudgedTest) -> Found:
     )
 
 
-def _ends_in_figure(name: str) -> bool:
-    return name[-1:].isdigit()
+def joint_after(name: str) -> str:
+    """What stands between the name of a number and the number: ` = ` where a blank would run the two together."""
+    return " = " if name in EFFECT_LABELS.values() or name[-1:].isdigit() else " "
 
 
 def _finding_of_family(comparison: Compared, family: FamilyResult) -> str:
@@ -235,7 +237,7 @@ def found_of_pair(comparison: Compared, family: FamilyResult, pair: PairResult) 
 def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult) -> str:
     found = found_of_pair(comparison, family, pair)
     name = family.estimate_name
-    joint = " = " if _ends_in_figure(name) else " "
+    joint = joint_after(name)
     interval = _interval("CI", pair.confidence_interval, pair.note, family.null_value)
     numbers = f"{estimated(name, pair.estimate, joint)}, {interval}"
     return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"

@@ -12,6 +12,7 @@ from crucible_bench.finding import (
     family_head,
     found_by,
     found_of_pair,
+    joint_after,
     labelled,
     left_out,
     measured,
@@ -22,7 +23,6 @@ from crucible_bench.finding import (
 )
 from crucible_bench.numbers import format_effect, format_number, format_p, rounded
 from crucible_bench.result import Interval, is_open
-from crucible_bench.vocabulary import EFFECT_LABELS
 
 __all__ = ["headline", "method"]
 
@@ -167,7 +167,7 @@ def _numbers(value: float, interval: Interval, null_value: float, level: str) ->
 
 
 def _joined(name: str, value: str) -> str:
-    return f"{name}{' = ' if name[-1:].isdigit() or name in EFFECT_LABELS.values() else ' '}{value}"
+    return f"{name}{joint_after(name)}{value}"
 
 
 def _names(names: list[str]) -> str:
