@@ -18,11 +18,13 @@ def project_folder(start: Path | None = None) -> Path:
 
     `start` is the folder of an experiment file; by default the working directory.
     """
-    here = Path(os.path.abspath(start or Path()))  # noqa: PTH100  # `..` is resolved, links are not
-    for folder in (here, *here.parents):
-        if any((folder / marker).exists() for marker in MARKERS):
-            return folder
-    return Path.cwd()
+    # As texts, because this is asked in every run: with paths it takes as long as several stages.
+    folder = os.path.abspath(start or os.curdir)  # noqa: PTH100  # `..` is resolved, links are not
+    while not any(os.path.exists(f"{folder}/{marker}") for marker in MARKERS):  # noqa: PTH110
+        folder, below = os.path.dirname(folder), folder  # noqa: PTH120
+        if folder == below:
+            return Path.cwd()
+    return Path(folder)
 
 
 def report_folder(start: Path | None = None) -> Path:
