@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -24,6 +24,9 @@ from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import error_text
 from crucible_core.values.places import report_folder
+
+if TYPE_CHECKING:
+    from crucible_core.trials.log import TrialSettings
 
 __all__ = [
     "Plan",
@@ -66,6 +69,8 @@ class Plan(Sequence[PlannedStage]):
     registry: Registry
     output_root: Path
     """Where its reports are written: absolute, since a stage may change the working directory."""
+    trials: TrialSettings | None = None
+    """How its trials are run and kept, if it has some."""
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -101,6 +106,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     """
     check_experiment(experiment, Experiment)
     check_instance("registry", registry, Registry, "a Registry, such as builtin_registry() or Registry({...})")
+    if experiment.trials is not None:
+        from crucible_core.ir.trials_stage import with_trials_stage  # noqa: PLC0415  # few experiments have them
+
+        experiment = with_trials_stage(experiment, registry)
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
     if not mistakes:
@@ -153,13 +162,13 @@ def _plan_each(
     experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
 ) -> tuple[PlannedStage, ...]:
     planned = []
-    folder, context = experiment.folder, {"registry": registry}
+    folder = experiment.folder
     broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
         if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, registry, folder, context, ask=True))
+            planned.append(_plan(experiment, index, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -172,17 +181,11 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, registry, experiment.folder, {"registry": registry})
+    return _plan(experiment, index, registry, experiment.folder)
 
 
 def _plan(
-    experiment: Experiment,
-    index: int,
-    registry: Registry,
-    folder: Path | None,
-    context: Mapping[str, Any],
-    *,
-    ask: bool = False,
+    experiment: Experiment, index: int, registry: Registry, folder: Path | None, *, ask: bool = False
 ) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
@@ -195,7 +198,7 @@ def _plan(
     if seeded:
         options = {**options, "seed": experiment.seed}
     try:
-        stage = read_options(found, options, context)
+        stage = read_options(found, options, {"registry": registry})
     except ValidationError as error:
         from crucible_core.ir.option_mistakes import describe_options  # noqa: PLC0415  # for mistakes only
 
@@ -237,6 +240,8 @@ def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
     try:
         problems = stage.check(experiment) or ()
         said = "; ".join([problems] if isinstance(problems, str) else problems)
+    except InvalidExperimentError:  # it says where the mistake is
+        raise
     except Exception as error:
         raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
     if said:

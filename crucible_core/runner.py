@@ -9,6 +9,8 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -53,12 +55,15 @@ def run_experiment(
     assigns: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     observers: Observers = (),
+    jobs: int | None = None,
+    keep: str | PathLike[str] | None = None,
 ) -> Context:
     """Run the experiment's stages one after another in this process, judge its gates, and return the last Context.
 
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
-    function that is called with every event of the trace as it happens.
+    function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
+    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -66,6 +71,10 @@ def run_experiment(
     pass. Gates against a regression are undecided here, because no earlier runs are kept.
     """
     plan = plan_of(experiment, registry)
+    if jobs is not None or keep is not None:
+        from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
+
+        plan = replace(plan, trials=settings_of(jobs, keep))
     audience = Audience.of(observers)
     shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
     context = Context.begin(shown, run_id=run_id, assigns=assigns)

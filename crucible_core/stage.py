@@ -60,6 +60,9 @@ class Stage(BaseModel):
     source_when_defined: ClassVar[tuple[int, int] | None] = None
     """When the file of the class's module was last changed (ns), and its size, when the class was made."""
 
+    gathers: ClassVar[bool] = False
+    """Whether it works on the results of trials, such as `bench`: the stages of a trial end before it."""
+
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         cls.source_when_defined = state_of_source(cls.__module__)

@@ -23,6 +23,7 @@ from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Automation, Schedule, Trigger
+from crucible_core.ir.trials import Trials
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
 from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, describe_mistake, listing
@@ -209,6 +210,8 @@ class Experiment(Node):
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
+    trials: Trials | None = None
+    """Arms and replicates: a part of the pipeline is run once for each."""
     schedule: Schedule | None = None
     execution: Execution | None = None
     gates: tuple[Gate, ...] | None = None

@@ -6,7 +6,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,6 +79,8 @@ class Bench(Stage):
     takes its value from the experiment's `reliability.stats`, if that has one. If the data do not allow a test, the
     stage fails and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
     """
+
+    gathers: ClassVar[bool] = True
 
     data: str = "assigns.bench_data"
     """Where the groups are: `assigns.NAME`, `metrics.NAME`, or `outputs` (with `group_by` and `value`)."""
