@@ -6,7 +6,7 @@ any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from crucible_core.ir.option_schema import file_name, merge_options, option_tree
 from crucible_core.trials.table import TrialsError, arms_of, find_arm
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["STAGE", "with_trials_stage"]
+__all__ = ["STAGE", "every_stage", "with_trials_stage"]
 
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
@@ -34,6 +34,15 @@ def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
     Raises UnknownStageError or InvalidExperimentError for trials that cannot be.
     """
     return _Lowering(experiment, resolver).lowered()
+
+
+def every_stage(experiment: Experiment) -> Iterator[StageDef]:
+    """The entries of the pipeline, and those of the stages of its trials."""
+    for definition in experiment.pipeline:
+        yield definition
+        if definition.module == MODULE:
+            inside: Any = (definition.options or {}).get("stages") or ()
+            yield from map(StageDef.model_validate, inside)
 
 
 class _Lowering:

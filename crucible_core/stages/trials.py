@@ -79,6 +79,7 @@ class RunTrials(Stage):
     """The seed from which those of the replicates follow."""
 
     _registry: Registry | None = PrivateAttr(default=None)
+    _share: int | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _remember_registry(self, info: ValidationInfo) -> Self:
@@ -140,15 +141,23 @@ class RunTrials(Stage):
     def run(self, ctx: Context) -> Context:
         with self._sweep(ctx) as sweep:
             rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
+            if self._share is not None:
+                return ctx
             return self._gathered(ctx, [{**rows[task.key], **task.columns} for task in sweep.tasks])
 
-    def run_share(self, ctx: Context, worker: int, workers: int) -> int:
-        """Run the trials whose place in the table is `worker` modulo `workers`, and return how many they are.
+    def share_of(self, worker: int) -> RunTrials:
+        """The stage that runs the trials whose place in the table is `worker` (from 0) modulo the number of workers.
 
-        Their rows are kept where the plan says, from where `run` takes them.
+        It only keeps their rows, where the plan says; this stage finds them there.
         """
-        with self._sweep(ctx, (worker, workers)) as sweep:
-            return sum(1 for _ in progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
+        made = self.model_copy()
+        made._share = worker
+        return made
+
+    def planned_stages(self, experiment: Experiment) -> tuple[PlannedStage, ...]:
+        """The stages of a trial, without the changes of an arm. Raises InvalidExperimentError."""
+        of_trial = self._of_trial(experiment, Arm("", {}, {}), self.seed)
+        return tuple(plan_stage(of_trial, index, self._known_stages) for index in range(len(self.stages)))
 
     def planned_trials(self, experiment: Experiment) -> Iterator[tuple[Trial, tuple[PlannedStage, ...]]]:
         """Every trial of the table, with its stages. Raises InvalidExperimentError."""
@@ -177,7 +186,7 @@ class RunTrials(Stage):
         return made
 
     @contextmanager
-    def _sweep(self, ctx: Context, share: tuple[int, int] = (0, 1)) -> Iterator[_Sweep]:
+    def _sweep(self, ctx: Context) -> Iterator[_Sweep]:
         plan = current_plan.get()
         settings = (plan and plan.trials) or TrialSettings()
         jobs = settings.jobs or self.jobs
@@ -189,7 +198,7 @@ class RunTrials(Stage):
             tasks = [
                 _Task(_key(digest, ctx.run_id, trial.seed, stages, identify), trial, stages)
                 for trial, stages in self.planned_trials(ctx.experiment)
-                if trial.place % share[1] == share[0]
+                if self._share is None or trial.place % self.workers == self._share
             ]
             yield _Sweep(tasks, shared, log, jobs, self.engine)
 
@@ -269,7 +278,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
     """
     pipeline = tuple(one.definition for one in stages)
     experiment = before.experiment.model_copy(update={"pipeline": pipeline, "seed": seed})
-    ctx = before._replace(experiment=experiment, trace=Trace())
+    ctx = replace(before, experiment=experiment, trace=Trace())
     for planned in stages:
         ctx = run_stage(planned, ctx)
     return ctx
@@ -323,7 +332,7 @@ class _InMemory:
 
 def _shared(ctx: Context, file: Path, *, must_pickle: bool) -> tuple[SharedValue | _InMemory, str]:
     """What each trial loads, and a digest of what a trial can see of it. Raises ValueError if it must be pickled."""
-    base = ctx._replace(trace=Trace())
+    base = replace(ctx, trace=Trace())
     try:
         shared = pickled(base, file)
         experiment = {key: value for key, value in ctx.experiment.to_dict().items() if key not in NOT_INPUT}
