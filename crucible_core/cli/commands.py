@@ -33,7 +33,7 @@ from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
 from crucible_core.ir.option_schema import Option, option_tree
-from crucible_core.plan import advice, plan_experiment
+from crucible_core.plan import Plan, advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.values.jsonable import to_json_text
 
@@ -108,6 +108,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
     """Check experiment files without running them: the file, every stage, every option, every variant."""
     findings: dict[str, list[dict[str, Any]]] = {}
     warnings: dict[str, list[str]] = {}
+    trials: dict[str, str] = {}
     for file in files:
         findings[file] = []
         try:
@@ -116,7 +117,10 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 if variant is not None:
                     plan_experiment(experiment, builtin_registry())
                 experiment = chosen(experiment, variant, seed)
-                warnings[file] = advice(plan_experiment(experiment, builtin_registry()))
+                plan = plan_experiment(experiment, builtin_registry())
+                warnings[file] = advice(plan)
+                if experiment.trials is not None:
+                    trials[file] = _summary_of_trials(plan)
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
@@ -127,15 +131,28 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
         else:
             if not as_json:
                 click.echo(plain(f"{file}: valid"))
+                if file in trials:
+                    click.echo(plain(f"{file}: {trials[file]}"))
                 for warning in warnings[file]:
                     say(f"{file}: warning: {warning}")
     if as_json:
         said = {
-            file: {"valid": not found, "mistakes": found, "warnings": warnings.get(file, [])}
+            file: {
+                "valid": not found,
+                "mistakes": found,
+                "warnings": warnings.get(file, []),
+                **({"trials": trials[file]} if file in trials else {}),
+            }
             for file, found in findings.items()
         }
         click.echo(to_json_text(said))
     sys.exit(INVALID if any(findings.values()) else 0)
+
+
+def _summary_of_trials(plan: Plan) -> str:
+    from crucible_core.stages.trials import RunTrials  # noqa: PLC0415  # few experiments have them
+
+    return next(one.stage.summary(plan.experiment) for one in plan if isinstance(one.stage, RunTrials))
 
 
 @click.command(context_settings=HELP)

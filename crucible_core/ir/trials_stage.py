@@ -202,8 +202,9 @@ class _Lowering:
                 "of each trial"
             )
         defaults: dict[str, Any] = {"data": "outputs", "group_by": "arm", "value": measure, "missing": "drop"}
-        if self.trials.replicates > 1 and options.get("design", "paired") == "paired":
-            defaults |= {"pair_by": "replicate", "paired": True}
+        design = options.get("design", "paired")
+        if self.trials.replicates > 1 and design in ("paired", "resampled"):
+            defaults |= {"pair_by": "replicate", **({"paired": True} if design == "paired" else {})}
         if self.baseline is not None and "baseline" not in options:
             defaults["baseline"] = self.baseline
             if not {"study", "family"} & options.keys():

@@ -159,6 +159,19 @@ class RunTrials(Stage):
         of_trial = self._of_trial(experiment, Arm("", {}, {}), self.seed)
         return tuple(plan_stage(of_trial, index, self._known_stages) for index in range(len(self.stages)))
 
+    def summary(self, experiment: Experiment) -> str:
+        """The size of the table and the stages of a trial, in one sentence."""
+        arms = len(arms_of(self.arms, self.grid))
+        names = [one.name for one in experiment.pipeline]
+        index = names.index(STAGE)
+        before, after = (", ".join(part) for part in (names[:index], names[index + 1 :]))
+        counted = f"{_counted(arms, 'arm')} x {_counted(self.replicates, 'replicate')}"
+        return (
+            f"{_counted(arms * self.replicates, 'trial')} ({counted}) of the stages "
+            f"{', '.join(one.name for one in self.stages)}; run once, before them: {before or 'none'}; after them: "
+            f"{after or 'none'}"
+        )
+
     def planned_trials(self, experiment: Experiment) -> Iterator[tuple[Trial, tuple[PlannedStage, ...]]]:
         """Every trial of the table, with its stages. Raises InvalidExperimentError."""
         for trial in table_of(arms_of(self.arms, self.grid), self.replicates, self.seed):
@@ -314,6 +327,10 @@ def _metrics_of(before: Context, after: Context) -> Row:
         number = as_number(value)
         found[name] = to_jsonable(value) if number is None or isinstance(value, bool) else plain_number(number)
     return found
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # --- what a trial depends on ------------------------------------------------------------------------------------------
