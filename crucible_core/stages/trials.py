@@ -206,7 +206,8 @@ class RunTrials(Stage):
         with tempfile.TemporaryDirectory(prefix="crucible-trials-", ignore_cleanup_errors=True) as folder:
             log = TrialLog(settings.files or FolderFiles(Path(folder)), ctx.experiment_id, ctx.run_id)
             must_pickle = jobs > 1 or self.engine is not None
-            shared, digest = _shared(ctx, Path(folder) / "shared", must_pickle=must_pickle)
+            elsewhere = self.engine is not None and self.engine.kind != "loky"
+            shared, digest = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
             identify = functools.cache(settings.identify or _identify)
             tasks = [
                 _Task(_key(digest, ctx.run_id, trial.seed, stages, identify), trial, stages)
@@ -347,7 +348,7 @@ class _InMemory:
         return AttemptInputs(self, self.context).restored(self.context)
 
 
-def _shared(ctx: Context, file: Path, *, must_pickle: bool) -> tuple[SharedValue | _InMemory, str]:
+def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[SharedValue | _InMemory, str]:
     """What each trial loads, and a digest of what a trial can see of it. Raises ValueError if it must be pickled."""
     base = replace(ctx, trace=Trace())
     try:

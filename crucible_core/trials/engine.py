@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -58,9 +59,8 @@ def run_in_processes(
     with _backend(joblib, kind, address):
         while left:
             batches = _Batches(alone[:1] or list(left.values()), jobs)
-            parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
             try:
-                for done in parallel(joblib.delayed(_run_batch)(run, batch, log) for batch in batches):
+                for done in _results(joblib, jobs, (joblib.delayed(_run_batch)(run, one, log) for one in batches)):
                     batches.took(done)
                     for key, row, _ in done:
                         del left[key]
@@ -76,6 +76,16 @@ def run_in_processes(
                 del left[alone[0].key]
                 yield alone[0].key, row
             alone = [task for task in alone[1:] if task.key in left] or [left[key] for key in log.unfinished(left)]
+
+
+def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
+    """The results of the calls as they come; of a backend that cannot give them so, as of Ray, some at a time."""
+    parallel = joblib.Parallel(n_jobs=jobs, batch_size=1)
+    if parallel._backend.supports_return_generator:
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        return
+    while some := list(islice(calls, 2 * jobs)):
+        yield from parallel(some)
 
 
 def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:

@@ -32,8 +32,13 @@ class SharedValue:
         return pickle.loads(self._header, buffers=buffers)  # noqa: S301  # pickled by this run
 
 
-def pickled(value: Any, path: Path) -> SharedValue:
-    """The value as a SharedValue, its arrays written to `path`. Raises whatever pickling it raises."""
+def pickled(value: Any, path: Path | None) -> SharedValue:
+    """The value as a SharedValue, its arrays written to `path`; without one, for other machines, it holds them too.
+
+    Raises whatever pickling it raises.
+    """
+    if path is None:
+        return SharedValue(Path(), pickle.dumps(value, protocol=5), ())
     header, buffers = _pickle(value)
     places = []
     if buffers:
