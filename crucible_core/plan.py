@@ -9,7 +9,7 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -23,7 +23,7 @@ from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import error_text
-from crucible_core.values.places import report_folder
+from crucible_core.values.places import ReportFolder
 
 if TYPE_CHECKING:
     from crucible_core.trials.log import TrialSettings
@@ -67,10 +67,14 @@ class Plan(Sequence[PlannedStage]):
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
     registry: Registry
-    output_root: Path
-    """Where its reports are written: absolute, since a stage may change the working directory."""
+    reports: ReportFolder = field(compare=False, repr=False)
     trials: TrialSettings | None = None
     """How its trials are run and kept, if it has some."""
+
+    @property
+    def output_root(self) -> Path:
+        """Where its reports are written: absolute, since a stage may change the working directory."""
+        return self.reports.path
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -130,7 +134,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
         mistakes += check_crons(experiment)
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry, report_folder(experiment.folder))
+    return Plan(experiment, planned, registry, ReportFolder(experiment.folder))
 
 
 def ask_again(plan: Plan) -> None:
@@ -225,10 +229,12 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
 
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
-    if dict in map(type, options.values()):  # it may be for a model with a default of its own
-        from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
+    for value in options.values():
+        if type(value) is dict:  # it may be for a model with a default of its own
+            from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
 
-        options = completed(stage, options)
+            options = completed(stage, options)
+            break
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
     read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True, context=context)

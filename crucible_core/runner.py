@@ -114,7 +114,7 @@ def run_stage(
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
     raised. The Context of either holds the decisions made until then.
     """
-    audience = Audience.of(observers)
+    audience = observers if isinstance(observers, Audience) else Audience.of(observers)
     definition = planned.definition
     name, policy = definition.name, definition.retry
     if not definition.enabled:
@@ -127,8 +127,7 @@ def run_stage(
         while True:
             attempt = Attempt(context.run_id, name, audience)
             heard = attempt.heard
-            retry = policy if policy is not None and attempts <= policy.max_retries else None
-            inputs = None if retry is None else AttemptInputs(planned.stage, context)
+            inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
                 result = _run_once(planned, context, attempt, audience)
                 break
@@ -136,10 +135,10 @@ def run_stage(
                 raise
             except BaseException as error:
                 context = _keep(context, heard)
-                if retry is None or inputs is None or not isinstance(error, Exception):
+                if policy is None or inputs is None or not isinstance(error, Exception):
                     failed = _failure(planned, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
-                delay = retry.delay_after(attempts)
+                delay = policy.delay_after(attempts)
                 planned, context = planned._replace(stage=inputs.stage), inputs.restored(context)
                 context = _record(context, _retried(planned, attempts, delay, error), audience)
             time.sleep(delay)

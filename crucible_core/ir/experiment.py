@@ -335,7 +335,9 @@ class Experiment(Node):
     @property
     def folder(self) -> Path | None:
         """The folder of the file it was read from, where stage modules are looked for too."""
-        return Path(self._source.path).parent if self._source else None
+        # Asked twice for every run: by its name, a private attribute takes as long as a stage.
+        source = (self.__pydantic_private__ or {}).get("_source")
+        return Path(source.path).parent if source else None
 
     def path(self, *parts: str | PathLike[str]) -> Path:
         """`ctx.experiment.path("data.csv")`: a path relative to the experiment's file, from whichever folder it is run.
