@@ -300,7 +300,7 @@ def test_the_launchpad_shows_options_and_settings_and_refuses_wrong_ones_on_scre
     write_config(page, "ops: {measure: {config: {shift: -1.0}}}")
     expect(page.get_by_text("No errors")).to_be_visible()
     press_launch(page)
-    said = "stage 'measure', option shift: Input should be greater than or equal to 0 (given: -1.0)"
+    said = "stage 'measure', option shift: should be greater than or equal to 0 (given: -1.0)"
     expect(page.get_by_text(said)).to_be_visible()
     assert runs_of_the_experiment(deployment) == before
 
