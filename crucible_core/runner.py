@@ -9,6 +9,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -116,7 +117,7 @@ def run_stage(
     try:
         context = _record(context, StageStarted.now(name), audience)
         while True:
-            attempt = Attempt(context.run_id, name, audience)
+            attempt = Attempt(context.run_id, name, audience, readable=partial(_readable, planned=planned))
             heard = attempt.heard
             retry = policy if policy is not None and attempts <= policy.max_retries else None
             inputs = None if retry is None else AttemptInputs(planned.stage, context)

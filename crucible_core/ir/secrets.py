@@ -115,6 +115,7 @@ def secrets_in(model: type[BaseModel], options: Options | None) -> dict[str, Any
 
 def secrets_of(stage: BaseModel, options: Options | None) -> tuple[str, ...]:
     """The secrets that a stage holds, as texts, the longest first; `options` are those that it was read from."""
+    stage = getattr(stage, "__wrapped__", stage)  # as `functools.wraps` has it, of what is put around a stage
     if not has_secrets(type(stage)):
         return ()
     values = [*_held(stage), *(one for _, one in _leaves(secrets_in(type(stage), options)))]
