@@ -134,15 +134,16 @@ def _of_two(
 ) -> str:
     against = _against_margin(comparison, first, second, margin)
     is_difference = ("difference" in name or "shift" in name) and "rank" not in name
-    if not (is_difference and found.direction and found.estimate and found.null_value == 0.0):
-        value, ends = _numbers(found.estimate, interval, found.null_value, level)
-        return f"{found.in_words(first, second, measure)}: {_joined(name, value)}, {ends}{against}"
-    size = interval if found.estimate > 0 else (-interval[1], -interval[0])
-    by, ends = _numbers(abs(found.estimate), size, 0.0, level)
     words = found.in_words(first, second, measure)
-    if comparison.verdicts or not comparison.higher_is_better:
+    has_direction = is_difference or (comparison.scale == "log" and "ratio" in name and not found.spread)
+    if has_direction and found.direction and (comparison.verdicts or not comparison.higher_is_better):
         good, bad = (first, second) if (found.direction > 0) == comparison.higher_is_better else (second, first)
         words = f"{good} beats {bad}{measure}"
+    if not (is_difference and found.direction and found.estimate and found.null_value == 0.0):
+        value, ends = _numbers(found.estimate, interval, found.null_value, level)
+        return f"{words}: {_joined(name, value)}, {ends}{against}"
+    size = interval if found.estimate > 0 else (-interval[1], -interval[0])
+    by, ends = _numbers(abs(found.estimate), size, 0.0, level)
     return f"{words} by {by}, {ends}{against}"
 
 
