@@ -236,6 +236,8 @@ def _of_before_versions(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reasons(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in problems[:_MOST_REASONS]]
+    said = [
+        f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Input ')}" for one in problems[:_MOST_REASONS]
+    ]
     more = [f"and {len(problems) - _MOST_REASONS} more"] if len(problems) > _MOST_REASONS else []
     return "; ".join([*said, *more])

@@ -174,15 +174,18 @@ class Context:
         """
         stage = self.trace.events[-1].stage if len(self.trace) else ""
         instead = (alternatives,) if isinstance(alternatives, str) else alternatives
+        attempt = current_attempt.get()
+        if attempt is not None and attempt.run_id != self.run_id:
+            attempt = None
+        readable = safe_text if attempt is None else attempt.readable
         event = Decision(
             stage=stage,
-            decision=safe_text(decision),
-            reasoning=safe_text(reasoning),
-            alternatives=tuple(map(safe_text, instead)),
+            decision=readable(decision),
+            reasoning=readable(reasoning),
+            alternatives=tuple(map(readable, instead)),
             confidence=confidence,
         )
-        attempt = current_attempt.get()
-        if attempt is not None and attempt.run_id == self.run_id:
+        if attempt is not None:
             attempt.hear(event)
         return self._record(event)
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -125,7 +126,7 @@ def run_stage(
     try:
         context = _record(context, StageStarted.now(name), audience)
         while True:
-            attempt = Attempt(context.run_id, name, audience)
+            attempt = Attempt(context.run_id, name, audience, readable=partial(_readable, planned=planned))
             heard = attempt.heard
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:

@@ -183,7 +183,7 @@ def wrong_default(stage: type[Stage]) -> str | None:
                 kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
                 TypeAdapter(kind).validate_python(field.default)
             except ValidationError as error:
-                return f"the default of option {name} is not valid: {error.errors()[0]['msg']}"
+                return f"the default of option {name} is not valid: {error.errors()[0]['msg'].removeprefix('Input ')}"
     return None
 
 

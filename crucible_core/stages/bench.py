@@ -220,7 +220,9 @@ class Bench(Stage):
         from crucible_bench.log_scale import as_ratios, logarithms  # noqa: PLC0415
 
         if ctx.has_metric(self.metric):
-            raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
+            raise CannotTestError(
+                "bench", f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own"
+            )
         found, missing = self._complete(ctx)
         dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         if self.alpha is None and ctx.experiment.stats.alpha is None:
@@ -263,7 +265,7 @@ class Bench(Stage):
     def read_groups(self, ctx: Context) -> dict[str, Any]:
         """The groups that this stage compares, by name, in order; also of a run that has ended.
 
-        Raises ValueError or TypeError if they are not there, or if values are missing and `missing` is `refuse`.
+        Raises CannotTestError if they are not there, or if values are missing and `missing` is `refuse`.
         """
         return self.read(ctx).values
 
@@ -322,9 +324,10 @@ class Bench(Stage):
         if self.groups is not None:
             unknown = [name for name in self.groups if name not in found.values]
             if unknown:
-                raise ValueError(
+                raise CannotTestError(
+                    "bench",
                     f"there is no group {unknown[0]!r} in {self.data}{closest(unknown[0], found.values)}; groups: "
-                    f"{listing(found.values)}"
+                    f"{listing(found.values)}",
                 )
             found = found._replace(values={name: found.values[name] for name in self.groups})
         if self.missing == "refuse":
@@ -356,9 +359,10 @@ class Bench(Stage):
         for name, values in found.values.items() if found.pairs is not None else ():
             lacking = [pair for pair, value in zip(found.pairs or (), values, strict=True) if value is None]
             if lacking:
-                raise ValueError(
+                raise CannotTestError(
+                    "bench",
                     f"group {name!r} has no output with {self.pair_by} {lacking[0]!r} ({len(lacking)} are missing); "
-                    "`missing: drop` leaves such pairs out and lists them"
+                    "`missing: drop` leaves such pairs out and lists them",
                 )
 
     @property
@@ -378,7 +382,7 @@ def _refuse_missing(found: ComparedGroups) -> None:
     if places:
         said = [
             f"group {name!r} misses {len(at)} of {len(found.values[name])} values (position "
-            f"{', '.join(map(str, at[:MOST_POSITIONS]))}{', …' if len(at) > MOST_POSITIONS else ''})"
+            f"{', '.join(map(str, at[:MOST_POSITIONS]))}{', …' if len(at) > MOST_POSITIONS else ''}, counted from 0)"
             for name, at in places.items()
         ]
         raise CannotTestError("bench", f"{'; '.join(said)}: `missing: drop` leaves them out and lists them")

@@ -58,6 +58,7 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
             f"the experiment depends on {key.to_user_string()!r}, which is its own asset",
             location=experiment.location("deps", deps.index(key)),
         )
+    stages = [definition.name for definition in experiment.pipeline]
     owner, tags = experiment.owner, experiment.tags or ()
     owned = owner is not None and (_TEAM.fullmatch(owner) or _EMAIL.fullmatch(owner)) is not None
     fitting = [tag for tag in tags if _TAG.fullmatch(tag)]
@@ -75,7 +76,8 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
     return AssetSpec(
         key=key,
         deps=deps,
-        description=experiment.description and escape_markdown_lines(experiment.description),
+        # Without one, Dagster's page tells its reader which argument to write into which code.
+        description=escape_markdown_lines(experiment.description or f"Stages: {', '.join(stages)}."),
         group_name=GROUP,
         owners=[owner] if owner is not None and owned else None,
         tags=dict.fromkeys(fitting, ""),

@@ -219,12 +219,13 @@ class _StepAttempt:
         """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
         run_id = self.dagster.run_id
         packages = packages_of(type(self.planned.stage))
+        secrets = secrets_of(self.planned.stage, self.planned.definition.options)
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
-                with captured_logs(self.dagster.log, packages, self.settings):
+                with captured_logs(self.dagster.log, packages, self.settings, secrets):
                     self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
             except StageFailedError as error:
-                if _reveals(error.__cause__, secrets_of(self.planned.stage, self.planned.definition.options)):
+                if _reveals(error.__cause__, secrets):
                     error.__cause__ = None  # what it says, without them, is in the trace
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
@@ -326,12 +327,12 @@ class _TrackedStage:
     """Runs a stage on a Context that notes what the stage looks at."""
 
     def __init__(self, stage: Stage, reads: Reads) -> None:
-        self._stage = stage
+        self.__wrapped__ = stage
         self._reads = reads
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_TrackedStage":
         """For another attempt: a copy of the stage, whose reads are those of the same step."""
-        return _TrackedStage(copy.deepcopy(self._stage, memo), self._reads)
+        return _TrackedStage(copy.deepcopy(self.__wrapped__, memo), self._reads)
 
     def run(self, ctx: Context) -> Context:
         self._reads.listening = True
@@ -339,7 +340,7 @@ class _TrackedStage:
             given = tracked(ctx, self._reads)
             if (attempt := current_attempt.get()) is not None:
                 attempt.derived = False  # by the stage
-            after: object = self._stage.run(given)
+            after: object = self.__wrapped__.run(given)
         finally:
             self._reads.listening = False
         if after is given:
