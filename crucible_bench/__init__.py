@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
+        BayesianResult,
         BestSet,
         ComparedGroup,
         Contender,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
     from crucible_bench.data.summary import summarize
     from crucible_bench.decisions.equivalence import judge_margin, judge_new_value
+    from crucible_bench.decisions.practical_equivalence import BayesianTest, practical_equivalence
     from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
@@ -95,6 +97,8 @@ __all__ = [
     "TEST_NAMES",
     "Alternative",
     "BaselineWatch",
+    "BayesianResult",
+    "BayesianTest",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
@@ -175,6 +179,7 @@ __all__ = [
     "paired_e_values",
     "pairwise_tests",
     "power_of",
+    "practical_equivalence",
     "proportion_interval",
     "proportion_test",
     "rank_over_blocks",
@@ -194,6 +199,8 @@ __all__ = [
 _HOMES = {
     "Alternative": "vocabulary",
     "BaselineWatch": "sequential.baseline_watch",
+    "BayesianResult": "compared",
+    "BayesianTest": "decisions.practical_equivalence",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
     "CannotTestError": "errors",
@@ -277,6 +284,7 @@ _HOMES = {
     "paired_e_values": "sequential.confidence_sequences",
     "pairwise_tests": "multiple.families",
     "power_of": "power.power",
+    "practical_equivalence": "decisions.practical_equivalence",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",
     "rank_over_blocks": "decisions.rankings",

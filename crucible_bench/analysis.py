@@ -6,6 +6,7 @@ groups and from the kind of their values, never from how large they are.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,15 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import numpy as np
 from scipy import special
 
-from crucible_bench.compared import BestSet, ComparedGroup, FamilyResult, GroupSummary, MarginResult, Ranking
+from crucible_bench.compared import (
+    BayesianResult,
+    BestSet,
+    ComparedGroup,
+    FamilyResult,
+    GroupSummary,
+    MarginResult,
+    Ranking,
+)
 from crucible_bench.comparison import Comparison
 from crucible_bench.data.outcomes import (
     are_booleans,
@@ -29,6 +38,7 @@ from crucible_bench.data.sample import Values
 from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import Differences, PairDesign
 from crucible_bench.decisions.equivalence import judge_margin
+from crucible_bench.decisions.practical_equivalence import practical_equivalence
 from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
@@ -92,6 +102,7 @@ def compare(
     baseline: str | None = None,
     margin: float | None = None,
     non_inferiority: bool = False,
+    rope: float | None = None,
     higher_is_better: bool = True,
     reference: float | None = None,
     folds: int | None = None,
@@ -126,6 +137,8 @@ else all groups at once |
     | baseline | the group that the others are compared with | for an ab_test, the first group |
     | margin | the smallest difference that matters, in units of the data; gives a verdict for each pair | no verdicts |
     | non_inferiority | whether "not worse by the margin" is a verdict too | False |
+    | rope | for paired and resampled: differences of at most that are practically none; gives Bayesian probabilities \
+for each pair, beside its test | none |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | reference | for one_sample: the number that the group is compared with | |
     | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
@@ -156,6 +169,7 @@ as answers by their question | |
         baseline=baseline,
         margin=margin,
         non_inferiority=non_inferiority,
+        rope=rope,
         higher_is_better=higher_is_better,
         reference=reference,
         folds=folds,
@@ -289,6 +303,7 @@ class _Analyst:
         adjusted = self._adjusted(results)
         self._say_if_effect_is_not_there(results, family)
         verdicts = tuple(self._verdicts(names))
+        bayesian = tuple(self._bayesian(names))
         said = self.declared
         return Comparison(
             alpha=said.alpha,
@@ -305,6 +320,7 @@ class _Analyst:
             untested=tuple(self.untested),
             comparisons=family,
             verdicts=verdicts,
+            bayesian=bayesian,
             best=best,
             ranking=ranking,
             checks=(*self._checks(), *dict.fromkeys(self.size_notes)),
@@ -615,6 +631,36 @@ class _Analyst:
             else:
                 results.append(result)
         return results
+
+    def _bayesian(self, names: Sequence[str]) -> Iterator[BayesianResult]:
+        said = self.declared
+        if said.rope is None:
+            return
+        pairs = self._pairs(names)
+        if said.study == "multiple_datasets":
+            pairs = list(itertools.combinations(names, 2))
+        if not pairs:
+            raise CannotTestError(
+                "rope", f"there are {len(names)} groups; declare with `compare` which pairs it is about"
+            )
+        for pair in pairs:
+            groups = {name: self.groups[name] for name in pair}
+            try:
+                if self.outcome == "binary":
+                    raise CannotTestError(
+                        "rope", "right and wrong answers have no distances that a region of equivalence could measure"
+                    )
+                yield practical_equivalence(
+                    groups,
+                    said.rope,
+                    test="correlated_ttest" if said.design == "resampled" else "signed_rank",
+                    test_share=said.share_of_test_set,
+                    higher_is_better=said.higher_is_better,
+                    draws=said.resamples,
+                    seed=said.seed,
+                )
+            except CannotTestError as refusal:
+                self._note_untested(refusal, groups)
 
     def _differences(self) -> Differences:
         said = self.declared

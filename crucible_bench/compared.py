@@ -36,6 +36,7 @@ from crucible_bench.vocabulary import (
 )
 
 __all__ = [
+    "BayesianResult",
     "BestSet",
     "Compared",
     "ComparedGroup",
@@ -208,6 +209,32 @@ class MarginResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BayesianResult:
+    """How probable it is that the first of two groups is better by more than `rope`, that the second is, and neither.
+
+    The three probabilities are the posterior's, and add up to 1. `n` is the number of pairs or folds. It is a statement
+    beside the test, not a test: it has no level of significance, and nothing corrects it for the number of pairs.
+    """
+
+    method: str
+    groups: tuple[str, str]
+    n: Count
+    rope: Number
+    higher_is_better: Flag
+    p_first: Number
+    p_equivalent: Number
+    p_second: Number
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
 class Contender:
     """A configuration of a sweep: its mean, and the evidence that another one is better.
 
@@ -321,11 +348,13 @@ class Compared:
     p_adjusted: tuple[Number, ...] | None = None
     """The adjusted p-value of each of `tests`, if there are several."""
     untested: tuple[Untested, ...] = ()
-    """What was to be tested of all groups at once, or judged against the margin, and could not be."""
+    """What was to be tested of all groups at once, or judged against the margin or the rope, and could not be."""
     comparisons: FamilyResult | None = None
     """The pairs of more than two groups, as one family."""
     verdicts: tuple[MarginResult, ...] = ()
     """Pairs judged against the margin."""
+    bayesian: tuple[BayesianResult, ...] = ()
+    """Bayesian statements about pairs, beside their tests."""
     best: BestSet | None = None
     ranking: Ranking | None = None
     planned: PlannedPower | None = None
@@ -360,6 +389,8 @@ class Compared:
             parts.append(("best", self.best.decisions))
         if self.verdicts:  # all are made in the same way
             parts.append(("margin", self.verdicts[0].decisions))
+        if self.bayesian:
+            parts.append(("rope", self.bayesian[0].decisions))
         return (*self.choices, *((about, choice) for about, chosen in parts for choice in chosen))
 
     @property
@@ -372,7 +403,7 @@ class Compared:
     @property
     def family_size(self) -> int:
         """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
-        return len(self.tests) + sum(one.test != "margin" for one in self.untested)
+        return len(self.tests) + sum(one.test not in ("margin", "rope") for one in self.untested)
 
     @property
     def paired(self) -> bool:

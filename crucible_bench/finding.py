@@ -9,10 +9,12 @@ from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest,
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
 from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
+from crucible_bench.wording import counted
 
 __all__ = [
     "Found",
     "adjusted",
+    "bayesian",
     "counts",
     "effect_text",
     "estimated",
@@ -27,6 +29,7 @@ __all__ = [
     "measured",
     "not_tested",
     "percent",
+    "probability",
     "shared_counts",
     "statistic",
 ]
@@ -50,7 +53,31 @@ def finding(comparison: Compared) -> str:
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
     verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
-    return " ".join([found, *verdicts, *rest, *not_tested(comparison.untested), *left_out(comparison)])
+    return " ".join(
+        [found, *verdicts, *rest, *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
+
+
+def bayesian(comparison: Compared) -> Iterator[str]:
+    """The Bayesian statements about pairs, in one sentence."""
+    if not comparison.bayesian:
+        return
+    said = []
+    for one in comparison.bayesian[:MOST_SHOWN]:
+        (first, second), size = one.groups, format_number(one.rope)
+        said.append(
+            f"P({first} better by more than {size}) {probability(one.p_first)}, "
+            f"P(practically equal) {probability(one.p_equivalent)}, "
+            f"P({second} better by more than {size}) {probability(one.p_second)}"
+        )
+    more = len(comparison.bayesian) - MOST_SHOWN
+    rest = [f"and {counted(more, 'more pair')}"] if more > 0 else []
+    yield f"Bayesian, by a {comparison.bayesian[0].method}: {'; '.join([*said, *rest])}."
+
+
+def probability(value: float) -> str:
+    """`= 0.93`, `< 0.01` or `> 0.99`."""
+    return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"= {value:.2f}"
 
 
 def not_tested(untested: Sequence[Untested]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from crucible_bench.compared import Compared, FamilyResult, JudgedTest
 from crucible_bench.finding import (
     Found,
     adjusted,
+    bayesian,
     counts,
     effect_text,
     estimates_effect,
@@ -56,9 +57,11 @@ def headline(comparison: Compared) -> str:
 def method(comparison: Compared) -> str:
     """How the headline was found: the test with its numbers, or how the pairs were judged together.
 
-    Then what was declared and could not be tested, and how many values were left out.
+    Then the Bayesian statements, what was declared and could not be tested, and how many values were left out.
     """
-    return " ".join([_method(comparison), *not_tested(comparison.untested), *left_out(comparison)])
+    return " ".join(
+        [_method(comparison), *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
 
 
 def _method(comparison: Compared) -> str:

@@ -125,6 +125,10 @@ class Bench(Stage):
     """The smallest difference that matters, in units of the data. With it, each pair gets a verdict."""
     non_inferiority: bool = False
     """With a margin: whether "not worse by the margin" is a verdict too."""
+    rope: float | None = Field(default=None, gt=0)
+    """With `design: paired` or `resampled`: the region of practical equivalence, in units of the data. Each pair gets
+    Bayesian probabilities beside its test: of one being better by more than that, of practical equality, of the other.
+    """
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
@@ -164,8 +168,9 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
-        if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
-            yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
+        in_units = (self.margin, self.rope, self.reference)
+        if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
+            yield "scale: log compares positive numbers by ratios; without margin, rope, reference or binary outcome"
         yield from self.declaration(experiment).problems()
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
@@ -204,6 +209,7 @@ class Bench(Stage):
             baseline=self.baseline,
             margin=self.margin,
             non_inferiority=self.non_inferiority,
+            rope=self.rope,
             higher_is_better=self.higher_is_better,
             reference=self.reference,
             folds=self.folds,
