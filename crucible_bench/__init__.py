@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
         BayesianResult,
+        BestMean,
         BestSet,
         ComparedGroup,
         Contender,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from crucible_bench.comparison import Comparison, UnreadableComparisonError
     from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
     from crucible_bench.data.summary import summarize
+    from crucible_bench.decisions.best_mean import mean_of_best
     from crucible_bench.decisions.equivalence import judge_margin, judge_new_value
     from crucible_bench.decisions.practical_equivalence import BayesianTest, practical_equivalence
     from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
@@ -99,6 +101,7 @@ __all__ = [
     "BaselineWatch",
     "BayesianResult",
     "BayesianTest",
+    "BestMean",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
@@ -172,6 +175,7 @@ __all__ = [
     "interpret",
     "judge_margin",
     "judge_new_value",
+    "mean_of_best",
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",
@@ -201,6 +205,7 @@ _HOMES = {
     "BaselineWatch": "sequential.baseline_watch",
     "BayesianResult": "compared",
     "BayesianTest": "decisions.practical_equivalence",
+    "BestMean": "compared",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
     "CannotTestError": "errors",
@@ -277,6 +282,7 @@ _HOMES = {
     "interpret": "effect_sizes.interpretation",
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
+    "mean_of_best": "decisions.best_mean",
     "minimum_detectable_effect": "power.power",
     "nemenyi": "multiple.dunn_nemenyi",
     "normal_mixture_sequence": "sequential.confidence_sequences",

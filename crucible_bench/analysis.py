@@ -686,6 +686,7 @@ class _Analyst:
             higher_is_better=self.declared.higher_is_better,
             difference=self._differences(),
             alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
         )
 
     # --- assumptions ---

@@ -37,6 +37,7 @@ from crucible_bench.vocabulary import (
 
 __all__ = [
     "BayesianResult",
+    "BestMean",
     "BestSet",
     "Compared",
     "ComparedGroup",
@@ -251,6 +252,31 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
+class BestMean:
+    """The mean of the group that came out best of `picked_from`.
+
+    `interval` allows for its having been picked by the same data, `uncorrected` is what it would be if the group had
+    been named beforehand. All are in units of the data.
+    """
+
+    name: str
+    picked_from: Count
+    n: Count
+    mean: Number
+    interval: Interval
+    uncorrected: Interval
+    confidence_level: Number
+    method: str
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
 class BestSet:
     """The configurations that may be the best: with probability 1 - alpha the truly best one is among `kept`.
 
@@ -268,6 +294,8 @@ class BestSet:
     assumptions: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
+    mean: BestMean | None = None
+    """The leader's mean with an interval that allows for its having been picked; None if it has no interval."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

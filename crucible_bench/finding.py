@@ -26,6 +26,7 @@ __all__ = [
     "joint_after",
     "labelled",
     "left_out",
+    "mean_of_best",
     "measured",
     "not_tested",
     "percent",
@@ -282,6 +283,18 @@ def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
     return (
         f"{best.leader} has the best mean{measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
         f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
+        f"{mean_of_best(best)}"
+    )
+
+
+def mean_of_best(best: BestSet) -> str:
+    """What the mean of the leader is likely to be, as a further sentence; empty if it has no interval."""
+    if best.mean is None:
+        return ""
+    return (
+        f" Its mean is likely {'lower' if best.higher_is_better else 'higher'} than it looks, because the best of "
+        f"{best.mean.picked_from} was picked: {percent(best.mean.confidence_level)} CI for the mean of the one that "
+        f"came out best {format_interval(best.mean.interval)}."
     )
 
 

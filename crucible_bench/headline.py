@@ -16,6 +16,7 @@ from crucible_bench.finding import (
     joint_after,
     labelled,
     left_out,
+    mean_of_best,
     measured,
     not_tested,
     percent,
@@ -67,7 +68,8 @@ def method(comparison: Compared) -> str:
 def _method(comparison: Compared) -> str:
     if comparison.best is not None:
         sure = percent(1 - comparison.alpha)
-        return f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        kept = f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        return f"{kept}{mean_of_best(comparison.best)}"
     if (ranking := comparison.ranking) is not None:
         value, df, p = ranking.friedman
         ruler = "Wilcoxon tests with Holm's correction"

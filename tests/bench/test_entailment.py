@@ -247,6 +247,14 @@ class Reader:
             return
         self.check(all(turn * means[head[1]] >= turn * mean for mean in means.values()), "best mean")
         self.check(same(head[2], means[head[1]]), "mean of the leader")
+        if best.mean is not None:
+            lower, k = "lower" if best.higher_is_better else "higher", len(means)
+            said = f"Its mean is likely {lower} than it looks, because the best of {k} was picked: "
+            shown = re.search(rf"{said}([\d.]+)% CI for the mean of the one that came out best {INTERVAL}", self.text)
+            ends = best.mean.interval
+            ok = shown is not None and same(shown[2], ends[0]) and same(shown[3], ends[1])
+            self.check(ok and number(shown[1]) == 100 * best.mean.confidence_level, "mean of the best")  # type: ignore[index]
+            self.check(best.mean.mean == means[head[1]] and ends[0] <= best.mean.mean <= ends[1], "around the mean")
         alike = re.search(r"not told apart from it: ([\w, ]+)", self.text)
         kept = {head[1], *(alike[1].strip().split(", ") if alike else ())}
         self.check(kept == {one.name for one in best.contenders if one.kept}, "kept")
@@ -354,8 +362,14 @@ def made_of_numbers(rng: np.random.Generator, count: int) -> Iterator[Comparison
             ps = [1.0, *map(float, rng.random(3) ** 3)]
             order = zip(sweep.best.contenders, means, ps, strict=True)
             contenders = tuple(replace(one, mean=mean, p_value=p, kept=p > alpha) for one, mean, p in order)
+            assert sweep.best.mean is not None
+            ends = means[0] - float(rng.gamma(1.0)), means[0] + float(rng.gamma(1.0))
+            picked = replace(
+                sweep.best.mean, name=contenders[0].name, mean=means[0], interval=ends, confidence_level=1 - alpha
+            )
             best = replace(
                 sweep.best, contenders=contenders, leader=contenders[0].name, alpha=alpha, higher_is_better=turn > 0,
+                mean=picked if rng.random() < 0.9 else None,
                 kept=tuple(one.name for one in contenders if one.kept),
             )  # fmt: skip
             yield replace(sweep, alpha=alpha, best=best)
