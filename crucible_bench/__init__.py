@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from crucible_bench.hypothesis_tests.repeated_measures import Sphericity, sphericity
     from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
     from crucible_bench.hypothesis_tests.run_test import run_test
+    from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval, probability_of_improvement
     from crucible_bench.multiple.corrections import adjust_p_values
     from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
     from crucible_bench.multiple.families import pairwise_tests
@@ -157,6 +158,7 @@ __all__ = [
     "clustered_mean",
     "clustered_ttest",
     "compare",
+    "compare_iqm",
     "compare_paired_proportions",
     "compare_proportions",
     "corrected_resampled_ttest",
@@ -173,6 +175,7 @@ __all__ = [
     "group_sequential_plan",
     "indistinguishable_from_best",
     "interpret",
+    "iqm_interval",
     "judge_margin",
     "judge_new_value",
     "mean_of_best",
@@ -184,6 +187,7 @@ __all__ = [
     "pairwise_tests",
     "power_of",
     "practical_equivalence",
+    "probability_of_improvement",
     "proportion_interval",
     "proportion_test",
     "rank_over_blocks",
@@ -264,6 +268,7 @@ _HOMES = {
     "clustered_mean": "hypothesis_tests.clusters",
     "clustered_ttest": "hypothesis_tests.clusters",
     "compare": "analysis",
+    "compare_iqm": "hypothesis_tests.stratified",
     "compare_paired_proportions": "hypothesis_tests.proportions",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
@@ -280,6 +285,7 @@ _HOMES = {
     "group_sequential_plan": "sequential.group_sequential",
     "indistinguishable_from_best": "decisions.rankings",
     "interpret": "effect_sizes.interpretation",
+    "iqm_interval": "hypothesis_tests.stratified",
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
     "mean_of_best": "decisions.best_mean",
@@ -291,6 +297,7 @@ _HOMES = {
     "pairwise_tests": "multiple.families",
     "power_of": "power.power",
     "practical_equivalence": "decisions.practical_equivalence",
+    "probability_of_improvement": "hypothesis_tests.stratified",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",
     "rank_over_blocks": "decisions.rankings",

@@ -98,6 +98,9 @@ class ComparedGroup(GroupSummary):
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
+    iqm: Number | None = None
+    """Of the design `stratified`: the interquartile mean over tasks and seeds."""
+    iqm_interval: Interval | None = None
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -436,7 +439,7 @@ class Compared:
     @property
     def paired(self) -> bool:
         """Whether values of the groups belong together."""
-        return self.design not in ("independent", "one_sample")
+        return self.design not in ("independent", "one_sample", "stratified")
 
     @property
     def confidence_level(self) -> float:

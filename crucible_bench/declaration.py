@@ -201,6 +201,7 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
         yield f"reference: it is for the design one_sample, but the design is {said.design}"
     yield from _contradictions_of_folds(said)
     yield from _contradictions_of_rope(said)
+    yield from _contradictions_of_strata(said)
     if said.non_inferiority and said.margin is None:
         yield "margin: non-inferiority needs the largest loss that would not matter"
 
@@ -241,6 +242,22 @@ def _contradictions_of_rope(said: Declaration) -> Iterator[str]:
         yield f"rope: {said.outcome} values have no distances that a region of equivalence could measure; leave it out"
     if said.study == "sweep":
         yield "rope: a sweep asks which may be the best, and judges no pairs; leave it out"
+
+
+def _contradictions_of_strata(said: Declaration) -> Iterator[str]:
+    if said.design != "stratified":
+        return
+    if said.outcome in ("binary", "ordinal"):
+        yield (
+            f"outcome: interquartile means need measurements, not {said.outcome} values; for right and wrong answers "
+            "take the design clustered, with the task as the cluster"
+        )
+    if said.margin is not None:
+        yield "margin: the design stratified has no verdicts; read the interval of the difference"
+    if said.study in ("multiple_datasets", "sweep"):
+        yield (
+            f"study: {said.study} compares one mean per group; for the design stratified, declare `compare: all_pairs`"
+        )
 
 
 def _contradictions_of_study(said: Declaration) -> Iterator[str]:

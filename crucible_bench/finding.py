@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
-from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
+from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, Design, EffectSizeName
 from crucible_bench.wording import counted
 
 __all__ = [
@@ -382,7 +383,10 @@ def counts(comparison: Compared, test: TestResult) -> str:
     if len(test.n) == 1:
         return f"{test.n[0]:,}"
     counts = " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
-    return f"{counts}, in clusters" if comparison.design == "clustered" else counts
+    return f"{counts}{_PARTS.get(comparison.design, '')}"
+
+
+_PARTS: Final[Mapping[Design, str]] = MappingProxyType({"clustered": ", in clusters", "stratified": ", in strata"})
 
 
 def shared_counts(comparison: Compared, family: FamilyResult) -> str:

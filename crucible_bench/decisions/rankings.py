@@ -142,7 +142,7 @@ def indistinguishable_from_best(
     sign = 1.0 if higher_is_better else -1.0
     means = [summarize(sample.values).mean for sample in samples]
     order = sorted(range(k), key=lambda place: -sign * means[place])
-    mean, notes_on_mean = _mean_of_leader(samples, higher_is_better, of, alpha, confidence_level)
+    mean, no_mean = _mean_of_leader(samples, higher_is_better, of, alpha, confidence_level)
     contenders = tuple(_contender(samples, place, order[0], means[place], wins, alpha) for place in order)
     return BestSet(
         leader=samples[order[0]].name,
@@ -162,7 +162,7 @@ def indistinguishable_from_best(
             ),
             *(mean.decisions if mean else ()),
         ),
-        notes=tuple(dict.fromkeys([*(refusal.reason for refusal in refused), *notes_on_mean])),
+        notes=tuple(dict.fromkeys([*(refusal.reason for refusal in refused), *no_mean])),
         mean=mean,
     )
 
@@ -170,7 +170,7 @@ def indistinguishable_from_best(
 def _mean_of_leader(
     samples: Sequence[Sample], higher_is_better: bool, of: Differences, alpha: float, confidence_level: float | None
 ) -> tuple[BestMean | None, tuple[str, ...]]:
-    """The mean of the best with its interval and notes, or why it has none."""
+    """The mean of the best with its interval, or why it has none."""
     groups = {sample.name: sample.values for sample in samples}
     try:
         mean = mean_of_best(
@@ -178,7 +178,7 @@ def _mean_of_leader(
         )
     except CannotTestError as refusal:
         return None, (refusal.reason,)
-    return mean, mean.notes
+    return mean, ()
 
 
 def _tests(of: Differences) -> str:

@@ -80,7 +80,8 @@ def _settings(comparison: Comparison) -> Iterator[str]:
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
-        lines = (*comparison.best.assumptions, *comparison.best.notes)
+        mean = comparison.best.mean
+        lines = (*comparison.best.assumptions, *comparison.best.notes, *(mean.notes if mean else ()))
         yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
@@ -114,6 +115,8 @@ def _groups_table(comparison: Comparison) -> Table:
     columns = (
         ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
     )
+    if comparison.design == "stratified":
+        columns = (*columns[:2], f"interquartile mean [{percent(comparison.confidence_level)} CI]", *columns[2:])
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -121,6 +124,8 @@ def _groups_table(comparison: Comparison) -> Table:
             cells.insert(0, f"{round(group.mean * group.n):,}")
         else:
             cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
+        if group.iqm is not None:
+            cells.insert(0, _with_interval(group.iqm, group.iqm_interval, write))
         rows.append((name, f"{group.n:,}", *cells))
     return Table(columns, tuple(rows), frozenset(columns[1:]))
 

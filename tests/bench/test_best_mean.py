@@ -128,7 +128,7 @@ def test_the_sweep_says_what_the_mean_of_its_leader_is_likely_to_be() -> None:
     )
     assert result.sentence.endswith(sentence)
     assert result.method.endswith(sentence)
-    assert "1.28 times as wide as if lr=0.01 had been named" in result.best.notes[0]
+    assert "1.28 times as wide as if lr=0.01 had been named" in result.best.mean.notes[0]
     assert "likely higher than it looks" in compare(SWEEP, study="sweep", higher_is_better=False).sentence
     assert Comparison.from_json(result.to_json()) == result
     assert json.loads(result.to_json())["best"]["mean"]["picked_from"] == 4
