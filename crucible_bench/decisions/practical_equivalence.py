@@ -164,7 +164,7 @@ class _Regions:
         try:
             twice = math.ldexp(2.0 * rope, -differences.exponent)
         except OverflowError:
-            twice = math.inf
+            twice = 4.0  # scaled differences are at most 1, so every sum lies within
         # Sums that differ from the border by rounding lie on it, and count half on either side.
         near = 2.0 * float(differences.error.max()) + 4.0 * _EPS * twice
         self.above = [np.searchsorted(ordered, twice - ordered + off, side) for off, side in _sides(near)]

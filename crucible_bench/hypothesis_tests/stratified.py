@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ __all__ = ["compare_iqm", "iqm_interval", "probability_of_improvement"]
 
 _Scores: TypeAlias = NDArray[np.float64]
 """Shape (..., seeds, tasks)."""
+
+_Codes: TypeAlias = NDArray[np.intp]
+"""Shape (..., seeds, tasks)."""
+
+_Number = TypeVar("_Number", np.float64, np.intp)
 
 _NAME: Final[TestName] = "iqm"
 _FEW_SEEDS: Final = 10
@@ -68,7 +73,7 @@ def iqm_interval(
     """
     level, resamples, seed = _checked(confidence_level, resamples, seed)
     arm, exponent = _read({"values": values}, {"values": strata})
-    replicates = np.concatenate([_iqm(drawn) for (drawn,) in _drawn(arm, resamples, seed)])
+    replicates = np.concatenate([_iqm(_taken(arm[0].scores, at)) for (at,) in _drawn(arm, resamples, seed)])
     return _interval_of(float(_iqm(arm[0].scores)), replicates, arm, exponent, level, resamples, seed)
 
 
@@ -88,8 +93,10 @@ def probability_of_improvement(
     """
     level, resamples, seed = _checked(confidence_level, resamples, seed)
     arms, _ = _read_two(groups, strata)
-    replicates = np.concatenate([_improvement(x, y) for x, y in _drawn(arms, resamples, seed)])
-    value = float(_improvement(*(arm.scores for arm in arms)))
+    x, y = _codes(arms[0].scores, arms[1].scores)
+    drawn = _drawn(arms, resamples, seed)
+    replicates = np.concatenate([_improvement(_taken(x, one), _taken(y, other)) for one, other in drawn])
+    value = float(_improvement(x, y))
     return _interval_of(value, replicates, arms, 0, level, resamples, seed)
 
 
@@ -132,10 +139,11 @@ def compare_iqm(
     arms, exponent = _read_two(groups, strata)
     first, second = arms
     difference = float(_iqm(first.scores) - _iqm(second.scores))
+    x, y = _codes(first.scores, second.scores)
     differences, improvements = [], []
-    for x, y in _drawn(arms, settings.resamples, settings.seed):
-        differences.append(_iqm(x) - _iqm(y))
-        improvements.append(_improvement(x, y))
+    for one, other in _drawn(arms, settings.resamples, settings.seed):
+        differences.append(_iqm(_taken(first.scores, one)) - _iqm(_taken(second.scores, other)))
+        improvements.append(_improvement(_taken(x, one), _taken(y, other)))
     low, high = _percentiles(np.concatenate(differences), settings.estimate_tail)
     value = f"difference of interquartile means ({first.name} - {second.name})"
     return conclude(
@@ -154,7 +162,7 @@ def compare_iqm(
         ),
         effect=Effect(
             "common_language",
-            float(_improvement(first.scores, second.scores)),
+            float(_improvement(x, y)),
             _percentiles(np.concatenate(improvements), settings.tail),
             _PERCENTILE,
             ("P(first > second) is the average over tasks: the probability of improvement",),
@@ -201,13 +209,32 @@ def _iqm(scores: _Scores) -> Vector:
     return cast(Vector, kept.mean(axis=-1))
 
 
-def _improvement(first: _Scores, second: _Scores) -> Vector:
-    """P(X > Y) + P(X = Y) / 2, averaged over tasks; one number for each of the leading dimensions."""
-    above = np.zeros((*first.shape[:-2], first.shape[-1]))
-    for seed in range(first.shape[-2]):  # a seed at a time, or memory would hold every pair of seeds
-        own = first[..., seed : seed + 1, :]
-        above += np.count_nonzero(own > second, axis=-2) + 0.5 * np.count_nonzero(own == second, axis=-2)
-    return cast(Vector, (above / (first.shape[-2] * second.shape[-2])).mean(axis=-1))
+def _improvement(first: _Codes, second: _Codes) -> Vector:
+    """P(X > Y) + P(X = Y) / 2, averaged over tasks, of `_codes`; one number for each of the leading dimensions."""
+    count = int(max(first.max(), second.max())) + 1
+    x, y = _counted(first, count), _counted(second, count)
+    below = np.cumsum(y, axis=-1) - 0.5 * y  # of each code, how many of the second are below it
+    won = np.einsum("...i,...i->...", x, below)
+    return cast(Vector, (won / (first.shape[-2] * second.shape[-2])).mean(axis=-1))
+
+
+def _counted(codes: _Codes, count: int) -> Vector:
+    """How often each of `count` codes occurs, along the seeds; shape (..., tasks, count)."""
+    cells = codes.shape[:-2] + codes.shape[-1:]
+    places = np.arange(math.prod(cells)).reshape(*codes.shape[:-2], 1, codes.shape[-1]) * count + codes
+    return np.bincount(places.ravel(), minlength=math.prod(cells) * count).reshape(*cells, count).astype(np.float64)
+
+
+def _codes(first: _Scores, second: _Scores) -> tuple[_Codes, _Codes]:
+    """The scores by their order among those of both groups in their task, from 0; equal ones have one code."""
+    both = np.concatenate((first, second))
+    codes = np.stack([np.unique(task, return_inverse=True)[1].ravel() for task in both.T], axis=1)
+    return codes[: len(first)], codes[len(first) :]
+
+
+def _taken(values: NDArray[_Number], places: _Codes) -> NDArray[_Number]:
+    """The values of shape (seeds, tasks) at places of shape (batch, seeds, tasks)."""
+    return values[places, np.arange(values.shape[1])]
 
 
 def _percentiles(replicates: Vector, tail: float) -> Interval:
@@ -215,16 +242,14 @@ def _percentiles(replicates: Vector, tail: float) -> Interval:
     return float(low), float(high)
 
 
-def _drawn(arms: Sequence[_Arm], resamples: int, seed: int) -> Iterator[tuple[_Scores, ...]]:
-    """The scores of each arm drawn anew within each task, in batches of shape (batch, seeds, tasks)."""
+def _drawn(arms: Sequence[_Arm], resamples: int, seed: int) -> Iterator[tuple[_Codes, ...]]:
+    """The places of each arm's scores that are drawn within each task, in batches of shape (batch, seeds, tasks)."""
     streams = generators(seed, [Sample(arm.name, arm.scores.ravel()) for arm in arms])
     rows = max(1, _BATCH // max(arm.n for arm in arms))
-    tasks = np.arange(arms[0].scores.shape[1])
     for start in range(0, resamples, rows):
-        height = min(rows, resamples - start)
+        shape = min(rows, resamples - start)
         yield tuple(
-            arm.scores[stream.integers(0, arm.seeds, (height, *arm.scores.shape)), tasks]
-            for arm, stream in zip(arms, streams, strict=True)
+            stream.integers(0, arm.seeds, (shape, *arm.scores.shape)) for arm, stream in zip(arms, streams, strict=True)
         )
 
 

@@ -266,6 +266,12 @@ def test_memory_grows_no_faster_than_the_data() -> None:
     runs = dict(RUNS)
     runs["clustered_mean"] = lambda groups: clustered_mean(groups["a"], list(range(n // 10)) * 10)
     runs["clustered_ttest"] = of_two(lambda groups: clustered_ttest(groups, list(range(n // 10)) * 10))
+    one_task = ["t"] * n
+    runs["compare_iqm"] = of_two(lambda groups: compare_iqm(groups, one_task, resamples=100))
+    runs["iqm_interval"] = lambda groups: iqm_interval(groups["a"], one_task, resamples=100)
+    runs["probability_of_improvement"] = of_two(
+        lambda groups: probability_of_improvement(groups, one_task, resamples=100)
+    )
     runs["betting_sequence"] = lambda groups: betting_sequence(groups["a"], (-9.0, 9.0))
     runs["shapiro_wilk"] = lambda groups: shapiro_wilk(groups["a"][:5000])
     peaks = {}

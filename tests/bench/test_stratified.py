@@ -36,7 +36,7 @@ from crucible_bench import (
     iqm_interval,
     probability_of_improvement,
 )
-from crucible_bench.hypothesis_tests.stratified import _improvement, _iqm, _percentiles
+from crucible_bench.hypothesis_tests.stratified import _codes, _improvement, _iqm, _percentiles
 from crucible_core import Context, Experiment, InvalidOptionsError, builtin_registry, run_experiment
 from crucible_core.metrics import comparisons
 from crucible_core.plan import plan_experiment
@@ -99,7 +99,8 @@ def test_intervals_are_rliables_with_the_same_resamples() -> None:
     (x,) = drawn(3, X)
     assert _percentiles(_iqm(x), 0.025) == pytest.approx(INTERVAL_X, abs=5.1e-9)
     x, y = drawn(4, X, Y)
-    assert _percentiles(_improvement(x, y), 0.025) == pytest.approx(INTERVAL_OF_IMPROVEMENT, abs=5.1e-9)
+    improvements = [float(_improvement(*_codes(*each))) for each in zip(x, y, strict=True)]
+    assert _percentiles(np.array(improvements), 0.025) == pytest.approx(INTERVAL_OF_IMPROVEMENT, abs=5.1e-9)
     x, y = drawn(5, X, Y)
     assert _percentiles(_iqm(x) - _iqm(y), 0.05) == pytest.approx(INTERVAL_OF_DIFFERENCE, abs=5.1e-9)
 
