@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
+        BayesianResult,
+        BestMean,
         BestSet,
         ComparedGroup,
         Contender,
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from crucible_bench.comparison import Comparison, UnreadableComparisonError
     from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
     from crucible_bench.data.summary import summarize
+    from crucible_bench.decisions.best_mean import mean_of_best
     from crucible_bench.decisions.equivalence import judge_margin, judge_new_value
+    from crucible_bench.decisions.practical_equivalence import BayesianTest, practical_equivalence
     from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from crucible_bench.hypothesis_tests.repeated_measures import Sphericity, sphericity
     from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
     from crucible_bench.hypothesis_tests.run_test import run_test
+    from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval, probability_of_improvement
     from crucible_bench.multiple.corrections import adjust_p_values
     from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
     from crucible_bench.multiple.families import pairwise_tests
@@ -95,6 +100,9 @@ __all__ = [
     "TEST_NAMES",
     "Alternative",
     "BaselineWatch",
+    "BayesianResult",
+    "BayesianTest",
+    "BestMean",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
@@ -150,6 +158,7 @@ __all__ = [
     "clustered_mean",
     "clustered_ttest",
     "compare",
+    "compare_iqm",
     "compare_paired_proportions",
     "compare_proportions",
     "corrected_resampled_ttest",
@@ -166,8 +175,10 @@ __all__ = [
     "group_sequential_plan",
     "indistinguishable_from_best",
     "interpret",
+    "iqm_interval",
     "judge_margin",
     "judge_new_value",
+    "mean_of_best",
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",
@@ -175,6 +186,8 @@ __all__ = [
     "paired_e_values",
     "pairwise_tests",
     "power_of",
+    "practical_equivalence",
+    "probability_of_improvement",
     "proportion_interval",
     "proportion_test",
     "rank_over_blocks",
@@ -194,6 +207,9 @@ __all__ = [
 _HOMES = {
     "Alternative": "vocabulary",
     "BaselineWatch": "sequential.baseline_watch",
+    "BayesianResult": "compared",
+    "BayesianTest": "decisions.practical_equivalence",
+    "BestMean": "compared",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
     "CannotTestError": "errors",
@@ -252,6 +268,7 @@ _HOMES = {
     "clustered_mean": "hypothesis_tests.clusters",
     "clustered_ttest": "hypothesis_tests.clusters",
     "compare": "analysis",
+    "compare_iqm": "hypothesis_tests.stratified",
     "compare_paired_proportions": "hypothesis_tests.proportions",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
@@ -268,8 +285,10 @@ _HOMES = {
     "group_sequential_plan": "sequential.group_sequential",
     "indistinguishable_from_best": "decisions.rankings",
     "interpret": "effect_sizes.interpretation",
+    "iqm_interval": "hypothesis_tests.stratified",
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
+    "mean_of_best": "decisions.best_mean",
     "minimum_detectable_effect": "power.power",
     "nemenyi": "multiple.dunn_nemenyi",
     "normal_mixture_sequence": "sequential.confidence_sequences",
@@ -277,6 +296,8 @@ _HOMES = {
     "paired_e_values": "sequential.confidence_sequences",
     "pairwise_tests": "multiple.families",
     "power_of": "power.power",
+    "practical_equivalence": "decisions.practical_equivalence",
+    "probability_of_improvement": "hypothesis_tests.stratified",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",
     "rank_over_blocks": "decisions.rankings",

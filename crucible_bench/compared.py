@@ -36,6 +36,8 @@ from crucible_bench.vocabulary import (
 )
 
 __all__ = [
+    "BayesianResult",
+    "BestMean",
     "BestSet",
     "Compared",
     "ComparedGroup",
@@ -96,6 +98,9 @@ class ComparedGroup(GroupSummary):
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
+    iqm: Number | None = None
+    """Of the design `stratified`: the interquartile mean over tasks and seeds."""
+    iqm_interval: Interval | None = None
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -208,6 +213,32 @@ class MarginResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BayesianResult:
+    """How probable it is that the first of two groups is better by more than `rope`, that the second is, and neither.
+
+    The three probabilities are the posterior's, and add up to 1. `n` is the number of pairs or folds. It is a statement
+    beside the test, not a test: it has no level of significance, and nothing corrects it for the number of pairs.
+    """
+
+    method: str
+    groups: tuple[str, str]
+    n: Count
+    rope: Number
+    higher_is_better: Flag
+    p_first: Number
+    p_equivalent: Number
+    p_second: Number
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
 class Contender:
     """A configuration of a sweep: its mean, and the evidence that another one is better.
 
@@ -221,6 +252,31 @@ class Contender:
     p_value: Number
     beaten_by: str | None
     kept: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class BestMean:
+    """The mean of the group that came out best of `picked_from`.
+
+    `interval` allows for its having been picked by the same data, `uncorrected` is what it would be if the group had
+    been named beforehand. All are in units of the data.
+    """
+
+    name: str
+    picked_from: Count
+    n: Count
+    mean: Number
+    interval: Interval
+    uncorrected: Interval
+    confidence_level: Number
+    method: str
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +297,8 @@ class BestSet:
     assumptions: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
+    mean: BestMean | None = None
+    """The leader's mean with an interval that allows for its having been picked; None if it has no interval."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -321,11 +379,13 @@ class Compared:
     p_adjusted: tuple[Number, ...] | None = None
     """The adjusted p-value of each of `tests`, if there are several."""
     untested: tuple[Untested, ...] = ()
-    """What was to be tested of all groups at once, or judged against the margin, and could not be."""
+    """What was to be tested of all groups at once, or judged against the margin or the rope, and could not be."""
     comparisons: FamilyResult | None = None
     """The pairs of more than two groups, as one family."""
     verdicts: tuple[MarginResult, ...] = ()
     """Pairs judged against the margin."""
+    bayesian: tuple[BayesianResult, ...] = ()
+    """Bayesian statements about pairs, beside their tests."""
     best: BestSet | None = None
     ranking: Ranking | None = None
     planned: PlannedPower | None = None
@@ -360,6 +420,8 @@ class Compared:
             parts.append(("best", self.best.decisions))
         if self.verdicts:  # all are made in the same way
             parts.append(("margin", self.verdicts[0].decisions))
+        if self.bayesian:
+            parts.append(("rope", self.bayesian[0].decisions))
         return (*self.choices, *((about, choice) for about, chosen in parts for choice in chosen))
 
     @property
@@ -372,12 +434,12 @@ class Compared:
     @property
     def family_size(self) -> int:
         """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
-        return len(self.tests) + sum(one.test != "margin" for one in self.untested)
+        return len(self.tests) + sum(one.test not in ("margin", "rope") for one in self.untested)
 
     @property
     def paired(self) -> bool:
         """Whether values of the groups belong together."""
-        return self.design not in ("independent", "one_sample")
+        return self.design not in ("independent", "one_sample", "stratified")
 
     @property
     def confidence_level(self) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
-from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
+from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, Design, EffectSizeName
+from crucible_bench.wording import counted
 
 __all__ = [
     "Found",
     "adjusted",
+    "bayesian",
     "counts",
     "effect_text",
     "estimated",
@@ -24,9 +27,11 @@ __all__ = [
     "joint_after",
     "labelled",
     "left_out",
+    "mean_of_best",
     "measured",
     "not_tested",
     "percent",
+    "probability",
     "shared_counts",
     "statistic",
 ]
@@ -50,7 +55,31 @@ def finding(comparison: Compared) -> str:
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
     verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
-    return " ".join([found, *verdicts, *rest, *not_tested(comparison.untested), *left_out(comparison)])
+    return " ".join(
+        [found, *verdicts, *rest, *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
+
+
+def bayesian(comparison: Compared) -> Iterator[str]:
+    """The Bayesian statements about pairs, in one sentence."""
+    if not comparison.bayesian:
+        return
+    said = []
+    for one in comparison.bayesian[:MOST_SHOWN]:
+        (first, second), size = one.groups, format_number(one.rope)
+        said.append(
+            f"P({first} better by more than {size}) {probability(one.p_first)}, "
+            f"P(practically equal) {probability(one.p_equivalent)}, "
+            f"P({second} better by more than {size}) {probability(one.p_second)}"
+        )
+    more = len(comparison.bayesian) - MOST_SHOWN
+    rest = [f"and {counted(more, 'more pair')}"] if more > 0 else []
+    yield f"Bayesian, by a {comparison.bayesian[0].method}: {'; '.join([*said, *rest])}."
+
+
+def probability(value: float) -> str:
+    """`= 0.93`, `< 0.01` or `> 0.99`."""
+    return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"= {value:.2f}"
 
 
 def not_tested(untested: Sequence[Untested]) -> Iterator[str]:
@@ -255,6 +284,18 @@ def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
     return (
         f"{best.leader} has the best mean{measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
         f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
+        f"{mean_of_best(best)}"
+    )
+
+
+def mean_of_best(best: BestSet) -> str:
+    """What the mean of the leader is likely to be, as a further sentence; empty if it has no interval."""
+    if best.mean is None:
+        return ""
+    return (
+        f" Its mean is likely {'lower' if best.higher_is_better else 'higher'} than it looks, because the best of "
+        f"{best.mean.picked_from} was picked: {percent(best.mean.confidence_level)} CI for the mean of the one that "
+        f"came out best {format_interval(best.mean.interval)}."
     )
 
 
@@ -342,7 +383,10 @@ def counts(comparison: Compared, test: TestResult) -> str:
     if len(test.n) == 1:
         return f"{test.n[0]:,}"
     counts = " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
-    return f"{counts}, in clusters" if comparison.design == "clustered" else counts
+    return f"{counts}{_PARTS.get(comparison.design, '')}"
+
+
+_PARTS: Final[Mapping[Design, str]] = MappingProxyType({"clustered": ", in clusters", "stratified": ", in strata"})
 
 
 def shared_counts(comparison: Compared, family: FamilyResult) -> str:

@@ -6,6 +6,7 @@ from crucible_bench.compared import Compared, FamilyResult, JudgedTest
 from crucible_bench.finding import (
     Found,
     adjusted,
+    bayesian,
     counts,
     effect_text,
     estimates_effect,
@@ -15,6 +16,7 @@ from crucible_bench.finding import (
     joint_after,
     labelled,
     left_out,
+    mean_of_best,
     measured,
     not_tested,
     percent,
@@ -56,15 +58,18 @@ def headline(comparison: Compared) -> str:
 def method(comparison: Compared) -> str:
     """How the headline was found: the test with its numbers, or how the pairs were judged together.
 
-    Then what was declared and could not be tested, and how many values were left out.
+    Then the Bayesian statements, what was declared and could not be tested, and how many values were left out.
     """
-    return " ".join([_method(comparison), *not_tested(comparison.untested), *left_out(comparison)])
+    return " ".join(
+        [_method(comparison), *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
 
 
 def _method(comparison: Compared) -> str:
     if comparison.best is not None:
         sure = percent(1 - comparison.alpha)
-        return f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        kept = f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        return f"{kept}{mean_of_best(comparison.best)}"
     if (ranking := comparison.ranking) is not None:
         value, df, p = ranking.friedman
         ruler = "Wilcoxon tests with Holm's correction"

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
+from crucible_bench.compared import BayesianResult, BestSet, FamilyResult, MarginResult, Ranking, Verdict
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import effect_text, estimates_effect, labelled, percent, statistic
+from crucible_bench.finding import effect_text, estimates_effect, labelled, percent, probability, statistic
 from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
 from crucible_bench.result import Interval, TestResult, is_open
@@ -80,14 +80,17 @@ def _settings(comparison: Comparison) -> Iterator[str]:
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
     if comparison.best is not None:
-        lines = (*comparison.best.assumptions, *comparison.best.notes)
+        mean = comparison.best.mean
+        lines = (*comparison.best.assumptions, *comparison.best.notes, *(mean.notes if mean else ()))
         yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
     for verdict in comparison.verdicts:
         yield from (f"{' - '.join(verdict.groups)}: {note}" for note in verdict.notes)
-    for one in comparison.untested:
-        yield f"{' - '.join(one.groups)}: not tested by {one.test}: {one.reason}"
+    for one in comparison.bayesian:
+        yield from (f"Bayesian {one.method}: {line}" for line in (*one.assumptions, *one.notes))
+    for lost in comparison.untested:
+        yield f"{' - '.join(lost.groups)}: not tested by {lost.test}: {lost.reason}"
 
 
 def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
@@ -112,6 +115,8 @@ def _groups_table(comparison: Comparison) -> Table:
     columns = (
         ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
     )
+    if comparison.design == "stratified":
+        columns = (*columns[:2], f"interquartile mean [{percent(comparison.confidence_level)} CI]", *columns[2:])
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -119,6 +124,8 @@ def _groups_table(comparison: Comparison) -> Table:
             cells.insert(0, f"{round(group.mean * group.n):,}")
         else:
             cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
+        if group.iqm is not None:
+            cells.insert(0, _with_interval(group.iqm, group.iqm_interval, write))
         rows.append((name, f"{group.n:,}", *cells))
     return Table(columns, tuple(rows), frozenset(columns[1:]))
 
@@ -148,6 +155,8 @@ def _results(comparison: Comparison) -> Iterator[Table]:
         yield _pairs_table(family) if margins is None else _beside(_pairs_table(family), margins)
     if comparison.verdicts and margins is None:
         yield _verdicts_table(comparison)
+    if comparison.bayesian:
+        yield _bayesian_table(comparison.bayesian)
 
 
 def _beside(left: Table, right: Table) -> Table:
@@ -284,6 +293,24 @@ def _verdicts_table(comparison: Comparison) -> Table:
         for verdict in comparison.verdicts
     )
     return Table(columns, rows)
+
+
+def _bayesian_table(statements: Sequence[BayesianResult]) -> Table:
+    size = format_number(statements[0].rope)
+    columns = (
+        f"Bayesian {statements[0].method}",
+        f"P(first better by more than {size})",
+        "P(practically equal)",
+        f"P(second better by more than {size})",
+    )
+    rows = tuple(
+        (
+            " – ".join(one.groups),
+            *(probability(p).removeprefix("= ") for p in (one.p_first, one.p_equivalent, one.p_second)),
+        )
+        for one in statements
+    )
+    return Table(columns, rows, frozenset(columns[1:]))
 
 
 def _more(verdict: MarginResult) -> str:

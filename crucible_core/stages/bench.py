@@ -49,6 +49,7 @@ MOST_DROPPED = 1_000
 MOST_NAMED = 20
 MOST_POSITIONS = 8
 _OF_MANY = ("ablation", "sweep")
+_UNPAIRED = ("independent", "one_sample", "stratified")
 
 
 class PlannedComparison(BaseModel):
@@ -93,6 +94,9 @@ class Bench(Stage):
     clusters: str | None = None
     """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups
     may have different numbers of values in a cluster, such as answers to a question."""
+    strata: str | None = None
+    """With `design: stratified`: where the task of each score is, `assigns.NAME`, or a field of the outputs. Each group
+    has the same tasks, each with as many seeds as the others: interquartile means are compared."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -127,6 +131,10 @@ class Bench(Stage):
     """The smallest difference that matters, in units of the data. With it, each pair gets a verdict."""
     non_inferiority: bool = False
     """With a margin: whether "not worse by the margin" is a verdict too."""
+    rope: float | None = Field(default=None, gt=0)
+    """With `design: paired` or `resampled`: the region of practical equivalence, in units of the data. Each pair gets
+    Bayesian probabilities beside its test: of one being better by more than that, of practical equality, of the other.
+    """
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
@@ -166,8 +174,11 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
-        if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
-            yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
+        in_units = (self.margin, self.rope, self.reference)
+        if self.scale == "log" and self.strata is not None:
+            yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
+        if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
+            yield "scale: log compares positive numbers by ratios; without margin, rope, reference or binary outcome"
         yield from self.declaration(experiment).problems()
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
@@ -206,6 +217,7 @@ class Bench(Stage):
             baseline=self.baseline,
             margin=self.margin,
             non_inferiority=self.non_inferiority,
+            rope=self.rope,
             higher_is_better=self.higher_is_better,
             reference=self.reference,
             folds=self.folds,
@@ -270,7 +282,7 @@ class Bench(Stage):
         return self.read(ctx).values
 
     def read(self, ctx: Context) -> ComparedGroups:
-        """The same, with the cluster of each value where the design has clusters."""
+        """The same, with the cluster or the stratum of each value where the design has them."""
         return self._complete(ctx)[0]
 
     def pairs(self, ctx: Context) -> Sequence[Hashable] | None:
@@ -306,14 +318,16 @@ class Bench(Stage):
             yield f"data: {self.data!r} is not one of assigns.NAME, metrics.NAME or outputs"
         if outputs and not (self.group_by and self.value):
             yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
-        if self.pair_by and (not outputs or design in ("independent", "one_sample")):
+        if self.pair_by and (not outputs or design in _UNPAIRED):
             yield "pair_by: only for data: outputs with paired: true, or another design in which values belong together"
         if (design == "clustered") != (self.clusters is not None):
             yield "clusters: goes with design: clustered, and names the place of each value's cluster"
-        elif self.clusters and not outputs:
-            place, _, name = self.clusters.partition(".")
-            if place not in ("assigns", "metrics") or not name:
-                yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
+        if (design == "stratified") != (self.strata is not None):
+            yield "strata: goes with design: stratified, and names the place of each score's task"
+        for option, labels in (("clusters", self.clusters), ("strata", self.strata)):
+            place, _, name = (labels or "").partition(".")
+            if labels and not outputs and (place not in ("assigns", "metrics") or not name):
+                yield f"{option}: {labels!r} is neither assigns.NAME nor metrics.NAME"
 
     def _complete(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
         """The groups without missing values, and the places that were dropped."""
@@ -330,11 +344,13 @@ class Bench(Stage):
                     f"{listing(found.values)}",
                 )
             found = found._replace(values={name: found.values[name] for name in self.groups})
+        if self.strata is not None and not isinstance(found.clusters, Mapping):
+            found = found._replace(clusters={name: list(found.clusters or ()) for name in found.values})
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
             _refuse_missing(found)
             return found, ()
-        paired = self._design(ctx.experiment) not in ("independent", "one_sample")
+        paired = self._design(ctx.experiment) not in _UNPAIRED
         paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
             {name: values if paired else open_counts(name, values) for name, values in found.values.items()},
@@ -368,8 +384,8 @@ class Bench(Stage):
     @property
     def _source(self) -> GroupsInMapping | GroupsInOutputs:
         if self.data == "outputs":
-            return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
-        return GroupsInMapping(self.data, self.clusters)
+            return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters or self.strata)
+        return GroupsInMapping(self.data, self.clusters or self.strata)
 
 
 def _refuse_missing(found: ComparedGroups) -> None:

@@ -75,6 +75,7 @@ def test_every_function_that_the_page_names_exists() -> None:
             "python",
         ),
         *("resampled", "sweep", "tests", "untested"),
+        *("correlated_ttest", "margin", "resamples", "rope", "scale", "signed_rank", "strata", "stratified"),
     }
     assert sorted(QUOTED - known - other) == []
     assert sorted(other - QUOTED) == []
