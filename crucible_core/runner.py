@@ -10,8 +10,8 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from os import PathLike
 from functools import partial
+from os import PathLike
 from time import perf_counter
 from types import TracebackType
 from typing import Any
