@@ -180,6 +180,7 @@ class _Lowering:
             arms = arms_of(self.trials.arms, self.trials.grid)
         except TrialsError as error:
             raise self._refuse(str(error), *error.place) from None
+        self.arms = len(arms)
         if self.trials.baseline is None:
             return None
         try:
@@ -209,6 +210,8 @@ class _Lowering:
             defaults["baseline"] = self.baseline
             if not {"study", "family"} & options.keys():
                 defaults["compare"] = "baseline"
+        elif self.arms > 2 and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
+            defaults["study"] = "sweep"  # which arms may be the best
         return {**entry, "options": {**defaults, **options}}
 
     def _gate(self) -> dict[str, Any]:

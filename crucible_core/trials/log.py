@@ -107,6 +107,10 @@ class TrialLog:
                         found[key] = row
         return found
 
+    def own_rows(self) -> dict[str, Row]:
+        """Every row that this run has kept, by its key. Raises OSError."""
+        return {key: json.loads(text) for key, text in self._entries(self._run) if text}
+
     def unfinished(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys whose trials began in this run and did not end. Raises OSError."""
         wanted = set(keys)

@@ -392,11 +392,11 @@ def refused(tmp_path: Path) -> Callable[[str], str]:
         ),
         (
             "grid: {flip.bias: [0.5, high]}",
-            "coins.yaml:8:27: trials: arm 'bias=high': stage 'flip', option bias: Input should be a valid number",
+            "coins.yaml:8:27: trials: arm 'bias=high': stage 'flip', option bias: should be a valid number",
         ),
         (
             "arms:\n  one: {flip: {n: 1}}\n  two: {flip: {n: x}}",
-            "coins.yaml:10:11: trials: arm 'two': stage 'flip', option n: Input",
+            "coins.yaml:10:11: trials: arm 'two': stage 'flip', option n: should",
         ),
         (
             "arms:\n  one: {flip: {n: 1}}\n  two: {flip: {n: 1}}",
