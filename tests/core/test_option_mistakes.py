@@ -102,7 +102,7 @@ def test_a_wrong_option_is_named_with_the_closest_that_exists(options: dict[str,
 
 def test_a_long_enumeration_is_cut_after_the_closest_of_it() -> None:
     said = refused({"name": "bench", "options": {"tests": ["t_test"]}})
-    assert "tests.0: this is not one of the 35 values that it takes; did you mean 'ttest'?; among them: 'anova'" in said
+    assert "tests.0: this is not one of the 36 values that it takes; did you mean 'ttest'?; among them: 'anova'" in said
     assert len(said) < 450
 
 
