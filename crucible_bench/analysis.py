@@ -22,6 +22,7 @@ from crucible_bench.compared import (
     ComparedGroup,
     FamilyResult,
     GroupSummary,
+    InterquartileMean,
     MarginResult,
     Ranking,
 )
@@ -42,7 +43,6 @@ from crucible_bench.decisions.practical_equivalence import practical_equivalence
 from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
-from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval
 from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
 from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_ttest
 from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
@@ -325,6 +325,7 @@ class _Analyst:
             baseline=self.baseline,
             higher_is_better=said.higher_is_better,
             groups={name: self._group(name, summary) for name, summary in summaries.items()},
+            iqm={name: self._iqm(name) for name in names} if said.design == "stratified" else {},
             tests=tuple(results),
             p_adjusted=adjusted,
             untested=tuple(self.untested),
@@ -358,7 +359,6 @@ class _Analyst:
 
     def _group(self, name: str, summary: GroupSummary) -> ComparedGroup:
         values = np.asarray(as_numbers(self.given[name]), dtype=np.float64)
-        iqm = self._iqm(name) if self.declared.design == "stratified" else None
         sampled = values.size > MOST_KEPT
         if sampled:
             places = np.linspace(0, values.size - 1, MOST_KEPT).round().astype(int)
@@ -371,19 +371,18 @@ class _Analyst:
             mean_interval=self._mean_interval(summary),
             values=tuple(values.tolist()),
             sampled=sampled,
-            iqm=None if iqm is None else iqm.value,
-            iqm_interval=None if iqm is None else iqm.interval,
         )
 
-    def _iqm(self, name: str) -> BootstrapInterval:
+    def _iqm(self, name: str) -> InterquartileMean:
         said, strata = self.declared, self.clusters
-        return iqm_interval(
+        found = iqm_interval(
             self.groups[name],
             cast("Sequence[object]", strata[name] if isinstance(strata, Mapping) else strata),
             confidence_level=levels(said.alpha, said.confidence_level)[1],
             resamples=said.resamples,
             seed=said.seed,
         )
+        return InterquartileMean(found.value, found.interval)
 
     def _mean_interval(self, summary: GroupSummary) -> Interval | None:
         """Interval of one mean by t, of a share by Wilson; None for paired designs, where it says nothing

@@ -44,6 +44,7 @@ __all__ = [
     "Contender",
     "FamilyResult",
     "GroupSummary",
+    "InterquartileMean",
     "JudgedTest",
     "MarginResult",
     "PairResult",
@@ -98,9 +99,14 @@ class ComparedGroup(GroupSummary):
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
-    iqm: Number | None = None
-    """Of the design `stratified`: the interquartile mean over tasks and seeds."""
-    iqm_interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterquartileMean:
+    """A group's interquartile mean over tasks and seeds, with its stratified bootstrap interval."""
+
+    value: Number
+    interval: Interval
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -374,6 +380,8 @@ class Compared:
     measure: str | None = None
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
+    iqm: Mapping[str, InterquartileMean] = field(default_factory=dict)
+    """Of the design `stratified`: each group's interquartile mean, by its name."""
     tests: tuple[Annotated[TestResult, AfterValidator(with_infinite_ratio)], ...]
     """Tests of all groups at once (of two groups, or of many)."""
     p_adjusted: tuple[Number, ...] | None = None

@@ -124,8 +124,8 @@ def _groups_table(comparison: Comparison) -> Table:
             cells.insert(0, f"{round(group.mean * group.n):,}")
         else:
             cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
-        if group.iqm is not None:
-            cells.insert(0, _with_interval(group.iqm, group.iqm_interval, write))
+        if (iqm := comparison.iqm.get(name)) is not None:
+            cells.insert(0, _with_interval(iqm.value, iqm.interval, write))
         rows.append((name, f"{group.n:,}", *cells))
     return Table(columns, tuple(rows), frozenset(columns[1:]))
 

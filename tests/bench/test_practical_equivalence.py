@@ -27,6 +27,7 @@ from crucible_bench.data.sample import read_groups
 from crucible_bench.decisions.practical_equivalence import _Regions
 from crucible_core import InvalidOptionsError
 from crucible_core.metrics import comparisons
+from crucible_core.report import named_values, render_report
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Items, Table
 
@@ -212,6 +213,13 @@ def test_the_finding_says_it_beside_the_test_and_the_json_keeps_it() -> None:
     assert Comparison.from_json(result.to_json()) == result
     assert result.to_dict()["bayesian"][0]["p_first"] == pytest.approx(BY_T[0][2][0])
     assert any(about == "rope" and choice.decision.startswith("Bayesian") for about, choice in result.decisions)
+
+
+def test_the_probabilities_of_each_pair_have_names_for_gates() -> None:
+    ctx = bench(FOLDS, design="resampled", folds=10, rope=0.01)
+    names = [f"bench.a_vs_b.{key}" for key in ("p_first", "p_equivalent", "p_second")]
+    assert [named_values(ctx)[name] for name in names] == pytest.approx(BY_T[0][2])
+    assert "bench.a_vs_b.p_first" in render_report(ctx, "csv")
 
 
 def test_a_bench_stage_takes_a_rope_and_the_report_shows_it() -> None:

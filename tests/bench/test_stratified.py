@@ -223,8 +223,8 @@ def test_numbers_out_of_range_are_refused() -> None:
 def test_a_comparison_has_the_difference_and_each_groups_mean() -> None:
     result = compare(GROUPS, design="stratified", strata=STRATA, measure="score", resamples=2000)
     assert result.tests == (compare_iqm(GROUPS, STRATA, resamples=2000),)
-    assert result.groups["x"].iqm == pytest.approx(IQM_X)
-    assert result.groups["x"].iqm_interval == iqm_interval(GROUPS["x"], STRATA["x"], resamples=2000).interval
+    assert result.iqm["x"].value == pytest.approx(IQM_X)
+    assert result.iqm["x"].interval == iqm_interval(GROUPS["x"], STRATA["x"], resamples=2000).interval
     assert result.sentence.startswith(
         "x and y could not be told apart in score: difference of interquartile means (x - y) 0.02653, 95% CI ["
     )
