@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
+        AnswersUsed,
         BestSet,
         ComparedGroup,
         Contender,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
     from crucible_bench.errors import CannotTestError
+    from crucible_bench.evaluations.answers import AnswersAtK, majority_at_k, pair_by_item, pass_at_k
     from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
     from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
     from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
@@ -94,6 +96,8 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
+    "AnswersAtK",
+    "AnswersUsed",
     "BaselineWatch",
     "BestSet",
     "BootstrapInterval",
@@ -168,12 +172,15 @@ __all__ = [
     "interpret",
     "judge_margin",
     "judge_new_value",
+    "majority_at_k",
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",
     "one_sample_test",
+    "pair_by_item",
     "paired_e_values",
     "pairwise_tests",
+    "pass_at_k",
     "power_of",
     "proportion_interval",
     "proportion_test",
@@ -193,6 +200,8 @@ __all__ = [
 # Where each name is defined, relative to this package: a module is imported when one of its names is first used.
 _HOMES = {
     "Alternative": "vocabulary",
+    "AnswersAtK": "evaluations.answers",
+    "AnswersUsed": "compared",
     "BaselineWatch": "sequential.baseline_watch",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
@@ -270,12 +279,15 @@ _HOMES = {
     "interpret": "effect_sizes.interpretation",
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
+    "majority_at_k": "evaluations.answers",
     "minimum_detectable_effect": "power.power",
     "nemenyi": "multiple.dunn_nemenyi",
     "normal_mixture_sequence": "sequential.confidence_sequences",
     "one_sample_test": "hypothesis_tests.one_sample",
+    "pair_by_item": "evaluations.answers",
     "paired_e_values": "sequential.confidence_sequences",
     "pairwise_tests": "multiple.families",
+    "pass_at_k": "evaluations.answers",
     "power_of": "power.power",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",

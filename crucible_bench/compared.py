@@ -36,6 +36,7 @@ from crucible_bench.vocabulary import (
 )
 
 __all__ = [
+    "AnswersUsed",
     "BestSet",
     "Compared",
     "ComparedGroup",
@@ -295,6 +296,27 @@ class PlannedPower:
     curve: tuple[tuple[Count, Number], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersUsed:
+    """The answers of which every value is made, where a value is pass@k or majority@k of one item.
+
+    `answers` is the number of all answers by group, `fewest` and `most` how many a compared item has. `items_left_out`
+    items lack k answers of some group.
+    """
+
+    statistic: Literal["pass", "majority"]
+    k: Count
+    answers: Mapping[str, Count]
+    fewest: Count
+    most: Count
+    items_left_out: Count = 0
+
+    @property
+    def name(self) -> str:
+        """Such as pass@5."""
+        return f"{self.statistic}@{self.k}"
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +357,8 @@ class Compared:
     """The places dropped because of missing values, one sentence each."""
     left_out: Mapping[str, Count] = field(default_factory=dict)
     """How many values of each group were dropped, by its name; its n does not count them."""
+    answers: AnswersUsed | None = None
+    """What each value is made of, where the values are items and `left_out` counts answers."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 
@@ -389,4 +413,6 @@ class Compared:
     @property
     def replicate(self) -> str:
         """The name of one more observation of each group."""
+        if self.answers is not None and self.design == "paired":
+            return "items"
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

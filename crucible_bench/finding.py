@@ -62,16 +62,24 @@ def not_tested(untested: Sequence[Untested]) -> Iterator[str]:
 
 
 def left_out(comparison: Compared) -> Iterator[str]:
-    """How many values of which groups were dropped."""
-    counts = {name: f"{gone:,} of {comparison.groups[name].n + gone:,}" for name, gone in comparison.left_out.items()}
-    if not counts:
-        return
-    shares = [f"{count} values of {name}" for name, count in counts.items()]
-    if len(set(counts.values())) == 1 and len(counts) == len(comparison.groups) > 1:
-        shares = [f"{next(iter(counts.values()))} values of each group"]
-    more = len(shares) - MOST_SHOWN
-    rest = f" and of {more} more groups" if more > 0 else ""
-    yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
+    """How many values of which groups were dropped, and how many items."""
+    answers, groups = comparison.answers, comparison.groups
+    noun = "values" if answers is None else "answers"
+    used = {name: groups[name].n if answers is None else answers.answers[name] for name in comparison.left_out}
+    counts = {name: f"{gone:,} of {used[name] + gone:,}" for name, gone in comparison.left_out.items()}
+    if counts:
+        shares = [f"{count} {noun} of {name}" for name, count in counts.items()]
+        if len(set(counts.values())) == 1 and len(counts) == len(groups) > 1:
+            shares = [f"{next(iter(counts.values()))} {noun} of each group"]
+        more = len(shares) - MOST_SHOWN
+        rest = f" and of {more} more groups" if more > 0 else ""
+        yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
+    if answers is not None and answers.items_left_out:
+        total = max(group.n for group in groups.values()) + answers.items_left_out
+        yield (
+            f"Left out: {answers.items_left_out:,} of {total:,} items, to which a group has fewer than {answers.k} "
+            f"{'answer' if answers.k == 1 else 'answers'}."
+        )
 
 
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:

@@ -68,6 +68,9 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
+    if (made := comparison.answers) is not None:
+        each = f"{made.most:,}" if made.fewest == made.most else f"{made.fewest:,} to {made.most:,}"
+        yield f"each value is {made.name} of an item's {each} answers"
     if comparison.scale == "log":
         yield "scale: log; everything is computed from the logarithms, and differences are shown as ratios"
     yield from (

@@ -33,7 +33,13 @@ from crucible_bench.vocabulary import (
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment
 from crucible_core.stage import Stage
-from crucible_core.stages.bench_data import SOURCES, ComparedGroups, GroupsInMapping, GroupsInOutputs
+from crucible_core.stages.bench_data import (
+    SOURCES,
+    ComparedGroups,
+    GroupsInMapping,
+    GroupsInOutputs,
+    field_of_items,
+)
 from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
@@ -91,6 +97,14 @@ class Bench(Stage):
     clusters: str | None = None
     """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups
     may have different numbers of values in a cluster, such as answers to a question."""
+    pass_at: int | None = Field(default=None, ge=1)
+    """With several answers to each item, right or wrong: compares pass@k, the chance that one of this many answers is
+    right, item by item. The item is the field `pair_by`, or else the cluster."""
+    majority_at: int | None = Field(default=None, ge=1)
+    """The same for majority@k: the chance that the most frequent of this many answers is right."""
+    expected: str | None = None
+    """With `majority_at` and `data: outputs`: the field that holds an item's right answer; `value` is then the field
+    with the text of the answer (default: `value` says whether the answer is right)."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -152,7 +166,8 @@ class Bench(Stage):
     def check(self, experiment: Experiment) -> Iterable[str]:
         if importlib.util.find_spec("scipy") is None:
             yield "comparing needs the extra 'stats': pip install 'crucible-dagster[stats]'"
-        yield from self._problems_of_data(self._design(experiment))
+        yield from self._problems_of_data(self._declared_design(experiment))
+        yield from self._problems_of_answers(self._declared_design(experiment))
         if self.paired and self.design not in (None, "paired"):
             yield f"design: {self.design}, but paired: true"
         named = self.groups or []
@@ -199,7 +214,7 @@ class Bench(Stage):
             effect_size=effect_size,
             correction=self.correction or stats.multiple_testing_correction or "holm",
             study=self.study,
-            compare=self.compare,
+            compare=self._compare(tests),
             family=self.family,
             baseline=self.baseline,
             margin=self.margin,
@@ -215,6 +230,7 @@ class Bench(Stage):
 
     def run(self, ctx: Context) -> Context:
         from crucible_bench.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_bench.evaluations.answers import with_answers  # noqa: PLC0415
         from crucible_bench.log_scale import as_ratios, logarithms  # noqa: PLC0415
 
         if ctx.has_metric(self.metric):
@@ -227,6 +243,13 @@ class Bench(Stage):
         comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
         if self.scale == "log":
             comparison = as_ratios(comparison)
+        if found.answers is not None:
+            of_items = found.clusters_of(next(iter(found.values)))
+            comparison = with_answers(comparison, found.values, found.answers, of_items)
+            dropped += found.items_left_out
+            if self.compare is None and comparison.comparisons is not None and self.study is None:
+                of_pairs = Choice("all_pairs", "arms are compared item by item, two at a time", ("baseline",))
+                comparison = replace(comparison, choices=(("compare", of_pairs), *comparison.choices))
         if self.groups is None and comparison.baseline is None and _has_pairs(comparison):
             choice = Choice(
                 ", ".join(found.values),
@@ -244,7 +267,7 @@ class Bench(Stage):
         comparison = replace(
             comparison,
             left_out=Counter(place.group for place in missing),
-            measure=self.measure or self.value,
+            measure=self.measure or (self.value if found.answers is None else found.answers.name),
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values), comparison.outcome),
         )
@@ -287,7 +310,23 @@ class Bench(Stage):
         asked = self.tests or experiment.stats.tests or ("auto",)
         return [cast("TestName | Literal['auto']", TEST_ALIASES.get(test, test)) for test in asked]
 
+    @property
+    def _is_of_answers(self) -> bool:
+        """Whether each value is made of an item's answers."""
+        return self.pass_at is not None or self.majority_at is not None
+
+    def _compare(self, tests: Sequence[str]) -> Comparing | None:
+        """Which pairs are compared: arms that answered the same items two at a time, if nothing else is declared."""
+        open_to_choice = self.compare is None and self.study is None and self.baseline is None
+        return "all_pairs" if self._is_of_answers and open_to_choice and list(tests) == ["auto"] else self.compare
+
     def _design(self, experiment: Experiment) -> Design:
+        """The design of the values that are compared: items are pairs, of which some may share a cluster."""
+        if self._is_of_answers:
+            return "clustered" if self.pair_by and self.clusters else "paired"
+        return self._declared_design(experiment)
+
+    def _declared_design(self, experiment: Experiment) -> Design:
         if self.design is not None or self.paired:
             return self.design or "paired"
         tests = [test for test in self._tests(experiment) if test != "auto"]
@@ -311,12 +350,61 @@ class Bench(Stage):
             if place not in ("assigns", "metrics") or not name:
                 yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
 
+    def _problems_of_answers(self, design: Design) -> Iterator[str]:
+        name = "pass_at" if self.pass_at is not None else "majority_at"
+        if self.pass_at is not None and self.majority_at is not None:
+            yield "pass_at: majority_at is there too; give each a bench stage of its own"
+        if self.expected is not None and (self.majority_at is None or self.data != "outputs"):
+            yield "expected: only with majority_at and data: outputs, for answers with their texts"
+        if self._is_of_answers and not (design == "clustered" or (design == "paired" and self.pair_by)):
+            yield f"{name}: needs the item of each answer: `design: clustered` and `clusters` (or `pair_by`)"
+        if self._is_of_answers and self.outcome == "binary":
+            yield f"{name}: makes a number between 0 and 1 of each item's answers, so leave `outcome` out"
+
     def _complete(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
         """The groups without missing values, and the places that were dropped."""
+        found, dropped = self._without_missing(ctx)
+        return (self._by_item(ctx, found) if self._is_of_answers else found), dropped
+
+    def _by_item(self, ctx: Context, found: ComparedGroups) -> ComparedGroups:
+        """One number for each item that all groups answered, made of its answers."""
+        from crucible_bench.evaluations.answers import at_k, items_of_arms  # noqa: PLC0415
+
+        lacking = next((name for name in found.values if found.clusters_of(name) is None), None)
+        if lacking is not None:
+            raise ValueError(f"{self.clusters} has no items of group {lacking!r}")
+        expected = field_of_items(ctx, self._item, self.expected) if self.expected else None
+        arms = {
+            name: at_k(
+                "majority" if self.pass_at is None else "pass",
+                name,
+                answers,
+                found.clusters_of(name) or (),
+                self.pass_at or self.majority_at or 0,
+                expected=expected,
+                fewer=self.missing,
+            )
+            for name, answers in found.values.items()
+        }
+        items = items_of_arms(arms, self.missing)
+        clusters = None
+        if self.pair_by and self.clusters:
+            of_items = field_of_items(ctx, self.pair_by, self.clusters)
+            clusters = [of_items[item] for item in items.items]
+        return ComparedGroups(items.values, clusters, items.items, items.used, items.left_out)
+
+    @property
+    def _item(self) -> str:
+        """The field, or the place, that has the item of an answer."""
+        return self.pair_by or str(self.clusters)
+
+    def _without_missing(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
         found = self._source.read(ctx)
+        if self._is_of_answers and found.clusters is not None and not isinstance(found.clusters, Mapping):
+            found = found._replace(clusters=dict.fromkeys(found.values, found.clusters))  # answers are not pairs
         if self.groups is not None:
             unknown = [name for name in self.groups if name not in found.values]
             if unknown:
@@ -361,6 +449,8 @@ class Bench(Stage):
 
     @property
     def _source(self) -> GroupsInMapping | GroupsInOutputs:
+        if self.data == "outputs" and self._is_of_answers:
+            return GroupsInOutputs(str(self.group_by), str(self.value), None, self._item)
         if self.data == "outputs":
             return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
         return GroupsInMapping(self.data, self.clusters)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from crucible_bench.compared import AnswersUsed
 from crucible_core.context import Context
 from crucible_core.values.messages import closest, listing
 
@@ -14,6 +15,7 @@ __all__ = [
     "ComparedGroups",
     "GroupsInMapping",
     "GroupsInOutputs",
+    "field_of_items",
 ]
 
 SOURCES = ("assigns", "metrics", "outputs")
@@ -25,12 +27,15 @@ class ComparedGroups(NamedTuple):
     The clusters are those of the positions that all groups share, or of each group's own values by its name.
 
     If a group lacks a pair, its value there is None. Pairs without names are named by their positions, and only if some
-    were dropped.
+    were dropped. Where every value is made of an item's answers, `answers` says how, `items_left_out` which items were
+    left out and why.
     """
 
     values: dict[str, Any]
     clusters: Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | None = None
     pairs: Sequence[Hashable] | None = None
+    answers: AnswersUsed | None = None
+    items_left_out: Sequence[str] = ()
 
     def names_of_pairs(self, group: str) -> Sequence[Hashable]:
         return range(len(self.values[group])) if self.pairs is None else self.pairs
@@ -109,6 +114,21 @@ class GroupsInOutputs:
             [clusters[pair] for pair in pairs] if self.cluster_by else None,
             pairs,
         )
+
+
+def field_of_items(ctx: Context, item: str, field: str) -> dict[Hashable, Any]:
+    """A field of the outputs that is the same in all outputs of an item, by the item.
+
+    Raises ValueError if an output lacks the field, or two of one item differ in it.
+    """
+    found: dict[Hashable, Any] = {}
+    for index, output in enumerate(ctx.outputs):
+        if not isinstance(output, Mapping) or item not in output or field not in output:
+            raise ValueError(f"output {index} lacks one of {item!r}, {field!r}: {output!r:.80}")
+        value = found.setdefault(output[item], output[field])
+        if value != output[field]:
+            raise ValueError(f"{item} {output[item]!r} has two values of {field}: {value!r} and {output[field]!r}")
+    return found
 
 
 def _held(ctx: Context, place: str) -> Any:

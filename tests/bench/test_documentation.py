@@ -66,11 +66,13 @@ def test_every_function_that_the_page_names_exists() -> None:
         *(
             "discordant",
             "first_significant",
+            "majority_at",
             "more_replicates",
             "multiple_datasets",
             "one_sample",
             "outcome",
             "paired",
+            "pass_at",
             "planned",
             "python",
         ),
