@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
         AnswersUsed,
+        ArmStrength,
         BestSet,
         ComparedGroup,
         Contender,
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
         MarginResult,
         PairResult,
         PlannedPower,
+        PositionBias,
+        Preferences,
+        PreferredPair,
         Ranking,
         RankingProcedure,
         Verdict,
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
     from crucible_bench.errors import CannotTestError
     from crucible_bench.evaluations.answers import AnswersAtK, majority_at_k, pair_by_item, pass_at_k
+    from crucible_bench.evaluations.preferences import compare_preferences
     from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
     from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
     from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
@@ -98,6 +103,7 @@ __all__ = [
     "Alternative",
     "AnswersAtK",
     "AnswersUsed",
+    "ArmStrength",
     "BaselineWatch",
     "BestSet",
     "BootstrapInterval",
@@ -131,6 +137,9 @@ __all__ = [
     "Plan",
     "PlannedPower",
     "PlannedTest",
+    "PositionBias",
+    "Preferences",
+    "PreferredPair",
     "Ranking",
     "RankingProcedure",
     "SequenceName",
@@ -155,6 +164,7 @@ __all__ = [
     "clustered_ttest",
     "compare",
     "compare_paired_proportions",
+    "compare_preferences",
     "compare_proportions",
     "corrected_resampled_ttest",
     "crossing_probabilities",
@@ -202,6 +212,7 @@ _HOMES = {
     "Alternative": "vocabulary",
     "AnswersAtK": "evaluations.answers",
     "AnswersUsed": "compared",
+    "ArmStrength": "compared",
     "BaselineWatch": "sequential.baseline_watch",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
@@ -236,6 +247,9 @@ _HOMES = {
     "Plan": "power.power",
     "PlannedPower": "compared",
     "PlannedTest": "power.power",
+    "PositionBias": "compared",
+    "PreferredPair": "compared",
+    "Preferences": "compared",
     "Ranking": "compared",
     "RankingProcedure": "compared",
     "SequenceName": "sequential.confidence_sequences",
@@ -262,6 +276,7 @@ _HOMES = {
     "clustered_ttest": "hypothesis_tests.clusters",
     "compare": "analysis",
     "compare_paired_proportions": "hypothesis_tests.proportions",
+    "compare_preferences": "evaluations.preferences",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
     "crossing_probabilities": "sequential.group_sequential",

@@ -13,9 +13,10 @@ from scipy import special
 from crucible_bench.data.sample import Vector
 from crucible_bench.result import Interval
 
-__all__ = ["MeanShare", "mean_share"]
+__all__ = ["ROUNDING", "MeanShare", "mean_share"]
 
-_ROUNDING: Final = 1e-24  # of a variance: a spread of 1e-12 of values up to 1 is that of sums
+ROUNDING: Final = 1e-24
+"""A variance that is none: values up to 1 that differ by 1e-12 do so by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,6 @@ def mean_share(values: Vector, codes: NDArray[Any] | None = None) -> MeanShare:
         min(1.0, max(0.0, mean)),
         n,
         sizes.size,
-        spread / variance if variance > _ROUNDING and spread > 0.0 else float(sizes.size),
-        1.0 / float(np.square(share).sum() + lever.sum() ** 2 - np.square(lever).sum()),
+        spread / variance if variance > ROUNDING and spread > 0.0 else float(sizes.size),
+        round(1.0 / float(np.square(share).sum() + lever.sum() ** 2 - np.square(lever).sum()), 9),
     )

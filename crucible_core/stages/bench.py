@@ -39,6 +39,7 @@ from crucible_core.stages.bench_data import (
     GroupsInMapping,
     GroupsInOutputs,
     field_of_items,
+    records_in,
 )
 from crucible_core.values.messages import closest, listing
 
@@ -55,6 +56,12 @@ MOST_DROPPED = 1_000
 MOST_NAMED = 20
 MOST_POSITIONS = 8
 _OF_MANY = ("ablation", "sweep")
+_OF_PREFERENCES = frozenset(
+    {
+        *("alpha", "baseline", "confidence_level", "correction", "data", "groups", "measure", "metric", "missing"),
+        "preferences",
+    }
+)
 
 
 class PlannedComparison(BaseModel):
@@ -73,6 +80,25 @@ class PlannedComparison(BaseModel):
     """With `outcome: binary` and pairs: the share of pairs expected to differ (default: as if independent)."""
     power: float = Field(default=0.8, gt=0, lt=1)
     """The probability with which that effect should be seen."""
+
+
+class PreferenceFields(BaseModel):
+    """The fields of comparisons of two arms, one mapping each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    first: str = "first"
+    """The field with the name of the arm that was shown first."""
+    second: str = "second"
+    """The field with the name of the other arm."""
+    winner: str = "winner"
+    """The field with the winner: the name of an arm or of its field, or a word for a tie."""
+    judge: str | None = None
+    """The field with the judge."""
+    item: str | None = None
+    """The field with what was judged, such as the prompt; comparisons of one item are not independent."""
+    ties: list[str] = Field(default=["tie"], min_length=1)
+    """The words for a tie."""
 
 
 class Bench(Stage):
@@ -105,6 +131,8 @@ class Bench(Stage):
     expected: str | None = None
     """With `majority_at` and `data: outputs`: the field that holds an item's right answer; `value` is then the field
     with the text of the answer (default: `value` says whether the answer is right)."""
+    preferences: PreferenceFields | None = None
+    """Compares arms by preferences: the data are comparisons of two arms, each with a winner or a tie."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -166,6 +194,9 @@ class Bench(Stage):
     def check(self, experiment: Experiment) -> Iterable[str]:
         if importlib.util.find_spec("scipy") is None:
             yield "comparing needs the extra 'stats': pip install 'crucible-dagster[stats]'"
+        if self.preferences is not None:
+            yield from self._problems_of_preferences()
+            return
         yield from self._problems_of_data(self._declared_design(experiment))
         yield from self._problems_of_answers(self._declared_design(experiment))
         if self.paired and self.design not in (None, "paired"):
@@ -182,6 +213,15 @@ class Bench(Stage):
         if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
             yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
         yield from self.declaration(experiment).problems()
+
+    def _problems_of_preferences(self) -> Iterator[str]:
+        for name, field in type(self).model_fields.items():
+            if name not in _OF_PREFERENCES and getattr(self, name) != field.get_default(call_default_factory=True):
+                yield f"{name}: preferences do not take it; they take {listing(sorted(_OF_PREFERENCES))}"
+        if self.data.partition(".")[0] not in SOURCES:
+            yield f"data: {self.data!r} is not one of assigns.NAME, metrics.NAME or outputs"
+        if self.groups and self.baseline is not None and self.baseline not in self.groups:
+            yield f"baseline: {self.baseline!r} is not among the groups {listing(self.groups)}"
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
         if self.planned is not None and importlib.util.find_spec("scipy") is not None:
@@ -235,10 +275,12 @@ class Bench(Stage):
 
         if ctx.has_metric(self.metric):
             raise ValueError(f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own")
-        found, missing = self._complete(ctx)
-        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
+        if self.preferences is not None:
+            return self._prefer(ctx, self.preferences)
+        found, missing = self._complete(ctx)
+        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         values = logarithms(found.values) if self.scale == "log" else found.values
         comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
         if self.scale == "log":
@@ -271,6 +313,25 @@ class Bench(Stage):
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values), comparison.outcome),
         )
+        return ctx.put_metric(self.metric, comparison.to_dict())
+
+    def _prefer(self, ctx: Context, fields: PreferenceFields) -> Context:
+        from crucible_bench.evaluations.preferences import compare_preferences  # noqa: PLC0415
+
+        stats = ctx.experiment.stats
+        comparison = compare_preferences(
+            records_in(ctx, self.data),
+            **fields.model_dump(),
+            groups=self.groups,
+            baseline=self.baseline,
+            correction=self.correction or stats.multiple_testing_correction or "holm",
+            alpha=self.alpha or stats.alpha or 0.05,
+            confidence_level=self.confidence_level or stats.confidence_level,
+            missing=self.missing,
+            measure=self.measure,
+        )
+        for about, choice in comparison.decisions:
+            ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         return ctx.put_metric(self.metric, comparison.to_dict())
 
     def _as_planned(self, experiment: Experiment, groups: int, outcome: Outcome) -> PlannedPower | None:
@@ -402,6 +463,8 @@ class Bench(Stage):
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
+        if self.preferences is not None:
+            raise ValueError("preferences are comparisons of two arms, so there are no groups of numbers")
         found = self._source.read(ctx)
         if self._is_of_answers and found.clusters is not None and not isinstance(found.clusters, Mapping):
             found = found._replace(clusters=dict.fromkeys(found.values, found.clusters))  # answers are not pairs

@@ -16,6 +16,7 @@ __all__ = [
     "GroupsInMapping",
     "GroupsInOutputs",
     "field_of_items",
+    "records_in",
 ]
 
 SOURCES = ("assigns", "metrics", "outputs")
@@ -114,6 +115,19 @@ class GroupsInOutputs:
             [clusters[pair] for pair in pairs] if self.cluster_by else None,
             pairs,
         )
+
+
+def records_in(ctx: Context, place: str) -> Sequence[Any]:
+    """The outputs, or the list that a place such as assigns.NAME holds.
+
+    Raises ValueError if nothing is there, TypeError if it is not a list.
+    """
+    held: Any = ctx.outputs if place == "outputs" else _held(ctx, place)
+    if isinstance(held, (str, bytes)) or not isinstance(held, Sequence):
+        raise TypeError(f"{_shown(place)} must be a list of comparisons; it is {held!r:.80}")
+    if not held:
+        raise ValueError(f"there is nothing to compare: {place} is empty")
+    return held
 
 
 def field_of_items(ctx: Context, item: str, field: str) -> dict[Hashable, Any]:

@@ -74,6 +74,7 @@ def test_every_function_that_the_page_names_exists() -> None:
             "paired",
             "pass_at",
             "planned",
+            "preferences",
             "python",
         ),
         *("resampled", "sweep", "tests", "untested"),
