@@ -365,7 +365,8 @@ class Preferences:
 
     `arms` are ordered from the strongest to the weakest, those without a finite strength last; `reference` is the arm
     of strength zero, None if it is their mean. `n` comparisons are of `items` items, None if none are named. `pairs`
-    are by all judges, `judged` by each one, if judges are named. `left_out` comparisons have no winner.
+    are by all judges, `judged` by each one, if judges are named and there are at most 200 of these. `left_out`
+    comparisons have no winner.
     """
 
     arms: tuple[ArmStrength, ...]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from crucible_bench.compared import (
@@ -39,6 +38,8 @@ __all__ = ["compare_preferences"]
 
 _TEST: Final = "preferences"
 _MOST_NAMED: Final = 6
+_MOST_JUDGED: Final = 200
+_FEW: Final = 10
 
 
 def compare_preferences(
@@ -131,6 +132,7 @@ class _Records:
     items: Codes
     names_items: bool
     left_out: int
+    places: Mapping[tuple[int, int], Codes]
 
     @classmethod
     def of(
@@ -173,25 +175,35 @@ class _Records:
         judges = list(dict.fromkeys(str(row[3]) for row in rows)) if "judge" in fields else []
         numbers = {name: place for place, name in enumerate(judges)}
         items = {label: place for place, label in enumerate(dict.fromkeys(row[4] for row in rows))}
+        one = np.array([places[row[0]] for row in rows], dtype=np.intp)
+        other = np.array([places[row[1]] for row in rows], dtype=np.intp)
         return cls(
             compared,
             arms_asked,
-            np.array([places[row[0]] for row in rows], dtype=np.intp),
-            np.array([places[row[1]] for row in rows], dtype=np.intp),
+            one,
+            other,
             np.array([row[2] for row in rows]),
             judges,
             np.array([numbers.get(str(row[3]), 0) for row in rows], dtype=np.intp),
             np.array([items[row[4]] for row in rows], dtype=np.intp),
             "item" in fields,
             len(lost),
+            _by_pair(one, other, len(compared)),
         )
 
-    def of_pair(self, one: int, other: int) -> tuple[NDArray[np.bool_], Vector]:
-        """Which records compare the two, and the scores of the first of them there."""
-        as_first = (self.first == one) & (self.second == other)
-        as_second = (self.first == other) & (self.second == one)
-        here = as_first | as_second
-        return here, np.where(as_first, self.scores, 1.0 - self.scores)[here]
+    def of_pair(self, one: int, other: int) -> tuple[Codes, Vector]:
+        """The places of the records that compare the two, and the scores of the first of them there."""
+        here = self.places.get((min(one, other), max(one, other)), np.empty(0, dtype=np.intp))
+        return here, np.where(self.first[here] == one, self.scores[here], 1.0 - self.scores[here])
+
+
+def _by_pair(first: Codes, second: Codes, arms: int) -> dict[tuple[int, int], Codes]:
+    """The places of the records of each pair of arms, looked up once however many pairs there are."""
+    pair = np.minimum(first, second) * arms + np.maximum(first, second)
+    order = np.argsort(pair, kind="stable")
+    numbers, starts = np.unique(pair[order], return_index=True)
+    found = np.split(order, starts[1:])
+    return {divmod(int(number), arms): own for number, own in zip(numbers, found, strict=True)}
 
 
 def _read(place: int, record: Any, fields: Mapping[str, str]) -> dict[str, Any]:
@@ -342,16 +354,20 @@ def _family(
     ), lacking
 
 
-_FEW: Final = 10
-
-
 # --- strengths, judges, positions -------------------------------------------------------------------------------------
 
 
 def _preferences(read: _Records, baseline: str | None, level: float) -> Preferences:
     arms, reference, notes = _strengths(read, baseline, level)
     pairs = list(_pairs(read, baseline, level, None))
-    judged = [pair for place in range(len(read.judges)) for pair in _pairs(read, baseline, level, place)]
+    judged: list[PreferredPair] = []
+    if len(pairs) * len(read.judges) > _MOST_JUDGED:
+        notes.append(
+            f"{len(pairs)} pairs by {len(read.judges)} judges are more than {_MOST_JUDGED} rates, so those of each "
+            "judge are left out; choose arms with `groups`"
+        )
+    else:
+        judged = [pair for place in range(len(read.judges)) for pair in _pairs(read, baseline, level, place)]
     if len(read.judges) == 1:
         notes.append(f"{read.judges[0]} judged every comparison, so nothing says how another judge would decide")
     elif read.judges:

@@ -51,7 +51,7 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
     blocks += pictures[1:]
     if comparison.ranking is not None:
         blocks.append(_ranks_table(comparison.ranking))
-    if preferences is not None and len(preferences.judges) > 1:
+    if preferences is not None and preferences.judged and len(preferences.judges) > 1:
         blocks.append(_judges_table(preferences))
     blocks.append(Items(tuple(dict.fromkeys(_settings(comparison)))))
     if comparison.checks:

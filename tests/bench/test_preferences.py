@@ -264,6 +264,18 @@ def test_one_judge_and_missing_winners_are_said() -> None:
     assert result.sentence.endswith("Left out because no winner is given: 1 of 22 comparisons.")
 
 
+def test_very_many_rates_of_judges_are_left_out_and_it_is_said() -> None:
+    records = [
+        {**one, "judge": place % 70}
+        for pair in itertools.combinations(NAMES, 2)
+        for place, one in enumerate(counted(*pair, 40, 40))
+    ]
+    result = compare_preferences(records, judge="judge").preferences
+    assert result is not None
+    assert (len(result.pairs), len(result.judges), result.judged) == (3, 70, ())
+    assert any("3 pairs by 70 judges are more than 200 rates" in note for note in result.notes)
+
+
 def test_winners_may_be_named_by_their_field_and_ties_by_several_words() -> None:
     records: list[dict[str, Any]] = [
         {"model_a": one["first"], "model_b": one["second"], "winner": "model_a" if one["winner"] == "a" else "model_b"}
