@@ -339,12 +339,12 @@ def _finding_of_preferences(comparison: Compared, preferences: Preferences) -> s
 
 
 def preference_caveats(comparison: Compared, preferences: Preferences) -> Iterator[str]:
-    """A shown effect of the place, what could not be compared, and what was left out."""
-    place = preferences.position
-    if place is not None and not place.interval[0] <= 0.5 <= place.interval[1]:
+    """A position bias that is shown, what could not be compared, and what was left out."""
+    bias = preferences.position
+    if bias is not None and not bias.interval[0] <= 0.5 <= bias.interval[1]:
         yield (
-            f"The place matters: the arm shown first has a win rate of {format_number(place.rate)} "
-            f"{format_interval(place.interval)} where both orders count alike."
+            f"Position bias: the arm shown first has a win rate of {format_number(bias.rate)}, CI "
+            f"{format_interval(bias.interval)}, where both orders count alike."
         )
     family = comparison.comparisons
     yield from not_tested((*(family.untested if family is not None else ()), *comparison.untested))

@@ -499,7 +499,7 @@ def _position(read: _Records, level: float) -> tuple[PositionBias | None, tuple[
     if alone:
         said = (
             f"{counted(alone, 'comparison')} of pairs that were shown in one order only, where a better arm cannot be "
-            "told from a better place; show each pair in both orders",
+            "told from a better position; show each pair in both orders",
         )
     if not both.any():
         return None, said

@@ -76,7 +76,7 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
         level += f"; {comparison.family_size} tests, p-values {adjusted}"
     family = comparison.comparisons
-    if family is not None:
+    if family is not None and family.size > 1:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
@@ -99,7 +99,7 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         yield from preferences.notes
         yield from (arm.reason for arm in preferences.arms if arm.reason is not None)
         if preferences.position is not None:
-            yield _place(preferences.position)
+            yield _position(preferences.position)
     if comparison.best is not None:
         lines = (*comparison.best.assumptions, *comparison.best.notes)
         yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
@@ -327,11 +327,11 @@ def _judges_table(preferences: Preferences) -> Table:
     return Table(columns, rows, frozenset(columns[2:]))
 
 
-def _place(place: PositionBias) -> str:
-    write = _writer([(place.rate, place.interval)])
+def _position(bias: PositionBias) -> str:
+    write = _writer([(bias.rate, bias.interval)])
     return (
-        f"the arm shown first has a win rate of {write(place.rate)} {_interval(place.interval, write)} where both "
-        f"orders count alike (one half is no preference for a place; {place.n:,} comparisons)"
+        f"position bias: the arm shown first has a win rate of {write(bias.rate)} {_interval(bias.interval, write)} "
+        f"where both orders count alike; one half is no bias ({bias.n:,} comparisons)"
     )
 
 

@@ -180,7 +180,7 @@ def test_judgements_of_one_item_by_copies_of_a_judge_say_nothing_new() -> None:
     assert strengths[0] == pytest.approx(strengths[1])
 
 
-def test_the_place_is_judged_where_both_orders_count_alike() -> None:
+def test_position_bias_is_judged_where_both_orders_count_alike() -> None:
     """a is far better and mostly shown first; each is preferred by a tenth more in the first place."""
     result = compare_preferences(counted("a", "b", 90, 10) * 8 + counted("b", "a", 30, 70))
     assert result.preferences is not None
@@ -189,7 +189,7 @@ def test_the_place_is_judged_where_both_orders_count_alike() -> None:
     assert (place.n, place.rate) == (900, pytest.approx((0.9 + 0.3) / 2))
     error = math.sqrt((0.9 * 0.1 / 800 + 0.3 * 0.7 / 100) / 4)
     assert place.interval == pytest.approx((0.6 - 1.96 * error, 0.6 + 1.96 * error), abs=2e-3)
-    assert "The place matters: the arm shown first has a win rate of 0.6000 [0.55" in result.sentence
+    assert "Position bias: the arm shown first has a win rate of 0.6, CI [0.55" in result.sentence
     alone = compare_preferences(counted("a", "b", 9, 6))
     assert alone.preferences is not None
     assert alone.preferences.position is None

@@ -50,7 +50,7 @@ def test_the_stage_stores_what_the_function_returns_and_records_its_choices() ->
     assert named_values(ctx)["bench.new_vs_old.estimate"] == expected.comparisons.comparisons[0].estimate
 
 
-def test_the_report_has_rates_strengths_judges_and_the_place() -> None:
+def test_the_report_has_rates_strengths_judges_and_the_position_bias() -> None:
     result = Comparison.from_dict(run(data="outputs", preferences=NAMED).get_metric("bench"))
     blocks = comparison_section("bench", result).blocks
     pairs, arms, judges = (block for block in blocks if isinstance(block, Table))
@@ -60,7 +60,7 @@ def test_the_report_has_rates_strengths_judges_and_the_place() -> None:
     assert "log odds against the mean [95% CI]" in arms.columns
     assert sorted(row[0] for row in judges.rows) == ["judge 0", "judge 1", "judge 2"]
     lines = [line for block in blocks if isinstance(block, Items) for line in block.items]
-    assert any(line.startswith("the arm shown first has a win rate of ") for line in lines)
+    assert any(line.startswith("position bias: the arm shown first has a win rate of ") for line in lines)
     assert any(isinstance(block, Picture) for block in blocks)
 
 
