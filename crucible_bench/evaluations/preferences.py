@@ -516,4 +516,21 @@ def _position(read: _Records, level: float) -> tuple[PositionBias | None, tuple[
     spread = rate * (1.0 - rate)
     effective = spread / variance if variance > ROUNDING and spread > 0.0 else float(clusters)
     share = MeanShare(rate, int(scores.size), clusters, effective, clusters - 1.0)
-    return PositionBias(rate, share.interval(level), share.n), said
+    bias = PositionBias(rate, share.interval(level), share.n)
+    if not bias.interval[0] <= 0.5 <= bias.interval[1]:
+        said += tuple(_uneven(read, numbers))
+    return bias, said
+
+
+def _uneven(read: _Records, numbers: Codes) -> Iterator[str]:
+    """The pairs whose win rates contain a part of the position bias, because one order is more than half as frequent
+    again as the other.
+    """
+    count = len(read.arms)
+    for one, other in itertools.permutations(range(count), 2):
+        orders = int(numbers[one * count + other]), int(numbers[other * count + one])
+        if orders[1] > 0 and orders[0] > 1.5 * orders[1]:
+            yield (
+                f"{read.arms[one]} was shown first in {orders[0]:,} of {sum(orders):,} comparisons with "
+                f"{read.arms[other]}, so this pair's win rate and the strengths contain a part of the position bias"
+            )
