@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
+        AnswersUsed,
+        ArmStrength,
         BayesianResult,
         BestMean,
         BestSet,
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
         MarginResult,
         PairResult,
         PlannedPower,
+        PositionBias,
+        Preferences,
+        PreferredPair,
         Ranking,
         RankingProcedure,
         Verdict,
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
     from crucible_bench.errors import CannotTestError
+    from crucible_bench.evaluations.answers import AnswersAtK, majority_at_k, pair_by_item, pass_at_k
+    from crucible_bench.evaluations.preferences import compare_preferences
     from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
     from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
     from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
@@ -100,6 +107,9 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
+    "AnswersAtK",
+    "AnswersUsed",
+    "ArmStrength",
     "BaselineWatch",
     "BayesianResult",
     "BayesianTest",
@@ -137,6 +147,9 @@ __all__ = [
     "Plan",
     "PlannedPower",
     "PlannedTest",
+    "PositionBias",
+    "Preferences",
+    "PreferredPair",
     "Ranking",
     "RankingProcedure",
     "SequenceName",
@@ -162,6 +175,7 @@ __all__ = [
     "compare",
     "compare_iqm",
     "compare_paired_proportions",
+    "compare_preferences",
     "compare_proportions",
     "corrected_resampled_ttest",
     "crossing_probabilities",
@@ -180,13 +194,16 @@ __all__ = [
     "iqm_interval",
     "judge_margin",
     "judge_new_value",
+    "majority_at_k",
     "mean_of_best",
     "minimum_detectable_effect",
     "nemenyi",
     "normal_mixture_sequence",
     "one_sample_test",
+    "pair_by_item",
     "paired_e_values",
     "pairwise_tests",
+    "pass_at_k",
     "power_of",
     "practical_equivalence",
     "probability_of_improvement",
@@ -208,6 +225,9 @@ __all__ = [
 # Where each name is defined, relative to this package: a module is imported when one of its names is first used.
 _HOMES = {
     "Alternative": "vocabulary",
+    "AnswersAtK": "evaluations.answers",
+    "AnswersUsed": "compared",
+    "ArmStrength": "compared",
     "BaselineWatch": "sequential.baseline_watch",
     "BayesianResult": "compared",
     "BayesianTest": "decisions.practical_equivalence",
@@ -246,6 +266,9 @@ _HOMES = {
     "Plan": "power.power",
     "PlannedPower": "compared",
     "PlannedTest": "power.power",
+    "PositionBias": "compared",
+    "PreferredPair": "compared",
+    "Preferences": "compared",
     "Ranking": "compared",
     "RankingProcedure": "compared",
     "SequenceName": "sequential.confidence_sequences",
@@ -273,6 +296,7 @@ _HOMES = {
     "compare": "analysis",
     "compare_iqm": "hypothesis_tests.stratified",
     "compare_paired_proportions": "hypothesis_tests.proportions",
+    "compare_preferences": "evaluations.preferences",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
     "crossing_probabilities": "sequential.group_sequential",
@@ -292,12 +316,15 @@ _HOMES = {
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
     "mean_of_best": "decisions.best_mean",
+    "majority_at_k": "evaluations.answers",
     "minimum_detectable_effect": "power.power",
     "nemenyi": "multiple.dunn_nemenyi",
     "normal_mixture_sequence": "sequential.confidence_sequences",
     "one_sample_test": "hypothesis_tests.one_sample",
+    "pair_by_item": "evaluations.answers",
     "paired_e_values": "sequential.confidence_sequences",
     "pairwise_tests": "multiple.families",
+    "pass_at_k": "evaluations.answers",
     "power_of": "power.power",
     "practical_equivalence": "decisions.practical_equivalence",
     "probability_of_improvement": "hypothesis_tests.stratified",
