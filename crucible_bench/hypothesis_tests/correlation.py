@@ -100,7 +100,7 @@ def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     1970), or that of all or random orders if ties make this rough. The interval is Fisher's z with the variance of
     Fieller, Hartley & Pearson (1957).
     """
-    from scipy import stats  # noqa: PLC0415  # takes half a second to load, and no other test needs it
+    from scipy import stats  # noqa: PLC0415  # as in `shapiro_wilk`: slow to load
 
     _check("kendall", samples)
     n = samples[0].n
