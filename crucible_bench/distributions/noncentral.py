@@ -35,10 +35,10 @@ def noncentral_t_interval(t: float, df: float, confidence_level: float) -> tuple
 def noncentral_t_cdf(t: float, df: float, delta: float) -> float:
     """P(T <= t) for noncentral T = (Z + delta) / S, with S**2 a chi-square over its df; for t >= 0.
 
-    From about t = 1000 on scipy's series takes long, and from 1e4 on it loses its digits. There S varies by more than
-    Z, and the expectation over Z has a smooth integrand: it keeps about twelve digits.
+    From about t = 1000 on scipy's series takes long, and from 1e4 on it loses its digits. There t S varies by no less
+    than Z / 2, and the expectation over Z has a smooth integrand.
     """
-    if t > max(_LONG_SERIES, math.sqrt(2.0 * df)):
+    if t > max(_LONG_SERIES, math.sqrt(df / 2.0)):
         return _averaged_over_z(t, df, delta)
     found = float(special.nctdtr(df, delta, t))
     return 1.0 if math.isnan(found) else found  # what it says of a delta far below 0, where all but 1e-15 lies below t
