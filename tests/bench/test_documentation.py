@@ -65,7 +65,6 @@ def test_every_function_that_the_page_names_exists() -> None:
         ),
         *(
             "discordant",
-            "first_significant",
             "majority_at",
             "more_replicates",
             "multiple_datasets",
