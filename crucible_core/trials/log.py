@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from pydantic_core import from_json
+
 __all__ = ["FolderFiles", "LogFiles", "Row", "TrialLog", "TrialSettings", "settings_of"]
 
 Row = dict[str, Any]
@@ -102,14 +104,14 @@ class TrialLog:
             folder = f"{self._experiment}/{run}"
             for key, text in self._entries(folder):
                 if text and key in wanted and found.get(key, {}).get("status") != "succeeded":
-                    row = json.loads(text)
+                    row = from_json(text)
                     if row["status"] == "succeeded" or folder == self._run:
                         found[key] = row
         return found
 
     def own_rows(self) -> dict[str, Row]:
         """Every row that this run has kept, by its key. Raises OSError."""
-        return {key: json.loads(text) for key, text in self._entries(self._run) if text}
+        return {key: from_json(text) for key, text in self._entries(self._run) if text}
 
     def unfinished(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys whose trials began in this run and did not end. Raises OSError."""
@@ -120,12 +122,12 @@ class TrialLog:
                 began[key] = bool(text) or began.get(key, False)
         return [key for key, ended in began.items() if not ended]
 
-    def _entries(self, folder: str) -> Iterable[tuple[str, str]]:
+    def _entries(self, folder: str) -> Iterable[tuple[str, bytes]]:
         for name in self._files.children(folder):
             # The last line of a process that was killed may be a part of one.
-            for line in self._files.read(f"{folder}/{name}").decode().split("\n")[:-1]:
-                key, _, text = line.partition(" ")
-                yield key, text
+            for line in self._files.read(f"{folder}/{name}").split(b"\n")[:-1]:
+                key, _, text = line.partition(b" ")
+                yield key.decode(), text
 
     def _append(self, line: str) -> None:
         writer, lines = _writers.get(self._run, ("", 0))
