@@ -36,6 +36,8 @@ from crucible_bench.vocabulary import (
 )
 
 __all__ = [
+    "AnswersUsed",
+    "ArmStrength",
     "BayesianResult",
     "BestMean",
     "BestSet",
@@ -49,6 +51,9 @@ __all__ = [
     "MarginResult",
     "PairResult",
     "PlannedPower",
+    "PositionBias",
+    "Preferences",
+    "PreferredPair",
     "Ranking",
     "RankingProcedure",
     "Verdict",
@@ -359,6 +364,110 @@ class PlannedPower:
     curve: tuple[tuple[Count, Number], ...]
 
 
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmStrength:
+    """An arm of preferences: its wins, ties and losses, and its strength by Bradley and Terry as log odds.
+
+    The log odds that one arm beats another, ties counted half, are the difference of their strengths. The interval is
+    None for the arm that the others are measured against. Without a finite strength both are None, and `reason` says
+    why.
+    """
+
+    name: str
+    wins: Count
+    ties: Count
+    losses: Count
+    strength: Number | None
+    interval: Interval | None
+    reason: str | None = None
+
+    @property
+    def n(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferredPair:
+    """Wins, ties and losses of the first arm against the second, by all judges or by one.
+
+    `rate` is the share of wins, ties counted half. Its interval is that of this pair alone, None if all comparisons are
+    of one item.
+    """
+
+    first: str
+    second: str
+    wins: Count
+    ties: Count
+    losses: Count
+    rate: Number
+    interval: Interval | None
+    judge: str | None = None
+
+    @property
+    def n(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBias:
+    """How often the arm that is shown first wins, ties counted half, where each pair is shown in both orders alike.
+
+    One half is no bias. `n` is the number of comparisons of pairs that were shown in both orders.
+    """
+
+    rate: Number
+    interval: Interval
+    n: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """Arms that were compared two at a time by judges.
+
+    `arms` are ordered from the strongest to the weakest, those without a finite strength last; `reference` is the arm
+    of strength zero, None if it is their mean. `n` comparisons are of `items` items, None if none are named. `pairs`
+    are by all judges, `judged` by each one, if judges are named and there are at most 200 of these. `left_out`
+    comparisons have no winner.
+    """
+
+    arms: tuple[ArmStrength, ...]
+    reference: str | None
+    confidence_level: Number
+    n: Count
+    items: Count | None
+    pairs: tuple[PreferredPair, ...]
+    judges: tuple[str, ...]
+    judged: tuple[PreferredPair, ...]
+    position: PositionBias | None
+    method: str
+    notes: tuple[str, ...]
+    left_out: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersUsed:
+    """The answers of which every value is made, where a value is pass@k or majority@k of one item.
+
+    `answers` is the number of all answers by group, `fewest` and `most` how many a compared item has. `items_left_out`
+    items lack k answers of some group.
+    """
+
+    statistic: Literal["pass", "majority"]
+    k: Count
+    answers: Mapping[str, Count]
+    fewest: Count
+    most: Count
+    items_left_out: Count = 0
+
+    @property
+    def name(self) -> str:
+        """Such as pass@5."""
+        return f"{self.statistic}@{self.k}"
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +512,10 @@ class Compared:
     """The places dropped because of missing values, one sentence each."""
     left_out: Mapping[str, Count] = field(default_factory=dict)
     """How many values of each group were dropped, by its name; its n does not count them."""
+    preferences: Preferences | None = None
+    """Wins, ties and losses, where arms were compared two at a time; `comparisons` has their win rates."""
+    answers: AnswersUsed | None = None
+    """What each value is made of, where the values are items and `left_out` counts answers."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 
@@ -459,4 +572,6 @@ class Compared:
     @property
     def replicate(self) -> str:
         """The name of one more observation of each group."""
+        if self.answers is not None and self.design == "paired":
+            return "items"
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")
