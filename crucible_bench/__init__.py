@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crucible_bench.analysis import FamilyChoice, analyse, choose_family, compare
     from crucible_bench.compared import (
+        AnswersUsed,
+        ArmStrength,
+        BayesianResult,
+        BestMean,
         BestSet,
         ComparedGroup,
         Contender,
         FamilyResult,
         GroupSummary,
+        InterquartileMean,
         MarginResult,
         PairResult,
         PlannedPower,
+        PositionBias,
+        Preferences,
+        PreferredPair,
         Ranking,
         RankingProcedure,
         Verdict,
@@ -28,11 +36,15 @@ if TYPE_CHECKING:
     from crucible_bench.comparison import Comparison, UnreadableComparisonError
     from crucible_bench.data.missing import CompleteGroups, MissingValue, drop_missing, find_missing
     from crucible_bench.data.summary import summarize
+    from crucible_bench.decisions.best_mean import mean_of_best
     from crucible_bench.decisions.equivalence import judge_margin, judge_new_value
+    from crucible_bench.decisions.practical_equivalence import BayesianTest, practical_equivalence
     from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
     from crucible_bench.declaration import Declaration
     from crucible_bench.effect_sizes.interpretation import Interpretation, interpret
     from crucible_bench.errors import CannotTestError
+    from crucible_bench.evaluations.answers import AnswersAtK, majority_at_k, pair_by_item, pass_at_k
+    from crucible_bench.evaluations.preferences import compare_preferences
     from crucible_bench.hypothesis_tests.bootstrap_interval import BootstrapInterval, bootstrap_interval
     from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
     from crucible_bench.hypothesis_tests.clusters import ClusteredMean, clustered_mean, clustered_ttest
@@ -47,6 +59,7 @@ if TYPE_CHECKING:
     )
     from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
     from crucible_bench.hypothesis_tests.run_test import run_test
+    from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval, probability_of_improvement
     from crucible_bench.multiple.corrections import adjust_p_values
     from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
     from crucible_bench.multiple.families import pairwise_tests
@@ -81,7 +94,13 @@ __all__ = [
     "TEST_ALIASES",
     "TEST_NAMES",
     "Alternative",
+    "AnswersAtK",
+    "AnswersUsed",
+    "ArmStrength",
     "BaselineWatch",
+    "BayesianResult",
+    "BayesianTest",
+    "BestMean",
     "BestSet",
     "BootstrapInterval",
     "CannotTestError",
@@ -103,6 +122,7 @@ __all__ = [
     "FamilyResult",
     "GroupSummary",
     "Interpretation",
+    "InterquartileMean",
     "MarginResult",
     "MissingValue",
     "Normality",
@@ -112,6 +132,9 @@ __all__ = [
     "Plan",
     "PlannedPower",
     "PlannedTest",
+    "PositionBias",
+    "Preferences",
+    "PreferredPair",
     "Ranking",
     "RankingProcedure",
     "SequenceName",
@@ -133,7 +156,9 @@ __all__ = [
     "clustered_mean",
     "clustered_ttest",
     "compare",
+    "compare_iqm",
     "compare_paired_proportions",
+    "compare_preferences",
     "compare_proportions",
     "corrected_resampled_ttest",
     "drop_missing",
@@ -146,13 +171,20 @@ __all__ = [
     "games_howell",
     "indistinguishable_from_best",
     "interpret",
+    "iqm_interval",
     "judge_margin",
     "judge_new_value",
+    "majority_at_k",
+    "mean_of_best",
     "minimum_detectable_effect",
     "nemenyi",
     "one_sample_test",
+    "pair_by_item",
     "pairwise_tests",
+    "pass_at_k",
     "power_of",
+    "practical_equivalence",
+    "probability_of_improvement",
     "proportion_interval",
     "proportion_test",
     "rank_over_blocks",
@@ -168,7 +200,13 @@ __all__ = [
 # Where each name is defined, relative to this package: a module is imported when one of its names is first used.
 _HOMES = {
     "Alternative": "vocabulary",
+    "AnswersAtK": "evaluations.answers",
+    "AnswersUsed": "compared",
+    "ArmStrength": "compared",
     "BaselineWatch": "sequential.baseline_watch",
+    "BayesianResult": "compared",
+    "BayesianTest": "decisions.practical_equivalence",
+    "BestMean": "compared",
     "BestSet": "compared",
     "BootstrapInterval": "hypothesis_tests.bootstrap_interval",
     "CannotTestError": "errors",
@@ -189,6 +227,7 @@ _HOMES = {
     "FamilyName": "vocabulary",
     "FamilyResult": "compared",
     "GroupSummary": "compared",
+    "InterquartileMean": "compared",
     "Interpretation": "effect_sizes.interpretation",
     "MarginResult": "compared",
     "MissingValue": "data.missing",
@@ -200,6 +239,9 @@ _HOMES = {
     "Plan": "power.power",
     "PlannedPower": "compared",
     "PlannedTest": "power.power",
+    "PositionBias": "compared",
+    "PreferredPair": "compared",
+    "Preferences": "compared",
     "Ranking": "compared",
     "RankingProcedure": "compared",
     "SequenceName": "sequential.confidence_sequences",
@@ -223,7 +265,9 @@ _HOMES = {
     "clustered_mean": "hypothesis_tests.clusters",
     "clustered_ttest": "hypothesis_tests.clusters",
     "compare": "analysis",
+    "compare_iqm": "hypothesis_tests.stratified",
     "compare_paired_proportions": "hypothesis_tests.proportions",
+    "compare_preferences": "evaluations.preferences",
     "compare_proportions": "hypothesis_tests.proportions",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
     "drop_missing": "data.missing",
@@ -236,13 +280,20 @@ _HOMES = {
     "games_howell": "multiple.tukey_dunnett",
     "indistinguishable_from_best": "decisions.rankings",
     "interpret": "effect_sizes.interpretation",
+    "iqm_interval": "hypothesis_tests.stratified",
     "judge_margin": "decisions.equivalence",
     "judge_new_value": "decisions.equivalence",
+    "mean_of_best": "decisions.best_mean",
+    "majority_at_k": "evaluations.answers",
     "minimum_detectable_effect": "power.power",
     "nemenyi": "multiple.dunn_nemenyi",
     "one_sample_test": "hypothesis_tests.one_sample",
+    "pair_by_item": "evaluations.answers",
     "pairwise_tests": "multiple.families",
+    "pass_at_k": "evaluations.answers",
     "power_of": "power.power",
+    "practical_equivalence": "decisions.practical_equivalence",
+    "probability_of_improvement": "hypothesis_tests.stratified",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",
     "rank_over_blocks": "decisions.rankings",
