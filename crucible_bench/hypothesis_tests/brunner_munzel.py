@@ -137,7 +137,7 @@ class _Student:
 
     def p_value(self, alternative: Alternative) -> tuple[float, str, Choice]:
         found, n, m = self.found, self.n, self.m
-        # One of all divisions has the largest values in the first group, and no test of divisions has a smaller p-value.
+        # One of all divisions has the largest values in the first group; no test of divisions has a smaller p-value.
         one = math.exp(math.lgamma(n + 1.0) + math.lgamma(m + 1.0) - math.lgamma(n + m + 1.0))
         least = 2.0 * one if alternative == "two-sided" else one
         if math.isinf(found.t):

@@ -157,7 +157,7 @@ def _verdict(low: float, high: float, margin: float, higher_is_better: bool) -> 
 
 
 def _notes(later: ConfidenceSequence, lower: Vector, upper: Vector) -> tuple[str, ...]:
-    notes = []
+    notes = list(later.notes)
     if math.isinf(later.lower[-1]) and math.isinf(later.upper[-1]):
         notes.append(f"{later.n} values are too few, or too much alike, to say anything yet")
     if lower.max() > upper.min():

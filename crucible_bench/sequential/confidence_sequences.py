@@ -13,6 +13,7 @@ from scipy import special
 from crucible_bench.data.moments import moments
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups, read_sample, scale_exponent, scaled
 from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.normality import skewness_of_mean
 from crucible_bench.levels import share
 from crucible_bench.result import plain_json
 from crucible_bench.vocabulary import Alternative
@@ -20,6 +21,7 @@ from crucible_bench.vocabulary import Alternative
 SequenceName = Literal["betting", "difference", "empirical_bernstein", "normal_mixture", "t_mixture"]
 
 _TRUNCATION: Final = 0.5  # of a bet, so that no single value can take all of the capital
+_SHOWS_ITS_SHAPE: Final = 20  # values from which on strong skewness is seen
 _CELLS: Final = 1 << 18  # values times means at once: 2 MB a table
 _ROUNDING: Final = 8.0 * float(np.finfo(np.float64).eps)
 
@@ -40,6 +42,7 @@ class ConfidenceSequence:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     assumptions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -264,6 +267,7 @@ def t_mixture_sequence(values: Values, *, alpha: float = 0.05, tightest_at: int 
         (0.0, unit),
         alpha,
         assumptions=("values are independent and normal, with one mean and one standard deviation",),
+        notes=_notes_of_shape(sample),
     )
 
 
@@ -511,6 +515,7 @@ def _sequence(
     alpha: float,
     *,
     assumptions: tuple[str, ...],
+    notes: tuple[str, ...] = (),
 ) -> ConfidenceSequence:
     low, width = place
     with np.errstate(over="ignore"):
@@ -527,6 +532,18 @@ def _sequence(
         lower=lower,
         upper=upper,
         assumptions=assumptions,
+        notes=notes,
+    )
+
+
+def _notes_of_shape(sample: Sample) -> tuple[str, ...]:
+    n = sample.n
+    if n >= _SHOWS_ITS_SHAPE and skewness_of_mean([sample.values]) is None:
+        return ()
+    why = "the values are skewed" if n >= _SHOWS_ITS_SHAPE else f"{n} values can neither show nor rule out normal ones"
+    return (
+        f"{why}: of sequences of lognormal values some interval leaves the mean out in up to 25 % where 5 % are "
+        "promised; bounds of the values, or their logarithms if they are positive, hold",
     )
 
 
