@@ -259,8 +259,15 @@ def test_it_keeps_its_level_on_clusters_where_the_paired_ttest_does_not() -> Non
 
 
 def test_few_clusters_are_noted() -> None:
-    assert any("9 clusters are few" in note for note in clustered_mean(A[:27], np.repeat(np.arange(9), 3)).notes)
-    assert not any("few" in note for note in clustered_mean(A[:30], np.repeat(np.arange(10), 3)).notes)
+    normal = np.random.default_rng(6).normal(size=60)
+
+    def noted(count: int, values: np.ndarray = normal) -> list[str]:
+        notes = clustered_mean(values[: 3 * count], np.repeat(np.arange(count), 3)).notes
+        return [note for note in notes if "5 % are promised" in note]
+
+    assert "19 clusters are few" in noted(19)[0]
+    assert noted(20) == []
+    assert "so skewed" in noted(20, np.exp(2.0 * normal))[0]
 
 
 @pytest.mark.parametrize(
