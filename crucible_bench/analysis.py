@@ -496,11 +496,16 @@ class _Analyst:
             groups,
             alpha=alpha,
             confidence_level=level,
-            effect_size=said.effect_size if said.effect_size in EFFECT_SIZES[test] else None,
+            effect_size=self.own_effect_size(test),
             alternative=said.alternative if test not in TESTS_OF_MANY_GROUPS else "two-sided",
             resamples=said.resamples,
             seed=said.seed,
         )
+
+    def own_effect_size(self, test: TestName) -> EffectSizeName | None:
+        """The declared effect size if the test defines it."""
+        asked = self.declared.effect_size
+        return asked if asked in EFFECT_SIZES[test] else None
 
     def _adjusted(self, results: Sequence[TestResult]) -> tuple[float, ...] | None:
         refused = len(self.untested)
@@ -718,14 +723,24 @@ Special: TypeAlias = Callable[["_Analyst", TestName, Groups, float, float | None
 def _clustered(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     assert self.clusters is not None
     return clustered_ttest(
-        groups, self.clusters, alpha=alpha, confidence_level=level, alternative=self.declared.alternative
+        groups,
+        self.clusters,
+        alpha=alpha,
+        confidence_level=level,
+        effect_size=self.own_effect_size("clustered_ttest"),
+        alternative=self.declared.alternative,
     )
 
 
 def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     said = self.declared
     return corrected_resampled_ttest(
-        groups, test_share=said.share_of_test_set, alpha=alpha, confidence_level=level, alternative=said.alternative
+        groups,
+        test_share=said.share_of_test_set,
+        alpha=alpha,
+        confidence_level=level,
+        effect_size=self.own_effect_size("corrected_resampled_ttest"),
+        alternative=said.alternative,
     )
 
 
