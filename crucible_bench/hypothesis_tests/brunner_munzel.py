@@ -184,7 +184,8 @@ class _Permuted:
         """The statistics beyond which at most `tail` lies on each side, so that test and interval agree."""
         ordered = np.sort(self.statistics)
         depth = min(math.floor(tail * ordered.size * (1.0 + _NOISE)), ordered.size - 1)
-        return float(ordered[depth]), float(ordered[-1 - depth])
+        low, high = float(ordered[depth]), float(ordered[-1 - depth])
+        return low - _NOISE * (1.0 + abs(low)), high + _NOISE * (1.0 + abs(high))
 
 
 def _drawn(ordered: Vector, chosen: Divisions, settings: Settings) -> Vector:

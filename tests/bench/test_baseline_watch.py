@@ -115,6 +115,7 @@ def test_looking_every_night_for_fifty_nights_errs_with_at_most_alpha(kind: str)
     assert wrong / runs <= alpha + 3.5 * math.sqrt(alpha * (1 - alpha) / runs)
 
 
+@pytest.mark.slow
 def test_a_measured_baseline_costs_no_second_alpha() -> None:
     # An interval of each mean at alpha / 2 would alarm in 0.1 % (normal values) and never (coins).
     rng, alpha, runs, alarms, widths = np.random.default_rng(23), 0.05, 2000, 0, []

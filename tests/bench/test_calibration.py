@@ -61,7 +61,7 @@ def families() -> set[str]:
 
 
 def test_a_promise_that_is_broken_is_found() -> None:
-    scenario = next(one for one in calibration.scenarios() if one.name == "one sample | normal | 10")
+    scenario = next(one for one in calibration.scenarios() if one.name == "one sample | normal | 30")
     declared = {**scenario.declared, "reference": 1.0}
     wrong = Scenario(scenario.design, scenario.shape, scenario.sizes, scenario.draw, declared, {"0": 1.0})
     (sentence, *_) = calibration.broken({wrong: calibration.simulate(wrong, 60)})
