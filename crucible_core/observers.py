@@ -16,6 +16,7 @@ from typing import Any
 
 from crucible_core.trace import Event, Trace
 from crucible_core.values.arguments import check_callable, check_several
+from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import error_text
 from crucible_core.values.progress_update import ProgressUpdate
 
@@ -216,10 +217,14 @@ _NUMBERS = frozenset({float, int})
 class Attempt:
     """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
 
-    __slots__ = ("_audience", "derived", "heard", "own_updates", "run_id", "updates")
+    __slots__ = ("_audience", "derived", "heard", "own_updates", "readable", "run_id", "updates")
 
-    def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
+    def __init__(
+        self, run_id: str, stage: str, audience: Audience, *, readable: Callable[[str], str] = safe_text
+    ) -> None:
         self.run_id = run_id
+        self.readable = readable
+        """What a text of a decision becomes: without the stage's secrets."""
         self.heard: list[Event] = []
         """The decisions so far: they are kept if the attempt fails and returns no Context."""
         self.own_updates = Updates(run_id, stage, audience) if audience.wants_updates else None

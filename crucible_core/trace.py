@@ -123,6 +123,11 @@ class StageFailed(_Raised):
     traceback: str
     """The traceback within the stage's own code, as text; empty if the message explains itself."""
 
+    @property
+    def reason(self) -> str:
+        """As of every error; only the message if that explains itself."""
+        return super().reason if self.traceback or not self.message else self.message
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StageSkipped(_Event):

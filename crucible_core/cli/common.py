@@ -112,7 +112,7 @@ def run_and_show(
         status: dict[str, Any] = {"status": "interrupted"} if code == INTERRUPTED else {}
         click.echo(to_json_text({**summarize_run(context), **status}))
     else:
-        print_summary(console, context)
+        print_summary(console, context, answer=code == 0)
     if code == 0 and (missed := _not_passed(context, strict=gates == "strict")):
         code = FAILED
         say(f"\nerror: {did_not_pass(context.experiment_id, missed)}")

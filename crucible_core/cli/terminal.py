@@ -120,7 +120,7 @@ class ProgressDisplay(Observer):
             case StageSkipped():
                 self._end(("–", "dim"), name, (f"  skipped ({event.reason})", "dim"))
             case StageFailed():
-                self._end(("✗", "red"), name, (f"  {format_duration(event.seconds)}  ", "dim"), event.reason)
+                self._end(("✗", "red"), name, (f"  {format_duration(event.seconds)}", "dim"))  # why is said at the end
             case StageRetried():
                 self._stop_bars()
                 why = f"attempt {event.attempt} failed: {event.reason}; again in {event.delay:.1f} s"
@@ -219,11 +219,12 @@ GATE_MARKS: Mapping[GateStatus, tuple[str, str]] = {
 }
 
 
-def print_summary(console: Console, ctx: Context) -> None:
+def print_summary(console: Console, ctx: Context, *, answer: bool = True) -> None:
     """The answer, the gates, the numbers behind the answer, and where the report is, which has everything else."""
     document = report_on(ctx)
-    console.print()
-    for block in document.blocks:
+    if answer:
+        console.print()
+    for block in document.blocks if answer else ():
         if isinstance(block, Paragraph) and block.strong:
             console.print(styled((block.text, "bold")))
     print_gates(console, ctx.trace.gates)

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment, Source
 from crucible_core.values.arguments import check_instance
-from crucible_core.values.messages import describe_mistake
+from crucible_core.values.messages import describe_mistake, without_echoes
 
 if TYPE_CHECKING:
     from crucible_core.ir.guarded_yaml import Place
@@ -182,7 +182,7 @@ def _read(file: Path) -> str:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         near = _experiments_in(file.parent)
-        there = f"; {file.parent} holds: {', '.join(near)}" if near else ""
+        there = f"; its folder holds: {', '.join(near)}" if near else ""
         raise InvalidExperimentError(f"there is no such file{there}", location=shown) from None
     except (OSError, ValueError) as error:
         raise InvalidExperimentError(
@@ -204,7 +204,7 @@ def _read(file: Path) -> str:
 
 def _mistakes(error: ValidationError, source: Source | None) -> InvalidExperimentError:
     found = []
-    for mistake in error.errors(include_url=False):
+    for mistake in without_echoes(error.errors(include_url=False)):
         place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
         location = source.location(*place) if source else None
         found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=location))

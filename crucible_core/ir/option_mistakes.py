@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from crucible_core.ir.option_schema import Option, option_tree
 from crucible_core.ir.secrets import is_secret_at, scrub, secrets_in
-from crucible_core.values.messages import closest, describe_mistake, listing, printable
+from crucible_core.values.messages import closest, describe_mistake, listing, printable, without_echoes
 
 __all__ = ["describe_options", "no_such_option"]
 
@@ -23,7 +23,7 @@ def describe_options(
     secrets = [str(one) for one in secrets_in(model, options).values()]
     return [
         (scrub(_describe(name, model, one), secrets), one["loc"])
-        for one in error.errors(include_url=False, include_context=True)
+        for one in without_echoes(error.errors(include_url=False, include_context=True))
     ]
 
 

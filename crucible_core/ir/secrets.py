@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
@@ -75,6 +75,8 @@ def shown_experiment(experiment: Experiment, models: Sequence[type[BaseModel]], 
 
     Raises InvalidOptionsError if only the mask of a secret is known.
     """
+    if not any(map(has_secrets, set(models))):  # asked in every run, of what may be thousands of stages of few classes
+        return experiment
     for one, model in zip(experiment.pipeline[first:], models[first:], strict=True):
         if one.enabled and has_secrets(model):
             check_known(one, model)
@@ -115,6 +117,9 @@ def secrets_in(model: type[BaseModel], options: Options | None) -> dict[str, Any
 
 def secrets_of(stage: BaseModel, options: Options | None) -> tuple[str, ...]:
     """The secrets that a stage holds, as texts, the longest first; `options` are those that it was read from."""
+    stage = cast(
+        "BaseModel", getattr(stage, "__wrapped__", stage)
+    )  # as `functools.wraps` has it, of what is put around a stage
     if not has_secrets(type(stage)):
         return ()
     values = [*_held(stage), *(one for _, one in _leaves(secrets_in(type(stage), options)))]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from crucible_core.context import Context
+from crucible_core.errors import CrucibleError
 from crucible_core.stage import Stage
 
-__all__ = ["DataChecks"]
+__all__ = ["DataChecks", "UnusableExamplesError"]
+
+
+class UnusableExamplesError(CrucibleError, ValueError):
+    """The examples cannot be checked, or fail the checks. The message says all: a traceback adds nothing."""
+
+    explains_itself: ClassVar[bool] = True
 
 
 class DataChecks(Stage):
@@ -32,13 +39,15 @@ class DataChecks(Stage):
         for index, example in enumerate(_examples(ctx)):
             total += 1
             if not isinstance(example, Mapping):
-                raise TypeError(f"example {index} must be a mapping of field to value; it is {example!r:.80}")
+                raise UnusableExamplesError(
+                    f"example {index} must be a mapping of field to value; it is {example!r:.80}"
+                )
             missing = [name for name in self.required_fields if _is_missing(example.get(name))]
             if missing:
                 issues.append({"index": index, "missing": missing})
         if self.fail_fast and issues:
             first = issues[0]
-            raise ValueError(
+            raise UnusableExamplesError(
                 f"{len(issues)} of {total} examples lack a required field; the first is example {first['index']}, "
                 f"which lacks {', '.join(first['missing'])}"
             )
@@ -49,13 +58,13 @@ class DataChecks(Stage):
 def _examples(ctx: Context) -> Iterable[Any]:
     examples = ctx.assigns.get("examples")
     if examples is None:
-        raise ValueError('there is nothing to check: no stage before this one put assigns["examples"]')
+        raise UnusableExamplesError('there is nothing to check: no stage before this one put assigns["examples"]')
     if hasattr(examples, "to_dict") and hasattr(examples, "columns"):
         return examples.to_dict("records")  # type: ignore[no-any-return]  # a data frame, of whatever library
     if isinstance(examples, Iterator):
-        raise TypeError('assigns["examples"] is an iterator, which reading would use up; assign a list')
+        raise UnusableExamplesError('assigns["examples"] is an iterator, which reading would use up; assign a list')
     if isinstance(examples, str | Mapping) or not isinstance(examples, Iterable):
-        raise TypeError(f'assigns["examples"] must be a sequence of mappings; it is {examples!r:.80}')
+        raise UnusableExamplesError(f'assigns["examples"] must be a sequence of mappings; it is {examples!r:.80}')
     return examples
 
 

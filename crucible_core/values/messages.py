@@ -23,6 +23,7 @@ __all__ = [
     "path_hint",
     "printable",
     "shorten",
+    "without_echoes",
 ]
 
 BESIDE = "crucible_core.beside."
@@ -101,16 +102,17 @@ _ABSOLUTE = re.compile(r"(^|[\s'\"(])(/|~|\w+://)")
 def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secret: bool = False) -> str:
     """One pydantic error of `model` as a sentence. The value is left out if it is `secret`.
 
-    Pydantic's own message is kept. The name of the field, the value as given and, for an unknown name, the closest
-    known one are added.
+    Pydantic's own message is kept, without its subject "Input". The name of the field, the value as given and, for an
+    unknown name, the closest known one are added.
     """
     where = ".".join(printable(str(part)) for part in mistake["loc"] if not str(part).startswith("function-"))
     if mistake["type"] == "extra_forbidden":
         known = _fields_at(model, tuple(mistake["loc"][:-1]))
-        return f"unknown key {where!r}{closest(str(mistake['loc'][-1]), known)}; known: {listing(known)}"
+        near = closest(str(mistake["loc"][-1]), known)
+        return f"unknown key {where!r}{near}{'' if near and len(known) > _MOST_NAMES else f'; known: {listing(known)}'}"
     if mistake["type"] == "missing":
         return f"{where!r} is missing"
-    message = str(mistake["msg"]).removeprefix("Value error, ")
+    message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     given = mistake.get("input")
     message = _say_choices(mistake) if mistake["type"] in _CHOICES else _PLAIN_WORDS.get(mistake["type"], message)
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
@@ -120,7 +122,7 @@ def describe_mistake(mistake: Mapping[str, Any], model: type[BaseModel], *, secr
 
 
 _MOST_NAMES = 15
-"""A longer enumeration is cut."""
+"""A longer enumeration is cut, or left out where the closest name is known."""
 
 
 def _say_choices(mistake: Mapping[str, Any]) -> str:
@@ -129,9 +131,9 @@ def _say_choices(mistake: Mapping[str, Any]) -> str:
     given = mistake.get("ctx", {}).get("tag", mistake.get("input"))
     near = closest(given, known) if isinstance(given, str) else ""
     if len(known) <= _MOST_NAMES:
-        return f"{mistake['msg']}{near}"
-    some = ", ".join(map(repr, known[:_MOST_NAMES]))
-    return f"this is not one of the {len(known)} values that it takes{near}; among them: {some}"
+        return f"{str(mistake['msg']).removeprefix('Input ')}{near}"
+    some = "" if near else f"; among them: {', '.join(map(repr, known[:_MOST_NAMES]))}"
+    return f"this is not one of the {len(known)} values that it takes{near}{some}"
 
 
 _CHOICES = {"literal_error": "expected", "enum": "expected", "union_tag_invalid": "expected_tags"}
@@ -142,6 +144,18 @@ _PLAIN_WORDS = {
     "model_type": "should be a mapping",
     "model_attributes_type": "should be a mapping",
 }
+
+
+def without_echoes(mistakes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Pydantic's errors without those of a key that is missing because it was misspelt, which the unknown key says."""
+    found = list(mistakes)
+    unknown = [tuple(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
+
+    def misspelt(one: Mapping[str, Any]) -> bool:
+        *above, name = one["loc"]
+        return any([*place[:-1]] == above and closest(str(place[-1]), [str(name)]) for place in unknown)
+
+    return [one for one in found if one["type"] != "missing" or not misspelt(one)]
 
 
 def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:

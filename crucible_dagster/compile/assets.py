@@ -22,6 +22,7 @@ from dagster import (
 )
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, builtin_registry
+from crucible_core.ir.trials_stage import every_stage
 from crucible_core.report.markdown import escape_markdown_lines
 from crucible_core.stage import FunctionStage
 from crucible_dagster.compile.conditions import condition_of
@@ -57,6 +58,7 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
             f"the experiment depends on {key.to_user_string()!r}, which is its own asset",
             location=experiment.location("deps", deps.index(key)),
         )
+    stages = [definition.name for definition in experiment.pipeline]
     owner, tags = experiment.owner, experiment.tags or ()
     owned = owner is not None and (_TEAM.fullmatch(owner) or _EMAIL.fullmatch(owner)) is not None
     fitting = [tag for tag in tags if _TAG.fullmatch(tag)]
@@ -74,7 +76,8 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
     return AssetSpec(
         key=key,
         deps=deps,
-        description=experiment.description and escape_markdown_lines(experiment.description),
+        # Without one, Dagster's page tells its reader which argument to write into which code.
+        description=escape_markdown_lines(experiment.description or f"Stages: {', '.join(stages)}."),
         group_name=GROUP,
         owners=[owner] if owner is not None and owned else None,
         tags=dict.fromkeys(fitting, ""),
@@ -149,7 +152,7 @@ def _code_references(experiment: Experiment, registry: Registry) -> Iterator[Loc
         yield LocalFileCodeReference(
             file_path=experiment.source.path, line_number=place.line or 1, label=f"experiment {experiment.id}"
         )
-    for definition in experiment.pipeline:
+    for definition in every_stage(experiment):
         defined = _place_of(registry.resolve(definition, folder=experiment.folder))
         if defined is not None:
             file, line = defined

@@ -19,10 +19,11 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from crucible_core.ir.secrets import scrub
 from crucible_core.values.jsonable import visible_text
 from crucible_core.values.messages import as_written, cut
 from crucible_dagster.execute.compiled import RunSettings
@@ -34,15 +35,17 @@ MAX_TEXT = 10_000
 
 
 @contextlib.contextmanager
-def captured_logs(log: logging.Logger, packages: Collection[str], settings: RunSettings) -> Iterator[None]:
-    """Pass what is logged while a stage runs on to `log`, which is Dagster's.
+def captured_logs(
+    log: logging.Logger, packages: Collection[str], settings: RunSettings, secrets: Sequence[str] = ()
+) -> Iterator[None]:
+    """Pass what is logged while a stage runs on to `log`, which is Dagster's, with masks in the place of `secrets`.
 
     Of the loggers of `packages`, those of the stage, from `settings.log_level` on, and of all others from
     `settings.library_log_level` on: at most a thousand lines of either. Lines of threads that the stage started are
     among them unless another stage runs in this process at the same time. Afterwards handlers and levels are what they
     were.
     """
-    step = _StepLog(log, packages, settings)
+    step = _StepLog(log, packages, settings, secrets)
     try:
         with contextlib.ExitStack() as undone:
             undone.enter_context(_listening(step))
@@ -58,7 +61,10 @@ def captured_logs(log: logging.Logger, packages: Collection[str], settings: RunS
 class _StepLog:
     """The log lines of one step."""
 
-    def __init__(self, log: logging.Logger, packages: Collection[str], settings: RunSettings) -> None:
+    def __init__(
+        self, log: logging.Logger, packages: Collection[str], settings: RunSettings, secrets: Sequence[str]
+    ) -> None:
+        self._secrets = secrets
         self.packages = frozenset(packages)
         self._prefixes = tuple(f"{package}." for package in packages)
         self.levels = {True: _level(settings.log_level), False: _level(settings.library_log_level)}
@@ -79,7 +85,7 @@ class _StepLog:
                 return
         self._busy.here = True
         try:
-            self._log.handle(_for_dagster(record))
+            self._log.handle(_for_dagster(record, self._secrets))
         finally:
             self._busy.here = False
 
@@ -197,7 +203,7 @@ def _restore(logger: logging.Logger, name: str, target: int) -> None:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _for_dagster(record: logging.LogRecord) -> logging.LogRecord:
+def _for_dagster(record: logging.LogRecord, secrets: Sequence[str]) -> logging.LogRecord:
     """A copy, because Dagster's handler rewrites what it is given; the traceback is in the text, which it keeps."""
     try:
         text = record.getMessage()
@@ -207,7 +213,7 @@ def _for_dagster(record: logging.LogRecord) -> logging.LogRecord:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
     level = max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG))
     changed: dict[str, Any] = {
-        "msg": cut(visible_text(f"{as_written(record.name)}: {text}"), MAX_TEXT),
+        "msg": cut(visible_text(f"{as_written(record.name)}: {scrub(text, secrets)}"), MAX_TEXT),
         "args": None,
         "exc_info": None,
         "exc_text": None,

@@ -85,7 +85,9 @@ def test_a_comparison_says_what_was_found_and_has_its_verdicts_and_tests() -> No
 def test_compare_takes_every_part_of_a_declaration_with_its_default_and_explains_it() -> None:
     parameters = inspect.signature(compare).parameters
     declared = {field.name: field.default for field in dataclasses.fields(Declaration)}
-    taken = {name: one.default for name, one in parameters.items() if name not in {"groups", "clusters", "measure"}}
+    taken = {
+        name: one.default for name, one in parameters.items() if name not in {"groups", "clusters", "measure", "strata"}
+    }
     assert taken == declared
     rows = set(re.findall(r"^    \| (\w+) \|", inspect.getdoc(compare) and str(compare.__doc__), re.MULTILINE))
     assert rows - {"keyword"} == set(parameters) - {"groups"}
@@ -221,14 +223,14 @@ def test_a_comparison_from_before_there_were_versions_is_read(comparison: Compar
         ({"version": "x"}, "cannot be read: its version is 'x'"),
         ({"version": None}, "cannot be read: its version is None"),
         ({"kind": "image"}, "not a comparison: its kind is 'image'"),
-        ({"alpha": "0.05"}, "cannot be read: alpha: Input should be a valid number"),
-        ({"alpha": math.nan}, "cannot be read: alpha: Input should be a finite number"),
+        ({"alpha": "0.05"}, "cannot be read: alpha: should be a valid number"),
+        ({"alpha": math.nan}, "cannot be read: alpha: should be a finite number"),
         ({"groups": {"a": {}}}, r"cannot be read: groups\.a\.n: Field required.*and 1 more"),
         ({"tests": {}}, "nothing was compared"),
         ({"tests": {"ttest": 3}}, "tests: not a mapping of name to result"),
         ({"tests": None}, "tests: not a mapping of name to result"),
-        ({"verdicts": [3]}, "verdicts.0: Input should be"),
-        ({"comparisons": [3], "ranking": 5}, "cannot be read: comparisons: Input should be"),
+        ({"verdicts": [3]}, "verdicts.0: should be"),
+        ({"comparisons": [3], "ranking": 5}, "cannot be read: comparisons: should be"),
     ],
 )
 def test_what_cannot_be_read_says_why(changed: dict[str, Any], said: str) -> None:

@@ -23,7 +23,7 @@ from crucible_core import (
 )
 from crucible_core.metrics import comparisons
 from crucible_core.plan import plan_experiment
-from crucible_core.report import named_values, render_report
+from crucible_core.report import headline, named_values, render_report
 from crucible_core.report.comparison_section import comparison_section
 
 _DRAW = np.random.default_rng(7)
@@ -177,6 +177,13 @@ def test_a_sweep_keeps_two_configurations_that_gave_the_same_numbers() -> None:
 def test_verdicts_say_at_which_level_they_are_judged() -> None:
     ctx = bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs", margin=0.5)
     assert [verdict["alpha"] for verdict in ctx.metrics["bench"]["verdicts"]] == pytest.approx([0.05 / 3] * 3)
+
+
+def test_the_answer_gives_the_value_of_the_margin_once() -> None:
+    said = headline(bench({"a": LOW, "b": HIGH, "c": MIDDLE}, compare="all_pairs", margin=0.5))
+    assert said.count("the margin") == 3
+    assert said.count("0.5") == said.count("the margin of 0.5") == 1
+    assert said.index("the margin of 0.5") == said.index("the margin")
 
 
 @pytest.mark.parametrize(

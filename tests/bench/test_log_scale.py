@@ -30,6 +30,11 @@ def test_the_ratio_and_its_interval_are_those_of_welch_on_the_logarithms() -> No
     assert headline(ctx).startswith("new is lower than old in seconds: ratio of geometric means (new / old) 0.")
 
 
+def test_where_less_is_better_the_lower_geometric_mean_beats_the_other() -> None:
+    said = headline(bench({"old": OLD, "new": NEW}, scale="log", measure="seconds", higher_is_better=False))
+    assert said.startswith("new beats old in seconds: ratio of geometric means (old / new) 1.")
+
+
 def test_groups_are_in_the_units_of_the_data() -> None:
     group = comparisons(bench({"new": NEW, "old": OLD}, scale="log"))["bench"].groups["new"]
     assert group.mean == pytest.approx(stats.gmean(NEW))

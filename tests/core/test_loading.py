@@ -96,7 +96,7 @@ def test_windows_line_ends_are_no_mistake() -> None:
 
 MISTAKES = [
     # text, line, column, parts of the message
-    ("id: a\npipelin:\n  - name: s\n", 1, 1, ["'pipeline' is missing"]),
+    ("id: a\npipelin:\n  - name: s\n", 2, 1, ["unknown key 'pipelin'; did you mean 'pipeline'?"]),
     ("pipeline:\n  - name: s\n", 1, 1, ["'id' is missing"]),
     ("id: a\npipeline: []\n", 2, 1, ["the pipeline is empty", "at least one stage"]),
     ("id: a\npipeline:\n", 2, 1, ["pipeline", "given: None"]),
@@ -205,7 +205,7 @@ def test_a_missing_file_is_refused_with_the_files_that_are_there() -> None:
     write("x", "notes.txt")
     with pytest.raises(InvalidExperimentError) as caught:
         load_experiment("digit.yaml")
-    assert str(caught.value) == "digit.yaml: there is no such file; . holds: digits.yaml"
+    assert str(caught.value) == "digit.yaml: there is no such file; its folder holds: digits.yaml"
 
 
 def test_a_missing_file_in_a_missing_folder_is_refused() -> None:

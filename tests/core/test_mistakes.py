@@ -31,6 +31,7 @@ pipeline:
   - {name: toss, module: 'coin_stages:toss'}
   - {name: count, module: 'coin_stages:count'}
 """
+COMPARED = TWO + "  - {name: bench, options: {alpha: 0.05}}\n"
 
 
 class Mistake(NamedTuple):
@@ -104,13 +105,88 @@ MISTAKES: Mapping[str, Mistake] = {
         TWO, r"coin_stages.py: this is Python; an experiment is a YAML or JSON file; beside it: coins.yaml",
         name="coin_stages.py",
     ),
-    "no such file": Mistake(TWO, r"coin.yaml: there is no such file; \S+ holds: coins.yaml", name="coin.yaml"),
+    "no such file": Mistake(TWO, r"coin.yaml: there is no such file; its folder holds: coins.yaml", name="coin.yaml"),
     "unknown key": Mistake(
-        TWO.replace("pipeline", "pipline"), r"(?s).*coins.yaml:2:1: unknown key 'pipline'; did you mean 'pipeline'\?.*"
+        TWO.replace("pipeline", "pipline"), r"coins.yaml:2:1: unknown key 'pipline'; did you mean 'pipeline'\?"
     ),
     "unknown option": Mistake(
         TWO.replace("toss'}", "toss', options: {toses: 3}}"),
         r"coins.yaml:3:56: stage 'toss' has no option 'toses'; did you mean 'tosses'\?; its options: tosses",
+    ),
+    "required option misspelt": Mistake(
+        TWO.replace("toss'}", "toss', options: {toses: 3}}"),
+        r"coins.yaml:3:56: stage 'toss' has no option 'toses'; did you mean 'tosses'\?; its options: tosses",
+        module=STAGES.replace("tosses: int = 3", "tosses: int"),
+    ),
+    "wrong type of an option": Mistake(
+        TWO.replace("toss'}", "toss', options: {tosses: many}}"),
+        r"coins.yaml:3:56: stage 'toss', option tosses: should be a valid integer \(given: 'many'\)",
+    ),
+    "a text for a list": Mistake(
+        TWO.replace("toss'}", "toss', options: {tosses: 3}}"),
+        r"coins.yaml:3:56: stage 'toss', option tosses: should be a list \(given: 3\)",
+        module=STAGES.replace("int = 3", "list[int] = [3]"),
+    ),
+    "unknown test": Mistake(
+        TWO + "  - {name: bench, options: {tests: [t_test]}}\n",
+        r"coins.yaml:5:37: stage 'bench', option tests.0: this is not one of the \d+ values that it "
+        r"takes; did you mean "
+        r"'ttest'\? \(given: 't_test'\)",
+    ),
+    "minute of a cron": Mistake(
+        TWO + "schedule: {cron: '99 * * * *'}\n",
+        r"coins.yaml:5:12: schedule.cron: '99 \* \* \* \*' is not a cron schedule: its minute is "
+        r"99, and goes from 0 to 59",
+    ),
+    "time zone": Mistake(
+        TWO + "schedule: {cron: '@daily', timezone: Europe/Londn}\n",
+        r"coins.yaml:5:28: schedule.timezone: 'Europe/Londn' is not an IANA time zone, such as "
+        r"Europe/Berlin; did you mean "
+        r"'Europe/London'\?",
+    ),
+    "a stage returns None": Mistake(
+        TWO,
+        r"stage 'toss' failed: TypeError: stage 'toss' returned None; run\(\) must return the Context: `return "
+        r"ctx.put_metric\(...\)`",
+        module=STAGES.replace("return ctx.put", "ctx.put"),
+        code=1,
+    ),
+    "an empty group": Mistake(
+        COMPARED,
+        r"stage 'bench' failed: the groups cannot be compared: group 'a' is empty; it needs numbers",
+        module=STAGES.replace("put_metric(\"n\", tosses)", "assign(bench_data={'a': [], 'b': [1, 2]})"),
+        code=1,
+    ),
+    "one group": Mistake(
+        COMPARED,
+        r"stage 'bench' failed: no test can be chosen: a comparison needs at least two groups, but 1 were given",
+        module=STAGES.replace("put_metric(\"n\", tosses)", "assign(bench_data={'a': [1, 2]})"),
+        code=1,
+    ),
+    "NaN and None in the data": Mistake(
+        COMPARED,
+        r"stage 'bench' failed: the groups cannot be compared: group 'a' misses 1 of 2 values "
+        r"\(position 1, counted from "
+        r"0\); group 'b' misses 1 of 3 values \(position 0, counted from 0\): `missing: drop` "
+        r"leaves them out and lists "
+        r"them",
+        module=STAGES.replace(
+            "put_metric(\"n\", tosses)", "assign(bench_data={'a': [1, float('nan')], 'b': [None, 1, 2]})"
+        ),
+        code=1,
+    ),
+    "nothing to compare": Mistake(
+        COMPARED,
+        r"stage 'bench' failed: the groups cannot be compared: no stage before this one put "
+        r"assigns\['bench_data'\]; did "
+        r"you mean 'bench_dta'\?; assigns: bench_dta",
+        module=STAGES.replace("put_metric(\"n\", tosses)", "assign(bench_dta={})"),
+        code=1,
+    ),
+    "nothing to check": Mistake(
+        TWO + "  - {name: data_checks}\n",
+        r"stage 'data_checks' failed: there is nothing to check: no stage before this one put assigns\[\"examples\"\]",
+        code=1,
     ),
     "key twice": Mistake(
         "id: coins\nid: coins\n", r"coins.yaml:2:1: the key 'id' occurs twice in one mapping"
@@ -139,6 +215,7 @@ def test_a_mistake_is_said_once_with_its_place_and_what_to_do(mistake: Mistake) 
     assert re.fullmatch(mistake.said, said), said
     assert "\n" not in said or "(?s)" in mistake.said, "one mistake is one sentence"
     assert "crucible_core/" not in done.stderr, "no frames of ours"
+    assert done.output.count(said) == 1, "and once in all"
     if mistake.code == 2:
         assert not before
         assert "Traceback" not in done.stderr

@@ -67,6 +67,7 @@ def test_an_asset_has_a_group_a_description_kinds_and_what_it_depends_on() -> No
     assert found.key == AssetKey(["crucible", "my_exp"])
     assert found.group_name == "crucible"
     assert found.description == "What it is."
+    assert asset().description == "Stages: nothing."
     assert {"crucible", "python"} <= set(found.kinds)
     assert [dep.asset_key for dep in found.deps] == [AssetKey(["dbt", "orders"]), AssetKey(["raw"])]
     graph = definitions_of([experiment_of("measure", id="my-exp", deps=["dbt/orders"])], registry())

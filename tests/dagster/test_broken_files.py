@@ -101,5 +101,5 @@ def test_an_option_that_is_refused_at_launch_is_one_sentence() -> None:
         check_at_launch("measure", stage, [{}])({"value": "far"})
     except DagsterInvalidConfigError:
         shown = serializable_error_info_from_exc_info(sys.exc_info())  # type: ignore[arg-type]
-    assert shown.message.startswith("stage 'measure', option value: Input should be a valid number")
+    assert shown.message.startswith("stage 'measure', option value: should be a valid number")
     assert (shown.stack, shown.cause, shown.context) == ([], None, None)

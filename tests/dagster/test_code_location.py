@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from dagster import (
 
 from crucible_core import InvalidExperimentError
 from crucible_dagster import build_definitions
+from crucible_dagster.code_location import experiment_files
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY
 
 EXPERIMENT = "id: {id}\npipeline:\n  - name: validate\n  - name: report\n"
@@ -44,6 +47,19 @@ def write(name: str, id: str, more: str = "") -> Path:
 def instance() -> Iterator[DagsterInstance]:
     with DagsterInstance.ephemeral() as made:
         yield made
+
+
+def test_a_huge_data_file_and_a_pipe_beside_experiments_are_not_read_whole(tmp_path: Path) -> None:
+    experiment = write(str(tmp_path / "e.yaml"), "e")
+    with (tmp_path / "data.json").open("wb") as stream:
+        stream.truncate(400 << 20)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    tracemalloc.start()
+    try:
+        assert experiment_files(tmp_path) == (experiment,)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
 
 
 # --- a project that was there before ---------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_several_components_may_stand_in_one_file(load_project: LoadProject) -> 
     first = component("id: first\npipeline: [{name: validate}]")
     second = component("id: second\npipeline: [{name: validate}]\nowner: 3")
     assert mistakes_in(load_project, {"qa/defs.yaml": f"{first}\n---\n{second}"}) == [
-        "qa/defs.yaml:10:3: owner: Input should be a valid string (given: 3)"
+        "qa/defs.yaml:10:3: owner: should be a valid string (given: 3)"
     ]
     definitions = load_project({"qa/defs.yaml": f"{first}\n---\n{second.replace('3', 'team:a')}"})
     assert {"first", "second"} <= {job.name for job in definitions.resolve_all_job_defs()}

@@ -208,7 +208,7 @@ def test_an_option_out_of_bounds_is_refused_before_a_run_is_created(
     registry: Registry, instance: DagsterInstance
 ) -> None:
     described = experiment({"name": "measure"}, TRAIN)
-    said = r"^stage 'train', option rate: Input should be less than or equal to 1 \(given: 5.0\)$"
+    said = r"^stage 'train', option rate: should be less than or equal to 1 \(given: 5.0\)$"
     with pytest.raises(DagsterInvalidConfigError, match=said):
         launch(described, registry, instance, train={"rate": 5.0})
     job = job_for(described, registry)
@@ -219,7 +219,7 @@ def test_an_option_out_of_bounds_is_refused_before_a_run_is_created(
 
 def test_every_option_out_of_bounds_is_named(registry: Registry) -> None:
     described = experiment({"name": "bounded", "options": {"count": 2}})
-    said = "stage 'bounded', option count: Input should be greater than or equal to 1 (given: 0)\n"
+    said = "stage 'bounded', option count: should be greater than or equal to 1 (given: 0)\n"
     said += "stage 'bounded', option names: List should have at least 1 item after validation, not 0"
     job = job_for(described, registry | {"bounded": bounded})
     with pytest.raises(DagsterInvalidConfigError) as caught:

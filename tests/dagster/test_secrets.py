@@ -27,6 +27,7 @@ CANARY = "canary-b1f7"
 
 STAGES = """
 import hashlib
+import logging
 from typing import Annotated
 from pydantic import BaseModel, Field, SecretBytes, SecretStr
 from crucible_core import Context, Stage
@@ -46,6 +47,8 @@ class Login(Stage):
 
     def run(self, ctx: Context) -> Context:
         token = self.token.get_secret_value()
+        logging.getLogger(__name__).info("logs in with %s", token)
+        ctx = ctx.decide(f"log in with {token}", f"{token} is known", alternatives=[f"not with {token}"])
         if self.fail:
             raise RuntimeError(f"the server refused {token!r}")
         known = [token, self.main.password.get_secret_value(), self.accounts[0].password.get_secret_value(), self.plain]
@@ -101,6 +104,10 @@ def kept_in(folder: Path) -> list[str]:
 def test_no_secret_is_in_anything_that_a_direct_run_writes_or_prints(folder: Path) -> None:
     ran = crucible("run", "e.json", "--json", folder=folder)
     assert json.loads(ran.stdout)["metrics"]["known"] == KNOWN, ran.stderr
+    decided = [one for one in json.loads(ran.stdout)["decisions"] if one["stage"] == "login"]
+    assert [(one["decision"], one["reasoning"], one["alternatives"]) for one in decided] == [
+        (f"log in with {MASK}", f"{MASK} is known", [f"not with {MASK}"])
+    ]
     failed = crucible("run", "e.json", "--set", "login.fail=true", folder=folder)
     assert failed.returncode == 1
     assert f"the server refused '{MASK}'" in failed.stderr
@@ -125,6 +132,8 @@ def test_no_secret_is_in_anything_that_runs_on_dagster_keep_or_print(folder: Pat
     (folder / "apart.json").write_text(json.dumps({**EXPERIMENT, "execution": {"executor": "multiprocess"}}))
     failed = crucible("run", "apart.json", "--json", "--dagster", "--set", "login.fail=true", folder=folder)
     assert json.loads(failed.stdout)["failure"]["message"] == f"the server refused '{MASK}'"
+    cached = crucible("run", "e.json", "--json", "--dagster", "--set", "first.fail=true", folder=folder)
+    assert json.loads(cached.stdout)["failure"]["message"] == f"the server refused '{MASK}'"
     run_id = json.loads(failed.stdout)["run_id"]
     resumed = crucible("resume", run_id, "--json", "--set", "login.fail=false", folder=folder)
     assert json.loads(resumed.stdout)["metrics"]["known"] == KNOWN, resumed.stderr
@@ -139,6 +148,8 @@ def test_no_secret_is_in_anything_that_runs_on_dagster_keep_or_print(folder: Pat
         ["why", a, "first"],
     ):
         assert crucible(*command, folder=folder).returncode == 0
+    logged = f"logs in with {MASK}".encode()
+    assert any(logged in file.read_bytes() for file in folder.rglob("*.db"))
     assert kept_in(folder) == []
 
 

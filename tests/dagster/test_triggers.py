@@ -173,7 +173,7 @@ def test_a_file_s_trigger_is_among_its_definitions(tmp_path: Path) -> None:
     [
         ("trigger: {on_update: any}", "e.yaml:3:1: trigger: a trigger needs `deps`"),
         ("deps: []\ntrigger: {on_update: any}", "e.yaml:4:1: trigger: a trigger needs `deps`"),
-        ("deps: [a]\ntrigger: {on_update: some}", "e.yaml:4:11: trigger.on_update: Input should be 'all' or 'any'"),
+        ("deps: [a]\ntrigger: {on_update: some}", "e.yaml:4:11: trigger.on_update: should be 'all' or 'any'"),
         ("deps: [a]\ntrigger: {on_update: any, variant: x}", "there is no variant 'x'; the experiment has none"),
         (
             "variants: {y: {validate: {}}}\nschedule: {cron: '@daily', variant: x}",

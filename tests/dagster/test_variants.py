@@ -147,7 +147,7 @@ def test_an_unknown_variant_is_named_with_those_that_exist(experiment: Experimen
     ("wrong", "said"),
     [
         ("draw: {sise: 1}", "drawn.yaml:13:12: variant 'small': stage 'draw' has no option 'sise'"),
-        ("draw: {size: many}", "drawn.yaml:13:12: variant 'small': stage 'draw', option size: Input should be a valid"),
+        ("draw: {size: many}", "drawn.yaml:13:12: variant 'small': stage 'draw', option size: should be a valid"),
         ("draw: {optimizer: {rate: x}}", "drawn.yaml:13:24: variant 'small': stage 'draw', option optimizer.rate: "),
         ("drow: {size: 1}", "drawn.yaml:13:5: variant 'small': experiment 'drawn' has no stage 'drow'; did you mean"),
     ],

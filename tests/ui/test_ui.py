@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.scheduler.instigation import InstigatorStatus
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
 
 from crucible_core import load_experiment
 from crucible_dagster import execute_experiment
@@ -28,6 +28,8 @@ from crucible_dagster.store.io_manager import open_store
 
 BIN = Path(sys.executable).parent
 CHROMIUM = shutil.which("chromium")
+
+SIZE: ViewportSize = {"width": 1500, "height": 1000}
 
 expect.set_options(timeout=60_000)
 
@@ -199,7 +201,7 @@ def page(deployment: Deployment) -> Iterator[Page]:  # before playwright, whose 
     quiet += ["--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        opened = browser.new_page(viewport={"width": 1500, "height": 1000})
+        opened = browser.new_page(viewport=SIZE)
         opened.set_default_timeout(60_000)
         yield opened
         browser.close()
@@ -300,7 +302,7 @@ def test_the_launchpad_shows_options_and_settings_and_refuses_wrong_ones_on_scre
     write_config(page, "ops: {measure: {config: {shift: -1.0}}}")
     expect(page.get_by_text("No errors")).to_be_visible()
     press_launch(page)
-    said = "stage 'measure', option shift: Input should be greater than or equal to 0 (given: -1.0)"
+    said = "stage 'measure', option shift: should be greater than or equal to 0 (given: -1.0)"
     expect(page.get_by_text(said)).to_be_visible()
     assert runs_of_the_experiment(deployment) == before
 
@@ -349,6 +351,13 @@ def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions
         expect(page.get_by_role("link", name=shown).first).to_be_visible()
     expect(page.get_by_text(re.compile(f"reports/small-one/{finished}/small.html"))).to_be_visible()
     expect(page.get_by_role("row").filter(has_text="measure").filter(has_text="succeeded").last).to_be_visible()
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    cut_off = """[...document.querySelectorAll('td')].filter(one => one.scrollWidth > one.clientWidth + 1
+        || one.getBoundingClientRect().right > one.closest('table').parentElement.getBoundingClientRect().right + 1)
+        .map(one => one.innerText.slice(0, 60))"""
+    assert page.evaluate(cut_off) == []
+    assert "Invalid Date" not in page.inner_text("body")
+    page.set_viewport_size(SIZE)
 
     page.get_by_text("Show Markdown").first.click()
     report = page.get_by_role("dialog")
@@ -378,6 +387,23 @@ def test_the_asset_shows_the_result_its_report_with_pictures_plots_and_decisions
             break
     expect(decided).to_be_visible()
     expect(page.get_by_text("that is how often one can")).to_be_visible()
+
+
+def test_the_report_of_a_run_fits_a_phone(page: Page, deployment: Deployment, finished: str) -> None:
+    (report,) = deployment.home.parent.glob(f"reports/small-one/{finished}/small.html")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for shown in ("Gates", "Comparison", "best is 16.4, at least 7"):
+        expect(page.get_by_text(shown, exact=True).first).to_be_visible()
+    drawn = page.locator("svg:visible")
+    assert drawn.count() >= 2
+    assert all(box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes_of(drawn))
+    page.set_viewport_size(SIZE)
+
+
+def boxes_of(found: Locator) -> list[FloatRect | None]:
+    return [one.bounding_box() for one in found.all()]
 
 
 def test_checks_show_their_numbers_and_judge_again_without_running_the_experiment(
