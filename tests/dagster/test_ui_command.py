@@ -18,7 +18,7 @@ from dagster import DagsterInstance
 from dagster._core.storage.runs import SqliteRunStorage
 
 import crucible_dagster
-from crucible_dagster.cli.ui import _migrate, _pass_on
+from crucible_dagster.cli.ui import _migrate, _pass_on, _wait_for
 from crucible_dagster.execution import OLD_SETTINGS, open_instance
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
@@ -155,6 +155,20 @@ def test_a_database_of_an_earlier_version_is_migrated_without_a_word(
         _migrate(instance)
         assert storage.alembic_version()[0] == head
     assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_it_says_that_dagster_is_starting_if_that_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crucible_dagster.cli.ui.QUIET", 0.1)
+    for on_a_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=on_a_terminal: shown)
+        slow = [sys.executable, "-c", "import time; time.sleep(1); raise SystemExit(3)"]
+        with subprocess.Popen(slow, text=True) as server, pytest.raises(SystemExit):
+            _wait_for(server, free_port())
+        *starting, failed = capsys.readouterr().err.splitlines()
+        assert starting == ["Dagster is starting; the first time this can take a minute"] * on_a_terminal
+        assert failed == "error: Dagster ended with exit code 3 before its UI was ready"
 
 
 def test_of_what_dagster_says_its_warnings_are_passed_on_once(capsys: pytest.CaptureFixture[str]) -> None:
