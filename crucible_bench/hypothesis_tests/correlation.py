@@ -263,10 +263,8 @@ def _by_orders(
     """The p-value among all orders of few pairs, else (b + 1) / (B + 1) of B random ones (Phipson & Smyth 2010);
     two-sided, twice the smaller tail. `statistic` takes x, shape (n,), and orders of y, shape (B, n).
     """
-    # Sorted, so that the random orders do not depend on the order of the pairs, nor of the groups.
-    x, y = (sample.values for sample in sorted(samples, key=lambda sample: sample.name))
-    order = np.lexsort((y, x))
-    x, y, n = x[order], y[order], x.size
+    x, y, turned = _one_way_round(*(sample.values for sample in sorted(samples, key=lambda sample: sample.name)))
+    n = x.size
     observed = float(statistic(x, y[None, :])[0])
     slack = _NOISE * max(1.0, abs(observed))
     every = n <= every_up_to
@@ -278,6 +276,8 @@ def _by_orders(
         found = statistic(x, y[orders])
         above += int(np.count_nonzero(found >= observed - slack))
         below += int(np.count_nonzero(found <= observed + slack))
+    if turned:
+        above, below = below, above
     p = min(1.0, 2.0 * min(above, below) / total)
     if settings.alternative != "two-sided":
         p = (above if settings.alternative == "greater" else below) / total
@@ -289,6 +289,22 @@ def _by_orders(
         f"p-value of {settings.resamples} random orders, seed {settings.seed}, given the ties",
         Choice("random orders", "so many values are tied that approximations are far off", (other,)),
     )
+
+
+def _one_way_round(x: Vector, y: Vector) -> tuple[Vector, Vector, bool]:
+    """The pairs in one order and direction, whatever those given, and whether the coefficient has changed its sign.
+
+    So the random orders depend neither on the order of the pairs nor on the signs of the measurements.
+    """
+    ways = []
+    for turn_x, turn_y in itertools.product((False, True), repeat=2):
+        first, second = (
+            values.min() + values.max() - values if turn else values for values, turn in ((x, turn_x), (y, turn_y))
+        )
+        order = np.lexsort((second, first))
+        ways.append((first[order].tolist(), second[order].tolist(), turn_x != turn_y))
+    one, other, turned = min(ways)
+    return np.array(one), np.array(other), turned
 
 
 def _every_order(n: int) -> Iterator[NDArray[np.intp]]:

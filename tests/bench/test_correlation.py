@@ -83,6 +83,19 @@ def test_one_value_that_differs_falls_on_the_other_one_in_one_order_of_n(test: s
     assert result == run_test(test, {"a": [1] + [0] * (n - 1), "b": [1] + [0] * (n - 1)})
 
 
+@pytest.mark.parametrize("test", ["spearman", "kendall"])
+def test_random_orders_are_the_same_for_measurements_of_the_other_sign(test: str) -> None:
+    x, y = np.array([1.0] + [0.0] * 11), np.array([1.0, 3.0] + [0.0] * 9 + [1.0])
+    plain = {side: run_test(test, {"x": x, "y": y}, alternative=side).p_value for side in SIDES}  # type: ignore[arg-type]
+    assert len(set(plain.values())) == 3
+    opposite = {"greater": "less", "less": "greater", "two-sided": "two-sided"}
+    for side in SIDES:
+        p_value = plain[opposite[side]]
+        assert run_test(test, {"x": x, "y": -y}, alternative=side).p_value == p_value  # type: ignore[arg-type]
+        assert run_test(test, {"y": y[::-1], "x": -x[::-1]}, alternative=side).p_value == p_value  # type: ignore[arg-type]
+        assert run_test(test, {"x": -x, "y": -y}, alternative=side).p_value == plain[side]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_few_tied_pairs_count_every_order_of_kendalls_tau(side: Any) -> None:
     x, y = [1.0, 1.0, 2.0, 3.0, 3.0, 5.0], [2.0, 1.0, 1.0, 4.0, 4.0, 4.0]
