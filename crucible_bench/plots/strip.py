@@ -27,6 +27,8 @@ class _Group:
     values: tuple[float, ...]  # ascending
     mean: Mean | None
     box: Box | None
+    average: str
+    """What `mean` is called."""
 
 
 def strip_plot(
@@ -37,6 +39,7 @@ def strip_plot(
     interval: str = "interval",
     caption: str | None = None,
     log: bool = False,
+    average: str = "mean",
     width: float = WIDE,
 ) -> Picture:
     """Every value as a dot, the box of the group below, and its mean with an interval.
@@ -44,7 +47,8 @@ def strip_plot(
     Of more than 150 values in a group the density is drawn instead of dots, or the counts where there are at most
     twelve different values. `means` gives mean, low and high end (None is an open one) by group; `interval` names the
     intervals: `95% CI`. More than 40 groups are not drawn, and the picture says so. In a picture narrower than 480
-    pixels, names and numbers stand above the values. `log` is for values above 0.
+    pixels, names and numbers stand above the values. `log` is for values above 0; `average` says what `means`
+    are, such as geometric means.
 
     Raises ValueError without groups, for a value that is NaN or infinite (or, on a logarithmic axis, not above 0), and
     for a mean of an unknown group.
@@ -54,7 +58,7 @@ def strip_plot(
     given = dict(means or {})
     if unknown := given.keys() - groups.keys():
         raise ValueError(f"a mean is given for {sorted(unknown)[0]!r:.80}, which is not one of the groups")
-    every = [_group(name, values, given.get(name)) for name, values in groups.items()]
+    every = [_group(name, values, given.get(name), average) for name, values in groups.items()]
     shown = every[:_MOST_GROUPS]
     numbers = [v for group in shown for v in (*group.values[:1], *group.values[-1:], *_ends(group.mean))]
     write = numerals(numbers, lengths=[length_of(*group.mean[1:]) for group in shown if group.mean is not None])
@@ -98,13 +102,13 @@ def strip_plot(
     )
 
 
-def _group(name: str, values: Sequence[float], mean: Mean | None) -> _Group:
+def _group(name: str, values: Sequence[float], mean: Mean | None, average: str) -> _Group:
     called = f"group {clean(name)[:60]!r}"
     numbers = tuple(sorted(all_finite(values, lambda _: f"{called}: a value")))
     if mean is not None:
         at, low, high = mean
         mean = (finite(at, f"{called}: the mean"), *open_or_finite(low, high, f"{called}: the mean's interval"))
-    return _Group(clean(name), numbers, mean, box_of(numbers) if numbers else None)
+    return _Group(clean(name), numbers, mean, box_of(numbers) if numbers else None, average)
 
 
 def _ends(mean: Mean | None) -> list[float]:
@@ -118,7 +122,8 @@ def _head(groups: Sequence[_Group], interval: str) -> str:
     if any(group.mean is None for group in groups):
         return ""
     ends = any(len(_ends(group.mean)) > 1 for group in groups)
-    return f"mean [{cut(clean(interval), 110, 11)}]" if ends else "mean"
+    average = groups[0].average
+    return f"{average} [{cut(clean(interval), 110, 11)}]" if ends else average
 
 
 def _beside(group: _Group, write: Callable[[float], str]) -> str:
@@ -131,7 +136,7 @@ def _beside(group: _Group, write: Callable[[float], str]) -> str:
 def _beside_named(group: _Group, write: Callable[[float], str]) -> str:
     if group.mean is None and group.box is None:
         return "no values"
-    return f"{'median' if group.mean is None else 'mean'} {_beside(group, write)}"
+    return f"{'median' if group.mean is None else group.average} {_beside(group, write)}"
 
 
 def _draw_group(drawing: Drawing, axis: Axis, group: _Group, top: float, row: float, colour: str) -> None:
@@ -183,7 +188,7 @@ def _caption(groups: Sequence[_Group], interval: str) -> str:
     said = f"{values[0].upper()}{values[1:]}; boxes: quartiles and median, "
     said += "whiskers to the furthest values within 1.5 box lengths"
     if any(group.mean is not None for group in groups):
-        said += f"; diamonds: means with {interval}"
+        said += f"; diamonds: {groups[0].average}s with {interval}"
     return said + "."
 
 
@@ -195,7 +200,7 @@ def _in_words(group: _Group, interval: str, write: Callable[[float], str]) -> st
     parts.append(f"median {write(group.box.median)}")
     if group.mean is not None:
         at, low, high = group.mean
-        parts.append(f"mean {write(at)}")
+        parts.append(f"{group.average} {write(at)}")
         if low is not None or high is not None:
             parts[-1] += f", {interval} {interval_text(low, high, write)}"
     return ", ".join(parts)

@@ -159,6 +159,7 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
         interval=f"{percent(comparison.confidence_level)} CI",
         caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
         log=comparison.scale == "log",
+        average="geometric mean" if comparison.scale == "log" else "mean",
         width=width,
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -33,6 +34,8 @@ __all__ = ["ui"]
 
 HOST = "127.0.0.1"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+QUIET = 10.0
+"""Seconds without a word while Dagster starts."""
 PATIENCE = 20.0
 """Seconds that Dagster's processes have for their own end, before they are killed."""
 
@@ -151,7 +154,11 @@ _NOISE = re.compile(r"^Aborted!$|(Superseded|Supersession|Deprecation|Beta|Previ
 
 
 def _wait_for(server: subprocess.Popen[str], port: int) -> None:
+    said_at = time.monotonic() + QUIET if sys.stderr.isatty() else math.inf
     while True:
+        if time.monotonic() > said_at:
+            say("Dagster is starting; the first time this can take a minute")
+            said_at = math.inf
         if server.poll() is not None:
             say(f"error: Dagster ended with exit code {server.returncode} before its UI was ready")
             sys.exit(FAILED)

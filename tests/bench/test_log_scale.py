@@ -66,6 +66,7 @@ def test_the_pairs_of_a_family_are_ratios_too() -> None:
     html = render_report(ctx, "html")
     assert "ratio of geometric means" in html
     assert "geometric mean [95% CI]" in html
+    assert "diamonds: geometric means with 95% CI." in html
 
 
 def test_what_has_no_logarithm_is_refused_with_its_place() -> None:

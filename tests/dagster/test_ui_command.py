@@ -11,13 +11,14 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from dagster import DagsterInstance
 from dagster._core.storage.runs import SqliteRunStorage
 
 import crucible_dagster
-from crucible_dagster.cli.ui import _migrate, _pass_on
+from crucible_dagster.cli.ui import _migrate, _pass_on, _wait_for
 from crucible_dagster.execution import OLD_SETTINGS, open_instance
 
 CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
@@ -59,15 +60,8 @@ def ask(port: int, query: str) -> str:
 def test_it_shows_the_runs_of_the_command_line_says_four_lines_and_leaves_nothing_behind(
     folder: Path, environment: dict[str, str]
 ) -> None:
-    ran = subprocess.run(
-        [CRUCIBLE, "run", "experiments/mine.yaml", "--dagster", "--json"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
+    ran = commands.crucible("run", "experiments/mine.yaml", "--dagster", "--json", cwd=folder, env=environment)
+    assert ran.returncode == 0, ran.stderr
     run_id = json.loads(ran.stdout)["run_id"]
     port = free_port()
     shown = subprocess.Popen(
@@ -121,15 +115,7 @@ def test_what_cannot_be_shown_is_one_sentence(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = [str(taken.getsockname()[1]) if one == "PORT" else one for one in arguments]
-        ran = subprocess.run(
-            [CRUCIBLE, "ui", *given],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ran = commands.crucible("ui", *given, cwd=folder, env=environment)
     assert ran.returncode != 0
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: ")
@@ -169,6 +155,20 @@ def test_a_database_of_an_earlier_version_is_migrated_without_a_word(
         _migrate(instance)
         assert storage.alembic_version()[0] == head
     assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_it_says_that_dagster_is_starting_if_that_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crucible_dagster.cli.ui.QUIET", 0.1)
+    for on_a_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=on_a_terminal: shown)
+        slow = [sys.executable, "-c", "import time; time.sleep(1); raise SystemExit(3)"]
+        with subprocess.Popen(slow, text=True) as server, pytest.raises(SystemExit):
+            _wait_for(server, free_port())
+        *starting, failed = capsys.readouterr().err.splitlines()
+        assert starting == ["Dagster is starting; the first time this can take a minute"] * on_a_terminal
+        assert failed == "error: Dagster ended with exit code 3 before its UI was ready"
 
 
 def test_of_what_dagster_says_its_warnings_are_passed_on_once(capsys: pytest.CaptureFixture[str]) -> None:
