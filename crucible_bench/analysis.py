@@ -6,6 +6,7 @@ groups and from the kind of their values, never from how large they are.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,16 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import numpy as np
 from scipy import special
 
-from crucible_bench.compared import BestSet, ComparedGroup, FamilyResult, GroupSummary, MarginResult, Ranking
+from crucible_bench.compared import (
+    BayesianResult,
+    BestSet,
+    ComparedGroup,
+    FamilyResult,
+    GroupSummary,
+    InterquartileMean,
+    MarginResult,
+    Ranking,
+)
 from crucible_bench.comparison import Comparison
 from crucible_bench.data.outcomes import (
     are_booleans,
@@ -29,6 +39,7 @@ from crucible_bench.data.sample import Values
 from crucible_bench.data.summary import summarize
 from crucible_bench.decisions.differences import Differences, PairDesign
 from crucible_bench.decisions.equivalence import judge_margin
+from crucible_bench.decisions.practical_equivalence import practical_equivalence
 from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
@@ -40,6 +51,7 @@ from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample
 from crucible_bench.hypothesis_tests.proportions import proportion_interval, proportion_test
 from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS, run_test
+from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval
 from crucible_bench.levels import levels
 from crucible_bench.multiple.corrections import adjust_p_values
 from crucible_bench.multiple.dunn_nemenyi import dunn, nemenyi
@@ -92,6 +104,7 @@ def compare(
     baseline: str | None = None,
     margin: float | None = None,
     non_inferiority: bool = False,
+    rope: float | None = None,
     higher_is_better: bool = True,
     reference: float | None = None,
     folds: int | None = None,
@@ -100,6 +113,7 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
     clusters: ClustersOfGroups | None = None,
+    strata: ClustersOfGroups | None = None,
     measure: str | None = None,
 ) -> Comparison:
     """Compare groups of numbers as declared: tests, effect sizes with intervals, and verdicts, in one result.
@@ -109,7 +123,8 @@ def compare(
 
     | keyword | meaning | default |
     | --- | --- | --- |
-    | design | how values of the groups belong together: independent, paired, resampled, clustered, one_sample | \
+    | design | how values of the groups belong together: independent, paired, resampled, clustered, stratified, \
+one_sample | \
 independent |
     | outcome | what the values are: continuous, ordinal, binary | binary for booleans, counts and numbers that are \
 all 0 or 1, else continuous |
@@ -126,6 +141,8 @@ else all groups at once |
     | baseline | the group that the others are compared with | for an ab_test, the first group |
     | margin | the smallest difference that matters, in units of the data; gives a verdict for each pair | no verdicts |
     | non_inferiority | whether "not worse by the margin" is a verdict too | False |
+    | rope | for paired and resampled: differences of at most that are practically none; gives Bayesian probabilities \
+for each pair, beside its test | none |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | reference | for one_sample: the number that the group is compared with | |
     | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
@@ -135,6 +152,7 @@ else all groups at once |
     | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
     | clusters | for clustered: the cluster of each item, of shape (n,); or of each group's own values, by its name, \
 as answers by their question | |
+    | strata | for stratified: the task of each score, of shape (n,); or of each group's own scores, by its name | |
     | measure | what the numbers are, such as accuracy, for the sentence and for reports | |
 
     Raises CannotTestError, a ValueError, if the declaration contradicts itself or has an unknown word (the message
@@ -156,6 +174,7 @@ as answers by their question | |
         baseline=baseline,
         margin=margin,
         non_inferiority=non_inferiority,
+        rope=rope,
         higher_is_better=higher_is_better,
         reference=reference,
         folds=folds,
@@ -164,7 +183,9 @@ as answers by their question | |
         resamples=resamples,
         seed=seed,
     )
-    return replace(analyse(groups, declaration, clusters=clusters), measure=measure)
+    if (strata is not None) != (design == "stratified"):
+        raise CannotTestError("bench", "strata: they go with the design stratified, and are the task of each score")
+    return replace(analyse(groups, declaration, clusters=clusters if strata is None else strata), measure=measure)
 
 
 def analyse(
@@ -173,8 +194,9 @@ def analyse(
     """`compare`, with the declaration as one value.
 
     `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
-    or of each group's own values by its name, for the design `clustered`. Raises CannotTestError if the declaration
-    contradicts itself or the data do not fit it, ValueError for a number out of range.
+    or of each group's own values by its name, for the design `clustered`; for `stratified` it has the tasks. Raises
+    CannotTestError if the declaration contradicts itself or the data do not fit it, ValueError for a number out of
+    range.
     """
     if not isinstance(groups, Mapping):
         raise CannotTestError("groups", f"they are a mapping of names to values, not a {type(groups).__name__}")
@@ -257,6 +279,8 @@ class _Analyst:
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
+        if self.declared.design == "stratified" and self.clusters is None:
+            raise CannotTestError("iqm", "it needs the stratum of each value")
         self._refuse_unequal_lengths(summaries)
         self._check_folds()
         many = len(names) > 2
@@ -289,6 +313,7 @@ class _Analyst:
         adjusted = self._adjusted(results)
         self._say_if_effect_is_not_there(results, family)
         verdicts = tuple(self._verdicts(names))
+        bayesian = tuple(self._bayesian(names))
         said = self.declared
         return Comparison(
             alpha=said.alpha,
@@ -300,11 +325,13 @@ class _Analyst:
             baseline=self.baseline,
             higher_is_better=said.higher_is_better,
             groups={name: self._group(name, summary) for name, summary in summaries.items()},
+            iqm={name: self._iqm(name) for name in names} if said.design == "stratified" else {},
             tests=tuple(results),
             p_adjusted=adjusted,
             untested=tuple(self.untested),
             comparisons=family,
             verdicts=verdicts,
+            bayesian=bayesian,
             best=best,
             ranking=ranking,
             checks=(*self._checks(), *dict.fromkeys(self.size_notes)),
@@ -345,6 +372,17 @@ class _Analyst:
             values=tuple(values.tolist()),
             sampled=sampled,
         )
+
+    def _iqm(self, name: str) -> InterquartileMean:
+        said, strata = self.declared, self.clusters
+        found = iqm_interval(
+            self.groups[name],
+            cast("Sequence[object]", strata[name] if isinstance(strata, Mapping) else strata),
+            confidence_level=levels(said.alpha, said.confidence_level)[1],
+            resamples=said.resamples,
+            seed=said.seed,
+        )
+        return InterquartileMean(found.value, found.interval)
 
     def _mean_interval(self, summary: GroupSummary) -> Interval | None:
         """Interval of one mean by t, of a share by Wilson; None for paired designs, where it says nothing
@@ -442,7 +480,7 @@ class _Analyst:
 
     def _chosen_for_all(self, names: Sequence[str]) -> TestName | None:
         sizes = [_length(self.groups[name]) for name in names]
-        if len(names) > 2 and self.declared.design in ("clustered", "resampled"):
+        if len(names) > 2 and self.declared.design in ("clustered", "resampled", "stratified"):
             # No test takes that many groups of these designs at once: they are compared as a family of pairs.
             if self.compare is None and self.declared.study is None:
                 self.compare = "all_pairs"
@@ -616,6 +654,36 @@ class _Analyst:
                 results.append(result)
         return results
 
+    def _bayesian(self, names: Sequence[str]) -> Iterator[BayesianResult]:
+        said = self.declared
+        if said.rope is None:
+            return
+        pairs = self._pairs(names)
+        if said.study == "multiple_datasets":
+            pairs = list(itertools.combinations(names, 2))
+        if not pairs:
+            raise CannotTestError(
+                "rope", f"there are {len(names)} groups; declare with `compare` which pairs it is about"
+            )
+        for pair in pairs:
+            groups = {name: self.groups[name] for name in pair}
+            try:
+                if self.outcome == "binary":
+                    raise CannotTestError(
+                        "rope", "right and wrong answers have no distances that a region of equivalence could measure"
+                    )
+                yield practical_equivalence(
+                    groups,
+                    said.rope,
+                    test="correlated_ttest" if said.design == "resampled" else "signed_rank",
+                    test_share=said.share_of_test_set,
+                    higher_is_better=said.higher_is_better,
+                    draws=said.resamples,
+                    seed=said.seed,
+                )
+            except CannotTestError as refusal:
+                self._note_untested(refusal, groups)
+
     def _differences(self) -> Differences:
         said = self.declared
         shares = self.outcome == "binary" and not set(said.tests) & _OF_MEASUREMENTS
@@ -640,13 +708,14 @@ class _Analyst:
             higher_is_better=self.declared.higher_is_better,
             difference=self._differences(),
             alpha=self.declared.alpha,
+            confidence_level=self.declared.confidence_level,
         )
 
     # --- assumptions ---
 
     def _checks(self) -> list[str]:
         """Sentences about normality and spread; none about what cannot be checked."""
-        if self.outcome != "continuous":
+        if self.outcome != "continuous" or self.declared.design == "stratified":
             return []
         said = []
         if self.declared.design in {"independent", "one_sample"}:
@@ -719,6 +788,20 @@ def _resampled(self: _Analyst, _: TestName, groups: Groups, alpha: float, level:
     )
 
 
+def _iqm(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    said = self.declared
+    assert self.clusters is not None
+    return compare_iqm(
+        groups,
+        self.clusters,
+        alpha=alpha,
+        confidence_level=level,
+        alternative=said.alternative,
+        resamples=said.resamples,
+        seed=said.seed,
+    )
+
+
 def _one_sample(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     ((name, values),) = _only(test, groups).items()
     assert self.declared.reference is not None
@@ -766,6 +849,7 @@ _SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
         "clustered_ttest": _clustered,
         "corrected_resampled_ttest": _resampled,
         "fisher_exact": _fisher,
+        "iqm": _iqm,
         "one_sample_sign": _one_sample,
         "one_sample_ttest": _one_sample,
         "one_sample_wilcoxon": _one_sample,
@@ -777,7 +861,7 @@ _SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
 _OF_MEASUREMENTS: Final[frozenset[str]] = frozenset(
     {
         *("anova", "bootstrap", "paired_permutation", "paired_ttest", "permutation", "repeated_measures_anova"),
-        *("student_ttest", "ttest", "welch_anova", "one_sample_ttest"),
+        *("student_ttest", "ttest", "welch_anova", "one_sample_ttest", "iqm"),
     }
 )
 """The tests of means: naming one says that the numbers 0 and 1 are compared as measurements."""

@@ -36,16 +36,24 @@ from crucible_bench.vocabulary import (
 )
 
 __all__ = [
+    "AnswersUsed",
+    "ArmStrength",
+    "BayesianResult",
+    "BestMean",
     "BestSet",
     "Compared",
     "ComparedGroup",
     "Contender",
     "FamilyResult",
     "GroupSummary",
+    "InterquartileMean",
     "JudgedTest",
     "MarginResult",
     "PairResult",
     "PlannedPower",
+    "PositionBias",
+    "Preferences",
+    "PreferredPair",
     "Ranking",
     "RankingProcedure",
     "Verdict",
@@ -96,6 +104,14 @@ class ComparedGroup(GroupSummary):
     mean_interval: Interval | None = None
     values: tuple[Number, ...] = ()
     sampled: Flag = False
+
+
+@dataclass(frozen=True, slots=True)
+class InterquartileMean:
+    """A group's interquartile mean over tasks and seeds, with its stratified bootstrap interval."""
+
+    value: Number
+    interval: Interval
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -208,6 +224,32 @@ class MarginResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BayesianResult:
+    """How probable it is that the first of two groups is better by more than `rope`, that the second is, and neither.
+
+    The three probabilities are the posterior's, and add up to 1. `n` is the number of pairs or folds. It is a statement
+    beside the test, not a test: it has no level of significance, and nothing corrects it for the number of pairs.
+    """
+
+    method: str
+    groups: tuple[str, str]
+    n: Count
+    rope: Number
+    higher_is_better: Flag
+    p_first: Number
+    p_equivalent: Number
+    p_second: Number
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
 class Contender:
     """A configuration of a sweep: its mean, and the evidence that another one is better.
 
@@ -221,6 +263,31 @@ class Contender:
     p_value: Number
     beaten_by: str | None
     kept: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class BestMean:
+    """The mean of the group that came out best of `picked_from`.
+
+    `interval` allows for its having been picked by the same data, `uncorrected` is what it would be if the group had
+    been named beforehand. All are in units of the data.
+    """
+
+    name: str
+    picked_from: Count
+    n: Count
+    mean: Number
+    interval: Interval
+    uncorrected: Interval
+    confidence_level: Number
+    method: str
+    notes: tuple[str, ...] = ()
+    decisions: tuple[Choice, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields: dict[str, Any] = plain_json(self)
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +308,8 @@ class BestSet:
     assumptions: tuple[str, ...]
     decisions: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
+    mean: BestMean | None = None
+    """The leader's mean with an interval that allows for its having been picked; None if it has no interval."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -295,6 +364,110 @@ class PlannedPower:
     curve: tuple[tuple[Count, Number], ...]
 
 
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmStrength:
+    """An arm of preferences: its wins, ties and losses, and its strength by Bradley and Terry as log odds.
+
+    The log odds that one arm beats another, ties counted half, are the difference of their strengths. The interval is
+    None for the arm that the others are measured against. Without a finite strength both are None, and `reason` says
+    why.
+    """
+
+    name: str
+    wins: Count
+    ties: Count
+    losses: Count
+    strength: Number | None
+    interval: Interval | None
+    reason: str | None = None
+
+    @property
+    def n(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferredPair:
+    """Wins, ties and losses of the first arm against the second, by all judges or by one.
+
+    `rate` is the share of wins, ties counted half. Its interval is that of this pair alone, None if all comparisons are
+    of one item.
+    """
+
+    first: str
+    second: str
+    wins: Count
+    ties: Count
+    losses: Count
+    rate: Number
+    interval: Interval | None
+    judge: str | None = None
+
+    @property
+    def n(self) -> int:
+        return self.wins + self.ties + self.losses
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBias:
+    """How often the arm that is shown first wins, ties counted half, where each pair is shown in both orders alike.
+
+    One half is no bias. `n` is the number of comparisons of pairs that were shown in both orders.
+    """
+
+    rate: Number
+    interval: Interval
+    n: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """Arms that were compared two at a time by judges.
+
+    `arms` are ordered from the strongest to the weakest, those without a finite strength last; `reference` is the arm
+    of strength zero, None if it is their mean. `n` comparisons are of `items` items, None if none are named. `pairs`
+    are by all judges, `judged` by each one, if judges are named and there are at most 200 of these. `left_out`
+    comparisons have no winner.
+    """
+
+    arms: tuple[ArmStrength, ...]
+    reference: str | None
+    confidence_level: Number
+    n: Count
+    items: Count | None
+    pairs: tuple[PreferredPair, ...]
+    judges: tuple[str, ...]
+    judged: tuple[PreferredPair, ...]
+    position: PositionBias | None
+    method: str
+    notes: tuple[str, ...]
+    left_out: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersUsed:
+    """The answers of which every value is made, where a value is pass@k or majority@k of one item.
+
+    `answers` is the number of all answers by group, `fewest` and `most` how many a compared item has. `items_left_out`
+    items lack k answers of some group.
+    """
+
+    statistic: Literal["pass", "majority"]
+    k: Count
+    answers: Mapping[str, Count]
+    fewest: Count
+    most: Count
+    items_left_out: Count = 0
+
+    @property
+    def name(self) -> str:
+        """Such as pass@5."""
+        return f"{self.statistic}@{self.k}"
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
@@ -316,16 +489,20 @@ class Compared:
     measure: str | None = None
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
+    iqm: Mapping[str, InterquartileMean] = field(default_factory=dict)
+    """Of the design `stratified`: each group's interquartile mean, by its name."""
     tests: tuple[Annotated[TestResult, AfterValidator(with_infinite_ratio)], ...]
     """Tests of all groups at once (of two groups, or of many)."""
     p_adjusted: tuple[Number, ...] | None = None
     """The adjusted p-value of each of `tests`, if there are several."""
     untested: tuple[Untested, ...] = ()
-    """What was to be tested of all groups at once, or judged against the margin, and could not be."""
+    """What was to be tested of all groups at once, or judged against the margin or the rope, and could not be."""
     comparisons: FamilyResult | None = None
     """The pairs of more than two groups, as one family."""
     verdicts: tuple[MarginResult, ...] = ()
     """Pairs judged against the margin."""
+    bayesian: tuple[BayesianResult, ...] = ()
+    """Bayesian statements about pairs, beside their tests."""
     best: BestSet | None = None
     ranking: Ranking | None = None
     planned: PlannedPower | None = None
@@ -335,6 +512,10 @@ class Compared:
     """The places dropped because of missing values, one sentence each."""
     left_out: Mapping[str, Count] = field(default_factory=dict)
     """How many values of each group were dropped, by its name; its n does not count them."""
+    preferences: Preferences | None = None
+    """Wins, ties and losses, where arms were compared two at a time; `comparisons` has their win rates."""
+    answers: AnswersUsed | None = None
+    """What each value is made of, where the values are items and `left_out` counts answers."""
     choices: tuple[tuple[str, Choice], ...] = ()
     """The choices that the declaration left open, each with its subject."""
 
@@ -360,6 +541,8 @@ class Compared:
             parts.append(("best", self.best.decisions))
         if self.verdicts:  # all are made in the same way
             parts.append(("margin", self.verdicts[0].decisions))
+        if self.bayesian:
+            parts.append(("rope", self.bayesian[0].decisions))
         return (*self.choices, *((about, choice) for about, chosen in parts for choice in chosen))
 
     @property
@@ -372,12 +555,12 @@ class Compared:
     @property
     def family_size(self) -> int:
         """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
-        return len(self.tests) + sum(one.test != "margin" for one in self.untested)
+        return len(self.tests) + sum(one.test not in ("margin", "rope") for one in self.untested)
 
     @property
     def paired(self) -> bool:
         """Whether values of the groups belong together."""
-        return self.design not in ("independent", "one_sample")
+        return self.design not in ("independent", "one_sample", "stratified")
 
     @property
     def confidence_level(self) -> float:
@@ -389,4 +572,6 @@ class Compared:
     @property
     def replicate(self) -> str:
         """The name of one more observation of each group."""
+        if self.answers is not None and self.design == "paired":
+            return "items"
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

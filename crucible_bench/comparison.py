@@ -123,6 +123,9 @@ def comparison_numbers(comparison: Compared) -> Iterator[tuple[str, float]]:
         yield from _numbers(test.result.test, test.result, test.p_adjusted)
     for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
         yield from _numbers(f"{pair.first}_vs_{pair.second}", pair, pair.p_adjusted)
+    for arm in comparison.preferences.arms if comparison.preferences is not None else ():
+        if arm.strength is not None:
+            yield f"{arm.name}.strength", arm.strength
     ranking = comparison.ranking
     if ranking is not None:
         for name, rank in zip(ranking.groups, ranking.mean_ranks, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -72,6 +73,7 @@ class Declaration:
     baseline: str | None = None
     margin: float | None = None
     non_inferiority: bool = False
+    rope: float | None = None
     higher_is_better: bool = True
     reference: float | None = None
     folds: int | None = None
@@ -114,7 +116,8 @@ _WORDS: Final[Mapping[str, object]] = MappingProxyType(
     }
 )
 _NUMBERS: Final = (
-    "alpha", "confidence_level", "folds", "margin", "reference", "repeats", "resamples", "seed", "test_share",
+    "alpha", "confidence_level", "folds", "margin", "reference", "repeats", "resamples", "rope", "seed",
+    "test_share",
 )  # fmt: skip
 _OPTIONAL: Final = frozenset({"compare", "effect_size", "family", "outcome", "study"})
 
@@ -129,17 +132,7 @@ def _unknown_words(said: Declaration) -> Iterator[str]:
 
 
 def _not_numbers(said: Declaration) -> Iterator[str]:
-    for name in (
-        "alpha",
-        "confidence_level",
-        "margin",
-        "reference",
-        "folds",
-        "repeats",
-        "test_share",
-        "resamples",
-        "seed",
-    ):
+    for name in _NUMBERS:
         value = getattr(said, name)
         if value is not None and not isinstance(value, Real):
             yield f"{name} is a number, not {value!r:.80}"
@@ -207,6 +200,8 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
     if said.design != "one_sample" and said.reference is not None:
         yield f"reference: it is for the design one_sample, but the design is {said.design}"
     yield from _contradictions_of_folds(said)
+    yield from _contradictions_of_rope(said)
+    yield from _contradictions_of_strata(said)
     if said.non_inferiority and said.margin is None:
         yield "margin: non-inferiority needs the largest loss that would not matter"
 
@@ -231,6 +226,38 @@ def _contradictions_of_folds(said: Declaration) -> Iterator[str]:
         yield "repeats: it is the number of times that a cross-validation was repeated, and needs its `folds`"
     if said.repeats is not None and said.repeats < 1:
         yield f"repeats: a cross-validation is done at least once, not {said.repeats} times"
+
+
+def _contradictions_of_rope(said: Declaration) -> Iterator[str]:
+    if said.rope is None:
+        return
+    if not 0.0 < said.rope < math.inf:
+        yield f"rope: it must be a positive number in units of the data, not {said.rope!r}"
+    if said.design not in ("paired", "resampled"):
+        yield (
+            f"rope: its Bayesian tests are for pairs and folds, but the design is {said.design}; a `margin` judges "
+            "practical equivalence there"
+        )
+    if said.outcome in ("binary", "ordinal"):
+        yield f"rope: {said.outcome} values have no distances that a region of equivalence could measure; leave it out"
+    if said.study == "sweep":
+        yield "rope: a sweep asks which may be the best, and judges no pairs; leave it out"
+
+
+def _contradictions_of_strata(said: Declaration) -> Iterator[str]:
+    if said.design != "stratified":
+        return
+    if said.outcome in ("binary", "ordinal"):
+        yield (
+            f"outcome: interquartile means need measurements, not {said.outcome} values; for right and wrong answers "
+            "take the design clustered, with the task as the cluster"
+        )
+    if said.margin is not None:
+        yield "margin: the design stratified has no verdicts; read the interval of the difference"
+    if said.study in ("multiple_datasets", "sweep"):
+        yield (
+            f"study: {said.study} compares one mean per group; for the design stratified, declare `compare: all_pairs`"
+        )
 
 
 def _contradictions_of_study(said: Declaration) -> Iterator[str]:

@@ -33,4 +33,5 @@ _OTHERS = {
     "difference": "the difference cannot be estimated",
     "groups": "the groups cannot be compared",
     "margin": "the difference cannot be compared with a margin",
+    "rope": "practical equivalence has no probability",
 }

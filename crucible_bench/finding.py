@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
-from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest, MarginResult, PairResult, Ranking
+from crucible_bench.compared import (
+    BestSet,
+    Compared,
+    FamilyResult,
+    JudgedTest,
+    MarginResult,
+    PairResult,
+    Preferences,
+    Ranking,
+)
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
-from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, EffectSizeName
+from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, Design, EffectSizeName
+from crucible_bench.wording import counted
 
 __all__ = [
     "Found",
     "adjusted",
+    "bayesian",
     "counts",
     "effect_text",
     "estimated",
@@ -22,11 +34,18 @@ __all__ = [
     "found_by",
     "found_of_pair",
     "joint_after",
+    "judged_by",
     "labelled",
     "left_out",
+    "mean_of_best",
     "measured",
     "not_tested",
     "percent",
+    "preference_caveats",
+    "preference_head",
+    "preferred",
+    "probability",
+    "rate_of",
     "shared_counts",
     "statistic",
 ]
@@ -39,6 +58,8 @@ def finding(comparison: Compared) -> str:
 
     It is the result of the test declared first: to pick the smallest p would be to pick the result.
     """
+    if comparison.preferences is not None:
+        return _finding_of_preferences(comparison, comparison.preferences)
     if comparison.best is not None:
         found = _finding_of_sweep(comparison, comparison.best)
     elif comparison.ranking is not None:
@@ -50,7 +71,31 @@ def finding(comparison: Compared) -> str:
     more = len(comparison.verdicts) - MOST_SHOWN
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
     verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
-    return " ".join([found, *verdicts, *rest, *not_tested(comparison.untested), *left_out(comparison)])
+    return " ".join(
+        [found, *verdicts, *rest, *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
+
+
+def bayesian(comparison: Compared) -> Iterator[str]:
+    """The Bayesian statements about pairs, in one sentence."""
+    if not comparison.bayesian:
+        return
+    said = []
+    for one in comparison.bayesian[:MOST_SHOWN]:
+        (first, second), size = one.groups, format_number(one.rope)
+        said.append(
+            f"P({first} better by more than {size}) {probability(one.p_first)}, "
+            f"P(practically equal) {probability(one.p_equivalent)}, "
+            f"P({second} better by more than {size}) {probability(one.p_second)}"
+        )
+    more = len(comparison.bayesian) - MOST_SHOWN
+    rest = [f"and {counted(more, 'more pair')}"] if more > 0 else []
+    yield f"Bayesian, by a {comparison.bayesian[0].method}: {'; '.join([*said, *rest])}."
+
+
+def probability(value: float) -> str:
+    """`= 0.93`, `< 0.01` or `> 0.99`."""
+    return "< 0.01" if value < 0.01 else "> 0.99" if value > 0.99 else f"= {value:.2f}"
 
 
 def not_tested(untested: Sequence[Untested]) -> Iterator[str]:
@@ -62,16 +107,24 @@ def not_tested(untested: Sequence[Untested]) -> Iterator[str]:
 
 
 def left_out(comparison: Compared) -> Iterator[str]:
-    """How many values of which groups were dropped."""
-    counts = {name: f"{gone:,} of {comparison.groups[name].n + gone:,}" for name, gone in comparison.left_out.items()}
-    if not counts:
-        return
-    shares = [f"{count} values of {name}" for name, count in counts.items()]
-    if len(set(counts.values())) == 1 and len(counts) == len(comparison.groups) > 1:
-        shares = [f"{next(iter(counts.values()))} values of each group"]
-    more = len(shares) - MOST_SHOWN
-    rest = f" and of {more} more groups" if more > 0 else ""
-    yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
+    """How many values of which groups were dropped, and how many items."""
+    answers, groups = comparison.answers, comparison.groups
+    noun = "values" if answers is None else "answers"
+    used = {name: groups[name].n if answers is None else answers.answers[name] for name in comparison.left_out}
+    counts = {name: f"{gone:,} of {used[name] + gone:,}" for name, gone in comparison.left_out.items()}
+    if counts:
+        shares = [f"{count} {noun} of {name}" for name, count in counts.items()]
+        if len(set(counts.values())) == 1 and len(counts) == len(groups) > 1:
+            shares = [f"{next(iter(counts.values()))} {noun} of each group"]
+        more = len(shares) - MOST_SHOWN
+        rest = f" and of {more} more groups" if more > 0 else ""
+        yield f"Left out because of missing values: {', '.join(shares[:MOST_SHOWN])}{rest}."
+    if answers is not None and answers.items_left_out:
+        total = max(group.n for group in groups.values()) + answers.items_left_out
+        yield (
+            f"Left out: {answers.items_left_out:,} of {total:,} items, to which a group has fewer than {answers.k} "
+            f"{'answer' if answers.k == 1 else 'answers'}."
+        )
 
 
 def _finding_of_test(comparison: Compared, judged: JudgedTest) -> str:
@@ -255,6 +308,18 @@ def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
     return (
         f"{best.leader} has the best mean{measured(comparison)} ({format_number(leader.mean)}, n = {leader.n}); {kept}"
         f"{rest} ({best.method}; with {percent(1 - comparison.alpha)} confidence the best one is among those kept)."
+        f"{mean_of_best(best)}"
+    )
+
+
+def mean_of_best(best: BestSet) -> str:
+    """What the mean of the leader is likely to be, as a further sentence; empty if it has no interval."""
+    if best.mean is None:
+        return ""
+    return (
+        f" Its mean is likely {'lower' if best.higher_is_better else 'higher'} than it looks, because the best of "
+        f"{best.mean.picked_from} was picked: {percent(best.mean.confidence_level)} CI for the mean of the one that "
+        f"came out best {format_interval(best.mean.interval)}."
     )
 
 
@@ -278,6 +343,91 @@ def _finding_of_ranking(comparison: Compared, ranking: Ranking) -> str:
         f"({format_number(ranking.mean_ranks[0])}); {said}{rest} (Friedman chi-square({format_number(df)}) = "
         f"{format_number(statistic)}, p {format_p(p)}; {ruler})."
     )
+
+
+def _finding_of_preferences(comparison: Compared, preferences: Preferences) -> str:
+    family, measure = comparison.comparisons, measured(comparison)
+    assert family is not None
+    level = percent(family.confidence_level)
+    of = f"{preferences.n:,} comparisons{judged_by(preferences)}"
+    if family.size == 1:
+        (pair,), (counts,) = family.comparisons, preferences.pairs
+        name = rate_of(pair)[0]
+        wins, losses, sign = counts.wins, counts.losses, 1.0
+        if name == pair.second:
+            wins, losses, sign = losses, wins, -1.0
+        tested = statistic(family.statistic_name, pair.df, sign * pair.statistic)
+        said = [
+            f"{preferred(pair)}{measure}: {win_rate(pair, f'{level} CI')}, {tested}, p {format_p(pair.p_value)}; "
+            f"{name} has {wins:,} wins, {counts.ties:,} ties and {losses:,} losses in {of}."
+        ]
+    else:
+        apart = sorted(family.comparisons, key=lambda pair: not pair.significant)
+        pairs = [
+            f"{preferred(pair)} ({win_rate(pair, 'CI')}, p {format_p(pair.p_adjusted)})" for pair in apart[:MOST_SHOWN]
+        ]
+        more = f"; and {len(apart) - MOST_SHOWN} more" if len(apart) > MOST_SHOWN else ""
+        how = f"{family.method}, {adjusted(family)}; {of}"
+        said = [f"{preference_head(comparison, family)} ({how}): {'; '.join(pairs)}{more}."]
+        strong = [arm for arm in preferences.arms if arm.strength is not None]
+        if strong:
+            order = ", ".join(f"{arm.name} {format_number(arm.strength or 0.0)}" for arm in strong[:MOST_SHOWN])
+            rest = f" and {len(strong) - MOST_SHOWN} more" if len(strong) > MOST_SHOWN else ""
+            against = preferences.reference or "their mean"
+            said.append(f"Bradley-Terry strengths as log odds against {against}: {order}{rest}.")
+    said += [f"{arm.reason}." for arm in preferences.arms if arm.reason is not None][:MOST_SHOWN]
+    return " ".join([*said, *preference_caveats(comparison, preferences)])
+
+
+def preference_caveats(comparison: Compared, preferences: Preferences) -> Iterator[str]:
+    """A position bias that is shown, what could not be compared, and what was left out."""
+    bias = preferences.position
+    if bias is not None and not bias.interval[0] <= 0.5 <= bias.interval[1]:
+        yield (
+            f"Position bias: the arm shown first has a win rate of {format_number(bias.rate)}, CI "
+            f"{format_interval(bias.interval)}, where both orders count alike."
+        )
+    family = comparison.comparisons
+    yield from not_tested((*(family.untested if family is not None else ()), *comparison.untested))
+    if preferences.left_out:
+        total = preferences.n + preferences.left_out
+        yield f"Left out because no winner is given: {preferences.left_out:,} of {total:,} comparisons."
+
+
+def preferred(pair: PairResult) -> str:
+    """`a is preferred to b`, if that is shown."""
+    if not pair.significant:
+        return f"{pair.first} and {pair.second} could not be told apart"
+    better, other = (pair.first, pair.second) if pair.estimate > 0.5 else (pair.second, pair.first)
+    return f"{better} is preferred to {other}"
+
+
+def rate_of(pair: PairResult) -> tuple[str, float, Interval]:
+    """The win rate of the preferred arm of a pair, or of the first if none is shown to be, by its name."""
+    low, high = pair.confidence_interval
+    if pair.significant and pair.estimate < 0.5:
+        return pair.second, 1.0 - pair.estimate, (1.0 - high, 1.0 - low)
+    return pair.first, pair.estimate, (low, high)
+
+
+def win_rate(pair: PairResult, interval: str) -> str:
+    name, rate, ends = rate_of(pair)
+    return f"win rate of {name} {format_number(rate)}, {interval} {format_interval(ends)}"
+
+
+def preference_head(comparison: Compared, family: FamilyResult) -> str:
+    """`2 of 3 pairs show a preference`."""
+    apart = sum(pair.significant for pair in family.comparisons)
+    against = f" with {family.control}" if family.control else ""
+    shows = "shows" if apart == 1 else "show"
+    return f"{apart} of {family.size} pairs{against} {shows} a preference{measured(comparison)}"
+
+
+def judged_by(preferences: Preferences) -> str:
+    """` of 150 items by 2 judges`, as far as they are named."""
+    items = "" if preferences.items is None else f" of {preferences.items:,} items"
+    count = len(preferences.judges)
+    return items + ("" if not count else f" by {preferences.judges[0]}" if count == 1 else f" by {count:,} judges")
 
 
 def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
@@ -342,7 +492,10 @@ def counts(comparison: Compared, test: TestResult) -> str:
     if len(test.n) == 1:
         return f"{test.n[0]:,}"
     counts = " and ".join(map(format_number, test.n)) if len(set(test.n)) > 1 else f"{test.n[0]:,} per group"
-    return f"{counts}, in clusters" if comparison.design == "clustered" else counts
+    return f"{counts}{_PARTS.get(comparison.design, '')}"
+
+
+_PARTS: Final[Mapping[Design, str]] = MappingProxyType({"clustered": ", in clusters", "stratified": ", in strata"})
 
 
 def shared_counts(comparison: Compared, family: FamilyResult) -> str:

@@ -6,6 +6,7 @@ from crucible_bench.compared import Compared, FamilyResult, JudgedTest
 from crucible_bench.finding import (
     Found,
     adjusted,
+    bayesian,
     counts,
     effect_text,
     estimates_effect,
@@ -13,11 +14,17 @@ from crucible_bench.finding import (
     found_by,
     found_of_pair,
     joint_after,
+    judged_by,
     labelled,
     left_out,
+    mean_of_best,
     measured,
     not_tested,
     percent,
+    preference_caveats,
+    preference_head,
+    preferred,
+    rate_of,
     shared_counts,
     statistic,
 )
@@ -48,6 +55,8 @@ def headline(comparison: Compared) -> str:
         rest = f"not told apart from it: {named}" if alike else "told apart from every other one"
         mean = format_number(ranking.mean_ranks[0], 3)
         return f"{first} has the best mean rank{measured(comparison)}, {mean} over {ranking.blocks} data sets; {rest}."
+    if comparison.preferences is not None and comparison.comparisons is not None:
+        return _of_preferences(comparison, comparison.comparisons)
     if comparison.comparisons is not None:
         return _of_family(comparison, comparison.comparisons)
     return f"{_of_test(comparison, comparison.judged[0])}."
@@ -56,15 +65,24 @@ def headline(comparison: Compared) -> str:
 def method(comparison: Compared) -> str:
     """How the headline was found: the test with its numbers, or how the pairs were judged together.
 
-    Then what was declared and could not be tested, and how many values were left out.
+    Then the Bayesian statements, what was declared and could not be tested, and how many values were left out.
     """
-    return " ".join([_method(comparison), *not_tested(comparison.untested), *left_out(comparison)])
+    if (preferences := comparison.preferences) is not None and comparison.comparisons is not None:
+        how = _capital(comparison.comparisons.method)
+        if comparison.comparisons.size > 1:
+            how += f", {adjusted(comparison.comparisons)}"
+        of = f"{preferences.n:,} comparisons{judged_by(preferences)}"
+        return " ".join([f"{how}; {of}.", *preference_caveats(comparison, preferences)])
+    return " ".join(
+        [_method(comparison), *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+    )
 
 
 def _method(comparison: Compared) -> str:
     if comparison.best is not None:
         sure = percent(1 - comparison.alpha)
-        return f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        kept = f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
+        return f"{kept}{mean_of_best(comparison.best)}"
     if (ranking := comparison.ranking) is not None:
         value, df, p = ranking.friedman
         ruler = "Wilcoxon tests with Holm's correction"
@@ -119,6 +137,20 @@ def _of_family(comparison: Compared, family: FamilyResult) -> str:
     more = f"; and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
     more += f"; {len(family.untested)} not tested" if family.untested else ""
     return f"{family_head(comparison, family)}: {'; '.join(shown)}{more}."
+
+
+def _of_preferences(comparison: Compared, family: FamilyResult) -> str:
+    pairs = sorted(family.comparisons, key=lambda pair: not pair.significant)
+    shown: list[str] = []
+    for pair in pairs[:MOST_PAIRS]:
+        level = "" if shown else f"{percent(family.confidence_level)} CI "
+        name, value, interval = rate_of(pair)
+        rate, ends = _numbers(value, interval, family.null_value, level)
+        measure = measured(comparison) if family.size == 1 else ""
+        shown.append(f"{preferred(pair)}{measure}: win rate of {name} {rate}, {ends}")
+    more = f"; and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+    head = "" if family.size == 1 else f"{preference_head(comparison, family)}: "
+    return f"{head}{'; '.join(shown)}{more}."
 
 
 def _of_two(

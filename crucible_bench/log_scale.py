@@ -46,7 +46,19 @@ def as_ratios(comparison: Comparison) -> Comparison:
     """A comparison of logarithms in the units of the data: estimates are ratios, means geometric means."""
     best = comparison.best
     if best is not None:
-        best = replace(best, contenders=tuple(replace(one, mean=math.exp(one.mean)) for one in best.contenders))
+        mean = best.mean
+        best = replace(
+            best,
+            contenders=tuple(replace(one, mean=math.exp(one.mean)) for one in best.contenders),
+            mean=mean
+            and replace(
+                mean,
+                mean=math.exp(mean.mean),
+                interval=_exp(mean.interval),
+                uncorrected=_exp(mean.uncorrected),
+                notes=(),  # the ratio of the widths is that of the logarithms
+            ),
+        )
     return replace(
         comparison,
         scale="log",

@@ -9,12 +9,12 @@ from typing import Final, Literal, get_args
 
 from crucible_bench.errors import CannotTestError
 
-Design = Literal["clustered", "independent", "one_sample", "paired", "resampled"]
+Design = Literal["clustered", "independent", "one_sample", "paired", "resampled", "stratified"]
 """How the values of the groups belong together.
 
 `paired`: value i of every group shares an example, a seed or a block. `clustered`: paired items that fall into
 clusters. `resampled`: scores on the folds or resamples of one cross-validation. `one_sample`: one group against a
-reference.
+reference. `stratified`: scores of several tasks, each with seeds of its own.
 """
 
 
@@ -39,6 +39,7 @@ TestName = Literal[
     "corrected_resampled_ttest",
     "fisher_exact",
     "friedman",
+    "iqm",
     "kendall",
     "kruskal_wallis",
     "levene",
@@ -145,6 +146,7 @@ EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "corrected_resampled_ttest": ("cohens_dz",),
     "fisher_exact": ("odds_ratio",),
     "friedman": ("kendall_w",),
+    "iqm": ("common_language",),
     "kendall": ("kendall_tau",),
     "kruskal_wallis": ("epsilon_squared", "eta_squared"),
     "levene": ("eta_squared", "omega_squared"),
@@ -210,6 +212,7 @@ TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
         }
     ),
     "resampled": frozenset({"corrected_resampled_ttest"}),
+    "stratified": frozenset({"iqm"}),
 }
 """The tests of each design. A test belongs to one design: the one whose dependence between values it accounts for."""
 
@@ -259,6 +262,7 @@ OTHER_TESTS: Final[Mapping[TestName, str]] = MappingProxyType(
         "chi_square": "chi_square_test",
         "clustered_ttest": "clustered_ttest",
         "fisher_exact": "fisher_exact_test",
+        "iqm": "compare_iqm",
         "one_sample_sign": "one_sample_test",
         "one_sample_ttest": "one_sample_test",
         "one_sample_wilcoxon": "one_sample_test",

@@ -73,17 +73,25 @@ class Context:
 
     def _replace(self, **changes: object) -> Context:
         """The Context with these fields replaced, as they are: not checked, not converted."""
-        attempt = current_attempt.get()
-        if attempt is not None and attempt.run_id == self.__dict__["run_id"]:
-            attempt.derived = True
+        changed = self
+        for name, value in changes.items():
+            changed = changed._with(name, value)
+        return changed
+
+    def _with(self, name: str, value: object) -> Context:
         # dataclasses.replace would check and convert all eight fields again, at ten times the cost.
         changed = _new(type(self))
-        _set(changed, "__dict__", self.__dict__ | changes)
+        fields = self.__dict__.copy()
+        fields[name] = value
+        _set(changed, "__dict__", fields)
+        attempt = current_attempt.get()
+        if attempt is not None and attempt.run_id == fields["run_id"]:
+            attempt.derived = True
         return changed
 
     def _record(self, event: Event) -> Context:
         """The Context with one more event in its trace."""
-        # Like _replace, without the cost of a keyword: called twice for every stage.
+        # Like _with, but no work of the stage: called twice for every stage.
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields["trace"] = fields["trace"].append(event)
@@ -104,7 +112,7 @@ class Context:
                 values = {name: value}
             case _:
                 raise TypeError("assign takes name=value, or a mapping, or one name and its value")
-        return self._replace(assigns=self.assigns.merge(_checked_names(values)))
+        return self._with("assigns", self.assigns.merge(_checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
         """Set one metric. Raises TypeError if the name is not a string."""
@@ -114,7 +122,7 @@ class Context:
             attempt.updates.metric(name, value)
         if not isinstance(name, str):
             raise _not_a_name(name)
-        return self._replace(metrics=self.metrics.put(name, value))
+        return self._with("metrics", self.metrics.put(name, value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         """The metric, or `default` if there is none of that name."""
@@ -129,21 +137,21 @@ class Context:
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
         """Set several metrics. Raises TypeError if a name is not a string."""
-        return self._replace(metrics=self.metrics.merge(_checked_names(metrics)))
+        return self._with("metrics", self.metrics.merge(_checked_names(metrics)))
 
     def add_output(self, output: Any) -> Context:
         """Append one record."""
-        return self._replace(outputs=self.outputs.append(output))
+        return self._with("outputs", self.outputs.append(output))
 
     def add_outputs(self, outputs: Iterable[Any]) -> Context:
         """Append several records. Raises TypeError for a text or a mapping, which is a single record."""
         if isinstance(outputs, str | bytes | Mapping):
             raise TypeError(f"add_outputs takes several records; use add_output for a single one, {outputs!r:.80}")
-        return self._replace(outputs=self.outputs.extend(outputs))
+        return self._with("outputs", self.outputs.extend(outputs))
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
         """Name a path or URL that the run produced. Raises TypeError if the name is not a string."""
-        return self._replace(artifacts=self.artifacts.put(_checked_name(name), artifact))
+        return self._with("artifacts", self.artifacts.put(_checked_name(name), artifact))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
         """The path or URL, or `default` if there is none of that name."""

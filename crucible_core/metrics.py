@@ -78,8 +78,8 @@ def every_value(ctx: Context) -> Iterator[tuple[str, Any]]:
 
 
 def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
-    """The numbers of each pair of a family, such as `bench.svm_vs_ridge.p_adjusted`; in JSON they are in a list,
-    without names.
+    """The numbers of each pair of a family, and of each with a rope, such as `bench.svm_vs_ridge.p_adjusted`; in JSON
+    they are in a list, without names.
     """
     for name, comparison in comparisons(ctx).items():
         for pair in comparison.comparisons.comparisons if comparison.comparisons else ():
@@ -89,6 +89,10 @@ def pair_values(ctx: Context) -> Iterator[tuple[str, float]]:
                 if number is not None and math.isfinite(number):
                     yield f"{prefix}.{key}", number
             yield from _ends(prefix, pair).items()
+        for one in comparison.bayesian:
+            prefix = f"{name}.{one.groups[0]}_vs_{one.groups[1]}"
+            for key in ("p_first", "p_equivalent", "p_second"):
+                yield f"{prefix}.{key}", getattr(one, key)
 
 
 def _ends(prefix: str, compared: TestResult | PairResult) -> dict[str, float]:

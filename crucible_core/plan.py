@@ -9,9 +9,9 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -23,7 +23,10 @@ from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import error_text
-from crucible_core.values.places import report_folder
+from crucible_core.values.places import ReportFolder
+
+if TYPE_CHECKING:
+    from crucible_core.trials.log import TrialSettings
 
 __all__ = [
     "Plan",
@@ -64,8 +67,14 @@ class Plan(Sequence[PlannedStage]):
     experiment: Experiment
     stages: tuple[PlannedStage, ...]
     registry: Registry
-    output_root: Path
-    """Where its reports are written: absolute, since a stage may change the working directory."""
+    reports: ReportFolder = field(compare=False, repr=False)
+    trials: TrialSettings | None = None
+    """How its trials are run and kept, if it has some."""
+
+    @property
+    def output_root(self) -> Path:
+        """Where its reports are written: absolute, since a stage may change the working directory."""
+        return self.reports.path
 
     @overload
     def __getitem__(self, index: int) -> PlannedStage: ...
@@ -101,6 +110,10 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     """
     check_experiment(experiment, Experiment)
     check_instance("registry", registry, Registry, "a Registry, such as builtin_registry() or Registry({...})")
+    if experiment.trials is not None:
+        from crucible_core.ir.trials_stage import with_trials_stage  # noqa: PLC0415  # few experiments have them
+
+        experiment = with_trials_stage(experiment, registry)
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
     if not mistakes:
@@ -121,7 +134,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
         mistakes += check_crons(experiment)
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry, report_folder(experiment.folder))
+    return Plan(experiment, planned, registry, ReportFolder(experiment.folder))
 
 
 def ask_again(plan: Plan) -> None:
@@ -153,13 +166,13 @@ def _plan_each(
     experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
 ) -> tuple[PlannedStage, ...]:
     planned = []
-    folder, context = experiment.folder, {"registry": registry}
+    folder = experiment.folder
     broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
         if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, registry, folder, context, ask=True))
+            planned.append(_plan(experiment, index, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -172,17 +185,11 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, registry, experiment.folder, {"registry": registry})
+    return _plan(experiment, index, registry, experiment.folder)
 
 
 def _plan(
-    experiment: Experiment,
-    index: int,
-    registry: Registry,
-    folder: Path | None,
-    context: Mapping[str, Any],
-    *,
-    ask: bool = False,
+    experiment: Experiment, index: int, registry: Registry, folder: Path | None, *, ask: bool = False
 ) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
@@ -195,7 +202,7 @@ def _plan(
     if seeded:
         options = {**options, "seed": experiment.seed}
     try:
-        stage = read_options(found, options, context)
+        stage = read_options(found, options, {"registry": registry})
     except ValidationError as error:
         from crucible_core.ir.option_mistakes import describe_options  # noqa: PLC0415  # for mistakes only
 
@@ -222,10 +229,12 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
 
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
-    if dict in map(type, options.values()):  # it may be for a model with a default of its own
-        from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
+    for value in options.values():
+        if type(value) is dict:  # it may be for a model with a default of its own
+            from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
 
-        options = completed(stage, options)
+            options = completed(stage, options)
+            break
     # As JSON, for its strict rules: "0.1" is not a number, but a list can be a tuple. By the validator itself, because
     # `model_validate_json` takes half as long again.
     read: Stage = stage.__pydantic_validator__.validate_json(to_json(options), strict=True, context=context)
@@ -237,6 +246,8 @@ def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
     try:
         problems = stage.check(experiment) or ()
         said = "; ".join([problems] if isinstance(problems, str) else problems)
+    except InvalidExperimentError:  # it says where the mistake is
+        raise
     except Exception as error:
         raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
     if said:

@@ -9,7 +9,9 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from os import PathLike
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -54,12 +56,15 @@ def run_experiment(
     assigns: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     observers: Observers = (),
+    jobs: int | None = None,
+    keep: str | PathLike[str] | None = None,
 ) -> Context:
     """Run the experiment's stages one after another in this process, judge its gates, and return the last Context.
 
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
-    function that is called with every event of the trace as it happens.
+    function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
+    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -67,6 +72,10 @@ def run_experiment(
     pass. Gates against a regression are undecided here, because no earlier runs are kept.
     """
     plan = plan_of(experiment, registry)
+    if jobs is not None or keep is not None:
+        from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
+
+        plan = replace(plan, trials=settings_of(jobs, keep))
     audience = Audience.of(observers)
     shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
@@ -106,7 +115,7 @@ def run_stage(
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
     raised. The Context of either holds the decisions made until then.
     """
-    audience = Audience.of(observers)
+    audience = observers if isinstance(observers, Audience) else Audience.of(observers)
     definition = planned.definition
     name, policy = definition.name, definition.retry
     if not definition.enabled:
@@ -119,8 +128,7 @@ def run_stage(
         while True:
             attempt = Attempt(context.run_id, name, audience, readable=partial(_readable, planned=planned))
             heard = attempt.heard
-            retry = policy if policy is not None and attempts <= policy.max_retries else None
-            inputs = None if retry is None else AttemptInputs(planned.stage, context)
+            inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
                 result = _run_once(planned, context, attempt, audience)
                 break
@@ -128,10 +136,10 @@ def run_stage(
                 raise
             except BaseException as error:
                 context = _keep(context, heard)
-                if retry is None or inputs is None or not isinstance(error, Exception):
+                if policy is None or inputs is None or not isinstance(error, Exception):
                     failed = _failure(planned, error, attempts, perf_counter() - started)
                     raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
-                delay = retry.delay_after(attempts)
+                delay = policy.delay_after(attempts)
                 planned, context = planned._replace(stage=inputs.stage), inputs.restored(context)
                 context = _record(context, _retried(planned, attempts, delay, error), audience)
             time.sleep(delay)

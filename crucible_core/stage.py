@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
-import re
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
-from types import UnionType
 from typing import (
     Annotated,
     Any,
     ClassVar,
-    Literal,
     Protocol,
-    TypedDict,
-    Union,
-    get_args,
-    get_origin,
     get_type_hints,
     runtime_checkable,
 )
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
-from pydantic.fields import FieldInfo
 
 from crucible_core.context import Context
+from crucible_core.ir.description import StageDescription, description_of
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.option_schema import file_name
-from crucible_core.values.jsonable import to_jsonable
 
 __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
-
-
-class StageDescription(TypedDict):
-    """The description of a stage and its options, derived from its class; every value is JSON-able."""
-
-    name: str
-    description: str
-    required: list[str]
-    optional: list[str]
-    types: dict[str, str]
-    defaults: dict[str, Any]
-    schema: dict[str, Any]
 
 
 class Stage(BaseModel):
@@ -59,6 +38,9 @@ class Stage(BaseModel):
 
     source_when_defined: ClassVar[tuple[int, int] | None] = None
     """When the file of the class's module was last changed (ns), and its size, when the class was made."""
+
+    gathers: ClassVar[bool] = False
+    """Whether it works on the results of trials, such as `bench`: the stages of a trial end before it."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -89,17 +71,7 @@ class Stage(BaseModel):
     @classmethod
     def describe(cls) -> StageDescription:
         """Name, description, required and optional options, their types, defaults and JSON schema."""
-        # The alias of an option is its name in the file.
-        fields = {file_name(name, field): field for name, field in cls.model_fields.items()}
-        return StageDescription(
-            name=_snake_case(cls.__name__),
-            description=inspect.getdoc(cls) or "" if cls.__doc__ else "",
-            required=[name for name, field in fields.items() if field.is_required()],
-            optional=[name for name, field in fields.items() if not field.is_required()],
-            types={name: _type_name(field.annotation) for name, field in fields.items()},
-            defaults={name: to_jsonable(_default(field)) for name, field in fields.items() if not field.is_required()},
-            schema=to_jsonable(cls.model_json_schema()),
-        )
+        return description_of(cls)
 
 
 def state_of_source(module: str) -> tuple[int, int] | None:
@@ -195,34 +167,6 @@ def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str,
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}
     holder = type("Options", (), {"__annotations__": annotations})
     return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)
-
-
-def _default(field: FieldInfo) -> Any:
-    if field.default_factory is None:
-        return field.default
-    try:
-        return field.get_default(call_default_factory=True, validated_data={})
-    except Exception:  # noqa: BLE001  # a factory that needs the other options
-        return None
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _type_name(annotation: Any) -> str:
-    """`list[int] | None`, `"a" | "b"`: the annotation as one would write it, without module names."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is type(None):
-        return "None"
-    if origin is Literal:
-        return " | ".join(json.dumps(value) if isinstance(value, str) else repr(value) for value in arguments)
-    if origin is Annotated:
-        return _type_name(arguments[0])
-    if origin in (Union, UnionType):
-        return " | ".join(map(_type_name, arguments))
-    name = getattr(origin or annotation, "__name__", str(annotation))
-    return f"{name}[{', '.join('...' if one is ... else _type_name(one) for one in arguments)}]" if arguments else name
 
 
 @runtime_checkable

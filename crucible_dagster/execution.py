@@ -37,6 +37,7 @@ from crucible_core import (
 )
 from crucible_core.ir.experiment import Source
 from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
+from crucible_core.ir.trials_stage import every_stage
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
@@ -333,7 +334,7 @@ def rebuild_job(
 
 def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
     found = {}
-    for definition in experiment.pipeline:
+    for definition in every_stage(experiment):
         name = definition.module or definition.name
         if ":" in name or name not in registry:
             continue

@@ -191,6 +191,19 @@ class Bounded(Stage):
 
 
 @stage
+def answers_and_votes(ctx: Context) -> Context:
+    """Four answers of two arms to each of six items as outputs, and votes between the arms."""
+    answers = [
+        {"arm": arm, "item": f"q{item}", "right": (item + shift + count) % 3 == 0}
+        for shift, arm in enumerate(("new", "old"))
+        for item in range(6)
+        for count in range(4 - shift)
+    ]
+    votes = [{"first": "new", "second": "old", "winner": ("new", "tie", "old", "new")[item % 4]} for item in range(30)]
+    return ctx.add_outputs(answers).assign(votes=votes)
+
+
+@stage
 def rows(ctx: Context) -> Context:
     scores = {"a": [0.61, 0.72, 0.55, 0.68, 0.7], "b": [0.81, 0.77, 0.9, 0.85, 0.79]}
     return ctx.add_outputs({"group": name, "score": score} for name, values in scores.items() for score in values)

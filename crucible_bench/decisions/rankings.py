@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 from scipy import special
 
-from crucible_bench.compared import BestSet, Contender, Ranking, RankingProcedure
+from crucible_bench.compared import BestMean, BestSet, Contender, Ranking, RankingProcedure
 from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups
 from crucible_bench.data.summary import summarize
+from crucible_bench.decisions.best_mean import mean_of_best
 from crucible_bench.decisions.differences import Differences
 from crucible_bench.distributions.studentized import range_quantile
 from crucible_bench.errors import CannotTestError
@@ -101,6 +102,7 @@ def indistinguishable_from_best(
     paired: bool = False,
     difference: Differences | None = None,
     alpha: float = 0.05,
+    confidence_level: float | None = None,
 ) -> BestSet:
     """Subset selection: the configurations that no other one is shown to beat by its mean.
 
@@ -110,6 +112,9 @@ def indistinguishable_from_best(
     hypotheses. So it is dropped with probability at most alpha, under any dependence (the idea of Gupta 1965 and of Hsu
     1984, without their equal variances). Comparing all with the leader instead would ignore that the leader was chosen
     by the same data.
+
+    The leader's mean has an interval that allows for its having been picked, by `mean_of_best`, with `confidence_level`
+    (by default 1 - alpha).
 
     A pair without any spread is judged by the exact permutation test. A pair that cannot be tested, such as one with a
     single value, is evidence for neither; `notes` says why.
@@ -137,6 +142,7 @@ def indistinguishable_from_best(
     sign = 1.0 if higher_is_better else -1.0
     means = [summarize(sample.values).mean for sample in samples]
     order = sorted(range(k), key=lambda place: -sign * means[place])
+    mean, no_mean = _mean_of_leader(samples, higher_is_better, of, alpha, confidence_level)
     contenders = tuple(_contender(samples, place, order[0], means[place], wins, alpha) for place in order)
     return BestSet(
         leader=samples[order[0]].name,
@@ -154,9 +160,25 @@ def indistinguishable_from_best(
                 "the leader was chosen by the same data, so a test of each against it would be too sure",
                 ("dunnett with the leader as control",),
             ),
+            *(mean.decisions if mean else ()),
         ),
-        notes=tuple(dict.fromkeys(refusal.reason for refusal in refused)),
+        notes=tuple(dict.fromkeys([*(refusal.reason for refusal in refused), *no_mean])),
+        mean=mean,
     )
+
+
+def _mean_of_leader(
+    samples: Sequence[Sample], higher_is_better: bool, of: Differences, alpha: float, confidence_level: float | None
+) -> tuple[BestMean | None, tuple[str, ...]]:
+    """The mean of the best with its interval, or why it has none."""
+    groups = {sample.name: sample.values for sample in samples}
+    try:
+        mean = mean_of_best(
+            groups, higher_is_better=higher_is_better, difference=of, alpha=alpha, confidence_level=confidence_level
+        )
+    except CannotTestError as refusal:
+        return None, (refusal.reason,)
+    return mean, ()
 
 
 def _tests(of: Differences) -> str:

@@ -83,6 +83,7 @@ def choose_test(
     | continuous | clustered | two | clustered_ttest |
     | continuous | clustered | more | welch_anova |
     | continuous | resampled | two | corrected_resampled_ttest |
+    | continuous | stratified | two | iqm |
     | binary | clustered | two | clustered_ttest |
     | binary | clustered | more | welch_anova |
     | binary | resampled | two | corrected_resampled_ttest |
@@ -93,8 +94,9 @@ def choose_test(
     Reasons and sources are in `RULES`. "paired" also means blocks: value i of all groups shares a question, a seed or a
     fold. "clustered" means that values within a group are related (several questions on one text, several answers to
     one question), with two groups measured on the same clusters; "resampled" that they come from overlapping training
-    sets (cross-validation). More than two groups lead to one test of all; which of them differ is a separate question,
-    for a family of comparisons. `run_test` computes the test, or the function that `OTHER_TESTS` names.
+    sets (cross-validation); "stratified" that they are scores of one set of tasks, each with seeds of its own. More
+    than two groups lead to one test of all; which of them differ is a separate question, for a family of comparisons.
+    `run_test` computes the test, or the function that `OTHER_TESTS` names.
 
     Neither the data nor `checks` (sentences about normality or spread, passed through as information) decide: a test
     chosen by a preliminary test on the same data does not keep its level (Zimmerman 2004; Rochon, Gondan & Kieser
@@ -320,10 +322,24 @@ RULES: Final[tuple[Rule, ...]] = (
             ),
         )
     ),
+    Rule(
+        "continuous",
+        "stratified",
+        "two",
+        "iqm",
+        (),
+        "the middle half of all scores is neither ruled by one task nor blind to all but one, as mean and median are",
+        "Agarwal et al. 2021",
+    ),
 )
 
 
 def _without_rule(outcome: Outcome, design: Design, groups: int) -> str:
+    if design == "stratified" and outcome != "continuous":
+        return (
+            f"interquartile means need measurements, but the outcomes are {outcome}; for right and wrong answers take "
+            "the design clustered, with the task as the cluster"
+        )
     if outcome == "ordinal":
         return f"there is no rule for {design} ordinal outcomes; take one value per cluster or fold, its median for one"
     return (

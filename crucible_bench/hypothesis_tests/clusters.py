@@ -194,43 +194,52 @@ def clustered_difference(test: str, samples: tuple[Sample, Sample], clusters: Cl
 
 def read_clusters(test: str, clusters: Clusters, n: int) -> Codes:
     """Shape (n,): the number of each value's cluster, from 0 in order of appearance; at least two clusters."""
-    labels = _labels(test, clusters, n)
+    codes, seen = read_labels(test, clusters, n, "cluster")
+    if len(seen) < 2:
+        raise CannotTestError(
+            test,
+            f"all {n} values are of one cluster, {seen[0]!r}, so nothing says how clusters vary; at least two are "
+            "needed, and many more for a trustworthy standard error",
+        )
+    return codes
+
+
+def read_labels(test: str, given: Clusters, n: int, what: str) -> tuple[Codes, list[Hashable]]:
+    """Shape (n,): the number of each value's label, from 0 in order of appearance; and the labels in that order.
+
+    `what` is what a label names. Raises CannotTestError unless there is one label per value, none of them missing.
+    """
+    labels = _labels(test, given, n, what)
     seen: dict[Hashable, int] = {}
     for place, label in enumerate(labels):
         if not isinstance(label, Hashable):
             raise CannotTestError(
-                test, f"the cluster label at position {place} is a {type(label).__name__}; a label is a name or number"
+                test, f"the {what} label at position {place} is a {type(label).__name__}; a label is a name or number"
             )
         if is_missing(label) or (isinstance(label, str) and not label.strip()):
             raise CannotTestError(
                 test,
-                f"the cluster label at position {place} is missing; leave the value out, or give it a cluster of its "
+                f"the {what} label at position {place} is missing; leave the value out, or give it a {what} of its "
                 "own if it shares none",
             )
         seen.setdefault(label, len(seen))
     texts = {str(label).strip() for label in seen}
     if len(texts) < len(seen):
         raise CannotTestError(
-            test, "some cluster labels differ in type or surrounding blanks only, as 1 and '1' do; spell them one way"
+            test, f"some {what} labels differ in type or surrounding blanks only, as 1 and '1' do; spell them one way"
         )
-    if len(seen) < 2:
-        raise CannotTestError(
-            test,
-            f"all {n} values are of one cluster, {labels[0]!r}, so nothing says how clusters vary; at least two are "
-            "needed, and many more for a trustworthy standard error",
-        )
-    return np.array([seen[label] for label in labels], dtype=np.intp)
+    return np.array([seen[label] for label in labels], dtype=np.intp), list(seen)
 
 
-def _labels(test: str, clusters: Clusters, n: int) -> Sequence[Any]:
-    given = cast(object, clusters)
+def _labels(test: str, labels: Clusters, n: int, what: str) -> Sequence[Any]:
+    given = cast(object, labels)
     if isinstance(given, (str, bytes, Mapping)) or not (isinstance(given, Sequence) or hasattr(given, "tolist")):
-        raise CannotTestError(test, f"clusters must be one label per value, not {type(given).__name__}")
-    labels: Any = given if isinstance(given, Sequence) else cast(Any, given).tolist()
-    if not isinstance(labels, Sequence) or len(labels) != n:
-        size = len(labels) if isinstance(labels, Sequence) else "no"
-        raise CannotTestError(test, f"there are {n} values but {size} cluster labels; every value needs one")
-    return labels
+        raise CannotTestError(test, f"the {what}s must be one label per value, not {type(given).__name__}")
+    listed: Any = given if isinstance(given, Sequence) else cast(Any, given).tolist()
+    if not isinstance(listed, Sequence) or len(listed) != n:
+        size = len(listed) if isinstance(listed, Sequence) else "no"
+        raise CannotTestError(test, f"there are {n} values but {size} {what} labels; every value needs one")
+    return listed
 
 
 def _robust(test: str, samples: tuple[Sample, Sample], clusters: ClustersOfGroups) -> _Robust:
@@ -300,7 +309,7 @@ def _shared(
         if sample.name not in clusters:
             raise CannotTestError(test, f"there are no clusters of group {sample.name!r}, only of {listing(clusters)}")
     first, second = samples
-    labels = [*_labels(test, clusters[first.name], first.n), *_labels(test, clusters[second.name], second.n)]
+    labels = [label for one in (first, second) for label in _labels(test, clusters[one.name], one.n, "cluster")]
     together = read_clusters(test, labels, first.n + second.n)
     own = together[: first.n], together[first.n :]
     common = np.intersect1d(*own)

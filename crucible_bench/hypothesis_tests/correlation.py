@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from crucible_bench.data.moments import LEAST_SQUARES
-from crucible_bench.data.pairs import Integers
 from crucible_bench.data.sample import Sample, Vector, scale_exponent, scaled
 from crucible_bench.distributions.rank_distributions import midranks
 from crucible_bench.distributions.resampling import check_resamples
@@ -22,10 +21,10 @@ from crucible_bench.result import Choice, Effect, Interval, Settings, TestResult
 from crucible_bench.vocabulary import Alternative, EffectSizeName, TestName
 from crucible_bench.wording import counted
 
-_EXACT_RANKS_UP_TO = 9  # 362880 orders; R's cor.test enumerates as far
+_EVERY_ORDER_UP_TO = 9  # 362880 orders; R's cor.test enumerates as far
+_EVERY_TABLE_UP_TO = 8  # 40320 orders, with a table for each
 _EXACT_TAU_UP_TO = 50
 _MOST_CELLS = 10_000
-_EVERY_ORDER_UP_TO = 8  # 40320 orders
 _ROUGH = 0.2
 _NOISE = 1e-10
 _BATCH = 1 << 14
@@ -39,7 +38,6 @@ def pearson_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     n = samples[0].n
     r = _product_moment("pearson", samples)
     df = n - 2.0
-    t = math.copysign(math.inf, r) if abs(r) >= 1.0 else r * math.sqrt(df / ((1.0 - r) * (1.0 + r)))
     notes = ("the points lie on a straight line, up to rounding",) if abs(r) >= 1.0 else ()
     return _concluded(
         "pearson",
@@ -49,7 +47,7 @@ def pearson_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
         effect_name="pearson_r",
         value=r,
         df=(df,),
-        p_value=t_tail(t, df, settings.alternative),
+        p_value=_t_tail(r, df, settings.alternative),
         variance=1.0 / (n - 3.0) if n > 3 else math.inf,
         half_step=0.0,
         assumptions=(_PAIRED, "pairs are independent of each other", "both measurements are jointly normal"),
@@ -69,19 +67,10 @@ def spearman_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult
     n = samples[0].n
     ranks = tuple(Sample(sample.name, midranks(sample.values)) for sample in samples)
     rho = _product_moment("spearman", ranks)
-    if n <= _EXACT_RANKS_UP_TO:
-        p_value = _exact_rho(ranks[0].values, ranks[1].values, settings.alternative)
-        note = f"exact p-value, n = {n}{_ties(samples, ', given the ties')}"
-        choice = Choice("exact distribution of rho", f"{n} pairs: every order is counted", ("t approximation",))
-    elif _is_rough(ranks[0].values, ranks[1].values):
-        p_value, note, choice = _by_orders(settings, ranks, lambda x, y: y @ x, "t approximation")
+    if n <= _EVERY_ORDER_UP_TO or _is_rough(ranks[0].values, ranks[1].values):
+        p_value, note, choice = _by_orders(settings, ranks, lambda x, y: y @ x, "t approximation", _EVERY_ORDER_UP_TO)
     else:
-        t = (
-            math.copysign(math.inf, rho)
-            if abs(rho) >= 1.0
-            else rho * math.sqrt((n - 2.0) / ((1.0 - rho) * (1.0 + rho)))
-        )
-        p_value = max(t_tail(t, n - 2.0, settings.alternative), math.exp(-math.lgamma(n + 1.0)))  # one order of n!
+        p_value = max(_t_tail(rho, n - 2.0, settings.alternative), math.exp(-math.lgamma(n + 1.0)))  # one order of n!
         note = f"t approximation{_ties(samples, ', ties share the mean of their ranks')}"
         choice = Choice("t approximation of rho", f"{n} pairs", ("exact distribution",))
     return _concluded(
@@ -108,28 +97,28 @@ def kendall_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Kendall's tau-b (1945), in O(n log n).
 
     Without ties and up to 50 pairs the p-value is exact; otherwise normal, with the variance that ties leave (Kendall
-    1970), or that of random orders if ties make this rough. The interval is Fisher's z with the variance of Fieller,
-    Hartley & Pearson (1957).
+    1970), or that of all or random orders if ties make this rough. The interval is Fisher's z with the variance of
+    Fieller, Hartley & Pearson (1957).
     """
+    from scipy import stats  # noqa: PLC0415  # as in `shapiro_wilk`: slow to load
+
     _check("kendall", samples)
     n = samples[0].n
-    x, y = (np.unique(sample.values, return_inverse=True)[1].astype(np.int64) for sample in samples)
-    s, untied = _concordance(x, y)
-    tau = _one_up_to_rounding(s / math.sqrt(untied[0]) / math.sqrt(untied[1]))
+    levels = tuple(
+        Sample(sample.name, np.unique(sample.values, return_inverse=True)[1].astype(np.float64)) for sample in samples
+    )
+    x, y = (sample.values for sample in levels)
     tied = _ties(samples, "with ties")
-    few_levels = (int(x.max()) + 1) * (int(y.max()) + 1) <= _MOST_CELLS
-    if tied and few_levels and _is_rough(midranks(samples[0].values), midranks(samples[1].values)):
-        levels = Sample(samples[0].name, x.astype(np.float64)), Sample(samples[1].name, y.astype(np.float64))
-        p_value, note, choice = _by_orders(settings, levels, _concordances, "normal approximation")
-    elif not tied and n <= _EXACT_TAU_UP_TO:
-        p_value = _exact_tau(int(s), n, settings.alternative)
+    is_exact = not tied and n <= _EXACT_TAU_UP_TO
+    method = "exact" if is_exact else "asymptotic"
+    tau, p_value = map(float, stats.kendalltau(x, y, method=method, alternative=settings.alternative))
+    tau = _one_up_to_rounding(tau)
+    if tied and (x.max() + 1.0) * (y.max() + 1.0) <= _MOST_CELLS and _is_rough(midranks(x), midranks(y)):
+        p_value, note, choice = _by_orders(settings, levels, _concordances, "normal approximation", _EVERY_TABLE_UP_TO)
+    elif is_exact:
         note = f"exact p-value, n = {n}; no ties"
         choice = Choice("exact distribution of tau", f"{n} pairs without ties", ("normal approximation",))
     else:
-        z = s / math.sqrt(_concordance_variance(x, y))
-        p_value = float(special.ndtr(-z if settings.alternative == "greater" else z))
-        if settings.alternative == "two-sided":
-            p_value = 2.0 * float(special.ndtr(-abs(z)))
         note = f"normal approximation{', with tie correction' if tied else ''}"
         choice = Choice("normal approximation of tau", f"{n} pairs {tied or 'without ties'}", ("exact distribution",))
     return _concluded(
@@ -238,25 +227,13 @@ def _product_moment(test: TestName, samples: tuple[Sample, ...]) -> float:
     return _one_up_to_rounding(r)
 
 
+def _t_tail(r: float, df: float, alternative: Alternative) -> float:
+    t = math.copysign(math.inf, r) if abs(r) >= 1.0 else r * math.sqrt(df / ((1.0 - r) * (1.0 + r)))
+    return t_tail(t, df, alternative)
+
+
 def _one_up_to_rounding(value: float) -> float:
     return math.copysign(1.0, value) if 1.0 - abs(value) < 4.0 * np.finfo(float).eps else value
-
-
-def _exact_rho(x: Vector, y: Vector, alternative: Alternative) -> float:
-    """The share of all orders of y whose sum of products is as far out as the observed one."""
-    centred, others = x - x.mean(), y - y.mean()
-    observed = float(np.dot(centred, others))
-    slack = _NOISE * max(1.0, float(np.dot(centred, centred)))
-    above = below = 0
-    orders = itertools.permutations(others)
-    while block := list(itertools.islice(orders, 40_320)):
-        products = np.array(block) @ centred
-        above += int(np.count_nonzero(products >= observed - slack))
-        below += int(np.count_nonzero(products <= observed + slack))
-    total = math.factorial(x.size)
-    if alternative != "two-sided":
-        return (above if alternative == "greater" else below) / total
-    return min(1.0, 2.0 * min(above, below) / total)
 
 
 def _is_rough(x: Vector, y: Vector) -> bool:
@@ -273,11 +250,15 @@ def _is_rough(x: Vector, y: Vector) -> bool:
         variance = float(np.mean(centred**2))
         thirds *= float(np.mean(centred**3)) / variance**1.5
         fourths *= float(np.mean(centred**4)) / variance**2 - 3.0
-    return n <= _EXACT_RANKS_UP_TO or abs(thirds) / math.sqrt(n) > _ROUGH or abs(fourths) / n > _ROUGH
+    return n <= _EVERY_ORDER_UP_TO or abs(thirds) / math.sqrt(n) > _ROUGH or abs(fourths) / n > _ROUGH
 
 
 def _by_orders(
-    settings: Settings, samples: tuple[Sample, ...], statistic: Callable[[Vector, Matrix], Vector], other: str
+    settings: Settings,
+    samples: tuple[Sample, ...],
+    statistic: Callable[[Vector, Matrix], Vector],
+    other: str,
+    every_up_to: int,
 ) -> tuple[float, str, Choice]:
     """The p-value among all orders of few pairs, else (b + 1) / (B + 1) of B random ones (Phipson & Smyth 2010);
     two-sided, twice the smaller tail. `statistic` takes x, shape (n,), and orders of y, shape (B, n).
@@ -288,12 +269,12 @@ def _by_orders(
     x, y, n = x[order], y[order], x.size
     observed = float(statistic(x, y[None, :])[0])
     slack = _NOISE * max(1.0, abs(observed))
-    every = n <= _EVERY_ORDER_UP_TO
+    every = n <= every_up_to
     above = below = 0 if every else 1
     total = math.factorial(n) if every else settings.resamples + 1
     if not every:
         check_resamples("random orders", settings.resamples, (settings.alpha,))
-    for orders in [np.array(list(itertools.permutations(range(n))))] if every else _random_orders(settings, n):
+    for orders in _every_order(n) if every else _random_orders(settings, n):
         found = statistic(x, y[orders])
         above += int(np.count_nonzero(found >= observed - slack))
         below += int(np.count_nonzero(found <= observed + slack))
@@ -301,12 +282,19 @@ def _by_orders(
     if settings.alternative != "two-sided":
         p = (above if settings.alternative == "greater" else below) / total
     if every:
-        return p, f"exact p-value, n = {n}, given the ties", Choice("every order", f"{n} pairs with ties", (other,))
+        note = f"exact p-value, n = {n}{_ties(samples, ', given the ties')}"
+        return p, note, Choice("every order", f"{n} pairs: every order is counted", (other,))
     return (
         p,
         f"p-value of {settings.resamples} random orders, seed {settings.seed}, given the ties",
         Choice("random orders", "so many values are tied that approximations are far off", (other,)),
     )
+
+
+def _every_order(n: int) -> Iterator[NDArray[np.intp]]:
+    orders = itertools.permutations(range(n))
+    while block := list(itertools.islice(orders, _BATCH)):
+        yield np.array(block, dtype=np.intp)
 
 
 def _random_orders(settings: Settings, n: int) -> Iterator[NDArray[np.intp]]:
@@ -324,67 +312,6 @@ def _concordances(x: Vector, y: Matrix) -> Vector:
     before = np.cumsum(np.cumsum(tables, axis=1), axis=2)[:, :-1]  # of all lower rows, up to each column
     lower = np.concatenate([np.zeros_like(before[:, :, :1]), before[:, :, :-1]], axis=2)
     return cast(Vector, (tables[:, 1:] * (lower - (before[:, :, -1:] - before))).sum(axis=(1, 2)).astype(np.float64))
-
-
-def _concordance(x: Integers, y: Integers) -> tuple[float, tuple[float, float]]:
-    """Concordant minus discordant pairs, and the pairs untied in x and in y; x, y are levels from 0."""
-    n = x.size
-    order = np.lexsort((y, x))
-    pairs = n * (n - 1) // 2
-    tied_x, tied_y = _tied_pairs(x), _tied_pairs(y)
-    tied_both = _tied_pairs(x.astype(np.int64) * (int(y.max()) + 1) + y)
-    s = pairs - tied_x - tied_y + tied_both - 2 * _inversions(y[order])
-    return float(s), (float(pairs - tied_x), float(pairs - tied_y))
-
-
-def _tied_pairs(levels: Integers) -> int:
-    counts = np.unique(levels, return_counts=True)[1].astype(np.int64)
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _inversions(levels: Integers) -> int:
-    """How many pairs are in descending order: one pass per bit, the highest first.
-
-    Levels that agree in the higher bits are adjacent; among those, the ones before each zero are counted.
-    """
-    total, values = 0, levels
-    for bit in reversed(range(int(levels.max()).bit_length())):
-        block = values >> (bit + 1)
-        one = (values >> bit) & 1
-        before = np.cumsum(one) - one
-        start = np.concatenate(([True], block[1:] != block[:-1]))
-        within = before - before[np.maximum.accumulate(np.where(start, np.arange(values.size), 0))]
-        total += int(within[one == 0].sum())
-        values = values[np.argsort(values >> bit, kind="stable")]
-    return total
-
-
-def _exact_tau(s: int, n: int, alternative: Alternative) -> float:
-    """The distribution of S over all n! orders, by the counts of inversions (Kendall 1938)."""
-    counts = np.ones(1)
-    for size in range(2, n + 1):
-        counts = np.convolve(counts, np.full(size, 1.0 / size))
-    discordant = (n * (n - 1) // 2 - s) // 2
-    above, below = float(counts[: discordant + 1].sum()), float(counts[discordant:].sum())
-    if alternative != "two-sided":
-        return min(1.0, above if alternative == "greater" else below)
-    return min(1.0, 2.0 * min(above, below))
-
-
-def _concordance_variance(x: Integers, y: Integers) -> float:
-    """The variance of concordant minus discordant pairs without association, given the ties (Kendall 1970, 4.3)."""
-    n = float(x.size)
-    t, u = (np.unique(levels, return_counts=True)[1].astype(float) for levels in (x, y))
-    spread = n * (n - 1.0) * (2.0 * n + 5.0)
-    for ties in (t, u):
-        spread -= float((ties * (ties - 1.0) * (2.0 * ties + 5.0)).sum())
-    twos = [float((ties * (ties - 1.0)).sum()) for ties in (t, u)]
-    threes = [float((ties * (ties - 1.0) * (ties - 2.0)).sum()) for ties in (t, u)]
-    return (
-        spread / 18.0
-        + threes[0] * threes[1] / (9.0 * n * (n - 1.0) * (n - 2.0))
-        + twos[0] * twos[1] / (2.0 * n * (n - 1.0))
-    )
 
 
 def _ties(samples: tuple[Sample, ...], said: str) -> str:

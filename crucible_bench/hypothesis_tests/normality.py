@@ -7,19 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from crucible_bench.data.moments import LEAST_SQUARES
-from crucible_bench.data.sample import Values, Vector, read_sample, scale_exponent, scaled
+from crucible_bench.data.sample import Values, read_sample, scale_exponent, scaled
 from crucible_bench.errors import CannotTestError
 
 _MOST = 5000
-# Royston (1995), algorithm AS R94: polynomials in 1 / sqrt(n) for the weights, in n or log n for the p-value.
-_LAST = (0.0, 0.221157, -0.147981, -2.07119, 4.434685, -2.706056)
-_LAST_BUT_ONE = (0.0, 0.042981, -0.293762, -1.752461, 5.682633, -3.582633)
-_SMALL_MEAN, _SMALL_LOG_SD = (0.544, -0.39978, 0.025054, -6.714e-4), (1.3822, -0.77857, 0.062767, -0.0020322)
-_MEAN, _LOG_SD = (-1.5861, -0.31082, -0.083751, 0.0038915), (-0.4803, -0.082676, 0.0030302)
-_CUT = (-2.273, 0.459)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +52,8 @@ def shapiro_wilk(values: Values) -> Normality:
         )
     if sample.is_constant:
         raise CannotTestError("shapiro_wilk", "all values are equal: a constant has no distribution to test")
+    from scipy import stats  # noqa: PLC0415  # takes a quarter of a second to load, and most of the package does without
+
     x = np.sort(scaled(sample.values, scale_exponent((sample,))))
     x -= x.mean()
     x -= x.mean()
@@ -66,50 +61,5 @@ def shapiro_wilk(values: Values) -> Normality:
     if squares < LEAST_SQUARES:
         raise CannotTestError("shapiro_wilk", "the values vary too little, next to their size; rescale")
     x /= math.sqrt(squares)
-    weights = _weights(n)
-    # From the distance of two unit vectors, so that 1 - W keeps its digits.
-    distance = x - weights
-    lack = float(np.dot(distance, distance))
-    lack = lack * (1.0 - lack / 4.0)
-    return Normality(
-        n,
-        1.0 - lack,
-        _p_value(lack, n),
-        math.sqrt(n) * float((x**3).sum()),
-        n * float((x**4).sum()) - 3.0,
-    )
-
-
-def _weights(n: int) -> Vector:
-    if n == 3:
-        return np.array([-math.sqrt(0.5), 0.0, math.sqrt(0.5)])
-    scores: Vector = special.ndtri((np.arange(1, n + 1) - 0.375) / (n + 0.25))
-    squares, root = float(np.dot(scores, scores)), 1.0 / math.sqrt(n)
-    ends = [scores[-1] / math.sqrt(squares) + _polynomial(_LAST, root)]
-    if n > 5:
-        ends.insert(0, scores[-2] / math.sqrt(squares) + _polynomial(_LAST_BUT_ONE, root))
-    outer = scores[-len(ends) :]
-    left = 1.0 - 2.0 * sum(end**2 for end in ends)
-    weights = scores * math.sqrt(left / (squares - 2.0 * float(np.dot(outer, outer))))
-    weights[-len(ends) :] = ends
-    weights[: len(ends)] = [-end for end in reversed(ends)]
-    return weights
-
-
-def _p_value(lack: float, n: int) -> float:
-    if n == 3:
-        return min(1.0, max(0.0, 1.0 - 6.0 / math.pi * math.asin(min(1.0, math.sqrt(lack)))))
-    y = math.log(lack) if lack > 0.0 else -math.inf
-    if n <= 11:
-        cut = _polynomial(_CUT, n)
-        if y >= cut:
-            return 1e-99  # as in AS R94
-        y = -math.log(cut - y)
-        mean, sd = _polynomial(_SMALL_MEAN, n), math.exp(_polynomial(_SMALL_LOG_SD, n))
-    else:
-        mean, sd = _polynomial(_MEAN, math.log(n)), math.exp(_polynomial(_LOG_SD, math.log(n)))
-    return float(special.ndtr(-(y - mean) / sd))
-
-
-def _polynomial(coefficients: tuple[float, ...], x: float) -> float:
-    return float(np.polynomial.polynomial.polyval(x, coefficients))
+    w, p_value = stats.shapiro(x)
+    return Normality(n, float(w), float(p_value), math.sqrt(n) * float((x**3).sum()), n * float((x**4).sum()) - 3.0)

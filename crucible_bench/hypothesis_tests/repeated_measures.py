@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,33 +10,12 @@ from scipy import special
 
 from crucible_bench.data.moments import LEAST_SQUARES
 from crucible_bench.data.pairs import check_blocks
-from crucible_bench.data.sample import Sample, Values, read_groups, scale_exponent, scaled
+from crucible_bench.data.sample import Sample, scale_exponent, scaled
 from crucible_bench.distributions.noncentral import noncentral_f_interval
 from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice, Effect, Settings, TestResult, conclude
 
 _NOISE = 1e-29  # rounding of the values, squared
-
-
-@dataclass(frozen=True, slots=True)
-class Sphericity:
-    """Epsilon: 1 if the differences between conditions have one variance, smaller the more these differ.
-
-    `lower_bound` is 1 / (k - 1), the smallest value possible for k conditions.
-    """
-
-    greenhouse_geisser: float
-    huynh_feldt: float
-    lower_bound: float
-
-
-def sphericity(groups: Mapping[str, Values]) -> Sphericity:
-    """Estimates of epsilon (Box 1954) for two or more conditions measured on the same n >= 2 subjects, each shape (n,).
-
-    Greenhouse & Geisser (1959) and Huynh & Feldt (1976), the second at most 1. Raises CannotTestError for conditions of
-    unequal length and for subjects that all react alike.
-    """
-    return _sphericity(_table(read_groups("repeated_measures_anova", groups)))
 
 
 def repeated_measures_anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
@@ -47,16 +25,15 @@ def repeated_measures_anova_test(samples: tuple[Sample, ...], settings: Settings
     Feldt's and of no correction too. The effect size is partial eta squared.
     """
     table = _table(samples)
-    found = _sphericity(table)
+    epsilon, huynh_feldt = _epsilons(table)
     n, k = table.n, len(samples)
     df = (k - 1.0, (n - 1.0) * (k - 1.0))
     f = (table.between / df[0]) / (table.error / df[1])
-    epsilon = found.greenhouse_geisser
     corrected = (df[0] * epsilon, df[1] * epsilon)
     effect = _partial_eta_squared(f, table, df, epsilon, settings)
     others = [
         f"{name} p-value {float(special.fdtrc(df[0] * factor, df[1] * factor, f)):.4g} (epsilon {factor:.4g})"
-        for name, factor in (("Huynh-Feldt", found.huynh_feldt), ("uncorrected", 1.0))
+        for name, factor in (("Huynh-Feldt", huynh_feldt), ("uncorrected", 1.0))
     ]
     return conclude(
         "repeated_measures_anova",
@@ -123,13 +100,17 @@ def _table(samples: tuple[Sample, ...]) -> _Table:
     return _Table(n, between, error, covariance)
 
 
-def _sphericity(table: _Table) -> Sphericity:
+def _epsilons(table: _Table) -> tuple[float, float]:
+    """Greenhouse and Geisser's (1959) and Huynh and Feldt's (1976) epsilon, the second at most 1.
+
+    Epsilon (Box 1954) is 1 if the differences between conditions have one variance, and smaller the more these differ.
+    """
     n, p = table.n, len(table.covariance) - 1.0
     relative = table.covariance / table.error
     greenhouse = min(1.0, max(1.0 / p, 1.0 / (p * float(np.square(relative).sum()))))
     room = p * (n - 1.0 - p * greenhouse)
     huynh = (n * p * greenhouse - 2.0) / room if room > 0.0 else 1.0
-    return Sphericity(greenhouse, min(1.0, max(greenhouse, huynh)), 1.0 / p)
+    return greenhouse, min(1.0, max(greenhouse, huynh))
 
 
 def _partial_eta_squared(

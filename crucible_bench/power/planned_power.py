@@ -25,6 +25,7 @@ _TTESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
         "resampled": "corrected_resampled_ttest",
     }
 )
+_OF_PAIRS: Final = ("clustered", "resampled", "stratified")
 _OF_OUTCOMES: Final[Mapping[Design, TestName]] = MappingProxyType(
     {"independent": "two_proportions", "paired": "mcnemar_midp"}
 )
@@ -222,7 +223,7 @@ def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, floa
         of_outcomes = _OF_OUTCOMES.get(declared.design) if declared.outcome == "binary" else None
         return of_outcomes or _TTESTS[declared.design], declared.alpha / (groups - 1), "greater"
     # No test takes more than two groups of these designs at once: they are compared as pairs, asked for or not.
-    of_pairs = groups > 2 and (declared.comparing is not None or declared.design in ("clustered", "resampled"))
+    of_pairs = groups > 2 and (declared.comparing is not None or declared.design in _OF_PAIRS)
     pairs = 1
     if of_pairs:
         pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2

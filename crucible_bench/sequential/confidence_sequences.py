@@ -1,4 +1,4 @@
-"""Looking at every new value: confidence sequences and e-values, which hold at all times at once."""
+"""Looking at every new value: confidence sequences, whose intervals hold at all times at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy import special
 
-from crucible_bench.data.sample import Sample, Values, Vector, read_groups, read_sample, scale_exponent, scaled
+from crucible_bench.data.sample import Sample, Values, Vector, read_sample, scale_exponent, scaled
 from crucible_bench.errors import CannotTestError
 from crucible_bench.levels import share
 from crucible_bench.result import plain_json
-from crucible_bench.vocabulary import Alternative
 
-SequenceName = Literal["betting", "difference", "empirical_bernstein", "normal_mixture", "t_mixture"]
+SequenceName = Literal["betting", "t_mixture"]
 
 _TRUNCATION: Final = 0.5  # of a bet, so that no single value can take all of the capital
 _CELLS: Final = 1 << 18  # values times means at once: 2 MB a table
@@ -54,33 +53,6 @@ class ConfidenceSequence:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        fields: dict[str, Any] = plain_json(asdict(self))
-        return fields
-
-
-@dataclass(frozen=True, slots=True)
-class EProcess:
-    """Evidence against no difference after each pair: an e-value is what a bet of 1 against it has become.
-
-    Without a difference the chance that it ever reaches 1 / alpha is at most alpha (Ville 1939), so you may look after
-    every pair. `p_value` is valid at all times too: 1 over the largest e-value so far. `decided_at` is the number of
-    pairs at which 1 / alpha was first reached, None if it was not.
-    """
-
-    method: str
-    groups: tuple[str, str]
-    n: int
-    alternative: Alternative
-    alpha: float
-    estimate: float
-    e_values: tuple[float, ...]
-    p_value: float
-    decided_at: int | None
-    significant: bool
-    assumptions: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values; an e-value beyond the largest double becomes None."""
         fields: dict[str, Any] = plain_json(asdict(self))
         return fields
 
@@ -133,72 +105,14 @@ def betting_sequence(
     )
 
 
-def empirical_bernstein_sequence(
-    values: Values, bounds: tuple[float, float], *, alpha: float = 0.05
-) -> ConfidenceSequence:
-    """The same in closed form, somewhat wider: predictable plug-in empirical Bernstein (the same, theorem 2).
-
-    Shapes and errors are as for `betting_sequence`.
-    """
-    alpha, unit, (low, width) = share("alpha", alpha), *_unit_interval("empirical_bernstein", values, bounds)
-    means, _ = _regularized(unit)
-    bets = np.minimum(_bets(unit, alpha), _TRUNCATION)
-    before = np.concatenate(([0.5], means[:-1]))
-    cost = np.square(unit - before) * (-np.log1p(-bets) - bets)
-    weight = np.cumsum(bets)
-    centre = np.cumsum(bets * unit) / weight
-    reach = (math.log(2.0 / alpha) + np.cumsum(cost)) / weight
-    return _sequence(
-        "empirical_bernstein",
-        "predictable plug-in empirical Bernstein confidence sequence",
-        unit,
-        (np.maximum(0.0, centre - reach), np.minimum(1.0, centre + reach)),
-        (low, width),
-        alpha,
-        assumptions=_bounded_assumptions(bounds),
-    )
-
-
-def normal_mixture_sequence(
-    values: Values, sd: float, *, alpha: float = 0.05, tightest_at: int = 100
-) -> ConfidenceSequence:
-    """Confidence sequence of the mean for a known standard deviation (Robbins 1970; Howard et al. 2021).
-
-    The reach after t values is sqrt((t + r) log((t + r) / (r alpha**2))) sd / t, with the r that makes it shortest at
-    t = `tightest_at`, to be chosen before looking. Exact for normal values; valid for any whose deviations are
-    sub-Gaussian with `sd`, as values in [a, b] are with (b - a) / 2.
-
-    `values` have shape (n,), `sd` their units. Raises CannotTestError for an `sd` that is not a positive number and for
-    data that no test takes, ValueError for an alpha or `tightest_at` out of range.
-    """
-    alpha, sample = share("alpha", alpha), read_sample("normal_mixture", "values", values)
-    if not (math.isfinite(sd) and sd > 0.0):
-        raise CannotTestError("normal_mixture", f"the standard deviation must be a positive number, not {sd!r}")
-    rho, (values_scaled, unit) = _mixing(alpha, tightest_at), _scaled(sample, sd)
-    t = np.arange(1.0, sample.n + 1.0)
-    centre = _running_means(values_scaled)
-    reach = sd / unit * np.sqrt((t + rho) * (np.log((t + rho) / rho) - 2.0 * math.log(alpha))) / t
-    return _sequence(
-        "normal_mixture",
-        "normal-mixture confidence sequence, known standard deviation",
-        values_scaled,
-        (centre - reach, centre + reach),
-        (0.0, unit),
-        alpha,
-        assumptions=(
-            "values are independent, with one mean",
-            f"their deviations are normal, or sub-Gaussian, with standard deviation {sd:g}",
-        ),
-    )
-
-
 def t_mixture_sequence(values: Values, *, alpha: float = 0.05, tightest_at: int = 100) -> ConfidenceSequence:
-    """The same with the standard deviation estimated, for normal values (Wang & Ramdas 2025; Lai 1976).
+    """Confidence sequence of the mean of normal values of any standard deviation (Wang & Ramdas 2025; Lai 1976).
 
     For each possible mean the t statistic's Bayes factor, with a normal prior of variance g on the standardized mean
     (Gonen et al. 2005), is a martingale whatever the standard deviation; the means against which it is below 1 / alpha
     stay. With G = 1 + t g and R = (sqrt(G) / alpha)**(2 / t) these have t-statistic**2 < (t - 1) (R - 1) / (1 - R / G).
-    The interval is infinite while R >= G, and as long as all values are equal.
+    The interval is infinite while R >= G, and as long as all values are equal. `tightest_at`, to be chosen before
+    looking, sets g: that of the mixture which is narrowest after so many values (Howard et al. 2021).
 
     `values` have shape (n,). Raises CannotTestError for data that no test takes, ValueError for an alpha or
     `tightest_at` out of range.
@@ -226,96 +140,6 @@ def t_mixture_sequence(values: Values, *, alpha: float = 0.05, tightest_at: int 
         (0.0, unit),
         alpha,
         assumptions=("values are independent and normal, with one mean and one standard deviation",),
-    )
-
-
-def sequence_difference(first: ConfidenceSequence, second: ConfidenceSequence) -> ConfidenceSequence:
-    """Confidence sequence of the difference of two means, first minus second, from one sequence of each.
-
-    Bonferroni's inequality: both hold together with probability 1 - alpha_1 - alpha_2, whether or not the groups are
-    independent. For values that come in pairs a sequence of the differences is tighter. The result is as long as the
-    shorter of the two.
-
-    Raises CannotTestError if the two confidence levels leave none for both, or if a difference overflows.
-    """
-    level = first.confidence_level + second.confidence_level - 1.0
-    if level <= 0.0:
-        raise CannotTestError("difference", "the two confidence levels leave none for both together")
-    n = min(first.n, second.n)
-    with np.errstate(over="ignore"):
-        estimates, lower, upper = (
-            tuple(float(x) for x in np.subtract(ends[:n], others[:n]))
-            for ends, others in (
-                (first.estimates, second.estimates),
-                (first.lower, second.upper),
-                (first.upper, second.lower),
-            )
-        )
-    if not np.isfinite(estimates).all():
-        raise CannotTestError("difference", "the difference is larger than the largest double (1.8e308); rescale")
-    return ConfidenceSequence(
-        procedure="difference",
-        method=f"difference of two sequences ({first.procedure}, {second.procedure})",
-        n=n,
-        confidence_level=level,
-        estimates=estimates,
-        lower=lower,
-        upper=upper,
-        assumptions=tuple(dict.fromkeys((*first.assumptions, *second.assumptions))),
-    )
-
-
-def paired_e_values(
-    first: Values,
-    second: Values,
-    bounds: tuple[float, float],
-    *,
-    alternative: Alternative = "two-sided",
-    alpha: float = 0.05,
-) -> EProcess:
-    """E-values against equal means of two bounded metrics, pair after pair, by betting (Waudby-Smith & Ramdas 2023).
-
-    `bounds` are those of the metric; differences lie between minus and plus their width. "greater" is evidence that
-    the first is higher, against a mean difference of zero or less. Two-sided is the mean of both directions' capital.
-    `alpha` tunes the bets and says what counts as decided.
-
-    `first` and `second` have shape (n,), value i of both in pair i. Raises CannotTestError for different lengths,
-    values outside the bounds and invalid bounds, ValueError for an unknown alternative and an alpha out of range.
-    """
-    test, alpha = "paired_e_values", share("alpha", alpha)
-    x, y = read_groups(test, {"first": first, "second": second})
-    if x.n != y.n:
-        raise CannotTestError(test, f"pairs need groups of one length, but they have {x.n} and {y.n} values")
-    if alternative not in ("greater", "less", "two-sided"):
-        raise ValueError(f"unknown alternative {alternative!r}; known: greater, less, two-sided")
-    pair = tuple(_unit_interval(test, sample.values, bounds)[0] for sample in (x, y))
-    unit = (pair[0] - pair[1] + 1.0) / 2.0
-    gains, losses = (
-        np.concatenate([side[:, 0] for side in sides])
-        for sides in zip(*_log_capitals(unit, np.array([0.5]), alpha), strict=True)
-    )
-    both = np.logaddexp(gains, losses) - math.log(2.0)
-    log_e = {"greater": gains, "less": losses, "two-sided": both}[alternative]
-    with np.errstate(over="ignore"):
-        e_values = np.exp(log_e)
-    reached = np.flatnonzero(log_e >= -math.log(alpha))
-    low, high = bounds
-    return EProcess(
-        method="betting e-values for paired bounded differences",
-        groups=("first", "second"),
-        n=x.n,
-        alternative=alternative,
-        alpha=alpha,
-        estimate=float((pair[0] - pair[1]).mean()) * (high - low),
-        e_values=tuple(float(value) for value in e_values),
-        p_value=min(1.0, math.exp(-max(0.0, float(log_e.max())))),
-        decided_at=int(reached[0]) + 1 if reached.size else None,
-        significant=bool(reached.size),
-        assumptions=(
-            "values at the same position of the two groups belong together",
-            "the mean difference of the next pair, given the past, is the same every time",
-            f"values lie between {low:g} and {high:g}",
-        ),
     )
 
 
@@ -387,9 +211,9 @@ def _mixing(alpha: float, tightest_at: int) -> float:
     return tightest_at / (-float(special.lambertw(-(alpha**2) / math.e, -1).real) - 1.0)
 
 
-def _scaled(sample: Sample, sd: float = 0.0) -> tuple[Vector, float]:
-    """The values divided by a power of two so that they, and `sd`, lie within [-2, 2]; and that power."""
-    exponent = max(scale_exponent((sample,)), math.frexp(sd)[1] if sd > 0.0 else -1020) - 1
+def _scaled(sample: Sample) -> tuple[Vector, float]:
+    """The values divided by a power of two so that they lie within [-2, 2]; and that power."""
+    exponent = max(scale_exponent((sample,)), -1020) - 1
     return scaled(sample.values, exponent), math.ldexp(1.0, exponent)
 
 

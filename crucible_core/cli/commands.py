@@ -7,8 +7,9 @@ import json
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,9 +33,12 @@ from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
 from crucible_core.ir.option_schema import Option, option_tree
-from crucible_core.plan import advice, plan_experiment
+from crucible_core.plan import Plan, advice, plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.values.jsonable import to_json_text
+
+if TYPE_CHECKING:
+    from crucible_core.trials.log import TrialSettings
 
 __all__ = ["run", "schema", "stages", "validate"]
 
@@ -45,6 +49,8 @@ __all__ = ["run", "schema", "stages", "validate"]
 @set_options
 @gates_option
 @json_option
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that run the trials.")
+@click.option("--keep", metavar="FOLDER", help="Where the trials are kept; those that are there are not run again.")
 def run(
     file: str,
     variant: str | None,
@@ -52,6 +58,8 @@ def run(
     overrides: tuple[str, ...],
     gates: str,
     as_json: bool,
+    jobs: int | None,
+    keep: str | None,
     **options: Any,
 ) -> None:
     """Run the experiment in FILE and show its result."""
@@ -60,17 +68,30 @@ def run(
         runner, options = chosen_runner(options)
         execute = _runner_here() if runner is None else runner.load()
         plan = plan_experiment(experiment, builtin_registry())
+        if jobs is not None or keep is not None:
+            plan = replace(plan, trials=_trial_settings(experiment, jobs, keep))
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
     run_and_show(
         f"{experiment.id}{shown} run {run_id}{f' {runner.where}' if runner else ''}",
-        len(experiment.pipeline),
+        len(plan),
         lambda observers: execute(plan, run_id=run_id, observers=observers, **options),
         as_json=as_json,
         resumable=runner is not None and runner.resumable,
         folder=experiment.folder,
         gates=gates,
     )
+
+
+def _trial_settings(experiment: Experiment, jobs: int | None, keep: str | None) -> TrialSettings:
+    """Raises InvalidExperimentError if the experiment has no trials."""
+    from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
+
+    if experiment.trials is None:
+        raise InvalidExperimentError(
+            f"--{'keep' if jobs is None else 'jobs'} is for experiments with `trials`, and {experiment.id!r} has none"
+        )
+    return settings_of(jobs, keep)
 
 
 def _runner_here() -> Callable[..., Context]:
@@ -87,6 +108,7 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
     """Check experiment files without running them: the file, every stage, every option, every variant."""
     findings: dict[str, list[dict[str, Any]]] = {}
     warnings: dict[str, list[str]] = {}
+    trials: dict[str, str] = {}
     for file in files:
         findings[file] = []
         try:
@@ -95,7 +117,10 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
                 if variant is not None:
                     plan_experiment(experiment, builtin_registry())
                 experiment = chosen(experiment, variant, seed)
-                warnings[file] = advice(plan_experiment(experiment, builtin_registry()))
+                plan = plan_experiment(experiment, builtin_registry())
+                warnings[file] = advice(plan)
+                if experiment.trials is not None:
+                    trials[file] = _summary_of_trials(plan)
         except InvalidExperimentError as error:
             findings[file] = [
                 {"message": one.message, "path": one.path, "line": one.line, "column": one.column}
@@ -106,15 +131,28 @@ def validate(files: tuple[str, ...], variant: str | None, seed: int | None, as_j
         else:
             if not as_json:
                 click.echo(plain(f"{file}: valid"))
+                if file in trials:
+                    click.echo(plain(f"{file}: {trials[file]}"))
                 for warning in warnings[file]:
                     say(f"{file}: warning: {warning}")
     if as_json:
         said = {
-            file: {"valid": not found, "mistakes": found, "warnings": warnings.get(file, [])}
+            file: {
+                "valid": not found,
+                "mistakes": found,
+                "warnings": warnings.get(file, []),
+                **({"trials": trials[file]} if file in trials else {}),
+            }
             for file, found in findings.items()
         }
         click.echo(to_json_text(said))
     sys.exit(INVALID if any(findings.values()) else 0)
+
+
+def _summary_of_trials(plan: Plan) -> str:
+    from crucible_core.stages.trials import RunTrials  # noqa: PLC0415  # few experiments have them
+
+    return next(one.stage.summary(plan.experiment) for one in plan if isinstance(one.stage, RunTrials))
 
 
 @click.command(context_settings=HELP)

@@ -23,6 +23,7 @@ from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Automation, Schedule, Trigger
+from crucible_core.ir.trials import Trials
 from crucible_core.ir.vocabulary import Backoff, ExecutorName, Jitter, ReportFormat, Sink
 from crucible_core.values.arguments import check_mapping
 from crucible_core.values.messages import closest, describe_mistake, listing
@@ -209,6 +210,8 @@ class Experiment(Node):
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
+    trials: Trials | None = None
+    """Arms and replicates: a part of the pipeline is run once for each."""
     schedule: Schedule | None = None
     execution: Execution | None = None
     gates: tuple[Gate, ...] | None = None
@@ -332,7 +335,9 @@ class Experiment(Node):
     @property
     def folder(self) -> Path | None:
         """The folder of the file it was read from, where stage modules are looked for too."""
-        return Path(self._source.path).parent if self._source else None
+        # Asked twice for every run: by its name, a private attribute takes as long as a stage.
+        source = (self.__pydantic_private__ or {}).get("_source")
+        return Path(source.path).parent if source else None
 
     def path(self, *parts: str | PathLike[str]) -> Path:
         """`ctx.experiment.path("data.csv")`: a path relative to the experiment's file, from whichever folder it is run.

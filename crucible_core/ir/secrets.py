@@ -75,6 +75,8 @@ def shown_experiment(experiment: Experiment, models: Sequence[type[BaseModel]], 
 
     Raises InvalidOptionsError if only the mask of a secret is known.
     """
+    if not any(map(has_secrets, set(models))):  # asked in every run, of what may be thousands of stages of few classes
+        return experiment
     for one, model in zip(experiment.pipeline[first:], models[first:], strict=True):
         if one.enabled and has_secrets(model):
             check_known(one, model)

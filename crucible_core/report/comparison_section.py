@@ -7,10 +7,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from crucible_bench.compared import BestSet, FamilyResult, MarginResult, Ranking, Verdict
+from crucible_bench.compared import (
+    BayesianResult,
+    BestSet,
+    FamilyResult,
+    MarginResult,
+    PositionBias,
+    Preferences,
+    PreferredPair,
+    Ranking,
+    Verdict,
+)
 from crucible_bench.comparison import Comparison
 from crucible_bench.effect_sizes.interpretation import interpret
-from crucible_bench.finding import effect_text, estimates_effect, labelled, percent, statistic
+from crucible_bench.finding import effect_text, estimates_effect, labelled, percent, probability, statistic
 from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
 from crucible_bench.result import Interval, TestResult, is_open
@@ -31,7 +41,8 @@ VERDICTS: Mapping[Verdict, str] = {
 
 def comparison_section(name: str, comparison: Comparison) -> Section:
     """How the answer was found, the differences, the groups, the verdicts, and what was assumed."""
-    groups = _groups_table(comparison)
+    preferences = comparison.preferences
+    groups = _groups_table(comparison) if preferences is None else _strengths_table(comparison, preferences)
     if comparison.best is not None:
         groups = _contenders_table(groups, comparison.best)
     blocks: list[Block] = [Paragraph(comparison.method), *_results(comparison), groups]
@@ -41,6 +52,8 @@ def comparison_section(name: str, comparison: Comparison) -> Section:
     blocks += pictures[1:]
     if comparison.ranking is not None:
         blocks.append(_ranks_table(comparison.ranking))
+    if preferences is not None and preferences.judged and len(preferences.judges) > 1:
+        blocks.append(_judges_table(preferences))
     blocks.append(Items(tuple(dict.fromkeys(_settings(comparison)))))
     if comparison.checks:
         blocks.append(
@@ -64,10 +77,13 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         adjusted = "not adjusted" if comparison.correction == "none" else f"adjusted by {comparison.correction}"
         level += f"; {comparison.family_size} tests, p-values {adjusted}"
     family = comparison.comparisons
-    if family is not None:
+    if family is not None and family.size > 1:
         adjusted = "not adjusted" if family.correction == "none" else f"adjusted by {family.correction}"
         level += f"; a family of {family.size} comparisons, {adjusted}"
     yield level
+    if (made := comparison.answers) is not None:
+        each = f"{made.most:,}" if made.fewest == made.most else f"{made.fewest:,} to {made.most:,}"
+        yield f"each value is {made.name} of an item's {each} answers"
     if comparison.scale == "log":
         yield "scale: log; everything is computed from the logarithms, and differences are shown as ratios"
     yield from (
@@ -79,15 +95,28 @@ def _settings(comparison: Comparison) -> Iterator[str]:
         yield from (f"{test.test}: {line}" if several else line for line in _words_for(test, significant))
     if family is not None:
         yield from (f"{family.method}: {line}" if several else line for line in (*family.assumptions, *family.notes))
+    if comparison.preferences is not None:
+        yield from _of_preferences(comparison.preferences)
     if comparison.best is not None:
-        lines = (*comparison.best.assumptions, *comparison.best.notes)
+        mean = comparison.best.mean
+        lines = (*comparison.best.assumptions, *comparison.best.notes, *(mean.notes if mean else ()))
         yield from (f"{comparison.best.method}: {line}" if several else line for line in lines)
     if comparison.ranking is not None:
         yield from comparison.ranking.notes
     for verdict in comparison.verdicts:
         yield from (f"{' - '.join(verdict.groups)}: {note}" for note in verdict.notes)
-    for one in comparison.untested:
-        yield f"{' - '.join(one.groups)}: not tested by {one.test}: {one.reason}"
+    for one in comparison.bayesian:
+        yield from (f"Bayesian {one.method}: {line}" for line in (*one.assumptions, *one.notes))
+    for lost in comparison.untested:
+        yield f"{' - '.join(lost.groups)}: not tested by {lost.test}: {lost.reason}"
+
+
+def _of_preferences(preferences: Preferences) -> Iterator[str]:
+    yield f"strengths: {preferences.method}"
+    yield from preferences.notes
+    yield from (arm.reason for arm in preferences.arms if arm.reason is not None)
+    if preferences.position is not None:
+        yield _position(preferences.position)
 
 
 def _words_for(test: TestResult, significant: bool) -> Iterator[str]:
@@ -112,6 +141,8 @@ def _groups_table(comparison: Comparison) -> Table:
     columns = (
         ("group", "n", "true", shown) if binary else ("group", "n", shown, "geometric sd" if log else "sd", "median")
     )
+    if comparison.design == "stratified":
+        columns = (*columns[:2], f"interquartile mean [{percent(comparison.confidence_level)} CI]", *columns[2:])
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -119,6 +150,8 @@ def _groups_table(comparison: Comparison) -> Table:
             cells.insert(0, f"{round(group.mean * group.n):,}")
         else:
             cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
+        if (iqm := comparison.iqm.get(name)) is not None:
+            cells.insert(0, _with_interval(iqm.value, iqm.interval, write))
         rows.append((name, f"{group.n:,}", *cells))
     return Table(columns, tuple(rows), frozenset(columns[1:]))
 
@@ -144,10 +177,14 @@ def _results(comparison: Comparison) -> Iterator[Table]:
     if judged:
         tests = _tests_table(comparison)
         yield tests if family is not None or margins is None else _beside(tests, margins)
-    if family is not None:
+    if family is not None and comparison.preferences is not None:
+        yield _preferences_table(family, comparison.preferences)
+    elif family is not None:
         yield _pairs_table(family) if margins is None else _beside(_pairs_table(family), margins)
     if comparison.verdicts and margins is None:
         yield _verdicts_table(comparison)
+    if comparison.bayesian:
+        yield _bayesian_table(comparison.bayesian)
 
 
 def _beside(left: Table, right: Table) -> Table:
@@ -236,6 +273,82 @@ def _pairs_table(family: FamilyResult) -> Table:
     return Table(columns, rows, frozenset({"p", "p adjusted"}))
 
 
+def _preferences_table(family: FamilyResult, preferences: Preferences) -> Table:
+    simultaneous = "" if family.correction == "none" else "simultaneous "
+    columns = [
+        "first – second", "wins", "ties", "losses",
+        f"{family.estimate_name} [{percent(family.confidence_level)} {simultaneous}CI]", "p", "p adjusted", "verdict",
+    ]  # fmt: skip
+    if family.size == 1:
+        columns.remove("p adjusted")
+    write = _writer([(pair.estimate, pair.confidence_interval) for pair in family.comparisons], family.null_value)
+    counted = {(pair.first, pair.second): pair for pair in preferences.pairs}
+    rows = []
+    for pair in family.comparisons:
+        ps = (pair.p_value, pair.p_adjusted) if family.size > 1 else (pair.p_value,)
+        rows.append(
+            (
+                f"{pair.first} – {pair.second}",
+                *_outcomes(counted[pair.first, pair.second]),
+                _with_interval(pair.estimate, pair.confidence_interval, write),
+                *(format_p(p).removeprefix("= ") for p in ps),
+                "significant" if pair.significant else "not significant",
+            )
+        )
+    for one in family.untested:
+        outcomes = _outcomes(counted[one.groups[0], one.groups[1]])
+        rows.append((" – ".join(one.groups), *outcomes, "–", "–", "–", f"not tested: {one.reason}"))
+    return Table(tuple(columns), tuple(rows), frozenset({"wins", "ties", "losses", "p", "p adjusted"}))
+
+
+def _outcomes(pair: PreferredPair) -> tuple[str, str, str]:
+    return f"{pair.wins:,}", f"{pair.ties:,}", f"{pair.losses:,}"
+
+
+def _strengths_table(comparison: Comparison, preferences: Preferences) -> Table:
+    """Every arm over all its comparisons, the strongest first."""
+    level = f"[{percent(preferences.confidence_level)} CI]"
+    against = "the mean" if preferences.reference is None else preferences.reference
+    write = numerals(
+        [end for arm in preferences.arms for end in (arm.strength, *(arm.interval or ())) if end is not None]
+    )
+    rates = _writer([(one.mean, one.mean_interval) for one in comparison.groups.values() if one.mean_interval])
+    rows = []
+    for arm in preferences.arms:
+        group = comparison.groups[arm.name]
+        strength = "–" if arm.strength is None else _with_interval(arm.strength, arm.interval, write)
+        outcomes = f"{arm.wins:,}", f"{arm.ties:,}", f"{arm.losses:,}"
+        rows.append((arm.name, *outcomes, _with_interval(group.mean, group.mean_interval, rates), strength))
+    columns = ("arm", "wins", "ties", "losses", f"win rate {level}", f"log odds against {against} {level}")
+    return Table(columns, tuple(rows), frozenset(columns[1:]))
+
+
+def _judges_table(preferences: Preferences) -> Table:
+    columns = (
+        *("judge", "first – second", "wins", "ties", "losses"),
+        f"win rate of the first [{percent(preferences.confidence_level)} CI]",
+    )
+    write = _writer([(pair.rate, pair.interval) for pair in preferences.judged if pair.interval])
+    rows = tuple(
+        (
+            str(pair.judge),
+            f"{pair.first} – {pair.second}",
+            *_outcomes(pair),
+            _with_interval(pair.rate, pair.interval, write),
+        )
+        for pair in preferences.judged
+    )
+    return Table(columns, rows, frozenset(columns[2:]))
+
+
+def _position(bias: PositionBias) -> str:
+    write = _writer([(bias.rate, bias.interval)])
+    return (
+        f"position bias: the arm shown first has a win rate of {write(bias.rate)} {_interval(bias.interval, write)} "
+        f"where both orders count alike; one half is no bias ({bias.n:,} comparisons)"
+    )
+
+
 def _effect(name: EffectSizeName | None, value: float | None, interval: Interval | None) -> str:
     ends = "" if interval is None else f" [{', '.join(map(format_effect, interval))}]"
     return f"{effect_text(name, value)}{ends}"
@@ -284,6 +397,24 @@ def _verdicts_table(comparison: Comparison) -> Table:
         for verdict in comparison.verdicts
     )
     return Table(columns, rows)
+
+
+def _bayesian_table(statements: Sequence[BayesianResult]) -> Table:
+    size = format_number(statements[0].rope)
+    columns = (
+        f"Bayesian {statements[0].method}",
+        f"P(first better by more than {size})",
+        "P(practically equal)",
+        f"P(second better by more than {size})",
+    )
+    rows = tuple(
+        (
+            " – ".join(one.groups),
+            *(probability(p).removeprefix("= ") for p in (one.p_first, one.p_equivalent, one.p_second)),
+        )
+        for one in statements
+    )
+    return Table(columns, rows, frozenset(columns[1:]))
 
 
 def _more(verdict: MarginResult) -> str:

@@ -11,6 +11,7 @@ from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
@@ -41,6 +42,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
     opening.append(Table(("", " "), tuple(_identity(ctx))))
     sections = [
         _section("Gates", gates_table(ctx.trace.gates)),
+        trials_section(ctx),
         *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         _section("Metrics", _metrics_table(ctx)),
@@ -65,6 +67,8 @@ def _headlines(ctx: Context) -> list[str]:
     compared = comparisons_in(ctx.metrics)
     found = [comparison.headline for comparison in compared.read.values()]
     found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
+    if said := failed_trials(ctx):
+        found.append(said)
     if found:
         return found
     numbers = list(results(ctx))
@@ -148,7 +152,7 @@ def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
 
 
 def _metrics_table(ctx: Context) -> Table:
-    told_elsewhere = {*comparisons(ctx), "validate"}
+    told_elsewhere = {*comparisons(ctx), "validate", *(("trials",) if trial_rows(ctx) else ())}
     kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
     return Table(
         ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})

@@ -6,7 +6,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +33,14 @@ from crucible_bench.vocabulary import (
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment
 from crucible_core.stage import Stage
-from crucible_core.stages.bench_data import SOURCES, ComparedGroups, GroupsInMapping, GroupsInOutputs
+from crucible_core.stages.bench_data import (
+    SOURCES,
+    ComparedGroups,
+    GroupsInMapping,
+    GroupsInOutputs,
+    field_of_items,
+    records_in,
+)
 from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
@@ -49,6 +56,13 @@ MOST_DROPPED = 1_000
 MOST_NAMED = 20
 MOST_POSITIONS = 8
 _OF_MANY = ("ablation", "sweep")
+_UNPAIRED = ("independent", "one_sample", "stratified")
+_OF_PREFERENCES = frozenset(
+    {
+        *("alpha", "baseline", "confidence_level", "correction", "data", "groups", "measure", "metric", "missing"),
+        "preferences",
+    }
+)
 
 
 class PlannedComparison(BaseModel):
@@ -69,6 +83,25 @@ class PlannedComparison(BaseModel):
     """The probability with which that effect should be seen."""
 
 
+class PreferenceFields(BaseModel):
+    """The fields of comparisons of two arms, one mapping each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    first: str = "first"
+    """The field with the name of the arm that was shown first."""
+    second: str = "second"
+    """The field with the name of the other arm."""
+    winner: str = "winner"
+    """The field with the winner: the name of an arm or of its field, or a word for a tie."""
+    judge: str | None = None
+    """The field with the judge."""
+    item: str | None = None
+    """The field with what was judged, such as the prompt; comparisons of one item are not independent."""
+    ties: list[str] = Field(default=["tie"], min_length=1)
+    """The words for a tie."""
+
+
 class Bench(Stage):
     """Compares groups of numbers with statistical tests.
 
@@ -79,6 +112,8 @@ class Bench(Stage):
     takes its value from the experiment's `reliability.stats`, if that has one. If the data do not allow a test, the
     stage fails and says why. Outcomes may be booleans, or counts `{"successes": k, "n": n}`.
     """
+
+    gathers: ClassVar[bool] = True
 
     data: str = "assigns.bench_data"
     """Where the groups are: `assigns.NAME`, `metrics.NAME`, or `outputs` (with `group_by` and `value`)."""
@@ -91,6 +126,19 @@ class Bench(Stage):
     clusters: str | None = None
     """With `design: clustered`: where the cluster of each value is, `assigns.NAME`, or a field of the outputs. Groups
     may have different numbers of values in a cluster, such as answers to a question."""
+    strata: str | None = None
+    """With `design: stratified`: where the task of each score is, `assigns.NAME`, or a field of the outputs. Each group
+    has the same tasks, each with as many seeds as the others: interquartile means are compared."""
+    pass_at: int | None = Field(default=None, ge=1)
+    """With several answers to each item, right or wrong: compares pass@k, the chance that one of this many answers is
+    right, item by item. The item is the field `pair_by`, or else the cluster."""
+    majority_at: int | None = Field(default=None, ge=1)
+    """The same for majority@k: the chance that the most frequent of this many answers is right."""
+    expected: str | None = None
+    """With `majority_at` and `data: outputs`: the field that holds an item's right answer; `value` is then the field
+    with the text of the answer (default: `value` says whether the answer is right)."""
+    preferences: PreferenceFields | None = None
+    """Compares arms by preferences: the data are comparisons of two arms, each with a winner or a tie."""
     groups: list[str] | None = Field(default=None, min_length=1)
     """The groups to compare, in this order (default: all of them)."""
     design: Design | None = None
@@ -125,6 +173,10 @@ class Bench(Stage):
     """The smallest difference that matters, in units of the data. With it, each pair gets a verdict."""
     non_inferiority: bool = False
     """With a margin: whether "not worse by the margin" is a verdict too."""
+    rope: float | None = Field(default=None, gt=0)
+    """With `design: paired` or `resampled`: the region of practical equivalence, in units of the data. Each pair gets
+    Bayesian probabilities beside its test: of one being better by more than that, of practical equality, of the other.
+    """
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
     reference: float | None = None
@@ -152,7 +204,11 @@ class Bench(Stage):
     def check(self, experiment: Experiment) -> Iterable[str]:
         if importlib.util.find_spec("scipy") is None:
             yield "comparing needs the extra 'stats': pip install 'crucible-dagster[stats]'"
-        yield from self._problems_of_data(self._design(experiment))
+        if self.preferences is not None:
+            yield from self._problems_of_preferences()
+            return
+        yield from self._problems_of_data(self._declared_design(experiment))
+        yield from self._problems_of_answers(self._declared_design(experiment))
         if self.paired and self.design not in (None, "paired"):
             yield f"design: {self.design}, but paired: true"
         named = self.groups or []
@@ -164,9 +220,21 @@ class Bench(Stage):
         iterations = self.resamples or experiment.stats.bootstrap_iterations
         if iterations is not None and iterations < MIN_RESAMPLES:
             yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
-        if self.scale == "log" and (self.margin is not None or self.outcome == "binary" or self.reference is not None):
-            yield "scale: log compares positive numbers by ratios; it takes no margin, binary outcome or reference"
+        in_units = (self.margin, self.rope, self.reference)
+        if self.scale == "log" and self.strata is not None:
+            yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
+        if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
+            yield "scale: log compares positive numbers by ratios; without margin, rope, reference or binary outcome"
         yield from self.declaration(experiment).problems()
+
+    def _problems_of_preferences(self) -> Iterator[str]:
+        for name, field in type(self).model_fields.items():
+            if name not in _OF_PREFERENCES and getattr(self, name) != field.get_default(call_default_factory=True):
+                yield f"{name}: preferences do not take it; they take {listing(sorted(_OF_PREFERENCES))}"
+        if self.data.partition(".")[0] not in SOURCES:
+            yield f"data: {self.data!r} is not one of assigns.NAME, metrics.NAME or outputs"
+        if self.groups and self.baseline is not None and self.baseline not in self.groups:
+            yield f"baseline: {self.baseline!r} is not among the groups {listing(self.groups)}"
 
     def advise(self, experiment: Experiment) -> Iterable[str]:
         if self.planned is not None and importlib.util.find_spec("scipy") is not None:
@@ -199,11 +267,12 @@ class Bench(Stage):
             effect_size=effect_size,
             correction=self.correction or stats.multiple_testing_correction or "holm",
             study=self.study,
-            compare=self.compare,
+            compare=self._compare(tests),
             family=self.family,
             baseline=self.baseline,
             margin=self.margin,
             non_inferiority=self.non_inferiority,
+            rope=self.rope,
             higher_is_better=self.higher_is_better,
             reference=self.reference,
             folds=self.folds,
@@ -215,20 +284,30 @@ class Bench(Stage):
 
     def run(self, ctx: Context) -> Context:
         from crucible_bench.analysis import analyse  # noqa: PLC0415  # scipy takes a second to load
+        from crucible_bench.evaluations.answers import with_answers  # noqa: PLC0415
         from crucible_bench.log_scale import as_ratios, logarithms  # noqa: PLC0415
 
         if ctx.has_metric(self.metric):
             raise CannotTestError(
                 "bench", f"metrics[{self.metric!r}] exists already; give this bench stage a `metric` of its own"
             )
-        found, missing = self._complete(ctx)
-        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
+        if self.preferences is not None:
+            return self._prefer(ctx, self.preferences)
+        found, missing = self._complete(ctx)
+        dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
         values = logarithms(found.values) if self.scale == "log" else found.values
         comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
         if self.scale == "log":
             comparison = as_ratios(comparison)
+        if found.answers is not None:
+            of_items = found.clusters_of(next(iter(found.values)))
+            comparison = with_answers(comparison, found.values, found.answers, of_items)
+            dropped += found.items_left_out
+            if self.compare is None and comparison.comparisons is not None and self.study is None:
+                of_pairs = Choice("all_pairs", "arms are compared item by item, two at a time", ("baseline",))
+                comparison = replace(comparison, choices=(("compare", of_pairs), *comparison.choices))
         if self.groups is None and comparison.baseline is None and _has_pairs(comparison):
             choice = Choice(
                 ", ".join(found.values),
@@ -246,10 +325,29 @@ class Bench(Stage):
         comparison = replace(
             comparison,
             left_out=Counter(place.group for place in missing),
-            measure=self.measure or self.value,
+            measure=self.measure or (self.value if found.answers is None else found.answers.name),
             dropped=tuple(dropped[:MOST_DROPPED]),
             planned=self._as_planned(ctx.experiment, len(found.values), comparison.outcome),
         )
+        return ctx.put_metric(self.metric, comparison.to_dict())
+
+    def _prefer(self, ctx: Context, fields: PreferenceFields) -> Context:
+        from crucible_bench.evaluations.preferences import compare_preferences  # noqa: PLC0415
+
+        stats = ctx.experiment.stats
+        comparison = compare_preferences(
+            records_in(ctx, self.data),
+            **fields.model_dump(),
+            groups=self.groups,
+            baseline=self.baseline,
+            correction=self.correction or stats.multiple_testing_correction or "holm",
+            alpha=self.alpha or stats.alpha or 0.05,
+            confidence_level=self.confidence_level or stats.confidence_level,
+            missing=self.missing,
+            measure=self.measure,
+        )
+        for about, choice in comparison.decisions:
+            ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         return ctx.put_metric(self.metric, comparison.to_dict())
 
     def _as_planned(self, experiment: Experiment, groups: int, outcome: Outcome) -> PlannedPower | None:
@@ -268,7 +366,7 @@ class Bench(Stage):
         return self.read(ctx).values
 
     def read(self, ctx: Context) -> ComparedGroups:
-        """The same, with the cluster of each value where the design has clusters."""
+        """The same, with the cluster or the stratum of each value where the design has them."""
         return self._complete(ctx)[0]
 
     def pairs(self, ctx: Context) -> Sequence[Hashable] | None:
@@ -289,7 +387,23 @@ class Bench(Stage):
         asked = self.tests or experiment.stats.tests or ("auto",)
         return [cast("TestName | Literal['auto']", TEST_ALIASES.get(test, test)) for test in asked]
 
+    @property
+    def _is_of_answers(self) -> bool:
+        """Whether each value is made of an item's answers."""
+        return self.pass_at is not None or self.majority_at is not None
+
+    def _compare(self, tests: Sequence[str]) -> Comparing | None:
+        """Which pairs are compared: arms that answered the same items two at a time, if nothing else is declared."""
+        open_to_choice = self.compare is None and self.study is None and self.baseline is None
+        return "all_pairs" if self._is_of_answers and open_to_choice and list(tests) == ["auto"] else self.compare
+
     def _design(self, experiment: Experiment) -> Design:
+        """The design of the values that are compared: items are pairs, of which some may share a cluster."""
+        if self._is_of_answers:
+            return "clustered" if self.pair_by and self.clusters else "paired"
+        return self._declared_design(experiment)
+
+    def _declared_design(self, experiment: Experiment) -> Design:
         if self.design is not None or self.paired:
             return self.design or "paired"
         tests = [test for test in self._tests(experiment) if test != "auto"]
@@ -304,21 +418,74 @@ class Bench(Stage):
             yield f"data: {self.data!r} is not one of assigns.NAME, metrics.NAME or outputs"
         if outputs and not (self.group_by and self.value):
             yield "data: outputs needs group_by and value, the fields that hold the group's name and the number"
-        if self.pair_by and (not outputs or design in ("independent", "one_sample")):
+        if self.pair_by and (not outputs or design in _UNPAIRED):
             yield "pair_by: only for data: outputs with paired: true, or another design in which values belong together"
         if (design == "clustered") != (self.clusters is not None):
             yield "clusters: goes with design: clustered, and names the place of each value's cluster"
-        elif self.clusters and not outputs:
-            place, _, name = self.clusters.partition(".")
-            if place not in ("assigns", "metrics") or not name:
-                yield f"clusters: {self.clusters!r} is neither assigns.NAME nor metrics.NAME"
+        if (design == "stratified") != (self.strata is not None):
+            yield "strata: goes with design: stratified, and names the place of each score's task"
+        for option, labels in (("clusters", self.clusters), ("strata", self.strata)):
+            place, _, name = (labels or "").partition(".")
+            if labels and not outputs and (place not in ("assigns", "metrics") or not name):
+                yield f"{option}: {labels!r} is neither assigns.NAME nor metrics.NAME"
+
+    def _problems_of_answers(self, design: Design) -> Iterator[str]:
+        name = "pass_at" if self.pass_at is not None else "majority_at"
+        if self.pass_at is not None and self.majority_at is not None:
+            yield "pass_at: majority_at is there too; give each a bench stage of its own"
+        if self.expected is not None and (self.majority_at is None or self.data != "outputs"):
+            yield "expected: only with majority_at and data: outputs, for answers with their texts"
+        if self._is_of_answers and not (design == "clustered" or (design == "paired" and self.pair_by)):
+            yield f"{name}: needs the item of each answer: `design: clustered` and `clusters` (or `pair_by`)"
+        if self._is_of_answers and self.outcome == "binary":
+            yield f"{name}: makes a number between 0 and 1 of each item's answers, so leave `outcome` out"
 
     def _complete(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
         """The groups without missing values, and the places that were dropped."""
+        found, dropped = self._without_missing(ctx)
+        return (self._by_item(ctx, found) if self._is_of_answers else found), dropped
+
+    def _by_item(self, ctx: Context, found: ComparedGroups) -> ComparedGroups:
+        """One number for each item that all groups answered, made of its answers."""
+        from crucible_bench.evaluations.answers import at_k, items_of_arms  # noqa: PLC0415
+
+        lacking = next((name for name in found.values if found.clusters_of(name) is None), None)
+        if lacking is not None:
+            raise ValueError(f"{self.clusters} has no items of group {lacking!r}")
+        expected = field_of_items(ctx, self._item, self.expected) if self.expected else None
+        arms = {
+            name: at_k(
+                "majority" if self.pass_at is None else "pass",
+                name,
+                answers,
+                found.clusters_of(name) or (),
+                self.pass_at or self.majority_at or 0,
+                expected=expected,
+                fewer=self.missing,
+            )
+            for name, answers in found.values.items()
+        }
+        items = items_of_arms(arms, self.missing)
+        clusters = None
+        if self.pair_by and self.clusters:
+            of_items = field_of_items(ctx, self.pair_by, self.clusters)
+            clusters = [of_items[item] for item in items.items]
+        return ComparedGroups(items.values, clusters, items.items, items.used, items.left_out)
+
+    @property
+    def _item(self) -> str:
+        """The field, or the place, that has the item of an answer."""
+        return self.pair_by or str(self.clusters)
+
+    def _without_missing(self, ctx: Context) -> tuple[ComparedGroups, Sequence[MissingValue]]:
         from crucible_bench.data.missing import drop_missing  # noqa: PLC0415
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
+        if self.preferences is not None:
+            raise ValueError("preferences are comparisons of two arms, so there are no groups of numbers")
         found = self._source.read(ctx)
+        if self._is_of_answers and found.clusters is not None and not isinstance(found.clusters, Mapping):
+            found = found._replace(clusters=dict.fromkeys(found.values, found.clusters))  # answers are not pairs
         if self.groups is not None:
             unknown = [name for name in self.groups if name not in found.values]
             if unknown:
@@ -328,11 +495,13 @@ class Bench(Stage):
                     f"{listing(found.values)}",
                 )
             found = found._replace(values={name: found.values[name] for name in self.groups})
+        if self.strata is not None and not isinstance(found.clusters, Mapping):
+            found = found._replace(clusters={name: list(found.clusters or ()) for name in found.values})
         if self.missing == "refuse":
             self._refuse_missing_pairs(found)
             _refuse_missing(found)
             return found, ()
-        paired = self._design(ctx.experiment) not in ("independent", "one_sample")
+        paired = self._design(ctx.experiment) not in _UNPAIRED
         paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
             {name: values if paired else open_counts(name, values) for name, values in found.values.items()},
@@ -365,9 +534,11 @@ class Bench(Stage):
 
     @property
     def _source(self) -> GroupsInMapping | GroupsInOutputs:
+        if self.data == "outputs" and self._is_of_answers:
+            return GroupsInOutputs(str(self.group_by), str(self.value), None, self._item)
         if self.data == "outputs":
-            return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters)
-        return GroupsInMapping(self.data, self.clusters)
+            return GroupsInOutputs(str(self.group_by), str(self.value), self.pair_by, self.clusters or self.strata)
+        return GroupsInMapping(self.data, self.clusters or self.strata)
 
 
 def _refuse_missing(found: ComparedGroups) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from crucible_bench.compared import AnswersUsed
 from crucible_bench.errors import CannotTestError
 from crucible_core.context import Context
 from crucible_core.values.messages import closest, listing
@@ -15,6 +16,8 @@ __all__ = [
     "ComparedGroups",
     "GroupsInMapping",
     "GroupsInOutputs",
+    "field_of_items",
+    "records_in",
 ]
 
 SOURCES = ("assigns", "metrics", "outputs")
@@ -26,12 +29,15 @@ class ComparedGroups(NamedTuple):
     The clusters are those of the positions that all groups share, or of each group's own values by its name.
 
     If a group lacks a pair, its value there is None. Pairs without names are named by their positions, and only if some
-    were dropped.
+    were dropped. Where every value is made of an item's answers, `answers` says how, `items_left_out` which items were
+    left out and why.
     """
 
     values: dict[str, Any]
     clusters: Sequence[Hashable] | Mapping[str, Sequence[Hashable]] | None = None
     pairs: Sequence[Hashable] | None = None
+    answers: AnswersUsed | None = None
+    items_left_out: Sequence[str] = ()
 
     def names_of_pairs(self, group: str) -> Sequence[Hashable]:
         return range(len(self.values[group])) if self.pairs is None else self.pairs
@@ -119,6 +125,34 @@ class GroupsInOutputs:
             [clusters[pair] for pair in pairs] if self.cluster_by else None,
             pairs,
         )
+
+
+def records_in(ctx: Context, place: str) -> Sequence[Any]:
+    """The outputs, or the list that a place such as assigns.NAME holds.
+
+    Raises ValueError if nothing is there, TypeError if it is not a list.
+    """
+    held: Any = ctx.outputs if place == "outputs" else _held(ctx, place)
+    if isinstance(held, (str, bytes)) or not isinstance(held, Sequence):
+        raise TypeError(f"{_shown(place)} must be a list of comparisons; it is {held!r:.80}")
+    if not held:
+        raise ValueError(f"there is nothing to compare: {place} is empty")
+    return held
+
+
+def field_of_items(ctx: Context, item: str, field: str) -> dict[Hashable, Any]:
+    """A field of the outputs that is the same in all outputs of an item, by the item.
+
+    Raises ValueError if an output lacks the field, or two of one item differ in it.
+    """
+    found: dict[Hashable, Any] = {}
+    for index, output in enumerate(ctx.outputs):
+        if not isinstance(output, Mapping) or item not in output or field not in output:
+            raise ValueError(f"output {index} lacks one of {item!r}, {field!r}: {output!r:.80}")
+        value = found.setdefault(output[item], output[field])
+        if value != output[field]:
+            raise ValueError(f"{item} {output[item]!r} has two values of {field}: {value!r} and {output[field]!r}")
+    return found
 
 
 def _held(ctx: Context, place: str) -> Any:

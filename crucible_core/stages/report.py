@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
+from typing import ClassVar
 
 from crucible_core.context import Context
 from crucible_core.ir.experiment import Experiment, OutputSpec
@@ -26,6 +27,8 @@ class Report(Stage):
     by default as EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file
     becomes an artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written.
     """
+
+    gathers: ClassVar[bool] = True
 
     def check(self, experiment: Experiment) -> Iterable[str]:
         written: dict[PurePath, str] = {}

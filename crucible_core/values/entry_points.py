@@ -16,5 +16,7 @@ def installed_entries(group: str) -> list[EntryPoint]:
     section = f"[{group}]"
     offering = {one.name for one in distributions() if section in (one.read_text("entry_points.txt") or "")}
     # Of two distributions of one name, the first on the path is the installed one.
-    found = [entry for name in offering for entry in distribution(name).entry_points.select(group=group)]
+    named = [entry for name in offering for entry in distribution(name).entry_points.select(group=group)]
+    # Where the package importlib_metadata is imported, they are of its class, which only resembles that of Python.
+    found = [EntryPoint(entry.name, entry.value, entry.group) for entry in named]
     return sorted(found, key=lambda entry: (entry.name, entry.value))

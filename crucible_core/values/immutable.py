@@ -32,19 +32,16 @@ class PersistentList(Sequence[T], Generic[T]):
         self._buffer: list[T] = list(items)
         self._size = len(self._buffer)
 
-    def _view(self, buffer: list[T], size: int) -> Self:
-        view = _new(type(self))
-        view._buffer = buffer
-        view._size = size
-        return view
-
     def append(self, item: T) -> Self:
         buffer, size = self._buffer, self._size
         if len(buffer) == size:
             buffer.append(item)
         if len(buffer) <= size or buffer[size] is not item:
             buffer = [*buffer[:size], item]
-        return self._view(buffer, size + 1)
+        view = _new(type(self))
+        view._buffer = buffer
+        view._size = size + 1
+        return view
 
     def extend(self, items: Iterable[T]) -> Self:
         extended = self

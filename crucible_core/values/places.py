@@ -7,23 +7,24 @@ from pathlib import Path
 
 from crucible_core.errors import CrucibleError
 
-__all__ = ["OUTPUT_ROOT_VARIABLE", "absolute", "project_folder", "report_folder"]
+__all__ = ["OUTPUT_ROOT_VARIABLE", "ReportFolder", "absolute", "project_folder", "report_folder"]
 
 OUTPUT_ROOT_VARIABLE = "CRUCIBLE_OUTPUT_ROOT"
 MARKERS = (".crucible", "pyproject.toml", ".git")
 
 
-def project_folder(start: Path | None = None) -> Path:
+def project_folder(start: Path | None = None, *, here: str | None = None) -> Path:
     """The nearest folder with `.crucible`, `pyproject.toml` or `.git`, from `start` upward; else the working directory.
 
-    `start` is the folder of an experiment file; by default the working directory.
+    `start` is the folder of an experiment file; by default the working directory. `here` is the working directory that
+    is meant, by default that of now.
     """
-    # As texts, because this is asked in every run: with paths it takes as long as several stages.
-    folder = os.path.abspath(start or os.curdir)  # noqa: PTH100  # `..` is resolved, links are not
+    here = here or os.getcwd()  # noqa: PTH109  # as texts: with paths it takes as long as several stages
+    folder = os.path.normpath(os.path.join(here, start or ""))  # noqa: PTH118  # `..` is resolved, links are not
     while not any(os.path.exists(f"{folder}/{marker}") for marker in MARKERS):  # noqa: PTH110
         folder, below = os.path.dirname(folder), folder  # noqa: PTH120
         if folder == below:
-            return Path.cwd()
+            return Path(here)
     return Path(folder)
 
 
@@ -32,8 +33,28 @@ def report_folder(start: Path | None = None) -> Path:
 
     Raises CrucibleError as `absolute`.
     """
-    configured = os.environ.get(OUTPUT_ROOT_VARIABLE)
-    return absolute(configured, OUTPUT_ROOT_VARIABLE) if configured else project_folder(start) / "reports"
+    return ReportFolder(start).path
+
+
+class ReportFolder:
+    """`report_folder` as of now. The project's folder is searched for when it is first asked for: most runs never do.
+
+    Raises CrucibleError as `absolute`.
+    """
+
+    __slots__ = ("_found", "_here", "_start")
+
+    def __init__(self, start: Path | None = None) -> None:
+        configured = os.environ.get(OUTPUT_ROOT_VARIABLE)
+        self._found = absolute(configured, OUTPUT_ROOT_VARIABLE) if configured else None
+        self._start = start
+        self._here = os.getcwd()  # noqa: PTH109
+
+    @property
+    def path(self) -> Path:
+        if self._found is None:
+            self._found = project_folder(self._start, here=self._here) / "reports"
+        return self._found
 
 
 def absolute(path: str, variable: str, base: Path | None = None) -> Path:

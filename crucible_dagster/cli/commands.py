@@ -14,7 +14,7 @@ from crucible_core.errors import MissingExtraError
 if TYPE_CHECKING:
     from crucible_core import Context
 
-__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "ui", "why"]
+__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "trials", "ui", "why"]
 
 
 def _need_dagster(what: str) -> None:
@@ -34,6 +34,9 @@ replay = _command("replay", "Run a recorded run again, without Dagster, and comp
 why = _command("why", "Say why an earlier result of a stage was reused, or why not.", "rerun")
 ticks = _command(
     "ticks", "List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.", "ticks"
+)
+trials = _command(
+    "trials", "List the trials of one run: which arm, which replicate, how it ended, what it measured.", "runs"
 )
 ui = _command("ui", "Open Dagster's UI on the experiments of a folder.", "ui")
 store = _command(

@@ -26,6 +26,7 @@ from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_tra
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
+from crucible_core.report.trials_section import csv_of_trials, trials_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
@@ -128,6 +129,34 @@ def compare(runs: tuple[str, ...], values: bool, as_json: bool) -> None:
         _print_comparison(make_console(sys.stdout), found[0])
     else:
         _print_comparisons(make_console(sys.stdout), found)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--failed", is_flag=True, help="Only the trials that failed.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print all columns as CSV.")
+@json_option
+def trials(run: str, failed: bool, as_csv: bool, as_json: bool) -> None:
+    """List the trials of one run: which arm, which replicate, how it ended, what it measured.
+
+    RUN is its id, or at least the first four characters of it. Of a run that has not gathered its trials, those that
+    ended so far are listed.
+    """
+    found = _ask(lambda history: history.trials(run))
+    shown = [row for row in found if row["status"] != "succeeded"] if failed else found
+    if as_json:
+        click.echo(to_json_text([dict(row) for row in shown]))
+    elif as_csv:
+        click.echo(csv_of_trials(shown), nl=False)
+    elif not shown:
+        say = f"none of its {len(found):,} trials failed" if found else "this run has no trials"
+        click.echo(plain(f"run {run}: {say}"))
+    else:
+        columns = [
+            name for name in dict.fromkeys(name for row in shown for name in row) if name not in ("stage", "error")
+        ]
+        ended = [name for name in ("stage", "error") if any(row.get(name) for row in shown)]
+        print_table(make_console(sys.stdout), trials_table(shown, [*columns, *ended]))
 
 
 def _comparison_to_json(found: RunComparison) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dagster import (
 )
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, Stage, builtin_registry
+from crucible_core.ir.trials_stage import every_stage
 from crucible_core.report.markdown import escape_markdown_lines
 from crucible_core.stage import FunctionStage
 from crucible_dagster.compile.conditions import condition_of
@@ -151,7 +152,7 @@ def _code_references(experiment: Experiment, registry: Registry) -> Iterator[Loc
         yield LocalFileCodeReference(
             file_path=experiment.source.path, line_number=place.line or 1, label=f"experiment {experiment.id}"
         )
-    for definition in experiment.pipeline:
+    for definition in every_stage(experiment):
         defined = _place_of(registry.resolve(definition, folder=experiment.folder))
         if defined is not None:
             file, line = defined

@@ -27,14 +27,16 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from dagster import (
     DependencyDefinition,
     In,
     InitResourceContext,
     JobDefinition,
+    MultiDependencyDefinition,
     NodeInvocation,
+    Nothing,
     OpDefinition,
     OpExecutionContext,
     Out,
@@ -55,17 +57,21 @@ from crucible_core.ir.secrets import has_secrets, hide
 from crucible_core.observers import Observers
 from crucible_core.plan import plan_of
 from crucible_core.report.markdown import escape_markdown_lines
+from crucible_core.stages.trials import RunTrials
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY, CompiledExperiment, ExperimentGraph
 from crucible_dagster.execute.gates_op import gates_op
 from crucible_dagster.execute.step import run_step
+from crucible_dagster.execute.trial_worker import worker_names, worker_op
 from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
 from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
 __all__ = ["graph_for", "job_for", "job_of", "variants_job_of"]
+
+_Dependency: TypeAlias = DependencyDefinition | MultiDependencyDefinition
 
 
 def job_for(
@@ -86,13 +92,21 @@ def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
     """The ops of the experiment, one after the other. Raises as `job_for`."""
     experiment = plan.experiment
     names = op_names(experiment)
-    dependencies: dict[NodeInvocation, Mapping[str, DependencyDefinition]] = {}
+    dependencies: dict[NodeInvocation, Mapping[str, _Dependency]] = {}
     ops = []
     possible = _possible_options(plan)
     for index, one in enumerate(plan.stages):
-        op = _op_for(type(one.stage), one.name, possible[index], first=index == 0)
+        upstream: dict[str, _Dependency] = {}
+        if index > 0:
+            upstream = {"upstream": DependencyDefinition(names[index - 1])}
+        workers = worker_names(names[index], one.stage.workers) if isinstance(one.stage, RunTrials) else []
+        if workers:
+            ops.append(worker_op(first=index == 0))
+            dependencies |= {NodeInvocation(name=ops[-1].name, alias=name): upstream for name in workers}
+            done = [DependencyDefinition(name, "done") for name in workers]
+            upstream = {**upstream, "workers": MultiDependencyDefinition(done)}
+        op = _op_for(type(one.stage), one.name, possible[index], first=index == 0, shared=bool(workers))
         ops.append(op)
-        upstream = {} if index == 0 else {"upstream": DependencyDefinition(names[index - 1])}
         dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
     judge = gates_step(experiment)
     if judge is not None:
@@ -221,7 +235,9 @@ def _options_at(index: int, stage: type[Stage], experiment: Experiment) -> _Opti
 
 
 @functools.cache
-def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, first: bool) -> OpDefinition:
+def _op_for(
+    stage: type[Stage], name: str, possible: tuple[_Options, ...], *, first: bool, shared: bool
+) -> OpDefinition:
     """The op of a stage of this name; the first of the `possible` options are its defaults.
 
     Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
@@ -231,7 +247,7 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, fi
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         yield from run_step(context, inputs.get("upstream"))
 
-    identity = f"{stage.__module__}:{stage.__qualname__} {name} {[one.shown for one in possible]} {first}"
+    identity = f"{stage.__module__}:{stage.__qualname__} {name} {[one.shown for one in possible]} {first} {shared}"
     op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     options = [one.options for one in possible]
     described = inspect.getdoc(stage) if stage.__doc__ else None
@@ -239,7 +255,7 @@ def _op_for(stage: type[Stage], name: str, possible: tuple[_Options, ...], *, fi
         compute_fn=compute,
         name=op_name,
         description=described,
-        ins={} if first else {"upstream": In(Context)},
+        ins={**({} if first else {"upstream": In(Context)}), **({"workers": In(Nothing)} if shared else {})},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
         config_schema=Permissive(),
         required_resource_keys={STORE_KEY, RUN_KEY},

@@ -10,6 +10,7 @@ import logging
 import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from dagster import (
@@ -27,6 +28,7 @@ from crucible_core import (
     Event,
     Experiment,
     InvalidExperimentError,
+    Plan,
     PlannedStage,
     RunInterrupted,
     Stage,
@@ -39,6 +41,8 @@ from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
+from crucible_core.stages.trials import RunTrials
+from crucible_core.trials.log import TrialSettings
 from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
@@ -59,6 +63,7 @@ from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
 from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.gate_results import forget_verdict
+from crucible_dagster.history.reachable_code import code_hash
 from crucible_dagster.history.run_record import (
     StageRecord,
     changed_since,
@@ -73,7 +78,7 @@ from crucible_dagster.store.lazy import PARTS, Read, StoredDict, StoredList
 from crucible_dagster.store.retention import remember_instance
 from crucible_dagster.tags import EXPERIMENT_TAG, FRESH_TAG, OPTIONS_TAG, OTHER_JOB_TAG, PARTITION_TAG, VARIANT_TAG
 
-__all__ = ["FRESH_TAG", "CompiledExperiment", "result_of", "run_step"]
+__all__ = ["FRESH_TAG", "CompiledExperiment", "begun", "result_of", "run_step", "trials_of"]
 
 
 _log = logging.getLogger("crucible")
@@ -127,9 +132,9 @@ def _run_step(
     if after is not None:
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
-        before = _before(context, upstream, shown)
+        before = begun(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
-        with plan.running():
+        with (trials_of(plan, manager) if isinstance(planned.stage, RunTrials) else plan).running():
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     is_last = index == len(launched.pipeline) - 1 and not launched.gates
     shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
@@ -343,12 +348,17 @@ class _TrackedStage:
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
-def _before(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
+def trials_of(plan: Plan, manager: ContextIOManager) -> Plan:
+    """The plan of a run whose trials are kept in the store."""
+    return replace(plan, trials=TrialSettings(files=manager.store.files, identify=code_hash))
+
+
+def begun(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
-        begun = Context.begin(shown, run_id=context.run_id)
+        made = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
-        return begun._replace(**parts, outputs=StoredList((), reads))
+        return made._replace(**parts, outputs=StoredList((), reads))
     if upstream.run_id != context.run_id:
         # A re-execution continues from another run's result, as a new run with its own options.
         return upstream._replace(experiment=shown.with_own_data(), run_id=context.run_id)

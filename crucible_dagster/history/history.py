@@ -36,6 +36,8 @@ from crucible_core import (
     GateResult,
 )
 from crucible_core.report import diff_traces, results
+from crucible_core.report.trials_section import trial_rows
+from crucible_core.trials.log import TrialLog
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_dagster.history.gate_results import gates_of_run
 from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, adjust_together, compare_groups
@@ -212,6 +214,23 @@ class History:
         if not finished:
             raise CrucibleError(f"no step of run {run_id} has finished, so there is no Context")
         return self._store.load(run_id, finished[-1])
+
+    def trials(self, run: str) -> list[Mapping[str, Any]]:
+        """The rows of the run's trials; of a run that did not gather them, those that it has kept so far.
+
+        Raises CrucibleError if there is no such run, or its trials cannot be read.
+        """
+        run_id = self.find(run)
+        try:
+            rows = trial_rows(self.context(run_id))
+        except CrucibleError:  # no step has finished yet
+            rows = []
+        if rows:
+            return rows
+        try:
+            return list(TrialLog(self._store.files, self._summary(run_id).experiment, run_id).own_rows().values())
+        except OSError as error:
+            raise CrucibleError(f"the trials of run {run_id} cannot be read: {error.strerror or error}") from error
 
     def run(self, run: str) -> RunDetails:
         """Everything about one run. What cannot be read is left out and named in its notes.

@@ -258,8 +258,8 @@ class StoredList(PersistentList[Any]):
         self.before = sum(chunk.count for chunk in self.chunks)
         self.reads = reads
 
-    def _view(self, buffer: list[Any], size: int) -> StoredList:
-        view = super()._view(buffer, size)
+    def append(self, item: Any) -> StoredList:
+        view = super().append(item)
         assert isinstance(view, StoredList)
         view.chunks, view.before, view.reads = self.chunks, self.before, self.reads
         return view

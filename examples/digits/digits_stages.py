@@ -1,4 +1,4 @@
-"""The stages of digits.yaml: load, split, train, evaluate."""
+"""The stages of digits.yaml and digits_sweep.yaml: load, split, train, evaluate."""
 
 from statistics import fmean
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -97,3 +97,41 @@ class Evaluate(Stage):
                 ctx = ctx.add_output({"model": name, "fold": fold, "accuracy": accuracy})
             ctx = ctx.put_metric(f"{name}_accuracy", fmean(accuracies[name]))
         return ctx.assign(bench_data=accuracies)
+
+
+class HoldOut(Stage):
+    """Holds out a part of the images for the test, every digit in equal shares."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """The share of the images that is held out."""
+    seed: int = Field(default=0, ge=0)
+    """Of the drawing: the same seed holds out the same images."""
+
+    def run(self, ctx: Context) -> Context:
+        labels = ctx.assigns["labels"]
+        everything = np.arange(len(labels))
+        training, test = train_test_split(everything, test_size=self.share, stratify=labels, random_state=self.seed)
+        return ctx.assign(training=training, test=test)
+
+
+class Fit(Stage):
+    """Trains one model on the images that were not held out."""
+
+    model: ModelName = "logistic"
+    """`svm`: support vector machine with an RBF kernel; `logistic`, `ridge`: logistic and ridge regression."""
+    C: float = Field(default=1.0, gt=0)
+    """Inverse strength of the regularization."""
+
+    def run(self, ctx: Context) -> Context:
+        images, labels, training = ctx.assigns["images"], ctx.assigns["labels"], ctx.assigns["training"]
+        model = make_pipeline(StandardScaler(), CLASSIFIERS[self.model](1 / self.C))
+        with threadpool_limits(1):
+            return ctx.assign(model=model.fit(images[training], labels[training]))
+
+
+class Score(Stage):
+    """Measures how often the model is right on the images that were held out."""
+
+    def run(self, ctx: Context) -> Context:
+        images, labels, test = ctx.assigns["images"], ctx.assigns["labels"], ctx.assigns["test"]
+        return ctx.put_metric("accuracy", float(ctx.assigns["model"].score(images[test], labels[test])))

@@ -73,7 +73,7 @@ def test_a_declared_test_gives_a_result_under_its_own_name(test: Any) -> None:
         groups, more = {"a": groups["a"]}, {"reference": 0.5}
     if design == "resampled":
         more = {"folds": 12}
-    if design == "clustered":
+    if design in ("clustered", "stratified"):
         more = {"clusters": list("aabbccddeeff")}
     analysis = of(groups, tests=(test,), design=design, resamples=300, **more)
     assert chosen(analysis) == [test]

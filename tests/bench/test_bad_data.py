@@ -18,6 +18,7 @@ from crucible_bench import (
     chi_square_test,
     clustered_mean,
     clustered_ttest,
+    compare_iqm,
     compare_paired_proportions,
     compare_proportions,
     corrected_resampled_ttest,
@@ -25,27 +26,26 @@ from crucible_bench import (
     dunn,
     dunnett,
     effect_size,
-    empirical_bernstein_sequence,
     find_missing,
     fisher_exact_test,
     games_howell,
     indistinguishable_from_best,
+    iqm_interval,
     judge_margin,
+    mean_of_best,
     minimum_detectable_effect,
     nemenyi,
-    normal_mixture_sequence,
     one_sample_test,
-    paired_e_values,
     pairwise_tests,
     power_of,
+    practical_equivalence,
+    probability_of_improvement,
     proportion_interval,
     proportion_test,
     rank_over_blocks,
     run_test,
     sample_size,
-    sequence_difference,
     shapiro_wilk,
-    sphericity,
     summarize,
     t_mixture_sequence,
     tukey_hsd,
@@ -110,6 +110,7 @@ BAD: dict[str, Groups] = {
 }
 
 CLUSTERS = ["x", "x", "y", "y", "z"]
+TASKS = ["t"] * 5
 UNBOUNDED = (-1.79e308 / 2, 1.79e308 / 2)
 
 
@@ -153,29 +154,31 @@ def every_function() -> dict[str, Callable[[Groups], Any]]:
         "chi_square_test": lambda groups: chi_square_test(groups, resamples=400),
         "clustered_mean": lambda groups: clustered_mean(groups["a"], CLUSTERS),
         "clustered_ttest": of_two(lambda groups: clustered_ttest(groups, CLUSTERS)),
+        "compare_iqm": of_two(lambda groups: compare_iqm(groups, TASKS, resamples=100)),
         "corrected_resampled_ttest": of_two(lambda groups: corrected_resampled_ttest(groups, test_share=0.25)),
         "drop_missing": drop_missing,
         "drop_missing, paired": lambda groups: drop_missing(groups, paired=True),
         "dunn": dunn,
         "dunnett": lambda groups: dunnett(groups, "a"),
-        "empirical_bernstein_sequence": lambda groups: empirical_bernstein_sequence(groups["a"], UNBOUNDED),
         "find_missing": lambda groups: find_missing(groups, paired=True),
         "fisher_exact_test": of_two(fisher_exact_test),
         "games_howell": games_howell,
+        "iqm_interval": lambda groups: iqm_interval(groups["a"], TASKS, resamples=100),
         "judge_margin": of_two(lambda groups: judge_margin(groups, 1.0)),
         "judge_margin, paired": of_two(lambda groups: judge_margin(groups, 1.0, paired=True, non_inferiority=True)),
+        "mean_of_best": mean_of_best,
+        "mean_of_best, paired": lambda groups: mean_of_best(groups, paired=True),
         "nemenyi": nemenyi,
-        "normal_mixture_sequence": lambda groups: normal_mixture_sequence(groups["a"], 1.0),
-        "paired_e_values": lambda groups: paired_e_values(groups["a"], groups["b"], UNBOUNDED),
         "pairwise_tests": lambda groups: pairwise_tests("student_ttest", groups),
         "pairwise_tests, control": lambda groups: pairwise_tests("wilcoxon", groups, control="b", correction="sidak"),
+        "practical_equivalence": of_two(lambda groups: practical_equivalence(groups, 0.5, draws=100)),
+        "practical_equivalence, correlated_ttest": of_two(
+            lambda groups: practical_equivalence(groups, 0.5, test="correlated_ttest")
+        ),
+        "probability_of_improvement": of_two(lambda groups: probability_of_improvement(groups, TASKS, resamples=100)),
         "rank_over_blocks": rank_over_blocks,
         "rank_over_blocks, wilcoxon_holm": lambda groups: rank_over_blocks(groups, procedure="wilcoxon_holm"),
-        "sequence_difference": lambda groups: sequence_difference(
-            t_mixture_sequence(groups["a"], alpha=0.025), t_mixture_sequence(groups["b"], alpha=0.025)
-        ),
         "shapiro_wilk": lambda groups: shapiro_wilk(groups["a"]),
-        "sphericity": sphericity,
         "summarize": lambda groups: summarize(groups["a"]),
         "t_mixture_sequence": lambda groups: t_mixture_sequence(groups["a"]),
         "tukey_hsd": tukey_hsd,
@@ -251,6 +254,12 @@ def test_memory_grows_no_faster_than_the_data() -> None:
     runs = dict(RUNS)
     runs["clustered_mean"] = lambda groups: clustered_mean(groups["a"], list(range(n // 10)) * 10)
     runs["clustered_ttest"] = of_two(lambda groups: clustered_ttest(groups, list(range(n // 10)) * 10))
+    one_task = ["t"] * n
+    runs["compare_iqm"] = of_two(lambda groups: compare_iqm(groups, one_task, resamples=100))
+    runs["iqm_interval"] = lambda groups: iqm_interval(groups["a"], one_task, resamples=100)
+    runs["probability_of_improvement"] = of_two(
+        lambda groups: probability_of_improvement(groups, one_task, resamples=100)
+    )
     runs["betting_sequence"] = lambda groups: betting_sequence(groups["a"], (-9.0, 9.0))
     runs["shapiro_wilk"] = lambda groups: shapiro_wilk(groups["a"][:5000])
     peaks = {}

@@ -85,7 +85,9 @@ def test_a_comparison_says_what_was_found_and_has_its_verdicts_and_tests() -> No
 def test_compare_takes_every_part_of_a_declaration_with_its_default_and_explains_it() -> None:
     parameters = inspect.signature(compare).parameters
     declared = {field.name: field.default for field in dataclasses.fields(Declaration)}
-    taken = {name: one.default for name, one in parameters.items() if name not in {"groups", "clusters", "measure"}}
+    taken = {
+        name: one.default for name, one in parameters.items() if name not in {"groups", "clusters", "measure", "strata"}
+    }
     assert taken == declared
     rows = set(re.findall(r"^    \| (\w+) \|", inspect.getdoc(compare) and str(compare.__doc__), re.MULTILINE))
     assert rows - {"keyword"} == set(parameters) - {"groups"}

@@ -65,16 +65,19 @@ def test_every_function_that_the_page_names_exists() -> None:
         ),
         *(
             "discordant",
-            "first_significant",
+            "majority_at",
             "more_replicates",
             "multiple_datasets",
             "one_sample",
             "outcome",
             "paired",
+            "pass_at",
             "planned",
+            "preferences",
             "python",
         ),
         *("resampled", "sweep", "tests", "untested"),
+        *("correlated_ttest", "margin", "resamples", "rope", "scale", "signed_rank", "strata", "stratified"),
     }
     assert sorted(QUOTED - known - other) == []
     assert sorted(other - QUOTED) == []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible_bench import CannotTestError, Comparison, compare
+from crucible_bench import CannotTestError, Comparison, compare, practical_equivalence
 from crucible_bench.compared import BestSet, FamilyResult, MarginResult
 from crucible_bench.result import TestResult, Untested
 
@@ -59,6 +59,7 @@ class Reader:
             self.single()
         for verdict in of.verdicts[:6]:
             self.verdict(verdict)
+        self.bayesian()
         self.headline()
         left = max(0, len(of.verdicts) - 6)
         self.check(bool(re.search(rf"\b{left} more pairs? (is|are) judged", self.text)) == (left > 0), "more verdicts")
@@ -171,6 +172,22 @@ class Reader:
             self.check((more is None) == (not verdict.more_replicates), "more replicates")
             self.check(more is None or number(more[1]) == verdict.more_replicates, "more replicates")
 
+    def bayesian(self) -> None:
+        """Each pair's three probabilities, which belong to it and to the rope."""
+        told = re.findall(
+            rf"P\((\w+) better by more than ({NUMBER})\) ([<=>] \d\.\d\d), P\(practically equal\) ([<=>] \d\.\d\d), "
+            rf"P\((\w+) better by more than ({NUMBER})\) ([<=>] \d\.\d\d)",
+            self.text,
+        )
+        self.check(len(told) == min(6, len(self.of.bayesian)), "Bayesian statements")
+        for (first, rope, p, p_equal, second, rope_again, p_second), one in zip(told, self.of.bayesian, strict=False):
+            self.check((first, second) == one.groups, f"groups {one.groups}")
+            self.check(same(rope, one.rope) and same(rope_again, one.rope), f"rope {rope}")
+            for said, value in ((p, one.p_first), (p_equal, one.p_equivalent), (p_second, one.p_second)):
+                sign, shown = said.split(" ")
+                holds = {"<": value < float(shown), ">": value > float(shown), "=": abs(value - float(shown)) <= 0.0051}
+                self.check(holds[sign], f"{said} for {value}")
+
     def headline(self) -> None:
         """The finding in one line: direction, size, and what it says of the margin."""
         of, line = self.of, self.of.headline
@@ -230,6 +247,14 @@ class Reader:
             return
         self.check(all(turn * means[head[1]] >= turn * mean for mean in means.values()), "best mean")
         self.check(same(head[2], means[head[1]]), "mean of the leader")
+        if best.mean is not None:
+            lower, k = "lower" if best.higher_is_better else "higher", len(means)
+            said = f"Its mean is likely {lower} than it looks, because the best of {k} was picked: "
+            shown = re.search(rf"{said}([\d.]+)% CI for the mean of the one that came out best {INTERVAL}", self.text)
+            ends = best.mean.interval
+            ok = shown is not None and same(shown[2], ends[0]) and same(shown[3], ends[1])
+            self.check(ok and number(shown[1]) == 100 * best.mean.confidence_level, "mean of the best")  # type: ignore[index]
+            self.check(best.mean.mean == means[head[1]] and ends[0] <= best.mean.mean <= ends[1], "around the mean")
         alike = re.search(r"not told apart from it: ([\w, ]+)", self.text)
         kept = {head[1], *(alike[1].strip().split(", ") if alike else ())}
         self.check(kept == {one.name for one in best.contenders if one.kept}, "kept")
@@ -337,8 +362,14 @@ def made_of_numbers(rng: np.random.Generator, count: int) -> Iterator[Comparison
             ps = [1.0, *map(float, rng.random(3) ** 3)]
             order = zip(sweep.best.contenders, means, ps, strict=True)
             contenders = tuple(replace(one, mean=mean, p_value=p, kept=p > alpha) for one, mean, p in order)
+            assert sweep.best.mean is not None
+            ends = means[0] - float(rng.gamma(1.0)), means[0] + float(rng.gamma(1.0))
+            picked = replace(
+                sweep.best.mean, name=contenders[0].name, mean=means[0], interval=ends, confidence_level=1 - alpha
+            )
             best = replace(
                 sweep.best, contenders=contenders, leader=contenders[0].name, alpha=alpha, higher_is_better=turn > 0,
+                mean=picked if rng.random() < 0.9 else None,
                 kept=tuple(one.name for one in contenders if one.kept),
             )  # fmt: skip
             yield replace(sweep, alpha=alpha, best=best)
@@ -368,6 +399,8 @@ def made_of_data(rng: np.random.Generator, count: int) -> Iterator[Comparison]:
                 "margin": float(rng.gamma(1.0) / (5 if kind == "binary" else 1)),
                 "non_inferiority": bool(rng.random() < 0.5),
             }
+        if "study" not in options and design == "paired" and rng.random() < 0.5:
+            options |= {"rope": float(rng.gamma(1.0) / 5), "resamples": 200}
         try:
             yield compare(groups, **options)
         except CannotTestError:
@@ -400,6 +433,7 @@ def test_the_reader_notices_what_does_not_follow() -> None:
         replace(result, tests=(replace(test, estimate=-test.estimate),)),
         replace(result, tests=(replace(test, n=(8, 9)),)),
         replace(result, verdicts=(replace(verdict, margin=50.0),)),
+        replace(result, bayesian=(practical_equivalence({"a": [1.0, 2.0, 4.0], "b": [0.0, 2.0, 3.0]}, 0.1),)),
         replace(result, verdicts=(replace(verdict, higher_is_better=True, confidence_interval=(-0.1, 0.1)),)),
     ):
         told = Reader(other)

@@ -19,7 +19,6 @@ from crucible_bench import (
     indistinguishable_from_best,
     judge_margin,
     nemenyi,
-    normal_mixture_sequence,
     pairwise_tests,
     rank_over_blocks,
     t_mixture_sequence,
@@ -37,7 +36,6 @@ RUNS: dict[str, Callable[[dict[str, list[float]]], Any]] = {
     "pairwise": lambda groups: pairwise_tests("wilcoxon", groups),
     "ranking": rank_over_blocks,
     "tukey_hsd": tukey_hsd,
-    "normal_mixture": lambda groups: normal_mixture_sequence(groups["a"], 1.0),
     "t_mixture": lambda groups: t_mixture_sequence(groups["a"]),
 }
 MAY_BE_NONE = {"confidence_interval", "control", "lower", "upper", "more_replicates", "beaten_by", "iman_davenport",

@@ -46,6 +46,34 @@ def test_noncentral_t_equals_the_integral_over_the_chi_distribution(t: float, df
     assert noncentral_t_cdf(t, df, delta) == pytest.approx(whole, abs=2e-10)
 
 
+@pytest.mark.parametrize(
+    ("t", "df", "delta", "expected"),
+    [  # mpmath's quadrature of the normal distribution over the density of S, with 30 digits
+        (1.0, 1.5, 1.0, 0.44345964701497),
+        (0.8334872011855584, 1.2544923539684376, -0.13135724365027493, 0.771522136493803),
+        (0.16672304903015778, 1.1194188626672192, 0.49953227084352414, 0.358630479900006),
+    ],
+)
+def test_noncentral_t_has_digits_below_two_degrees_of_freedom(
+    t: float, df: float, delta: float, expected: float
+) -> None:
+    assert noncentral_t_cdf(t, df, delta) == pytest.approx(expected, abs=1e-13)
+
+
+@pytest.mark.parametrize("df", [1.0, 2.3, 7.0, 60.0, 3e5, 2e6, 1e7])
+def test_noncentral_t_joins_where_the_method_changes(df: float) -> None:
+    here = max(1e3, math.sqrt(df / 2.0))
+    for shift in (-2.0, 0.0, 2.0):
+        delta = here + shift * math.hypot(1.0, here / math.sqrt(2.0 * df))
+        below, above = (noncentral_t_cdf(here * factor, df, delta) for factor in (1.0, 1.0 + 1e-12))
+        assert above == pytest.approx(below, abs=1e-8)
+
+
+def test_all_of_it_lies_below_a_t_far_above_a_negative_delta() -> None:
+    # There scipy gives nan.
+    assert noncentral_t_cdf(22.508014150318257, 7.061198460504857, -15.279133251735853) == 1.0
+
+
 def test_noncentral_t_has_digits_where_series_run_out() -> None:
     # For huge t, T <= t means S >= (delta + Z) / t, and Z no longer matters: a chi-square tail is left.
     assert noncentral_t_cdf(1e9, 20, 1e9) == pytest.approx(float(special.chdtrc(20, 20.0)), abs=1e-8)

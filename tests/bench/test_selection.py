@@ -63,7 +63,10 @@ def test_the_designs_without_a_rule_say_what_to_do() -> None:
     for outcome, design, groups in itertools.product(get_args(Outcome), get_args(Design), SIZES):
         if (outcome, design, groups) in covered:
             continue
-        said = r"compare them two by two|take one value per cluster|one sample is compared|at least two groups"
+        said = (
+            r"compare them two by two|take one value per cluster|one sample is compared|at least two groups|"
+            r"take the design clustered"
+        )
         with pytest.raises(CannotTestError, match=said):
             choose_test(outcome, SIZES[groups], design=design)
 

@@ -16,9 +16,9 @@ from crucible_core import Context, Experiment, plan_experiment, run_experiment
 
 # Planning a stage: plan, resolve, read its options, make the entry (4), and what pydantic's own checks add.
 PLANNED = 4
-# Running it: run_stage, the audience, two events with their records (2 x 5), one attempt, the stage itself, its metric
-# (4), the check of what it returned and of its trace.
-RUN = 21
+# Running it: run_stage, two events with their records (2 x 4), one attempt, the stage itself, its metric (4), the check
+# of what it returned and of its trace.
+RUN = 18
 
 
 @pytest.mark.parametrize("stages", [50, 500])

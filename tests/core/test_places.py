@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from crucible_core import CrucibleError, Experiment, StageFailedError, load_experiment, run_experiment
+from crucible_core import (
+    CrucibleError,
+    Experiment,
+    StageFailedError,
+    builtin_registry,
+    load_experiment,
+    plan_experiment,
+    run_experiment,
+)
 from crucible_core.cli import main
 from crucible_core.values.messages import path_hint
 from crucible_core.values.places import MARKERS, absolute, project_folder, report_folder
@@ -141,3 +149,15 @@ def test_a_working_directory_that_was_removed_hides_no_error(folder: Path) -> No
     with pytest.raises(StageFailedError, match="FileNotFoundError"):
         run_experiment(load_experiment(folder / "read.yaml"))
     os.chdir("/")
+
+
+def test_a_run_that_writes_nothing_searches_for_no_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.model_validate({"id": "a", "pipeline": [{"name": "validate"}]})
+    looked: list[str] = []
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: looked.append(str(path)) or exists(path))
+    plan = plan_experiment(experiment, builtin_registry())
+    run_experiment(plan)
+    assert not [path for path in looked if path.endswith(MARKERS)]
+    assert plan.output_root == Path.cwd() / "reports"
+    assert [path for path in looked if path.endswith(MARKERS)]

@@ -99,6 +99,25 @@ def test_a_comparison_and_its_report_are_the_same(run: Run) -> None:
     assert Path(dagster.artifacts["report.markdown"]).read_text().count("Welch") >= 1
 
 
+def test_pass_at_k_and_preferences_are_the_same(run: Run) -> None:
+    answers = {"data": "outputs", "group_by": "arm", "value": "right", "design": "clustered", "clusters": "item"}
+    votes = {"data": "assigns.votes", "preferences": {"ties": ["tie", "both bad"]}, "metric": "preferences"}
+    described = Experiment.model_validate(
+        {
+            "id": "agree",
+            "pipeline": [
+                {"name": "answers_and_votes", "module": "agreement_stages:answers_and_votes"},
+                {"name": "answers", "module": "crucible_core.stages.bench:Bench", "options": {**answers, "pass_at": 2}},
+                {"name": "votes", "module": "crucible_core.stages.bench:Bench", "options": votes},
+            ],
+        }
+    )
+    direct, dagster = run_experiment(described), run(described)
+    assert direct.differences(dagster) == ()
+    assert dagster.metrics["bench"]["answers"]["answers"] == {"new": 24, "old": 18}
+    assert dagster.metrics["preferences"]["preferences"]["n"] == 30
+
+
 def test_retries_are_counted_alike(run: Run, tmp_path: Path) -> None:
     def described(counter: str) -> Experiment:
         options = {"counter": str(tmp_path / counter), "successes_after": 2}

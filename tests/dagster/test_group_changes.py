@@ -101,3 +101,36 @@ def test_several_answers_to_every_question_are_paired_by_the_question_across_run
     assert (found.test, found.n) == ("clustered_ttest", (90, 60))
     assert found.significant
     assert found.estimate == pytest.approx(float(np.mean(AFTER) - np.mean(BEFORE)), rel=1e-9)
+
+
+def test_pass_at_k_is_compared_item_by_item_across_runs() -> None:
+    options = {"pair_by": None, "design": "clustered", "clusters": "question", "pass_at": 2}
+    right = {scale: [float(place % scale == 0) for place in range(30)] for scale in (2, 5)}
+
+    def answered(scale: int, order: Sequence[int]) -> Context:
+        answers = [
+            {"model": model, "score": right[scale][question] * (count < 2), "question": f"q{question}"}
+            for question in order
+            for model in ("one", "two")
+            for count in range(3)
+        ]
+        file = {"id": "x", "pipeline": [{"name": "answer"}, {"name": "bench", "options": OPTIONS | options}]}
+        return run_experiment(Experiment.model_validate(file), registry=REGISTRY, assigns={"answers": answers})
+
+    found = change(answered(5, range(30)), answered(2, range(29, -1, -1))).result
+    assert found is not None
+    assert found.n == (30, 30)
+    assert found.estimate == pytest.approx(15 / 30 - 6 / 30)
+
+
+def test_preferences_have_no_groups_that_change() -> None:
+    def voted(winner: str) -> Context:
+        votes = [{"first": "a", "second": "b", "winner": winner if place % 3 else "a"} for place in range(12)]
+        options = {"data": "outputs", "preferences": {}}
+        file = {"id": "x", "pipeline": [{"name": "answer"}, {"name": "bench", "options": options}]}
+        return run_experiment(Experiment.model_validate(file), registry=REGISTRY, assigns={"answers": votes})
+
+    found = change(voted("a"), voted("b"))
+    assert found.result is None
+    assert found.reason is not None
+    assert "preferences are comparisons of two arms" in found.reason

@@ -54,6 +54,13 @@ GIVEN = {
 
         earlier = run_experiment(Experiment.model_validate({"id": "earlier", "pipeline": [{"name": "validate"}]}))
     """,
+    "docs/trials.md": """
+        from crucible_core import Context, stage
+
+        @stage
+        def toss(ctx: Context, *, coins: list[str], tosses: int = 200, seed: int = 0) -> Context:
+            return ctx
+    """,
     "docs/stages.md": """
         batches, size, chunk = ["a batch"], 1, b"1"
     """,

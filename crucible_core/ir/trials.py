@@ -1,0 +1,89 @@
+"""`trials:` of an experiment file: arms and replicates of a part of the pipeline."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from crucible_core.ir.fields import Data, Name, Node, Options, Text
+from crucible_core.values.messages import closest
+
+__all__ = ["MOST_WORKERS", "Engine", "Grid", "Trials"]
+
+MOST_WORKERS: Final = 32
+
+Grid = dict[Text, list[Data]]
+
+
+class Engine(Node):
+    """What runs the trials in other processes, through joblib."""
+
+    kind: Text = "loky"
+    """`loky`: processes on this machine; `dask`, `ray`: a cluster."""
+    address: Text | None = None
+    """Of the cluster's scheduler."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        known = ("loky", "dask", "ray")
+        if kind not in known:
+            raise ValueError(f"{kind!r} is not an engine{closest(kind, known)}; known: {', '.join(known)}")
+        return kind
+
+
+class Trials(Node):
+    """Runs a part of the pipeline once for each arm and replicate."""
+
+    arms: dict[Name, dict[Name, Options]] | None = None
+    """Arm -> stage -> options that replace those of the pipeline."""
+    grid: Grid | None = None
+    """`stage.option` -> its values: each combination is an arm, or, with `arms`, a version of each arm."""
+    replicates: int = Field(default=1, ge=1, strict=True)
+    """How often each arm is run, each time with another seed."""
+    measure: Text | None = None
+    """The metric of a trial that `bench` compares."""
+    baseline: Text | dict[Text, Data] | None = None
+    """The arm that the others are compared with: its name, or its values of the grid."""
+    max_failures: int | float = 0
+    """Failed trials, as a number or as a share below 1, above which the run fails, after the report."""
+    workers: int = Field(default=1, ge=1, le=MOST_WORKERS, strict=True)
+    """On Dagster: the number of ops among which the trials are divided."""
+    jobs: int = Field(default=1, ge=1, strict=True)
+    """Processes, in each worker on Dagster."""
+    engine: Engine | None = None
+    """What runs the processes (default: `{kind: loky}`)."""
+    from_: Name | None = Field(default=None, alias="from")
+    """The first stage of a trial (default: the first that an arm or the seed reaches)."""
+    to: Name | None = None
+    """The last stage of a trial (default: the last before a stage that gathers, such as `bench`)."""
+
+    @field_validator("max_failures", mode="before")
+    @classmethod
+    def _a_number_or_a_share(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PydanticCustomError("max_failures", "should be a number of trials, or a share below 1")
+        if value < 0 or (isinstance(value, float) and value >= 1):
+            raise PydanticCustomError(
+                "max_failures",
+                "should be a whole number of trials, or a share of them from 0 to below 1, not {value}",
+                {"value": value},
+            )
+        return value
+
+    @field_validator("grid")
+    @classmethod
+    def _options_of_stages(cls, grid: Grid | None) -> Grid | None:
+        for key, values in (grid or {}).items():
+            stage, _, option = key.partition(".")
+            if not stage or not option:
+                raise PydanticCustomError(
+                    "grid",
+                    "{key} does not name an option: write it as stage.option, such as train.rate",
+                    {"key": repr(key), "place": (key,)},
+                )
+            if not values:
+                raise PydanticCustomError("grid", "{key} has no values", {"key": repr(key), "place": (key,)})
+        return grid

@@ -1,5 +1,0 @@
-"""Moved to `crucible_bench.sequential.group_sequential`; this name goes with version 1.0."""
-
-from crucible_core.moved import moved
-
-moved(__name__, "crucible_bench.sequential.group_sequential")

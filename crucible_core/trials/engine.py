@@ -1,0 +1,165 @@
+"""Runs tasks in other processes: joblib hands them out, to processes of this machine or to a cluster.
+
+No pool keeps what its processes have done when one of them is killed. So each process writes what it did to the log,
+and what is not there is done again: the task that a process died of alone, and once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from statistics import fmean
+from typing import Any, Generic, Protocol, TypeVar
+
+from crucible_core.errors import CrucibleError, MissingExtraError
+from crucible_core.trials.log import Row, TrialLog
+
+__all__ = ["Task", "run_in_processes"]
+
+BATCH_SECONDS = 2.0
+DIED = "the process that ran it died, and died again when it ran nothing else"
+
+
+class Task(Protocol):
+    """Something to do, with the key under which the log has its row."""
+
+    @property
+    def key(self) -> str:
+        """What the result depends on."""
+
+    def died(self, why: str) -> Row:
+        """The row of a task that no process survives."""
+
+
+T = TypeVar("T", bound=Task)
+
+
+def run_in_processes(
+    tasks: Sequence[T],
+    run: Callable[[T], Row],
+    log: TrialLog,
+    *,
+    jobs: int,
+    kind: str = "loky",
+    address: str | None = None,
+) -> Iterator[tuple[str, Row]]:
+    """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
+
+    Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
+    answer.
+    """
+    try:
+        import joblib  # noqa: PLC0415  # an extra
+        from joblib.externals.loky.process_executor import BrokenProcessPool  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("running trials in several processes", "trials") from error
+    left = {task.key: task for task in tasks}
+    alone: list[T] = []
+    with _backend(joblib, kind, address):
+        while left:
+            batches = _Batches(alone[:1] or list(left.values()), jobs)
+            try:
+                for done in _results(joblib, jobs, (joblib.delayed(_run_batch)(run, one, log) for one in batches)):
+                    batches.took(done)
+                    for key, row, _ in done:
+                        del left[key]
+                        yield key, row
+            except BrokenProcessPool:
+                pass
+            if not left:
+                return
+            yield from _found(left, log)
+            if alone and alone[0].key in left:
+                row = alone[0].died(DIED)
+                log.keep(alone[0].key, row)
+                del left[alone[0].key]
+                yield alone[0].key, row
+            alone = [task for task in alone[1:] if task.key in left] or [left[key] for key in log.unfinished(left)]
+
+
+def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
+    """The results of the calls as they come; of a backend that cannot give them so, as of Ray, some at a time."""
+    parallel = joblib.Parallel(n_jobs=jobs, batch_size=1)
+    if parallel._backend.supports_return_generator:
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        return
+    while some := list(islice(calls, 2 * jobs)):
+        yield from parallel(some)
+
+
+def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
+    """What processes have kept of what they did, before they could say so."""
+    for key, row in log.rows(left).items():
+        del left[key]
+        yield key, row
+
+
+def _run_batch(run: Callable[[T], Row], tasks: Sequence[T], log: TrialLog) -> list[tuple[str, Row, float]]:
+    done = []
+    for task in tasks:
+        log.begin(task.key)
+        row = run(task)
+        log.keep(task.key, row)
+        done.append((task.key, row, float(row["seconds"])))
+    return done
+
+
+class _Batches(Generic[T]):
+    """The tasks in batches of about two seconds of work, as soon as it is known how long one takes."""
+
+    def __init__(self, tasks: Sequence[T], jobs: int) -> None:
+        self._tasks = tasks
+        self._jobs = jobs
+        self._seconds: list[float] = []
+
+    def took(self, done: Sequence[tuple[str, Row, float]]) -> None:
+        self._seconds = [*self._seconds, *(seconds for _, _, seconds in done)][-50:]
+
+    def __iter__(self) -> Iterator[Sequence[T]]:
+        place = 0
+        while place < len(self._tasks):
+            known = list(self._seconds)
+            size = 1 if not known else int(BATCH_SECONDS / max(fmean(known), 1e-4))
+            # The last ones are small, so that the processes end together.
+            size = max(1, min(size, (len(self._tasks) - place) // (2 * self._jobs)))
+            yield self._tasks[place : place + size]
+            place += size
+
+
+@contextlib.contextmanager
+def _backend(joblib: Any, kind: str, address: str | None) -> Iterator[None]:
+    options: Mapping[str, Any] = {}
+    closing = contextlib.ExitStack()
+    if kind == "dask":
+        options = {"wait_for_workers_timeout": 30}
+        closing.enter_context(_dask(address))
+    elif kind == "ray":
+        _connect_to_ray(address)
+    with closing, joblib.parallel_config(kind, **options):
+        yield
+
+
+def _dask(address: str | None) -> Any:
+    try:
+        from distributed import Client  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("running trials on Dask", "dask") from error
+    try:
+        return Client(address, timeout=30)
+    except OSError as error:
+        raise CrucibleError(f"the Dask scheduler at {address} does not answer: {error}") from error
+
+
+def _connect_to_ray(address: str | None) -> None:
+    try:
+        import ray  # noqa: PLC0415  # an extra
+        from ray.util.joblib import register_ray  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("running trials on Ray", "ray") from error
+    register_ray()
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address)
+        except (ConnectionError, ValueError) as error:
+            raise CrucibleError(f"the Ray cluster at {address} does not answer: {error}") from error

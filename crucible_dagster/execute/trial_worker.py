@@ -1,0 +1,83 @@
+"""The ops that share the trials of an experiment: each runs a part of the table, and keeps the rows in the store.
+
+They are static, so that every executor of Dagster runs them. The op of the stage `trials` after them finds every row in
+the store, and runs what is missing.
+"""
+
+# Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dagster import In, Nothing, OpDefinition, OpExecutionContext, Out, Output
+
+from crucible_core import Context, InvalidExperimentError, RunInterrupted, StageFailedError, run_stage
+from crucible_core.ir.secrets import shown_experiment
+from crucible_core.observers import Audience
+from crucible_core.plan import plan_stage
+from crucible_core.stages.trials import RunTrials
+from crucible_dagster.execute.captured_logs import captured_logs
+from crucible_dagster.execute.compiled import RUN_KEY, compiled_of
+from crucible_dagster.execute.event_log import EventLogObserver
+from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.orphan_watch import watch_for_orphan
+from crucible_dagster.execute.step import INTERRUPTS, as_launched, begun, trials_of
+from crucible_dagster.history.source_identity import packages_of
+from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager
+
+__all__ = ["worker_names", "worker_op"]
+
+
+def worker_names(step: str, workers: int) -> list[str]:
+    """The names of the ops that share the trials of a step; none if the step runs them all itself."""
+    return [f"{step}_worker_{number}" for number in range(1, workers + 1)] if workers > 1 else []
+
+
+@functools.cache
+def worker_op(*, first: bool) -> OpDefinition:
+    """The op that runs a share of the trials: one object, however many experiments use it."""
+
+    def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
+        _run_share(context, inputs.get("upstream"))
+        yield Output(None, output_name="done")
+
+    return OpDefinition(
+        compute_fn=compute,
+        name=f"crucible_trial_worker{'_first' if first else ''}",
+        description="Runs a share of the trials; the op `trials` gathers their rows.",
+        ins={} if first else {"upstream": In(Context)},
+        outs={"done": Out(Nothing)},
+        required_resource_keys={STORE_KEY, RUN_KEY},
+    )
+
+
+def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
+    compiled = compiled_of(context)
+    manager: ContextIOManager = getattr(context.resources, STORE_KEY)
+    step, _, number = context.op_handle.name.rpartition("_worker_")
+    index = compiled.op_names.index(step)
+    try:
+        launched = as_launched(compiled, context)
+        plan = compiled.plan_of(launched)
+        shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+        planned = plan_stage(launched, index, compiled.registry)
+    except InvalidExperimentError as error:
+        raise StepFailure(str(error)) from error
+    assert isinstance(planned.stage, RunTrials)
+    if int(number) > planned.stage.workers:
+        context.log.info(f"nothing to do: this run has {planned.stage.workers} workers")
+        return
+    share = planned._replace(stage=planned.stage.share_of(int(number) - 1))
+    audience = Audience((EventLogObserver(context, compiled.experiment, compiled.settings),), compiled.failed_observers)
+    packages = {name for one in planned.stage.planned_stages(launched) for name in packages_of(type(one.stage))}
+    with (
+        trials_of(plan, manager).running(),
+        watch_for_orphan(context.instance, context.run_id),
+        captured_logs(context.log, sorted(packages), compiled.settings),
+    ):
+        try:
+            run_stage(share, begun(context, upstream, shown), audience, interrupts=INTERRUPTS)
+        except StageFailedError as error:
+            raise StepFailure(str(error), cause=error.__cause__) from error.__cause__
+        except RunInterrupted as interrupt:
+            raise (interrupt.__cause__ or interrupt) from None

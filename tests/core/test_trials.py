@@ -1,0 +1,483 @@
+"""Trials: a sweep as a table, its seeds, its rows, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crucible_core import (
+    Context,
+    Experiment,
+    GateFailedError,
+    InvalidExperimentError,
+    Registry,
+    Stage,
+    StageFailedError,
+    load_experiment,
+    plan_experiment,
+    run_experiment,
+    stage,
+)
+from crucible_core.stages.bench import Bench
+from crucible_core.trials.engine import DIED
+from crucible_core.trials.log import FolderFiles, TrialLog
+from crucible_core.trials.table import MOST_TRIALS, TrialsError, arms_of, seed_of, table_of
+
+
+@stage
+def load(ctx: Context, *, n: int = 4) -> Context:
+    return ctx.assign(data=np.arange(float(n)), seen=[])
+
+
+@stage
+def flip(ctx: Context, *, bias: float = 0.5, n: int = 20, seed: int = 0) -> Context:
+    draws = np.random.default_rng(seed).random(n)
+    ctx.assigns["seen"].append(seed)  # in place: it must not reach another trial
+    ctx.assigns["data"][0] += 1
+    fresh = len(ctx.assigns["seen"]) == 1 and bool(ctx.assigns["data"][0] == 1.0)
+    return ctx.put_metric("heads", float((draws < bias).mean())).put_metric("fresh", fresh)
+
+
+@stage
+def stumble(ctx: Context, *, on: list[int] | None = None, marks: str | None = None) -> Context:
+    """Fails for some replicates, and leaves a mark of each time that it ran."""
+    seed = ctx.experiment.seed
+    if marks is not None:
+        with Path(marks).open("a") as file:
+            file.write(f"{seed}\n")
+    if seed in (on or ()):
+        raise RuntimeError(f"seed {seed} does not work")
+    return ctx
+
+
+@stage
+def vanish(ctx: Context, *, on: list[int] | None = None, once: str | None = None) -> Context:
+    """Kills its own process for some replicates: always, or only the first time."""
+    seed = ctx.experiment.seed
+    mark = None if once is None else Path(f"{once}-{seed}")
+    if seed in (on or ()) and not (mark and mark.exists()):
+        if mark is not None:
+            mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx
+
+
+@stage
+def odd_metric(ctx: Context) -> Context:
+    return ctx.put_metric("seed", 1)
+
+
+@stage
+def hold(ctx: Context) -> Context:
+    return ctx.assign(open=(one for one in [1]))
+
+
+class Gathers(Stage):
+    """Looks at the rows, as `bench` does."""
+
+    gathers = True
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("rows", len(ctx.outputs))
+
+
+STAGES: Mapping[str, type[Stage]] = {
+    "flip": flip,
+    "gather": Gathers,
+    "hold": hold,
+    "load": load,
+    "odd_metric": odd_metric,
+    "stumble": stumble,
+    "vanish": vanish,
+}
+REGISTRY = Registry(STAGES)
+SEED = 42
+
+
+def experiment(trials: Mapping[str, Any], *between: Mapping[str, Any] | str, **more: Any) -> Experiment:
+    inside = [{"name": one} if isinstance(one, str) else one for one in between]
+    pipeline = [{"name": "load"}, {"name": "flip"}, *inside, {"name": "gather"}]
+    return Experiment.model_validate({"id": "coins", "seed": SEED, "pipeline": pipeline, "trials": trials, **more})
+
+
+def rows(ctx: Context) -> list[dict[str, Any]]:
+    return list(ctx.outputs)
+
+
+def without_time(ctx: Context) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in ctx.outputs]
+
+
+GRID = {"grid": {"flip.bias": [0.5, 0.9]}, "replicates": 3}
+
+
+# --- seeds and table --------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**63 - 1), replicate=st.integers(0, 2**32 - 1))
+def test_the_seed_of_a_replicate_is_that_of_numpy(seed: int, replicate: int) -> None:
+    expected = np.random.SeedSequence(seed, spawn_key=(replicate,)).generate_state(1)[0]
+    assert seed_of(seed, replicate) == expected
+
+
+def test_arms_share_the_seeds_of_replicates_and_more_of_either_change_none() -> None:
+    few = list(table_of(arms_of(None, {"a.x": [1, 2]}), 2, SEED))
+    many = list(table_of(arms_of(None, {"a.x": [1, 2, 3]}), 5, SEED))
+    assert [one.seed for one in few] == [seed_of(SEED, 0)] * 2 + [seed_of(SEED, 1)] * 2
+    seeds = {(one.arm.name, one.replicate): one.seed for one in many}
+    assert all(seeds[one.arm.name, one.replicate] == one.seed for one in few)
+    assert [one.place for one in many] == list(range(15))
+
+
+@pytest.mark.parametrize(
+    ("arms", "grid", "names"),
+    [
+        (None, None, ["all"]),
+        (None, {"train.model": ["svm", "ridge"], "train.C": [0.1, 1]}, ["model=svm, C=0.1", "model=svm, C=1"]),
+        (None, {"train.n": [1], "test.n": [2]}, ["train.n=1, test.n=2"]),
+        ({"small": {"a": {"x": 1}}, "large": {"a": {"x": 2}}}, None, ["small", "large"]),
+        ({"small": {"a": {"x": 1}}}, {"b.y": [True, None]}, ["small, y=true", "small, y=null"]),
+        (None, {"a.text": ["x" * 50, "x" * 51]}, [f"text={'x' * 39}…", f"text={'x' * 39}… (2)"]),
+    ],
+)
+def test_arms_have_names_that_tell_them_apart(arms: Any, grid: Any, names: list[str]) -> None:
+    found = [arm.name for arm in arms_of(arms, grid)]
+    assert found[: len(names)] == names
+    assert len(set(found)) == len(found)
+
+
+def test_a_sweep_has_a_size_that_can_be_run() -> None:
+    with pytest.raises(TrialsError, match=r"10,000,000 trials are more than the 1,000,000"):
+        next(table_of(arms_of(None, {"a.x": list(range(10))}), MOST_TRIALS, 0))
+    with pytest.raises(TrialsError, match="more than"):
+        arms_of(None, {f"a.x{number}": list(range(100)) for number in range(4)})
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_is_run_with_every_seed_and_each_trial_is_a_row() -> None:
+    ctx = run_experiment(experiment(GRID), registry=REGISTRY)
+    assert [(row["arm"], row["replicate"]) for row in rows(ctx)] == [
+        (arm, replicate) for replicate in range(3) for arm in ("bias=0.5", "bias=0.9")
+    ]
+    for row in rows(ctx):
+        draws = np.random.default_rng(seed_of(SEED, row["replicate"])).random(20)
+        assert row["heads"] == float((draws < row["flip.bias"]).mean())
+        assert row["seed"] == seed_of(SEED, row["replicate"])
+        assert row["status"] == "succeeded"
+        assert row["seconds"] > 0
+        assert row["fresh"] is True
+    assert ctx.metrics["trials"] == {"count": 6, "succeeded": 6, "failed": 0, "failed_share": 0.0}
+    assert ctx.metrics["rows"] == 6
+    assert ctx.completed_stages == ("load", "trials", "gather")
+    assert "heads" not in ctx.metrics
+
+
+def test_a_trial_that_fails_is_a_row_and_the_run_fails_after_its_last_stage() -> None:
+    bad = seed_of(SEED, 1)
+    asked = experiment(GRID, {"name": "stumble", "options": {"on": [bad]}})
+    with pytest.raises(GateFailedError, match=r"trials.failed is 2, not at most 0") as failed:
+        run_experiment(asked, registry=REGISTRY)
+    ctx = failed.value.context
+    assert ctx.metrics["rows"] == 6
+    wrong = [row for row in rows(ctx) if row["status"] == "failed"]
+    assert [(row["arm"], row["replicate"], row["stage"]) for row in wrong] == [
+        ("bias=0.5", 1, "stumble"),
+        ("bias=0.9", 1, "stumble"),
+    ]
+    assert wrong[0]["error"] == f"RuntimeError: seed {bad} does not work"
+    assert wrong[0]["heads"] is None
+    (said,) = [one for one in ctx.trace.decisions if "trials failed" in one.decision]
+    assert said.decision == "2 of 6 trials failed, and are left out"
+    assert said.reasoning == f"2 of them in stage 'stumble': RuntimeError: seed {bad} does not work"
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(2, True), (1, False), (0.34, True), (0.3, False)])
+def test_so_many_trials_may_fail(limit: float, passes: bool) -> None:
+    asked = experiment({**GRID, "max_failures": limit}, {"name": "stumble", "options": {"on": [seed_of(SEED, 1)]}})
+    if passes:
+        assert run_experiment(asked, registry=REGISTRY).metrics["trials"]["failed"] == 2
+    else:
+        with pytest.raises(GateFailedError):
+            run_experiment(asked, registry=REGISTRY)
+
+
+def test_a_trial_begins_with_the_first_stage_that_varies_and_ends_before_the_first_that_gathers() -> None:
+    def stages(trials: Mapping[str, Any]) -> list[str]:
+        plan = plan_experiment(experiment(trials, "stumble"), REGISTRY)
+        return [one.name for one in plan.stages[[one.name for one in plan].index("trials")].stage.stages]  # type: ignore[attr-defined]
+
+    assert stages(GRID) == ["flip", "stumble"]
+    assert stages({"grid": {"load.n": [2, 3]}}) == ["load", "flip", "stumble"]
+    assert stages({"replicates": 2}) == ["flip", "stumble"]  # the seed reaches it
+    assert stages({"replicates": 2, "from": "stumble"}) == ["stumble"]
+    assert stages({**GRID, "to": "flip"}) == ["flip"]
+
+
+def test_what_cannot_be_copied_is_shared_by_trials_in_this_process() -> None:
+    pipeline = [{"name": "hold"}, {"name": "load"}, {"name": "flip"}, {"name": "gather"}]
+    asked = Experiment.model_validate({"id": "coins", "seed": SEED, "pipeline": pipeline, "trials": GRID})
+    assert all(row["fresh"] for row in rows(run_experiment(asked, registry=REGISTRY)))
+
+
+def test_a_metric_with_the_name_of_a_column_fails_its_trial() -> None:
+    with pytest.raises(GateFailedError) as failed:
+        run_experiment(experiment(GRID, "odd_metric"), registry=REGISTRY)
+    assert rows(failed.value.context)[0]["error"] == (
+        "the metric 'seed' has the name of a column of the trials; give it another name"
+    )
+
+
+def test_a_measure_that_no_trial_puts_fails_the_stage() -> None:
+    with pytest.raises(StageFailedError, match=r"no trial put the metric 'haeds'.*did you mean 'heads'"):
+        run_experiment(experiment({**GRID, "measure": "haeds"}), registry=REGISTRY)
+
+
+def test_variants_change_the_stages_of_trials() -> None:
+    asked = experiment(GRID, variants={"long": {"flip": {"n": 40}}, "small": {"load": {"n": 1}}})
+    plan_experiment(asked, REGISTRY)
+    long = run_experiment(asked.with_variant("long", REGISTRY), registry=REGISTRY)
+    planned = plan_experiment(asked, REGISTRY).experiment.with_variant("long", REGISTRY)
+    assert without_time(run_experiment(planned, registry=REGISTRY)) == without_time(long)
+    assert without_time(long) != without_time(run_experiment(asked, registry=REGISTRY))
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def marks(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    def run(trials: Mapping[str, Any]) -> Context:
+        asked = experiment(trials, {"name": "stumble", "options": {"marks": str(ran)}})
+        return run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+
+    first = run(GRID)
+    assert len(marks(ran)) == 6
+    assert rows(run(GRID)) == rows(first)
+    assert len(marks(ran)) == 6
+    more = run({**GRID, "replicates": 5})
+    assert len(marks(ran)) == 10
+    assert rows(more)[:6] == rows(first)
+    one_more_arm = run({"grid": {"flip.bias": [0.5, 0.7, 0.9]}, "replicates": 3})
+    assert len(marks(ran)) == 13
+    assert [row["heads"] for row in rows(one_more_arm) if row["arm"] == "bias=0.9"] == [
+        row["heads"] for row in rows(first) if row["arm"] == "bias=0.9"
+    ]
+
+
+def test_failed_trials_are_run_again_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    def run(on: list[int]) -> Context:
+        asked = experiment(
+            {**GRID, "max_failures": 6}, {"name": "stumble", "options": {"marks": str(ran)}}, {"name": "vanish"}
+        )
+        if on:
+            asked = asked.with_options("stumble", {"on": on})
+        return run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+
+    run([seed_of(SEED, 1)])
+    assert len(marks(ran)) == 6
+    again = run([seed_of(SEED, 1)])
+    assert marks(ran)[6:] == [str(seed_of(SEED, 1))] * 2
+    assert again.metrics["trials"]["failed"] == 2
+
+
+def test_the_log_reads_what_a_killed_process_left(tmp_path: Path) -> None:
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-1")
+    log.begin("a")
+    log.keep("a", {"status": "succeeded", "x": 1})
+    log.begin("b")
+    log.begin("c")
+    log.keep("c", {"status": "failed"})
+    (half,) = (tmp_path / "trials/coins/run-1").iterdir()
+    with half.open("ab") as stream:
+        stream.write(b'd {"status":"succ')
+    assert log.rows(["a", "b", "c", "d"]) == {"a": {"status": "succeeded", "x": 1}, "c": {"status": "failed"}}
+    assert log.unfinished(["a", "b", "c", "d"]) == ["b"]
+    other = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
+    assert set(other.rows(["a", "b", "c"])) == {"a"}  # what failed in another run is tried again
+    assert other.unfinished(["b"]) == []
+
+
+# --- in processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_rows_and_each_trial_is_run_once(tmp_path: Path) -> None:
+    trials = {"grid": {"flip.bias": [0.5, 0.7, 0.9]}, "replicates": 10}
+    asked = experiment(trials, {"name": "stumble", "options": {"marks": str(tmp_path / "ran")}})
+    here = run_experiment(asked, registry=REGISTRY)
+    (tmp_path / "ran").unlink()
+    apart = run_experiment(asked, registry=REGISTRY, jobs=2)
+    assert without_time(apart) == without_time(here)
+    assert len(marks(tmp_path / "ran")) == 30
+    assert all(row["fresh"] for row in rows(apart))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_its_own_trial_and_only_if_it_dies_twice(tmp_path: Path) -> None:
+    trials = {"grid": {"flip.bias": [0.5, 0.9]}, "replicates": 8, "max_failures": 2}
+    ran = {"name": "stumble", "options": {"marks": str(tmp_path / "ran")}}
+    once = {"name": "vanish", "options": {"on": [seed_of(SEED, 2)], "once": str(tmp_path / "once")}}
+    ctx = run_experiment(experiment(trials, once, ran), registry=REGISTRY, jobs=2, keep=tmp_path / "kept")
+    assert ctx.metrics["trials"]["failed"] == 0
+    assert len(marks(tmp_path / "ran")) == 16
+    (tmp_path / "ran").unlink()
+    always = {"name": "vanish", "options": {"on": [seed_of(SEED, 2)]}}
+    ctx = run_experiment(experiment(trials, always, ran), registry=REGISTRY, jobs=2)
+    assert [row["error"] for row in rows(ctx) if row["status"] == "failed"] == [DIED] * 2
+    assert len(marks(tmp_path / "ran")) == 14
+
+
+@pytest.mark.slow
+def test_a_context_that_cannot_be_sent_says_what_to_do() -> None:
+    pipeline = [{"name": "hold"}, {"name": "load"}, {"name": "flip"}, {"name": "gather"}]
+    asked = Experiment.model_validate({"id": "coins", "seed": SEED, "pipeline": pipeline, "trials": GRID})
+    with pytest.raises(StageFailedError, match=r"cannot be sent to other processes: .* or run them with `jobs: 1`"):
+        run_experiment(asked, registry=REGISTRY, jobs=2)
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+FILE = """\
+id: coins
+seed: 1
+pipeline:
+  - {name: load}
+  - {name: flip}
+  - {name: gather}
+trials:
+"""
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[[str], str]:
+    def refuse(trials: str, file: str = FILE) -> str:
+        path = tmp_path / "coins.yaml"
+        path.write_text(file + textwrap.indent(textwrap.dedent(trials), "  "))
+        with pytest.raises(InvalidExperimentError) as error:
+            plan_experiment(load_experiment(path), REGISTRY)
+        return str(error.value).replace(str(path), "coins.yaml")
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        (
+            "grid: {flop.bias: [0.5]}",
+            "coins.yaml:8:10: trials: experiment 'coins' has no stage 'flop'; did you mean 'flip'?",
+        ),
+        (
+            "grid: {flip.bios: [0.5]}",
+            "coins.yaml:8:22: trials: arm 'bios=0.5': stage 'flip' has no option 'bios'; did you mean 'bias'?",
+        ),
+        (
+            "grid: {flip.bias: [0.5, high]}",
+            "coins.yaml:8:27: trials: arm 'bias=high': stage 'flip', option bias: should be a valid number",
+        ),
+        (
+            "arms:\n  one: {flip: {n: 1}}\n  two: {flip: {n: x}}",
+            "coins.yaml:10:11: trials: arm 'two': stage 'flip', option n: should",
+        ),
+        (
+            "arms:\n  one: {flip: {n: 1}}\n  two: {flip: {n: 1}}",
+            "trials: the arms 'one' and 'two' have the same options",
+        ),
+        (
+            "arms:\n  one: {flip: {n: 20}}\n  two: {}",
+            "trials: the arms 'one' and 'two' are the same: leave one of them",
+        ),
+        ('arms: {"": {flip: {n: 1}}}', "coins.yaml:8:10: trials.arms..[key]: '' cannot be a name"),
+        ("grid: {flip.bias: [0.5, 0.5]}", "have the same options; leave one of them out"),
+        ("grid: {flip.bias: [0.5, 0.9]}\nbaseline: fair", "coins.yaml:9:3: trials: there is no arm 'fair'; arms: "),
+        ("grid: {flip.bias: [0.5, 0.9]}\nbaseline: {flip.bias: 0.4}", "trials: there is no arm {'flip.bias': 0.4}"),
+        ("replicates: 0", "coins.yaml:8:3: trials.replicates"),
+        ("replicates: 10000000", "trials: 10,000,000 trials are more than the 1,000,000 that a sweep can have"),
+        ("replicates: 2\njobs: 0", "coins.yaml:9:3: trials.jobs"),
+        ("replicates: 2\nworkers: 33", "coins.yaml:9:3: trials.workers"),
+        ("replicates: 2\nmax_failures: 1.5", "a whole number of trials, or a share of them from 0 to below 1"),
+        ("replicates: 2\nengine: {kind: dusk}", "'dusk' is not an engine; did you mean 'dask'?"),
+        ("grid: {flip: [1]}", "'flip' does not name an option: write it as stage.option, such as train.rate"),
+        ("grid: {flip.bias: []}", "'flip.bias' has no values"),
+        (
+            "replicates: 2\nfrom: gather",
+            "trials: a trial would have no stage: it begins with 'gather', which gathers results",
+        ),
+        ("replicates: 2\nfrom: flap", "coins.yaml:9:3: trials: from: there is no stage 'flap'; did you mean 'flip'?"),
+        (
+            "replicates: 2\nto: load",
+            "coins.yaml:7:1: trials: a trial would have no stage: it begins with 'flip' and ends",
+        ),
+        (
+            "grid: {load.n: [1, 2]}\nfrom: flip",
+            "coins.yaml:8:10: trials: an arm changes an option of 'load', which is not",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_where_the_file_has_it(refused: Callable[..., str], trials: str, said: str) -> None:
+    assert said in refused(trials)
+
+
+def test_arms_of_a_stage_after_the_trials_and_a_gathering_stage_before_them(refused: Callable[..., str]) -> None:
+    late = FILE.replace("  - {name: gather}\n", "  - {name: gather}\n  - {name: stumble}\n")
+    assert "an arm changes an option of 'stumble', which is not one of the stages of a trial (flip)" in refused(
+        "replicates: 2\narms: {a: {stumble: {on: [1]}}, b: {flip: {n: 2}}}", late
+    )
+    early = FILE.replace("  - {name: flip}\n  - {name: gather}\n", "  - {name: gather}\n  - {name: flip}\n")
+    assert "stage 'gather' gathers the results of trials, but it is before their end" in refused("replicates: 2", early)
+    taken = FILE.replace("{name: load}", "{name: trials, module: load}")
+    assert "the pipeline has a stage 'trials' already; give it another name" in refused("replicates: 2", taken)
+    same = FILE.replace("  - {name: flip}\n", "  - {name: stumble}\n")
+    assert "no arm, no grid and no seed reaches a stage" in refused("replicates: 2", same)
+    wrong = FILE.replace("{name: flip}", "{name: flip, options: {bias: low}}")
+    assert "coins.yaml:5:28: stage 'flip', option bias" in refused("replicates: 2", wrong)
+
+
+def test_a_comparison_compares_the_arms_by_the_measure() -> None:
+    stages = Registry({**STAGES, "bench": Bench})
+    asked = Experiment.model_validate(
+        {
+            "id": "coins",
+            "pipeline": [{"name": "load"}, {"name": "flip"}, {"name": "bench", "options": {"alpha": 0.1}}],
+            "trials": {"grid": {"flip.bias": [0.5, 0.9]}, "replicates": 5, "measure": "heads", "baseline": "bias=0.5"},
+        }
+    )
+    bench = plan_experiment(asked, stages).experiment.pipeline[-1].options
+    assert bench == {
+        "data": "outputs",
+        "group_by": "arm",
+        "value": "heads",
+        "missing": "drop",
+        "pair_by": "replicate",
+        "paired": True,
+        "baseline": "bias=0.5",
+        "compare": "baseline",
+        "alpha": 0.1,
+    }
+    unmeasured = asked.model_copy(update={"trials": asked.trials and asked.trials.model_copy(update={"measure": None})})
+    with pytest.raises(InvalidExperimentError, match=r"stage 'bench' compares the arms.*name the `measure`"):
+        plan_experiment(unmeasured, stages)
+
+
+def test_rows_are_json() -> None:
+    ctx = run_experiment(experiment(GRID), registry=REGISTRY)
+    assert json.loads(json.dumps(rows(ctx))) == rows(ctx)

@@ -1,0 +1,162 @@
+"""Trials on Dagster: the same rows as without it, each trial run once, whatever dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition
+
+from crucible_core import Context, CrucibleError, Experiment, GateFailedError, run_experiment
+from crucible_core.trials.table import seed_of
+from crucible_dagster import execute_experiment, job_for
+from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.store.io_manager import open_store
+
+SEED = 42
+
+
+@pytest.fixture(scope="module")
+def storage() -> str:
+    """Nothing here depends on where Dagster keeps its events."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="module")
+def instance(open_instance: Callable[[], AbstractContextManager[DagsterInstance]]) -> Iterator[DagsterInstance]:
+    with open_instance() as opened:
+        yield opened
+
+
+def experiment(folder: Path, trials: Mapping[str, Any] | None = None, **options: Any) -> Experiment:
+    stages = ("load", "flip", "mark")
+    pipeline: list[dict[str, Any]] = [{"name": one, "module": f"trial_stages:{one}"} for one in stages]
+    pipeline[2]["options"] = {"folder": str(folder), **options}
+    # A sweep of its own: trials that an earlier test has kept would not be run.
+    pipeline[1]["options"] = {"n": 50 + sum(map(ord, folder.parent.name)) % 50}
+    return Experiment.model_validate(
+        {
+            "id": "flips",
+            "seed": SEED,
+            "pipeline": [*pipeline, {"name": "bench"}, {"name": "report"}],
+            "trials": {
+                "grid": {"flip.bias": [0.3, 0.6]},
+                "replicates": 6,
+                "measure": "heads",
+                "baseline": {"flip.bias": 0.3},
+                "workers": 2,
+                **(trials or {}),
+            },
+        }
+    )
+
+
+def ran(folder: Path) -> list[str]:
+    return (folder / "ran").read_text().splitlines()
+
+
+def rows(ctx: Context) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in ctx.outputs]
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_result_is_that_of_a_direct_run(
+    instance: DagsterInstance, marks: Callable[[str], Path], executor: Any, workers: int
+) -> None:
+    folder = marks(f"{executor}{workers}")
+    asked = experiment(folder, {"workers": workers})
+    dagster = execute_experiment(asked, instance=instance, executor=executor)
+    assert len(ran(folder)) == 12
+    direct = run_experiment(asked)
+    assert rows(dagster) == rows(direct)
+    assert dagster.metrics == direct.metrics
+    assert [one.decision for one in dagster.trace.decisions] == [one.decision for one in direct.trace.decisions]
+    assert all(row["length"] == 5 for row in rows(dagster))
+
+
+def test_what_another_run_has_is_not_run_again(instance: DagsterInstance, marks: Callable[[str], Path]) -> None:
+    folder = marks("again")
+    first = execute_experiment(experiment(folder), instance=instance)
+    more = execute_experiment(experiment(folder, {"replicates": 8}), instance=instance)
+    assert len(ran(folder)) == 16
+    assert rows(more)[:12] == rows(first)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_dies_loses_no_trial_and_none_is_run_twice(
+    instance: DagsterInstance, marks: Callable[[str], Path], workers: int
+) -> None:
+    folder = marks(f"dies{workers}")
+    asked = experiment(folder, {"workers": workers}, kill=seed_of(SEED, 3))
+    with pytest.raises(CrucibleError, match="failed outside its stages"):
+        execute_experiment(asked, instance=instance, executor="multiprocess")
+    before = ran(folder)
+    assert (folder / "killed").exists()
+    assert 6 <= len(before) < 12
+    resumed = resume_run(instance, instance.get_run_records(limit=1)[0].dagster_run.run_id)
+    assert sorted(ran(folder)) == sorted({*ran(folder)})
+    assert len(ran(folder)) == 12
+    assert resumed.metrics["trials"]["succeeded"] == 12
+
+
+def test_processes_of_a_worker_that_die_are_made_again(instance: DagsterInstance, marks: Callable[[str], Path]) -> None:
+    folder = marks("loky")
+    asked = experiment(folder, {"jobs": 2}, kill=seed_of(SEED, 3))
+    ctx = execute_experiment(asked, instance=instance)
+    assert ctx.metrics["trials"]["succeeded"] == 12
+    assert len(ran(folder)) == 12
+
+
+def test_a_trial_that_fails_fails_the_run_after_its_report(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    folder = marks("fails")
+    with pytest.raises(GateFailedError, match=r"trials.failed is 2, not at most 0") as failed:
+        execute_experiment(experiment(folder, fail=seed_of(SEED, 1)), instance=instance)
+    ctx = failed.value.context
+    assert "2 of 12 trials failed" in Path(ctx.artifacts["report.markdown"]).read_text()
+    assert ctx.metrics["bench"]["groups"]["bias=0.3"]["n"] == 5
+
+
+def job(asked: Experiment) -> JobDefinition:
+    return job_for(asked)
+
+
+def test_replicates_arms_and_jobs_are_settings_of_the_run(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    folder = marks("launchpad")
+    asked = experiment(folder)
+    config = {"ops": {"trials": {"config": {"replicates": 3, "grid": {"flip.bias": [0.3, 0.6, 0.9]}, "workers": 1}}}}
+    result = job(asked).execute_in_process(run_config=config, instance=instance)
+    ctx = open_store(instance).load(result.run_id, "trials")
+    assert ctx.metrics["trials"]["count"] == 9
+    assert len(ran(folder)) == 9
+    for wrong in ({"replicates": 0}, {"jobs": "many"}, {"grid": {"flip.bios": [1]}}, {"workers": 40}):
+        with pytest.raises((DagsterInvalidConfigError, Exception), match=r"replicates|jobs|bios|workers"):
+            job(asked).execute_in_process(run_config={"ops": {"trials": {"config": wrong}}}, instance=instance)
+
+
+def test_the_events_of_a_run_do_not_grow_with_its_trials(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    def events(name: str, replicates: int) -> int:
+        ctx = execute_experiment(experiment(marks(name), {"replicates": replicates}), instance=instance)
+        return sum(1 for entry in instance.all_logs(ctx.run_id) if entry.is_dagster_event)
+
+    few, many = events("few", 6), events("many", 300)
+    assert few == many
+    assert many < 100 + 10 * 2
