@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast conformance dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance dev lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,9 @@ test: $(VENV)/dev ## Run the tests, as CI does
 
 test-fast: $(VENV)/dev ## Run the tests of core and bench that start nothing: less than a minute on two cores
 	$(BIN)/python -m pytest -q -n logical --dist worksteal -m "not slow" tests/core tests/bench $(PYTEST_ARGS)
+
+calibration: $(VENV)/dev ## Simulate every path of `auto` and the verdicts, and write the table of docs/statistics.md
+	$(BIN)/python tests/bench/calibration.py $(CALIBRATION_ARGS)
 
 conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)

@@ -96,9 +96,10 @@ class GroupSummary:
 class ComparedGroup(GroupSummary):
     """A group of a comparison.
 
-    `mean_interval` is the interval of the mean alone: by t, or by Wilson for a share. It is None for designs in which
-    values belong together, where it would say nothing about the differences. `values` are the group's values in their
-    order; if there are more than a thousand, `sampled` is true and they are a thousand quantiles, in ascending order.
+    `mean_interval` is the interval of the mean alone: by t, or by Clopper and Pearson for a share. It is None for
+    designs in which values belong together, where it would say nothing about the differences. `values` are the group's
+    values in their order; if there are more than a thousand, `sampled` is true and they are a thousand quantiles, in
+    ascending order.
     """
 
     mean_interval: Interval | None = None

@@ -317,9 +317,9 @@ def mean_of_best(best: BestSet) -> str:
     if best.mean is None:
         return ""
     return (
-        f" Its mean is likely {'lower' if best.higher_is_better else 'higher'} than it looks, because the best of "
-        f"{best.mean.picked_from} was picked: {percent(best.mean.confidence_level)} CI for the mean of the one that "
-        f"came out best {format_interval(best.mean.interval)}."
+        f" The mean of {best.leader} is likely {'lower' if best.higher_is_better else 'higher'} than it looks, because "
+        f"the best of {best.mean.picked_from} was picked: {percent(best.mean.confidence_level)} CI for the mean of the "
+        f"one that came out best {format_interval(best.mean.interval)}."
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from scipy import optimize, special
+from scipy import interpolate, optimize, special
 
 from crucible_bench.data.sample import Vector
 
@@ -22,6 +22,7 @@ _VANISHED: Final = 76.0  # a range or maximum beyond it has a probability below 
 _FAR_TAIL: Final = 1e-300
 _COARSE: Final = 80
 _NEGLIGIBLE: Final = 1e-17
+_KNOTS: Final = 4_001
 
 _Tail = Callable[[Vector], Vector]
 
@@ -32,7 +33,9 @@ def range_tail(q: float, groups: int, df: float) -> float:
     The double integral of Tukey (1953) and Copenhaver & Holland (1988), over terms that are all positive, so that
     small tails keep their digits too: seven up to 50 groups, five up to 200.
     """
-    return _averaged(lambda w: _normal_range_tail(w, groups), q, df)
+    if math.isinf(df):
+        return _averaged(lambda w: _normal_range_tail(w, groups), q, df)
+    return _averaged(lambda w: _interpolated_range_tail(w, groups), q, df)
 
 
 @lru_cache(maxsize=256)
@@ -68,6 +71,24 @@ def _normal_range_tail(w: Vector, groups: int) -> Vector:
         not_all = -np.expm1((groups - 1.0) * np.log1p(-share))
     density = np.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
     tail: Vector = (groups * density * above ** (groups - 1.0) * not_all) @ weights * (_REACH - low) / 2.0
+    return tail
+
+
+@lru_cache(maxsize=32)
+def _log_range_tail(groups: int) -> tuple[interpolate.CubicSpline, float]:
+    """The logarithm of the tail by a spline, and where it ends; nine digits, for all pairs of so many groups."""
+    w = np.linspace(0.0, _VANISHED, _KNOTS)
+    tail = np.concatenate([_normal_range_tail(part, groups) for part in np.array_split(w, 16)])
+    kept = int(np.count_nonzero(tail > _FAR_TAIL))
+    return interpolate.CubicSpline(w[:kept], np.log(np.minimum(tail[:kept], 1.0))), float(w[kept - 1])
+
+
+def _interpolated_range_tail(w: Vector, groups: int) -> Vector:
+    log_tail, end = _log_range_tail(groups)
+    tail: Vector = np.exp(log_tail(np.minimum(w, end)))
+    beyond = w > end
+    if beyond.any():
+        tail[beyond] = _normal_range_tail(w[beyond], groups)
     return tail
 
 

@@ -13,7 +13,8 @@ from crucible_bench.distributions.noncentral import noncentral_t_interval
 from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice, Effect, Settings
 
-_FEWEST_UNBIASED: Final = 3
+_LEAST_DF: Final = 2.0
+"""With fewer degrees of freedom, as of two values, the effect size has no mean that could be corrected."""
 
 
 def standardized_difference(test: str, first: Moments, second: Moments, settings: Settings) -> Effect:
@@ -48,24 +49,26 @@ def standardized_mean(
     *,
     error: float | None = None,
     df: float | None = None,
+    own_df: float | None = None,
     interval: Choice | None = None,
 ) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
 
     Or Hedges' g_z, d_z times the exact factor that removes its bias (Hedges 1981): 0.80 for five pairs. Two pairs have
     none, and keep d_z. The interval inverts the noncentral t distribution and is exact for independent normal
-    differences. If they are not independent, the caller gives the mean's standard error, its degrees of freedom, and
-    the basis of its interval.
+    differences. If they are not independent, the caller gives the mean's standard error, its degrees of freedom, those
+    of the standard deviation if they are not one less than there are differences, and the basis of its interval.
     """
     sd = math.sqrt(difference.variance)
     dz = difference.mean / sd
     root = math.sqrt(difference.n) if error is None else sd / error
     low, high = noncentral_t_interval(dz * root, difference.n - 1 if df is None else df, settings.confidence_level)
     choice = interval or _interval_choice("normal differences")
-    if settings.effect_size != "hedges_gz" or difference.n < _FEWEST_UNBIASED:
+    own_df = difference.n - 1 if own_df is None else own_df
+    if settings.effect_size != "hedges_gz" or own_df < _LEAST_DF:
         notes = () if settings.effect_size != "hedges_gz" else ("two values have no effect size without bias",)
         return Effect("cohens_dz", dz, (low / root, high / root), choice, notes)
-    return Effect("hedges_gz", dz * bias_factor(difference.n - 1), (low / root, high / root), choice)
+    return Effect("hedges_gz", dz * bias_factor(own_df), (low / root, high / root), choice)
 
 
 def _average_variance(first: Moments, second: Moments, settings: Settings) -> Effect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from crucible_bench.data.sample import Values, read_sample, scale_exponent, scal
 from crucible_bench.errors import CannotTestError
 
 _MOST = 5000
+_MOST_SKEWED = 0.2
+_FEWEST_OF_SHAPE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,34 @@ def shapiro_wilk(values: Values) -> Normality:
     x /= math.sqrt(squares)
     w, p_value = stats.shapiro(x)
     return Normality(n, float(w), float(p_value), math.sqrt(n) * float((x**3).sum()), n * float((x**4).sum()) - 3.0)
+
+
+def skewness_of_mean(groups: Sequence[Any]) -> float | None:
+    """The skewness of a mean, or of the difference of two, if it is above 0.2 and not within two standard errors of 0.
+
+    `groups` are one or two groups of numbers, shape (n,). Cochran's (1977) rule n > 25 skewness**2 is that the mean's
+    is below 0.2. None otherwise, and for fewer than five values, which show no shape. Never raises.
+    """
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    largest = max(float(np.abs(values).max(initial=0.0)) for values in arrays)
+    if min(values.size for values in arrays) < _FEWEST_OF_SHAPE or not 0.0 < largest < math.inf:
+        return None
+    variance = third = error = 0.0
+    for sign, values in zip((1.0, -1.0), (values / largest for values in arrays), strict=False):
+        n, own = values.size, float(values.var())
+        variance += own / n
+        third += sign * float(np.mean((values - values.mean()) ** 3)) / n**2
+        error += 6.0 * (n - 2.0) / ((n + 1.0) * (n + 3.0)) * own**3 / n**4  # as for normal values
+    if not variance**1.5 > 0.0:
+        return None
+    skewness = third / variance**1.5
+    noise = 2.0 * math.sqrt(error) / variance**1.5
+    return skewness if abs(skewness) > max(_MOST_SKEWED, noise) else None
+
+
+def is_skewed_mean(third: float, variance: float, count: float) -> bool:
+    """The same of a weighted mean, by its third central moment and variance, both above 0, and the number of values
+    that it is worth. Never raises.
+    """
+    noise = 2.0 * math.sqrt(6.0) / count
+    return count >= _FEWEST_OF_SHAPE and abs(third) > max(_MOST_SKEWED, noise) * variance**1.5

@@ -16,7 +16,7 @@ from crucible_bench.hypothesis_tests.mean_difference import MeanDifference, pair
 from crucible_bench.hypothesis_tests.ttests import t_interval, t_tail
 from crucible_bench.result import Choice, Settings, TestResult, conclude
 from crucible_bench.settings import read_settings
-from crucible_bench.vocabulary import Alternative
+from crucible_bench.vocabulary import EFFECT_SIZES, Alternative, EffectSizeName
 
 _NAME: Final = "corrected_resampled_ttest"
 
@@ -27,6 +27,7 @@ def corrected_resampled_ttest(
     test_share: float | None = None,
     alpha: float = 0.05,
     confidence_level: float | None = None,
+    effect_size: EffectSizeName | None = None,
     alternative: Alternative = "two-sided",
 ) -> TestResult:
     """The t-test of two models' scores on the same k folds or resamples, corrected for shared training data.
@@ -34,13 +35,19 @@ def corrected_resampled_ttest(
     `groups` holds two rows of k scores, one per fold, in one order (Nadeau & Bengio 2003). `test_share` is the size of
     a test set over the size of its training set, 1/9 for ten folds. The default is 1/(k - 1), which is right only for
     one run of k-fold cross-validation. Ten times ten folds give k = 100 scores and need 1/9; random splits of 80 to 20
-    need 1/4.
+    need 1/4. The effect size is Hedges' g_z between folds: d_z without its bias, whose factor is the one of independent
+    differences, because the equal correlation only divides the variance between folds by one number.
 
     Raises CannotTestError for fewer than two folds, differences that are all equal and data that no test takes;
     ValueError for a share that is not positive and for levels out of range.
     """
     settings = read_settings(
-        _NAME, ("cohens_dz",), alpha=alpha, confidence_level=confidence_level, alternative=alternative
+        _NAME,
+        EFFECT_SIZES[_NAME],
+        effect_size=effect_size,
+        alpha=alpha,
+        confidence_level=confidence_level,
+        alternative=alternative,
     )
     samples = read_groups(_NAME, groups)
     check_count(_NAME, samples, True)

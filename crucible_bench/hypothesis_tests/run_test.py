@@ -67,7 +67,7 @@ def run_test(
     | wilcoxon | two, of one length | rank_biserial |
     | brown_forsythe | two or more | eta_squared, omega_squared |
     | brunner_munzel | two | rank_biserial, cliffs_delta, common_language |
-    | corrected_resampled_ttest | two, of one length | cohens_dz |
+    | corrected_resampled_ttest | two, of one length | hedges_gz, cohens_dz |
     | friedman | two or more, of one length | kendall_w |
     | kendall | two, of one length | kendall_tau |
     | levene | two or more | eta_squared, omega_squared |

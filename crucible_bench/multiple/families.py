@@ -145,13 +145,6 @@ def pairwise_family(
     )
 
 
-def _without_interval(result: TestResult) -> str | None:
-    """Why a result has no interval, None if it has one."""
-    if not is_open(result.confidence_interval, result.null_value) or not result.notes:
-        return None
-    return result.notes[0]
-
-
 def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
     """The name of a pair's estimate or statistic, without the names of that pair."""
     first, second = groups

@@ -150,6 +150,7 @@ class Regression:
 
     def _against_values(self, ours: list[float], theirs: list[tuple[str, list[float]]]) -> Verdict:
         from crucible_bench import judge_margin  # noqa: PLC0415
+        from crucible_bench.data.outcomes import are_zero_or_one  # noqa: PLC0415
 
         rule = self.rule
         runs = tuple(run for run, _ in theirs)
@@ -161,7 +162,9 @@ class Regression:
             )
         # Several runs are averaged item by item: the noise between runs that remains is the same for all items.
         earlier = [_mean(column) for column in zip(*(one for _, one in theirs), strict=True)]
-        if (verdict := self._without_variation(ours, earlier, runs)) is not None:
+        # Right and wrong answers have an interval of their shares even if all are alike: five of five may be luck.
+        are_answers = not rule.paired and all(map(are_zero_or_one, (ours, earlier)))
+        if not are_answers and (verdict := self._without_variation(ours, earlier, runs)) is not None:
             return verdict
         judged = judge_margin(
             {"now": ours, "baseline": earlier},

@@ -451,7 +451,7 @@ class Bench(Stage):
 
         lacking = next((name for name in found.values if found.clusters_of(name) is None), None)
         if lacking is not None:
-            raise ValueError(f"{self.clusters} has no items of group {lacking!r}")
+            raise CannotTestError("bench", f"{self.clusters} has no items of group {lacking!r}")
         expected = field_of_items(ctx, self._item, self.expected) if self.expected else None
         arms = {
             name: at_k(
@@ -482,7 +482,7 @@ class Bench(Stage):
         from crucible_bench.data.outcomes import open_counts  # noqa: PLC0415
 
         if self.preferences is not None:
-            raise ValueError("preferences are comparisons of two arms, so there are no groups of numbers")
+            raise CannotTestError("bench", "preferences are comparisons of two arms, so there are no groups of numbers")
         found = self._source.read(ctx)
         if self._is_of_answers and found.clusters is not None and not isinstance(found.clusters, Mapping):
             found = found._replace(clusters=dict.fromkeys(found.values, found.clusters))  # answers are not pairs

@@ -130,28 +130,32 @@ class GroupsInOutputs:
 def records_in(ctx: Context, place: str) -> Sequence[Any]:
     """The outputs, or the list that a place such as assigns.NAME holds.
 
-    Raises ValueError if nothing is there, TypeError if it is not a list.
+    Raises CannotTestError if nothing is there, or if it is not a list.
     """
     held: Any = ctx.outputs if place == "outputs" else _held(ctx, place)
     if isinstance(held, (str, bytes)) or not isinstance(held, Sequence):
-        raise TypeError(f"{_shown(place)} must be a list of comparisons; it is {held!r:.80}")
+        raise CannotTestError("bench", f"{_shown(place)} must be a list of comparisons; it is {held!r:.80}")
     if not held:
-        raise ValueError(f"there is nothing to compare: {place} is empty")
+        raise CannotTestError("bench", f"there is nothing to compare: {place} is empty")
     return held
 
 
 def field_of_items(ctx: Context, item: str, field: str) -> dict[Hashable, Any]:
     """A field of the outputs that is the same in all outputs of an item, by the item.
 
-    Raises ValueError if an output lacks the field, or two of one item differ in it.
+    Raises CannotTestError if an output lacks the field, or two of one item differ in it.
     """
     found: dict[Hashable, Any] = {}
     for index, output in enumerate(ctx.outputs):
         if not isinstance(output, Mapping) or item not in output or field not in output:
-            raise ValueError(f"output {index} lacks one of {item!r}, {field!r}: {output!r:.80}")
+            raise CannotTestError("bench", f"output {index} lacks one of {item!r}, {field!r}: {output!r:.80}")
+        if not isinstance(output[item], Hashable):
+            raise CannotTestError("bench", f"output {index} has an item that is not a name: {output[item]!r:.80}")
         value = found.setdefault(output[item], output[field])
         if value != output[field]:
-            raise ValueError(f"{item} {output[item]!r} has two values of {field}: {value!r} and {output[field]!r}")
+            raise CannotTestError(
+                "bench", f"{item} {output[item]!r} has two values of {field}: {value!r} and {output[field]!r}"
+            )
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from crucible_bench import CannotTestError, betting_sequence, run_test, watch_baseline
 
@@ -115,6 +115,37 @@ def test_looking_every_night_for_fifty_nights_errs_with_at_most_alpha(kind: str)
     assert wrong / runs <= alpha + 3.5 * math.sqrt(alpha * (1 - alpha) / runs)
 
 
+@pytest.mark.slow
+def test_a_measured_baseline_costs_no_second_alpha() -> None:
+    # An interval of each mean at alpha / 2 would alarm in 0.1 % (normal values) and never (coins).
+    rng, alpha, runs, alarms, widths = np.random.default_rng(23), 0.05, 2000, 0, []
+    for _ in range(runs):
+        found = watch_baseline(rng.normal(0, 1, 12), rng.normal(0, 1, 50), alpha=alpha)
+        alarms += max(found.lower) > 0.0 or min(found.upper) < 0.0
+        widths.append(found.interval[1] - found.interval[0])
+    assert 0.2 * alpha <= alarms / runs <= alpha
+    assert np.median(widths) < 2.1  # 2.48 by two intervals; 1.31 by a t-test of a single look
+    coins = [(rng.random((2, 50)) < 0.7) * 1.0 for _ in range(40)]
+    change = [np.ptp(watch_baseline(first, later, bounds=UNIT).interval) for first, later in coins]
+    apart = [
+        sum(np.ptp(betting_sequence(side, UNIT, alpha=0.025, caps=(0.5, 0.99)).interval) for side in pair)
+        for pair in coins
+    ]
+    assert np.median(change) < 0.85 * np.median(apart)
+
+
+def test_the_change_is_the_bayes_factor_of_the_two_sample_t() -> None:
+    """The interval's ends are where the Bayes factor of Gonen et al. (2005), equation 4, is 1 / alpha."""
+    alpha, m, n = 0.05, BASELINE.size, 7
+    found = watch_baseline(BASELINE, SAME[:n], alpha=alpha, tightest_at=8)
+    r = (m * 8 / (m + 8)) / (-float(special.lambertw(-(alpha**2) / math.e, -1).real) - 1)
+    for end in found.interval:
+        t = float(stats.ttest_ind(SAME[:n] - end, BASELINE).statistic)
+        df, growth = m + n - 2, 1 + (m * n / (m + n)) / r
+        factor = ((1 + t**2 / df) / (1 + t**2 / (df * growth))) ** ((df + 1) / 2) / math.sqrt(growth)
+        assert factor == pytest.approx(1 / alpha)
+
+
 def test_a_t_test_every_night_errs_far_more_often() -> None:
     # Five looks at the accumulating data, no difference: every p-value at 0.05.
     runs, rng = 4000, np.random.default_rng(3)
@@ -136,7 +167,7 @@ def test_caps_split_the_capital() -> None:
 
 
 def test_a_watch_is_plain_json_and_bad_questions_are_refused() -> None:
-    found = watch_baseline(BASELINE, SAME[:2])
+    found = watch_baseline(0.8, SAME[:2])
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["lower"] == [None, None]
     for baseline, options, said in (
         ([0.5], {}, "do not vary"),
@@ -144,9 +175,9 @@ def test_a_watch_is_plain_json_and_bad_questions_are_refused() -> None:
         (math.nan, {}, "finite number, or several"),
         (True, {}, "finite number, or several"),
         ([0.5, 1.5], {"bounds": UNIT}, "outside the bounds"),
-        ([1.7e308, 1.6e308], {}, "larger than the largest double"),
+        ([1.7e308, 1.6e308], {}, "the range of double precision; rescale"),
     ):
         with pytest.raises(CannotTestError, match=said):
-            watch_baseline(baseline, [-0.5, -1.7e308, 0.1] if "largest" in said else [0.2, 0.1], **options)
+            watch_baseline(baseline, [-0.5, -1.7e308, 0.1] if "rescale" in said else [0.2, 0.1], **options)
     with pytest.raises(ValueError, match="margin must be a number"):
         watch_baseline(BASELINE, SAME, margin=-1.0)

@@ -123,8 +123,8 @@ def test_the_sweep_says_what_the_mean_of_its_leader_is_likely_to_be() -> None:
     assert result.best is not None
     assert result.best.mean == mean_of_best(SWEEP)
     sentence = (
-        "Its mean is likely lower than it looks, because the best of 4 was picked: 95% CI for the mean of the one that "
-        "came out best [0.8140, 0.8502]."
+        "The mean of lr=0.01 is likely lower than it looks, because the best of 4 was picked: 95% CI for the mean of "
+        "the one that came out best [0.8140, 0.8502]."
     )
     assert result.sentence.endswith(sentence)
     assert result.method.endswith(sentence)

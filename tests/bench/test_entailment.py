@@ -249,7 +249,7 @@ class Reader:
         self.check(same(head[2], means[head[1]]), "mean of the leader")
         if best.mean is not None:
             lower, k = "lower" if best.higher_is_better else "higher", len(means)
-            said = f"Its mean is likely {lower} than it looks, because the best of {k} was picked: "
+            said = f"The mean of {head[1]} is likely {lower} than it looks, because the best of {k} was picked: "
             shown = re.search(rf"{said}([\d.]+)% CI for the mean of the one that came out best {INTERVAL}", self.text)
             ends = best.mean.interval
             ok = shown is not None and same(shown[2], ends[0]) and same(shown[3], ends[1])

@@ -68,6 +68,9 @@ def test_any_doubles_give_finite_numbers_or_a_refusal(run: str, a: list[float], 
     except CannotTestError:
         return
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    if run == "best" and plain["mean"] is None:  # of the leader: a note says why it has none
+        del plain["mean"]
+        assert plain["notes"]
     assert holes(plain) == []
     for row in getattr(result, "comparisons", ()):
         assert not any(math.isnan(end) for end in row.confidence_interval)

@@ -151,6 +151,48 @@ def test_brunner_munzel_keeps_its_level_where_spreads_differ() -> None:
     assert covered >= 0.95 - 3.5 * math.sqrt(0.05 * 0.95 / runs) - 0.01
 
 
+@pytest.mark.parametrize(("n", "m"), [(4, 5), (3, 12), (12, 3), (8, 8), (6, 30)])
+def test_brunner_munzel_and_its_interval_agree_about_one_half(n: int, m: int) -> None:
+    rng, shifts = np.random.default_rng(31), np.linspace(0.0, 4.0, 12)
+    drawn = [
+        {"a": np.round(2 * (rng.normal(size=n) + shift)), "b": np.round(2 * rng.normal(size=m))} for shift in shifts
+    ]
+    results = [run_test("brunner_munzel", groups, resamples=999) for groups in drawn]
+    judged = [result for result in results if not any("do not overlap" in note for note in result.notes)]
+    assert {result.significant for result in judged} == {True, False} or min(n, m) < 4
+    for result in judged:
+        assert result.significant == (not result.confidence_interval[0] <= 0.5 <= result.confidence_interval[1])
+
+
+def test_random_divisions_are_near_all_of_them_and_know_no_first_group() -> None:
+    rng = np.random.default_rng(32)
+    x, y = rng.normal(0.8, 1.0, 7), rng.normal(0.0, 2.0, 12)
+    result = run_test("brunner_munzel", {"x": x, "y": y})
+    turned = run_test("brunner_munzel", {"y": y, "x": x})
+    assert "10000 random divisions, seed 0" in result.notes[0]
+    assert turned.p_value == result.p_value
+    assert turned.confidence_interval == pytest.approx([1.0 - end for end in reversed(result.confidence_interval)])
+    with warnings.catch_warnings(action="ignore"):  # of divisions that separate the groups
+        exact = stats.permutation_test(
+            (x, y),
+            lambda a, b: -float(stats.brunnermunzel(a, b).statistic),
+            permutation_type="independent",
+            n_resamples=2_000,
+            rng=np.random.default_rng(33),
+        )
+    spread = math.sqrt(exact.pvalue * (1 - exact.pvalue) / 2_000)
+    assert result.p_value == pytest.approx(exact.pvalue, abs=4 * spread + 0.01)
+
+
+@pytest.mark.slow
+def test_brunner_munzel_of_few_and_many_values_keeps_its_level() -> None:
+    """The t approximation rejects in 10 % here."""
+    rng, runs = np.random.default_rng(34), 1000
+    drawn = [{"a": rng.normal(size=3), "b": rng.normal(size=10)} for _ in range(runs)]
+    results = [run_test("brunner_munzel", groups) for groups in drawn]
+    assert np.mean([result.significant for result in results]) <= 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / runs)
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_the_sign_test_is_a_binomial_of_the_signs(side: Any) -> None:
     result = run_test("sign", SLEEP, alternative=side)

@@ -30,7 +30,10 @@ def test_the_statistic_is_nadeau_and_bengios(share: Any, side: Any) -> None:
     expected = {"greater": t.sf(result.statistic), "less": t.cdf(result.statistic)}
     assert result.p_value == pytest.approx(expected.get(side, 2 * min(expected.values())))
     assert result.estimate == pytest.approx(d.mean())
-    assert result.effect_size == pytest.approx(d.mean() / d.std(ddof=1))
+    # Hedges (1981), table 2: the exact factor for 9 degrees of freedom
+    assert result.effect_size == pytest.approx(0.9139 * d.mean() / d.std(ddof=1), rel=1e-4)
+    dz = corrected_resampled_ttest(GROUPS, test_share=share, effect_size="cohens_dz")
+    assert dz.effect_size == pytest.approx(d.mean() / d.std(ddof=1))
     if side == "two-sided":
         assert result.confidence_interval == pytest.approx(d.mean() + error * t.ppf([0.025, 0.975]))
         # the ends of d_z's interval are those under which t is at its 2.5 % and 97.5 % points

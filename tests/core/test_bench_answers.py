@@ -167,3 +167,6 @@ def test_an_expected_answer_is_one_per_item() -> None:
         run(texts, **OPTIONS, majority_at=2, expected="key")
     with pytest.raises(StageFailedError, match="output 0 lacks one of 'item', 'key'"):
         run(OUTPUTS, **OPTIONS, majority_at=2, expected="key")
+    nameless = [{**one, "item": ["q0"]} for one in texts]
+    with pytest.raises(StageFailedError, match="output 0 has an item that is not a name"):
+        run(nameless, **OPTIONS, majority_at=2, expected="key")

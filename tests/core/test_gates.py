@@ -505,9 +505,9 @@ def test_a_group_that_the_run_does_not_have_fails_and_says_which_there_are() -> 
     ("now", "then", "paired", "status", "said"),
     [
         (OLD, OLD, True, "passed", "control is exactly what it was in run"),
-        ([1.0] * 5, [1.0] * 5, False, "passed", "control is exactly what it was in run"),
+        ([0.9] * 5, [0.9] * 5, False, "passed", "control is exactly what it was in run"),
         ([0.0] * 5, [1.0] * 5, True, "failed", "control is 1 lower than in run"),
-        ([0.0] * 5, [1.0] * 3, False, "failed", "control is 1 lower than in run"),
+        ([0.2] * 5, [0.7] * 3, False, "failed", "lower than in run"),
         ([1.0], [1.0], True, "undecided", "is not shown to be worse"),
         ([1.0], [1.0], False, "undecided", "is not shown to be worse"),
         ([0.5], [0.5], True, "undecided", "one pair has no spread"),
@@ -582,6 +582,17 @@ def test_right_and_wrong_answers_are_compared_by_their_share(kind: Any) -> None:
     result = verdict(against(0.05, paired=True), Kept(runs(then)), control=now, treatment=[0.0])
     assert result.status == "failed"
     assert result.numbers["estimate"] == -0.25
+
+
+def test_answers_that_are_all_right_have_the_interval_of_their_shares() -> None:
+    def judged(n: int, now: float = 1.0) -> GateResult:
+        return verdict(against(0.05), Kept(runs([1.0] * n)), control=[now] * n, treatment=[0.0])
+
+    few, many = judged(5), judged(100)
+    assert (few.status, many.status) == ("undecided", "passed")
+    assert few.numbers["interval_low"] < -0.3
+    assert -0.05 < many.numbers["interval_low"] < -0.02
+    assert judged(5, now=0.0).status == "failed"
 
 
 def test_several_runs_are_averaged_pair_by_pair() -> None:

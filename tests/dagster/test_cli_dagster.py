@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
@@ -50,15 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def crucible(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [CRUCIBLE, *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    return commands.crucible(*arguments, cwd=folder, env={**os.environ, **environment})
 
 
 def test_both_ways_print_the_same_metrics(folder: Path) -> None:

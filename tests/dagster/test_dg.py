@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import commands
 import pytest
 
 import crucible_dagster
@@ -41,8 +41,7 @@ def dg(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         **{"HOME": str(home), "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"},
         **{"PYTHONPATH": os.pathsep.join(found), "COLUMNS": "200"},
     }
-    command = [COMMAND, *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return commands.python(str(COMMAND), *arguments, cwd=project, env=environment)
 
 
 def copied(project: Path, name: str, old: str, new: str) -> Path:
@@ -74,9 +73,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, subprocess.Co
         "check yaml, misspelt": (misspelt, "check", "yaml"),
         "check defs, mistaken": (mistaken, "check", "defs"),
     }
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        found = {name: pool.submit(dg, *arguments) for name, arguments in asked.items()}
-        return {"scaffold": scaffolded, **{name: future.result() for name, future in found.items()}}
+    return {"scaffold": scaffolded, **{name: dg(*arguments) for name, arguments in asked.items()}}
 
 
 def test_dg_lists_the_component(said: Mapping[str, subprocess.CompletedProcess[str]]) -> None:

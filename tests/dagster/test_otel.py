@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from dagster import DagsterInstance
 from opentelemetry import context as otel_context
@@ -504,14 +505,8 @@ def test_the_processes_of_a_run_s_steps_make_spans_of_one_trace(home: DagsterIns
 
 
 def crucible(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("crucible")), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), **environment},
-    )
+    found = os.pathsep.join([str(HERE.parent), str(HERE)])
+    return commands.crucible(*arguments, env={**os.environ, "PYTHONPATH": found, **environment})
 
 
 def test_the_command_line_traces_where_the_environment_says_so(collector: Collector) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance, DagsterRunStatus, ReexecutionOptions, execute_job
@@ -363,8 +363,7 @@ def second(ctx: Context) -> Context:
 
 def run_crucible(*arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which imports the code as it is now."""
-    command = [sys.executable, "-c", "from crucible_core.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return commands.crucible(*arguments)
 
 
 def test_a_resumed_run_records_the_code_that_made_each_result(home: Path, tmp_path: Path) -> None:

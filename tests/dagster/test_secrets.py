@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from dagster import DagsterInstance
 from pydantic import BaseModel, Field, SecretStr
@@ -20,8 +20,6 @@ from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.execution import open_instance
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
-
-CRUCIBLE = str(Path(sys.executable).with_name("crucible"))
 
 CANARY = "canary-b1f7"
 
@@ -88,9 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 def crucible(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DAGSTER_HOME": ""}
-    done = subprocess.run(
-        [CRUCIBLE, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = commands.crucible(*arguments, cwd=folder, env=environment)
     assert CANARY not in done.stdout + done.stderr, arguments
     return done
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from dagster import AssetKey, DagsterEventType, DagsterInstance
 from postgres import dagster_home
@@ -154,8 +155,6 @@ def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) 
     )
 
     def execute() -> list[str]:
-        import subprocess
-        import sys
 
         done = subprocess.run(
             [sys.executable, "-c", script, instance.root_directory],
@@ -456,8 +455,7 @@ def test_modules_beside_the_experiment_file_are_followed(instance: DagsterInstan
 
     def execute(rate: int, score: int) -> Any:
         (folder / "helpers.py").write_text(HELPERS.format(rate=rate, score=score))
-        command = [sys.executable, "-c", script, instance.root_directory, str(folder / "x.yaml")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = commands.python("-c", script, instance.root_directory, str(folder / "x.yaml"))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
 from dagster import DagsterInstance
@@ -59,15 +60,8 @@ def ask(port: int, query: str) -> str:
 def test_it_shows_the_runs_of_the_command_line_says_four_lines_and_leaves_nothing_behind(
     folder: Path, environment: dict[str, str]
 ) -> None:
-    ran = subprocess.run(
-        [CRUCIBLE, "run", "experiments/mine.yaml", "--dagster", "--json"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
+    ran = commands.crucible("run", "experiments/mine.yaml", "--dagster", "--json", cwd=folder, env=environment)
+    assert ran.returncode == 0, ran.stderr
     run_id = json.loads(ran.stdout)["run_id"]
     port = free_port()
     shown = subprocess.Popen(
@@ -121,15 +115,7 @@ def test_what_cannot_be_shown_is_one_sentence(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = [str(taken.getsockname()[1]) if one == "PORT" else one for one in arguments]
-        ran = subprocess.run(
-            [CRUCIBLE, "ui", *given],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ran = commands.crucible("ui", *given, cwd=folder, env=environment)
     assert ran.returncode != 0
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: ")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import psutil
 import pytest
@@ -179,9 +180,7 @@ def test_a_run_of_the_command_line_that_is_killed_is_resumed_by_the_command_line
     heading = (tmp_path / "said").read_text().splitlines()[0]
     run_id = heading.split()[2]
     (folder / "go").touch()
-    resumed = subprocess.run(
-        [CRUCIBLE, "resume", run_id[:8], "--json"], capture_output=True, text=True, timeout=120, check=False
-    )
+    resumed = commands.crucible("resume", run_id[:8], "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert executed(folder) == ["begin", "first", "measure", "hold", "hold", "second", "sum_up"]
     again = json.loads(resumed.stdout)
@@ -648,7 +647,7 @@ def test_the_command_prints_what_is_damaged_and_exits_with_one(
     _, run_id = finished
     name = copied.result_name(run_id, "measure")
     truncate(Path(copied.base.path) / name)
-    done = subprocess.run([CRUCIBLE, "store", "verify"], capture_output=True, text=True, timeout=60, check=False)
+    done = commands.crucible("store", "verify")
     assert done.returncode == 1
     assert name in done.stdout.replace("\n", "")
     assert "1 problems" in done.stdout
