@@ -124,8 +124,7 @@ class RunTrials(Stage):
             stage, _, option = key.partition(".")
             if self._is_refused(experiment, Arm("", {stage: {option: value}}, {})):
                 return ("grid", key, (self.grid or {})[key].index(value))
-        own = next((name for name in self.arms or () if arm.name in (name, f"{name}, ")), None)
-        own = own or next((name for name in self.arms or () if arm.name.startswith(f"{name}, ")), None)
+        own = next((name for name in self.arms or () if arm.name == name or arm.name.startswith(f"{name} ")), None)
         for stage in (self.arms or {}).get(own or "", {}):
             if self._is_refused(experiment, Arm("", {stage: arm.options[stage]}, {})):
                 return ("arms", own or "", stage)

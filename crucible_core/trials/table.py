@@ -54,15 +54,15 @@ def arms_of(arms: Mapping[str, Changes] | None, grid: Mapping[str, Sequence[Any]
     for values in (grid or {}).values():
         size *= len(values)
     _check_size(size)
-    short = _short_names(grid or {})
+    labels = _labels(grid or {})
     found: dict[str, Arm] = {}
     seen: dict[str, str] = {}
     for name, changes in (arms or {"": {}}).items():
         for values in product(*(grid or {}).values()):
             varied = dict(zip(grid or {}, values, strict=True))
             shown = [name] if name else []
-            shown += [f"{short[key]}={_shown(value)}" for key, value in varied.items()]
-            arm = _distinct(", ".join(shown) or "all", found)
+            shown += [_shown(labels[key], value) for key, value in varied.items()]
+            arm = _distinct(" ".join(shown) or "all", found)
             options = _with_grid(changes, varied)
             same = seen.setdefault(json.dumps(options, sort_keys=True), arm)
             if same != arm:
@@ -146,15 +146,24 @@ def _check_size(trials: int) -> None:
         raise TrialsError(f"{trials:,} trials are more than the {MOST_TRIALS:,} that a sweep can have")
 
 
-def _short_names(grid: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    """`train.rate` as `rate`, unless the grid has the option of another stage under that name."""
+def _labels(grid: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """`train.rate` as `rate=`, unless the grid has the option of another stage under that name.
+
+    Texts stand for themselves, without a label, unless two options have one in common.
+    """
     options = [key.partition(".")[2] for key in grid]
-    return {key: option if options.count(option) == 1 else key for key, option in zip(grid, options, strict=True)}
+    labels = {}
+    for key, option in zip(grid, options, strict=True):
+        own = {value for value in grid[key] if isinstance(value, str)}
+        others = {str(value) for other in grid if other != key for value in grid[other]}
+        if len(own) < len(grid[key]) or own & (others | {""}):
+            labels[key] = f"{option if options.count(option) == 1 else key}="
+    return {key: labels.get(key, "") for key in grid}
 
 
-def _shown(value: Any) -> str:
+def _shown(label: str, value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return label + (text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
 
 
 def _distinct(name: str, taken: Mapping[str, Any]) -> str:

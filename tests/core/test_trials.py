@@ -143,11 +143,13 @@ def test_arms_share_the_seeds_of_replicates_and_more_of_either_change_none() -> 
     ("arms", "grid", "names"),
     [
         (None, None, ["all"]),
-        (None, {"train.model": ["svm", "ridge"], "train.C": [0.1, 1]}, ["model=svm, C=0.1", "model=svm, C=1"]),
-        (None, {"train.n": [1], "test.n": [2]}, ["train.n=1, test.n=2"]),
+        (None, {"train.model": ["svm", "ridge"], "train.C": [0.1, 1]}, ["svm C=0.1", "svm C=1"]),
+        (None, {"train.n": [1], "test.n": [2]}, ["train.n=1 test.n=2"]),
         ({"small": {"a": {"x": 1}}, "large": {"a": {"x": 2}}}, None, ["small", "large"]),
-        ({"small": {"a": {"x": 1}}}, {"b.y": [True, None]}, ["small, y=true", "small, y=null"]),
-        (None, {"a.text": ["x" * 50, "x" * 51]}, [f"text={'x' * 39}…", f"text={'x' * 39}… (2)"]),
+        (None, {"a.x": ["on", "off"], "b.y": ["on", "off"]}, ["x=on y=on", "x=on y=off"]),
+        (None, {"a.x": ["on", None]}, ["x=on", "x=null"]),
+        ({"small": {"a": {"x": 1}}}, {"b.y": [True, None]}, ["small y=true", "small y=null"]),
+        (None, {"a.text": ["x" * 50, "x" * 51]}, [f"{'x' * 39}…", f"{'x' * 39}… (2)"]),
     ],
 )
 def test_arms_have_names_that_tell_them_apart(arms: Any, grid: Any, names: list[str]) -> None:
