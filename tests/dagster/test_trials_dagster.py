@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition
 
 from crucible_core import Context, CrucibleError, Experiment, GateFailedError, run_experiment
+from crucible_core.cli import main
 from crucible_core.trials.table import seed_of
-from crucible_dagster import execute_experiment, job_for
+from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
 
@@ -129,6 +134,40 @@ def test_a_trial_that_fails_fails_the_run_after_its_report(
     ctx = failed.value.context
     assert "2 of 12 trials failed" in Path(ctx.artifacts["report.markdown"]).read_text()
     assert ctx.metrics["bench"]["groups"]["bias=0.3"]["n"] == 5
+
+
+def test_the_trials_of_a_run_are_listed(
+    instance: DagsterInstance, marks: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
+    bad = seed_of(SEED, 1)
+    with pytest.raises(GateFailedError) as failed:
+        execute_experiment(experiment(marks("listed"), fail=bad), instance=instance)
+    run_id = failed.value.context.run_id
+    assert History(instance).trials(run_id) == list(failed.value.context.outputs)
+
+    def said(*options: str) -> str:
+        done = CliRunner().invoke(main, ["trials", run_id[:8], *options])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert said("--failed").splitlines()[1].split()[:3] == ["bias=0.3", "0.3", "1"]
+    assert f"RuntimeError: seed {bad} does not work" in said("--failed")
+    assert len(json.loads(said("--json"))) == 12
+    (header, *lines) = list(csv.reader(io.StringIO(said("--csv"))))
+    assert header[:6] == ["arm", "flip.bias", "replicate", "seed", "status", "seconds"]
+    assert len(lines) == 12
+
+
+def test_the_trials_of_a_run_that_was_killed_are_those_that_ended(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    folder = marks("half")
+    asked = experiment(folder, {"workers": 1}, kill=seed_of(SEED, 3))
+    with pytest.raises(CrucibleError):
+        execute_experiment(asked, instance=instance, executor="multiprocess")
+    run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
+    assert len(History(instance).trials(run_id)) == len(ran(folder)) == 6
 
 
 def job(asked: Experiment) -> JobDefinition:
