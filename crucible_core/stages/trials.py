@@ -143,7 +143,7 @@ class RunTrials(Stage):
             rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
             if self._share is not None:
                 return ctx
-            return self._gathered(ctx, [{**rows[task.key], **task.columns} for task in sweep.tasks])
+            return self._gathered(ctx, [rows.pop(task.key) | task.columns for task in sweep.tasks])
 
     def share_of(self, worker: int) -> RunTrials:
         """The stage that runs the trials whose place in the table is `worker` (from 0) modulo the number of workers.
@@ -156,8 +156,7 @@ class RunTrials(Stage):
 
     def planned_stages(self, experiment: Experiment) -> tuple[PlannedStage, ...]:
         """The stages of a trial, without the changes of an arm. Raises InvalidExperimentError."""
-        of_trial = self._of_trial(experiment, Arm("", {}, {}), self.seed)
-        return tuple(plan_stage(of_trial, index, self._known_stages) for index in range(len(self.stages)))
+        return self._stages(experiment, Arm("", {}, {}), self.seed)
 
     def summary(self, experiment: Experiment) -> str:
         """The size of the table and the stages of a trial, in one sentence."""
@@ -172,11 +171,9 @@ class RunTrials(Stage):
             f"{after or 'none'}"
         )
 
-    def planned_trials(self, experiment: Experiment) -> Iterator[tuple[Trial, tuple[PlannedStage, ...]]]:
-        """Every trial of the table, with its stages. Raises InvalidExperimentError."""
-        for trial in table_of(arms_of(self.arms, self.grid), self.replicates, self.seed):
-            of_trial = self._of_trial(experiment, trial.arm, trial.seed)
-            yield trial, tuple(plan_stage(of_trial, index, self._known_stages) for index in range(len(self.stages)))
+    def _stages(self, experiment: Experiment, arm: Arm, seed: int) -> tuple[PlannedStage, ...]:
+        of_trial = self._of_trial(experiment, arm, seed)
+        return tuple(plan_stage(of_trial, index, self._known_stages) for index in range(len(self.stages)))
 
     @property
     def _known_stages(self) -> Registry:
@@ -208,13 +205,16 @@ class RunTrials(Stage):
             must_pickle = jobs > 1 or self.engine is not None
             elsewhere = self.engine is not None and self.engine.kind != "loky"
             shared, digest = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
-            identify = functools.cache(settings.identify or _identify)
+            identify = settings.identify or _identify
+            arms = arms_of(self.arms, self.grid)
+            of_arm = {arm.name: _digest_of_arm(self._stages(ctx.experiment, arm, 0), identify) for arm in arms}
             tasks = [
-                _Task(_key(digest, ctx.run_id, trial.seed, stages, identify), trial, stages)
-                for trial, stages in self.planned_trials(ctx.experiment)
+                _Task(_key(digest, of_arm[trial.arm.name] or ctx.run_id, trial.seed), trial)
+                for trial in table_of(arms, self.replicates, self.seed)
                 if self._share is None or trial.place % self.workers == self._share
             ]
-            yield _Sweep(tasks, shared, log, jobs, self.engine)
+            ready = functools.partial(_with_stages, self, ctx.experiment)
+            yield _Sweep(tasks, ready, shared, log, jobs, self.engine)
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -227,7 +227,9 @@ class RunTrials(Stage):
             )
         if self.measure is not None:
             columns.setdefault(self.measure)  # every trial failed
-        ctx = ctx.add_outputs({name: row.get(name) for name in columns} for row in rows)
+        for row in rows:
+            row |= {name: None for name in columns if name not in row}
+        ctx = ctx.add_outputs(rows)
         if failed:
             common = Counter((row["stage"], row["error"]) for row in failed).most_common(3)
             said = "; ".join(f"{count} of them in stage {stage!r}: {error}" for (stage, error), count in common)
@@ -238,11 +240,10 @@ class RunTrials(Stage):
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A trial with its stages, as it is sent to another process."""
+    """A trial, and the key of its row."""
 
     key: str
     trial: Trial
-    stages: tuple[PlannedStage, ...]
 
     @property
     def columns(self) -> Row:
@@ -258,8 +259,21 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
+class _ReadyTask(_Task):
+    """The same with its stages, as it is sent to another process."""
+
+    stages: tuple[PlannedStage, ...]
+
+
+def _with_stages(sweep: RunTrials, experiment: Experiment, task: _Task) -> _ReadyTask:
+    stages = sweep._stages(experiment, task.trial.arm, task.trial.seed)
+    return _ReadyTask(task.key, task.trial, stages)
+
+
+@dataclass(frozen=True, slots=True)
 class _Sweep:
     tasks: Sequence[_Task]
+    ready: Callable[[_Task], _ReadyTask]
     shared: SharedValue | _InMemory
     log: TrialLog
     jobs: int
@@ -277,12 +291,14 @@ class _Sweep:
         run = functools.partial(_run_task, self.shared)
         if self.jobs == 1 and self.engine is None:
             for task in left:
-                row = run(task)
+                row = run(self.ready(task))
                 self.log.keep(task.key, row)
                 yield task.key, row
         elif left:
             engine = self.engine or Engine()
-            yield from run_in_processes(left, run, self.log, jobs=self.jobs, kind=engine.kind, address=engine.address)
+            yield from run_in_processes(
+                left, self.ready, run, self.log, jobs=self.jobs, kind=engine.kind, address=engine.address
+            )
 
 
 def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Context:
@@ -298,7 +314,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
     return ctx
 
 
-def _run_task(shared: SharedValue | _InMemory, task: _Task) -> Row:
+def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     started = perf_counter()
     before: Context = shared.load()
     try:
@@ -371,19 +387,17 @@ def _digest_of(part: Iterable[Any]) -> str:
     return hashlib.sha256("".join(digest_of(value) for value in values).encode()).hexdigest()
 
 
-def _key(
-    digest: str,
-    run_id: str,
-    seed: int,
-    stages: Sequence[PlannedStage],
-    identify: Callable[[type[Stage]], str | None],
-) -> str:
-    # A stage whose code is not known: its result is one of this run only.
-    parts = [
-        [one.name, one.definition.enabled, identify(type(one.stage)) or run_id, one.stage.model_dump_json()]
-        for one in stages
-    ]
-    return hashlib.blake2b(json.dumps([digest, seed, parts]).encode(), digest_size=16).hexdigest()
+def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None]) -> str | None:
+    """A digest of the stages of an arm, their code and options; None if the code of one is not known."""
+    codes = [identify(type(one.stage)) for one in stages]
+    if None in codes:
+        return None
+    parts = [[one.name, one.definition.enabled, one.stage.model_dump_json()] for one in stages]
+    return hashlib.sha256(json.dumps([codes, parts]).encode()).hexdigest()
+
+
+def _key(before: str, arm: str, seed: int) -> str:
+    return hashlib.blake2b(f"{before} {arm} {seed}".encode(), digest_size=16).hexdigest()
 
 
 def _identify(stage: type[Stage]) -> str | None:

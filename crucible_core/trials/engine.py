@@ -7,7 +7,11 @@ and what is not there is done again: the task that a process died of alone, and 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from itertools import islice
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
@@ -33,11 +37,13 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+R = TypeVar("R", bound=Task)
 
 
 def run_in_processes(
     tasks: Sequence[T],
-    run: Callable[[T], Row],
+    ready: Callable[[T], R],
+    run: Callable[[R], Row],
     log: TrialLog,
     *,
     jobs: int,
@@ -45,6 +51,8 @@ def run_in_processes(
     address: str | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
+
+    A task is made `ready` when its turn comes, and sent so to the process that runs it.
 
     Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
     answer.
@@ -60,7 +68,8 @@ def run_in_processes(
         while left:
             batches = _Batches(alone[:1] or list(left.values()), jobs)
             try:
-                for done in _results(joblib, jobs, (joblib.delayed(_run_batch)(run, one, log) for one in batches)):
+                run_batch = joblib.delayed(partial(_run_batch, run, log, os.getpid() if kind == "loky" else None))
+                for done in _results(joblib, jobs, (run_batch(list(map(ready, one))) for one in batches)):
                     batches.took(done)
                     for key, row, _ in done:
                         del left[key]
@@ -95,7 +104,11 @@ def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
         yield key, row
 
 
-def _run_batch(run: Callable[[T], Row], tasks: Sequence[T], log: TrialLog) -> list[tuple[str, Row, float]]:
+def _run_batch(
+    run: Callable[[T], Row], log: TrialLog, parent: int | None, tasks: Sequence[T]
+) -> list[tuple[str, Row, float]]:
+    if parent is not None:
+        _end_with(parent)
     done = []
     for task in tasks:
         log.begin(task.key)
@@ -103,6 +116,18 @@ def _run_batch(run: Callable[[T], Row], tasks: Sequence[T], log: TrialLog) -> li
         log.keep(task.key, row)
         done.append((task.key, row, float(row["seconds"])))
     return done
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end soon after the one that started it: left alone, it would wait for minutes for more to do."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Batches(Generic[T]):

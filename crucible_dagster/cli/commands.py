@@ -35,7 +35,9 @@ why = _command("why", "Say why an earlier result of a stage was reused, or why n
 ticks = _command(
     "ticks", "List the ticks of an experiment's schedule and what happened to each: run, skipped or missed.", "ticks"
 )
-trials = _command("trials", "List the trials of one run of a sweep.", "runs")
+trials = _command(
+    "trials", "List the trials of one run: which arm, which replicate, how it ended, what it measured.", "runs"
+)
 ui = _command("ui", "Open Dagster's UI on the experiments of a folder.", "ui")
 store = _command(
     "store", "Maintain the context store, which keeps what the stages of Dagster's runs returned.", "store"

@@ -806,7 +806,7 @@ WORDS = {
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=int, default=5_000, help="of a scenario as quick as a t-test")
+    options.add_argument("--runs", type=int, default=1_000, help="of a scenario as quick as a t-test")
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--dry", action="store_true", help="print the table instead of writing it into the page")
     asked = options.parse_args()

@@ -66,6 +66,7 @@ def test_every_function_that_the_page_names_exists() -> None:
         *(
             "discordant",
             "majority_at",
+            "make",
             "more_replicates",
             "multiple_datasets",
             "one_sample",

@@ -80,6 +80,17 @@ def test_assumption_checks_are_repeated_and_change_nothing() -> None:
     assert "values" not in inspect.signature(choose_test).parameters  # it never sees the data
 
 
+def test_notes_about_sizes_say_by_how_much_a_test_may_err() -> None:
+    def figures(outcome: Outcome, *sizes: int, design: Design = "independent") -> list[str]:
+        notes = " ".join(choose_test(outcome, sizes, design=design).notes)
+        return re.findall(r"in up to (\d+) % where 5 % are promised", notes)
+
+    assert figures("continuous", 19, 100) == figures("continuous", 19, 19, design="paired") == ["20"]
+    assert figures("continuous", 20, 100) == figures("continuous", 20, 20, design="paired") == []
+    assert figures("ordinal", 8, 100) == ["28"]
+    assert figures("ordinal", 8, 8) == figures("ordinal", 9, 100) == []
+
+
 def test_small_groups_are_noted_and_sizes_that_cannot_work_are_refused() -> None:
     assert any("neither show nor rule out" in note for note in choose_test("continuous", (4, 50)).notes)
     assert choose_test("continuous", (40, 50)).notes == ()

@@ -177,3 +177,19 @@ def test_what_cannot_be_watched_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="must"):
             wrong()
+
+
+def test_skewed_or_few_values_are_noted_where_a_sequence_needs_normal_ones() -> None:
+    """So many sequences of lognormal values leave the mean out at some look, and say so while they are looked at."""
+    rng, runs, looks = np.random.default_rng(19), 300, 60
+    wrong = silent = 0
+    for _ in range(runs):
+        values = rng.lognormal(size=looks) - math.exp(0.5)
+        first = t_mixture_sequence(values, tightest_at=8).first_exclusion(0.0)
+        wrong += first is not None
+        silent += first is not None and not t_mixture_sequence(values[:first], tightest_at=8).notes
+    assert 0.15 < wrong / runs < 0.25 + 3.5 * math.sqrt(0.25 * 0.75 / runs)
+    assert silent / runs <= 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / runs)
+    assert "25 % where 5 % are promised" in t_mixture_sequence(RNG.normal(size=19)).notes[0]
+    assert t_mixture_sequence(np.linspace(-1.0, 1.0, 20)).notes == ()
+    assert betting_sequence(SCORES[:5], (0.0, 1.0)).notes == ()

@@ -338,12 +338,13 @@ def test_a_process_that_dies_costs_its_own_trial_and_only_if_it_dies_twice(tmp_p
     once = {"name": "vanish", "options": {"on": [seed_of(SEED, 2)], "once": str(tmp_path / "once")}}
     ctx = run_experiment(experiment(trials, once, ran), registry=REGISTRY, jobs=2, keep=tmp_path / "kept")
     assert ctx.metrics["trials"]["failed"] == 0
-    assert len(marks(tmp_path / "ran")) == 16
+    # The pool ends its other process too, so what that was running is run again.
+    assert 16 <= len(marks(tmp_path / "ran")) <= 17
     (tmp_path / "ran").unlink()
     always = {"name": "vanish", "options": {"on": [seed_of(SEED, 2)]}}
     ctx = run_experiment(experiment(trials, always, ran), registry=REGISTRY, jobs=2)
     assert [row["error"] for row in rows(ctx) if row["status"] == "failed"] == [DIED] * 2
-    assert len(marks(tmp_path / "ran")) == 14
+    assert 14 <= len(marks(tmp_path / "ran")) <= 16
 
 
 @pytest.mark.slow
