@@ -215,7 +215,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {
         **clean_environment(),
         "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
-        "PIP_NO_COMPILE": "1",  # most modules are never imported here
     }
     for run in instructions("RUN", final=False):
         command = run.replace("/opt/crucible", shlex.quote(str(installed)))
