@@ -43,7 +43,7 @@ from crucible_bench.decisions.practical_equivalence import practical_equivalence
 from crucible_bench.decisions.rankings import indistinguishable_from_best, rank_over_blocks
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
-from crucible_bench.hypothesis_tests.choose_test import TestChoice, choose_test
+from crucible_bench.hypothesis_tests.choose_test import SHOWS_ITS_SHAPE, TestChoice, choose_test
 from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_ttest
 from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_exact_test
 from crucible_bench.hypothesis_tests.normality import shapiro_wilk, skewness_of_mean
@@ -709,6 +709,12 @@ class _Analyst:
         )
 
     def _best(self) -> BestSet:
+        smallest = min(map(_length, self.groups.values()))
+        if self.outcome != "binary" and smallest < SHOWS_ITS_SHAPE:
+            self.size_notes.append(
+                f"the interval of the best mean relies on normal data too, which {smallest} values can neither show "
+                "nor rule out; of ten groups of lognormal values it errs in up to 48 % where 5 % are promised"
+            )
         return indistinguishable_from_best(
             self.groups,
             higher_is_better=self.declared.higher_is_better,
@@ -775,7 +781,7 @@ class _Analyst:
                     "lognormal differences they reject in 16 % where 5 % are promised. More values help; sign tests "
                     "(pairs) and brunner_munzel (groups) hold, about the order of values; logarithms, about ratios"
                 )
-        if said.design == "independent":
+        if said.design == "independent" or said.study == "sweep":
             skewed = [name for name, values in self.groups.items() if skewness_of_mean([values]) is not None]
             more = len(skewed) - _MOST_NAMED
             if skewed:
@@ -783,6 +789,7 @@ class _Analyst:
                     f"{', '.join(skewed[:_MOST_NAMED])}{f' and {more} more' if more > 0 else ''}: so skewed that the "
                     "interval of the mean of such a group alone, and tests with groups that are not skewed alike, err "
                     "in up to 16 % where 5 % are promised"
+                    f"{'; that of the best mean of ten in up to 40 %' if said.study == 'sweep' else ''}"
                 )
 
 

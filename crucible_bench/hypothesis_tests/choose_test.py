@@ -362,7 +362,7 @@ def _notes(rule: Rule, sizes: tuple[int, ...]) -> tuple[str, ...]:
         return (f"{smallest} pairs: below 6 not even a unanimous sign test reaches 0.05, two-sided",)
     if rule.test == "mcnemar_midp" and smallest < 5:
         return (f"{smallest} pairs: below 5 not even a unanimous mid-p test reaches 0.05, two-sided",)
-    if rule.test in _OF_MEANS and smallest < _SHOWS_ITS_SHAPE:
+    if rule.test in _OF_MEANS and smallest < SHOWS_ITS_SHAPE:
         return (
             f"the smallest group has {smallest} values: the test then relies on normal data, which so few values can "
             "neither show nor rule out; with lognormal values it rejects in up to 20 % where 5 % are promised",
@@ -376,7 +376,7 @@ def _notes(rule: Rule, sizes: tuple[int, ...]) -> tuple[str, ...]:
 
 
 _OF_MEANS: Final = ("one_sample_ttest", "paired_ttest", "repeated_measures_anova", "ttest", "welch_anova")
-_SHOWS_ITS_SHAPE: Final = 20
+SHOWS_ITS_SHAPE: Final = 20
 """Values from which on strong skewness is seen in the sample, and noted, when the test errs because of it."""
 
 _HOLDS_WITH_SPREADS: Final = 9

@@ -13,6 +13,7 @@ from scipy import special
 from crucible_bench.data.moments import moments
 from crucible_bench.data.sample import Sample, Values, Vector, read_sample, scale_exponent, scaled
 from crucible_bench.errors import CannotTestError
+from crucible_bench.hypothesis_tests.choose_test import SHOWS_ITS_SHAPE
 from crucible_bench.hypothesis_tests.normality import skewness_of_mean
 from crucible_bench.levels import share
 from crucible_bench.result import plain_json
@@ -20,7 +21,6 @@ from crucible_bench.result import plain_json
 SequenceName = Literal["betting", "t_mixture"]
 
 _TRUNCATION: Final = 0.5  # of a bet, so that no single value can take all of the capital
-_SHOWS_ITS_SHAPE: Final = 20  # values from which on strong skewness is seen
 _CELLS: Final = 1 << 18  # values times means at once: 2 MB a table
 _ROUNDING: Final = 8.0 * float(np.finfo(np.float64).eps)
 
@@ -362,9 +362,9 @@ def _sequence(
 
 def _notes_of_shape(sample: Sample) -> tuple[str, ...]:
     n = sample.n
-    if n >= _SHOWS_ITS_SHAPE and skewness_of_mean([sample.values]) is None:
+    if n >= SHOWS_ITS_SHAPE and skewness_of_mean([sample.values]) is None:
         return ()
-    why = "the values are skewed" if n >= _SHOWS_ITS_SHAPE else f"{n} values can neither show nor rule out normal ones"
+    why = "the values are skewed" if n >= SHOWS_ITS_SHAPE else f"{n} values can neither show nor rule out normal ones"
     return (
         f"{why}: of sequences of lognormal values some interval leaves the mean out in up to 25 % where 5 % are "
         "promised; bounds of the values, or their logarithms if they are positive, hold",

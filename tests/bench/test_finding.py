@@ -355,6 +355,17 @@ def test_skewed_values_are_noted_where_a_test_of_means_is_not_made_for_them() ->
     assert noted({"a": skewed}, design="one_sample", reference=1.6)
 
 
+def test_a_sweep_says_where_the_interval_of_the_best_mean_may_not_hold() -> None:
+    rng = np.random.default_rng(13)
+    few, many = ({str(i): list(rng.lognormal(size=n)) for i in range(3)} for n in (19, 40))
+    normal = {str(i): list(np.linspace(-1.0, 1.0 + i, 20)) for i in range(3)}
+    for groups, figure in ((few, "48 %"), (many, "40 %"), (normal, None)):
+        for design in ("independent", "paired"):
+            checks = bench(groups, study="sweep", design=design).metrics["bench"]["checks"]
+            said = " ".join(check for check in checks if "best mean" in check)
+            assert figure in said if figure else not said
+
+
 @pytest.mark.slow
 def test_the_figure_about_lognormal_differences_is_true() -> None:
     rng, runs = np.random.default_rng(12), 1500
