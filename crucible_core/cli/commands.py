@@ -26,7 +26,7 @@ from crucible_core.cli.common import (
     set_options,
     with_overrides,
 )
-from crucible_core.cli.extensions import HELP, RunCommand, chosen_runner
+from crucible_core.cli.extensions import HELP, RunCommand, Runner, chosen_runner
 from crucible_core.cli.plain import plain
 from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
@@ -67,9 +67,11 @@ def run(
         experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
         runner, options = chosen_runner(options)
         execute = _runner_here() if runner is None else runner.load()
-        plan = plan_experiment(experiment, builtin_registry())
         if jobs is not None or keep is not None:
-            plan = replace(plan, trials=_trial_settings(experiment, jobs, keep))
+            experiment = _with_jobs(experiment, jobs)
+        plan = plan_experiment(experiment, builtin_registry())
+        if keep is not None:
+            plan = replace(plan, trials=_kept_in(keep, runner))
     run_id = str(uuid.uuid4())
     shown = f" ({experiment.variant})" if experiment.variant else ""
     run_and_show(
@@ -83,15 +85,23 @@ def run(
     )
 
 
-def _trial_settings(experiment: Experiment, jobs: int | None, keep: str | None) -> TrialSettings:
+def _with_jobs(experiment: Experiment, jobs: int | None) -> Experiment:
     """Raises InvalidExperimentError if the experiment has no trials."""
-    from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
-
     if experiment.trials is None:
         raise InvalidExperimentError(
             f"--{'keep' if jobs is None else 'jobs'} is for experiments with `trials`, and {experiment.id!r} has none"
         )
-    return settings_of(jobs, keep)
+    changed = {} if jobs is None else {"trials": experiment.trials.model_copy(update={"jobs": jobs})}
+    return experiment.model_copy(update=changed)
+
+
+def _kept_in(folder: str, runner: Runner | None) -> TrialSettings:
+    """Raises InvalidExperimentError for a run elsewhere."""
+    from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
+
+    if runner is not None:
+        raise InvalidExperimentError(f"--keep is for runs in this process; one {runner.where} keeps its trials itself")
+    return settings_of(None, folder)
 
 
 def _runner_here() -> Callable[..., Context]:

@@ -223,7 +223,7 @@ class RunTrials(Stage):
         columns = dict.fromkeys(name for row in rows for name in row)
         failed = [row for row in rows if row["status"] != "succeeded"]
         if self.measure is not None and len(failed) < len(rows) and self.measure not in columns:
-            raise ValueError(
+            raise TrialsError(
                 f"no trial put the metric {self.measure!r}, which `measure` names{closest(self.measure, columns)}; "
                 f"they put: {listing([name for name in columns if name not in COLUMNS and '.' not in name])}"
             )
@@ -367,7 +367,7 @@ class _InMemory:
 
 
 def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[SharedValue | _InMemory, str]:
-    """What each trial loads, and a digest of what a trial can see of it. Raises ValueError if it must be pickled."""
+    """What each trial loads, and a digest of what a trial can see of it. Raises TrialsError if it must be pickled."""
     base = replace(ctx, trace=Trace())
     try:
         shared = pickled(base, file)
@@ -375,7 +375,7 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
         seen = [json.dumps(experiment, sort_keys=True), *(_digest_of(getattr(ctx, part)) for part in PARTS)]
     except Exception as error:
         if must_pickle:
-            raise ValueError(
+            raise TrialsError(
                 f"the Context before the trials cannot be sent to other processes: {type_name(error)}: "
                 f"{error_text(error)}; make what cannot be sent in a stage of the trials, or run them with `jobs: 1`"
             ) from error

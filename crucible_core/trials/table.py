@@ -19,7 +19,9 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 
 class TrialsError(ValueError):
-    """Arms or replicates that cannot be; `place` is where that is said, below `trials`."""
+    """Trials that cannot be, or cannot be gathered; `place` is where that is said, below `trials`."""
+
+    explains_itself = True
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)

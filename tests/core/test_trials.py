@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ from crucible_core import (
     run_experiment,
     stage,
 )
+from crucible_core.cli import main
 from crucible_core.stages.bench import Bench
 from crucible_core.trials.engine import DIED
 from crucible_core.trials.log import FolderFiles, TrialLog
@@ -484,3 +486,57 @@ def test_a_comparison_compares_the_arms_by_the_measure() -> None:
 def test_rows_are_json() -> None:
     ctx = run_experiment(experiment(GRID), registry=REGISTRY)
     assert json.loads(json.dumps(rows(ctx))) == rows(ctx)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    (tmp_path / "sweep_stages.py").write_text(
+        "from crucible_core import Context, stage\n\n\n@stage\n"
+        "def guess(ctx: Context, *, at: int = 1, seed: int = 0) -> Context:\n"
+        '    return ctx.put_metric("score", float(seed % 5 + at))\n'
+    )
+    (tmp_path / "pyproject.toml").touch()
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "id: sweep\npipeline: [{name: guess, module: sweep_stages:guess}]\n"
+        "trials: {grid: {guess.at: [1, 2]}, replicates: 3, measure: score}\n"
+    )
+    return path
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(arguments))
+    return done.exit_code, done.stdout if "--json" in arguments else done.output
+
+
+def test_validate_says_what_a_trial_is(sweep_file: Path) -> None:
+    code, text = said("validate", str(sweep_file))
+    assert code == 0
+    assert text.splitlines()[1].endswith(
+        ": 6 trials (2 arms x 3 replicates) of the stages guess; run once, before them: none; after them: none"
+    )
+    found = json.loads(said("validate", str(sweep_file), "--json")[1])
+    assert found[str(sweep_file)]["trials"].startswith("6 trials (2 arms x 3 replicates)")
+
+
+def test_run_keeps_trials_in_a_folder(sweep_file: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    assert said("run", str(sweep_file), "--keep", str(kept))[0] == 0
+    assert len(list(kept.rglob("*"))) == 4  # trials, the experiment, the run, and what this process wrote
+    first = json.loads(said("run", str(sweep_file), "--keep", str(kept), "--json")[1])
+    assert len(first["outputs"]) == 6
+    assert len(list(kept.rglob("*"))) == 4
+
+
+@pytest.mark.slow
+def test_options_of_trials_are_for_experiments_that_have_some(sweep_file: Path) -> None:
+    assert "--keep is for runs in this process; one on Dagster keeps its trials itself" in said(
+        "run", str(sweep_file), "--dagster", "--keep", "kept"
+    )[1].replace("\n", " ")
+    sweep_file.write_text("id: none\npipeline: [{name: validate}]\n")
+    assert (
+        "--jobs is for experiments with `trials`, and 'none' has none" in said("run", str(sweep_file), "--jobs", "2")[1]
+    )
