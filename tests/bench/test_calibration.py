@@ -82,8 +82,7 @@ def test_the_table_of_the_page_is_the_long_forms() -> None:
     rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")][2:]
     promised = {words: promise for promise, words in calibration.WORDS.items()}
     assert len(rows) > 60
-    for path, error, _, average, _, silent in rows:
+    for path, error, *_, silent in rows:
         rate, runs = silent.removesuffix(" |").replace(",", "").split(" of ")
         limit = calibration.MOST_WRONG[promised[error]]
-        assert float(average) <= 0.1, path
         assert calibration.at_least(round(float(rate) * int(runs)), int(runs)) <= limit, path
