@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
@@ -56,6 +56,9 @@ class RunTrials(Stage):
     begins with the Context as it was before this stage; of what it puts, the metrics are kept. An experiment file
     declares this stage by its key `trials`.
     """
+
+    only_in_file: ClassVar[frozenset[str]] = frozenset({"engine", "stages"})
+    """Options that the config of a run cannot change: what is imported, and where it is sent."""
 
     stages: list[StageDef] = Field(min_length=1)
     """The stages of a trial."""

@@ -50,7 +50,7 @@ from crucible_core.ir.option_values import completed
 from crucible_core.ir.option_words import describe_option
 from crucible_core.plan import read_options
 from crucible_dagster.execute.failures import RefusedConfigError
-from crucible_dagster.execute.launchpad import typed_options
+from crucible_dagster.execute.launchpad import equal_options, typed_options
 
 __all__ = ["check_at_launch", "enum_of", "option_fields", "showable_options"]
 
@@ -90,6 +90,10 @@ def check_at_launch(
     def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
         refused: list[tuple[str, Any]] = []
         typed = typed_options(stage, possible[0], config)
+        # Such as which modules are imported: whoever may launch a run need not be allowed to write files.
+        fixed = sorted(typed.keys() & getattr(stage, "only_in_file", ()))
+        if fixed and not any(equal_options(typed[fixed[0]], options.get(fixed[0])) for options in possible):
+            raise RefusedConfigError(f"stage {name!r}: {fixed[0]!r} is set in the experiment file, not for one run")
         for options in possible:
             try:
                 read_options(stage, merge_options(stage, options, typed))

@@ -29,7 +29,7 @@ def _typed(tree: Option, options: Mapping[str, Any], config: Mapping[str, Any]) 
         if option.kind == "model" and isinstance(value, Mapping) and default is not None:
             if changed := _typed(option, default if isinstance(default, Mapping) else {}, value):
                 typed[name] = changed
-        elif not _equal(_filled(option, value), _filled(option, default)):
+        elif not equal_options(_filled(option, value), _filled(option, default)):
             typed[name] = value
     return typed
 
@@ -48,12 +48,13 @@ def _filled(option: Option | None, value: Any) -> Any:
     return value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal_options(a: Any, b: Any) -> bool:
+    """Whether two values of an option, as JSON types, are the same."""
     # 1 and 1.0 are the same number, but true and 1 differ.
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_equal(value, b[name]) for name, value in a.items())
+        return a.keys() == b.keys() and all(equal_options(value, b[name]) for name, value in a.items())
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and all(map(equal_options, a, b))
     return bool(a == b)

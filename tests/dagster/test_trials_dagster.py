@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from dagster import DagsterInstance, DagsterInvalidConfigError, JobDefinition
+from dagster import DagsterError, DagsterInstance, JobDefinition
 
 from crucible_core import Context, CrucibleError, Experiment, GateFailedError, run_experiment
 from crucible_core.cli import main
 from crucible_core.trials.table import seed_of
 from crucible_dagster import History, execute_experiment, job_for
+from crucible_dagster.execute.failures import RefusedConfigError
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
 
@@ -185,8 +186,26 @@ def test_replicates_arms_and_jobs_are_settings_of_the_run(
     assert ctx.metrics["trials"]["count"] == 9
     assert len(ran(folder)) == 9
     for wrong in ({"replicates": 0}, {"jobs": "many"}, {"grid": {"flip.bios": [1]}}, {"workers": 40}):
-        with pytest.raises((DagsterInvalidConfigError, Exception), match=r"replicates|jobs|bios|workers"):
+        with pytest.raises(DagsterError):
             job(asked).execute_in_process(run_config={"ops": {"trials": {"config": wrong}}}, instance=instance)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"stages": [{"name": "flip", "module": "os:system"}]},
+        {"engine": {"kind": "dask", "address": "tcp://elsewhere:8786"}},
+    ],
+)
+def test_a_run_cannot_choose_what_is_imported_or_where_it_is_sent(
+    instance: DagsterInstance, marks: Callable[[str], Path], config: Mapping[str, Any]
+) -> None:
+    asked = job(experiment(marks("refused")))
+    (name,) = config
+    with pytest.raises(
+        RefusedConfigError, match=f"stage 'trials': {name!r} is set in the experiment file, not for one"
+    ):
+        asked.execute_in_process(run_config={"ops": {"trials": {"config": config}}}, instance=instance)
 
 
 def test_the_events_of_a_run_do_not_grow_with_its_trials(
