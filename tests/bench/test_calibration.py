@@ -14,7 +14,7 @@ from crucible_bench import choose_family, compare
 from crucible_bench.hypothesis_tests.choose_test import RULES
 from crucible_bench.vocabulary import Comparing, Design, Outcome
 
-RUNS = 120
+RUNS = 100
 PARTS = 12
 
 found: dict[Scenario, Found] = {}
