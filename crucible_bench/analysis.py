@@ -713,7 +713,7 @@ class _Analyst:
         if self.outcome != "binary" and smallest < SHOWS_ITS_SHAPE:
             self.size_notes.append(
                 f"the interval of the best mean relies on normal data too, which {smallest} values can neither show "
-                "nor rule out; of ten groups of lognormal values it errs in up to 48 % where 5 % are promised"
+                "nor rule out; of ten groups of lognormal values it errs in up to 50 % where 5 % are promised"
             )
         return indistinguishable_from_best(
             self.groups,

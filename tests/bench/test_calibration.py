@@ -14,7 +14,7 @@ from crucible_bench import choose_family, compare
 from crucible_bench.hypothesis_tests.choose_test import RULES
 from crucible_bench.vocabulary import Comparing, Design, Outcome
 
-RUNS = 120
+RUNS = 100
 PARTS = 12
 
 found: dict[Scenario, Found] = {}
@@ -82,8 +82,7 @@ def test_the_table_of_the_page_is_the_long_forms() -> None:
     rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")][2:]
     promised = {words: promise for promise, words in calibration.WORDS.items()}
     assert len(rows) > 60
-    for path, error, _, average, _, silent in rows:
+    for path, error, *_, silent in rows:
         rate, runs = silent.removesuffix(" |").replace(",", "").split(" of ")
         limit = calibration.MOST_WRONG[promised[error]]
-        assert float(average) <= 0.1, path
         assert calibration.at_least(round(float(rate) * int(runs)), int(runs)) <= limit, path
