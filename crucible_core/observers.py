@@ -219,9 +219,7 @@ class Attempt:
 
     __slots__ = ("_audience", "derived", "heard", "own_updates", "readable", "run_id", "updates")
 
-    def __init__(
-        self, run_id: str, stage: str, audience: Audience, *, readable: Callable[[str], str] = safe_text
-    ) -> None:
+    def __init__(self, run_id: str, stage: str, audience: Audience, readable: Callable[[str], str] = safe_text) -> None:
         self.run_id = run_id
         self.readable = readable
         """What a text of a decision becomes: without the stage's secrets."""

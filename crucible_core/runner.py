@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from time import perf_counter
 from types import TracebackType
@@ -20,7 +19,7 @@ from crucible_core.context import Context
 from crucible_core.gates.judge import judge_gates, tell_stages
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.ir.secrets import shown_experiment
 from crucible_core.observers import Attempt, Audience, Observers, current_attempt
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
@@ -36,7 +35,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
-from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
@@ -126,7 +125,7 @@ def run_stage(
     try:
         context = _record(context, StageStarted.now(name), audience)
         while True:
-            attempt = Attempt(context.run_id, name, audience, readable=partial(_readable, planned=planned))
+            attempt = Attempt(context.run_id, name, audience, planned.readable)
             heard = attempt.heard
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
@@ -207,7 +206,7 @@ def _record(context: Context, event: Event, audience: Audience) -> Context:
 
 
 def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    said = _readable(error_text(error), planned)
+    said = planned.readable(error_text(error))
     return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
 
 
@@ -221,13 +220,9 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=_readable(message + path_hint(error), planned),
-        traceback=_readable("".join(shown), planned),
+        message=planned.readable(message + path_hint(error)),
+        traceback=planned.readable("".join(shown)),
     )
-
-
-def _readable(text: str, planned: PlannedStage) -> str:
-    return readable_text(scrub(text, secrets_of(planned.stage, planned.definition.options)))
 
 
 def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
