@@ -240,9 +240,9 @@ def _plurality(right: int, others: tuple[int, ...], k: int) -> float:
         for count in others:
             more = np.zeros_like(ways)
             for drawn in range(min(m - 1, count, rest) + 1):
-                more[:, drawn:] += math.comb(count, drawn) * ways[:, : rest + 1 - drawn]
+                more[:, drawn:] += float(math.comb(count, drawn)) * ways[:, : rest + 1 - drawn]
             if m <= min(count, rest):
-                more[1:, m:] += math.comb(count, m) * ways[:-1, : rest + 1 - m]
+                more[1:, m:] += float(math.comb(count, m)) * ways[:-1, : rest + 1 - m]
             ways = more
         won += math.comb(right, m) * float((ways[:, rest] / np.arange(1, len(ways) + 1)).sum())
     return min(1.0, won / math.comb(right + sum(others), k))
