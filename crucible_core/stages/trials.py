@@ -145,6 +145,13 @@ class RunTrials(Stage):
             rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
             if self._share is not None:
                 return ctx
+            own = sweep.log.own_keys()
+            reused = sum(task.key not in own for task in sweep.tasks)
+            if reused:
+                ctx = ctx.decide(
+                    f"{reused:,} of {_counted(sweep.size, 'trial')} were not run again",
+                    "an earlier run has kept them: what they began with, their code, options and seeds are the same",
+                )
             return self._gathered(ctx, [rows.pop(task.key) | task.columns for task in sweep.tasks])
 
     def share_of(self, worker: int) -> RunTrials:
@@ -216,7 +223,7 @@ class RunTrials(Stage):
                 if self._share is None or trial.place % self.workers == self._share
             ]
             ready = functools.partial(_with_stages, self, ctx.experiment)
-            yield _Sweep(tasks, ready, shared, log, jobs, self.engine)
+            yield _Sweep(tasks, ready, shared, log, jobs, self.engine, settings.fresh)
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -280,6 +287,7 @@ class _Sweep:
     log: TrialLog
     jobs: int
     engine: Engine | None
+    fresh: bool
 
     @property
     def size(self) -> int:
@@ -287,7 +295,7 @@ class _Sweep:
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """The key and the row of each trial: first what is kept already, then what has to be run, as it ends."""
-        kept = self.log.rows(task.key for task in self.tasks)
+        kept = self.log.rows((task.key for task in self.tasks), fresh=self.fresh)
         yield from kept.items()
         left = [task for task in self.tasks if task.key not in kept]
         run = functools.partial(_run_task, self.shared)

@@ -46,6 +46,8 @@ class TrialSettings(NamedTuple):
     """Where their rows are kept for later runs; by default, only for this one."""
     identify: Callable[[type], str | None] | None = None
     """A digest of the code of a stage, or None if it is not known; by default, of its module's source."""
+    fresh: bool = False
+    """Whether trials are run that an earlier run has kept."""
 
 
 def settings_of(jobs: int | None, keep: str | os.PathLike[str] | None) -> TrialSettings:
@@ -96,18 +98,25 @@ class TrialLog:
         """Keep the row of a trial that ended. Raises OSError, or ValueError for a row that is not JSON."""
         self._append(f"{key} {json.dumps(row, separators=(',', ':'))}\n")
 
-    def rows(self, keys: Iterable[str]) -> dict[str, Row]:
-        """The rows of these keys that succeeded in any run, and those that failed in this one. Raises OSError."""
+    def rows(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Row]:
+        """The rows of these keys that succeeded in any run, and those that failed in this one. Raises OSError.
+
+        With `fresh`, only those of this run.
+        """
         wanted = set(keys)
         found: dict[str, Row] = {}
-        for run in self._files.children(self._experiment):
-            folder = f"{self._experiment}/{run}"
+        runs = [f"{self._experiment}/{run}" for run in self._files.children(self._experiment)]
+        for folder in [self._run] if fresh else runs:
             for key, text in self._entries(folder):
                 if text and key in wanted and found.get(key, {}).get("status") != "succeeded":
                     row = from_json(text)
                     if row["status"] == "succeeded" or folder == self._run:
                         found[key] = row
         return found
+
+    def own_keys(self) -> set[str]:
+        """The keys of the rows that this run has kept. Raises OSError."""
+        return {key for key, text in self._entries(self._run) if text}
 
     def own_rows(self) -> dict[str, Row]:
         """Every row that this run has kept, by its key. Raises OSError."""

@@ -134,7 +134,7 @@ def _run_step(
     else:
         before = begun(context, upstream, shown)
         one = _StepAttempt(context, manager, compiled, planned, step, traced)
-        with (trials_of(plan, manager) if isinstance(planned.stage, RunTrials) else plan).running():
+        with (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running():
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     is_last = index == len(launched.pipeline) - 1 and not launched.gates
     shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
@@ -348,9 +348,10 @@ class _TrackedStage:
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
 
 
-def trials_of(plan: Plan, manager: ContextIOManager) -> Plan:
+def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:
     """The plan of a run whose trials are kept in the store."""
-    return replace(plan, trials=TrialSettings(files=manager.store.files, identify=code_hash))
+    fresh = run.tags.get(FRESH_TAG) == "true"
+    return replace(plan, trials=TrialSettings(files=manager.store.files, identify=code_hash, fresh=fresh))
 
 
 def begun(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:

@@ -71,7 +71,7 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
     audience = Audience((EventLogObserver(context, compiled.experiment, compiled.settings),), compiled.failed_observers)
     packages = {name for one in planned.stage.planned_stages(launched) for name in packages_of(type(one.stage))}
     with (
-        trials_of(plan, manager).running(),
+        trials_of(plan, manager, context.run).running(),
         watch_for_orphan(context.instance, context.run_id),
         captured_logs(context.log, sorted(packages), compiled.settings),
     ):

@@ -99,6 +99,11 @@ def test_what_another_run_has_is_not_run_again(instance: DagsterInstance, marks:
     more = execute_experiment(experiment(folder, {"replicates": 8}), instance=instance)
     assert len(ran(folder)) == 16
     assert rows(more)[:12] == rows(first)
+    assert "12 of 16 trials were not run again" in [one.decision for one in more.trace.decisions]
+    fresh = execute_experiment(experiment(folder), instance=instance, fresh=True)
+    assert len(ran(folder)) == 28
+    assert rows(fresh) == rows(first)
+    assert not [one for one in fresh.trace.decisions if "not run again" in one.decision]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
