@@ -22,7 +22,7 @@ from crucible_core.ir.secrets import scrub, secrets_of
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
-from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.jsonable import safe_text, type_name
 from crucible_core.values.messages import error_text
 from crucible_core.values.places import ReportFolder
 
@@ -53,9 +53,9 @@ class PlannedStage(NamedTuple):
     def name(self) -> str:
         return self.definition.name
 
-    def readable(self, text: str) -> str:
-        """The text without the stage's secrets, and not too long."""
-        return readable_text(scrub(text, secrets_of(self.stage, self.definition.options)))
+    def safe(self, text: str) -> str:
+        """The text without the secrets of the stage's options, and without what could not be shown or kept."""
+        return safe_text(scrub(text, secrets_of(self.stage, self.definition.options)))
 
 
 # As PlannedStage(...) makes it, without the function that a named tuple puts around it: once for every stage.

@@ -35,7 +35,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
-from crucible_core.values.jsonable import type_name
+from crucible_core.values.jsonable import readable_text, type_name
 from crucible_core.values.messages import error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
@@ -125,7 +125,7 @@ def run_stage(
     try:
         context = _record(context, StageStarted.now(name), audience)
         while True:
-            attempt = Attempt(context.run_id, name, audience, planned.readable)
+            attempt = Attempt(context.run_id, name, audience, planned.safe)
             heard = attempt.heard
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
@@ -206,7 +206,7 @@ def _record(context: Context, event: Event, audience: Audience) -> Context:
 
 
 def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    said = planned.readable(error_text(error))
+    said = readable_text(planned.safe(error_text(error)))
     return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
 
 
@@ -220,8 +220,8 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
-        message=planned.readable(message + path_hint(error)),
-        traceback=planned.readable("".join(shown)),
+        message=readable_text(planned.safe(message + path_hint(error))),
+        traceback=readable_text(planned.safe("".join(shown))),
     )
 
 

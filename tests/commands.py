@@ -168,8 +168,10 @@ def _be(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    for name in ("commands", "migration_scripts"):
-        del sys.modules[name]
+    # A command finds no module of the tests imported already, whatever the environment of the first test led to.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(f"{HERE}{os.sep}") and name != "__main__":
+            del sys.modules[name]
     found = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     if arguments[0] == "-c":
         _, program, *rest = arguments
