@@ -28,8 +28,10 @@ __all__ = [
     "op_names",
     "root_of",
     "same_names",
+    "sharing",
     "step_name",
     "variants_job_name",
+    "worker_names",
 ]
 
 
@@ -86,6 +88,20 @@ def gates_step(experiment: Experiment) -> str | None:
     while name in taken:
         name = f"{name}_"
     return name
+
+
+def worker_names(step: str, workers: int) -> list[str]:
+    """The names of the ops that share the trials of a step; none if the step runs them all itself."""
+    return [f"{step}{_WORKER}{number}" for number in range(1, workers + 1)] if workers > 1 else []
+
+
+def sharing(worker: str) -> tuple[str, int] | None:
+    """The step whose trials the op of this name shares, and its number from 1; None if the op shares none."""
+    step, found, number = worker.rpartition(_WORKER)
+    return (step, int(number)) if found and number.isdecimal() else None
+
+
+_WORKER = "_worker_"
 
 
 def variants_job_name(experiment: Experiment) -> str:

@@ -42,7 +42,7 @@ from crucible_core.values.messages import closest, error_text, listing
 __all__ = ["RunTrials", "run_trial"]
 
 PARTS: Final = ("assigns", "metrics", "artifacts", "outputs")
-COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "error")
+COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "error", "reused")
 # What a trial does not depend on, or what its key has by itself.
 NOT_OF_A_TRIAL: Final = dict.fromkeys(("automation", "gates", "outputs", "schedule", "trigger", "variant", "variants"))
 NOT_INPUT: Final = frozenset({*NOT_OF_A_TRIAL, "description", "execution", "owner", "pipeline", "seed", "tags"})
@@ -145,14 +145,14 @@ class RunTrials(Stage):
             rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
             if self._share is not None:
                 return ctx
-            own = sweep.log.own_keys()
-            reused = sum(task.key not in own for task in sweep.tasks)
-            if reused:
-                ctx = ctx.decide(
-                    f"{reused:,} of {_counted(sweep.size, 'trial')} were not run again",
-                    "an earlier run has kept them: what they began with, their code, options and seeds are the same",
-                )
-            return self._gathered(ctx, [rows.pop(task.key) | task.columns for task in sweep.tasks])
+            table = [rows.pop(task.key) | task.columns for task in sweep.tasks]
+        reused = sum(row.pop("reused", False) for row in table)
+        if reused:
+            ctx = ctx.decide(
+                f"{reused:,} of {_counted(len(table), 'trial')} were not run again",
+                "an earlier run has kept them: what they began with, their code, options and seeds are the same",
+            )
+        return self._gathered(ctx, table)
 
     def share_of(self, worker: int) -> RunTrials:
         """The stage that runs the trials whose place in the table is `worker` (from 0) modulo the number of workers.

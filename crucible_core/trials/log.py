@@ -101,7 +101,7 @@ class TrialLog:
     def rows(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Row]:
         """The rows of these keys that succeeded in any run, and those that failed in this one. Raises OSError.
 
-        With `fresh`, only those of this run.
+        Those of another run say so: `reused`. With `fresh`, only those of this run.
         """
         wanted = set(keys)
         found: dict[str, Row] = {}
@@ -110,13 +110,11 @@ class TrialLog:
             for key, text in self._entries(folder):
                 if text and key in wanted and found.get(key, {}).get("status") != "succeeded":
                     row = from_json(text)
-                    if row["status"] == "succeeded" or folder == self._run:
+                    if folder == self._run:
                         found[key] = row
+                    elif row["status"] == "succeeded":
+                        found[key] = row | {"reused": True}
         return found
-
-    def own_keys(self) -> set[str]:
-        """The keys of the rows that this run has kept. Raises OSError."""
-        return {key for key, text in self._entries(self._run) if text}
 
     def own_rows(self) -> dict[str, Row]:
         """Every row that this run has kept, by its key. Raises OSError."""

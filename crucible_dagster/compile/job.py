@@ -64,8 +64,8 @@ from crucible_dagster.compile.run_settings import settings_fields, settings_of, 
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY, CompiledExperiment, ExperimentGraph
 from crucible_dagster.execute.gates_op import gates_op
 from crucible_dagster.execute.step import run_step
-from crucible_dagster.execute.trial_worker import worker_names, worker_op
-from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name
+from crucible_dagster.execute.trial_worker import worker_op
+from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name, worker_names
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
 from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
 

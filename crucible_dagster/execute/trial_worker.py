@@ -23,14 +23,10 @@ from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
 from crucible_dagster.execute.step import INTERRUPTS, as_launched, begun, trials_of
 from crucible_dagster.history.source_identity import packages_of
+from crucible_dagster.names import sharing
 from crucible_dagster.store.io_manager import STORE_KEY, ContextIOManager
 
-__all__ = ["worker_names", "worker_op"]
-
-
-def worker_names(step: str, workers: int) -> list[str]:
-    """The names of the ops that share the trials of a step; none if the step runs them all itself."""
-    return [f"{step}_worker_{number}" for number in range(1, workers + 1)] if workers > 1 else []
+__all__ = ["worker_op"]
 
 
 @functools.cache
@@ -54,7 +50,9 @@ def worker_op(*, first: bool) -> OpDefinition:
 def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
     compiled = compiled_of(context)
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
-    step, _, number = context.op_handle.name.rpartition("_worker_")
+    shared = sharing(context.op_handle.name)
+    assert shared is not None
+    step, number = shared
     index = compiled.op_names.index(step)
     try:
         launched = as_launched(compiled, context)
@@ -64,10 +62,10 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
     except InvalidExperimentError as error:
         raise StepFailure(str(error)) from error
     assert isinstance(planned.stage, RunTrials)
-    if int(number) > planned.stage.workers:
+    if number > planned.stage.workers:
         context.log.info(f"nothing to do: this run has {planned.stage.workers} workers")
         return
-    share = planned._replace(stage=planned.stage.share_of(int(number) - 1))
+    share = planned._replace(stage=planned.stage.share_of(number - 1))
     audience = Audience((EventLogObserver(context, compiled.experiment, compiled.settings),), compiled.failed_observers)
     packages = {name for one in planned.stage.planned_stages(launched) for name in packages_of(type(one.stage))}
     with (

@@ -59,7 +59,7 @@ from crucible_dagster.history.summaries import (
     statuses_of,
     summary_of,
 )
-from crucible_dagster.names import dagster_name, step_name
+from crucible_dagster.names import dagster_name, sharing, step_name
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG
@@ -412,12 +412,16 @@ class History:
         """The steps that finished, and the others that began, both in order."""
         stats = self._step_stats(run_id)
         began = {step_name(one.step_key): one.status and one.status.value for one in stats}
+        # An op that shares the trials of another one has no result of its own.
+        stages = None if record is None else {one.step for one in record.stages}
+        workers = {step for step in began if (of := sharing(step)) and (stages is None or of[0] in stages)}
+        stats = [one for one in stats if step_name(one.step_key) not in workers]
         if record is None:
             order = [step_name(one.step_key) for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
             # After the stages come the gates, whose step has a result even if it fails the run.
-            judged = {step for step in began if step not in order}
+            judged = {step for step in began if step not in order and step not in workers}
             order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
             began |= dict.fromkeys(judged, "SUCCESS")
         return (
