@@ -427,7 +427,13 @@ class Experiment(Node):
         """
         names = [definition.name for definition in self.pipeline]
         if stage not in names:
-            asked = f"variant {place[1]!r}: " if place[:1] == ("variants",) else ""
+            match place:
+                case ("variants", variant, *_):
+                    asked = f"variant {variant!r}: "
+                case ("trials", *_):
+                    asked = "trials: "
+                case _:
+                    asked = ""
             raise UnknownStageError(
                 f"{asked}experiment {self.id!r} has no stage {stage!r}{closest(stage, names)}; its stages: "
                 f"{', '.join(names)}",

@@ -15,7 +15,7 @@ from crucible_core.errors import InvalidExperimentError, Location, UnknownStageE
 from crucible_core.ir.experiment import Experiment, Place, Resolver, Source, StageDef
 from crucible_core.ir.fields import Options
 from crucible_core.ir.option_schema import file_name, merge_options, option_tree
-from crucible_core.trials.table import TrialsError, arms_of, find_arm
+from crucible_core.trials.table import Arm, TrialsError, arms_of, find_arm
 from crucible_core.values.messages import closest, listing
 
 __all__ = ["STAGE", "every_stage", "with_trials_stage"]
@@ -54,6 +54,7 @@ class _Lowering:
         self.names = [one.name for one in experiment.pipeline]
         self.models = [self._model(index) for index in range(len(self.names))]
         self.first, self.end = self._bounds()
+        self.arms = self._arms()
         self.baseline = self._baseline()
 
     def lowered(self) -> Experiment:
@@ -92,7 +93,7 @@ class _Lowering:
             raise
 
     def _bounds(self) -> tuple[int, int]:
-        changed = {name: self._changed(name, place) for name, place in self._reached().items()}
+        changed = {name: self.experiment.index_of(name, "trials", *place) for name, place in self._reached().items()}
         seeded = [index for index, one in enumerate(self.experiment.pipeline) if self._is_seeded(index, one)]
         if self.trials.from_ is not None:
             first = self._index(self.trials.from_, "from")
@@ -151,17 +152,6 @@ class _Lowering:
             found.setdefault(key.partition(".")[0], ("grid", key))
         return found
 
-    def _changed(self, stage: str, place: Place) -> int:
-        if stage not in self.names:
-            raise UnknownStageError(
-                f"trials: experiment {self.experiment.id!r} has no stage {stage!r}{closest(stage, self.names)}; its "
-                f"stages: {', '.join(self.names)}",
-                stage=stage,
-                known=self.names,
-                location=self.experiment.location("trials", *place),
-            )
-        return self.names.index(stage)
-
     def _is_seeded(self, index: int, definition: StageDef) -> bool:
         if not definition.enabled or "seed" in (definition.options or {}) or _gathers(self.models[index]):
             return False
@@ -174,17 +164,18 @@ class _Lowering:
             )
         return self.names.index(name)
 
-    def _baseline(self) -> str | None:
-        """The name of the arm that the others are compared with. Raises InvalidExperimentError for arms that clash."""
+    def _arms(self) -> tuple[Arm, ...]:
         try:
-            arms = arms_of(self.trials.arms, self.trials.grid)
+            return arms_of(self.trials.arms, self.trials.grid)
         except TrialsError as error:
             raise self._refuse(str(error), *error.place) from None
-        self.arms = len(arms)
+
+    def _baseline(self) -> str | None:
+        """The name of the arm that the others are compared with."""
         if self.trials.baseline is None:
             return None
         try:
-            return find_arm(arms, self.trials.baseline).name
+            return find_arm(self.arms, self.trials.baseline).name
         except TrialsError as error:
             raise self._refuse(str(error), "baseline") from None
 
@@ -210,7 +201,7 @@ class _Lowering:
             defaults["baseline"] = self.baseline
             if not {"study", "family"} & options.keys():
                 defaults["compare"] = "baseline"
-        elif self.arms > 2 and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
+        elif len(self.arms) > 2 and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
             defaults["study"] = "sweep"  # which arms may be the best
         return {**entry, "options": {**defaults, **options}}
 
