@@ -244,8 +244,12 @@ class RemoteFiles:
 
     def __init__(self, base: UPath) -> None:
         self.base = base
-        self._fs: Any = base.fs
+        # A process that lives long, as Celery's, must see what others have written since it last looked.
+        self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.base,)
 
     def __repr__(self) -> str:
         return f"RemoteFiles({str(self.base)!r})"
@@ -272,8 +276,14 @@ class RemoteFiles:
         return True
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage.
-        self._written[name] = self._written.get(name, b"") + data
+        # Objects cannot grow. What is appended to is small: the events of one stage, or rows of trials.
+        if name not in self._written:
+            # This process may have begun it with another of these: each batch of trials brings one.
+            try:
+                self._written[name] = self.read(name)
+            except FileNotFoundError:
+                self._written[name] = b""
+        self._written[name] += data
         self._fs.pipe_file(self.path(name), self._written[name])
 
     def exists(self, name: str) -> bool:
