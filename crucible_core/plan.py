@@ -230,6 +230,11 @@ def _plan(
         raise _refuse(experiment, index, reason) from error
     if (wrong := wrong_default(found)) is not None:
         raise _refuse(experiment, index, wrong)
+    if definition.timeout is not None and definition.enabled:
+        from crucible_core.ir.whole_checks import why_not_elsewhere  # noqa: PLC0415  # few stages have one
+
+        if (said := why_not_elsewhere(found)) is not None:
+            raise _refuse(experiment, index, said, "timeout")
     if ask and found.check is not Stage.check and definition.enabled:
         _ask(stage, experiment, index)
     return _new(PlannedStage, (definition, stage))
@@ -275,9 +280,9 @@ def advice(plan: Plan) -> list[str]:
     ]
 
 
-def _refuse(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
+def _refuse(experiment: Experiment, index: int, reason: str, key: str = "options") -> InvalidOptionsError:
     name = experiment.pipeline[index].name
-    location = experiment.location("pipeline", index, "options")
+    location = experiment.location("pipeline", index, key)
     return InvalidOptionsError(f"stage {name!r}: {reason}", stage=name, location=location)
 
 
