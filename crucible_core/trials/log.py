@@ -74,9 +74,21 @@ class FolderFiles:
 
     def append(self, name: str, data: bytes) -> None:
         path = self.base / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as stream:
-            stream.write(data)
+        try:
+            stream = path.open("ab", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("ab", buffering=0)
+        with stream:
+            before = stream.tell()
+            left = memoryview(data)
+            try:
+                while left:
+                    left = left[stream.write(left) :]
+            except OSError:
+                # An incomplete line would spoil the next one.
+                stream.truncate(before)
+                raise
 
 
 class TrialLog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import textwrap
 from collections.abc import Callable, Mapping
@@ -318,6 +319,21 @@ def test_the_log_reads_what_a_killed_process_left(tmp_path: Path) -> None:
     other = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
     assert set(other.rows(["a", "b", "c"])) == {"a"}  # what failed in another run is tried again
     assert other.unfinished(["b"]) == []
+
+
+def test_a_line_that_the_disk_had_no_room_for_spoils_no_later_one(tmp_path: Path) -> None:
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-1")
+    log.keep("a", {"status": "succeeded"})
+    (file,) = (tmp_path / "trials/coins/run-1").iterdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, hard))  # room for a part of the next line
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.keep("b", {"status": "succeeded"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log.keep("c", {"status": "succeeded"})
+    assert list(log.rows(["a", "b", "c"])) == ["a", "c"]
 
 
 # --- in processes -----------------------------------------------------------------------------------------------------
