@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +25,7 @@ from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
 from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan_stage
-from crucible_core.progress import progress
+from crucible_core.progress import Progress, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import StageFailedError
 from crucible_core.runner import run_stage
@@ -141,11 +141,15 @@ class RunTrials(Stage):
         return False
 
     def run(self, ctx: Context) -> Context:
+        trials = list(table_of(arms_of(self.arms, self.grid), self.replicates, self.seed))
         with self._sweep(ctx) as sweep:
-            rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
             if self._share is not None:
+                sweep.rows(trials[self._share :: self.workers])
                 return ctx
-            table = [rows.pop(task.key) | task.columns for task in sweep.tasks]
+            table = sweep.rows(trials)
+            if sweep.keeps:
+                with suppress(OSError):  # more files are slower to read, and nothing else
+                    sweep.log.compact()
         reused = sum(row.pop("reused", False) for row in table)
         if reused:
             ctx = ctx.decide(
@@ -213,17 +217,18 @@ class RunTrials(Stage):
             log = TrialLog(settings.files or FolderFiles(Path(folder)), ctx.experiment_id, ctx.run_id)
             must_pickle = jobs > 1 or self.engine is not None
             elsewhere = self.engine is not None and self.engine.kind != "loky"
-            shared, digest = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
+            shared, before = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
             identify = settings.identify or _identify
-            arms = arms_of(self.arms, self.grid)
-            of_arm = {arm.name: _digest_of_arm(self._stages(ctx.experiment, arm, 0), identify) for arm in arms}
-            tasks = [
-                _Task(_key(digest, of_arm[trial.arm.name] or ctx.run_id, trial.seed), trial)
-                for trial in table_of(arms, self.replicates, self.seed)
-                if self._share is None or trial.place % self.workers == self._share
-            ]
+            of_arm: dict[str, str] = {}
+
+            def key_of(trial: Trial) -> str:
+                arm = trial.arm
+                if arm.name not in of_arm:
+                    of_arm[arm.name] = _digest_of_arm(self._stages(ctx.experiment, arm, 0), identify, ctx.run_id)
+                return _key(before, of_arm[arm.name], trial)
+
             ready = functools.partial(_with_stages, self, ctx.experiment)
-            yield _Sweep(tasks, ready, shared, log, jobs, self.engine, settings.fresh)
+            yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, settings.files is not None)
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -254,17 +259,11 @@ class _Task:
     key: str
     trial: Trial
 
-    @property
-    def columns(self) -> Row:
-        """What the table says of the trial, also if its row was kept when the arm had another name."""
-        trial = self.trial
-        return {"arm": trial.arm.name, **trial.arm.varied, "replicate": trial.replicate, "seed": trial.seed}
-
     def died(self, why: str) -> Row:
         return self.row("failed", 0.0, stage=None, error=why)
 
     def row(self, status: str, seconds: float, **more: Any) -> Row:
-        return {**self.columns, "status": status, "seconds": seconds, **more}
+        return {**_columns(self.trial), "status": status, "seconds": seconds, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,25 +278,38 @@ def _with_stages(sweep: RunTrials, experiment: Experiment, task: _Task) -> _Read
     return _ReadyTask(task.key, task.trial, stages)
 
 
+def _columns(trial: Trial) -> Row:
+    """What the table says of the trial, also if its row was kept when the arm had another name."""
+    return {"arm": trial.arm.name, **trial.arm.varied, "replicate": trial.replicate, "seed": trial.seed}
+
+
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    tasks: Sequence[_Task]
+    key: Callable[[Trial], str]
     ready: Callable[[_Task], _ReadyTask]
     shared: SharedValue | _InMemory
     log: TrialLog
     jobs: int
     engine: Engine | None
     fresh: bool
+    keeps: bool
 
-    @property
-    def size(self) -> int:
-        return len(self.tasks)
+    def rows(self, trials: Sequence[Trial]) -> list[Row]:
+        """The row of each trial: as it is kept already, or else as it is when the trial has been run."""
+        rows = self.log.rows(map(self.key, trials), fresh=self.fresh)
+        left = [_Task(key, trial) for trial, (key, row) in zip(trials, rows.items(), strict=True) if row is None]
+        bar: Progress[None] = progress(total=len(trials), description=_counted(len(trials), "trial"))
+        with bar:
+            bar.advance(len(trials) - len(left))
+            for key, row in self._run(left):
+                rows[key] = row
+                bar.advance()
+        table = [row for row in rows.values() if row is not None]
+        for trial, row in zip(trials, table, strict=True):
+            row.update(_columns(trial))  # in place: copies would take as much memory again
+        return table
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """The key and the row of each trial: first what is kept already, then what has to be run, as it ends."""
-        kept = self.log.rows((task.key for task in self.tasks), fresh=self.fresh)
-        yield from kept.items()
-        left = [task for task in self.tasks if task.key not in kept]
+    def _run(self, left: Sequence[_Task]) -> Iterator[tuple[str, Row]]:
         run = functools.partial(_run_task, self.shared)
         if self.jobs == 1 and self.engine is None:
             for task in left:
@@ -397,17 +409,18 @@ def _digest_of(part: Iterable[Any]) -> str:
     return hashlib.sha256("".join(digest_of(value) for value in values).encode()).hexdigest()
 
 
-def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None]) -> str | None:
-    """A digest of the stages of an arm, their code and options; None if the code of one is not known."""
-    codes = [identify(type(one.stage)) for one in stages]
-    if None in codes:
-        return None
-    parts = [[one.name, one.definition.enabled, one.stage.model_dump_json()] for one in stages]
-    return hashlib.sha256(json.dumps([codes, parts]).encode()).hexdigest()
+def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None], run_id: str) -> str:
+    """A digest of the stages of an arm, their code and options; of this run alone if the code of one is not known."""
+    parts = [
+        [one.name, one.definition.enabled, one.stage.model_dump_json(), identify(type(one.stage)) or run_id]
+        for one in stages
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _key(before: str, arm: str, seed: int) -> str:
-    return hashlib.blake2b(f"{before} {arm} {seed}".encode(), digest_size=16).hexdigest()
+def _key(before: str, arm: str, trial: Trial) -> str:
+    # With the replicate: of 100,000 seeds of 32 bits, two are equal more often than not.
+    return hashlib.blake2b(f"{before} {arm} {trial.replicate} {trial.seed}".encode(), digest_size=16).hexdigest()
 
 
 def _identify(stage: type[Stage]) -> str | None:

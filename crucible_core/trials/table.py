@@ -40,7 +40,6 @@ class Arm(NamedTuple):
 class Trial(NamedTuple):
     """One row of the table: one run of the trial's stages."""
 
-    place: int
     arm: Arm
     replicate: int
     """From 0."""
@@ -97,8 +96,8 @@ def table_of(arms: Sequence[Arm], replicates: int, seed: int) -> Iterator[Trial]
     _check_size(len(arms) * replicates)
     for replicate in range(replicates):
         seed_of_replicate = seed_of(seed, replicate)
-        for place, arm in enumerate(arms):
-            yield Trial(replicate * len(arms) + place, arm, replicate, seed_of_replicate)
+        for arm in arms:
+            yield Trial(arm, replicate, seed_of_replicate)
 
 
 def seed_of(seed: int, replicate: int) -> int:

@@ -257,6 +257,7 @@ class RemoteFiles:
                 yield FileInfo(path.lstrip("/").removeprefix(base), int(info["size"]), _modified(info))
 
     def children(self, folder: str) -> Sequence[str]:
+        self._fs.invalidate_cache(self.path(folder))  # other processes write here
         try:
             found = self._fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
@@ -278,6 +279,7 @@ class RemoteFiles:
             return None
 
     def delete(self, name: str) -> None:
+        self._written.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self.path(name))
 

@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from crucible_core import (
 from crucible_core.cli import main
 from crucible_core.stages.bench import Bench
 from crucible_core.trials.engine import DIED
-from crucible_core.trials.log import FolderFiles, TrialLog
+from crucible_core.trials.log import COMPACTED, FEW, LINES_PER_FILE, FolderFiles, TrialLog, _writers
 from crucible_core.trials.table import MOST_TRIALS, TrialsError, arms_of, seed_of, table_of
 
 
@@ -139,7 +141,7 @@ def test_arms_share_the_seeds_of_replicates_and_more_of_either_change_none() -> 
     assert [one.seed for one in few] == [seed_of(SEED, 0)] * 2 + [seed_of(SEED, 1)] * 2
     seeds = {(one.arm.name, one.replicate): one.seed for one in many}
     assert all(seeds[one.arm.name, one.replicate] == one.seed for one in few)
-    assert [one.place for one in many] == list(range(15))
+    assert [(one.arm.varied["a.x"], one.replicate) for one in many] == [(x, r) for r in range(5) for x in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,18 @@ def test_a_trial_begins_with_the_first_stage_that_varies_and_ends_before_the_fir
     assert stages({**GRID, "to": "flip"}) == ["flip"]
 
 
+def test_arms_of_a_stage_whose_code_is_not_known_are_told_apart(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"__name__": "__typed__", "stage": stage, "Context": Context}
+    exec("@stage\ndef typed(ctx: Context, *, x: int = 0) -> Context:\n    return ctx.put_metric('x', x)", made)
+    asked = Experiment.model_validate(
+        {"id": "typed", "pipeline": [{"name": "typed"}], "trials": {"grid": {"typed.x": [1, 2]}, "replicates": 2}}
+    )
+    for _ in range(2):
+        ctx = run_experiment(asked, registry=Registry({"typed": made["typed"]}), keep=tmp_path)
+        assert [row["x"] for row in rows(ctx)] == [1, 2, 1, 2]
+    assert not [one for one in ctx.trace.decisions if "not run again" in one.decision]
+
+
 def test_what_cannot_be_copied_is_shared_by_trials_in_this_process() -> None:
     pipeline = [{"name": "hold"}, {"name": "load"}, {"name": "flip"}, {"name": "gather"}]
     asked = Experiment.model_validate({"id": "coins", "seed": SEED, "pipeline": pipeline, "trials": GRID})
@@ -314,10 +328,16 @@ def test_the_log_reads_what_a_killed_process_left(tmp_path: Path) -> None:
     (half,) = (tmp_path / "trials/coins/run-1").iterdir()
     with half.open("ab") as stream:
         stream.write(b'd {"status":"succ')
-    assert log.rows(["a", "b", "c", "d"]) == {"a": {"status": "succeeded", "x": 1}, "c": {"status": "failed"}}
+    assert log.rows(["a", "b", "c", "d"]) == {
+        "a": {"status": "succeeded", "x": 1},
+        "b": None,
+        "c": {"status": "failed"},
+        "d": None,
+    }
     assert log.unfinished(["a", "b", "c", "d"]) == ["b"]
     other = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
-    assert set(other.rows(["a", "b", "c"])) == {"a"}  # what failed in another run is tried again
+    found = other.rows(["a", "b", "c"])
+    assert [key for key in found if found[key]] == ["a"]  # what failed in another run is tried again
     assert other.unfinished(["b"]) == []
 
 
@@ -333,7 +353,99 @@ def test_a_line_that_the_disk_had_no_room_for_spoils_no_later_one(tmp_path: Path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     log.keep("c", {"status": "succeeded"})
-    assert list(log.rows(["a", "b", "c"])) == ["a", "c"]
+    row = {"status": "succeeded"}
+    assert log.rows(["a", "b", "c"]) == {"a": row, "b": None, "c": row}
+
+
+def of_writers(log: TrialLog, *sizes: int) -> list[str]:
+    """The keys of rows that so many processes have kept."""
+    keys = []
+    for writer, size in enumerate(sizes):
+        _writers.clear()
+        for number in range(size):
+            keys.append(f"{writer}.{number}")
+            log.keep(keys[-1], {"status": "succeeded", "number": number})
+    return keys
+
+
+def test_what_many_processes_have_kept_is_put_together(tmp_path: Path) -> None:
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-1")
+    folder = tmp_path / "trials/coins/run-1"
+    keys = of_writers(log, 3, LINES_PER_FILE + 1, 2)
+    before = log.rows(keys)
+    with next(folder.iterdir()).open("ab") as stream:
+        stream.write(b'killed {"status":"succ')
+    log.compact()
+    assert [path.name.startswith(COMPACTED) for path in folder.iterdir()] == [True]
+    assert log.rows(keys) == before
+    assert set(log.own_rows()) == set(keys)
+    log.keep("later", {"status": "succeeded"})
+    assert log.rows(["later"])["later"]
+
+
+def test_of_another_run_only_what_is_not_written_to_any_more_is_put_together(tmp_path: Path) -> None:
+    other, log = (TrialLog(FolderFiles(tmp_path), "coins", run) for run in ("run-1", "run-2"))
+    keys = of_writers(other, 3, *[LINES_PER_FILE] * FEW)
+    before = other.rows(keys)
+    log.compact()
+    names = [path.name for path in (tmp_path / "trials/coins/run-1").iterdir()]
+    assert sorted(name.startswith(COMPACTED) for name in names) == [False, True]
+    assert other.rows(keys) == before
+
+
+class DyingFiles(FolderFiles):
+    """Files of a process that dies when it has written or removed so many."""
+
+    left = 0
+
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        self._one_less()
+        super().write(name, parts)
+
+    def delete(self, name: str) -> None:
+        self._one_less()
+        super().delete(name)
+
+    def _one_less(self) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_putting_together_loses_nothing_if_it_is_killed(tmp_path: Path, steps: int) -> None:
+    files = DyingFiles(tmp_path)
+    log = TrialLog(files, "coins", "run-1")
+    keys = of_writers(log, 2, 2, 2)
+    before = log.rows(keys)
+    files.left = steps
+    with pytest.raises(KeyboardInterrupt):
+        log.compact()
+    assert log.rows(keys) == before
+    files.left = 10
+    log.compact()
+    assert log.rows(keys) == before
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_while_others_write_and_put_together(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom crucible_core.trials.log import FolderFiles, TrialLog\n"
+        "log = TrialLog(FolderFiles(Path(sys.argv[1])), 'coins', 'run-1')\n"
+        "for number in range(20_000):\n    log.keep(f'{sys.argv[2]}.{number}', {'status': 'succeeded'})\n"
+    )
+    keys = [f"{writer}.{number}" for writer in range(2) for number in range(20_000)]
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(writer)]) for writer in range(2)]
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
+    found, ended = 0, False
+    while not ended:
+        ended = all(writer.poll() is not None for writer in writers)
+        log.compact()
+        now = sum(row is not None for row in log.rows(keys).values())
+        assert now >= found
+        found = now
+    assert found == len(keys)
+    assert len(log._files.children("trials/coins/run-1")) <= 3 * FEW
 
 
 # --- in processes -----------------------------------------------------------------------------------------------------
@@ -349,6 +461,10 @@ def test_processes_give_the_same_rows_and_each_trial_is_run_once(tmp_path: Path)
     assert without_time(apart) == without_time(here)
     assert len(marks(tmp_path / "ran")) == 30
     assert all(row["fresh"] for row in rows(apart))
+    for jobs in (2, 3):
+        kept = run_experiment(asked, registry=REGISTRY, jobs=jobs, keep=tmp_path / "kept")
+        assert without_time(kept) == without_time(here)
+        assert len([path for path in (tmp_path / "kept").rglob("*") if path.is_file()]) == 1
 
 
 @pytest.mark.slow
