@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.values.messages import closest
 
-__all__ = ["MOST_WORKERS", "Engine", "Grid", "Trials"]
+__all__ = ["MOST_WORKERS", "Engine", "Grid", "Trials", "Until"]
 
 MOST_WORKERS: Final = 32
 
@@ -34,6 +34,17 @@ class Engine(Node):
         return kind
 
 
+class Until(Node):
+    """Goes on with more replicates until the differences from the baseline are known so well."""
+
+    width: float = Field(gt=0, strict=True, allow_inf_nan=False)
+    """The widest interval of a difference with which it ends, in units of the measure."""
+    at_most: int = Field(ge=2, strict=True)
+    """The number of replicates with which it ends in any case."""
+    alpha: float = Field(default=0.05, gt=0, lt=1, strict=True)
+    """The probability that one of the intervals, at any of the looks, leaves out its difference."""
+
+
 class Trials(Node):
     """Runs a part of the pipeline once for each arm and replicate."""
 
@@ -43,6 +54,8 @@ class Trials(Node):
     """`stage.option` -> its values: each combination is an arm, or, with `arms`, a version of each arm."""
     replicates: int = Field(default=1, ge=1, strict=True)
     """How often each arm is run, each time with another seed."""
+    until: Until | None = None
+    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
     measure: Text | None = None
     """The metric of a trial that `bench` compares."""
     baseline: Text | dict[Text, Data] | None = None

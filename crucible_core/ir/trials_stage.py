@@ -69,6 +69,8 @@ class _Lowering:
         ]
         if options:
             of_stage["options"] = options
+        if self.trials.until is not None:
+            of_stage["baseline"] = self.baseline or (self.arms[0].name if len(self.arms) == 2 else None)
         stage = {"name": STAGE, "module": MODULE, "options": of_stage}
         after = [self._gathering(self.end + place, one) for place, one in enumerate(after)]
         data["pipeline"] = [*pipeline[: self.first], stage, *after]
@@ -194,8 +196,15 @@ class _Lowering:
                 "of each trial"
             )
         defaults: dict[str, Any] = {"data": "outputs", "group_by": "arm", "value": measure, "missing": "drop"}
-        design = options.get("design", "paired")
-        if self.trials.replicates > 1 and design in ("paired", "resampled"):
+        design = options.get("design", "paired" if options.get("paired", True) else "independent")
+        if self.trials.until is not None and (design != "paired" or options.get("scale") == "log"):
+            compared = f"with `design: {design}`" if design != "paired" else "by `scale: log`"
+            raise self._refuse(
+                f"until: stage {entry['name']!r} compares the arms {compared}, for which there is no interval that "
+                "holds however often one looks; compare pairs on a linear scale, or set `replicates` alone",
+                "until",
+            )
+        if (self.trials.replicates > 1 or self.trials.until is not None) and design in ("paired", "resampled"):
             defaults |= {"pair_by": "replicate", **({"paired": True} if design == "paired" else {})}
         if self.baseline is not None and "baseline" not in options:
             defaults["baseline"] = self.baseline

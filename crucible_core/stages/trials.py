@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
 import tempfile
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self
@@ -21,7 +23,7 @@ from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment, Place, Source, StageDef
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid
+from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Until
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
 from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan_stage
@@ -34,7 +36,8 @@ from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.engine import run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
-from crucible_core.trials.table import Arm, Trial, TrialsError, arms_of, table_of
+from crucible_core.trials.table import Arm, Trial, TrialsError, arms_of, find_arm, table_of
+from crucible_core.trials.until import Difference, differences
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.messages import closest, error_text, listing
@@ -70,8 +73,12 @@ class RunTrials(Stage):
     """`stage.option` -> its values: each combination is an arm, or, with `arms`, a version of each arm."""
     replicates: int = Field(default=1, ge=1)
     """How often each arm is run, each time with another seed."""
+    until: Until | None = None
+    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
     measure: str | None = None
     """The metric of a trial that is compared."""
+    baseline: str | None = None
+    """With `until`: the arm that the others are compared with."""
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """On Dagster: the number of ops among which the trials are divided."""
     jobs: int = Field(default=1, ge=1)
@@ -95,7 +102,8 @@ class RunTrials(Stage):
         at = ("pipeline", experiment.index_of(STAGE), "options")
         try:
             arms = arms_of(self.arms, self.grid)
-            next(table_of(arms, self.replicates, self.seed))
+            next(table_of(arms, self._most_replicates, self.seed))
+            self._check_until(arms)
         except TrialsError as error:
             raise InvalidExperimentError(f"trials: {error}", location=experiment.location(*at, *error.place)) from None
         self._check(experiment, Arm("", {}, {}))
@@ -114,7 +122,21 @@ class RunTrials(Stage):
                 raise InvalidExperimentError(said, location=experiment.location(*at, "grid" if self.grid else "arms"))
         if mistakes:
             raise InvalidExperimentError.of(list(mistakes.values()))
+        if self.until is not None and importlib.util.find_spec("scipy") is None:
+            return ["`until` needs the extra 'stats': pip install 'crucible-dagster[stats]'"]
         return ()
+
+    def _check_until(self, arms: Sequence[Arm]) -> None:
+        if self.until is None:
+            return
+        if self.measure is None:
+            raise TrialsError("until: name the `measure` whose differences are to be known so well", "until")
+        if self.baseline is None:
+            raise TrialsError("until: differences need two arms, or more arms and the `baseline` of them", "until")
+        find_arm(arms, self.baseline)
+        if self.replicates > self.until.at_most:
+            said = f"replicates are added {self.replicates} at a time, which is more than at_most, {self.until.at_most}"
+            raise TrialsError(f"until: {said}", "until", "at_most")
 
     def _check(self, experiment: Experiment, arm: Arm) -> str:
         """What the arm's stages are, in text. Raises InvalidExperimentError if they cannot be run."""
@@ -141,12 +163,13 @@ class RunTrials(Stage):
         return False
 
     def run(self, ctx: Context) -> Context:
-        trials = list(table_of(arms_of(self.arms, self.grid), self.replicates, self.seed))
+        table: list[Row] = []
         with self._sweep(ctx) as sweep:
-            if self._share is not None:
-                sweep.rows(trials[self._share :: self.workers])
-                return ctx
-            table = sweep.rows(trials)
+            for trials in self._rounds(table):
+                if self._share is not None:
+                    sweep.rows(trials[self._share :: self.workers])
+                    return ctx
+                table += sweep.rows(trials)
             if sweep.keeps:
                 with suppress(OSError):  # more files are slower to read, and nothing else
                     sweep.log.compact()
@@ -156,7 +179,39 @@ class RunTrials(Stage):
                 f"{reused:,} of {_counted(len(table), 'trial')} were not run again",
                 "an earlier run has kept them: what they began with, their code, options and seeds are the same",
             )
+        if self.until is not None:
+            found = self._differences(table)
+            narrow = max(one.upper - one.lower for one in found) <= self.until.width
+            ctx = ctx.decide(
+                f"no more than {table[-1]['replicate'] + 1} replicates: "
+                + (f"no interval is wider than {self.until.width:g}" if narrow else "there may not be more"),
+                f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
+                f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
+            )
         return self._gathered(ctx, table)
+
+    def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
+        """The trials of each round; `table` has by then the rows of those before."""
+        arms = arms_of(self.arms, self.grid)
+        trials = table_of(arms, self._most_replicates, self.seed)
+        while round_ := list(islice(trials, len(arms) * self.replicates)):
+            yield round_
+            if self.until is None or all(row.get(str(self.measure)) is None for row in table[-len(round_) :]):
+                return  # none of the last round measured anything: more of them would not either
+            if max(one.upper - one.lower for one in self._differences(table)) <= self.until.width:
+                return
+
+    def _differences(self, table: Sequence[Row]) -> list[Difference]:
+        assert self.until is not None
+        assert self.measure is not None
+        assert self.baseline is not None
+        arms = [arm.name for arm in arms_of(self.arms, self.grid)]
+        tightest_at = self.until.at_most // 2
+        return differences(table, arms, self.baseline, self.measure, alpha=self.until.alpha, tightest_at=tightest_at)
+
+    @property
+    def _most_replicates(self) -> int:
+        return self.replicates if self.until is None else self.until.at_most
 
     def share_of(self, worker: int) -> RunTrials:
         """The stage that runs the trials whose place in the table is `worker` (from 0) modulo the number of workers.
@@ -178,6 +233,8 @@ class RunTrials(Stage):
         index = names.index(STAGE)
         before, after = (", ".join(part) for part in (names[:index], names[index + 1 :]))
         counted = f"{_counted(arms, 'arm')} x {_counted(self.replicates, 'replicate')}"
+        if self.until is not None:
+            counted += f", or more, up to {self.until.at_most:,} replicates"
         return (
             f"{_counted(arms * self.replicates, 'trial')} ({counted}) of the stages "
             f"{', '.join(one.name for one in self.stages)}; run once, before them: {before or 'none'}; after them: "

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crucible_bench import t_mixture_sequence
 from crucible_core import (
     Context,
     Experiment,
@@ -105,7 +106,7 @@ STAGES: Mapping[str, type[Stage]] = {
     "stumble": stumble,
     "vanish": vanish,
 }
-REGISTRY = Registry(STAGES)
+REGISTRY = Registry({**STAGES, "bench": Bench})
 SEED = 42
 
 
@@ -270,6 +271,68 @@ def test_variants_change_the_stages_of_trials() -> None:
     planned = plan_experiment(asked, REGISTRY).experiment.with_variant("long", REGISTRY)
     assert without_time(run_experiment(planned, registry=REGISTRY)) == without_time(long)
     assert without_time(long) != without_time(run_experiment(asked, registry=REGISTRY))
+
+
+# --- until the differences are known ----------------------------------------------------------------------------------
+
+UNTIL = {
+    "grid": {"flip.bias": [0.5, 0.7, 0.9]},
+    "replicates": 4,
+    "measure": "heads",
+    "baseline": "bias=0.5",
+    "until": {"width": 0.3, "at_most": 60},
+}
+
+
+def widths(ctx: Context, replicates: int) -> list[float]:
+    """Of the confidence sequences of the differences from the first arm, by hand."""
+    heads = {(row["arm"], row["replicate"]): row["heads"] for row in rows(ctx)}
+    found = []
+    for arm in ("bias=0.7", "bias=0.9"):
+        pairs = [heads[arm, one] - heads["bias=0.5", one] for one in range(replicates)]
+        low, high = t_mixture_sequence(pairs, alpha=0.025, tightest_at=30).interval
+        found.append(high - low)
+    return found
+
+
+def test_replicates_are_added_until_the_differences_are_known_so_well() -> None:
+    ctx = run_experiment(experiment(UNTIL), registry=REGISTRY)
+    replicates = len(rows(ctx)) // 3
+    assert replicates % 4 == 0
+    assert 8 <= replicates < 60
+    assert max(widths(ctx, replicates)) <= 0.3 < max(widths(ctx, replicates - 4))
+    fixed = {key: value for key, value in UNTIL.items() if key != "until"} | {"replicates": replicates}
+    assert without_time(run_experiment(experiment(fixed), registry=REGISTRY)) == without_time(ctx)
+    (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
+    assert said.decision == f"no more than {replicates} replicates: no interval is wider than 0.3"
+    assert said.reasoning.startswith("heads less that of bias=0.5: bias=0.7 0.")
+    assert "(0.95 for all of them together) hold however often one has looked" in said.reasoning
+
+
+def test_replicates_end_at_most_so_many_and_where_nothing_is_measured() -> None:
+    ctx = run_experiment(experiment({**UNTIL, "until": {"width": 0.001, "at_most": 10}}), registry=REGISTRY)
+    assert len(rows(ctx)) == 30
+    (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
+    assert said.decision == "no more than 10 replicates: there may not be more"
+    broken = {"name": "stumble", "options": {"on": [seed_of(SEED, replicate) for replicate in range(60)]}}
+    ctx = run_experiment(experiment({**UNTIL, "max_failures": 60}, broken), registry=REGISTRY)
+    assert len(rows(ctx)) == 12
+
+
+@pytest.mark.slow
+def test_rounds_are_the_same_in_processes_and_go_on_where_they_were_interrupted(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    asked = experiment(UNTIL, {"name": "stumble", "options": {"marks": str(ran)}})
+    here = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    total = len(marks(ran))
+    apart = run_experiment(asked, registry=REGISTRY, jobs=2, keep=tmp_path / "apart")
+    assert without_time(apart) == without_time(here)
+    assert len(marks(ran)) == 2 * total
+    (file,) = (one for one in (tmp_path / "kept").rglob("*") if one.is_file())
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:17]))
+    again = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    assert without_time(again) == without_time(here)
+    assert len(marks(ran)) == 3 * total - 17
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -553,6 +616,22 @@ def refused(tmp_path: Path) -> Callable[[str], str]:
         ("replicates: 2\nworkers: 33", "coins.yaml:9:3: trials.workers"),
         ("replicates: 2\nmax_failures: 1.5", "a whole number of trials, or a share of them from 0 to below 1"),
         ("replicates: 2\nengine: {kind: dusk}", "'dusk' is not an engine; did you mean 'dask'?"),
+        (
+            "replicates: 2\nuntil: {width: 0, at_most: 9}",
+            "coins.yaml:9:11: trials.until.width: should be greater than 0",
+        ),
+        (
+            "replicates: 2\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:9:3: trials: until: name the `measure` whose differences are to be known so well",
+        ),
+        (
+            "replicates: 2\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:10:3: trials: until: differences need two arms, or more arms and the `baseline` of them",
+        ),
+        (
+            "grid: {flip.n: [2, 3]}\nreplicates: 20\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:11:21: trials: until: replicates are added 20 at a time, which is more than at_most, 9",
+        ),
         ("grid: {flip: [1]}", "'flip' does not name an option: write it as stage.option, such as train.rate"),
         ("grid: {flip.bias: []}", "'flip.bias' has no values"),
         (
@@ -613,6 +692,23 @@ def test_a_comparison_compares_the_arms_by_the_measure() -> None:
     unmeasured = asked.model_copy(update={"trials": asked.trials and asked.trials.model_copy(update={"measure": None})})
     with pytest.raises(InvalidExperimentError, match=r"stage 'bench' compares the arms.*name the `measure`"):
         plan_experiment(unmeasured, stages)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"design": "resampled", "test_share": 0.5}, "with `design: resampled`"),
+        ({"paired": False}, "with `design: independent`"),
+        ({"scale": "log"}, "by `scale: log`"),
+    ],
+)
+def test_a_comparison_that_may_not_be_looked_at_often_cannot_say_when_to_end(
+    refused: Callable[..., str], options: Mapping[str, Any], said: str
+) -> None:
+    file = FILE.replace("{name: gather}", json.dumps({"name": "bench", "options": options}))
+    trials = "grid: {flip.bias: [0.5, 0.9]}\nmeasure: heads\nuntil: {width: 0.1, at_most: 9}"
+    text = refused(trials, file)
+    assert f"coins.yaml:10:3: trials: until: stage 'bench' compares the arms {said}, for which there is no" in text
 
 
 def test_rows_are_json() -> None:

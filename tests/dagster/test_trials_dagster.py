@@ -99,6 +99,22 @@ def test_the_result_is_that_of_a_direct_run(
     assert all(row["length"] == 5 for row in rows(dagster))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replicates_are_added_on_dagster_as_without_it(
+    instance: DagsterInstance, marks: Callable[[str], Path], workers: int
+) -> None:
+    folder = marks(f"until{workers}")
+    asked = experiment(folder, {"workers": workers, "replicates": 3, "until": {"width": 0.2, "at_most": 40}})
+    dagster = execute_experiment(asked, instance=instance)
+    direct = run_experiment(asked)
+    assert len(ran(folder)) == 2 * len(direct.outputs)
+    assert 6 < len(direct.outputs) < 80
+    assert rows(dagster) == rows(direct)
+    assert [one.decision for one in dagster.trace.decisions] == [one.decision for one in direct.trace.decisions]
+    execute_experiment(asked, instance=instance)
+    assert len(ran(folder)) == 2 * len(direct.outputs)
+
+
 def test_what_another_run_has_is_not_run_again(instance: DagsterInstance, marks: Callable[[str], Path]) -> None:
     folder = marks("again")
     first = execute_experiment(experiment(folder), instance=instance)
