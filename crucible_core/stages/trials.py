@@ -23,7 +23,7 @@ from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment, Place, Source, StageDef
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Until
+from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Search, Until
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
 from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan_stage
@@ -35,8 +35,9 @@ from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.engine import run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
+from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
-from crucible_core.trials.table import Arm, Trial, TrialsError, arms_of, find_arm, table_of
+from crucible_core.trials.table import Arm, Trial, TrialsError, arm_of, arms_of, check_size, find_arm, table_of
 from crucible_core.trials.until import Difference, differences
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
@@ -75,6 +76,8 @@ class RunTrials(Stage):
     """How often each arm is run, each time with another seed."""
     until: Until | None = None
     """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
+    search: Search | None = None
+    """Chooses the arms by what the earlier ones measured."""
     measure: str | None = None
     """The metric of a trial that is compared."""
     baseline: str | None = None
@@ -101,9 +104,9 @@ class RunTrials(Stage):
         """Raises InvalidExperimentError for trials that cannot be run, each mistake where the file has it."""
         at = ("pipeline", experiment.index_of(STAGE), "options")
         try:
-            arms = arms_of(self.arms, self.grid)
-            next(table_of(arms, self._most_replicates, self.seed))
-            self._check_until(arms)
+            arms = self._arms()
+            check_size((self.search.budget if self.search else len(arms)) * self._most_replicates)
+            self._check_rounds(arms)
         except TrialsError as error:
             raise InvalidExperimentError(f"trials: {error}", location=experiment.location(*at, *error.place)) from None
         self._check(experiment, Arm("", {}, {}))
@@ -117,20 +120,29 @@ class RunTrials(Stage):
                 said = f"trials: arm {arm.name!r}: {error.message}"
                 mistakes.setdefault(place, InvalidExperimentError(said, location=experiment.location(*at, *place)))
                 continue
-            if same != arm.name:
+            if same != arm.name and self.search is None:
                 said = f"trials: the arms {same!r} and {arm.name!r} are the same: leave one of them out"
                 raise InvalidExperimentError(said, location=experiment.location(*at, "grid" if self.grid else "arms"))
         if mistakes:
             raise InvalidExperimentError.of(list(mistakes.values()))
         if self.until is not None and importlib.util.find_spec("scipy") is None:
             return ["`until` needs the extra 'stats': pip install 'crucible-dagster[stats]'"]
+        if self.search is not None and importlib.util.find_spec("optuna") is None:
+            return ["`search` needs the extra 'optuna': pip install 'crucible-dagster[optuna]'"]
         return ()
 
-    def _check_until(self, arms: Sequence[Arm]) -> None:
+    def _arms(self) -> Sequence[Arm]:
+        """The arms; of a search, one for each value that shows whether the others can be."""
+        if self.search is None:
+            return arms_of(self.arms, self.grid)
+        return [arm_of({key: value}, ()) for key, values in self.search.space.items() for value in ends_of(values)]
+
+    def _check_rounds(self, arms: Sequence[Arm]) -> None:
+        key = "search" if self.search is not None else "until"
+        if (self.search or self.until) is not None and self.measure is None:
+            raise TrialsError(f"{key}: name the `measure` that it looks at", key)
         if self.until is None:
             return
-        if self.measure is None:
-            raise TrialsError("until: name the `measure` whose differences are to be known so well", "until")
         if self.baseline is None:
             raise TrialsError("until: differences need two arms, or more arms and the `baseline` of them", "until")
         find_arm(arms, self.baseline)
@@ -145,6 +157,8 @@ class RunTrials(Stage):
 
     def _culprit(self, experiment: Experiment, arm: Arm) -> tuple[str | int, ...]:
         """Where the arm has what cannot be run: the value of the grid or the stage that is refused by itself."""
+        if self.search is not None:
+            return ("search", "space", *arm.varied)
         for key, value in arm.varied.items():
             stage, _, option = key.partition(".")
             if self._is_refused(experiment, Arm("", {stage: {option: value}}, {})):
@@ -192,6 +206,9 @@ class RunTrials(Stage):
 
     def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
         """The trials of each round; `table` has by then the rows of those before."""
+        if self.search is not None:
+            yield from searched(table, str(self.measure), self.replicates, self.seed, **self.search.model_dump())
+            return
         arms = arms_of(self.arms, self.grid)
         trials = table_of(arms, self._most_replicates, self.seed)
         while round_ := list(islice(trials, len(arms) * self.replicates)):
@@ -228,11 +245,13 @@ class RunTrials(Stage):
 
     def summary(self, experiment: Experiment) -> str:
         """The size of the table and the stages of a trial, in one sentence."""
-        arms = len(arms_of(self.arms, self.grid))
+        arms = self.search.budget if self.search else len(arms_of(self.arms, self.grid))
         names = [one.name for one in experiment.pipeline]
         index = names.index(STAGE)
         before, after = (", ".join(part) for part in (names[:index], names[index + 1 :]))
         counted = f"{_counted(arms, 'arm')} x {_counted(self.replicates, 'replicate')}"
+        if self.search is not None:
+            counted += f", the arms chosen {self.search.batch} at a time by {self.search.sampler}"
         if self.until is not None:
             counted += f", or more, up to {self.until.at_most:,} replicates"
         return (

@@ -335,6 +335,127 @@ def test_rounds_are_the_same_in_processes_and_go_on_where_they_were_interrupted(
     assert len(marks(ran)) == 3 * total - 17
 
 
+# --- search -----------------------------------------------------------------------------------------------------------
+
+SEARCH = {
+    "search": {"budget": 24, "batch": 6, "space": {"flip.bias": {"low": 0.05, "high": 0.95}, "flip.n": [10, 20, 40]}},
+    "measure": "heads",
+}
+
+
+@pytest.mark.slow
+def test_a_search_finds_better_arms_than_chance_and_asks_again_for_the_same(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    asked = experiment(SEARCH, {"name": "stumble", "options": {"marks": str(ran)}})
+    here = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    table = rows(here)
+    assert len(table) == len(marks(ran)) == len({row["arm"] for row in table}) == 24
+    assert all(0.05 <= row["flip.bias"] <= 0.95 and row["flip.n"] in (10, 20, 40) for row in table)
+    assert {row["seed"] for row in table} == {seed_of(SEED, 0)}
+    first, last = ([row["heads"] for row in part] for part in (table[:6], table[-6:]))
+    assert np.mean(last) > np.mean(first) + 0.1
+    apart = run_experiment(asked, registry=REGISTRY, jobs=2)
+    assert without_time(apart) == without_time(here)
+    (file,) = (one for one in (tmp_path / "kept").rglob("*") if one.is_file())
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:15]))
+    again = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    assert without_time(again) == without_time(here)
+    assert len(marks(ran)) == 24 + 24 + 9
+
+
+@pytest.mark.slow
+def test_the_direction_of_a_search_is_that_of_the_comparison_or_its_own() -> None:
+    def lowered(search: Mapping[str, Any], *after: Mapping[str, Any]) -> Any:
+        table = {**SEARCH, "search": {**SEARCH["search"], **search}, "replicates": 2}  # type: ignore[dict-item]
+        asked = experiment(table)
+        asked = asked.model_validate({**asked.to_dict(), "pipeline": [*asked.to_dict()["pipeline"], *after]})
+        plan = plan_experiment(asked, REGISTRY)
+        return next(one.options or {} for one in plan.experiment.pipeline if one.name == "trials")["search"]
+
+    bench = {"name": "bench", "options": {"higher_is_better": False}}
+    assert lowered({})["higher_is_better"] is True  # type: ignore[index]
+    assert lowered({}, bench)["higher_is_better"] is False  # type: ignore[index]
+    assert lowered({"higher_is_better": True}, bench)["higher_is_better"] is True  # type: ignore[index]
+    table = {**SEARCH, "search": {**SEARCH["search"], "budget": 48, "higher_is_better": False}}  # type: ignore[dict-item]
+    ctx = run_experiment(experiment(table), registry=REGISTRY)
+    assert np.mean([row["heads"] for row in rows(ctx)[-24:]]) < 0.4
+
+
+@pytest.mark.slow
+def test_an_arm_that_is_chosen_again_is_not_run_again_and_one_that_fails_is_told_so() -> None:
+    asked = {
+        "search": {"budget": 12, "sampler": "random", "batch": 5, "space": {"flip.n": [10, 20]}},
+        "measure": "heads",
+    }
+    ctx = run_experiment(experiment(asked), registry=REGISTRY)
+    assert sorted(row["arm"] for row in rows(ctx)) == ["n=10", "n=20"]
+    broken = {"name": "stumble", "options": {"on": [seed_of(SEED, 0)]}}
+    ctx = run_experiment(experiment({**SEARCH, "max_failures": 100}, broken), registry=REGISTRY)
+    assert ctx.metrics["trials"]["failed"] == 24
+
+
+def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(
+        InvalidExperimentError, match=r"needs the extra 'optuna': pip install 'crucible-dagster\[optuna\]'"
+    ):
+        plan_experiment(experiment(SEARCH), REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        ("search: {budget: 5, space: {flip.n: [1, 2]}}", "coins.yaml:8:3: trials: search: name the `measure`"),
+        ("search: {budget: 0, space: {flip.n: [1, 2]}}", "coins.yaml:8:12: trials.search.budget"),
+        ("search: {budget: 5, space: {}}", "coins.yaml:8:23: trials.search.space: names no option that is searched"),
+        ("search: {budget: 5, sampler: tpa, space: {flip.n: [1, 2]}}", "trials.search.sampler: should be"),
+        ("search: {budget: 5, space: {flip.n: []}}", "coins.yaml:8:31: trials.search.space: 'flip.n' needs a list of"),
+        ("search: {budget: 5, space: {flip.n: {low: 2, high: 1}}}", "whose low is below its high, and above 0 if log"),
+        ("search: {budget: 5, space: {flip.n: {low: 0, high: 1, log: true}}}", "'flip.n' needs a list of choices, or"),
+        ("search: {budget: 5, space: {flip.n: {low: a, high: b}}}", "such as {low: 0.1, high: 10, log: true}"),
+        ("search: {budget: 5, space: {flip: [1]}}", "'flip' does not name an option: write it as stage.option"),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flip.m: [1]}}",
+            "coins.yaml:9:31: trials: arm 'm=1': stage 'flip' has no option 'm'",
+        ),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flip.n: {low: 0.5, high: 3}}}",
+            "trials: arm 'n=0.5': stage 'flip', option n: should be a valid integer",
+        ),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flop.n: [1]}}",
+            "coins.yaml:9:31: trials: experiment 'coins' has no stage 'flop'; did you mean 'flip'?",
+        ),
+        (
+            "measure: heads\nreplicates: 10000\nsearch: {budget: 101, space: {flip.n: [1]}}",
+            "1,010,000 trials are more than the 1,000,000 that a sweep can have",
+        ),
+        *(
+            (
+                f"measure: heads\n{more}\nsearch: {{budget: 5, space: {{flip.n: [1]}}}}",
+                f"coins.yaml:9:3: trials: `search` chooses the arms; leave out `{more.partition(':')[0]}`",
+            )
+            for more in (
+                "grid: {flip.n: [1]}",
+                "arms: {a: {flip: {n: 1}}}",
+                "baseline: a",
+                "until: {width: 1, at_most: 2}",
+            )
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_said_where_the_file_has_it(
+    refused: Callable[..., str], trials: str, said: str
+) -> None:
+    assert said in refused(trials)
+
+
+def test_a_search_whose_arms_are_compared_has_replicates(refused: Callable[..., str]) -> None:
+    file = FILE.replace("{name: gather}", "{name: bench}")
+    text = refused("measure: heads\nsearch: {budget: 5, space: {flip.n: [1]}}", file)
+    assert "coins.yaml:9:3: trials: stage 'bench' compares the arms, for which each needs `replicates: 2`" in text
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
@@ -622,7 +743,7 @@ def refused(tmp_path: Path) -> Callable[[str], str]:
         ),
         (
             "replicates: 2\nuntil: {width: 1, at_most: 9}",
-            "coins.yaml:9:3: trials: until: name the `measure` whose differences are to be known so well",
+            "coins.yaml:9:3: trials: until: name the `measure` that it looks at",
         ),
         (
             "replicates: 2\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
@@ -632,8 +753,11 @@ def refused(tmp_path: Path) -> Callable[[str], str]:
             "grid: {flip.n: [2, 3]}\nreplicates: 20\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
             "coins.yaml:11:21: trials: until: replicates are added 20 at a time, which is more than at_most, 9",
         ),
-        ("grid: {flip: [1]}", "'flip' does not name an option: write it as stage.option, such as train.rate"),
-        ("grid: {flip.bias: []}", "'flip.bias' has no values"),
+        (
+            "grid: {flip: [1]}",
+            "coins.yaml:8:10: trials.grid: 'flip' does not name an option: write it as stage.option, such as",
+        ),
+        ("grid: {flip.bias: []}", "coins.yaml:8:10: trials.grid: 'flip.bias' has no values"),
         (
             "replicates: 2\nfrom: gather",
             "trials: a trial would have no stage: it begins with 'gather', which gathers results",

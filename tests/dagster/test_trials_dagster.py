@@ -115,6 +115,22 @@ def test_replicates_are_added_on_dagster_as_without_it(
     assert len(ran(folder)) == 2 * len(direct.outputs)
 
 
+def test_a_search_on_dagster_chooses_the_arms_that_it_chooses_without_it(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    folder = marks("search")
+    space = {"flip.bias": {"low": 0.1, "high": 0.9}, "flip.n": [20, 50]}
+    table = {"search": {"budget": 12, "batch": 4, "space": space}, "replicates": 2, "measure": "heads", "workers": 2}
+    asked = Experiment.model_validate({**experiment(folder).to_dict(), "trials": table})
+    dagster = execute_experiment(asked, instance=instance)
+    direct = run_experiment(asked)
+    assert len(ran(folder)) == 48
+    assert len(rows(direct)) == 24
+    assert rows(dagster) == rows(direct)
+    execute_experiment(asked, instance=instance)
+    assert len(ran(folder)) == 48
+
+
 def test_what_another_run_has_is_not_run_again(instance: DagsterInstance, marks: Callable[[str], Path]) -> None:
     folder = marks("again")
     first = execute_experiment(experiment(folder), instance=instance)
