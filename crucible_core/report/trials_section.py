@@ -9,6 +9,7 @@ from crucible_core.context import Context
 from crucible_core.report.csv import csv_of
 from crucible_core.report.document import Block, Paragraph, Section, Table
 from crucible_core.report.leaderboard import MOST_ARMS, leaderboard_of
+from crucible_core.report.sweep_pictures import sweep_pictures
 from crucible_core.values.formatting import format_value
 
 __all__ = ["csv_of_trials", "failed_trials", "trial_rows", "trials_section", "trials_table"]
@@ -41,6 +42,7 @@ def trials_section(ctx: Context) -> Section | None:
     if len(board.arms) > MOST_ARMS:
         blocks.append(Paragraph(f"The first {MOST_ARMS} of {len(board.arms):,} arms."))
     blocks += map(Paragraph, board.notes)
+    blocks += sweep_pictures(ctx, rows, board)
     return Section("Trials", tuple(blocks))
 
 

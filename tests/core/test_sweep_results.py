@@ -1,8 +1,8 @@
-"""What a sweep gives: the leaderboard of its arms."""
+"""What a sweep gives: the leaderboard of its arms, and its charts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from scipy import stats
 from crucible_bench import compare
 from crucible_bench.decisions.rankings import indistinguishable_from_best
 from crucible_core import Context, Experiment, GateFailedError, Registry, run_experiment, stage
-from crucible_core.report import report_on
-from crucible_core.report.document import Document, Paragraph, Table
+from crucible_core.ir.vocabulary import ReportFormat
+from crucible_core.report import render_report, report_on
+from crucible_core.report.document import Document, Paragraph, Picture, PictureOfTwoWidths, Table
 from crucible_core.report.leaderboard import leaderboard_of
+from crucible_core.report.sweep_pictures import sweep_pictures
 from crucible_core.report.trials_section import trial_rows
 from crucible_core.stages.bench import Bench
 
@@ -110,6 +112,67 @@ def test_many_arms_are_cut_with_a_sentence() -> None:
     (table,), notes = section(report_on(ctx))
     assert len(table.rows) == 100
     assert notes == ["The first 100 of 120 arms."]
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+def pictures(trials: Mapping[str, Any], bench: Mapping[str, Any] | None = None) -> list[str]:
+    """The alternative texts of the charts among the trials."""
+    ctx = swept(trials, bench)
+    (found,) = [one for one in report_on(ctx).sections if one.title == "Trials"]
+    assert all(isinstance(one, PictureOfTwoWidths) for one in found.blocks if isinstance(one, Picture))
+    return [one.alt for one in found.blocks if isinstance(one, Picture)]
+
+
+def test_two_varied_options_make_a_heat_map_and_a_number_among_them_a_curve() -> None:
+    grid = {"guess.how": ["well", "badly"], "guess.at": [0.1, 1.0, 10.0]}
+    heat, line = pictures({"grid": grid, "replicates": 12, "baseline": {"guess.how": "badly", "guess.at": 0.1}}, {})
+    assert heat.startswith("Heat map of score by guess.at and guess.how. well: 0.1 ")
+    assert heat.count("(framed)") == 1
+    assert "(framed); badly: 0.1 " in heat
+    assert line.startswith("score by guess.at. well: ")
+    assert line.count("95% CI [") == 6
+    assert "; badly: " in line
+
+
+def test_a_cell_whose_trials_all_failed_is_empty() -> None:
+    grid = {"guess.at": [0.0, 1.0], "guess.how": ["well", "badly"]}
+    ctx = swept({"grid": grid})
+    rows = [{**row, "status": "failed", "score": None} if row["arm"] == "at=1.0 badly" else row for row in ctx.outputs]
+    (heat,) = sweep_pictures(ctx, rows, leaderboard_of(ctx, rows))
+    assert heat.alt.endswith("badly no value.")
+
+
+@pytest.mark.parametrize(
+    ("trials", "charts"),
+    [
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0]}}, ["score by guess.at"]),
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0], "guess.how": ["well"]}}, ["score by guess.at"]),
+        ({"grid": {"guess.at": [1.0, 2.0]}}, []),
+        ({"grid": {"guess.how": ["well", "badly"]}}, []),
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0], "guess.fails": [-1, -2, -3]}}, ["Heat map of score"]),
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0], "guess.fails": [-1, -2], "guess.how": ["well", "badly"]}}, []),
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0]}, "arms": {"a": {"guess": {"how": "well"}}}}, []),
+        ({"grid": {"guess.at": [1.0, 2.0, 3.0]}, "measure": None}, []),
+    ],
+)
+def test_charts_are_those_that_the_grid_can_have(trials: Mapping[str, Any], charts: Sequence[str]) -> None:
+    found = pictures({"replicates": 2, **trials})
+    assert [any(text.startswith(chart) for text in found) for chart in charts] == [True] * len(charts)
+    assert len(found) == len(charts)
+
+
+@pytest.mark.parametrize("report_format", ["html", "latex", "markdown"])
+def test_reports_hold_the_leaderboard_and_its_charts(report_format: ReportFormat) -> None:
+    grid = {"guess.how": ["well", "badly"], "guess.at": [0.1, 1.0, 10.0]}
+    ctx = swept({"grid": grid, "replicates": 4, "baseline": {"guess.how": "badly", "guess.at": 0.1}}, {})
+    text = render_report(ctx, report_format)
+    assert "shown to be worse" in text
+    assert text.count({"html": "<figure>", "latex": "tikzpicture}[", "markdown": "data:image/svg"}[report_format]) == 4
+
+
+# --- a leaderboard beside any comparison ------------------------------------------------------------------------------
 
 
 GROUPS = {"a": [1.0, 2.0, 3.5, 4.0], "b": [2.0, 3.5, 4.0, 5.5], "c": [9.0, 9.5, 11.5, 12.0]}
