@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.report.csv import csv_of
 from crucible_core.report.document import Block, Paragraph, Section, Table
 from crucible_core.report.leaderboard import MOST_ARMS, leaderboard_of
 from crucible_core.report.sweep_pictures import sweep_pictures
 from crucible_core.values.formatting import format_value
 
-__all__ = ["csv_of_trials", "failed_trials", "trial_rows", "trials_section", "trials_table"]
+__all__ = ["failed_trials", "trial_rows", "trials_section", "trials_table"]
 
 MOST_SHOWN = 20
+TABLES = ("trials.csv", "trials.parquet")
+"""The artifacts that have the whole table."""
 _COLUMNS = frozenset({"arm", "replicate", "seed", "status", "seconds"})
 
 Row = Mapping[str, Any]
@@ -43,6 +44,8 @@ def trials_section(ctx: Context) -> Section | None:
         blocks.append(Paragraph(f"The first {MOST_ARMS} of {len(board.arms):,} arms."))
     blocks += map(Paragraph, board.notes)
     blocks += sweep_pictures(ctx, rows, board)
+    if kept := [name for name in ctx.artifacts if name in TABLES]:
+        blocks.append(Paragraph(f"All columns of all {len(rows):,} trials: {' and '.join(kept)}, among the artifacts."))
     return Section("Trials", tuple(blocks))
 
 
@@ -61,15 +64,5 @@ def trials_table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
     return Table(tuple(columns), cells, frozenset(numeric))
 
 
-def csv_of_trials(rows: Sequence[Row]) -> str:
-    """All columns of the rows as CSV, numbers in full."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_of([tuple(columns), *(tuple(_text(row.get(name)) for name in columns) for row in rows)])
-
-
 def _cell(value: Any) -> str:
     return "" if value is None else format_value(value)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

@@ -1,24 +1,42 @@
-"""What a sweep gives: the leaderboard of its arms, and its charts."""
+"""What a sweep gives: the leaderboard of its arms, its charts, and its whole table."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import io
+import math
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from scipy import stats
 
 from crucible_bench import compare
 from crucible_bench.decisions.rankings import indistinguishable_from_best
-from crucible_core import Context, Experiment, GateFailedError, Registry, run_experiment, stage
+from crucible_core import (
+    Context,
+    CrucibleError,
+    Experiment,
+    GateFailedError,
+    InvalidExperimentError,
+    Registry,
+    run_experiment,
+    stage,
+)
 from crucible_core.ir.vocabulary import ReportFormat
 from crucible_core.report import render_report, report_on
 from crucible_core.report.document import Document, Paragraph, Picture, PictureOfTwoWidths, Table
 from crucible_core.report.leaderboard import leaderboard_of
 from crucible_core.report.sweep_pictures import sweep_pictures
+from crucible_core.report.tables import csv_of_records, parquet_of_records
 from crucible_core.report.trials_section import trial_rows
 from crucible_core.stages.bench import Bench
+from crucible_core.stages.report import Report
 
 
 @stage
@@ -170,6 +188,84 @@ def test_reports_hold_the_leaderboard_and_its_charts(report_format: ReportFormat
     text = render_report(ctx, report_format)
     assert "shown to be worse" in text
     assert text.count({"html": "<figure>", "latex": "tikzpicture}[", "markdown": "data:image/svg"}[report_format]) == 4
+
+
+# --- the whole table --------------------------------------------------------------------------------------------------
+
+
+def with_report(trials: Mapping[str, Any], **more: Any) -> Context:
+    asked = {"id": "guesses", "seed": 1, "pipeline": [{"name": "guess"}, {"name": "report"}], "trials": trials, **more}
+    return run_experiment(Experiment.model_validate(asked), registry=Registry({"guess": guess, "report": Report}))
+
+
+def test_the_whole_table_is_an_artifact_beside_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path))
+    grid = {"guess.how": ["=1+1", 'a, "b"'], "guess.at": [-2.0]}
+    ctx = with_report({"grid": grid, "replicates": 3})
+    path = Path(ctx.artifacts["trials.csv"])
+    assert path.parent == Path(ctx.artifacts["report.html"]).parent == tmp_path / "guesses" / ctx.run_id
+    with path.open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert [row["arm"] for row in read] == [
+        "'=1+1 at=-2.0",
+        'a, "b" at=-2.0',
+    ] * 3
+    assert [float(row["score"]) for row in read] == [row["score"] for row in ctx.outputs]  # in full
+    assert min(float(row["score"]) for row in read) < 0
+    assert path.read_bytes().count(b"\r\n") == 7
+    for name in ("report.html", "report.markdown"):
+        assert "All columns of all 6 trials: trials.csv and trials.parquet" in Path(ctx.artifacts[name]).read_text()
+
+
+def test_parquet_keeps_the_types_of_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path))
+    ctx = with_report({"grid": {"guess.at": [1.0, 2.0], "guess.how": ["well", "badly"]}, "replicates": 2})
+    table = parquet.read_table(ctx.artifacts["trials.parquet"])
+    assert table.to_pylist() == list(ctx.outputs)
+    types = {name: str(table.schema.field(name).type) for name in ("arm", "guess.at", "replicate", "seed", "score")}
+    assert types == {"arm": "string", "guess.at": "double", "replicate": "int64", "seed": "int64", "score": "double"}
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([1, None, 2.5], [1.0, None, 2.5]),
+        ([1, "a", None], ["1", "a", None]),
+        ([[1, 2], {"a": 1}, None], ["[1, 2]", '{"a": 1}', None]),
+        ([10**30, 1], [str(10**30), "1"]),
+        ([True, False], [True, False]),
+        ([True, 1], ["True", "1"]),
+        ([math.inf, -0.0], [math.inf, -0.0]),
+    ],
+)
+def test_a_column_of_several_types_is_one_of_texts(values: list[Any], kept: list[Any]) -> None:
+    written = parquet_of_records([{"x": value} for value in values])
+    assert parquet.read_table(io.BytesIO(written)).column("x").to_pylist() == kept
+
+
+def test_without_pyarrow_there_is_the_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ctx = with_report({"grid": {"guess.at": [1.0, 2.0]}})
+    assert set(ctx.artifacts) == {"report.html", "report.markdown", "trials.csv"}
+    with pytest.raises(CrucibleError, match="pip install pyarrow"):
+        parquet_of_records([{"x": 1}])
+
+
+def test_an_output_with_the_name_of_the_table_is_refused() -> None:
+    outputs = [{"name": "trials", "formats": ["csv"]}]
+    with pytest.raises(InvalidExperimentError, match="the name of the table of the trials; give it another name"):
+        with_report({"grid": {"guess.at": [1.0, 2.0]}}, outputs=outputs)
+
+
+def test_a_large_table_is_written_in_little_time() -> None:
+    rows = [
+        {"arm": f"C={place % 6}", "replicate": place, **dict.fromkeys("abcdefgh", place / 7)} for place in range(20_000)
+    ]
+    began = time.process_time()
+    text = csv_of_records(rows)
+    assert time.process_time() - began < 5
+    assert text.count("\r\n") == 20_001
 
 
 # --- a leaderboard beside any comparison ------------------------------------------------------------------------------
