@@ -171,13 +171,13 @@ def _plan_each(
 ) -> tuple[PlannedStage, ...]:
     planned = []
     # Read once: every attribute of a pydantic model that is read costs as much as a call.
-    pipeline, seed, folder = experiment.pipeline, experiment.seed, experiment.folder
+    seed, folder = experiment.seed, experiment.folder
     broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
-        if broken and str(pipeline[index].module).partition(":")[0] in broken:
+        if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, pipeline[index], seed, registry, folder, ask=True))
+            planned.append(_plan(experiment, index, seed, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -190,19 +190,13 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, experiment.pipeline[index], experiment.seed, registry, experiment.folder)
+    return _plan(experiment, index, experiment.seed, registry, experiment.folder)
 
 
 def _plan(
-    experiment: Experiment,
-    index: int,
-    definition: StageDef,
-    seed: int | None,
-    registry: Registry,
-    folder: Path | None,
-    *,
-    ask: bool = False,
+    experiment: Experiment, index: int, seed: int | None, registry: Registry, folder: Path | None, *, ask: bool = False
 ) -> PlannedStage:
+    definition = experiment.pipeline[index]
     try:
         found = registry.resolve(definition, folder=folder)
     except UnknownStageError as error:
