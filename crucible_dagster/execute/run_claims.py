@@ -15,13 +15,24 @@ from collections.abc import Iterable, Mapping
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from crucible_core.errors import CrucibleError
+from crucible_dagster.dagster_internals import InstanceRef, run_of_this_process
 from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.heartbeat import start_heartbeat
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
 from crucible_dagster.origins import location_of
 from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import (
+    EXPERIMENT_TAG,
+    SCHEDULE_NAME_TAG,
+    SENSOR_NAME_TAG,
+    SUPERSEDED_TAG,
+    TICK_TAG,
+    UPDATE_TAG,
+)
 
 __all__ = [
     "SCHEDULE_NAME_TAG",
@@ -29,6 +40,7 @@ __all__ = [
     "SUPERSEDED_TAG",
     "TICK_TAG",
     "UPDATE_TAG",
+    "begin_run_of_this_process",
     "claim_key",
     "claim_or_end",
     "root_of",
@@ -69,6 +81,33 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
     raise StepFailure(said)
 
 
+def begin_run_of_this_process() -> None:
+    """In a process that a code server started for a run: end it if another one runs this very run, else let it beat.
+
+    To be called when the definitions are loaded. Right after that, Dagster lets a second process of a run end by
+    itself, and takes its end for that of the run.
+    """
+    launched = run_of_this_process()
+    if launched is None or launched in _begun:
+        return
+    _begun.append(launched)
+    run_id, ref = launched
+    if ref is None:
+        return
+    # Without a store the first stage fails, and says why.
+    with contextlib.suppress(CrucibleError, OSError):
+        with DagsterInstance.from_ref(ref) as instance:
+            run = instance.get_run_by_id(run_id)
+            if run is None or (EXPERIMENT_TAG not in run.tags and not run.asset_selection):
+                return
+            store = open_store(instance)
+            _leave_to_another_process(run, store, instance)
+        start_heartbeat(store, run_id)
+
+
+_begun: list[tuple[str, InstanceRef | None]] = []
+
+
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
     """End this process if another one of this machine runs the very same run: two daemons took it from the queue.
 
@@ -78,6 +117,8 @@ def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: Da
     first = store.claim(f"process of {run.run_id}", run.run_id, mine)
     if first == mine or is_elsewhere(first) or is_gone(first):
         return
+    with contextlib.suppress(Exception):
+        instance.report_engine_event(f"Process {os.getpid()} does nothing: the run is that of process {first}.", run)
     over = False
     while not over and not is_gone(first):
         time.sleep(1.0)
