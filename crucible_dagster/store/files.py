@@ -10,13 +10,14 @@ import contextlib
 import errno
 import mmap
 import os
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple, Protocol, cast
 
+from fsspec import AbstractFileSystem
 from upath import UPath
 
 from crucible_core import CrucibleError
@@ -24,6 +25,8 @@ from crucible_core import CrucibleError
 __all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
 TEMPORARY = ".writing-"
+EXCLUSIVE = "exclusive"
+"""The file of a remote store that is there since it was first seen that a file is created once."""
 
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
@@ -79,11 +82,14 @@ class Files(Protocol):
         """Remove the file if it is there."""
 
 
-def open_files(base: UPath) -> Files:
-    """The files below `base`. Raises CrucibleError if its file system's package is missing."""
+def open_files(base: UPath, mode: int | None = None) -> Files:
+    """The files below `base`; `mode` is that of local ones, by default what the umask allows.
+
+    Raises CrucibleError if its file system's package is missing.
+    """
     try:
         if base.protocol in {"", "file", "local"}:
-            return LocalFiles(Path(str(base.path)))
+            return LocalFiles(Path(str(base.path)), mode)
         return RemoteFiles(base)
     except ImportError as error:
         raise CrucibleError(
@@ -93,10 +99,14 @@ def open_files(base: UPath) -> Files:
 
 
 class LocalFiles:
-    """A folder on a local or mounted disk."""
+    """A folder on a local or mounted disk.
 
-    def __init__(self, base: Path) -> None:
+    Files have the `mode`, and folders can be searched by whoever may read files; without one, the umask decides.
+    """
+
+    def __init__(self, base: Path, mode: int | None = None) -> None:
         self.base = base
+        self.mode = mode
 
     def __repr__(self) -> str:
         return f"LocalFiles({str(self.base)!r})"
@@ -150,10 +160,12 @@ class LocalFiles:
         try:
             stream = path.open("ab", buffering=0)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             stream = path.open("ab", buffering=0)
         with stream:
             before = stream.tell()
+            if before == 0 and self.mode is not None:
+                os.fchmod(stream.fileno(), self.mode)
             left = memoryview(data)
             try:
                 while left:
@@ -184,7 +196,7 @@ class LocalFiles:
         try:
             os.utime(path)
             return path.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # or another user's, in a folder that both write to
             return None
 
     def modified(self, name: str) -> float | None:
@@ -203,28 +215,33 @@ class LocalFiles:
 
     def _write_beside(self, name: str, parts: Sequence[bytes | memoryview]) -> Path:
         folder = self.path(name).parent
+        temporary = folder / f"{TEMPORARY}{token_hex(8)}"
         try:
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+            stream = temporary.open("xb")
         except FileNotFoundError:
-            _make_folder(folder)
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+            self._make_folder(folder)
+            stream = temporary.open("xb")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with stream:
+                if self.mode is not None:
+                    os.fchmod(stream.fileno(), self.mode)
                 for part in parts:
                     stream.write(part)
                 stream.flush()
                 os.fsync(stream.fileno())
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        return Path(temporary)
+        return temporary
 
-
-def _make_folder(folder: Path) -> None:
-    missing = [folder, *(parent for parent in folder.parents if not parent.exists())]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _sync_folder(made.parent)
+    def _make_folder(self, folder: Path) -> None:
+        missing = [folder, *(parent for parent in folder.parents if not parent.exists())]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            if self.mode is not None and made.is_relative_to(self.base):
+                # Search for whoever may read; and what a folder passes on to those below, as its group, stays.
+                made.chmod(made.stat().st_mode & 0o7000 | self.mode | (self.mode & 0o444) >> 2)
+            _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -237,15 +254,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteFiles:
-    """Any file system that fsspec knows: an object store, or memory.
+    """A file system of fsspec that can write on condition: an object store, or memory.
 
-    An object there appears whole when it is written, and `create` is a conditional write.
+    An object there appears whole when it is written, and `create` is a conditional write. That claims and results are
+    written once rests on it, so a file system without it is refused when something is first to be created.
     """
 
     def __init__(self, base: UPath) -> None:
         self.base = base
         self._fs: Any = base.fs
         self._written: dict[str, bytes] = {}
+        self._is_exclusive = False
 
     def __repr__(self) -> str:
         return f"RemoteFiles({str(self.base)!r})"
@@ -265,11 +284,33 @@ class RemoteFiles:
                 stream.write(part)
 
     def create(self, name: str, data: bytes) -> bool:
+        if not self._is_exclusive:
+            self._check_exclusive()
+            self._is_exclusive = True
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
         try:
             self._fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
+
+    def _check_exclusive(self) -> None:
+        """Raises CrucibleError if two writers of one file may both be told that theirs counts."""
+        fs = self._fs
+        while getattr(fs, "fs", None) is not None:  # one that passes everything on to another
+            fs = fs.fs
+        if getattr(fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
+            why = f"{type(fs).__name__} looks whether a file is there and then writes it, as two writers may do at once"
+        elif self._create(EXCLUSIVE, b"") and self._create(EXCLUSIVE, b""):
+            why = "it has just created one file twice"
+        else:
+            return
+        raise CrucibleError(
+            f"the context store {self.base} cannot be written to: {why}, and results and claims of runs must be "
+            "written once. Use a folder, or an object store with conditional writes, such as S3"
+        )
 
     def append(self, name: str, data: bytes) -> None:
         # Objects cannot grow. What is appended to is small: the events of one stage.
