@@ -3,7 +3,8 @@
 Two daemons launch every tick twice, and nothing in Dagster prevents the second run: it looks whether there is a run,
 then creates one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that before
 its first stage, by creating a file in the context store that must not exist yet. One run gets it; the others end as
-cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again.
+cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again. Of the
+retries that two daemons launch of one run, one claims to be the retry.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 
+RETRY_NUMBER_TAG = "dagster/retry_number"
+"""Of a run that Dagster launched because another one failed; not of one that a person launched from it."""
 _WHAT: Mapping[str, str] = {SCHEDULE_NAME_TAG: TICK_TAG, SENSOR_NAME_TAG: UPDATE_TAG}
 
 
@@ -65,6 +69,10 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
 
     Raises StepFailure in that case, and StoreError if the store cannot be used.
     """
+    if RETRY_NUMBER_TAG in run.tags and run.parent_run_id is not None:
+        owner = store.claim(f"retry of {run.parent_run_id}", run.run_id)
+        if owner != run.run_id:
+            _end_superseded(run, owner, f"is the retry of run {run.parent_run_id}", instance)
     key = claim_key(run)
     if key is None:
         return
@@ -74,7 +82,11 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
         return
     what = f"tick {run.tags[TICK_TAG]}" if SCHEDULE_NAME_TAG in run.tags else "this update"
     launcher = run.tags.get(SCHEDULE_NAME_TAG) or run.tags.get(SENSOR_NAME_TAG)
-    said = f"Run {owner} has {what} of {launcher}; this run does nothing."
+    _end_superseded(run, owner, f"has {what} of {launcher}", instance)
+
+
+def _end_superseded(run: DagsterRun, owner: str, why: str, instance: DagsterInstance) -> NoReturn:
+    said = f"Run {owner} {why}; this run does nothing."
     instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
     # A run whose steps fail while it is being cancelled ends as cancelled: there is no alert and no retry.
     instance.report_run_canceling(run, said)

@@ -73,7 +73,9 @@ def deployment(
             home,
             {
                 "run_coordinator": {**queue, "config": {"dequeue_interval_seconds": 1}},
-                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5},
+                # A daemon that is killed may have said of a run that it starts, and not started it.
+                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "start_timeout_seconds": 120},
+                "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
             },
         )
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
