@@ -86,13 +86,7 @@ class FolderFiles:
         return (self.base / name).read_bytes()
 
     def append(self, name: str, data: bytes) -> None:
-        path = self.base / name
-        try:
-            stream = path.open("ab", buffering=0)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("ab", buffering=0)
-        with stream:
+        with self.open_to_append(name) as stream:
             before = stream.tell()
             left = memoryview(data)
             try:
@@ -102,6 +96,15 @@ class FolderFiles:
                 # An incomplete line would spoil the next one.
                 stream.truncate(before)
                 raise
+
+    def open_to_append(self, name: str) -> io.FileIO:
+        """The file, made with its folder if it is not there."""
+        path = self.base / name
+        try:
+            return path.open("ab", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("ab", buffering=0)
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
         for part in parts:
