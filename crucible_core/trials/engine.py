@@ -104,8 +104,9 @@ def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
 def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
     """What processes have kept of what they did, before they could say so."""
     for key, row in log.rows(left).items():
-        del left[key]
-        yield key, row
+        if row is not None:
+            del left[key]
+            yield key, row
 
 
 def _run_batch(
