@@ -37,13 +37,14 @@ from crucible_core import (
     Stage,
     StageFailedError,
 )
-from crucible_core.ir.experiment import Source
+from crucible_core.ir.experiment import Execution, Source
 from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.trials_stage import every_stage
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_core.values.places import project_folder
+from crucible_dagster.compile.executors import ALWAYS
 from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import (
     InMemoryJob,
@@ -290,8 +291,11 @@ def _execute_apart(
             f"the {executor} executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
-    config = _config(executor, **({} if executor == "celery" else _limits(plan.experiment)))
-    with job_in_processes(plan.experiment, plan.registry, ()) as job:
+    experiment = plan.experiment
+    if executor not in ALWAYS and (experiment.execution is None or experiment.execution.executor != executor):
+        experiment = experiment.model_copy(update={"execution": Execution(executor=executor)})
+    config = _config(executor, **({} if executor == "celery" else _limits(experiment)))
+    with job_in_processes(experiment, plan.registry, ()) as job:
         launch(job, instance, run_config=config, tags=tags, apart=True, run_id=run_id)
 
 
