@@ -125,7 +125,7 @@ def run_stage(
                 from crucible_core.attempts.failures import failed, retried, with_unfinished  # noqa: PLC0415
 
                 context, unfinished = with_unfinished(context, attempt)
-                if policy is None or inputs is None or not isinstance(error, Exception):
+                if policy is None or inputs is None or not policy.covers(error):
                     event = failed(planned, error, attempts, perf_counter() - started, unfinished)
                     raise StageFailedError(name, _record(context, event, audience), event.reason) from error
                 delay = policy.delay_after(attempts)

@@ -107,6 +107,21 @@ def half(ctx: Context, *, file: str | None = None, how: str = "raises") -> Conte
     raise ValueError("no more")
 
 
+class UnportableTimeoutError(UnportableError, TimeoutError):
+    """The same, of a kind that another attempt may help."""
+
+
+@stage
+def flaky(ctx: Context, *, file: str, how: str = "late") -> Context:
+    """Fails the first time: for a while, or for good."""
+    if Path(file).exists():
+        return ctx.put_metric("tried", 2)
+    Path(file).touch()
+    if how == "late":
+        raise UnportableTimeoutError(ctx, threading.Lock())
+    raise ValueError("wrong")
+
+
 @stage
 def crashes(ctx: Context) -> Context:
     ctypes.string_at(0)

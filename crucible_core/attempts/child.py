@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from crucible_core.attempts import coroutines
 from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
+from crucible_core.ir.experiment import kinds_of
 from crucible_core.observers import Attempt, Audience, Observer, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
 from crucible_core.trace import Event
@@ -69,6 +70,7 @@ class Raised(NamedTuple):
     module: str
     name: str
     said: str
+    kinds: Sequence[str]
     explains_itself: bool
     traceback: str
     put: SharedValue
@@ -185,7 +187,8 @@ def _raised(error: BaseException, put: Put) -> Raised:
         sent = None
     kind = type(error)
     said = error_text(error)
-    return Raised(sent, kind.__module__, kind.__qualname__, said, explains, shown_traceback(error), _sent(put))
+    names = kind.__module__, kind.__qualname__
+    return Raised(sent, *names, said, kinds_of(error), explains, shown_traceback(error), _sent(put))
 
 
 def _sent(put: Put) -> SharedValue:

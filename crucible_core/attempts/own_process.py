@@ -145,6 +145,7 @@ def _error_of(raised: Raised) -> BaseException:
         named = {"__module__": raised.module, "__qualname__": raised.name}
         kind = type(raised.name.rpartition(".")[2], (CrucibleError,), named)
         error = kind(raised.said)
+        vars(error)["kinds"] = raised.kinds
         if raised.explains_itself:
             vars(error)["explains_itself"] = True
     vars(error)["shown_traceback"] = raised.traceback

@@ -104,6 +104,21 @@ def test_what_a_stage_had_put_when_it_failed_is_kept_and_a_resumed_one_begins_wi
     assert ctx.metrics["epoch"] == 1
 
 
+@pytest.mark.parametrize(("how", "attempts"), [("late", 2), ("wrong", 1)])
+def test_it_is_tried_again_after_the_same_errors(run: Run, tmp_path: Path, how: str, attempts: int) -> None:
+    contexts = []
+    for number, one in enumerate((run_experiment, run)):
+        options = {"file": str(tmp_path / str(number)), "how": how}
+        retry = {"max_retries": 1, "on": ["TimeoutError"], "delay": 5, "max_delay": 0.01}
+        try:
+            contexts.append(one(experiment({"name": "flaky", "retry": retry, "options": options})))
+        except StageFailedError as error:
+            contexts.append(error.context)
+    direct, dagster = contexts
+    assert direct.differences(dagster) == ()
+    assert dagster.trace.endings["flaky"].attempts == attempts  # type: ignore[union-attr]
+
+
 def test_a_trial_that_takes_too_long_is_a_failed_row(instance: DagsterInstance) -> None:
     described = experiment(
         {"name": "sleeps", "timeout": 0.5, "options": {"seconds": 0}},
