@@ -92,10 +92,12 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
-    failure: dict[str, str | None] | None = None
+    failure: dict[str, Any] | None = None
     gates = ctx.trace.gates
     if failed is not None:
         failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+        if failed.unfinished:
+            failure["unfinished"] = list(failed.unfinished)
     elif any(one.blocks for one in gates):
         error = GateFailedError(ctx, gates)
         failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}

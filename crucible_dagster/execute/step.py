@@ -340,7 +340,7 @@ class _TrackedStage:
         try:
             given = tracked(ctx, self._reads)
             if (attempt := current_attempt.get()) is not None:
-                attempt.derived = False  # by the stage
+                attempt.derived = None  # by the stage
             after: object = self.__wrapped__.run(given)
             if isinstance(after, Awaitable):
                 after = finished(after)

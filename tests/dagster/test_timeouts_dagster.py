@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dagster import DagsterEventType, DagsterInstance
 
 from crucible_core import Context, Experiment, StageFailed, StageFailedError, StageTimeoutError, run_experiment
+from crucible_core.cli import main
 from crucible_core.report import diff_traces
 from crucible_dagster import History, execute_experiment
+from crucible_dagster.rerun.resume import resume_run
 
 Run = Callable[[Experiment], Context]
 
@@ -68,6 +71,52 @@ def test_a_stage_that_takes_too_long_fails_in_both(run: Run, instance: DagsterIn
     assert dagster.__cause__.seconds == 0.5
     (failed,) = instance.all_logs(dagster.context.run_id, of_type=DagsterEventType.STEP_FAILURE)
     assert "took longer than its `timeout` of 0.5 s" in str(failed.dagster_event)
+
+
+@pytest.mark.parametrize(("timeout", "cache"), [(None, False), (60, False), (None, True)])
+def test_what_a_stage_had_put_when_it_failed_is_kept_and_a_resumed_one_begins_without_it(
+    run: Run, instance: DagsterInstance, tmp_path: Path, timeout: float | None, cache: bool
+) -> None:
+    def described(file: str | None) -> Experiment:
+        options = {"options": {"file": file}} if file else {}
+        return experiment("load", {"name": "half", "timeout": timeout, "cache": cache, **options})
+
+    failures = []
+    for one, file in ((run_experiment, None), (run, None), (run, str(tmp_path / "tried"))):
+        with pytest.raises(StageFailedError) as caught:
+            one(described(file))
+        failures.append(caught.value.context)
+    direct, dagster, resumable = failures
+    assert direct.differences(dagster) == ()
+    assert dagster.metrics == {"loaded": 4, "kept": 0.5, "epoch": 7}
+    history = History(instance)
+    found = history.run(dagster.run_id)
+    assert found.metrics == {"loaded": 4, "kept": 0.5, "epoch": 7}
+    assert found.failure is not None
+    assert found.failure.unfinished == ("metrics.loaded", "metrics.epoch", "artifacts.plot", "outputs[1:]")
+    home = {"DAGSTER_HOME": instance.root_directory, "COLUMNS": "120"}
+    shown = CliRunner().invoke(main, ["show", dagster.run_id], env=home).output
+    assert "epoch (unfinished)" in shown
+    assert "plot (unfinished)" in shown
+    assert "kept (unfinished)" not in shown
+    ctx = resume_run(instance, resumable.run_id)
+    assert list(ctx.outputs) == ["zero", "one", "two"]
+    assert ctx.metrics["epoch"] == 1
+
+
+@pytest.mark.parametrize(("how", "attempts"), [("late", 2), ("wrong", 1)])
+def test_it_is_tried_again_after_the_same_errors(run: Run, tmp_path: Path, how: str, attempts: int) -> None:
+    contexts = []
+    for number, one in enumerate((run_experiment, run)):
+        options = {"file": str(tmp_path / str(number)), "how": how}
+        retry = {"max_retries": 1, "on": ["TimeoutError"], "delay": 5, "max_delay": 0.01}
+        try:
+            contexts.append(one(experiment({"name": "flaky", "retry": retry, "options": options})))
+        except StageFailedError as error:
+            contexts.append(error.context)
+    direct, dagster = contexts
+    assert direct.differences(dagster) == ()
+    assert dagster.trace.endings["flaky"].attempts == attempts  # type: ignore[union-attr]
 
 
 def test_a_trial_that_takes_too_long_is_a_failed_row(instance: DagsterInstance) -> None:
