@@ -115,7 +115,7 @@ def run_stage(
     raised. The Context of either holds the decisions made until then.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
-    definition = planned.definition
+    definition, _ = planned
     name, policy = definition.name, definition.retry
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
@@ -123,7 +123,10 @@ def run_stage(
     attempts = 1
     heard: list[Event] = []
     try:
-        context = _record(context, StageStarted.now(name), audience)
+        begun = StageStarted.now(name)
+        if audience.observers:
+            audience.tell(begun)
+        context = context._record(begun)
         while True:
             attempt = Attempt(context.run_id, name, audience, planned.safe)
             heard = attempt.heard
@@ -144,7 +147,9 @@ def run_stage(
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
-        return _record(result, succeeded, audience)
+        if audience.observers:
+            audience.tell(succeeded)
+        return result._record(succeeded)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         failed = _failure(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
