@@ -304,7 +304,10 @@ def test_replicates_are_added_until_the_differences_are_known_so_well() -> None:
     fixed = {key: value for key, value in UNTIL.items() if key != "until"} | {"replicates": replicates}
     assert without_time(run_experiment(experiment(fixed), registry=REGISTRY)) == without_time(ctx)
     (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
-    assert said.decision == f"no more than {replicates} replicates: no interval is wider than 0.3"
+    widest = max(widths(ctx, replicates))
+    assert said.decision == (
+        f"stopped after {replicates} replicates: the widest interval is {widest:.4g}, and 0.3 was asked for"
+    )
     assert said.reasoning.startswith("heads less that of bias=0.5: bias=0.7 0.")
     assert "(0.95 for all of them together) hold however often one has looked" in said.reasoning
 
@@ -313,7 +316,7 @@ def test_replicates_end_at_most_so_many_and_where_nothing_is_measured() -> None:
     ctx = run_experiment(experiment({**UNTIL, "until": {"width": 0.001, "at_most": 10}}), registry=REGISTRY)
     assert len(rows(ctx)) == 30
     (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
-    assert said.decision == "no more than 10 replicates: there may not be more"
+    assert said.decision.startswith("stopped after 10 replicates: the widest interval is ")
     broken = {"name": "stumble", "options": {"on": [seed_of(SEED, replicate) for replicate in range(60)]}}
     ctx = run_experiment(experiment({**UNTIL, "max_failures": 60}, broken), registry=REGISTRY)
     assert len(rows(ctx)) == 12
