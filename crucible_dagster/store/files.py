@@ -29,6 +29,8 @@ TEMPORARY = ".writing-"
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
 
+MOST_GROWING = 8
+"""Files on an object store whose bytes are remembered, because more may be appended to them."""
 
 maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 """Those that this process has: each holds a file open."""
@@ -243,9 +245,14 @@ class RemoteFiles:
         return True
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage.
-        self._written[name] = self._written.get(name, b"") + data
-        self._fs.pipe_file(self.path(name), self._written[name])
+        # Objects cannot grow. What is appended to is small: the events of one stage, or a thousand trials.
+        before = self._written.pop(name, None)
+        if before is None:
+            before = self.read(name) if len(self._written) == MOST_GROWING and self.exists(name) else b""
+        self._written[name] = before + data
+        if len(self._written) > MOST_GROWING:
+            del self._written[next(iter(self._written))]  # that was not written to for longest
+        self._fs.pipe_file(self.path(name), before + data)
 
     def exists(self, name: str) -> bool:
         return bool(self._fs.exists(self.path(name)))
