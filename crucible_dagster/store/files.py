@@ -33,6 +33,8 @@ EXCLUSIVE = "exclusive"
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
 
+MOST_GROWING = 8
+"""Files on an object store whose bytes are remembered, because more may be appended to them."""
 
 maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 """Those that this process has: each holds a file open."""
@@ -301,15 +303,18 @@ class RemoteFiles:
         )
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage, or rows of trials.
-        if name not in self._written:
-            # This process may have begun it with another of these: each batch of trials brings one.
+        # Objects cannot grow. What is appended to is small: the events of one stage, or a thousand trials.
+        before = self._written.pop(name, None)
+        if before is None:
+            # Another of these may have begun it in this process: each batch of trials brings one.
             try:
-                self._written[name] = self.read(name)
+                before = self.read(name)
             except FileNotFoundError:
-                self._written[name] = b""
-        self._written[name] += data
-        self._fs.pipe_file(self.path(name), self._written[name])
+                before = b""
+        self._written[name] = before + data
+        if len(self._written) > MOST_GROWING:
+            del self._written[next(iter(self._written))]  # that was not written to for longest
+        self._fs.pipe_file(self.path(name), before + data)
 
     def exists(self, name: str) -> bool:
         return bool(self._fs.exists(self.path(name)))

@@ -22,7 +22,7 @@ from upath import UPath
 from crucible_core import Context, CrucibleError, Decision, RunInterrupted, StageFailedError
 from crucible_core.values.equality import same
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, detached
-from crucible_dagster.store.files import LocalFiles, RemoteFiles, maps
+from crucible_dagster.store.files import MOST_GROWING, LocalFiles, RemoteFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.objects import MIN_MAPPED
 
@@ -60,6 +60,16 @@ def load(store: ContextStore, step: str) -> Context:
 
 def size_of(store: ContextStore, folder: str = "") -> int:
     return sum(info.size for info in store.files.list(folder))
+
+
+def test_many_files_grow_at_once(store: ContextStore) -> None:
+    names = [f"{number}" for number in range(MOST_GROWING + 2)]
+    for line in (b"1\n", b"2\n"):
+        for name in (*names, "0"):
+            store.files.append(f"growing/{name}", line)
+    assert {name: store.files.read(f"growing/{name}") for name in names} == {
+        name: b"1\n1\n2\n2\n" if name == "0" else b"1\n2\n" for name in names
+    }
 
 
 class CountingFiles(LocalFiles):
