@@ -1,4 +1,4 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
+"""The command line: `crucible run`, `validate`, `lock`, `stages`, `schema`, and what installed packages add.
 
 Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
 
@@ -27,6 +27,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
+main.add_command(
+    LazyCommand(
+        "lock", "Write down what the experiment in FILE declares, before it is run.", "crucible_core.cli.lock:lock"
+    )
+)
 for _name, _help in (
     ("run", "Run the experiment in FILE and show its result."),
     ("schema", "Print the JSON Schema of the experiment file, for editors."),
