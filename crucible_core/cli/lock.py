@@ -38,8 +38,8 @@ _NOT_PLAIN = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "y
 def lock(file: str, check: bool, renew: bool) -> None:
     """Write down what the experiment in FILE declares, before it is run.
 
-    The arms, the comparisons and the gates, with each value, go into NAME.lock.yaml beside the file. Runs of a locked file say whether they are as it was locked, and label comparisons that it did not declare
-    exploratory.
+    The arms, the comparisons and the gates, with each value, go into NAME.lock.yaml beside the file. Runs of a locked
+    file say whether they are as it was locked, and label comparisons that it did not declare exploratory.
     """
     with input_errors(), nothing_else_on_stdout():
         beside = lock_file(Path(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from crucible_core.context import Context
@@ -11,6 +12,7 @@ from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.report.html import framed, html_of
 from crucible_core.report.registration_section import (
     as_data,
     label,
@@ -40,7 +42,15 @@ MAX_OUTPUT_ROWS = 10
 MAX_OUTPUT_COLUMNS = 8
 
 
-def report_on(ctx: Context, *, title: str | None = None) -> Document:
+@dataclass(frozen=True, slots=True)
+class RunReport(Document):
+    """The report on a run, which a notebook shows as a page."""
+
+    def _repr_html_(self) -> str:
+        return framed(html_of(self))
+
+
+def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
     """The report on a run so far: the answer, the gates, the comparisons, then everything else."""
     experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
     opening: list[Block] = [Paragraph(line, strong=True) for line in _headlines(ctx)]
@@ -64,7 +74,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         _section("Artifacts", _artifacts_table(ctx)),
         _section("Options", _options_table(ctx)),
     ]
-    return Document(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
+    return RunReport(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
 
 
 def headline(ctx: Context) -> str:
