@@ -22,7 +22,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
-from crucible_core.ir.loading import is_experiment
+from crucible_core.ir.loading import LOCK, is_experiment
 from crucible_core.plan import plan_of
 from crucible_core.values.places import report_folder
 from crucible_dagster.automation.schedules import schedule_for
@@ -183,7 +183,8 @@ def _expand(path: Path) -> Iterator[Path]:
     elif path.exists():
         yield path
     else:
-        yield from sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
+        yield from (file for file in found if not file.name.endswith(LOCK))
 
 
 def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
@@ -194,5 +195,5 @@ def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
         if inside.is_dir():
             if inside.absolute() != reports and not (inside / "pyvenv.cfg").exists():
                 yield from _files_below(inside, reports)
-        elif inside.suffix in SUFFIXES and inside.is_file():
+        elif inside.suffix in SUFFIXES and not inside.name.endswith(LOCK) and inside.is_file():
             yield inside

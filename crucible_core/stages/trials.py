@@ -48,7 +48,9 @@ __all__ = ["RunTrials", "run_trial"]
 PARTS: Final = ("assigns", "metrics", "artifacts", "outputs")
 COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "error", "reused")
 # What a trial does not depend on, or what its key has by itself.
-NOT_OF_A_TRIAL: Final = dict.fromkeys(("automation", "gates", "outputs", "schedule", "trigger", "variant", "variants"))
+NOT_OF_A_TRIAL: Final = dict.fromkeys(
+    ("automation", "gates", "lock", "outputs", "schedule", "trigger", "variant", "variants")
+)
 NOT_INPUT: Final = frozenset({*NOT_OF_A_TRIAL, "description", "execution", "owner", "pipeline", "seed", "tags"})
 
 
