@@ -15,7 +15,7 @@ from typing import Any
 
 from crucible_dagster.dagster_internals import role_of_this_process
 
-__all__ = ["is_elsewhere", "is_gone", "without_the_script", "worker_of_this_step"]
+__all__ = ["is_elsewhere", "is_gone", "pool_of_this_step", "without_the_script", "worker_of_this_step"]
 
 
 def worker_of_this_step() -> str:
@@ -26,6 +26,12 @@ def worker_of_this_step() -> str:
     parent = multiprocessing.parent_process() if role_of_this_process() == "step" else None
     pid = os.getpid() if parent is None or parent.pid is None else parent.pid
     return f"{socket.gethostname()} {pid} {_start_of(pid) or ''}".strip()
+
+
+def pool_of_this_step() -> int | None:
+    """The process id of the Celery worker that this process belongs to; None if it belongs to none."""
+    billiard = sys.modules.get("billiard")  # Celery's multiprocessing
+    return os.getppid() if billiard is not None and billiard.current_process().daemon else None
 
 
 def is_gone(worker: str) -> bool:

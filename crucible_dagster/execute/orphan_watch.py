@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from dagster import DagsterInstance
 
 from crucible_dagster.dagster_internals import role_of_this_process
+from crucible_dagster.processes import pool_of_this_step
 
 __all__ = ["OrphanWatch", "watch_for_orphan"]
 
@@ -37,6 +38,7 @@ class OrphanWatch:
         self._lock = threading.Lock()
         self.run_is_over = False
         self._steps_thread = threading.current_thread()
+        self._pool = pool_of_this_step()
 
     def run(self) -> None:
         role = role_of_this_process()
@@ -47,8 +49,12 @@ class OrphanWatch:
                 self._stop(now=True)
             elif parent is None:
                 self._done.wait(INTERVAL)
+            if self._pool is not None and os.getppid() != self._pool:
+                self._stop(now=True)
             if not self._done.is_set() and self._is_finished():
-                self._stop(now=role is not None)  # this process is for the run alone
+                # A process of Celery's ignores signals; the worker makes another in its place. One with a role is for
+                # this run alone.
+                self._stop(now=role is not None or self._pool is not None)
                 return
 
     def _is_finished(self) -> bool:

@@ -21,6 +21,7 @@ from fsspec import AbstractFileSystem
 from upath import UPath
 
 from crucible_core import CrucibleError
+from crucible_core.trials.log import FolderFiles
 
 __all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
@@ -98,14 +99,14 @@ def open_files(base: UPath, mode: int | None = None) -> Files:
         ) from error
 
 
-class LocalFiles:
+class LocalFiles(FolderFiles):
     """A folder on a local or mounted disk.
 
     Files have the `mode`, and folders can be searched by whoever may read files; without one, the umask decides.
     """
 
     def __init__(self, base: Path, mode: int | None = None) -> None:
-        self.base = base
+        super().__init__(base)
         self.mode = mode
 
     def __repr__(self) -> str:
@@ -113,9 +114,6 @@ class LocalFiles:
 
     def path(self, name: str) -> Path:
         return self.base / name
-
-    def read(self, name: str) -> bytes:
-        return self.path(name).read_bytes()
 
     def map(self, name: str) -> memoryview:
         with self.path(name).open("rb") as stream:
@@ -157,23 +155,11 @@ class LocalFiles:
 
     def append(self, name: str, data: bytes) -> None:
         path = self.path(name)
-        try:
-            stream = path.open("ab", buffering=0)
-        except FileNotFoundError:
+        if self.mode is not None and not path.exists():
             self._make_folder(path.parent)
-            stream = path.open("ab", buffering=0)
-        with stream:
-            before = stream.tell()
-            if before == 0 and self.mode is not None:
-                os.fchmod(stream.fileno(), self.mode)
-            left = memoryview(data)
-            try:
-                while left:
-                    left = left[stream.write(left) :]
-            except OSError:
-                # An incomplete line would spoil the next one.
-                stream.truncate(before)
-                raise
+            path.touch()
+            path.chmod(self.mode)
+        super().append(name, data)
 
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
@@ -184,12 +170,6 @@ class LocalFiles:
                 if path.is_file():
                     status = path.stat()
                     yield FileInfo(path.relative_to(self.base).as_posix(), status.st_size, status.st_mtime)
-
-    def children(self, folder: str) -> Sequence[str]:
-        try:
-            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208  # names are wanted
-        except (FileNotFoundError, NotADirectoryError):
-            return []
 
     def keep(self, name: str) -> int | None:
         path = self.path(name)
@@ -262,9 +242,13 @@ class RemoteFiles:
 
     def __init__(self, base: UPath) -> None:
         self.base = base
-        self._fs: Any = base.fs
+        # A process that lives long, as Celery's, must see what others have written since it last looked.
+        self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
         self._is_exclusive = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.base,)
 
     def __repr__(self) -> str:
         return f"RemoteFiles({str(self.base)!r})"
@@ -313,8 +297,14 @@ class RemoteFiles:
         )
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage.
-        self._written[name] = self._written.get(name, b"") + data
+        # Objects cannot grow. What is appended to is small: the events of one stage, or rows of trials.
+        if name not in self._written:
+            # This process may have begun it with another of these: each batch of trials brings one.
+            try:
+                self._written[name] = self.read(name)
+            except FileNotFoundError:
+                self._written[name] = b""
+        self._written[name] += data
         self._fs.pipe_file(self.path(name), self._written[name])
 
     def exists(self, name: str) -> bool:
@@ -327,6 +317,7 @@ class RemoteFiles:
                 yield FileInfo(path.lstrip("/").removeprefix(base), int(info["size"]), _modified(info))
 
     def children(self, folder: str) -> Sequence[str]:
+        self._fs.invalidate_cache(self.path(folder))  # other processes write here
         try:
             found = self._fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
@@ -348,6 +339,7 @@ class RemoteFiles:
             return None
 
     def delete(self, name: str) -> None:
+        self._written.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self.path(name))
 

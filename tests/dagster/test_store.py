@@ -87,6 +87,25 @@ def counting(store: ContextStore) -> tuple[ContextStore, list[str]]:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
+def test_files_show_what_another_process_has_written_since(store: ContextStore) -> None:
+    store.files.append("trials/x/1", b"a\n")
+    assert store.files.children("trials/x") == ["1"]
+    # With an object of its own for the file system, as in another process.
+    options = dict(store.base.storage_options, asynchronous=False) if store.base.protocol == "s3" else {}
+    other = ContextStore(UPath(str(store.base), **options)).files
+    other.append("trials/x/2", b"b\n")
+    assert store.files.children("trials/x") == ["1", "2"]
+    assert store.files.exists("trials/x/2")
+
+
+def test_a_copy_of_the_files_goes_on_where_the_process_has_written(store: ContextStore) -> None:
+    store.files.append("trials/x/1", b"a\n")
+    # Each batch of trials that is sent to a process brings one.
+    for line in (b"b\n", b"c\n"):
+        pickle.loads(pickle.dumps(store.files)).append("trials/x/1", line)
+    assert store.files.read("trials/x/1") == b"a\nb\nc\n"
+
+
 def test_a_context_comes_back_as_it_was(store: ContextStore) -> None:
     context = begin().assign(
         {
@@ -475,6 +494,7 @@ class Place(NamedTuple):
 
     fs: AbstractFileSystem
     path: str
+    storage_options: dict[str, Any]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +504,7 @@ class Place(NamedTuple):
 def test_a_file_system_without_exclusive_creation_is_refused_when_something_is_to_be_created(
     tmp_path: Path, kind: type[LocalFileSystem], why: str
 ) -> None:
-    files = RemoteFiles(cast("UPath", Place(kind(auto_mkdir=True), str(tmp_path))))
+    files = RemoteFiles(cast("UPath", Place(kind(), str(tmp_path), {"auto_mkdir": True})))
     files.write("objects/a", [b"as good as any other"])
     for _ in range(2):
         with pytest.raises(CrucibleError, match=why) as refused:
