@@ -52,7 +52,8 @@ class OrphanWatch:
             if self._pool is not None and os.getppid() != self._pool:
                 self._stop(now=True)
             if not self._done.is_set() and self._is_finished():
-                # A process of Celery's ignores signals; the worker makes another in its place.
+                # A process of Celery's ignores signals; the worker makes another in its place. One with a role is for
+                # this run alone.
                 self._stop(now=role is not None or self._pool is not None)
                 return
 

@@ -504,6 +504,7 @@ class Place(NamedTuple):
 
     fs: AbstractFileSystem
     path: str
+    storage_options: dict[str, Any]
 
 
 @pytest.mark.parametrize(
@@ -513,7 +514,7 @@ class Place(NamedTuple):
 def test_a_file_system_without_exclusive_creation_is_refused_when_something_is_to_be_created(
     tmp_path: Path, kind: type[LocalFileSystem], why: str
 ) -> None:
-    files = RemoteFiles(cast("UPath", Place(kind(auto_mkdir=True), str(tmp_path))))
+    files = RemoteFiles(cast("UPath", Place(kind(), str(tmp_path), {"auto_mkdir": True})))
     files.write("objects/a", [b"as good as any other"])
     for _ in range(2):
         with pytest.raises(CrucibleError, match=why) as refused:
