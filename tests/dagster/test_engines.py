@@ -31,6 +31,9 @@ from test_executors_agree import (  # noqa: F401  # they are collected here too,
     test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood,
     test_what_a_stage_changes_in_place_is_kept,
 )
+from test_timeouts_dagster import (  # noqa: F401
+    test_a_stage_with_a_time_limit_gives_the_same_and_what_it_logs_is_in_the_log_of_the_run,
+)
 from test_trials_dagster import experiment, ran, rows
 
 from crucible_core import Context, CrucibleError, Experiment, MissingExtraError, load_experiment, run_experiment
@@ -270,7 +273,7 @@ def on_celery(folder: Path, trials: Mapping[str, Any] | None = None, **options: 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers are asked more often, so that a dead one is missed within seconds."""
-    monkeypatch.setattr(celery_executor, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(celery_executor, "CHECK_SECONDS", 1.0)
 
 
 @pytest.mark.usefixtures("hasty")
