@@ -63,7 +63,7 @@ def headline(ctx: Context) -> str:
 def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
+        return [f"Failed at stage {failed[0].stage}: {failed[0].reason}"]
     compared = comparisons_in(ctx.metrics)
     found = [comparison.headline for comparison in compared.read.values()]
     found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
