@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from time import perf_counter
@@ -32,7 +32,7 @@ from crucible_core.trace import (
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.messages import UNUSED
 
-__all__ = ["run_experiment", "run_gates", "run_stage"]
+__all__ = ["run_always", "run_experiment", "run_gates", "run_stage", "run_stages"]
 
 _log = logging.getLogger("crucible")
 
@@ -68,14 +68,46 @@ def run_experiment(
     shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
     with audience.during(context.experiment_id, context.run_id), plan.running():
-        for planned in plan.stages:
-            context = run_stage(planned, context, audience)
+        context = run_stages(plan.stages, context, audience)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
     return context
+
+
+def run_stages(stages: Sequence[PlannedStage], context: Context, observers: Audience | Observers = ()) -> Context:
+    """Run one stage after another, and return the last Context.
+
+    Raises StageFailedError, after the stages that run `always`, or RunInterrupted as `run_stage` does.
+    """
+    for index, planned in enumerate(stages):
+        try:
+            context = run_stage(planned, context, observers)
+        except StageFailedError as error:
+            run_always(stages[index + 1 :], error, observers)
+            raise
+    return context
+
+
+def run_always(
+    stages: Sequence[PlannedStage],
+    error: StageFailedError,
+    observers: Audience | Observers = (),
+    *,
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+) -> None:
+    """Run those of the stages that run `always`, after the stage that failed: `error.context` is then their last one.
+
+    One that fails too is a record in its trace. Raises RunInterrupted as `run_stage` does.
+    """
+    for planned in stages:
+        if planned.definition.always and planned.definition.enabled:
+            try:
+                error.context = run_stage(planned, error.context, observers, interrupts=interrupts)
+            except StageFailedError as another:
+                error.context = another.context
 
 
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:

@@ -137,6 +137,8 @@ class StageDef(Node):
     timeout: float | None = Field(default=None, gt=0, le=31_536_000, strict=True)
     """Seconds after which an attempt at the stage is ended. Such a stage runs in a process of its own."""
     retry: RetryPolicy | None = None
+    always: bool = Field(default=False, strict=True)
+    """`true`: the stage runs also after one before it has failed, as a report or a cleanup."""
     cache: bool = Field(default=False, strict=True)
     """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
 

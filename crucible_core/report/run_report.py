@@ -85,7 +85,7 @@ def headline(ctx: Context) -> str:
 def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
+        return [f"Failed at stage {failed[0].stage}: {failed[0].reason}"]
     compared = comparisons_in(ctx.metrics)
     registration = registration_in(ctx)
     found = [f"{label(registration, name)}{comparison.headline}" for name, comparison in compared.read.items()]

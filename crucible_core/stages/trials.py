@@ -30,7 +30,7 @@ from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan
 from crucible_core.progress import Progress, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import StageFailedError
-from crucible_core.runner import run_stage
+from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.engine import run_in_processes
@@ -408,9 +408,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
     pipeline = tuple(one.definition for one in stages)
     experiment = before.experiment.model_copy(update={"pipeline": pipeline, "seed": seed})
     ctx = replace(before, experiment=experiment, trace=Trace())
-    for planned in stages:
-        ctx = run_stage(planned, ctx)
-    return ctx
+    return run_stages(stages, ctx)
 
 
 def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:

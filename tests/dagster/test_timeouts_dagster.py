@@ -119,6 +119,47 @@ def test_it_is_tried_again_after_the_same_errors(run: Run, tmp_path: Path, how: 
     assert dagster.trace.endings["flaky"].attempts == attempts  # type: ignore[union-attr]
 
 
+def test_stages_that_run_always_run_after_a_failure_in_both_and_again_when_the_run_is_resumed(
+    run: Run, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    def described(file: str | None) -> Experiment:
+        options = {"options": {"file": file}} if file else {}
+        return experiment(
+            "load",
+            {"name": "half", **options},
+            {"name": "between", "module": "timed_stages:quick"},
+            {"name": "raises", "always": True},
+            {"name": "clean", "always": True},
+        )
+
+    failures = []
+    for one in (run_experiment, run):
+        with pytest.raises(StageFailedError) as caught:
+            one(described(None))
+        failures.append(caught.value)
+    direct, dagster = failures
+    assert str(direct) == str(dagster)
+    assert str(dagster.__cause__) == "no more"
+    assert direct.context.differences(dagster.context) == ()
+    assert diff_traces(direct.context.trace, dagster.context.trace) == ()
+    assert dagster.context.metrics["cleaned_after"] == ["half", "raises"]
+    assert dagster.context.metrics["seen"]["epoch"] == 7
+    run_id = dagster.context.run_id
+    found = History(instance).run(run_id)
+    assert found.failure is not None
+    assert found.failure.stage == "half"
+    assert found.metrics["cleaned_after"] == ["half", "raises"]
+    assert any("cleaning" in entry.user_message for entry in instance.all_logs(run_id))
+
+    without = described(str(tmp_path / "tried")).to_dict()
+    del without["pipeline"][3]
+    with pytest.raises(StageFailedError) as caught:
+        run(Experiment.model_validate(without))
+    ctx = resume_run(instance, caught.value.context.run_id)
+    assert ctx.metrics["cleaned_after"] == []
+    assert list(ctx.completed_stages) == ["load", "half", "between", "clean"]
+
+
 def test_a_trial_that_takes_too_long_is_a_failed_row(instance: DagsterInstance) -> None:
     described = experiment(
         {"name": "sleeps", "timeout": 0.5, "options": {"seconds": 0}},
