@@ -171,13 +171,13 @@ def _plan_each(
 ) -> tuple[PlannedStage, ...]:
     planned = []
     # Read once: every attribute of a pydantic model that is read costs as much as a call.
-    pipeline, seed, folder = experiment.pipeline, experiment.seed, experiment.folder
+    seed, folder = experiment.seed, experiment.folder
     broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
-        if broken and str(pipeline[index].module).partition(":")[0] in broken:
+        if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, pipeline[index], seed, registry, folder, ask=True))
+            planned.append(_plan(experiment, index, seed, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -190,19 +190,13 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, experiment.pipeline[index], experiment.seed, registry, experiment.folder)
+    return _plan(experiment, index, experiment.seed, registry, experiment.folder)
 
 
 def _plan(
-    experiment: Experiment,
-    index: int,
-    definition: StageDef,
-    seed: int | None,
-    registry: Registry,
-    folder: Path | None,
-    *,
-    ask: bool = False,
+    experiment: Experiment, index: int, seed: int | None, registry: Registry, folder: Path | None, *, ask: bool = False
 ) -> PlannedStage:
+    definition = experiment.pipeline[index]
     try:
         found = registry.resolve(definition, folder=folder)
     except UnknownStageError as error:
@@ -230,6 +224,11 @@ def _plan(
         raise _refuse(experiment, index, reason) from error
     if (wrong := wrong_default(found)) is not None:
         raise _refuse(experiment, index, wrong)
+    if definition.timeout is not None and definition.enabled:
+        from crucible_core.ir.whole_checks import why_not_elsewhere  # noqa: PLC0415  # few stages have one
+
+        if (said := why_not_elsewhere(found)) is not None:
+            raise _refuse(experiment, index, said, "timeout")
     if ask and found.check is not Stage.check and definition.enabled:
         _ask(stage, experiment, index)
     return _new(PlannedStage, (definition, stage))
@@ -275,9 +274,9 @@ def advice(plan: Plan) -> list[str]:
     ]
 
 
-def _refuse(experiment: Experiment, index: int, reason: str) -> InvalidOptionsError:
+def _refuse(experiment: Experiment, index: int, reason: str, key: str = "options") -> InvalidOptionsError:
     name = experiment.pipeline[index].name
-    location = experiment.location("pipeline", index, "options")
+    location = experiment.location("pipeline", index, key)
     return InvalidOptionsError(f"stage {name!r}: {reason}", stage=name, location=location)
 
 

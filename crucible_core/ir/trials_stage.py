@@ -23,6 +23,8 @@ __all__ = ["STAGE", "every_stage", "with_trials_stage"]
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
 GATE: Final = "failed_trials"
+MOST_RANKED: Final = 200
+"""Arms; each two of them are compared, which takes a second or two for so many."""
 
 
 def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
@@ -228,7 +230,14 @@ class _Lowering:
                 defaults["compare"] = "baseline"
         elif many and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
             defaults["study"] = "sweep"  # which arms may be the best
+        if "study" not in {**defaults, **options} and self._can_be_ranked(design, options):
+            defaults["leaderboard"] = True
         return {**entry, "options": {**defaults, **options}}
+
+    def _can_be_ranked(self, design: str, options: Mapping[str, Any]) -> bool:
+        """Whether a comparison with something else can also have the arms by their means, in little time."""
+        ranked = design in ("clustered", "independent", "paired", "resampled") and "preferences" not in options
+        return ranked and 2 < len(self.arms) <= MOST_RANKED
 
     def _gate(self) -> dict[str, Any]:
         limit = self.trials.max_failures

@@ -217,8 +217,12 @@ class RemoteFiles:
 
     def __init__(self, base: UPath) -> None:
         self.base = base
-        self._fs: Any = base.fs
+        # A process that lives long, as Celery's, must see what others have written since it last looked.
+        self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.base,)
 
     def __repr__(self) -> str:
         return f"RemoteFiles({str(self.base)!r})"
@@ -248,7 +252,11 @@ class RemoteFiles:
         # Objects cannot grow. What is appended to is small: the events of one stage, or a thousand trials.
         before = self._written.pop(name, None)
         if before is None:
-            before = self.read(name) if len(self._written) == MOST_GROWING and self.exists(name) else b""
+            # This process may have begun it with another of these: each batch of trials brings one.
+            try:
+                before = self.read(name)
+            except FileNotFoundError:
+                before = b""
         self._written[name] = before + data
         if len(self._written) > MOST_GROWING:
             del self._written[next(iter(self._written))]  # that was not written to for longest

@@ -858,6 +858,35 @@ def test_a_comparison_that_may_not_be_looked_at_often_cannot_say_when_to_end(
     assert f"coins.yaml:10:3: trials: until: stage 'bench' compares the arms {said}, for which there is no" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"compare": "baseline", "leaderboard": True}),
+        ({"study": "ab_test"}, {"study": "ab_test"}),
+        ({"design": "independent"}, {"compare": "baseline", "leaderboard": True}),
+        ({"design": "stratified", "strata": "arm"}, {"compare": "baseline"}),
+        ({"leaderboard": False}, {"compare": "baseline", "leaderboard": False}),
+    ],
+)
+def test_a_comparison_with_a_baseline_ranks_the_arms_too(
+    options: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    asked = Experiment.model_validate(
+        {
+            "id": "coins",
+            "pipeline": [{"name": "load"}, {"name": "flip"}, {"name": "bench", "options": options}],
+            "trials": {
+                "grid": {"flip.bias": [0.5, 0.7, 0.9]},
+                "replicates": 5,
+                "measure": "heads",
+                "baseline": "bias=0.5",
+            },
+        }
+    )
+    bench = plan_experiment(asked, Registry({**STAGES, "bench": Bench})).experiment.pipeline[-1].options or {}
+    assert {name: bench.get(name) for name in ("compare", "leaderboard", "study") if name in bench} == expected
+
+
 def test_rows_are_json() -> None:
     ctx = run_experiment(experiment(GRID), registry=REGISTRY)
     assert json.loads(json.dumps(rows(ctx))) == rows(ctx)
