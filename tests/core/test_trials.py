@@ -373,6 +373,7 @@ def test_a_search_finds_better_arms_than_chance_and_asks_again_for_the_same(tmp_
     assert len(table) == len(marks(ran)) == len({row["arm"] for row in table}) == 24
     assert all(0.05 <= row["flip.bias"] <= 0.95 and row["flip.n"] in (10, 20, 40) for row in table)
     assert {row["seed"] for row in table} == {seed_of(SEED, 0)}
+    assert all(row["arm"].startswith(f"bias={row['flip.bias']:.4g} n={row['flip.n']}") for row in table)
     first, last = ([row["heads"] for row in part] for part in (table[:6], table[-6:]))
     assert np.mean(last) > np.mean(first) + 0.1
     apart = run_experiment(asked, registry=REGISTRY, jobs=2)

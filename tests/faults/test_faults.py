@@ -510,6 +510,21 @@ def test_an_event_that_had_no_space_does_not_take_the_later_ones_with_it(disk: S
 
 
 @disks
+def test_a_sweep_on_a_full_disk_fails_and_goes_on_where_it_was(folder: Path, disk: SmallDisk) -> None:
+    trials = {"grid": {"flip.bias": [0.2, 0.8]}, "replicates": 40}
+    marks = {"name": "mark", "module": "trial_stages:mark", "options": {"folder": str(folder)}}
+    pipeline = [{"name": "load", "module": "trial_stages:load"}, {"name": "flip", "module": "trial_stages:flip"}, marks]
+    asked = Experiment.model_validate({"id": "flips", "pipeline": pipeline, "trials": trials})
+    with disk.filled(left=8 << 10), pytest.raises(StageFailedError, match=disk.reason):
+        run_experiment(asked, keep=disk.folder)
+    before = (folder / "ran").read_text().splitlines()
+    assert 8 < len(before) < 80
+    ctx = run_experiment(asked, keep=disk.folder)
+    assert len(ctx.outputs) == 80
+    assert len((folder / "ran").read_text().splitlines()) == 81  # the one whose row had no space
+
+
+@disks
 def test_a_run_that_cannot_even_be_recorded_says_so(
     sqlite: DagsterInstance, folder: Path, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
