@@ -60,6 +60,7 @@ __all__ = [
     "execute_run",
     "has_out_of_range_cron_interval",
     "in_this_process",
+    "is_on_sqlite",
     "is_valid_cron_schedule",
     "notice_killed_runs",
     "postgres_url",
@@ -166,6 +167,15 @@ def daemon_command() -> Command:
     from dagster._daemon.cli import run_command  # noqa: PLC0415  # everything that a daemon needs
 
     return run_command
+
+
+def is_on_sqlite(home: str) -> bool:
+    """Whether the instance of a DAGSTER_HOME has its runs in SQLite. Opens nothing.
+
+    Raises what Dagster raises for settings that it refuses.
+    """
+    storage = InstanceRef.from_dir(home).run_storage_data
+    return storage is not None and storage.class_name == "SqliteRunStorage"
 
 
 def postgres_url(instance: DagsterInstance) -> str | None:

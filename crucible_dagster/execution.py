@@ -51,7 +51,7 @@ from crucible_dagster.dagster_internals import (
     ReconstructableJob,
     execute_run,
     in_this_process,
-    postgres_url,
+    is_on_sqlite,
 )
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
@@ -159,12 +159,11 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
 
 
 def _open_in_turn(home: Path) -> DagsterInstance:
-    if not home.is_dir():
-        return DagsterInstance.get()  # which says what is wrong with it
+    if not home.is_dir() or not is_on_sqlite(str(home)):
+        return DagsterInstance.get()  # which says what is wrong with the folder
     with _alone(home):
         instance = DagsterInstance.get()
-        if postgres_url(instance) is None:
-            make_tables(instance)
+        make_tables(instance)
     return instance
 
 

@@ -204,6 +204,7 @@ def test_a_code_server_that_is_not_there_has_no_definitions_and_cannot_be_told_t
 def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstance, storage: Storage) -> None:
     url = dagster_internals.postgres_url(instance)
     assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
+    assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

@@ -342,7 +342,7 @@ class Deployment:
         process = self.running.pop(name)
         process.send_signal(signal.SIGTERM)
         try:
-            return process.wait(timeout=60)
+            return process.wait(timeout=300)  # Dagster gives calls that are being answered a minute
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
