@@ -236,6 +236,13 @@ CorrectionName = Literal["benjamini_yekutieli", "bonferroni", "fdr", "hochberg",
 """`fdr` is Benjamini-Hochberg; the name is that of the Elixir IR."""
 
 
+CorrectionSpelling = Literal[CorrectionName, "benjamini_hochberg"]
+"""`fdr` may also be written by its authors' names."""
+
+
+CORRECTION_ALIASES: Mapping[str, CorrectionName] = {"benjamini_hochberg": "fdr"}
+
+
 FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
 """How many groups are compared two by two; `pairwise` is the declared test on every pair, with the correction."""
 

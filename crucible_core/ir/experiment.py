@@ -15,12 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from crucible_bench.vocabulary import CorrectionName, EffectSizeName, TestSpelling
+from crucible_bench.vocabulary import (
+    CORRECTION_ALIASES,
+    CorrectionName,
+    CorrectionSpelling,
+    EffectSizeName,
+    TestSpelling,
+)
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
@@ -161,9 +167,10 @@ class OutputSpec(Node):
     """The name of the report, and of its files."""
     formats: tuple[ReportFormat, ...] = ("markdown",)
     sink: Sink = "file"
-    """`file`: under the output root; `stdout`: printed."""
+    """`file`: under the output root; `stdout`: printed; `s3`: into a bucket; `postgres`: carried, not written."""
     options: Options | None = None
-    """`path`: where under the output root to write, without the suffix; `title`: the heading."""
+    """`path`: where under the output root to write, without the suffix; `title`: the heading; with the sink `s3` also
+    `bucket`, `prefix` and `region`."""
 
     @property
     def path(self) -> str | None:
@@ -176,6 +183,9 @@ class OutputSpec(Node):
         return value if value is None else str(value)
 
 
+_ITERATIONS = "bootstrap_iterations"
+
+
 class Stats(Node):
     """Defaults for the comparisons of every `bench` stage."""
 
@@ -186,9 +196,33 @@ class Stats(Node):
     """Confidence level of the intervals (default: 1 - alpha)."""
     effect_size_type: EffectSizeName | None = None
     """The effect size to report; a test that does not define it reports its own."""
-    multiple_testing_correction: CorrectionName | None = None
+    multiple_testing_correction: CorrectionSpelling | None = None
     bootstrap_iterations: int | None = Field(default=None, ge=1, strict=True)
     options: Options | None = None
+    """`bootstrap_iterations`, as the original also reads it from here; the rest is carried."""
+
+    @field_validator("options")
+    @classmethod
+    def _whole_number_of_iterations(cls, options: Options | None) -> Options | None:
+        iterations = (options or {}).get(_ITERATIONS)
+        if iterations is not None and (type(iterations) is not int or iterations < 1):
+            raise PydanticCustomError(
+                "iterations",
+                "bootstrap_iterations is a whole number from 1, not {given}",
+                {"given": repr(iterations), "place": ("reliability", "stats", "options", _ITERATIONS)},
+            )
+        return options
+
+    @property
+    def correction(self) -> CorrectionName | None:
+        """`multiple_testing_correction` by its one name."""
+        asked = self.multiple_testing_correction
+        return CORRECTION_ALIASES.get(asked or "", cast("CorrectionName | None", asked))
+
+    @property
+    def resamples(self) -> int | None:
+        """`bootstrap_iterations`, or else what `options` have under that name."""
+        return self.bootstrap_iterations or cast("int | None", (self.options or {}).get(_ITERATIONS))
 
 
 class Reliability(Node):

@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 
-ReportFormat = Literal["csv", "html", "json", "latex", "markdown"]
+ReportFormat = Literal["csv", "html", "json", "jsonl", "latex", "markdown"]
 
-Sink = Literal["file", "stdout"]
+Sink = Literal["file", "postgres", "s3", "stdout"]
 
 ExecutorName = Literal["celery", "in_process", "k8s", "multiprocess"]
 

@@ -6,20 +6,22 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.vocabulary import ReportFormat
 from crucible_core.plan import current_plan
-from crucible_core.values.jsonable import safe_text
-from crucible_core.values.messages import shorten
+from crucible_core.values.jsonable import safe_text, type_name
+from crucible_core.values.messages import error_text, shorten
 from crucible_core.values.places import report_folder
 
-__all__ = ["SUFFIXES", "output_root", "path_problem", "write_atomically"]
+__all__ = ["SUFFIXES", "output_root", "path_problem", "write_atomically", "write_to_bucket"]
 
 SUFFIXES: Mapping[ReportFormat, str] = {
     "csv": ".csv",
     "html": ".html",
     "json": ".json",
+    "jsonl": ".jsonl",
     "latex": ".tex",
     "markdown": ".md",
 }
@@ -31,15 +33,16 @@ def output_root(folder: Path | None = None) -> Path:
     return report_folder(folder) if plan is None else plan.output_root
 
 
-def path_problem(relative: str) -> str | None:
-    """Why `relative` is not a valid path under the output root, or None if it is."""
+def path_problem(relative: str, below: str | None = None) -> str | None:
+    """Why `relative` is not a valid path under the output root, or `below` another place; None if it is."""
     path = Path(relative)
+    below = below or f"the output root ({output_root()})"
     if safe_text(relative) != relative:
         return f"the path {relative!r} holds a NUL or half of a surrogate pair"
     if not relative.strip() or path.is_absolute() or relative.startswith("~"):
-        return f"the path {relative!r} is not relative to the output root ({output_root()})"
+        return f"the path {relative!r} is not relative to {below}"
     if ".." in path.parts or "\\" in relative:
-        return f"the path {relative!r} leaves the output root ({output_root()})"
+        return f"the path {relative!r} leaves {below}"
     if relative.rpartition("/")[2] in {"", "."}:
         return f"the path {relative!r} names a folder, not a file"
     if any(len(part.encode()) > 200 for part in path.parts):
@@ -78,6 +81,25 @@ def write_atomically(relative: str, content: str | bytes, root: Path | None = No
     except (OSError, RuntimeError) as error:  # Python before 3.13 raises RuntimeError for a link to itself
         raise CrucibleError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     return target
+
+
+def write_to_bucket(place: str, content: str, region: str = "") -> None:
+    """Write a text as UTF-8 to `place`, `s3://bucket/key`: an object is replaced whole.
+
+    Credentials and the endpoint are those of any S3 client. Raises CrucibleError if it cannot be written.
+    """
+    try:
+        from upath import UPath  # noqa: PLC0415  # half a second, and not in every installation
+
+        options: dict[str, Any] = {"client_kwargs": {"region_name": region}} if region else {}
+        UPath(place, **options).write_bytes(content.encode())
+    except ImportError as error:
+        raise CrucibleError(
+            f"writing {place} needs a package that is not installed: {error}; pip install 'crucible-dagster[s3]' "
+            "universal-pathlib"
+        ) from error
+    except Exception as error:  # those of S3 clients have no root of their own
+        raise CrucibleError(f"cannot write {place}: {type_name(error)}: {error_text(error)}") from error
 
 
 def _umask() -> int:

@@ -28,6 +28,15 @@ def _json_report(ctx: Context, title: str | None) -> str:
     return to_json_text({"title": title or ctx.experiment_id, **summarize_run(ctx)})
 
 
+def _jsonl_report(ctx: Context, _title: str | None) -> str:
+    """One JSON object per line: each metric, each output, then each event of the trace, told apart by `kind`."""
+    metrics = ({"kind": "metric", "name": name, "value": value} for name, value in flatten(ctx.metrics))
+    outputs = ({"kind": "output", "value": value} for value in ctx.outputs)
+    events = json.loads(ctx.trace.to_json())
+    run = {"experiment": ctx.experiment_id, "run": ctx.run_id}
+    return "".join(f"{to_json_text(run | line, indent=None)}\n" for line in itertools.chain(metrics, outputs, events))
+
+
 def _csv_report(ctx: Context, _title: str | None) -> str:
     """The metrics, one per line, at full precision, with the numbers of a family's pairs by their names.
 
@@ -46,6 +55,7 @@ RENDERERS: Mapping[ReportFormat, Callable[[Context, str | None], str]] = {
     "csv": _csv_report,
     "html": lambda ctx, title: html_of(report_on(ctx, title=title)),
     "json": _json_report,
+    "jsonl": _jsonl_report,
     "latex": lambda ctx, title: latex_of(report_on(ctx, title=title)),
     "markdown": lambda ctx, title: markdown_of(report_on(ctx, title=title)),
 }

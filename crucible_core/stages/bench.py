@@ -14,12 +14,14 @@ from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice
 from crucible_bench.vocabulary import (
+    CORRECTION_ALIASES,
     EFFECT_SIZES,
     TEST_ALIASES,
     TESTS_OF_DESIGN,
     Alternative,
     Comparing,
     CorrectionName,
+    CorrectionSpelling,
     Design,
     EffectSizeName,
     FamilyName,
@@ -159,7 +161,7 @@ class Bench(Stage):
     """Confidence level of every interval (default: 1 - alpha)."""
     effect_size: EffectSizeName | None = None
     """The effect size to report. A test that does not define it reports its own (default: each test's own)."""
-    correction: CorrectionName | None = None
+    correction: CorrectionSpelling | None = None
     """Adjustment of the p-values if there are several tests or pairs (default: holm)."""
     study: StudyName | None = None
     """The shape of the study, which determines what is compared with what."""
@@ -219,9 +221,10 @@ class Bench(Stage):
             yield f"groups: {twice!r} is named twice"
         if named and self.baseline is not None and self.baseline not in named:
             yield f"baseline: {self.baseline!r} is not among the groups {listing(named)}{closest(self.baseline, named)}"
-        iterations = self.resamples or experiment.stats.bootstrap_iterations
+        iterations = self.resamples or experiment.stats.resamples
         if iterations is not None and iterations < MIN_RESAMPLES:
-            yield f"reliability.stats.bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
+            place = "" if experiment.stats.bootstrap_iterations else "options."
+            yield f"reliability.stats.{place}bootstrap_iterations: {iterations} is fewer than {MIN_RESAMPLES}"
         in_units = (self.margin, self.rope, self.reference)
         if self.scale == "log" and self.strata is not None:
             yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
@@ -267,7 +270,7 @@ class Bench(Stage):
             alpha=self.alpha or stats.alpha or 0.05,
             confidence_level=self.confidence_level or stats.confidence_level,
             effect_size=effect_size,
-            correction=self.correction or stats.multiple_testing_correction or "holm",
+            correction=self._correction(experiment),
             study=self.study,
             compare=self._compare(tests),
             family=self.family,
@@ -281,7 +284,7 @@ class Bench(Stage):
             folds=self.folds,
             repeats=self.repeats,
             test_share=self.test_share,
-            resamples=self.resamples or stats.bootstrap_iterations or 10_000,
+            resamples=self.resamples or stats.resamples or 10_000,
             seed=self.seed,
         )
 
@@ -344,7 +347,7 @@ class Bench(Stage):
             **fields.model_dump(),
             groups=self.groups,
             baseline=self.baseline,
-            correction=self.correction or stats.multiple_testing_correction or "holm",
+            correction=self._correction(ctx.experiment),
             alpha=self.alpha or stats.alpha or 0.05,
             confidence_level=self.confidence_level or stats.confidence_level,
             missing=self.missing,
@@ -400,6 +403,10 @@ class Bench(Stage):
             declared = self.declaration(ctx.experiment)
             return Differences(design, self.read(ctx).clusters_of(group), declared.share_of_test_set)
         return Differences("paired")
+
+    def _correction(self, experiment: Experiment) -> CorrectionName:
+        asked = self.correction or experiment.stats.correction or "holm"
+        return CORRECTION_ALIASES.get(asked, cast("CorrectionName", asked))
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
         asked = self.tests or experiment.stats.tests or ("auto",)

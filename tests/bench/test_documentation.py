@@ -11,7 +11,14 @@ import pytest
 import crucible_bench
 from crucible_bench.hypothesis_tests.choose_test import RULES
 from crucible_bench.power.power import PlannedTest
-from crucible_bench.vocabulary import EFFECT_SIZES, CorrectionName, EffectSizeName, FamilyName, TestName
+from crucible_bench.vocabulary import (
+    CORRECTION_ALIASES,
+    EFFECT_SIZES,
+    CorrectionName,
+    EffectSizeName,
+    FamilyName,
+    TestName,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
 QUOTED = set(re.findall(r"`([a-z_0-9]+)", PAGE))
@@ -49,7 +56,7 @@ def test_the_page_has_no_more_rules_than_there_are() -> None:
 
 def test_every_function_that_the_page_names_exists() -> None:
     known = {*crucible_bench.__all__, *EFFECT_SIZES, *get_args(EffectSizeName), *get_args(CorrectionName)}
-    known |= {*get_args(FamilyName)}
+    known |= {*get_args(FamilyName), *CORRECTION_ALIASES}
     other = {
         *(
             "alternative",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from stages_for_tests import experiment_of, registry
+from upath import UPath
 
 from crucible_bench import adjust_p_values, run_test
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
@@ -23,12 +25,15 @@ from crucible_core import (
     Context,
     InvalidOptionsError,
     OutputSpec,
+    Registry,
     StageFailedError,
     builtin_registry,
     load_experiment,
     plan_experiment,
     run_experiment,
+    stage,
 )
+from crucible_core.stages.report import Report
 
 
 def run(*pipeline: str | dict[str, Any], assigns: dict[str, Any] | None = None, **fields: Any) -> Context:
@@ -256,6 +261,26 @@ def test_what_a_bench_leaves_open_is_taken_from_the_experiment() -> None:
     assert (list(own["tests"]), own["alpha"]) == (["ttest"], 0.1)
 
 
+def test_benjamini_hochberg_is_another_name_of_fdr() -> None:
+    tests = ["ttest", "mann_whitney"]
+    named = {"tests": tests, "multiple_testing_correction": "benjamini_hochberg"}
+    expected = bench(tests=tests, correction="fdr")
+    assert expected["correction"] == "fdr"
+    assert bench(tests=tests, correction="benjamini_hochberg") == expected
+    assert bench(fields={"reliability": {"stats": named}}) == expected
+
+
+def test_the_iterations_may_stand_in_the_options_of_the_statistics() -> None:
+    def interval(stats: dict[str, Any]) -> Any:
+        return bench(fields={"reliability": {"stats": {"tests": ["bootstrap"], **stats}}})["tests"]["bootstrap"]
+
+    few = interval({"options": {"bootstrap_iterations": 200, "other": 1}})
+    assert few == interval({"bootstrap_iterations": 200}) != interval({})
+    assert few == interval({"bootstrap_iterations": 200, "options": {"bootstrap_iterations": 5000}})
+    told = {"stats": {"tests": ["bootstrap"], "options": {"bootstrap_iterations": 10}}}
+    assert "reliability.stats.options.bootstrap_iterations: 10 is fewer than 100" in refusal("bench", reliability=told)
+
+
 def test_the_interval_follows_alpha_unless_said() -> None:
     assert bench(alpha=0.001)["tests"]["ttest"]["confidence_level"] == 0.999
     assert bench(alpha=0.001, confidence_level=0.5)["tests"]["ttest"]["confidence_level"] == 0.5
@@ -455,12 +480,68 @@ def test_without_outputs_one_report_in_markdown_and_html_is_written() -> None:
 
 
 def test_each_output_is_written_in_each_of_its_formats() -> None:
-    outputs = [{"name": "all", "formats": ["csv", "html", "json", "latex", "markdown"]}, {"name": "short"}]
+    outputs = [{"name": "all", "formats": ["csv", "html", "json", "jsonl", "latex", "markdown"]}, {"name": "short"}]
     ctx = run("measure", "report", outputs=outputs)
-    names = [f"all.{suffix}" for suffix in ("csv", "html", "json", "md", "tex")]
+    names = [f"all.{suffix}" for suffix in ("csv", "html", "json", "jsonl", "md", "tex")]
     assert sorted(Path(path).name for path in ctx.artifacts.values()) == sorted([*names, "short.md"])
     for path in ctx.artifacts.values():
         assert Path(path).stat().st_size > 0
+
+
+def test_json_lines_hold_each_metric_each_output_and_what_happened() -> None:
+    @stage
+    def answer(ctx: Context) -> Context:
+        ctx = ctx.put_metric("score", {"mean": math.inf, "n": 2}).add_output({"item": 1, "text": "a\u2028b\nc"})
+        return ctx.decide("first", "it was there")
+
+    experiment = experiment_of("answer", "report", outputs=[{"name": "r", "formats": ["jsonl"]}])
+    ctx = run_experiment(experiment, registry=Registry({"answer": answer, "report": Report}))
+    text = Path(ctx.get_artifact("r.jsonl")).read_text(encoding="utf-8")
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.removesuffix("\n").split("\n")]
+    assert {(line.pop("experiment"), line.pop("run")) for line in lines} == {("tried", ctx.run_id)}
+    assert lines[:3] == [
+        {"kind": "metric", "name": "score.mean", "value": "Infinity"},
+        {"kind": "metric", "name": "score.n", "value": 2},
+        {"kind": "output", "value": {"item": 1, "text": "a\u2028b\nc"}},
+    ]
+    kinds = ["stage_started", "decision", "stage_succeeded", "stage_started"]
+    assert [line["kind"] for line in lines[3:]][: len(kinds)] == kinds
+    assert lines[4]["decision"] == "first"
+
+
+def test_a_report_goes_into_a_bucket(s3: str) -> None:
+    bucket = s3.removeprefix("s3://")
+    options = {"bucket": bucket, "prefix": "runs/", "region": "us-east-1"}
+    outputs = [
+        {"name": "archive", "formats": ["json", "markdown"], "sink": "s3", "options": options},
+        {"name": "latest", "sink": "s3", "options": {"bucket": bucket, "path": "latest.md", "title": "Latest"}},
+    ]
+    ctx = run("measure", "report", outputs=outputs)
+    place = f"{s3}/runs/tried/{ctx.run_id}/archive"
+    assert dict(ctx.artifacts) == {
+        "archive.json": f"{place}.json",
+        "archive.markdown": f"{place}.md",
+        "latest.markdown": f"{s3}/latest.md",
+    }
+    assert json.loads(UPath(f"{place}.json").read_text())["run_id"] == ctx.run_id
+    assert UPath(f"{s3}/latest.md").read_text().startswith("# Latest\n")
+    assert not Path("reports").exists()
+
+    said = failure("measure", "report", outputs=[{**outputs[0], "options": {"bucket": "no-such-bucket"}}])
+    assert re.match(r"cannot write s3://no-such-bucket/tried/.*/archive.json: \w+: ", said)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"bucket": "b", "path": "/tmp/results"}, "'/tmp/results' is not relative to the bucket"),
+        ({"bucket": "b", "path": "../x"}, "'../x' leaves the bucket"),
+        ({"bucket": 1}, "bucket must be a text, not 1"),
+        ({"bukcet": "b"}, "unknown option 'bukcet'; known: bucket, path, prefix, region, title"),
+    ],
+)
+def test_a_wrong_place_in_a_bucket_is_refused_before_the_run(options: dict[str, Any], part: str) -> None:
+    assert part in refusal("report", outputs=[{"name": "r", "sink": "s3", "options": options}])
 
 
 @pytest.mark.parametrize(

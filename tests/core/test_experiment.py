@@ -302,6 +302,8 @@ def test_each_advertised_choice_is_implemented_and_each_implemented_one_advertis
     assert choices(bench_vocabulary.TestName) == set(DEFINITIONS) | set(OTHER_TESTS) == set(TEST_NAMES)
     assert choices(bench_vocabulary.TestSpelling) == set(TEST_NAMES) | set(TEST_ALIASES) | {"auto"}
     assert choices(bench_vocabulary.CorrectionName) == set(CORRECTIONS)
+    aliases = set(bench_vocabulary.CORRECTION_ALIASES)
+    assert choices(bench_vocabulary.CorrectionSpelling) == set(CORRECTIONS) | aliases
     assert choices(bench_vocabulary.EffectSizeName) == {
         name for names in bench_vocabulary.EFFECT_SIZES.values() for name in names
     }

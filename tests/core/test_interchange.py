@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from crucible_core import (
     Experiment,
     InvalidExperimentError,
     Registry,
+    StageFailedError,
     UnknownStageError,
     builtin_registry,
     load_experiment,
     plan_experiment,
     run_experiment,
 )
+from crucible_core.plan import advice
 
 FILES = sorted((HERE / "interchange").glob("*.json"))
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -134,7 +137,12 @@ def test_an_experiment_of_stages_that_exist_here_runs() -> None:
     ("change", "part"),
     [
         ({"outputs": [{"name": "r", "formats": ["jupyter"], "sink": "file", "options": None}]}, "'jupyter'"),
-        ({"outputs": [{"name": "r", "formats": ["markdown"], "sink": "s3", "options": None}]}, "'s3'"),
+        ({"outputs": [{"name": "r", "formats": ["markdown"], "sink": "gcs", "options": None}]}, "'gcs'"),
+        (
+            {"reliability": {"stats": {"options": {"bootstrap_iterations": "many"}}}},
+            "a whole number from 1, not 'many'",
+        ),
+        ({"reliability": {"stats": {"options": {"bootstrap_iterations": 0}}}}, "a whole number from 1, not 0"),
         ({"reliability": {"stats": {"tests": ["fishers_guess"]}}}, "'fishers_guess'"),
         ({"reliability": {"stats": {"multiple_testing_correction": "scheffe"}}}, "'scheffe'"),
         ({"pipeline": []}, "the pipeline is empty"),
@@ -147,3 +155,25 @@ def test_what_cannot_be_done_here_is_refused_and_not_dropped(change: dict[str, A
     with pytest.raises(InvalidExperimentError) as caught:
         load_experiment("changed.json")
     assert part in str(caught.value)
+
+
+def test_sinks_of_the_original_load_and_only_the_report_that_is_not_written_fails() -> None:
+    data = json.loads((HERE / "interchange/config_0_2.json").read_text())
+    outputs = [
+        {"name": "metrics", "formats": ["csv"], "sink": "postgres", "options": {"table": "experiment_metrics"}},
+        {"name": "archive", "formats": ["json"], "sink": "s3", "options": None},
+        {"name": "results", "formats": ["jsonl"], "sink": "file", "options": {"path": "results"}},
+    ]
+    Path("changed.json").write_text(json.dumps({**data, "outputs": outputs}))
+    experiment = load_experiment("changed.json")
+    assert experiment.to_dict()["outputs"] == outputs
+    said = (
+        "output 'metrics': reports are not written to PostgreSQL; use `sink: file`, `s3` or `stdout`",
+        "output 'archive': `sink: s3` needs the name of a bucket: `options: {bucket: NAME}`",
+    )
+    assert advice(plan_experiment(experiment, builtin_registry())) == [
+        f"stage 'report': the report will fail: {one}" for one in said
+    ]
+    with pytest.raises(StageFailedError, match="; ".join(map(re.escape, said))):
+        run_experiment(experiment)
+    assert Path("reports/results.jsonl").is_file()

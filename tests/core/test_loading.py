@@ -125,9 +125,9 @@ MISTAKES = [
         "id: a\npipeline: [{name: s}]\noutputs:\n  - name: r\n    formats: [markdown, docx]\n",
         5,
         25,
-        ["outputs.0.formats.1", "'docx'", "'csv', 'html', 'json', 'latex' or 'markdown'"],
+        ["outputs.0.formats.1", "'docx'", "'csv', 'html', 'json', 'jsonl', 'latex' or 'markdown'"],
     ),
-    ("id: a\npipeline: [{name: s}]\noutputs: [{name: r, sink: s3}]\n", 3, 21, ["'file' or 'stdout'", "'s3'"]),
+    ("id: a\npipeline: [{name: s}]\noutputs: [{name: r, sink: gcs}]\n", 3, 21, ["'s3' or 'stdout'", "'gcs'"]),
     ("id: a\npipeline: [{name: s, retry: {delays: 1}}]\n", 2, 30, ["did you mean 'delay'?"]),
     ("id: a\npipeline: [{name: s, retry: {max_retries: -1}}]\n", 2, 30, ["greater than or equal to 0", "-1"]),
     ("id: a\npipeline: [{name: s, retry: {max_retries: '1'}}]\n", 2, 30, ["valid integer", "'1'"]),
@@ -680,8 +680,8 @@ stage_definitions = st.fixed_dictionaries(
 output_specs = st.fixed_dictionaries(
     {"name": names},
     optional={
-        "formats": st.lists(st.sampled_from(["csv", "html", "json", "latex", "markdown"]), max_size=3),
-        "sink": st.sampled_from(["file", "stdout"]),
+        "formats": st.lists(st.sampled_from(["csv", "html", "json", "jsonl", "latex", "markdown"]), max_size=3),
+        "sink": st.sampled_from(["file", "postgres", "s3", "stdout"]),
         "options": st.none() | options,
     },
 )
@@ -691,7 +691,7 @@ stats = st.fixed_dictionaries(
         "tests": st.none() | st.lists(st.sampled_from(["ttest", "kruskal", "mannwhitney", "wilcoxon"]), max_size=3),
         "alpha": st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
         "effect_size_type": st.none() | st.sampled_from(["cohens_d", "eta_squared"]),
-        "multiple_testing_correction": st.none() | st.sampled_from(["holm", "fdr", "bonferroni", "none"]),
+        "multiple_testing_correction": st.none() | st.sampled_from(["holm", "fdr", "benjamini_hochberg", "bonferroni"]),
         "bootstrap_iterations": st.none() | st.integers(1, 10**6),
         "options": st.none() | options,
     },
