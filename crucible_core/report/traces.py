@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Literal
 
 from crucible_core.report.csv import csv_of
@@ -13,7 +13,6 @@ from crucible_core.report.html import html_of
 from crucible_core.report.markdown import markdown_of
 from crucible_core.report.run_report import decisions_table, gates_table, stages_table
 from crucible_core.trace import (
-    Decision,
     GateJudged,
     StageFailed,
     StageRetried,
@@ -40,9 +39,15 @@ def render_trace(trace: Trace, trace_format: TraceFormat) -> str:
 
 
 def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
-    """The differences, one line each, `-` from the left and `+` from the right trace; times do not count."""
+    """The differences, one line each, `-` from the left and `+` from the right trace; times do not count.
+
+    The decisions of a stage are matched by what they say, in their order: one that was inserted is one difference.
+    """
     lines: list[str] = []
     before, after = _facts(left), _facts(right)
+    of_left, of_right = _decisions(left), _decisions(right)
+    for stage in dict.fromkeys([*of_left, *of_right]):
+        lines += _diff_decisions(stage, of_left.get(stage, []), of_right.get(stage, []))
     for place in dict.fromkeys([*before, *after]):
         if before.get(place) != after.get(place):
             lines += [f"- {place}: {before[place]}"] if place in before else []
@@ -52,7 +57,6 @@ def diff_traces(left: Trace, right: Trace) -> tuple[str, ...]:
 
 def _facts(trace: Trace) -> dict[str, str]:
     facts: dict[str, str] = {}
-    decisions: Counter[str] = Counter()
     for event in trace.events:
         match event:
             case StageSucceeded(reused_from=str(run_id)):
@@ -65,18 +69,31 @@ def _facts(trace: Trace) -> dict[str, str]:
                 facts[event.stage] = f"skipped: {event.reason}"
             case StageRetried():
                 facts[f"{event.stage}, attempt {event.attempt}"] = f"failed: {event.reason}"
-            case Decision():
-                decisions[event.stage] += 1
-                instead = f"; instead of {', '.join(event.alternatives)}" if event.alternatives else ""
-                sure = "" if event.confidence is None else f"; {event.confidence:.0%} sure"
-                facts[f"{event.stage}, decision {decisions[event.stage]}"] = (
-                    f"{event.decision}, because {event.reasoning}{instead}{sure}"
-                )
             case GateJudged():
                 facts[f"gate {event.result.gate}"] = f"{event.result.status}: {event.result.sentence}"
             case StageStarted():
                 facts[event.stage] = "did not end"
     return facts
+
+
+def _decisions(trace: Trace) -> dict[str, list[str]]:
+    """What the decisions of each stage say, in order."""
+    said: dict[str, list[str]] = {}
+    for event in trace.decisions:
+        instead = f"; instead of {', '.join(event.alternatives)}" if event.alternatives else ""
+        sure = "" if event.confidence is None else f"; {event.confidence:.0%} sure"
+        text = f"{event.decision}, because {event.reasoning}{instead}{sure}"
+        said.setdefault(event.stage, []).append(text)
+    return said
+
+
+def _diff_decisions(stage: str, left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
+    if left == right:  # at once, however often a decision was made
+        return
+    for kind, low, high, start, end in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if kind != "equal":
+            yield from (f"- {stage}, decision {place + 1}: {left[place]}" for place in range(low, high))
+            yield from (f"+ {stage}, decision {place + 1}: {right[place]}" for place in range(start, end))
 
 
 def _attempts(number: int) -> str:

@@ -244,6 +244,24 @@ def test_the_difference_of_two_traces_names_what_changed() -> None:
     assert [line for line in lines if " train: " in line] == ["- train: succeeded in 2 attempts", "+ train: succeeded"]
 
 
+def test_decisions_are_matched_by_what_they_say_and_not_by_their_place() -> None:
+    def deciding(*decisions: str) -> Trace:
+        return Trace([Decision(stage="a", decision=each, reasoning="r") for each in decisions])
+
+    before = deciding("one", "two", "three", "four", "five")
+    assert diff_traces(before, deciding("new", "one", "two", "three", "four", "five")) == (
+        "+ a, decision 1: new, because r",
+    )
+    assert diff_traces(before, deciding("one", "two", "four", "five")) == ("- a, decision 3: three, because r",)
+    assert diff_traces(before, deciding("one", "two", "3", "four", "five")) == (
+        "- a, decision 3: three, because r",
+        "+ a, decision 3: 3, because r",
+    )
+    # The order of decisions counts, and so does how often one was made.
+    assert diff_traces(deciding("one", "two"), deciding("two", "one")) != ()
+    assert diff_traces(deciding("one"), deciding("one", "one")) == ("+ a, decision 2: one, because r",)
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
