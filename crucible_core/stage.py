@@ -42,6 +42,9 @@ class Stage(BaseModel):
     gathers: ClassVar[bool] = False
     """Whether it works on the results of trials, such as `bench`: the stages of a trial end before it."""
 
+    instead: ClassVar[Mapping[str, str]] = {}
+    """What to write instead of an option that the stage does not have, but its users may know from elsewhere."""
+
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         cls.source_when_defined = state_of_source(cls.__module__)

@@ -38,6 +38,9 @@ def _describe(name: str, model: type[BaseModel], mistake: Any) -> str:
     if mistake["type"] == "extra_forbidden":
         option = _option_at(model, place[:-1])
         if option.kind in {"model", "union_by_tag"}:
+            remedy = getattr(model, "instead", {}).get(place[0]) if len(place) == 1 else None
+            if remedy is not None:
+                return f"stage {name!r} has no option {place[0]!r}: {remedy}"
             return no_such_option(name, [str(step) for step in place[:-1]], str(place[-1]), option.children)
     said = describe_mistake(mistake, model, secret=is_secret_at(model, place))
     return f"stage {name!r}, option {said}" if place else f"stage {name!r}: {said}"

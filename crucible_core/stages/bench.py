@@ -117,6 +117,11 @@ class Bench(Stage):
 
     gathers: ClassVar[bool] = True
 
+    instead: ClassVar[Mapping[str, str]] = {
+        "data_source": "write `data: outputs` with `group_by` and `value`, or `data: metrics.NAME`",
+        "options": "write `resamples` for its bootstrap_iterations, or put it into `reliability.stats.options`",
+    }
+
     data: str = "assigns.bench_data"
     """Where the groups are: `assigns.NAME`, `metrics.NAME`, or `outputs` (with `group_by` and `value`)."""
     group_by: str | None = None
@@ -230,7 +235,18 @@ class Bench(Stage):
             yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
         if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
             yield "scale: log compares positive numbers by ratios; without margin, rope, reference or binary outcome"
+        yield from self._several_designs(experiment)
         yield from self.declaration(experiment).problems()
+
+    def _several_designs(self, experiment: Experiment) -> Iterator[str]:
+        """What to do about tests of several designs, which the original runs beside each other on the same groups."""
+        fitting = TESTS_OF_DESIGN[self._declared_design(experiment)]
+        others = [test for test in self._tests(experiment) if test != "auto" and test not in fitting]
+        if others and len(others) < len(self._tests(experiment)):
+            yield (
+                f"tests: {listing(others)}: another design is another comparison, so it needs a stage of its own: "
+                "`{name: other, module: bench, options: {tests: [" + others[0] + "], metric: other}}`"
+            )
 
     def _problems_of_preferences(self) -> Iterator[str]:
         for name, field in type(self).model_fields.items():

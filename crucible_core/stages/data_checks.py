@@ -14,6 +14,12 @@ from crucible_core.stage import Stage
 __all__ = ["DataChecks", "UnusableExamplesError"]
 
 
+_OWN_STAGE = (
+    "leave it out (the original reads no such option either); {} are checked by a stage of your own "
+    "(`module: package.module:Class`)"
+)
+
+
 class UnusableExamplesError(CrucibleError, ValueError):
     """The examples cannot be checked, or fail the checks. The message says all: a traceback adds nothing."""
 
@@ -27,6 +33,12 @@ class DataChecks(Stage):
     `missing_required` (examples with a field missing) and `required_fields`; `assigns["data_issues"]` lists each such
     example's index and missing fields.
     """
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "check_lengths": _OWN_STAGE.format("lengths"),
+        "check_types": _OWN_STAGE.format("types"),
+        "checker": "leave it out, and put a stage of your own into the pipeline (`module: package.module:Class`)",
+    }
 
     required_fields: list[str] = Field(default=["input", "output"], min_length=1)
     """The fields that each example must have."""

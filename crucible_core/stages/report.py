@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import ClassVar
 
@@ -40,6 +40,12 @@ class Report(Stage):
     """
 
     gathers: ClassVar[bool] = True
+
+    instead: ClassVar[Mapping[str, str]] = {
+        "formats": "write it into the experiment's `outputs: [{name: report, formats: [markdown, json]}]`",
+        "include_visualizations": "leave it out; a report in html has its charts",
+        "sink": "write it into the experiment's `outputs: [{name: report, sink: file}]`",
+    }
 
     def check(self, experiment: Experiment) -> Iterable[str]:
         written: dict[str, str] = {}

@@ -13,6 +13,7 @@ from stages_for_tests import HERE, nothing
 from crucible_core import (
     Experiment,
     InvalidExperimentError,
+    InvalidOptionsError,
     Registry,
     StageFailedError,
     UnknownStageError,
@@ -177,3 +178,43 @@ def test_sinks_of_the_original_load_and_only_the_report_that_is_not_written_fail
     with pytest.raises(StageFailedError, match="; ".join(map(re.escape, said))):
         run_experiment(experiment)
     assert Path("reports/results.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "part"),
+    [
+        ("data_checks", {"check_types": True}, "types are checked by a stage of your own"),
+        ("data_checks", {"check_lengths": True}, "lengths are checked by a stage of your own"),
+        ("data_checks", {"checker": "Elixir.MyApp.Checker"}, "put a stage of your own into the pipeline"),
+        ("report", {"sink": "file"}, "write it into the experiment's `outputs: [{name: report, sink: file}]`"),
+        ("report", {"formats": ["markdown"]}, "`outputs: [{name: report, formats: [markdown, json]}]`"),
+        ("report", {"include_visualizations": True}, "a report in html has its charts"),
+        ("bench", {"data_source": "outputs"}, "write `data: outputs` with `group_by` and `value`"),
+        ("bench", {"options": {"bootstrap_iterations": 500}}, "write `resamples`"),
+    ],
+)
+def test_an_option_that_only_the_original_has_is_refused_with_what_to_write(
+    stage: str, options: dict[str, Any], part: str
+) -> None:
+    experiment = Experiment.model_validate({"id": "a", "pipeline": [{"name": stage, "options": options}]})
+    with pytest.raises(InvalidOptionsError) as caught:
+        plan_experiment(experiment, builtin_registry())
+    said = str(caught.value)
+    assert said.startswith(f"stage {stage!r} has no option {next(iter(options))!r}: ")
+    assert part in said
+
+
+def test_tests_of_several_designs_are_refused_with_the_stage_to_write() -> None:
+    first = {"name": "bench", "options": {"tests": ["bootstrap", "wilcoxon", "mannwhitney"]}}
+    with pytest.raises(InvalidOptionsError) as caught:
+        plan_experiment(Experiment.model_validate({"id": "a", "pipeline": [first]}), builtin_registry())
+    said = str(caught.value)
+    assert "tests: wilcoxon: another design is another comparison" in said
+    second = said.split("`")[1]
+    assert second == "{name: other, module: bench, options: {tests: [wilcoxon], metric: other}}"
+    # As the sentence says, it can be run.
+    text = f"id: a\npipeline:\n- {{name: bench, options: {{tests: [bootstrap, mannwhitney]}}}}\n- {second}\n"
+    Path("a.yaml").write_text(text)
+    groups = {"a": [1.0, 2.0, 3.0, 4.5, 5.0, 6.5], "b": [2.0, 3.5, 4.0, 6.0, 7.0, 7.5]}
+    ctx = run_experiment(load_experiment("a.yaml"), assigns={"bench_data": groups})
+    assert set(ctx.metrics) == {"bench", "other"}
