@@ -76,11 +76,15 @@ def run_experiment(
     with audience.during(context.experiment_id, context.run_id), plan.running():
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
+            if audience.wants_contexts:
+                audience.show(context)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
+            if audience.wants_contexts:
+                audience.show(context)
     return context
 
 
