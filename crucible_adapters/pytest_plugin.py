@@ -102,10 +102,10 @@ class _Item(pytest.Item):
     def __init__(self, **known: Any) -> None:
         super().__init__(**known)
         if self.config.pluginmanager.hasplugin("xdist"):  # one process runs the experiment, for all of its tests
-            self.add_marker(pytest.mark.xdist_group(str(self.path)))
+            self.add_marker(pytest.mark.xdist_group(self.parent.nodeid))
 
-    def reportinfo(self) -> tuple[Path, int | None, str]:
-        return self.path, None, f"{self.path.name}: {self.name}"
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"{self.path.name}: {self.name}"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         from crucible_core import CrucibleError, StageFailed, StageFailedError  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from crucible_core.registry import Registry, builtin_registry
 from crucible_dagster import execute_experiment
 
 HERE = Path(__file__).parent
-PATIENCE = 90.0
+PATIENCE = 300.0
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]  # one server
 
 
@@ -45,7 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(folder / "files"),
     ]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        # Without the queue of jobs, which is further processes.
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(address, process, folder / "log")
