@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from crucible_adapters.mlflow.tracked_run import MlflowClient, TrackedRun, times_of
+from crucible_adapters.mlflow.tracked_run import MlflowClient, MlflowException, TrackedRun, times_of
 from crucible_core.cli.common import input_errors
 from crucible_core.cli.plain import plain
 from crucible_core.context import Context
-from crucible_core.errors import MissingExtraError
+from crucible_core.errors import CrucibleError, MissingExtraError
 from crucible_core.trace import StageFailed
 
 __all__ = ["export_context", "to_mlflow"]
@@ -57,5 +57,8 @@ def to_mlflow(runs: tuple[str, ...], tracking_uri: str | None, experiment: str |
             history = History(instance)
             for one in runs:
                 context = history.context(one)
-                made = export_context(client, context, experiment)
+                try:
+                    made = export_context(client, context, experiment)
+                except MlflowException as error:
+                    raise CrucibleError(f"run {context.run_id} cannot be copied to MLflow: {error!s:.300}") from error
                 click.echo(plain(f"{context.run_id}  {context.experiment_id}  is {made} in MLflow"))

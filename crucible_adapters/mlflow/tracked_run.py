@@ -39,7 +39,7 @@ try:
 except ImportError:
     raise MissingExtraError("logging to MLflow", "mlflow") from None
 
-__all__ = ["MlflowClient", "TrackedRun", "name_in_mlflow"]
+__all__ = ["MlflowClient", "MlflowException", "TrackedRun", "name_in_mlflow", "times_of"]
 
 MOST_METRICS = 1_000
 MOST_PARAMS = 100

@@ -242,6 +242,15 @@ def test_an_export_of_a_run_that_is_not_there_says_so(server: str) -> None:
     assert len(done.output.splitlines()) == 1
 
 
+def test_an_export_to_a_server_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ctx = execute_experiment(experiment_of("measure"))
+    done = CliRunner().invoke(main, ["export", "mlflow", ctx.run_id, "--tracking-uri", "http://127.0.0.1:9"])
+    assert done.exit_code != 0
+    assert done.output.startswith(f"error: run {ctx.run_id} cannot be copied to MLflow: ")
+    assert "Traceback" not in done.output
+
+
 def test_a_server_that_is_away_changes_nothing_and_is_asked_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
