@@ -229,6 +229,11 @@ def _plan(
 
         if (said := why_not_elsewhere(found)) is not None:
             raise _refuse(experiment, index, said, "timeout")
+    if definition.enabled and isinstance(declared := getattr(found, "settings", None), tuple):
+        from crucible_core.ir.settings import mistakes_in_settings  # noqa: PLC0415  # few stages have some
+
+        if refused := list(mistakes_in_settings(experiment, definition.name, declared)):
+            raise InvalidExperimentError.of(refused)
     if ask and definition.enabled and found.check is not Stage.check:
         _ask(stage, experiment, index)
     return _planned((definition, stage))
