@@ -22,6 +22,32 @@ class StageFailedError(CrucibleError):
         self.reason = reason
 
 
+class StageTimeoutError(CrucibleError, TimeoutError):
+    """An attempt at a stage took longer than its `timeout`, and was ended: the cause of the StageFailedError."""
+
+    def __init__(self, stage: str, seconds: float, *, killed: bool) -> None:
+        how = "its process was killed" if killed else "was interrupted"
+        super().__init__(
+            f"stage {stage!r} took longer than its `timeout` of {seconds:g} s, and {how}; give it more time, or less "
+            "to do"
+        )
+        self.stage = stage
+        self.seconds = seconds
+
+
+class StageDiedError(CrucibleError):
+    """The process of a stage that has a `timeout` died while it ran: the cause of its StageFailedError."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        super().__init__(
+            f"the process of stage {stage!r}, which it has because of its `timeout`, ended {how}: a library crashed or "
+            "ended it, or it was killed, for want of memory perhaps; what it wrote last is on stderr"
+        )
+        self.stage = stage
+        self.code = code
+
+
 class GateFailedError(CrucibleError):
     """A blocking gate failed. Every stage succeeded: `context` is the last one; `gates` has all results."""
 

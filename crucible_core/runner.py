@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from os import PathLike
 from time import perf_counter
@@ -36,14 +36,9 @@ from crucible_core.trace import (
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import readable_text, type_name
-from crucible_core.values.messages import error_text, path_hint
+from crucible_core.values.messages import UNUSED, error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
-
-UNUSED = (
-    "stage %r returned the Context that it was given, although it made a new one from it: what it added is lost. Every "
-    "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
-)
 
 _log = logging.getLogger("crucible")
 
@@ -115,7 +110,7 @@ def run_stage(
     raised. The Context of either holds the decisions made until then.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
-    definition = planned.definition
+    definition, _ = planned
     name, policy = definition.name, definition.retry
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
@@ -123,7 +118,10 @@ def run_stage(
     attempts = 1
     heard: list[Event] = []
     try:
-        context = _record(context, StageStarted.now(name), audience)
+        begun = StageStarted.now(name)
+        if audience.observers:
+            audience.tell(begun)
+        context = context._record(begun)
         while True:
             attempt = Attempt(context.run_id, name, audience, planned.safe)
             heard = attempt.heard
@@ -144,7 +142,9 @@ def run_stage(
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
-        return _record(result, succeeded, audience)
+        if audience.observers:
+            audience.tell(succeeded)
+        return result._record(succeeded)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         failed = _failure(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
@@ -154,7 +154,16 @@ def run_stage(
 def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience) -> Context:
     token = current_attempt.set(attempt)
     try:
-        result = planned.stage.run(context)
+        if planned.definition.timeout is None:
+            result = planned.stage.run(context)
+            if not isinstance(result, Context) and isinstance(result, Awaitable):
+                from crucible_core.attempts.coroutines import finished  # noqa: PLC0415  # few stages are asynchronous
+
+                result = finished(result)
+        else:
+            from crucible_core.attempts.own_process import run_in_own_process  # noqa: PLC0415  # few stages have one
+
+            result = run_in_own_process(planned, context, attempt)
     finally:
         current_attempt.reset(token)
         if attempt.own_updates is not None:
@@ -215,13 +224,14 @@ def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds
     shown = []
     if not getattr(error, "explains_itself", False):  # a refusal of data says all there is to say in its message
         shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
+    told = getattr(error, "shown_traceback", None)  # of a stage that ran in a process of its own
     return StageFailed(
         stage=planned.name,
         seconds=seconds,
         attempts=attempts,
         error_type=type_name(error),
         message=readable_text(planned.safe(message + path_hint(error))),
-        traceback=readable_text(planned.safe("".join(shown))),
+        traceback=readable_text(planned.safe("".join(shown if told is None else [told]))),
     )
 
 
@@ -231,7 +241,7 @@ def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-_OURS = {__file__, FunctionStage.run.__code__.co_filename}
+_OURS = {__file__, FunctionStage.run.__code__.co_filename, __file__.replace("runner.py", "attempts/coroutines.py")}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import Parameter
 from typing import (
     Annotated,
@@ -47,8 +47,8 @@ class Stage(BaseModel):
         cls.source_when_defined = state_of_source(cls.__module__)
 
     @abstractmethod
-    def run(self, ctx: Context) -> Context:
-        """Do the work and return the Context with the results added."""
+    def run(self, ctx: Context) -> Context | Awaitable[Context]:
+        """Do the work and return the Context with the results added; `async def run` is run to its end too."""
 
     def check(self, experiment: Experiment) -> Iterable[str]:  # noqa: ARG002
         """The reasons why this stage is certain to fail, one sentence each.
@@ -96,27 +96,27 @@ class FunctionStage(Stage):
 
     function: ClassVar[Callable[..., Any]]
 
-    def run(self, ctx: Context) -> Context:
-        result: Context = type(self).function(ctx, **self.__dict__)
+    def run(self, ctx: Context) -> Context | Awaitable[Context]:
+        result: Context | Awaitable[Context] = type(self).function(ctx, **self.__dict__)
         return result
 
 
 FunctionStage.model_config["defer_build"] = False
 
 
-def stage(function: Callable[..., Context]) -> type[Stage]:
+def stage(function: Callable[..., Context | Awaitable[Context]]) -> type[Stage]:
     """Make a stage of `def train(ctx, *, lr: float = 0.1) -> Context`: its keyword-only arguments are the options.
 
     Bounds and descriptions go into the annotation: `lr: Annotated[float, Field(gt=0, description="Step size.")] = 0.1`.
-    The function itself stays reachable as `train.function`.
+    The function itself stays reachable as `train.function`. It may be an `async def`.
 
     Raises TypeError if the function has another signature, or an option without a type.
     """
     name = getattr(function, "__qualname__", repr(function))
     if not inspect.isfunction(function):
         raise TypeError(f"@stage goes on a function, without parentheses; {name} is not a function")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"{name} is asynchronous or a generator; a stage is a plain function that returns the Context")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is a generator; a stage is a function that returns the Context")
     arguments = list(inspect.signature(function).parameters.values())
     if not arguments or arguments[0].kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
         raise TypeError(f"the first argument of {name} must take the Context")

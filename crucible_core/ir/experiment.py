@@ -85,9 +85,22 @@ class StageDef(Node):
     """The stage's options."""
     enabled: bool = Field(default=True, strict=True)
     """`false` skips the stage; its record in the trace says so."""
+    timeout: float | None = Field(default=None, gt=0, le=31_536_000, strict=True)
+    """Seconds after which an attempt at the stage is ended. Such a stage runs in a process of its own."""
     retry: RetryPolicy | None = None
     cache: bool = Field(default=False, strict=True)
     """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
+
+    @field_validator("cache")
+    @classmethod
+    def _of_what_it_looks_at(cls, cache: bool, info: ValidationInfo) -> bool:
+        if cache and info.data.get("timeout") is not None:
+            raise PydanticCustomError(
+                "cache",
+                "a stage has `cache: true` or a `timeout`, not both: of a stage that runs in a process of its own it "
+                "is not known what it looks at, so its result cannot be used again",
+            )
+        return cache
 
 
 class OutputSpec(Node):
@@ -146,7 +159,17 @@ class Execution(Node):
 
     executor: ExecutorName = "in_process"
     max_concurrent: int | None = Field(default=None, ge=1, strict=True)
-    """Steps at once under `multiprocess` (default: the number of cores)."""
+    """Steps at once under `multiprocess` (default: the number of cores) and `k8s` (default: any number)."""
+    queue: Name | None = None
+    """Of Celery's workers (default: `dagster`)."""
+
+    @model_validator(mode="after")
+    def _of_the_executor(self) -> Self:
+        if self.queue is not None and self.executor != "celery":
+            raise ValueError(f"`queue` is of the executor celery, not of {self.executor}")
+        if self.max_concurrent is not None and self.executor == "celery":
+            raise ValueError("`max_concurrent` is not of the executor celery: it runs as many steps as it has workers")
+        return self
 
 
 Place = tuple[str | int, ...]

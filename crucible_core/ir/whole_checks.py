@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.schedule import number_out_of_range
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["check_crons", "check_groups"]
+__all__ = ["check_crons", "check_groups", "why_not_elsewhere"]
 
 
 def check_crons(experiment: Experiment) -> list[InvalidExperimentError]:
@@ -20,6 +22,19 @@ def check_crons(experiment: Experiment) -> list[InvalidExperimentError]:
         for name, one in crons.items()
         if one is not None and one.cron is not None and (said := number_out_of_range(one.cron)) is not None
     ]
+
+
+def why_not_elsewhere(stage: type) -> str | None:
+    """Why a stage of this class cannot have a `timeout`, or None if it can: another process must import the class."""
+    found: Any = sys.modules.get(stage.__module__)
+    for name in stage.__qualname__.split("."):
+        found = getattr(found, name, None)
+    if found is stage and stage.__module__ != "__main__":
+        return None
+    return (
+        f"a stage with a `timeout` runs in a process of its own, which cannot import {stage.__qualname__}: it is "
+        "defined in a function, in a notebook or in the program that is run; define it at the top of a module"
+    )
 
 
 def check_groups(

@@ -30,6 +30,12 @@ BESIDE = "crucible_core.beside."
 """What the names of modules beside experiment files begin with."""
 
 
+UNUSED = (
+    "stage %r returned the Context that it was given, although it made a new one from it: what it added is lost. Every "
+    "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
+)
+
+
 def as_written(text: str) -> str:
     """The text with the modules beside an experiment file named as the file names them."""
     return _PACKAGE_BESIDE.sub("", text) if BESIDE in text else text

@@ -9,7 +9,7 @@ import copy
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ from crucible_core import (
     StageSucceeded,
     run_stage,
 )
+from crucible_core.attempts.coroutines import finished
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
@@ -341,6 +342,8 @@ class _TrackedStage:
             if (attempt := current_attempt.get()) is not None:
                 attempt.derived = False  # by the stage
             after: object = self.__wrapped__.run(given)
+            if isinstance(after, Awaitable):
+                after = finished(after)
         finally:
             self._reads.listening = False
         if after is given:

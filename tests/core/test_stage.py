@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -200,7 +201,8 @@ def run_option(ctx: Context, *, run: int = 1) -> Context: ...
 def underscored_option(ctx: Context, *, _lr: float = 0.1) -> Context: ...
 
 
-async def asynchronous(ctx: Context) -> Context: ...
+async def asynchronous_generator(ctx: Context) -> AsyncIterator[Context]:
+    yield ctx
 
 
 def generator(ctx: Context) -> Context:
@@ -217,7 +219,7 @@ def generator(ctx: Context) -> Context:
         (any_options, "'options'"),
         (untyped_option, "the option 'lr' of untyped_option has no type"),
         (run_option, "the option 'run' of run_option has the name of a method of Stage"),
-        (asynchronous, "asynchronous"),
+        (asynchronous_generator, "generator"),
         (generator, "generator"),
         (functools.partial(positional_option, lr=1), "@stage goes on a function"),
         ("name", "@stage goes on a function"),

@@ -132,6 +132,13 @@ def test_many_arms_are_cut_with_a_sentence() -> None:
     assert notes == ["The first 100 of 120 arms."]
 
 
+def test_replicates_that_were_added_until_it_was_enough_are_said_to_be() -> None:
+    until = {"until": {"width": 0.2, "at_most": 40}, "baseline": {"guess.at": 0.0}}
+    ctx = swept({"grid": {"guess.at": [0.0, 2.0, 4.0]}, "replicates": 10, **until}, {})
+    _, notes = section(report_on(ctx))
+    assert "decided by what the earlier ones measured (`until`)" in notes[-1]
+
+
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,24 @@ class Train(Stage):
         return ctx.put_metric("lr", self.lr)
 
 
+class Ask(Stage):
+    async def run(self, ctx: Context) -> Context:
+        return ctx
+
+
+@stage
+async def ask(ctx: Context, *, times: int = 1) -> Context:
+    return ctx.put_metric("asked", times)
+
+
+assert_type(ask, type[Stage])
+
+
+@stage  # type: ignore[arg-type]
+async def asks_in_vain(ctx: Context) -> None:
+    ctx.put_metric("lost", 1)
+
+
 Train(lr=0.2)
 Train(rate=0.2)  # type: ignore[call-arg]
 Train().lr = 0.3  # type: ignore[misc]  # frozen
@@ -47,7 +65,7 @@ def forgets_the_context(ctx: Context) -> None:
     ctx.put_metric("lost", 1)
 
 
-registry = Registry({"train": Train, "of_a_function": train})
+registry = Registry({"train": Train, "of_a_function": train, "ask": Ask, "of_a_coroutine": ask})
 Registry({"train": 1})  # type: ignore[dict-item]
 
 experiment = load_experiment("experiment.yaml")

@@ -1,0 +1,199 @@
+"""The process that stages with a time limit run in, one after another: this module is what it executes.
+
+It is a new interpreter, not a fork: threads and locks of the process that wants it are not copied half-way. It ends by
+itself when nobody wants it any more, when its parent is gone, and, from a thread that does not need Python's lock, soon
+after a stage's time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from crucible_core.attempts import coroutines
+from crucible_core.context import Context
+from crucible_core.observers import Attempt, Audience, Observer, ProgressUpdate, current_attempt
+from crucible_core.plan import Plan, PlannedStage
+from crucible_core.stage import FunctionStage
+from crucible_core.trace import Event
+from crucible_core.trials.shared import SharedValue, pickled
+from crucible_core.values.messages import UNUSED, error_text
+
+__all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
+
+IDLE: Final = 60.0
+"""Seconds for which the process waits for another stage."""
+GRACE: Final = 5.0
+"""Seconds that a stage has to end after it was interrupted."""
+
+
+class Job(NamedTuple):
+    """A stage to run, as it is sent to the process: all that may need an import is in `work`, a Work."""
+
+    work: SharedValue
+    result: Path
+    """Where the arrays of the result go."""
+    seconds: float
+    grace: float
+    environment: Mapping[str, str]
+    folder: str
+    path: Sequence[str]
+    log_level: int
+    updates_every: float | None
+    """Seconds between two updates of progress, if anybody takes them."""
+
+
+class Work(NamedTuple):
+    """The stage and what it is given."""
+
+    plan: Plan | None
+    planned: PlannedStage
+    context: Context
+
+
+class Raised(NamedTuple):
+    """An exception on its way back. One that cannot be pickled has only its name and what it says."""
+
+    error: SharedValue | None
+    module: str
+    name: str
+    said: str
+    explains_itself: bool
+    traceback: str
+
+
+def serve(connection: int, stacks: int) -> None:
+    """Run the stages that come by the connection, a file descriptor; `stacks` is the file for the last traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = _Parent(Connection(connection))
+    logging.getLogger().addHandler(_Forwarded(parent))
+    while (job := parent.next_job()) is not None:
+        try:
+            reply = _run(job, parent, stacks)
+        except BaseException as error:  # noqa: BLE001  # it is raised in the other process
+            reply = "raised", _raised(error)
+        parent.send(*reply)
+
+
+def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
+    os.environ.clear()
+    os.environ.update(job.environment)
+    os.chdir(job.folder)
+    sys.path[:] = job.path
+    logging.getLogger().setLevel(job.log_level)
+    plan, planned, context = job.work.load()
+    observer = _Told(parent) if job.updates_every is None else _ToldAll(parent, job.updates_every)
+    attempt = Attempt(context.run_id, planned.name, Audience((observer,)), planned.safe)
+    parent.send("begun", None)
+    # If the parent cannot end this process, or is gone, it ends itself, whatever the stage does.
+    faulthandler.dump_traceback_later(job.seconds + job.grace, exit=True, file=stacks)
+    token = current_attempt.set(attempt)
+    try:
+        with plan.running() if plan is not None else contextlib.nullcontext():
+            result = planned.stage.run(context)
+            if hasattr(result, "__await__"):
+                result = coroutines.finished(result)
+    finally:
+        current_attempt.reset(token)
+        faulthandler.cancel_dump_traceback_later()
+        if attempt.own_updates is not None:
+            attempt.own_updates.close()
+    if result is context and (attempt.derived or attempt.heard):
+        logging.getLogger("crucible").warning(UNUSED, planned.name)
+    try:
+        return "returned", pickled(result, job.result)
+    except Exception as error:
+        raise TypeError(
+            f"the stage runs in a process of its own, because it has a `timeout`, and what it returned cannot be sent "
+            f"back: {type(error).__name__}: {error_text(error)}"
+        ) from error
+
+
+class _Parent:
+    """The process that wants stages to be run. Safe to use from any thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def next_job(self) -> Job | None:
+        try:
+            return Job(*self._connection.recv()) if self._connection.poll(IDLE) else None
+        except (EOFError, OSError):
+            return None
+
+    def send(self, kind: str, value: Any) -> None:
+        with self._lock:
+            self._connection.send((kind, value))
+
+
+class _Told(Observer):
+    """Tells the parent what happens in the stage."""
+
+    def __init__(self, parent: _Parent) -> None:
+        self._parent = parent
+
+    def on_event(self, event: Event) -> None:
+        self._parent.send("event", event)
+
+
+class _ToldAll(_Told):
+    def __init__(self, parent: _Parent, interval: float) -> None:
+        super().__init__(parent)
+        self.interval = interval
+
+    def on_progress(self, update: ProgressUpdate) -> None:
+        self._parent.send("progress", update)
+
+    def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
+        self._parent.send("metrics", metrics)
+
+
+class _Forwarded(QueueHandler):
+    """Sends log lines to the parent, whose handlers take them."""
+
+    def __init__(self, parent: _Parent) -> None:
+        super().__init__(parent)  # type: ignore[arg-type]  # anything that `enqueue` understands
+        self._parent = parent
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._parent.send("log", record)
+
+
+def _raised(error: BaseException) -> Raised:
+    explains = bool(getattr(error, "explains_itself", False))
+    try:
+        sent: SharedValue | None = pickled(error, None)
+        pickled(error, None).load()  # as the parent will: some can only be pickled
+    except Exception:  # noqa: BLE001  # whatever a user's class does here
+        sent = None
+    kind = type(error)
+    return Raised(sent, kind.__module__, kind.__qualname__, error_text(error), explains, _shown_traceback(error))
+
+
+def _shown_traceback(error: BaseException) -> str:
+    """The traceback below the frames that run a stage, as text."""
+    trace = error.__traceback__
+    ours = {__file__, coroutines.__file__, FunctionStage.run.__code__.co_filename}
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)  # with the processes that the stage has started
