@@ -296,6 +296,7 @@ class Bench(Stage):
             )
         if self.alpha is None and ctx.experiment.stats.alpha is None:
             ctx = ctx.decide("alpha: 0.05", "no level of significance was declared; 0.05 is the usual one")
+        ctx = self._registered(ctx)
         if self.preferences is not None:
             return self._prefer(ctx, self.preferences)
         found, missing = self._complete(ctx)
@@ -352,6 +353,20 @@ class Bench(Stage):
         for about, choice in comparison.decisions:
             ctx = ctx.decide(f"{about}: {choice.decision}", choice.reasoning, alternatives=choice.alternatives)
         return ctx.put_metric(self.metric, comparison.to_dict())
+
+    def _registered(self, ctx: Context) -> Context:
+        """The Context with the decision whether the experiment's lock has declared this comparison."""
+        if ctx.experiment.lock is None:
+            return ctx
+        from crucible_core.ir.registration import registration_of  # noqa: PLC0415  # few experiments are locked
+
+        registration = registration_of(ctx.experiment)
+        assert registration is not None
+        if (why := registration.exploratory(self.metric)) is None:
+            return ctx.decide(
+                f"as locked: {registration.name}", "this comparison was declared before the data were seen"
+            )
+        return ctx.decide("exploratory", f"this comparison is not as it was locked ({registration.name}): {why}")
 
     def _as_planned(self, experiment: Experiment, groups: int, outcome: Outcome) -> PlannedPower | None:
         from crucible_bench.power.planned_power import power_as_planned  # noqa: PLC0415
