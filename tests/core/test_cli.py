@@ -719,9 +719,6 @@ def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> 
     assert schema["additionalProperties"] is False
     stage = schema["$defs"]["StageDef"]
     assert set(stage["properties"]) == {"name", "module", "options", "enabled", "timeout", "retry", "always", "cache"}
-    assert set(stage["properties"]) == {"name", "module", "options", "enabled", "timeout", "retry", "always", "cache"}
-    assert set(stage["properties"]) == {"name", "module", "options", "enabled", "timeout", "retry", "always", "cache"}
-    assert set(stage["properties"]) == {"name", "module", "options", "enabled", "timeout", "retry", "always", "cache"}
     assert stage["additionalProperties"] is False
     assert all(one.get("description") for name, one in stage["properties"].items() if name != "retry")
 
