@@ -1,7 +1,7 @@
-"""Makes the logs in `examples/llm_logs/logs/` with the real tools, inspect_ai and lm_eval.
+"""Makes the logs in `examples/llm_logs/logs/` with inspect_ai and lm_eval themselves.
 
-`python tests/adapters/make_logs.py` makes them again. Nothing is downloaded: the models are stand-ins of the tools, and
-the questions are made here. The logs are kept, so that the example and the tests need neither tool.
+`python tests/adapters/make_logs.py` makes them again. Nothing is downloaded: the models are stand-ins of these tools,
+and the questions are made here. The logs are kept, so that the example and the tests need neither tool.
 """
 
 import json
