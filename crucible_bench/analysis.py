@@ -105,6 +105,7 @@ def compare(
     non_inferiority: bool = False,
     rope: float | None = None,
     higher_is_better: bool = True,
+    leaderboard: bool = False,
     reference: float | None = None,
     folds: int | None = None,
     repeats: int | None = None,
@@ -143,6 +144,7 @@ else all groups at once |
     | rope | for paired and resampled: differences of at most that are practically none; gives Bayesian probabilities \
 for each pair, beside its test | none |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
+    | leaderboard | whether groups are also ranked by their means, as in a sweep | False |
     | reference | for one_sample: the number that the group is compared with | |
     | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
     | repeats | for resampled: how often the cross-validation was repeated, each time with other folds | 1 |
@@ -175,6 +177,7 @@ as answers by their question | |
         non_inferiority=non_inferiority,
         rope=rope,
         higher_is_better=higher_is_better,
+        leaderboard=leaderboard,
         reference=reference,
         folds=folds,
         repeats=repeats,
@@ -299,7 +302,7 @@ class _Analyst:
             reason = f"{counted(len(names), 'group')} make no family of pairs, so there is nothing to correct for"
             self._decide("family", Choice("none", reason, (self.declared.family,)))
         ranking = self._ranking() if self.declared.study == "multiple_datasets" else None
-        best = self._best() if self.declared.study == "sweep" else None
+        best = self._best() if self.declared.study == "sweep" else self._leaderboard()
         tests, pair_test = self._chosen_tests(names)
         results = self._all_at_once(tests)
         family: FamilyResult | None = None
@@ -722,6 +725,16 @@ class _Analyst:
             alpha=self.declared.alpha,
             confidence_level=self.declared.confidence_level,
         )
+
+    def _leaderboard(self) -> BestSet | None:
+        """The groups in the order of their means, if that was asked for and some of them can be told apart."""
+        if not self.declared.leaderboard or len(self.groups) < 2 or self.declared.study == "multiple_datasets":
+            return None
+        try:
+            return self._best()
+        except CannotTestError as refusal:
+            self._decide("leaderboard", Choice("none", refusal.reason))
+            return None
 
     # --- assumptions ---
 

@@ -252,7 +252,7 @@ class BayesianResult:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A configuration of a sweep: its mean, and the evidence that another one is better.
+    """A configuration of a sweep or a leaderboard: its mean, and the evidence that another one is better.
 
     `p_value` is corrected for the comparisons with all others; `beaten_by` names the one with the strongest evidence,
     None for the leader.
@@ -264,6 +264,8 @@ class Contender:
     p_value: Number
     beaten_by: str | None
     kept: Flag
+    interval: Interval | None = None
+    """Of the mean of this configuration alone; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Declaration:
     """What is compared and how, declared before the data are seen; `compare` explains each field.
 
     `outcome` None is binary for groups of booleans, of successes of n, or of the numbers 0 and 1 only, else continuous.
-    `baseline` is the group that others are compared with; `study` determines which comparisons there are:
+    `baseline` is the group that others are compared with; `leaderboard` ranks the groups beside whatever else is
+    compared, as a sweep does; `study` determines which comparisons there are:
 
     | study | compares | needs |
     | --- | --- | --- |
@@ -75,6 +76,7 @@ class Declaration:
     non_inferiority: bool = False
     rope: float | None = None
     higher_is_better: bool = True
+    leaderboard: bool = False
     reference: float | None = None
     folds: int | None = None
     repeats: int | None = None
@@ -197,6 +199,8 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
             "`margin` out (the estimate, P(first > second), says how often the first is higher), or declare `outcome: "
             "continuous` if a difference of means is what matters"
         )
+    if said.leaderboard and said.design in ("one_sample", "stratified"):
+        yield f"leaderboard: it ranks groups by their means, which the design {said.design} does not compare"
     if said.design != "one_sample" and said.reference is not None:
         yield f"reference: it is for the design one_sample, but the design is {said.design}"
     yield from _contradictions_of_folds(said)

@@ -60,8 +60,9 @@ def finding(comparison: Compared) -> str:
     """
     if comparison.preferences is not None:
         return _finding_of_preferences(comparison, comparison.preferences)
-    if comparison.best is not None:
-        found = _finding_of_sweep(comparison, comparison.best)
+    ranked = None if comparison.best is None else _finding_of_best(comparison, comparison.best)
+    if ranked is not None and comparison.study == "sweep":
+        found, ranked = ranked, None
     elif comparison.ranking is not None:
         found = _finding_of_ranking(comparison, comparison.ranking)
     elif comparison.comparisons is not None:
@@ -72,7 +73,10 @@ def finding(comparison: Compared) -> str:
     rest = [f"{more} more {'pair is' if more == 1 else 'pairs are'} judged in the table."] if more > 0 else []
     verdicts = map(_verdict_sentence(comparison), comparison.verdicts[:MOST_SHOWN])
     return " ".join(
-        [found, *verdicts, *rest, *bayesian(comparison), *not_tested(comparison.untested), *left_out(comparison)]
+        [
+            *(found, *verdicts, *rest, *bayesian(comparison), *([ranked] if ranked else [])),
+            *(*not_tested(comparison.untested), *left_out(comparison)),
+        ]
     )
 
 
@@ -296,7 +300,7 @@ def _pair_sentence(comparison: Compared, family: FamilyResult, pair: PairResult)
     return f"{found.in_words(pair.first, pair.second, '')} ({numbers}, p {format_p(pair.p_adjusted)})"
 
 
-def _finding_of_sweep(comparison: Compared, best: BestSet) -> str:
+def _finding_of_best(comparison: Compared, best: BestSet) -> str:
     leader = next(one for one in best.contenders if one.name == best.leader)
     others = [name for name in best.kept if name != best.leader]
     dropped = len(best.contenders) - len(best.kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crucible_bench.compared import Compared, FamilyResult, JudgedTest
+from crucible_bench.compared import BestSet, Compared, FamilyResult, JudgedTest
 from crucible_bench.finding import (
     Found,
     adjusted,
@@ -43,11 +43,8 @@ def headline(comparison: Compared) -> str:
     One group beats another where the declaration gives a direction a meaning: with a margin, or with
     `higher_is_better: false`. Otherwise it is higher or lower.
     """
-    if comparison.best is not None:
-        leader = next(one for one in comparison.best.contenders if one.name == comparison.best.leader)
-        others = [name for name in comparison.best.kept if name != leader.name]
-        rest = f"not told apart from it: {_names(others)}" if others else "every other one is shown to be worse"
-        return f"{leader.name} has the best mean{measured(comparison)}, {format_number(leader.mean, 3)}; {rest}."
+    if comparison.best is not None and comparison.study == "sweep":
+        return _of_best(comparison, comparison.best)
     if (ranking := comparison.ranking) is not None:
         first = ranking.groups[0]
         alike = {name for clique in ranking.cliques if first in clique for name in clique} - {first}
@@ -58,8 +55,17 @@ def headline(comparison: Compared) -> str:
     if comparison.preferences is not None and comparison.comparisons is not None:
         return _of_preferences(comparison, comparison.comparisons)
     if comparison.comparisons is not None:
-        return _of_family(comparison, comparison.comparisons)
-    return f"{_of_test(comparison, comparison.judged[0])}."
+        found = _of_family(comparison, comparison.comparisons)
+    else:
+        found = f"{_of_test(comparison, comparison.judged[0])}."
+    return found if comparison.best is None else f"{found} {_of_best(comparison, comparison.best)}"
+
+
+def _of_best(comparison: Compared, best: BestSet) -> str:
+    leader = next(one for one in best.contenders if one.name == best.leader)
+    others = [name for name in best.kept if name != leader.name]
+    rest = f"not told apart from it: {_names(others)}" if others else "every other one is shown to be worse"
+    return f"{leader.name} has the best mean{measured(comparison)}, {format_number(leader.mean, 3)}; {rest}."
 
 
 def method(comparison: Compared) -> str:
@@ -79,7 +85,7 @@ def method(comparison: Compared) -> str:
 
 
 def _method(comparison: Compared) -> str:
-    if comparison.best is not None:
+    if comparison.best is not None and comparison.study == "sweep":
         sure = percent(1 - comparison.alpha)
         kept = f"{_capital(comparison.best.method)}; with {sure} confidence the best one is among those kept."
         return f"{kept}{mean_of_best(comparison.best)}"

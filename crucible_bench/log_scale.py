@@ -49,7 +49,10 @@ def as_ratios(comparison: Comparison) -> Comparison:
         mean = best.mean
         best = replace(
             best,
-            contenders=tuple(replace(one, mean=math.exp(one.mean)) for one in best.contenders),
+            contenders=tuple(
+                replace(one, mean=math.exp(one.mean), interval=one.interval and _exp(one.interval))
+                for one in best.contenders
+            ),
             mean=mean
             and replace(
                 mean,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crucible_core.errors import CrucibleError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.observers import current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
-from crucible_core.values.arguments import check_instance, check_mapping
+from crucible_core.values.arguments import check_instance, check_mapping, check_run_id, new_run_id
 from crucible_core.values.equality import differences_between
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
@@ -22,8 +19,6 @@ __all__ = ["Context"]
 
 # Looked up once: a Context is copied three times for every stage that runs.
 _new, _set = object.__new__, object.__setattr__
-
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,11 +42,7 @@ class Context:
     assigns: PersistentDict[Any] = field(default_factory=PersistentDict)
 
     def __post_init__(self) -> None:
-        if not _RUN_ID.fullmatch(self.run_id):
-            raise CrucibleError(
-                f"run id {self.run_id!r} cannot be used: it names files, so it must be 1 to 128 letters, digits, "
-                "'.', '_' or '-', and begin with a letter or digit"
-            )
+        check_run_id(self.run_id)
         if not isinstance(self.outputs, PersistentList):
             self.__dict__["outputs"] = PersistentList(self.outputs)
         for name in ("metrics", "artifacts", "assigns"):
@@ -66,10 +57,12 @@ class Context:
 
         Data that the experiment carries for its stages is copied: a stage that changes it affects its own run only.
         """
-        check_mapping("assigns", assigns or {})
-        check_instance("run_id", run_id or "", str, "a text")
+        if assigns is not None:
+            check_mapping("assigns", assigns)
+        if run_id is not None:
+            check_instance("run_id", run_id, str, "a text")
         own = experiment.with_own_data()
-        return cls(experiment.id, run_id or str(uuid.uuid4()), own, assigns=PersistentDict(assigns))
+        return cls(experiment.id, run_id or new_run_id(), own, assigns=PersistentDict(assigns))
 
     def _replace(self, **changes: object) -> Context:
         """The Context with these fields replaced, as they are: not checked, not converted."""

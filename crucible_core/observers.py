@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from numbers import Real
 from time import perf_counter
@@ -120,12 +121,12 @@ class Audience:
             debugging = _log.isEnabledFor(logging.DEBUG)
             _log.error(said, observer, where, type(error).__name__, error_text(error), exc_info=debugging)
 
-    @contextlib.contextmanager
-    def during(self, experiment_id: str, run_id: str) -> Iterator[None]:
+    def during(self, experiment_id: str, run_id: str) -> AbstractContextManager[None]:
         """Around a run: reports its start and its end. An observer that fails at the start does not hear of the end."""
-        if not self.observers:
-            yield
-            return
+        return self._during(experiment_id, run_id) if self.observers else _UNHEARD
+
+    @contextlib.contextmanager
+    def _during(self, experiment_id: str, run_id: str) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for observer in self.observers:
                 try:
@@ -150,6 +151,9 @@ class Audience:
         except Exception as raised:  # noqa: BLE001
             self.note_failure(observer, "run_ended", raised)
         return False  # what ended the run is not an observer's to withhold
+
+
+_UNHEARD = contextlib.nullcontext()
 
 
 class _Retold(Exception):  # it carries the error of a run that is over past its observers

@@ -6,7 +6,6 @@ Made once, and passed to whatever needs it: the runner, the gates, the `validate
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,7 +58,7 @@ class PlannedStage(NamedTuple):
 
 
 # As PlannedStage(...) makes it, without the function that a named tuple puts around it: once for every stage.
-_planned = functools.partial(tuple.__new__, PlannedStage)
+_new = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +170,14 @@ def _plan_each(
     experiment: Experiment, indices: Iterable[int], registry: Registry, mistakes: list[InvalidExperimentError]
 ) -> tuple[PlannedStage, ...]:
     planned = []
-    folder = experiment.folder
+    # Read once: every attribute of a pydantic model that is read costs as much as a call.
+    seed, folder = experiment.seed, experiment.folder
     broken: set[str] = set()  # a module that cannot be imported is tried, and reported, once
     for index in indices:
         if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, registry, folder, ask=True))
+            planned.append(_plan(experiment, index, seed, registry, folder, ask=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -190,11 +190,11 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
     Raises as `plan_experiment`.
     """
-    return _plan(experiment, index, registry, experiment.folder)
+    return _plan(experiment, index, experiment.seed, registry, experiment.folder)
 
 
 def _plan(
-    experiment: Experiment, index: int, registry: Registry, folder: Path | None, *, ask: bool = False
+    experiment: Experiment, index: int, seed: int | None, registry: Registry, folder: Path | None, *, ask: bool = False
 ) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
@@ -203,9 +203,9 @@ def _plan(
         error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
         raise
     options = definition.options or {}
-    seeded = experiment.seed is not None and definition.enabled and "seed" not in options and takes_seed(found)
+    seeded = seed is not None and "seed" not in options and takes_seed(found) and definition.enabled
     if seeded:
-        options = {**options, "seed": experiment.seed}
+        options = {**options, "seed": seed}
     try:
         stage = read_options(found, options, {"registry": registry})
     except ValidationError as error:
@@ -229,14 +229,14 @@ def _plan(
 
         if (said := why_not_elsewhere(found)) is not None:
             raise _refuse(experiment, index, said, "timeout")
-    if definition.enabled and isinstance(declared := getattr(found, "settings", None), tuple):
+    if isinstance(declared := getattr(found, "settings", None), tuple) and definition.enabled:
         from crucible_core.ir.settings import mistakes_in_settings  # noqa: PLC0415  # few stages have some
 
         if refused := list(mistakes_in_settings(experiment, definition.name, declared)):
             raise InvalidExperimentError.of(refused)
-    if ask and definition.enabled and found.check is not Stage.check:
+    if ask and found.check is not Stage.check and definition.enabled:
         _ask(stage, experiment, index)
-    return _planned((definition, stage))
+    return _new(PlannedStage, (definition, stage))
 
 
 def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Stage:

@@ -133,10 +133,10 @@ def run_stage(
     Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
 
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
-    raised. The Context of either holds the decisions made until then.
+    raised. The Context of either holds the decisions made until then, and what the stage had put.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
-    definition = planned.definition
+    definition, _ = planned
     name, policy = definition.name, definition.retry
     if not definition.enabled:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
@@ -144,7 +144,10 @@ def run_stage(
     attempts = 1
     attempt: Attempt | None = None
     try:
-        context = _record(context, StageStarted.now(name), audience)
+        begun = StageStarted.now(name)
+        if audience.observers:
+            audience.tell(begun)
+        context = context._record(begun)
         while True:
             attempt = Attempt(context.run_id, name, audience, planned.safe)
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
@@ -166,7 +169,9 @@ def run_stage(
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
-        return _record(result, succeeded, audience)
+        if audience.observers:
+            audience.tell(succeeded)
+        return result._record(succeeded)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         from crucible_core.attempts.failures import failed, with_unfinished  # noqa: PLC0415  # few stages fail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import os
 import shutil
@@ -226,13 +227,15 @@ def _execute_apart(
     run_id: str,
     _observers: Observers,
     tags: Mapping[str, str],
+    *,
+    executor: ExecutorName = "multiprocess",
 ) -> None:
     if instance.is_ephemeral:
         raise CrucibleError(
-            "the multiprocess executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
+            f"the {executor} executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
-    config = _config("multiprocess", **_limits(plan.experiment))
+    config = _config(executor, **({} if executor == "celery" else _limits(plan.experiment)))
     with job_in_processes(plan.experiment, plan.registry, ()) as job:
         launch(job, instance, run_config=config, tags=tags, apart=True, run_id=run_id)
 
@@ -304,7 +307,12 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
 _observers: dict[str, Observers] = {}
 
 
-EXECUTE: Mapping[ExecutorName, Callable[..., None]] = {"in_process": _execute_here, "multiprocess": _execute_apart}
+EXECUTE: Mapping[ExecutorName, Callable[..., None]] = {
+    "in_process": _execute_here,
+    "multiprocess": _execute_apart,
+    "celery": functools.partial(_execute_apart, executor="celery"),
+    "k8s": functools.partial(_execute_apart, executor="k8s"),
+}
 
 
 def _limits(experiment: Experiment) -> dict[str, Any]:
@@ -346,8 +354,8 @@ def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
             importable = False
         if not importable:
             raise CrucibleError(
-                f"stage {definition.name!r} ({reference}) cannot be imported by another process, as the multiprocess "
-                "executor needs: define it at the top level of a module"
+                f"stage {definition.name!r} ({reference}) cannot be imported by another process, as the executor "
+                "needs: define it at the top level of a module"
             )
         found[name] = reference
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["is_elsewhere", "is_gone", "without_the_script", "worker_of_this_step"]
+__all__ = ["is_elsewhere", "is_gone", "pool_of_this_step", "without_the_script", "worker_of_this_step"]
 
 
 def worker_of_this_step() -> str:
@@ -21,6 +21,12 @@ def worker_of_this_step() -> str:
     parent = multiprocessing.parent_process()
     pid = os.getpid() if parent is None or parent.pid is None else parent.pid
     return f"{socket.gethostname()} {pid} {_start_of(pid) or ''}".strip()
+
+
+def pool_of_this_step() -> int | None:
+    """The process id of the Celery worker that this process belongs to; None if it belongs to none."""
+    billiard = sys.modules.get("billiard")  # Celery's multiprocessing
+    return os.getppid() if billiard is not None and billiard.current_process().daemon else None
 
 
 def is_gone(worker: str) -> bool:

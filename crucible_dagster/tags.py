@@ -69,3 +69,11 @@ UPDATED_TAG = "crucible/updated"
 
 
 PINNED_TAG = "crucible/pinned"
+
+
+WORKER_TAG = "crucible/worker"
+"""On a run whose steps do not run below its process: that process, as host, process id and start."""
+
+
+CELERY_QUEUE_TAG = "dagster-celery/queue"
+"""On an op: the tag of `dagster-celery` for the queue that its steps are put into."""

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from crucible_bench.plots import (
+    CurvePoint,
     ForestRow,
     Picture,
     critical_difference,
+    curve,
     forest_plot,
+    heat_map,
     paired_lines,
     power_curve,
     run_chart,
@@ -29,6 +32,13 @@ NIGHTS = [
     (0.955, 0.926, 29.9), (0.961, 0.934, 27.0), (0.944, 0.911, 41.7), (0.959, 0.931, 28.8), (0.962, 0.936, 27.3),
     (0.963, 0.933, 26.1), (0.960, 0.935, 27.7),
 ]  # fmt: skip
+RATES = ["0.01", "0.03", "0.1", "0.3"]
+SWEEP = {
+    "2": [0.921, 0.934, 0.941, 0.938],
+    "4": [0.933, 0.949, 0.957, 0.944],
+    "6": [0.938, 0.955, 0.951, 0.931],
+    "8": [0.941, 0.950, 0.939, None],
+}
 POWER = {
     "d = 0.2": (0.06, 0.07, 0.09, 0.12, 0.14, 0.17, 0.20, 0.23, 0.26, 0.29),
     "d = 0.5": (0.11, 0.18, 0.34, 0.47, 0.60, 0.70, 0.78, 0.84, 0.88, 0.92),
@@ -81,6 +91,24 @@ def pictures() -> Mapping[str, Picture]:
                 for name, powers in POWER.items()
             },
             planned=30,
+        ),
+        "heat-map": heat_map(
+            {(depth, rate): value for depth, row in SWEEP.items() for rate, value in zip(RATES, row, strict=True)},
+            rows=list(SWEEP),
+            columns=RATES,
+            down="depth",
+            across="learning rate",
+            measure="accuracy",
+            marked=[("4", "0.1"), ("6", "0.03")],
+        ),
+        "curve": curve(
+            {
+                name: [CurvePoint(float(r), m, m - 0.006, m + 0.006) for r, m in zip(RATES, row, strict=True) if m]
+                for name, row in (("depth 4", SWEEP["4"]), ("depth 8", SWEEP["8"]))
+            },
+            across="learning rate",
+            measure="accuracy",
+            interval="95% CI",
         ),
         "run-chart": run_chart(
             {

@@ -31,7 +31,7 @@ import psycopg2.extensions
 import pytest
 import yaml
 
-__all__ = ["DEPLOYED", "Postgres", "Storage", "dagster_home", "environment_of_tests", "server"]
+__all__ = ["DEPLOYED", "Postgres", "Storage", "dagster_home", "environment_of_tests", "free_port", "server"]
 
 Storage = Literal["sqlite", "postgres"]
 
@@ -49,7 +49,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._identity: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -296,7 +296,7 @@ def _binaries() -> Path:
     return max(Path(package).glob("pginstall[0-9]*/bin"))  # the newest version that the wheel has
 
 
-def _free_port() -> int:
+def free_port() -> int:
     # Below the ports that the kernel gives to outgoing connections: one of those could take it while the server is
     # stopped, and the server would not start again.
     while True:

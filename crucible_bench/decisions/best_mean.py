@@ -86,6 +86,14 @@ def mean_of_best(
     )
 
 
+def interval_of_mean(sample: Sample, of: Differences, level: float) -> Interval | None:
+    """The interval of the mean of one group that was named beforehand, by the design; None if it has none."""
+    try:
+        return _interval(of, sample, (1.0 - level) / 2.0)
+    except CannotTestError:
+        return None
+
+
 def _mean(sample: Sample) -> float:
     exponent = scale_exponent((sample,))
     return unscaled(_NAME, moments(sample.values, exponent).mean, exponent)

@@ -13,13 +13,13 @@ from crucible_bench.compared import BestMean, BestSet, Contender, Ranking, Ranki
 from crucible_bench.data.outcomes import booleans_as_numbers
 from crucible_bench.data.sample import Sample, Values, Vector, read_groups
 from crucible_bench.data.summary import summarize
-from crucible_bench.decisions.best_mean import mean_of_best
+from crucible_bench.decisions.best_mean import interval_of_mean, mean_of_best
 from crucible_bench.decisions.differences import Differences
 from crucible_bench.distributions.studentized import range_quantile
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.no_spread import no_spread_of_groups, no_spread_of_pairs
 from crucible_bench.hypothesis_tests.run_test import run_test
-from crucible_bench.levels import share
+from crucible_bench.levels import levels, share
 from crucible_bench.multiple.dunn_nemenyi import block_ranks, nemenyi
 from crucible_bench.multiple.families import pairwise_tests
 from crucible_bench.result import Choice
@@ -113,8 +113,8 @@ def indistinguishable_from_best(
     1984, without their equal variances). Comparing all with the leader instead would ignore that the leader was chosen
     by the same data.
 
-    The leader's mean has an interval that allows for its having been picked, by `mean_of_best`, with `confidence_level`
-    (by default 1 - alpha).
+    The mean of each has its own interval by the design. The leader's mean has another one, which allows for its having
+    been picked, by `mean_of_best`. `confidence_level` is that of both (by default 1 - alpha).
 
     A pair without any spread is judged by the exact permutation test. A pair that cannot be tested, such as one with a
     single value, is evidence for neither; `notes` says why.
@@ -143,7 +143,14 @@ def indistinguishable_from_best(
     means = [summarize(sample.values).mean for sample in samples]
     order = sorted(range(k), key=lambda place: -sign * means[place])
     mean, no_mean = _mean_of_leader(samples, higher_is_better, of, alpha, confidence_level)
-    contenders = tuple(_contender(samples, place, order[0], means[place], wins, alpha) for place in order)
+    level = levels(alpha, confidence_level)[1]
+    contenders = tuple(
+        replace(
+            _contender(samples, place, order[0], means[place], wins, alpha),
+            interval=interval_of_mean(samples[place], of, level),
+        )
+        for place in order
+    )
     return BestSet(
         leader=samples[order[0]].name,
         kept=tuple(contender.name for contender in contenders if contender.kept),

@@ -145,6 +145,12 @@ class Drawing:
     def area(self, points: Iterable[tuple[float, float]], classes: str, *, opacity: float = 1) -> None:
         self.path(_moves(points) + "Z", f"fill {classes}", opacity=opacity)
 
+    def areas(self, every: Iterable[Iterable[tuple[float, float]]], classes: str, *, opacity: float = 1) -> None:
+        """Many areas of one look as one path."""
+        data = "".join(f"{_moves(points)}Z" for points in every)
+        if data:
+            self.path(data, f"fill {classes}", opacity=opacity)
+
     def box(
         self,
         left: float,

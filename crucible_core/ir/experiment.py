@@ -209,7 +209,17 @@ class Execution(Node):
 
     executor: ExecutorName = "in_process"
     max_concurrent: int | None = Field(default=None, ge=1, strict=True)
-    """Steps at once under `multiprocess` (default: the number of cores)."""
+    """Steps at once under `multiprocess` (default: the number of cores) and `k8s` (default: any number)."""
+    queue: Name | None = None
+    """Of Celery's workers (default: `dagster`)."""
+
+    @model_validator(mode="after")
+    def _of_the_executor(self) -> Self:
+        if self.queue is not None and self.executor != "celery":
+            raise ValueError(f"`queue` is of the executor celery, not of {self.executor}")
+        if self.max_concurrent is not None and self.executor == "celery":
+            raise ValueError("`max_concurrent` is not of the executor celery: it runs as many steps as it has workers")
+        return self
 
 
 Place = tuple[str | int, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -10,9 +10,11 @@ from pydantic_core import PydanticCustomError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.values.messages import closest
 
-__all__ = ["MOST_WORKERS", "Engine", "Grid", "Trials"]
+__all__ = ["MOST_WORKERS", "Engine", "Grid", "Search", "Trials", "Until"]
 
 MOST_WORKERS: Final = 32
+
+NO_OPTION: Final = "{key} does not name an option: write it as stage.option, such as train.rate"
 
 Grid = dict[Text, list[Data]]
 
@@ -34,6 +36,63 @@ class Engine(Node):
         return kind
 
 
+class Until(Node):
+    """Goes on with more replicates until the differences from the baseline are known so well."""
+
+    width: float = Field(gt=0, strict=True, allow_inf_nan=False)
+    """The widest interval of a difference with which it ends, in units of the measure."""
+    at_most: int = Field(ge=2, strict=True)
+    """The number of replicates with which it ends in any case."""
+    alpha: float = Field(default=0.05, gt=0, lt=1, strict=True)
+    """The probability that one of the intervals, at any of the looks, leaves out its difference."""
+
+
+class Search(Node):
+    """Chooses the arms by what the earlier ones measured, with optuna."""
+
+    sampler: Literal["random", "tpe"] = "tpe"
+    """What chooses them."""
+    budget: int = Field(ge=1, strict=True)
+    """How many arms are chosen."""
+    batch: int = Field(default=10, ge=1, strict=True)
+    """How many of them before the next ones are chosen."""
+    space: dict[Text, Data]
+    """`stage.option` -> its choices, as a list, or `{low:, high:}`, with `log: true` for a logarithmic scale."""
+    higher_is_better: bool | None = None
+    """Which direction of the measure is good (default: as `bench` says)."""
+
+    @field_validator("space")
+    @classmethod
+    def _choices_or_ranges(cls, space: dict[str, Any]) -> dict[str, Any]:
+        if not space:
+            raise PydanticCustomError("space", "names no option that is searched")
+        for key, values in space.items():
+            if not all(key.partition(".")):
+                raise PydanticCustomError(
+                    "space", NO_OPTION, {"key": repr(key), "place": ("trials", "search", "space", key)}
+                )
+            if not (isinstance(values, list) and values) and not _is_range(values):
+                raise PydanticCustomError(
+                    "space",
+                    "{key} needs a list of choices, or a range such as {example}, whose low is below its high, and "
+                    "above 0 if log",
+                    {
+                        "key": repr(key),
+                        "example": "{low: 0.1, high: 10, log: true}",
+                        "place": ("trials", "search", "space", key),
+                    },
+                )
+        return space
+
+
+def _is_range(values: Any) -> bool:
+    if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
+        return False
+    low, high, log = values["low"], values["high"], values.get("log", False)
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    return numbers and isinstance(log, bool) and low < high and (low > 0 or not log)
+
+
 class Trials(Node):
     """Runs a part of the pipeline once for each arm and replicate."""
 
@@ -43,6 +102,10 @@ class Trials(Node):
     """`stage.option` -> its values: each combination is an arm, or, with `arms`, a version of each arm."""
     replicates: int = Field(default=1, ge=1, strict=True)
     """How often each arm is run, each time with another seed."""
+    until: Until | None = None
+    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
+    search: Search | None = None
+    """Chooses the arms by what the earlier ones measured."""
     measure: Text | None = None
     """The metric of a trial that `bench` compares."""
     baseline: Text | dict[Text, Data] | None = None
@@ -77,13 +140,10 @@ class Trials(Node):
     @classmethod
     def _options_of_stages(cls, grid: Grid | None) -> Grid | None:
         for key, values in (grid or {}).items():
-            stage, _, option = key.partition(".")
-            if not stage or not option:
-                raise PydanticCustomError(
-                    "grid",
-                    "{key} does not name an option: write it as stage.option, such as train.rate",
-                    {"key": repr(key), "place": (key,)},
-                )
+            if not all(key.partition(".")):
+                raise PydanticCustomError("grid", NO_OPTION, {"key": repr(key), "place": ("trials", "grid", key)})
             if not values:
-                raise PydanticCustomError("grid", "{key} has no values", {"key": repr(key), "place": (key,)})
+                raise PydanticCustomError(
+                    "grid", "{key} has no values", {"key": repr(key), "place": ("trials", "grid", key)}
+                )
         return grid

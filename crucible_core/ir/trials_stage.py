@@ -23,6 +23,8 @@ __all__ = ["STAGE", "every_stage", "with_trials_stage"]
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
 GATE: Final = "failed_trials"
+MOST_RANKED: Final = 200
+"""Arms; each two of them are compared, which takes a second or two for so many."""
 
 
 def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
@@ -69,6 +71,13 @@ class _Lowering:
         ]
         if options:
             of_stage["options"] = options
+        if self.trials.until is not None:
+            of_stage["baseline"] = self.baseline or (self.arms[0].name if len(self.arms) == 2 else None)
+        if self.trials.search is not None:
+            said = [
+                one["options"]["higher_is_better"] for one in after if "higher_is_better" in (one.get("options") or {})
+            ]
+            of_stage["search"] = {"higher_is_better": said[0] if said else True, **of_stage["search"]}
         stage = {"name": STAGE, "module": MODULE, "options": of_stage}
         after = [self._gathering(self.end + place, one) for place, one in enumerate(after)]
         data["pipeline"] = [*pipeline[: self.first], stage, *after]
@@ -150,6 +159,8 @@ class _Lowering:
                 found.setdefault(stage, ("arms", arm, stage))
         for key in self.trials.grid or {}:
             found.setdefault(key.partition(".")[0], ("grid", key))
+        for key in self.trials.search.space if self.trials.search else ():
+            found.setdefault(key.partition(".")[0], ("search", "space", key))
         return found
 
     def _is_seeded(self, index: int, definition: StageDef) -> bool:
@@ -165,6 +176,10 @@ class _Lowering:
         return self.names.index(name)
 
     def _arms(self) -> tuple[Arm, ...]:
+        if self.trials.search is not None:
+            for key in ("arms", "grid", "baseline", "until"):
+                if getattr(self.trials, key) is not None:
+                    raise self._refuse(f"`search` chooses the arms; leave out `{key}`", key)
         try:
             return arms_of(self.trials.arms, self.trials.grid)
         except TrialsError as error:
@@ -194,16 +209,35 @@ class _Lowering:
                 "of each trial"
             )
         defaults: dict[str, Any] = {"data": "outputs", "group_by": "arm", "value": measure, "missing": "drop"}
-        design = options.get("design", "paired")
-        if self.trials.replicates > 1 and design in ("paired", "resampled"):
+        many = len(self.arms) > 2 or self.trials.search is not None
+        if self.trials.search is not None and self.trials.replicates == 1:
+            raise self._refuse(
+                f"stage {entry['name']!r} compares the arms, for which each needs `replicates: 2` or more", "search"
+            )
+        design = options.get("design", "paired" if options.get("paired", True) else "independent")
+        if self.trials.until is not None and (design != "paired" or options.get("scale") == "log"):
+            compared = f"with `design: {design}`" if design != "paired" else "by `scale: log`"
+            raise self._refuse(
+                f"until: stage {entry['name']!r} compares the arms {compared}, for which there is no interval that "
+                "holds however often one looks; compare pairs on a linear scale, or set `replicates` alone",
+                "until",
+            )
+        if (self.trials.replicates > 1 or self.trials.until is not None) and design in ("paired", "resampled"):
             defaults |= {"pair_by": "replicate", **({"paired": True} if design == "paired" else {})}
         if self.baseline is not None and "baseline" not in options:
             defaults["baseline"] = self.baseline
             if not {"study", "family"} & options.keys():
                 defaults["compare"] = "baseline"
-        elif len(self.arms) > 2 and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
+        elif many and not {"study", "family", "compare", "baseline", "tests"} & options.keys():
             defaults["study"] = "sweep"  # which arms may be the best
+        if "study" not in {**defaults, **options} and self._can_be_ranked(design, options):
+            defaults["leaderboard"] = True
         return {**entry, "options": {**defaults, **options}}
+
+    def _can_be_ranked(self, design: str, options: Mapping[str, Any]) -> bool:
+        """Whether a comparison with something else can also have the arms by their means, in little time."""
+        ranked = design in ("clustered", "independent", "paired", "resampled") and "preferences" not in options
+        return ranked and 2 < len(self.arms) <= MOST_RANKED
 
     def _gate(self) -> dict[str, Any]:
         limit = self.trials.max_failures

@@ -27,7 +27,7 @@ ReportFormat = Literal["csv", "html", "json", "latex", "markdown"]
 
 Sink = Literal["file", "stdout"]
 
-ExecutorName = Literal["in_process", "multiprocess"]
+ExecutorName = Literal["celery", "in_process", "k8s", "multiprocess"]
 
 ScheduleStatus = Literal["running", "stopped"]
 

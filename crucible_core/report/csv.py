@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from crucible_core.values.jsonable import visible_text
 
 
-def csv_of(rows: Iterable[tuple[str, ...]]) -> str:
+def csv_of(rows: Iterable[Sequence[str | float]]) -> str:
+    """The rows as CSV; a number is written in full."""
     written = io.StringIO()
     csv.writer(written, lineterminator="\r\n").writerows(
-        [_csv_cell(visible_text(cell)) for cell in row] for row in rows
+        [_csv_cell(visible_text(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows
     )
     return written.getvalue()
 

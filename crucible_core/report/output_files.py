@@ -47,8 +47,10 @@ def path_problem(relative: str) -> str | None:
     return None
 
 
-def write_atomically(relative: str, text: str, root: Path | None = None) -> Path:
-    """Write a text file below `root`, by default the output root: a reader sees the old content or the new, whole.
+def write_atomically(relative: str, content: str | bytes, root: Path | None = None) -> Path:
+    """Write a file below `root`, by default the output root: a reader sees the old content or the new, whole.
+
+    A text is written as UTF-8.
 
     Raises CrucibleError if the path leaves the root (a symbolic link counts as where it points) or cannot be written.
     """
@@ -64,8 +66,8 @@ def write_atomically(relative: str, text: str, root: Path | None = None) -> Path
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content if isinstance(content, bytes) else content.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(temporary).chmod(0o666 & ~_umask())

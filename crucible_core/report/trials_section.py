@@ -1,18 +1,21 @@
-"""What a report says about the trials of a run: those that failed first, then each arm."""
+"""What a report says about the trials of a run: those that failed first, then the arms, the best first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crucible_core.context import Context
-from crucible_core.report.csv import csv_of
 from crucible_core.report.document import Block, Paragraph, Section, Table
-from crucible_core.values.formatting import format_duration, format_value
+from crucible_core.report.leaderboard import MOST_ARMS, leaderboard_of
+from crucible_core.report.sweep_pictures import sweep_pictures
+from crucible_core.values.formatting import format_value
 
-__all__ = ["csv_of_trials", "failed_trials", "trial_rows", "trials_section", "trials_table"]
+__all__ = ["failed_trials", "trial_rows", "trials_section", "trials_table"]
 
 MOST_SHOWN = 20
+TABLES = ("trials.csv", "trials.parquet")
+"""The artifacts that have the whole table."""
 _COLUMNS = frozenset({"arm", "replicate", "seed", "status", "seconds"})
 
 Row = Mapping[str, Any]
@@ -26,7 +29,7 @@ def trial_rows(ctx: Context) -> list[Row]:
 
 
 def trials_section(ctx: Context) -> Section | None:
-    """Which trials failed and why, and a row for each arm."""
+    """Which trials failed and why, and the leaderboard of the arms."""
     rows = trial_rows(ctx)
     if not rows:
         return None
@@ -35,7 +38,15 @@ def trials_section(ctx: Context) -> Section | None:
     if failed:
         blocks.append(Paragraph(failed_trials(ctx)))
         blocks.append(trials_table(failed[:MOST_SHOWN], ("arm", "replicate", "stage", "error")))
-    return Section("Trials", (*blocks, _arms_table(rows)))
+    board = leaderboard_of(ctx, rows)
+    blocks.append(board.table())
+    if len(board.arms) > MOST_ARMS:
+        blocks.append(Paragraph(f"The first {MOST_ARMS} of {len(board.arms):,} arms."))
+    blocks += map(Paragraph, board.notes)
+    blocks += sweep_pictures(ctx, rows, board)
+    if kept := [name for name in ctx.artifacts if name in TABLES]:
+        blocks.append(Paragraph(f"All columns of all {len(rows):,} trials: {' and '.join(kept)}, among the artifacts."))
+    return Section("Trials", tuple(blocks))
 
 
 def failed_trials(ctx: Context) -> str:
@@ -53,33 +64,5 @@ def trials_table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
     return Table(tuple(columns), cells, frozenset(numeric))
 
 
-def csv_of_trials(rows: Sequence[Row]) -> str:
-    """All columns of the rows as CSV, numbers in full."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_of([tuple(columns), *(tuple(_text(row.get(name)) for name in columns) for row in rows)])
-
-
-def _arms_table(rows: Sequence[Row]) -> Table:
-    return Table(
-        ("arm", "succeeded", "failed", "mean time"),
-        tuple(_arms(rows)),
-        frozenset({"succeeded", "failed", "mean time"}),
-    )
-
-
-def _arms(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    by_arm: dict[str, list[Row]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], []).append(row)
-    for arm, own in by_arm.items():
-        done = [row["seconds"] for row in own if row["status"] == "succeeded"]
-        mean = format_duration(sum(done) / len(done)) if done else ""
-        yield arm, f"{len(done):,}", f"{len(own) - len(done):,}", mean
-
-
 def _cell(value: Any) -> str:
     return "" if value is None else format_value(value)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

@@ -179,6 +179,8 @@ class Bench(Stage):
     """
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
+    leaderboard: bool = False
+    """Whether the groups are also ranked by their means, with those that may be the best, as in a sweep."""
     reference: float | None = None
     """With `design: one_sample`: the number that the one group is compared with."""
     folds: int | None = Field(default=None, ge=2)
@@ -274,6 +276,7 @@ class Bench(Stage):
             non_inferiority=self.non_inferiority,
             rope=self.rope,
             higher_is_better=self.higher_is_better,
+            leaderboard=self.leaderboard,
             reference=self.reference,
             folds=self.folds,
             repeats=self.repeats,

@@ -25,7 +25,8 @@ class Report(Stage):
 
     Files go below the output root (`reports/` in the project's folder, or the folder that CRUCIBLE_OUTPUT_ROOT names),
     by default as EXPERIMENT/RUN/NAME.md and so on; `options.path` of an output names another place there. Each file
-    becomes an artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written.
+    becomes an artifact NAME.FORMAT. Without `outputs`, one report in Markdown and HTML is written. A run of trials also
+    has their whole table there, as the artifacts `trials.csv` and, where pyarrow is installed, `trials.parquet`.
     """
 
     gathers: ClassVar[bool] = True
@@ -33,6 +34,8 @@ class Report(Stage):
     def check(self, experiment: Experiment) -> Iterable[str]:
         written: dict[PurePath, str] = {}
         for spec in experiment.outputs or ():
+            if spec.name == "trials" and spec.sink == "file" and "csv" in spec.formats and _has_trials(experiment):
+                yield "output 'trials': its file would have the name of the table of the trials; give it another name"
             yield from (f"output {spec.name!r}: {problem}" for problem in _problems(spec))
             if spec.path is None or spec.sink != "file":
                 continue
@@ -42,7 +45,7 @@ class Report(Stage):
                     yield f"output {spec.name!r}: it would overwrite output {first!r}; both are written to {place}"
 
     def run(self, ctx: Context) -> Context:
-        return _write(ctx, ctx.experiment.outputs or DEFAULT_OUTPUTS)
+        return _write(_with_trials(ctx), ctx.experiment.outputs or DEFAULT_OUTPUTS)
 
     def after_gates(self, ctx: Context) -> Context:
         """Write the files again, with the gates in them.
@@ -50,6 +53,26 @@ class Report(Stage):
         A resumed run writes its own, and leaves those of the run that it resumes as they are.
         """
         return _write(ctx, [spec for spec in ctx.experiment.outputs or DEFAULT_OUTPUTS if spec.sink == "file"])
+
+
+def _with_trials(ctx: Context) -> Context:
+    """The Context with the whole table of its trials as artifacts, beside the report; as it is without trials."""
+    from crucible_core.report.tables import csv_of_records, has_parquet, parquet_of_records  # noqa: PLC0415
+    from crucible_core.report.trials_section import TABLES, trial_rows  # noqa: PLC0415
+
+    rows = trial_rows(ctx)
+    if not rows:
+        return ctx
+    root = output_root(ctx.experiment.folder)
+    for name, render in zip(TABLES, (csv_of_records, parquet_of_records if has_parquet() else None), strict=True):
+        if render is not None:
+            path = write_atomically(f"{ctx.experiment_id}/{ctx.run_id}/{name}", render(rows), root)
+            ctx = ctx.put_artifact(name, str(path))
+    return ctx
+
+
+def _has_trials(experiment: Experiment) -> bool:
+    return any(one.name == "trials" for one in experiment.pipeline)
 
 
 def _write(ctx: Context, outputs: Sequence[OutputSpec]) -> Context:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Final, Self
@@ -21,11 +23,11 @@ from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment, Place, Source, StageDef
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid
+from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Search, Until
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
 from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan_stage
-from crucible_core.progress import progress
+from crucible_core.progress import Progress, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import StageFailedError
 from crucible_core.runner import run_stages
@@ -33,8 +35,10 @@ from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.engine import run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
+from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
-from crucible_core.trials.table import Arm, Trial, TrialsError, arms_of, table_of
+from crucible_core.trials.table import Arm, Trial, TrialsError, arm_of, arms_of, check_size, find_arm, table_of
+from crucible_core.trials.until import Difference, differences
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.messages import closest, error_text, listing
@@ -70,8 +74,14 @@ class RunTrials(Stage):
     """`stage.option` -> its values: each combination is an arm, or, with `arms`, a version of each arm."""
     replicates: int = Field(default=1, ge=1)
     """How often each arm is run, each time with another seed."""
+    until: Until | None = None
+    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
+    search: Search | None = None
+    """Chooses the arms by what the earlier ones measured."""
     measure: str | None = None
     """The metric of a trial that is compared."""
+    baseline: str | None = None
+    """With `until`: the arm that the others are compared with."""
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """On Dagster: the number of ops among which the trials are divided."""
     jobs: int = Field(default=1, ge=1)
@@ -94,8 +104,9 @@ class RunTrials(Stage):
         """Raises InvalidExperimentError for trials that cannot be run, each mistake where the file has it."""
         at = ("pipeline", experiment.index_of(STAGE), "options")
         try:
-            arms = arms_of(self.arms, self.grid)
-            next(table_of(arms, self.replicates, self.seed))
+            arms = self._arms()
+            check_size((self.search.budget if self.search else len(arms)) * self._most_replicates)
+            self._check_rounds(arms)
         except TrialsError as error:
             raise InvalidExperimentError(f"trials: {error}", location=experiment.location(*at, *error.place)) from None
         self._check(experiment, Arm("", {}, {}))
@@ -109,12 +120,35 @@ class RunTrials(Stage):
                 said = f"trials: arm {arm.name!r}: {error.message}"
                 mistakes.setdefault(place, InvalidExperimentError(said, location=experiment.location(*at, *place)))
                 continue
-            if same != arm.name:
+            if same != arm.name and self.search is None:
                 said = f"trials: the arms {same!r} and {arm.name!r} are the same: leave one of them out"
                 raise InvalidExperimentError(said, location=experiment.location(*at, "grid" if self.grid else "arms"))
         if mistakes:
             raise InvalidExperimentError.of(list(mistakes.values()))
+        if self.until is not None and importlib.util.find_spec("scipy") is None:
+            return ["`until` needs the extra 'stats': pip install 'crucible-dagster[stats]'"]
+        if self.search is not None and importlib.util.find_spec("optuna") is None:
+            return ["`search` needs the extra 'optuna': pip install 'crucible-dagster[optuna]'"]
         return ()
+
+    def _arms(self) -> Sequence[Arm]:
+        """The arms; of a search, one for each value that shows whether the others can be."""
+        if self.search is None:
+            return arms_of(self.arms, self.grid)
+        return [arm_of({key: value}, ()) for key, values in self.search.space.items() for value in ends_of(values)]
+
+    def _check_rounds(self, arms: Sequence[Arm]) -> None:
+        key = "search" if self.search is not None else "until"
+        if (self.search or self.until) is not None and self.measure is None:
+            raise TrialsError(f"{key}: name the `measure` that it looks at", key)
+        if self.until is None:
+            return
+        if self.baseline is None:
+            raise TrialsError("until: differences need two arms, or more arms and the `baseline` of them", "until")
+        find_arm(arms, self.baseline)
+        if self.replicates > self.until.at_most:
+            said = f"replicates are added {self.replicates} at a time, which is more than at_most, {self.until.at_most}"
+            raise TrialsError(f"until: {said}", "until", "at_most")
 
     def _check(self, experiment: Experiment, arm: Arm) -> str:
         """What the arm's stages are, in text. Raises InvalidExperimentError if they cannot be run."""
@@ -123,6 +157,8 @@ class RunTrials(Stage):
 
     def _culprit(self, experiment: Experiment, arm: Arm) -> tuple[str | int, ...]:
         """Where the arm has what cannot be run: the value of the grid or the stage that is refused by itself."""
+        if self.search is not None:
+            return ("search", "space", *arm.varied)
         for key, value in arm.varied.items():
             stage, _, option = key.partition(".")
             if self._is_refused(experiment, Arm("", {stage: {option: value}}, {})):
@@ -141,18 +177,58 @@ class RunTrials(Stage):
         return False
 
     def run(self, ctx: Context) -> Context:
+        table: list[Row] = []
         with self._sweep(ctx) as sweep:
-            rows = dict(progress(sweep.rows(), total=sweep.size, description=f"{sweep.size:,} trials"))
-            if self._share is not None:
-                return ctx
-            table = [rows.pop(task.key) | task.columns for task in sweep.tasks]
+            for trials in self._rounds(table):
+                if self._share is not None:
+                    sweep.rows(trials[self._share :: self.workers])
+                    return ctx
+                table += sweep.rows(trials)
+            if sweep.keeps:
+                with suppress(OSError):  # more files are slower to read, and nothing else
+                    sweep.log.compact()
         reused = sum(row.pop("reused", False) for row in table)
         if reused:
             ctx = ctx.decide(
                 f"{reused:,} of {_counted(len(table), 'trial')} were not run again",
                 "an earlier run has kept them: what they began with, their code, options and seeds are the same",
             )
+        if self.until is not None:
+            found = self._differences(table)
+            narrow = max(one.upper - one.lower for one in found) <= self.until.width
+            ctx = ctx.decide(
+                f"no more than {table[-1]['replicate'] + 1} replicates: "
+                + (f"no interval is wider than {self.until.width:g}" if narrow else "there may not be more"),
+                f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
+                f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
+            )
         return self._gathered(ctx, table)
+
+    def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
+        """The trials of each round; `table` has by then the rows of those before."""
+        if self.search is not None:
+            yield from searched(table, str(self.measure), self.replicates, self.seed, **self.search.model_dump())
+            return
+        arms = arms_of(self.arms, self.grid)
+        trials = table_of(arms, self._most_replicates, self.seed)
+        while round_ := list(islice(trials, len(arms) * self.replicates)):
+            yield round_
+            if self.until is None or all(row.get(str(self.measure)) is None for row in table[-len(round_) :]):
+                return  # none of the last round measured anything: more of them would not either
+            if max(one.upper - one.lower for one in self._differences(table)) <= self.until.width:
+                return
+
+    def _differences(self, table: Sequence[Row]) -> list[Difference]:
+        assert self.until is not None
+        assert self.measure is not None
+        assert self.baseline is not None
+        arms = [arm.name for arm in arms_of(self.arms, self.grid)]
+        tightest_at = self.until.at_most // 2
+        return differences(table, arms, self.baseline, self.measure, alpha=self.until.alpha, tightest_at=tightest_at)
+
+    @property
+    def _most_replicates(self) -> int:
+        return self.replicates if self.until is None else self.until.at_most
 
     def share_of(self, worker: int) -> RunTrials:
         """The stage that runs the trials whose place in the table is `worker` (from 0) modulo the number of workers.
@@ -169,11 +245,15 @@ class RunTrials(Stage):
 
     def summary(self, experiment: Experiment) -> str:
         """The size of the table and the stages of a trial, in one sentence."""
-        arms = len(arms_of(self.arms, self.grid))
+        arms = self.search.budget if self.search else len(arms_of(self.arms, self.grid))
         names = [one.name for one in experiment.pipeline]
         index = names.index(STAGE)
         before, after = (", ".join(part) for part in (names[:index], names[index + 1 :]))
         counted = f"{_counted(arms, 'arm')} x {_counted(self.replicates, 'replicate')}"
+        if self.search is not None:
+            counted += f", the arms chosen {self.search.batch} at a time by {self.search.sampler}"
+        if self.until is not None:
+            counted += f", or more, up to {self.until.at_most:,} replicates"
         return (
             f"{_counted(arms * self.replicates, 'trial')} ({counted}) of the stages "
             f"{', '.join(one.name for one in self.stages)}; run once, before them: {before or 'none'}; after them: "
@@ -213,17 +293,18 @@ class RunTrials(Stage):
             log = TrialLog(settings.files or FolderFiles(Path(folder)), ctx.experiment_id, ctx.run_id)
             must_pickle = jobs > 1 or self.engine is not None
             elsewhere = self.engine is not None and self.engine.kind != "loky"
-            shared, digest = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
+            shared, before = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
             identify = settings.identify or _identify
-            arms = arms_of(self.arms, self.grid)
-            of_arm = {arm.name: _digest_of_arm(self._stages(ctx.experiment, arm, 0), identify) for arm in arms}
-            tasks = [
-                _Task(_key(digest, of_arm[trial.arm.name] or ctx.run_id, trial.seed), trial)
-                for trial in table_of(arms, self.replicates, self.seed)
-                if self._share is None or trial.place % self.workers == self._share
-            ]
+            of_arm: dict[str, str] = {}
+
+            def key_of(trial: Trial) -> str:
+                arm = trial.arm
+                if arm.name not in of_arm:
+                    of_arm[arm.name] = _digest_of_arm(self._stages(ctx.experiment, arm, 0), identify, ctx.run_id)
+                return _key(before, of_arm[arm.name], trial)
+
             ready = functools.partial(_with_stages, self, ctx.experiment)
-            yield _Sweep(tasks, ready, shared, log, jobs, self.engine, settings.fresh)
+            yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, settings.files is not None)
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -254,17 +335,11 @@ class _Task:
     key: str
     trial: Trial
 
-    @property
-    def columns(self) -> Row:
-        """What the table says of the trial, also if its row was kept when the arm had another name."""
-        trial = self.trial
-        return {"arm": trial.arm.name, **trial.arm.varied, "replicate": trial.replicate, "seed": trial.seed}
-
     def died(self, why: str) -> Row:
         return self.row("failed", 0.0, stage=None, error=why)
 
     def row(self, status: str, seconds: float, **more: Any) -> Row:
-        return {**self.columns, "status": status, "seconds": seconds, **more}
+        return {**_columns(self.trial), "status": status, "seconds": seconds, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,25 +354,38 @@ def _with_stages(sweep: RunTrials, experiment: Experiment, task: _Task) -> _Read
     return _ReadyTask(task.key, task.trial, stages)
 
 
+def _columns(trial: Trial) -> Row:
+    """What the table says of the trial, also if its row was kept when the arm had another name."""
+    return {"arm": trial.arm.name, **trial.arm.varied, "replicate": trial.replicate, "seed": trial.seed}
+
+
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    tasks: Sequence[_Task]
+    key: Callable[[Trial], str]
     ready: Callable[[_Task], _ReadyTask]
     shared: SharedValue | _InMemory
     log: TrialLog
     jobs: int
     engine: Engine | None
     fresh: bool
+    keeps: bool
 
-    @property
-    def size(self) -> int:
-        return len(self.tasks)
+    def rows(self, trials: Sequence[Trial]) -> list[Row]:
+        """The row of each trial: as it is kept already, or else as it is when the trial has been run."""
+        rows = self.log.rows(map(self.key, trials), fresh=self.fresh)
+        left = [_Task(key, trial) for trial, (key, row) in zip(trials, rows.items(), strict=True) if row is None]
+        bar: Progress[None] = progress(total=len(trials), description=_counted(len(trials), "trial"))
+        with bar:
+            bar.advance(len(trials) - len(left))
+            for key, row in self._run(left):
+                rows[key] = row
+                bar.advance()
+        table = [row for row in rows.values() if row is not None]
+        for trial, row in zip(trials, table, strict=True):
+            row.update(_columns(trial))  # in place: copies would take as much memory again
+        return table
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """The key and the row of each trial: first what is kept already, then what has to be run, as it ends."""
-        kept = self.log.rows((task.key for task in self.tasks), fresh=self.fresh)
-        yield from kept.items()
-        left = [task for task in self.tasks if task.key not in kept]
+    def _run(self, left: Sequence[_Task]) -> Iterator[tuple[str, Row]]:
         run = functools.partial(_run_task, self.shared)
         if self.jobs == 1 and self.engine is None:
             for task in left:
@@ -395,17 +483,18 @@ def _digest_of(part: Iterable[Any]) -> str:
     return hashlib.sha256("".join(digest_of(value) for value in values).encode()).hexdigest()
 
 
-def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None]) -> str | None:
-    """A digest of the stages of an arm, their code and options; None if the code of one is not known."""
-    codes = [identify(type(one.stage)) for one in stages]
-    if None in codes:
-        return None
-    parts = [[one.name, one.definition.enabled, one.stage.model_dump_json()] for one in stages]
-    return hashlib.sha256(json.dumps([codes, parts]).encode()).hexdigest()
+def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None], run_id: str) -> str:
+    """A digest of the stages of an arm, their code and options; of this run alone if the code of one is not known."""
+    parts = [
+        [one.name, one.definition.enabled, one.stage.model_dump_json(), identify(type(one.stage)) or run_id]
+        for one in stages
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _key(before: str, arm: str, seed: int) -> str:
-    return hashlib.blake2b(f"{before} {arm} {seed}".encode(), digest_size=16).hexdigest()
+def _key(before: str, arm: str, trial: Trial) -> str:
+    # With the replicate: of 100,000 seeds of 32 bits, two are equal more often than not.
+    return hashlib.blake2b(f"{before} {arm} {trial.replicate} {trial.seed}".encode(), digest_size=16).hexdigest()
 
 
 def _identify(stage: type[Stage]) -> str | None:

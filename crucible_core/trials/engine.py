@@ -7,6 +7,7 @@ and what is not there is done again: the task that a process died of alone, and 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import threading
 import time
@@ -93,21 +94,23 @@ def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
     if parallel._backend.supports_return_generator:
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
         return
-    while some := list(islice(calls, 2 * jobs)):
-        yield from parallel(some)
+    with parallel:  # one pool for all of them
+        while some := list(islice(calls, 2 * jobs)):
+            yield from parallel(some)
 
 
 def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
     """What processes have kept of what they did, before they could say so."""
     for key, row in log.rows(left).items():
-        del left[key]
-        yield key, row
+        if row is not None:
+            del left[key]
+            yield key, row
 
 
 def _run_batch(
     run: Callable[[T], Row], log: TrialLog, parent: int | None, tasks: Sequence[T]
 ) -> list[tuple[str, Row, float]]:
-    if parent is not None:
+    if parent is not None and parent != os.getpid():  # where joblib starts none, this is the process of the run
         _end_with(parent)
     done = []
     for task in tasks:
@@ -161,8 +164,24 @@ def _backend(joblib: Any, kind: str, address: str | None) -> Iterator[None]:
         closing.enter_context(_dask(address))
     elif kind == "ray":
         _connect_to_ray(address)
-    with closing, joblib.parallel_config(kind, **options):
+    with closing, _as_no_daemon(), joblib.parallel_config(kind, **options):
         yield
+
+
+@contextlib.contextmanager
+def _as_no_daemon() -> Iterator[None]:
+    """In a process of a pool, such as Celery's, joblib starts none: a pool ends its processes, but not theirs.
+
+    Those of this module end by themselves, so it is told that this process is of no pool.
+    """
+    config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
+    before = dict(config)
+    config["daemon"] = False
+    try:
+        yield
+    finally:
+        config.clear()
+        config.update(before)
 
 
 def _dask(address: str | None) -> Any:

@@ -2,11 +2,13 @@
 
 `trials/<experiment>/<run>/<writer>` has lines of one process: a key, a space, and the trial's row as JSON. A key is
 what the result of a trial depends on, so a line that is there for a key need not be made again, in whichever run. A key
-with nothing behind it says that the trial has begun.
+with nothing behind it says that the trial has begun. When the rows of a run are gathered, its files are put together:
+`trials/<experiment>/<run>/compacted-<id>`. At all times each line is in a file, and in two is as good as in one.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import uuid
@@ -16,12 +18,17 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
-__all__ = ["FolderFiles", "LogFiles", "Row", "TrialLog", "TrialSettings", "settings_of"]
+__all__ = ["TRIALS", "FolderFiles", "LogFiles", "Row", "TrialLog", "TrialSettings", "settings_of"]
 
 Row = dict[str, Any]
 
+TRIALS = "trials"
 LINES_PER_FILE = 1_000
-"""An object store writes a file anew for each line."""
+"""An object store writes a file anew for each line. A file of so many lines is not written to any more."""
+COMPACTED = "compacted-"
+COMPACTED_BYTES = 4 << 20
+FEW = 8
+"""Files of another run, which may still be going on, are not looked at for compaction if there are no more."""
 
 
 class LogFiles(Protocol):
@@ -35,6 +42,12 @@ class LogFiles(Protocol):
 
     def append(self, name: str, data: bytes) -> None:
         """Add to the end of a file that this process alone writes."""
+
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        """Write a new file."""
+
+    def delete(self, name: str) -> None:
+        """Remove the file if it is there."""
 
 
 class TrialSettings(NamedTuple):
@@ -74,9 +87,28 @@ class FolderFiles:
 
     def append(self, name: str, data: bytes) -> None:
         path = self.base / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as stream:
-            stream.write(data)
+        try:
+            stream = path.open("ab", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("ab", buffering=0)
+        with stream:
+            before = stream.tell()
+            left = memoryview(data)
+            try:
+                while left:
+                    left = left[stream.write(left) :]
+            except OSError:
+                # An incomplete line would spoil the next one.
+                stream.truncate(before)
+                raise
+
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        for part in parts:
+            self.append(name, part)
+
+    def delete(self, name: str) -> None:
+        (self.base / name).unlink(missing_ok=True)
 
 
 class TrialLog:
@@ -84,7 +116,7 @@ class TrialLog:
 
     def __init__(self, files: LogFiles, experiment: str, run_id: str) -> None:
         self._files = files
-        self._experiment = f"trials/{experiment}"
+        self._experiment = f"{TRIALS}/{experiment}"
         self._run = f"{self._experiment}/{run_id}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,17 +130,16 @@ class TrialLog:
         """Keep the row of a trial that ended. Raises OSError, or ValueError for a row that is not JSON."""
         self._append(f"{key} {json.dumps(row, separators=(',', ':'))}\n")
 
-    def rows(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Row]:
-        """The rows of these keys that succeeded in any run, and those that failed in this one. Raises OSError.
+    def rows(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Row | None]:
+        """For each key, in order, the row that succeeded in any run, or failed in this one, or None. Raises OSError.
 
         Those of another run say so: `reused`. With `fresh`, only those of this run.
         """
-        wanted = set(keys)
-        found: dict[str, Row] = {}
+        found: dict[str, Row | None] = dict.fromkeys(keys)
         runs = [f"{self._experiment}/{run}" for run in self._files.children(self._experiment)]
         for folder in [self._run] if fresh else runs:
             for key, text in self._entries(folder):
-                if text and key in wanted and found.get(key, {}).get("status") != "succeeded":
+                if text and key in found and (found[key] or {}).get("status") != "succeeded":
                     row = from_json(text)
                     if folder == self._run:
                         found[key] = row
@@ -129,12 +160,63 @@ class TrialLog:
                 began[key] = bool(text) or began.get(key, False)
         return [key for key, ended in began.items() if not ended]
 
+    def compact(self) -> None:
+        """Put the files of this run together, and those of the other runs that are full. Raises OSError.
+
+        For the process that gathers the rows of the run: what another one still appends here, it has already.
+        """
+        for run in self._files.children(self._experiment):
+            self._compact(f"{self._experiment}/{run}")
+
+    def _compact(self, folder: str) -> None:
+        own = folder == self._run
+        names = [name for name in self._files.children(folder) if not name.startswith(COMPACTED)]
+        if len(names) <= (1 if own else FEW):
+            return
+        parts: list[bytes] = []
+        merged = []
+
+        def write() -> None:
+            self._files.write(f"{folder}/{COMPACTED}{uuid.uuid4().hex}", parts)
+            parts.clear()
+
+        for name in names:
+            try:
+                data = self._files.read(f"{folder}/{name}")
+            except FileNotFoundError:  # another run puts them together now
+                continue
+            lines = data[: data.rfind(b"\n") + 1]
+            if own or lines.count(b"\n") >= LINES_PER_FILE:
+                parts.append(lines)
+                merged.append(name)
+            if sum(map(len, parts)) >= COMPACTED_BYTES:
+                write()
+        if parts:
+            write()
+        if own:
+            _writers.pop(self._run, None)
+        for name in merged:
+            self._files.delete(f"{folder}/{name}")
+
     def _entries(self, folder: str) -> Iterable[tuple[str, bytes]]:
-        for name in self._files.children(folder):
-            # The last line of a process that was killed may be a part of one.
-            for line in self._files.read(f"{folder}/{name}").split(b"\n")[:-1]:
-                key, _, text = line.partition(b" ")
-                yield key.decode(), text
+        seen: set[str] = set()
+        gone = True
+        while gone:
+            gone = False
+            for name in self._files.children(folder):
+                if name in seen:
+                    continue
+                seen.add(name)
+                try:
+                    data = self._files.read(f"{folder}/{name}")
+                except FileNotFoundError:  # its lines are now in a file that was not there when these were listed
+                    gone = True
+                    continue
+                for line in io.BytesIO(data):
+                    # The last line of a process that was killed may be a part of one.
+                    if line.endswith(b"\n"):
+                        key, _, text = line[:-1].partition(b" ")
+                        yield key.decode(), text
 
     def _append(self, line: str) -> None:
         writer, lines = _writers.get(self._run, ("", 0))

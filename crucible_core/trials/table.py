@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Final, NamedTuple
 
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["MOST_TRIALS", "Arm", "Trial", "TrialsError", "arms_of", "find_arm", "seed_of", "table_of"]
+__all__ = [
+    "MOST_TRIALS",
+    "Arm",
+    "Trial",
+    "TrialsError",
+    "arm_of",
+    "arms_of",
+    "check_size",
+    "find_arm",
+    "seed_of",
+    "table_of",
+]
 
 MOST_TRIALS: Final = 1_000_000
 LONGEST_VALUE: Final = 40
@@ -40,7 +51,6 @@ class Arm(NamedTuple):
 class Trial(NamedTuple):
     """One row of the table: one run of the trial's stages."""
 
-    place: int
     arm: Arm
     replicate: int
     """From 0."""
@@ -55,7 +65,7 @@ def arms_of(arms: Mapping[str, Changes] | None, grid: Mapping[str, Sequence[Any]
     size = len(arms or "1")
     for values in (grid or {}).values():
         size *= len(values)
-    _check_size(size)
+    check_size(size)
     labels = _labels(grid or {})
     found: dict[str, Arm] = {}
     seen: dict[str, str] = {}
@@ -72,6 +82,14 @@ def arms_of(arms: Mapping[str, Changes] | None, grid: Mapping[str, Sequence[Any]
                 raise TrialsError(f"the arms {same!r} and {arm!r} have the same options; leave one of them out", *place)
             found[arm] = Arm(arm, options, varied)
     return tuple(found.values())
+
+
+def arm_of(varied: Mapping[str, Any], taken: Collection[str]) -> Arm:
+    """The arm with these values of options, with a name that is not taken."""
+    options = [key.partition(".")[2] for key in varied]
+    labels = [option if options.count(option) == 1 else key for key, option in zip(varied, options, strict=True)]
+    name = " ".join(_shown(f"{label}=", value) for label, value in zip(labels, varied.values(), strict=True))
+    return Arm(_distinct(name, taken), _with_grid({}, varied), varied)
 
 
 def find_arm(arms: Sequence[Arm], baseline: str | Mapping[str, Any]) -> Arm:
@@ -94,11 +112,11 @@ def table_of(arms: Sequence[Arm], replicates: int, seed: int) -> Iterator[Trial]
 
     Raises TrialsError if there are more than `MOST_TRIALS`.
     """
-    _check_size(len(arms) * replicates)
+    check_size(len(arms) * replicates)
     for replicate in range(replicates):
         seed_of_replicate = seed_of(seed, replicate)
-        for place, arm in enumerate(arms):
-            yield Trial(replicate * len(arms) + place, arm, replicate, seed_of_replicate)
+        for arm in arms:
+            yield Trial(arm, replicate, seed_of_replicate)
 
 
 def seed_of(seed: int, replicate: int) -> int:
@@ -143,7 +161,8 @@ def _mix(first: int, second: int) -> int:
     return mixed ^ mixed >> 16
 
 
-def _check_size(trials: int) -> None:
+def check_size(trials: int) -> None:
+    """Raises TrialsError if there are more than `MOST_TRIALS`."""
     if trials > MOST_TRIALS:
         raise TrialsError(f"{trials:,} trials are more than the {MOST_TRIALS:,} that a sweep can have")
 
@@ -168,7 +187,7 @@ def _shown(label: str, value: Any) -> str:
     return label + (text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
 
 
-def _distinct(name: str, taken: Mapping[str, Any]) -> str:
+def _distinct(name: str, taken: Collection[str]) -> str:
     """Long values that begin alike would give two arms one name."""
     number = 2
     found = name

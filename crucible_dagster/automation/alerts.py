@@ -38,12 +38,16 @@ ATTEMPTS = 5
 """How many times a notifier that raises is called for one alert."""
 PATIENCE = 30.0
 """Seconds after which the rest waits for the next evaluation: Dagster ends one after 60."""
+SETTLES = 60.0
+"""Seconds for which an event may be there before the run's status and tags say the same, or before an event with a
+lower id is: Dagster stores the event first, and ids are given out before they can be seen."""
 EVENTS = 100
 MAX_SENTENCE = 1_000
 
 _WILL_RETRY_TAG = "dagster/will_retry"
 _End = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
-_EVENTS: Mapping[str, _End] = {
+_Kind = Literal["failed", "succeeded"]
+_EVENTS: Mapping[_Kind, _End] = {
     "failed": DagsterEventType.RUN_FAILURE,
     "succeeded": DagsterEventType.RUN_SUCCESS,
 }
@@ -98,8 +102,8 @@ def failure_sensor(
     links. `minimum_interval_seconds` is Dagster's own, by default 30.
 
     Each failure is reported at least once: if `notify` raises, it is called again, up to five times in all, and if the
-    process is killed during an evaluation, everything since the last one is reported again. An alert that cannot be
-    sent never hides another failure.
+    process is killed during an evaluation, everything since the last one is reported again. A run that Dagster is still
+    recording the end of is looked at again, for a minute. An alert that cannot be sent never hides another failure.
     """
     wanted = None if experiments is None else frozenset(experiments)
 
@@ -140,22 +144,27 @@ class _Evaluation:
         known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
         self._start = context.last_sensor_start_time
         self._seen: dict[str, int] = known.get("seen", {})
+        """Kind of event -> the storage id up to which no look is needed any more."""
+        self._recent: dict[str, dict[str, tuple[float, bool]]] = known.get("recent", {})
+        """Kind -> storage id of an event after that -> when it was first seen, and whether it was dealt with."""
         if not known or known.get("start") != self._start:
             self._skip_what_was_before()
         self._again: dict[str, int] = known.get("again", {})
         """Key of an alert -> how often `notify` raised for it."""
         self._reported = 0
         self._abandoned = 0
+        self._unsettled = 0
 
     @property
     def cursor(self) -> str:
-        return json.dumps({"start": self._start, "seen": self._seen, "again": self._again})
+        return json.dumps({"start": self._start, "seen": self._seen, "recent": self._recent, "again": self._again})
 
     @property
     def said(self) -> str:
         counted = [f"{self._reported} reported"]
         counted += [f"{len(self._again)} not yet, as the notifier raised"] if self._again else []
         counted += [f"{self._abandoned} not tried again"] if self._abandoned else []
+        counted += [f"{self._unsettled} not yet, as Dagster is still recording the end"] if self._unsettled else []
         return ", ".join(counted)
 
     def take(self) -> None:
@@ -165,11 +174,40 @@ class _Evaluation:
         for kind, event_type in _EVENTS.items():
             if kind == "succeeded" and not self._gates:
                 continue
-            for record in self._since(event_type, after_storage_id=self._seen[kind]):
+            for record in self._since(event_type, self._seen[kind]):
                 if self._is_late():
-                    return
-                self._report(record.run_id)
-                self._seen[kind] = record.storage_id
+                    break
+                self._look_at(kind, record)
+            self._pass_settled(kind)
+
+    def _look_at(self, kind: _Kind, record: EventLogRecord) -> None:
+        now, recent = time.time(), self._recent.setdefault(kind, {})
+        first, done = recent.get(str(record.storage_id), (now, False))
+        if not done:
+            # A process that dies right after it stored the event never sets the status, and the run has ended even so.
+            done = self._is_settled(record.run_id) or now - first >= SETTLES
+            if done:
+                self._report(record.run_id, kind)
+            else:
+                self._unsettled += 1
+        recent[str(record.storage_id)] = (first, done)
+
+    def _is_settled(self, run_id: str) -> bool:
+        """Whether the run's status and tags say how it ended."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None:
+            return True
+        decided = not (run.is_failure and self._instance.run_retries_enabled) or _WILL_RETRY_TAG in run.tags
+        return run.is_finished and decided
+
+    def _pass_settled(self, kind: _Kind) -> None:
+        recent = self._recent.get(kind, {})
+        for number in sorted(map(int, recent)):
+            first, done = recent[str(number)]
+            if not done or time.time() - first < SETTLES:
+                return
+            self._seen[kind] = number
+            del recent[str(number)]
 
     def _skip_what_was_before(self) -> None:
         """What happened before the sensor was switched on, or while it was off, is not reported."""
@@ -177,24 +215,32 @@ class _Evaluation:
             filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=self._start)
             found = self._instance.fetch_run_status_changes(filtered, limit=1).records
             self._seen[kind] = max(found[0].storage_id if found else 0, self._seen.get(kind, 0))
+            recent = self._recent.get(kind, {})
+            self._recent[kind] = {number: one for number, one in recent.items() if int(number) > self._seen[kind]}
 
-    def _since(self, event_type: _End, **bounds: Any) -> Iterable[EventLogRecord]:
-        filtered = RunStatusChangeRecordsFilter(event_type, **bounds)
-        return self._instance.fetch_run_status_changes(filtered, limit=EVENTS, ascending=True).records
+    def _since(self, event_type: _End, last: int) -> Iterator[EventLogRecord]:
+        while True:
+            filtered = RunStatusChangeRecordsFilter(event_type, after_storage_id=last)
+            found = self._instance.fetch_run_status_changes(filtered, limit=EVENTS, ascending=True).records
+            yield from found
+            if len(found) < EVENTS:
+                return
+            last = found[-1].storage_id
 
     def _is_late(self) -> bool:
         return time.monotonic() > self._until
 
     def _report_again(self, run_id: str) -> None:
         waiting = frozenset(key for key in self._again if key.split(" ")[0] == run_id)
-        reported = self._report(run_id, only=waiting)
+        kind: _Kind = "failed" if any(key.endswith(" run_failed") for key in waiting) else "succeeded"
+        reported = self._report(run_id, kind, only=waiting)
         for key in waiting - reported:  # the run was deleted, or is being retried
             del self._again[key]
 
-    def _report(self, run_id: str, *, only: Collection[str] | None = None) -> set[str]:
+    def _report(self, run_id: str, kind: _Kind, *, only: Collection[str] | None = None) -> set[str]:
         """Report the run, or `only` these alerts of it; returns the keys of all its alerts."""
         found = set()
-        for alert in self._alerts(run_id):
+        for alert in self._alerts(run_id, kind):
             if only is not None and alert.key not in only:
                 continue
             found.add(alert.key)
@@ -218,7 +264,7 @@ class _Evaluation:
             self._abandoned += 1
             self._context.log.error(f"{said}; not tried again after {attempts} attempts")
 
-    def _alerts(self, run_id: str) -> Iterator[Alert]:
+    def _alerts(self, run_id: str, kind: _Kind) -> Iterator[Alert]:
         run = self._instance.get_run_by_id(run_id)
         if run is None or not self._is_ours(run) or run.tags.get(_WILL_RETRY_TAG) == "true":
             return
@@ -233,7 +279,7 @@ class _Evaluation:
         for one in failed:
             said = f"Gate {one.gate} of {experiment} {one.status}: {one.sentence}"
             yield Alert("gate_failed", gate=one.gate, sentence=_one_sentence(said), **common)
-        if not failed and run.is_failure:
+        if not failed and (run.is_failure or (kind == "failed" and not run.is_finished)):
             stage, reason = _why(self._instance, run_id)
             where = f" at stage {stage}" if stage else ""
             yield Alert(

@@ -26,7 +26,8 @@ from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_tra
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
-from crucible_core.report.trials_section import csv_of_trials, trials_table
+from crucible_core.report.tables import csv_of_records
+from crucible_core.report.trials_section import trials_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
@@ -147,7 +148,7 @@ def trials(run: str, failed: bool, as_csv: bool, as_json: bool) -> None:
     if as_json:
         click.echo(to_json_text([dict(row) for row in shown]))
     elif as_csv:
-        click.echo(csv_of_trials(shown), nl=False)
+        click.echo(csv_of_records(shown), nl=False)
     elif not shown:
         say = f"none of its {len(found):,} trials failed" if found else "this run has no trials"
         click.echo(plain(f"run {run}: {say}"))

@@ -1,12 +1,13 @@
 """How a job's steps are distributed over processes.
 
 A pipeline is a straight line: in one process its steps cost milliseconds, in a process each they cost seconds and gain
-nothing. So one process is the default; `execution:` in the experiment file or in the Launchpad asks for more.
+nothing. So one process is the default; `execution:` in the experiment file or in the Launchpad asks for more. Celery
+and Kubernetes are extras, imported for the experiments that ask for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dagster import (
@@ -20,35 +21,59 @@ from dagster import (
     multiprocess_executor,
 )
 
-from crucible_core import Experiment
+from crucible_core import Experiment, MissingExtraError
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_dagster.compile.preload import announce_stage_modules
 from crucible_dagster.dagster_internals import PRELOADED_MODULES
 
 __all__ = ["EXECUTORS", "executor_for"]
 
-EXECUTORS: Mapping[ExecutorName, ExecutorDefinition] = {
-    "in_process": in_process_executor,
-    "multiprocess": multiprocess_executor,
+
+def _celery() -> ExecutorDefinition:
+    try:
+        from crucible_dagster.execute.celery_executor import celery_executor  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the executor celery", "celery") from error
+    return celery_executor
+
+
+def _k8s() -> ExecutorDefinition:
+    try:
+        from dagster_k8s import k8s_job_executor  # noqa: PLC0415  # an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the executor k8s", "k8s") from error
+    return k8s_job_executor
+
+
+EXECUTORS: Mapping[ExecutorName, Callable[[], ExecutorDefinition]] = {
+    "in_process": lambda: in_process_executor,
+    "multiprocess": lambda: multiprocess_executor,
+    "celery": _celery,
+    "k8s": _k8s,
 }
+ALWAYS: tuple[ExecutorName, ...] = ("in_process", "multiprocess")
 
 
 def executor_for(experiment: Experiment) -> ExecutorDefinition:
-    """The executor that the experiment asks for, unless the Launchpad chooses another."""
+    """The executor that the experiment asks for, unless the Launchpad chooses another.
+
+    Raises MissingExtraError.
+    """
     execution = experiment.execution
     chosen: ExecutorName = execution.executor if execution else "in_process"
     config: dict[str, Any] = {}
-    if chosen == "multiprocess" and execution is not None and execution.max_concurrent is not None:
+    if chosen in {"multiprocess", "k8s"} and execution is not None and execution.max_concurrent is not None:
         config["max_concurrent"] = execution.max_concurrent
+    offered = {name: EXECUTORS[name]() for name in dict.fromkeys((*ALWAYS, chosen))}
     return ExecutorDefinition(
         name="crucible",
         config_schema=Field(
-            Selector({name: one.config_schema.as_field() for name, one in EXECUTORS.items()}),
+            Selector({name: one.config_schema.as_field() for name, one in offered.items()}),
             default_value={chosen: config},
         ),
-        requirements=lambda config: multiple_process_executor_requirements() if "multiprocess" in config else [],
+        requirements=lambda config: [] if "in_process" in config else multiple_process_executor_requirements(),
         executor_creation_fn=_create,
-        description="One process for all stages, or one for each.",
+        description="One process for all stages, one for each, or the workers of a cluster.",
     )
 
 
@@ -59,6 +84,6 @@ def _create(init: InitExecutorContext) -> Executor:
         # Dagster's own default, spawn, imports everything again for every step.
         announce_stage_modules()
         settings["start_method"] = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
-    create = EXECUTORS[name].executor_creation_fn  # type: ignore[index]  # the selector admits these names only
+    create = EXECUTORS[name]().executor_creation_fn  # type: ignore[index]  # the selector admits these names only
     assert create is not None
     return create(init._replace(executor_config=settings))

@@ -67,7 +67,7 @@ from crucible_dagster.execute.step import run_step
 from crucible_dagster.execute.trial_worker import worker_op
 from crucible_dagster.names import check_names, dagster_name, gates_step, op_names, variants_job_name, worker_names
 from crucible_dagster.store.io_manager import STORE_KEY, context_store
-from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
+from crucible_dagster.tags import CELERY_QUEUE_TAG, EXPERIMENT_TAG, OTHER_JOB_TAG, VARIANT_TAG
 
 __all__ = ["graph_for", "job_for", "job_of", "variants_job_of"]
 
@@ -95,6 +95,8 @@ def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
     dependencies: dict[NodeInvocation, Mapping[str, _Dependency]] = {}
     ops = []
     possible = _possible_options(plan)
+    queue = experiment.execution and experiment.execution.queue
+    tags = {CELERY_QUEUE_TAG: queue} if queue else {}
     for index, one in enumerate(plan.stages):
         upstream: dict[str, _Dependency] = {}
         if index > 0:
@@ -102,18 +104,18 @@ def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
         workers = worker_names(names[index], one.stage.workers) if isinstance(one.stage, RunTrials) else []
         if workers:
             ops.append(worker_op(first=index == 0))
-            dependencies |= {NodeInvocation(name=ops[-1].name, alias=name): upstream for name in workers}
+            dependencies |= {NodeInvocation(name=ops[-1].name, alias=name, tags=tags): upstream for name in workers}
             done = [DependencyDefinition(name, "done") for name in workers]
             upstream = {**upstream, "workers": MultiDependencyDefinition(done)}
         op = _op_for(type(one.stage), one.name, possible[index], first=index == 0, shared=bool(workers))
         ops.append(op)
-        dependencies[NodeInvocation(name=op.name, alias=names[index])] = upstream
+        dependencies[NodeInvocation(name=op.name, alias=names[index], tags=tags)] = upstream
     judge = gates_step(experiment)
     if judge is not None:
         check_names(experiment)
         ops.append(gates_op())
         upstream = {"upstream": DependencyDefinition(names[-1])}
-        dependencies[NodeInvocation(name=ops[-1].name, alias=judge)] = upstream
+        dependencies[NodeInvocation(name=ops[-1].name, alias=judge, tags=tags)] = upstream
     return ExperimentGraph(
         CompiledExperiment(plan, tuple(observers), names),
         name=dagster_name(experiment.id),

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,9 @@ from crucible_core import Context, Decision, Experiment, PlannedStage, StageFail
 from crucible_core.ir.secrets import hide
 from crucible_core.report import flatten, headline, report_on, results, stages_table
 from crucible_core.report.document import Picture, Section
+from crucible_core.report.leaderboard import leaderboard_of
 from crucible_core.report.markdown import escape_markdown, markdown_of
+from crucible_core.report.trials_section import trial_rows
 from crucible_core.values.jsonable import to_jsonable, visible_text
 from crucible_core.values.messages import cut
 from crucible_dagster.names import asset_key, decisions_key
@@ -29,6 +31,7 @@ MAX_MARKDOWN = 250_000  # bytes; Dagster's UI chokes above 256 kB
 MAX_JSON = 20_000
 MAX_ENTRIES = 1_000
 MAX_NUMBERS = 10_000
+MAX_ARMS = 50
 
 _RUN_ID = re.compile(r"\b([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
@@ -49,6 +52,7 @@ def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterial
     metadata: Metadata = {
         "headline": MetadataValue.text(visible_text(headline(ctx))),
         "report": MetadataValue.md(_report(ctx, chart)),
+        **_leaderboard(ctx),
         "stages": _table(ctx),
     }
     texts = ((name, value) for name, value in ctx.metrics.items() if isinstance(value, str))
@@ -191,6 +195,18 @@ def _table(ctx: Context) -> MetadataValue[Any]:
         for stage, outcome, time, note in stages_table(ctx.trace.events).rows
     ]
     return MetadataValue.table(records=records) if records else _text("nothing ran")
+
+
+def _leaderboard(ctx: Context) -> Metadata:
+    """The arms of a sweep, the best first, if the run compared them."""
+    board = leaderboard_of(ctx, trial_rows(ctx))
+    if not board.is_ranked:
+        return {}
+    columns, rows, _ = astuple(board.table(MAX_ARMS))
+    # Four columns, for the same reason as above.
+    wanted = [columns.index(name) for name in ("rank", "arm")] + [2, columns.index("verdict")]
+    records = [TableRecord({columns[place]: _cell(row[place]) for place in wanted}) for row in rows]
+    return {"leaderboard": MetadataValue.table(records=records)}
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,8 @@ from multiprocessing.connection import wait
 
 from dagster import DagsterInstance
 
+from crucible_dagster.processes import pool_of_this_step
+
 __all__ = ["OrphanWatch", "watch_for_orphan"]
 
 INTERVAL = 2.0
@@ -34,6 +36,7 @@ class OrphanWatch:
         self._lock = threading.Lock()
         self.run_is_over = False
         self._steps_thread = threading.current_thread()
+        self._pool = pool_of_this_step()
 
     def run(self) -> None:
         # The worker that started this process, even with a fork server between them.
@@ -43,8 +46,11 @@ class OrphanWatch:
                 self._stop(now=True)
             elif parent is None:
                 self._done.wait(INTERVAL)
+            if self._pool is not None and os.getppid() != self._pool:
+                self._stop(now=True)
             if not self._done.is_set() and self._is_finished():
-                self._stop(now=parent is not None)
+                # A process of Celery's ignores signals; the worker makes another in its place.
+                self._stop(now=parent is not None or self._pool is not None)
                 return
 
     def _is_finished(self) -> bool:

@@ -24,7 +24,7 @@ from crucible_dagster.history.reachable_code import code_hash
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.origins import is_launched_here
 from crucible_dagster.processes import worker_of_this_step
-from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG
+from crucible_dagster.tags import LAUNCHED_BY_TAG, USER_TAG, WORKER_TAG
 
 __all__ = [
     "LAUNCHED_BY_TAG",
@@ -152,7 +152,7 @@ def record_run(
         python=platform.python_version(),
         platform=platform.platform(),
         host=socket.gethostname(),
-        worker=worker_of_this_step(),
+        worker=run.tags.get(WORKER_TAG) or worker_of_this_step(),
         launched=launch_of(run),
     )
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from crucible_core.trials.log import TRIALS
 from crucible_dagster.store.errors import StoreError
 from crucible_dagster.store.files import TEMPORARY
 from crucible_dagster.store.lazy import PARTS
@@ -50,7 +51,7 @@ def collect_garbage(
     delete: bool = False,
     grace: float = GRACE_SECONDS,
 ) -> Collected:
-    """Remove the runs that `keep` rejects, and every object that no other run refers to.
+    """Remove the runs that `keep` rejects, with their trials, and every object that no other run refers to.
 
     `keep` is asked with a run's id and the time (seconds since the epoch) of the last thing it wrote. Without `delete`
     nothing is touched. Raises StoreError if the manifest of a run that is kept is damaged, for then it is not known
@@ -67,7 +68,7 @@ def collect_garbage(
     }
     gone = frozenset(removed)
     garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone)]
-    garbage += _unwanted_claims(store, gone, old)
+    garbage += [*_unwanted_claims(store, gone, old), *_unwanted_trials(store, gone, old)]
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:
@@ -159,6 +160,13 @@ def _unwanted_claims(store: ContextStore, removed: frozenset[str], old: float) -
         with contextlib.suppress(StoreError, json.JSONDecodeError):
             if read_document(store.files.read(info.name), info.name).get("run_id") in removed:
                 yield info.name, info.size
+
+
+def _unwanted_trials(store: ContextStore, removed: frozenset[str], old: float) -> Iterator[tuple[str, int]]:
+    kept = set(store.runs()) - removed
+    for info in store.files.list(TRIALS):
+        if info.name.split("/")[2] not in kept and info.modified < old:
+            yield info.name, info.size
 
 
 def _unwanted_reuse(store: ContextStore, removed: frozenset[str]) -> Iterable[tuple[str, int]]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from upath import UPath
 
 from crucible_core import CrucibleError
+from crucible_core.trials.log import FolderFiles
 
 __all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
@@ -92,20 +93,14 @@ def open_files(base: UPath) -> Files:
         ) from error
 
 
-class LocalFiles:
+class LocalFiles(FolderFiles):
     """A folder on a local or mounted disk."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
 
     def __repr__(self) -> str:
         return f"LocalFiles({str(self.base)!r})"
 
     def path(self, name: str) -> Path:
         return self.base / name
-
-    def read(self, name: str) -> bytes:
-        return self.path(name).read_bytes()
 
     def map(self, name: str) -> memoryview:
         with self.path(name).open("rb") as stream:
@@ -145,24 +140,6 @@ class LocalFiles:
         _sync_folder(self.path(name).parent)
         return True
 
-    def append(self, name: str, data: bytes) -> None:
-        path = self.path(name)
-        try:
-            stream = path.open("ab", buffering=0)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("ab", buffering=0)
-        with stream:
-            before = stream.tell()
-            left = memoryview(data)
-            try:
-                while left:
-                    left = left[stream.write(left) :]
-            except OSError:
-                # An incomplete line would spoil the next one.
-                stream.truncate(before)
-                raise
-
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
@@ -172,12 +149,6 @@ class LocalFiles:
                 if path.is_file():
                     status = path.stat()
                     yield FileInfo(path.relative_to(self.base).as_posix(), status.st_size, status.st_mtime)
-
-    def children(self, folder: str) -> Sequence[str]:
-        try:
-            return sorted(os.listdir(self.path(folder)))  # noqa: PTH208  # names are wanted
-        except (FileNotFoundError, NotADirectoryError):
-            return []
 
     def keep(self, name: str) -> int | None:
         path = self.path(name)
@@ -244,8 +215,12 @@ class RemoteFiles:
 
     def __init__(self, base: UPath) -> None:
         self.base = base
-        self._fs: Any = base.fs
+        # A process that lives long, as Celery's, must see what others have written since it last looked.
+        self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFiles, (self.base,)
 
     def __repr__(self) -> str:
         return f"RemoteFiles({str(self.base)!r})"
@@ -272,8 +247,14 @@ class RemoteFiles:
         return True
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage.
-        self._written[name] = self._written.get(name, b"") + data
+        # Objects cannot grow. What is appended to is small: the events of one stage, or rows of trials.
+        if name not in self._written:
+            # This process may have begun it with another of these: each batch of trials brings one.
+            try:
+                self._written[name] = self.read(name)
+            except FileNotFoundError:
+                self._written[name] = b""
+        self._written[name] += data
         self._fs.pipe_file(self.path(name), self._written[name])
 
     def exists(self, name: str) -> bool:
@@ -286,6 +267,7 @@ class RemoteFiles:
                 yield FileInfo(path.lstrip("/").removeprefix(base), int(info["size"]), _modified(info))
 
     def children(self, folder: str) -> Sequence[str]:
+        self._fs.invalidate_cache(self.path(folder))  # other processes write here
         try:
             found = self._fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
@@ -307,6 +289,7 @@ class RemoteFiles:
             return None
 
     def delete(self, name: str) -> None:
+        self._written.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self.path(name))
 

@@ -23,19 +23,24 @@ from playwright.sync_api import sync_playwright
 
 from crucible_bench import compare
 from crucible_bench.plots import (
+    CurvePoint,
     ForestRow,
     Picture,
     critical_difference,
+    curve,
     forest_plot,
+    heat_map,
     paired_lines,
     power_curve,
     run_chart,
     strip_plot,
 )
 from crucible_bench.plots.axes import linear_axis, log_axis
+from crucible_bench.plots.curve import is_geometric
 from crucible_bench.plots.density import box_of, density, swarm
+from crucible_bench.plots.heat_map import DARKEST
 from crucible_bench.plots.numbers import numerals
-from crucible_bench.plots.picture import NARROW
+from crucible_bench.plots.picture import NARROW, WIDE
 from crucible_bench.plots.svg import COLOURS, DASHES, SERIES
 from crucible_bench.plots.text_layout import BOLD_SIZE, clean, cut, spread, text_width
 from crucible_bench.plots.tikz import tikz_of
@@ -174,10 +179,35 @@ PICTURES: dict[str, Callable[[], Picture]] = {
         critical_difference=2.5, cliques=[["method number 1 with a long name", "method number 2 with a long name"]],
         blocks=50, width=NARROW,
     ),
+    "a heat map with a missing cell": lambda: heat_map(
+        {("svm", "0.1"): 0.921, ("svm", "1.0"): 0.975, ("logistic", "0.1"): 0.959, ("logistic", "1.0"): None},
+        rows=["svm", "logistic"], columns=["0.1", "1.0"], down="train.model", across="train.C", measure="accuracy",
+        marked=[("svm", "1.0")],
+    ),
+    "a heat map of many levels with long names": lambda: big_heat_map(20, 14, "level of a name " * 9),
+    "a narrow heat map of many levels": lambda: big_heat_map(6, 14, "level " * 9, NARROW),
+    "a curve": lambda: curve(
+        {"": [CurvePoint(x, x / (1 + x), x / (1 + x) - 0.1, x / (1 + x) + 0.1) for x in (0.01, 0.1, 1, 10)]},
+        across="train.C", measure="accuracy", interval="95% CI",
+    ),
+    "five narrow curves": lambda: curve(
+        {f"series {n} {'and more ' * 9}": many_points(n, 70) for n in range(5)}, across="x " * 99,
+        measure="accuracy " * 20, interval="95% CI", width=NARROW,
+    ),
     "narrow power": lambda: power_curve(
         {f"effect of size {n} {'and more ' * 9}": CURVE for n in range(10)}, planned=60, width=NARROW
     ),
 }  # fmt: skip
+
+
+def big_heat_map(rows: int, columns: int, name: str, width: float = WIDE) -> Picture:
+    cells = {(f"{r} {name}", f"{c} {name}"): DRAWN.gauss(0, 1e-3) for r in range(rows) for c in range(columns)}
+    names = [[f"{n} {name}" for n in range(count)] for count in (rows, columns)]
+    return heat_map(cells, rows=names[0], columns=names[1], down=name, across=name, measure=name, width=width)
+
+
+def many_points(series: int, count: int) -> list[CurvePoint]:
+    return [CurvePoint(x, x + series, x + series - 1, None) for x in range(1, count + 1)]
 
 
 def hostile_pictures(text: str) -> list[Picture]:
@@ -195,7 +225,15 @@ def hostile_pictures(text: str) -> list[Picture]:
         power_curve({text: CURVE, other: CURVE}, planned=5, across=text, caption=text),
         run_chart({text: [(text, 1), (text, 2)], other: [(other, 1)]}, measure=text, together=True, caption=text),
         run_chart({text: [(text, 1), (text, 2)], other: [(other, 100)]}, together=False),
-    ]
+        heat_map(
+            {(text, text): 1, (other, text): 2}, rows=[text, other], columns=[text, other], down=text, across=text,
+            measure=text, marked=[(text, text)], caption=text,
+        ),
+        curve(
+            {text: [CurvePoint(1, 2, 0, 3)], other: [CurvePoint(1, 2)]}, across=text, measure=text, interval=text,
+            caption=text,
+        ),
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=sorted(PICTURES))
@@ -332,6 +370,16 @@ def test_texts_and_marks_stand_out_from_the_paper_as_wcag_aa_asks(theme: int) ->
         assert contrast(COLOURS[name][theme], paper) >= 4.5, name
     for name in SERIES:
         assert contrast(COLOURS[name][theme], paper) >= 3, name
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_numbers_stand_out_from_every_shade_of_a_heat_map(theme: int) -> None:
+    paper, shade = (
+        [int(COLOURS[name][theme][i : i + 2], 16) for i in (1, 3, 5)] for name in ("paper", "c0")
+    )  # fmt: skip
+    for opacity in np.linspace(0, DARKEST, 11):
+        mixed = [round((1 - opacity) * one + opacity * other) for one, other in zip(paper, shade, strict=True)]
+        assert contrast(COLOURS["ink"][theme], "#{:02x}{:02x}{:02x}".format(*mixed)) >= 4.5
 
 
 # Viénot, Brettel & Mollon 1999, "Digital video colourmaps for checking the legibility of displays by dichromats":
@@ -485,6 +533,13 @@ def test_the_other_alternative_texts_say_the_numbers() -> None:
         assert part in ranks
     power = power_curve({"d = 0.5": [(10, 0.2), (30, 0.8)]}, target=0.8, planned=20).alt
     assert "d = 0.5: from 0.20 at 10 to 0.80 at 30, 0.50 at the planned 20, target 0.8 reached by 30" in power
+    heat = PICTURES["a heat map with a missing cell"]().alt
+    assert heat == (
+        "Heat map of accuracy by train.C and train.model. svm: 0.1 0.9210, 1.0 0.9750 (framed); "
+        "logistic: 0.1 0.9590, 1.0 no value."
+    )
+    line = curve({"a": [CurvePoint(1, 2.5, 2, 3), CurvePoint(3, 4.0)]}, across="C", measure="score", interval="CI").alt
+    assert line == "score by C. a: 2.50 at 1, CI [2.00, 3.00]; 4.00 at 3."
     runs = run_chart({"loss": [("a", 3.0), ("b", None), ("c", 2.0)]}, bounds={"loss": 2.5}).alt
     assert "3 runs. loss: 2 values from 2.00 to 3.00, latest 2.00, 1 missing, bound 2.5." in runs
 
@@ -594,6 +649,49 @@ def test_the_ruler_of_a_critical_difference_is_as_long_as_that_on_the_axis_of_ra
     assert ruler[1][0] - ruler[0][0] == pytest.approx(1.2 * slope, abs=0.2)
 
 
+def test_the_shade_of_a_cell_rises_with_its_number_and_an_empty_one_is_dashed() -> None:
+    names = [str(n) for n in range(11)]
+    cells: dict[tuple[str, str], float | None] = {("r", name): float(name) for name in names[:10]}
+    root = checked(heat_map(cells, rows=["r"], columns=names, down="", across="", measure="x", marked=[("r", "9")]))
+    fills = [path for path in root.iter(f"{SVG}path") if path.get("class") == "fill c0"]
+    by_place = sorted((points_of(path)[0][0], float(path.get("opacity", "1"))) for path in fills)
+    assert [round(opacity, 2) for _, opacity in by_place] == [round(0.05 * n, 2) for n in range(1, 11)]
+    dashed = [path for path in root.iter(f"{SVG}path") if path.get("stroke-dasharray")]
+    assert [min(x for x, _ in points_of(path)) > by_place[-1][0] for path in dashed] == [True]
+    (frame,) = [path for path in root.iter(f"{SVG}path") if path.get("class") == "line ink"]
+    assert min(x for x, _ in points_of(frame)) == by_place[-1][0]
+    assert [text.text for text in root.iter(f"{SVG}text") if "bold" in text.get("class", "")] == ["9"]
+
+
+def test_the_means_of_a_curve_stand_where_their_numbers_are_on_the_axes() -> None:
+    one = curve({"a": [CurvePoint(x, x) for x in (0.1, 1, 10, 100)]}, across="x", measure="y", log=None)
+    root = checked(one)
+    numbers, places = ticks(root)
+    centres = marks(root, "fill c0")
+    assert numbers == [0.1, 1, 10, 100]
+    assert [x for x, _ in centres] == pytest.approx(places, abs=0.2)
+    assert [y for _, y in centres] == sorted((y for _, y in centres), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "geometric"),
+    [
+        ([0.1, 1, 10], True),
+        ([1, 2, 4, 8, 16], True),
+        ([50, 100, 200], True),
+        ([1, 2, 3, 4, 5], False),
+        ([0, 1, 10, 100], False),
+        ([-1, 1, 10], False),
+        ([50, 200], False),
+        ([3, 3, 3], False),
+    ],
+)
+def test_an_axis_is_logarithmic_where_the_values_are_more_evenly_spaced_by_it(
+    values: list[float], geometric: bool
+) -> None:
+    assert is_geometric(values) == geometric
+
+
 def test_every_clique_is_a_bar_over_its_members() -> None:
     root = checked(PICTURES["a critical-difference diagram"]())
     numbers, places = ticks(root)
@@ -648,6 +746,9 @@ def test_what_is_too_much_to_draw_is_said_in_the_picture() -> None:
         (PICTURES["a thousand pairs"](), "120 of 1,000 drawn"),
         (PICTURES["six series over many runs"](), "the last 200 of 300 runs"),
         (run_chart({str(n): [("a", n)] for n in range(15)}), "the first 12 of 15 series"),
+        (PICTURES["a heat map of many levels with long names"](), "The first 16 of 20 rows."),
+        (PICTURES["a heat map of many levels with long names"](), "The first 7 of 14 columns."),
+        (PICTURES["five narrow curves"](), "The first 12 of 70 values."),
     ]
     for one, said in cases:
         assert said in one.svg
@@ -678,6 +779,18 @@ REFUSED: list[tuple[Callable[[], Picture], str]] = [
     (lambda: power_curve({"a": []}), "no points"),
     (lambda: power_curve({"a": [(1, 1.5)]}), "from 0 to 1"),
     (lambda: power_curve({"a": [(1, 0.5)]}, target=2), "from 0 to 1"),
+    (lambda: heat_map({}, rows=[], columns=["a"], down="", across="", measure=""), "at least one row"),
+    (lambda: heat_map({}, rows=["a"], columns=["b", "b"], down="", across="", measure=""), "no two columns"),
+    (
+        lambda: heat_map({("a", "b"): math.nan}, rows=["a"], columns=["b"], down="", across="", measure=""),
+        "the cell 'a and b' is NaN",
+    ),
+    (lambda: curve({}, across="x", measure="y"), "not 0"),
+    (lambda: curve({"a": []}, across="x", measure="y"), "with points"),
+    (lambda: curve({"a": [CurvePoint(1, 2), CurvePoint(1, 3)]}, across="x", measure="y"), "two points at 1"),
+    (lambda: curve({"a": [CurvePoint(1, math.inf)]}, across="x", measure="y"), "series 'a': a mean is infinite"),
+    (lambda: curve({"a": [CurvePoint(1, 2, 3, 1)]}, across="x", measure="y"), "the low end 3 is above the high end 1"),
+    (lambda: curve({"a": [CurvePoint(0, 2)]}, across="x", measure="y", log=True), "no place for 0"),
     (lambda: run_chart({}), "at least one series"),
     (lambda: run_chart({"a": []}, bounds={"b": 1}), "is not one of the series"),
     (lambda: run_chart({"a": [("1", 1)]}, bands={"a": []}), "0 intervals for 1 values"),
@@ -744,6 +857,11 @@ def test_any_finite_numbers_make_a_picture(pairs: list[tuple[float, float]]) -> 
         run_chart(
             {"a": [(str(n), a) for n, (a, _) in enumerate(pairs)], "b": [(str(n), b) for n, (_, b) in enumerate(pairs)]}
         ),
+    ]
+    cells = {(str(n), name): value for n, pair in enumerate(pairs) for name, value in zip("ab", pair, strict=True)}
+    drawn += [
+        heat_map(cells, rows=[str(n) for n in range(len(pairs))], columns=["a", "b"], down="", across="", measure=""),
+        curve({"": [CurvePoint(a, b) for a, b in dict(pairs).items()]}, across="x", measure="y"),
     ]
     if all(math.isfinite(b - a) for a, b in pairs):
         drawn.append(paired_lines("a", "b", pairs, measure="x"))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crucible_bench import t_mixture_sequence
 from crucible_core import (
     Context,
     Experiment,
@@ -32,7 +36,7 @@ from crucible_core import (
 from crucible_core.cli import main
 from crucible_core.stages.bench import Bench
 from crucible_core.trials.engine import DIED
-from crucible_core.trials.log import FolderFiles, TrialLog
+from crucible_core.trials.log import COMPACTED, FEW, LINES_PER_FILE, FolderFiles, TrialLog, _writers
 from crucible_core.trials.table import MOST_TRIALS, TrialsError, arms_of, seed_of, table_of
 
 
@@ -102,7 +106,7 @@ STAGES: Mapping[str, type[Stage]] = {
     "stumble": stumble,
     "vanish": vanish,
 }
-REGISTRY = Registry(STAGES)
+REGISTRY = Registry({**STAGES, "bench": Bench})
 SEED = 42
 
 
@@ -138,7 +142,7 @@ def test_arms_share_the_seeds_of_replicates_and_more_of_either_change_none() -> 
     assert [one.seed for one in few] == [seed_of(SEED, 0)] * 2 + [seed_of(SEED, 1)] * 2
     seeds = {(one.arm.name, one.replicate): one.seed for one in many}
     assert all(seeds[one.arm.name, one.replicate] == one.seed for one in few)
-    assert [one.place for one in many] == list(range(15))
+    assert [(one.arm.varied["a.x"], one.replicate) for one in many] == [(x, r) for r in range(5) for x in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +233,18 @@ def test_a_trial_begins_with_the_first_stage_that_varies_and_ends_before_the_fir
     assert stages({**GRID, "to": "flip"}) == ["flip"]
 
 
+def test_arms_of_a_stage_whose_code_is_not_known_are_told_apart(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"__name__": "__typed__", "stage": stage, "Context": Context}
+    exec("@stage\ndef typed(ctx: Context, *, x: int = 0) -> Context:\n    return ctx.put_metric('x', x)", made)
+    asked = Experiment.model_validate(
+        {"id": "typed", "pipeline": [{"name": "typed"}], "trials": {"grid": {"typed.x": [1, 2]}, "replicates": 2}}
+    )
+    for _ in range(2):
+        ctx = run_experiment(asked, registry=Registry({"typed": made["typed"]}), keep=tmp_path)
+        assert [row["x"] for row in rows(ctx)] == [1, 2, 1, 2]
+    assert not [one for one in ctx.trace.decisions if "not run again" in one.decision]
+
+
 def test_what_cannot_be_copied_is_shared_by_trials_in_this_process() -> None:
     pipeline = [{"name": "hold"}, {"name": "load"}, {"name": "flip"}, {"name": "gather"}]
     asked = Experiment.model_validate({"id": "coins", "seed": SEED, "pipeline": pipeline, "trials": GRID})
@@ -255,6 +271,189 @@ def test_variants_change_the_stages_of_trials() -> None:
     planned = plan_experiment(asked, REGISTRY).experiment.with_variant("long", REGISTRY)
     assert without_time(run_experiment(planned, registry=REGISTRY)) == without_time(long)
     assert without_time(long) != without_time(run_experiment(asked, registry=REGISTRY))
+
+
+# --- until the differences are known ----------------------------------------------------------------------------------
+
+UNTIL = {
+    "grid": {"flip.bias": [0.5, 0.7, 0.9]},
+    "replicates": 4,
+    "measure": "heads",
+    "baseline": "bias=0.5",
+    "until": {"width": 0.3, "at_most": 60},
+}
+
+
+def widths(ctx: Context, replicates: int) -> list[float]:
+    """Of the confidence sequences of the differences from the first arm, by hand."""
+    heads = {(row["arm"], row["replicate"]): row["heads"] for row in rows(ctx)}
+    found = []
+    for arm in ("bias=0.7", "bias=0.9"):
+        pairs = [heads[arm, one] - heads["bias=0.5", one] for one in range(replicates)]
+        low, high = t_mixture_sequence(pairs, alpha=0.025, tightest_at=30).interval
+        found.append(high - low)
+    return found
+
+
+def test_replicates_are_added_until_the_differences_are_known_so_well() -> None:
+    ctx = run_experiment(experiment(UNTIL), registry=REGISTRY)
+    replicates = len(rows(ctx)) // 3
+    assert replicates % 4 == 0
+    assert 8 <= replicates < 60
+    assert max(widths(ctx, replicates)) <= 0.3 < max(widths(ctx, replicates - 4))
+    fixed = {key: value for key, value in UNTIL.items() if key != "until"} | {"replicates": replicates}
+    assert without_time(run_experiment(experiment(fixed), registry=REGISTRY)) == without_time(ctx)
+    (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
+    assert said.decision == f"no more than {replicates} replicates: no interval is wider than 0.3"
+    assert said.reasoning.startswith("heads less that of bias=0.5: bias=0.7 0.")
+    assert "(0.95 for all of them together) hold however often one has looked" in said.reasoning
+
+
+def test_replicates_end_at_most_so_many_and_where_nothing_is_measured() -> None:
+    ctx = run_experiment(experiment({**UNTIL, "until": {"width": 0.001, "at_most": 10}}), registry=REGISTRY)
+    assert len(rows(ctx)) == 30
+    (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
+    assert said.decision == "no more than 10 replicates: there may not be more"
+    broken = {"name": "stumble", "options": {"on": [seed_of(SEED, replicate) for replicate in range(60)]}}
+    ctx = run_experiment(experiment({**UNTIL, "max_failures": 60}, broken), registry=REGISTRY)
+    assert len(rows(ctx)) == 12
+
+
+@pytest.mark.slow
+def test_rounds_are_the_same_in_processes_and_go_on_where_they_were_interrupted(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    asked = experiment(UNTIL, {"name": "stumble", "options": {"marks": str(ran)}})
+    here = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    total = len(marks(ran))
+    apart = run_experiment(asked, registry=REGISTRY, jobs=2, keep=tmp_path / "apart")
+    assert without_time(apart) == without_time(here)
+    assert len(marks(ran)) == 2 * total
+    (file,) = (one for one in (tmp_path / "kept").rglob("*") if one.is_file())
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:17]))
+    again = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    assert without_time(again) == without_time(here)
+    assert len(marks(ran)) == 3 * total - 17
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+SEARCH = {
+    "search": {"budget": 24, "batch": 6, "space": {"flip.bias": {"low": 0.05, "high": 0.95}, "flip.n": [10, 20, 40]}},
+    "measure": "heads",
+}
+
+
+@pytest.mark.slow
+def test_a_search_finds_better_arms_than_chance_and_asks_again_for_the_same(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    asked = experiment(SEARCH, {"name": "stumble", "options": {"marks": str(ran)}})
+    here = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    table = rows(here)
+    assert len(table) == len(marks(ran)) == len({row["arm"] for row in table}) == 24
+    assert all(0.05 <= row["flip.bias"] <= 0.95 and row["flip.n"] in (10, 20, 40) for row in table)
+    assert {row["seed"] for row in table} == {seed_of(SEED, 0)}
+    first, last = ([row["heads"] for row in part] for part in (table[:6], table[-6:]))
+    assert np.mean(last) > np.mean(first) + 0.1
+    apart = run_experiment(asked, registry=REGISTRY, jobs=2)
+    assert without_time(apart) == without_time(here)
+    (file,) = (one for one in (tmp_path / "kept").rglob("*") if one.is_file())
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:15]))
+    again = run_experiment(asked, registry=REGISTRY, keep=tmp_path / "kept")
+    assert without_time(again) == without_time(here)
+    assert len(marks(ran)) == 24 + 24 + 9
+
+
+@pytest.mark.slow
+def test_the_direction_of_a_search_is_that_of_the_comparison_or_its_own() -> None:
+    def lowered(search: Mapping[str, Any], *after: Mapping[str, Any]) -> Any:
+        table = {**SEARCH, "search": {**SEARCH["search"], **search}, "replicates": 2}  # type: ignore[dict-item]
+        asked = experiment(table)
+        asked = asked.model_validate({**asked.to_dict(), "pipeline": [*asked.to_dict()["pipeline"], *after]})
+        plan = plan_experiment(asked, REGISTRY)
+        return next(one.options or {} for one in plan.experiment.pipeline if one.name == "trials")["search"]
+
+    bench = {"name": "bench", "options": {"higher_is_better": False}}
+    assert lowered({})["higher_is_better"] is True  # type: ignore[index]
+    assert lowered({}, bench)["higher_is_better"] is False  # type: ignore[index]
+    assert lowered({"higher_is_better": True}, bench)["higher_is_better"] is True  # type: ignore[index]
+    table = {**SEARCH, "search": {**SEARCH["search"], "budget": 48, "higher_is_better": False}}  # type: ignore[dict-item]
+    ctx = run_experiment(experiment(table), registry=REGISTRY)
+    assert np.mean([row["heads"] for row in rows(ctx)[-24:]]) < 0.4
+
+
+@pytest.mark.slow
+def test_an_arm_that_is_chosen_again_is_not_run_again_and_one_that_fails_is_told_so() -> None:
+    asked = {
+        "search": {"budget": 12, "sampler": "random", "batch": 5, "space": {"flip.n": [10, 20]}},
+        "measure": "heads",
+    }
+    ctx = run_experiment(experiment(asked), registry=REGISTRY)
+    assert sorted(row["arm"] for row in rows(ctx)) == ["n=10", "n=20"]
+    broken = {"name": "stumble", "options": {"on": [seed_of(SEED, 0)]}}
+    ctx = run_experiment(experiment({**SEARCH, "max_failures": 100}, broken), registry=REGISTRY)
+    assert ctx.metrics["trials"]["failed"] == 24
+
+
+def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(
+        InvalidExperimentError, match=r"needs the extra 'optuna': pip install 'crucible-dagster\[optuna\]'"
+    ):
+        plan_experiment(experiment(SEARCH), REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        ("search: {budget: 5, space: {flip.n: [1, 2]}}", "coins.yaml:8:3: trials: search: name the `measure`"),
+        ("search: {budget: 0, space: {flip.n: [1, 2]}}", "coins.yaml:8:12: trials.search.budget"),
+        ("search: {budget: 5, space: {}}", "coins.yaml:8:23: trials.search.space: names no option that is searched"),
+        ("search: {budget: 5, sampler: tpa, space: {flip.n: [1, 2]}}", "trials.search.sampler: should be"),
+        ("search: {budget: 5, space: {flip.n: []}}", "coins.yaml:8:31: trials.search.space: 'flip.n' needs a list of"),
+        ("search: {budget: 5, space: {flip.n: {low: 2, high: 1}}}", "whose low is below its high, and above 0 if log"),
+        ("search: {budget: 5, space: {flip.n: {low: 0, high: 1, log: true}}}", "'flip.n' needs a list of choices, or"),
+        ("search: {budget: 5, space: {flip.n: {low: a, high: b}}}", "such as {low: 0.1, high: 10, log: true}"),
+        ("search: {budget: 5, space: {flip: [1]}}", "'flip' does not name an option: write it as stage.option"),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flip.m: [1]}}",
+            "coins.yaml:9:31: trials: arm 'm=1': stage 'flip' has no option 'm'",
+        ),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flip.n: {low: 0.5, high: 3}}}",
+            "trials: arm 'n=0.5': stage 'flip', option n: should be a valid integer",
+        ),
+        (
+            "measure: heads\nsearch: {budget: 5, space: {flop.n: [1]}}",
+            "coins.yaml:9:31: trials: experiment 'coins' has no stage 'flop'; did you mean 'flip'?",
+        ),
+        (
+            "measure: heads\nreplicates: 10000\nsearch: {budget: 101, space: {flip.n: [1]}}",
+            "1,010,000 trials are more than the 1,000,000 that a sweep can have",
+        ),
+        *(
+            (
+                f"measure: heads\n{more}\nsearch: {{budget: 5, space: {{flip.n: [1]}}}}",
+                f"coins.yaml:9:3: trials: `search` chooses the arms; leave out `{more.partition(':')[0]}`",
+            )
+            for more in (
+                "grid: {flip.n: [1]}",
+                "arms: {a: {flip: {n: 1}}}",
+                "baseline: a",
+                "until: {width: 1, at_most: 2}",
+            )
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_said_where_the_file_has_it(
+    refused: Callable[..., str], trials: str, said: str
+) -> None:
+    assert said in refused(trials)
+
+
+def test_a_search_whose_arms_are_compared_has_replicates(refused: Callable[..., str]) -> None:
+    file = FILE.replace("{name: gather}", "{name: bench}")
+    text = refused("measure: heads\nsearch: {budget: 5, space: {flip.n: [1]}}", file)
+    assert "coins.yaml:9:3: trials: stage 'bench' compares the arms, for which each needs `replicates: 2`" in text
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -313,11 +512,124 @@ def test_the_log_reads_what_a_killed_process_left(tmp_path: Path) -> None:
     (half,) = (tmp_path / "trials/coins/run-1").iterdir()
     with half.open("ab") as stream:
         stream.write(b'd {"status":"succ')
-    assert log.rows(["a", "b", "c", "d"]) == {"a": {"status": "succeeded", "x": 1}, "c": {"status": "failed"}}
+    assert log.rows(["a", "b", "c", "d"]) == {
+        "a": {"status": "succeeded", "x": 1},
+        "b": None,
+        "c": {"status": "failed"},
+        "d": None,
+    }
     assert log.unfinished(["a", "b", "c", "d"]) == ["b"]
     other = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
-    assert set(other.rows(["a", "b", "c"])) == {"a"}  # what failed in another run is tried again
+    found = other.rows(["a", "b", "c"])
+    assert [key for key in found if found[key]] == ["a"]  # what failed in another run is tried again
     assert other.unfinished(["b"]) == []
+
+
+def test_a_line_that_the_disk_had_no_room_for_spoils_no_later_one(tmp_path: Path) -> None:
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-1")
+    log.keep("a", {"status": "succeeded"})
+    (file,) = (tmp_path / "trials/coins/run-1").iterdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, hard))  # room for a part of the next line
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.keep("b", {"status": "succeeded"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log.keep("c", {"status": "succeeded"})
+    row = {"status": "succeeded"}
+    assert log.rows(["a", "b", "c"]) == {"a": row, "b": None, "c": row}
+
+
+def of_writers(log: TrialLog, *sizes: int) -> list[str]:
+    """The keys of rows that so many processes have kept."""
+    keys = []
+    for writer, size in enumerate(sizes):
+        _writers.clear()
+        for number in range(size):
+            keys.append(f"{writer}.{number}")
+            log.keep(keys[-1], {"status": "succeeded", "number": number})
+    return keys
+
+
+def test_what_many_processes_have_kept_is_put_together(tmp_path: Path) -> None:
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-1")
+    folder = tmp_path / "trials/coins/run-1"
+    keys = of_writers(log, 3, LINES_PER_FILE + 1, 2)
+    before = log.rows(keys)
+    with next(folder.iterdir()).open("ab") as stream:
+        stream.write(b'killed {"status":"succ')
+    log.compact()
+    assert [path.name.startswith(COMPACTED) for path in folder.iterdir()] == [True]
+    assert log.rows(keys) == before
+    assert set(log.own_rows()) == set(keys)
+    log.keep("later", {"status": "succeeded"})
+    assert log.rows(["later"])["later"]
+
+
+def test_of_another_run_only_what_is_not_written_to_any_more_is_put_together(tmp_path: Path) -> None:
+    other, log = (TrialLog(FolderFiles(tmp_path), "coins", run) for run in ("run-1", "run-2"))
+    keys = of_writers(other, 3, *[LINES_PER_FILE] * FEW)
+    before = other.rows(keys)
+    log.compact()
+    names = [path.name for path in (tmp_path / "trials/coins/run-1").iterdir()]
+    assert sorted(name.startswith(COMPACTED) for name in names) == [False, True]
+    assert other.rows(keys) == before
+
+
+class DyingFiles(FolderFiles):
+    """Files of a process that dies when it has written or removed so many."""
+
+    left = 0
+
+    def write(self, name: str, parts: Sequence[bytes]) -> None:
+        self._one_less()
+        super().write(name, parts)
+
+    def delete(self, name: str) -> None:
+        self._one_less()
+        super().delete(name)
+
+    def _one_less(self) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_putting_together_loses_nothing_if_it_is_killed(tmp_path: Path, steps: int) -> None:
+    files = DyingFiles(tmp_path)
+    log = TrialLog(files, "coins", "run-1")
+    keys = of_writers(log, 2, 2, 2)
+    before = log.rows(keys)
+    files.left = steps
+    with pytest.raises(KeyboardInterrupt):
+        log.compact()
+    assert log.rows(keys) == before
+    files.left = 10
+    log.compact()
+    assert log.rows(keys) == before
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_while_others_write_and_put_together(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom crucible_core.trials.log import FolderFiles, TrialLog\n"
+        "log = TrialLog(FolderFiles(Path(sys.argv[1])), 'coins', 'run-1')\n"
+        "for number in range(20_000):\n    log.keep(f'{sys.argv[2]}.{number}', {'status': 'succeeded'})\n"
+    )
+    keys = [f"{writer}.{number}" for writer in range(2) for number in range(20_000)]
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(writer)]) for writer in range(2)]
+    log = TrialLog(FolderFiles(tmp_path), "coins", "run-2")
+    found, ended = 0, False
+    while not ended:
+        ended = all(writer.poll() is not None for writer in writers)
+        log.compact()
+        now = sum(row is not None for row in log.rows(keys).values())
+        assert now >= found
+        found = now
+    assert found == len(keys)
+    assert len(log._files.children("trials/coins/run-1")) <= 3 * FEW
 
 
 # --- in processes -----------------------------------------------------------------------------------------------------
@@ -333,6 +645,10 @@ def test_processes_give_the_same_rows_and_each_trial_is_run_once(tmp_path: Path)
     assert without_time(apart) == without_time(here)
     assert len(marks(tmp_path / "ran")) == 30
     assert all(row["fresh"] for row in rows(apart))
+    for jobs in (2, 3):
+        kept = run_experiment(asked, registry=REGISTRY, jobs=jobs, keep=tmp_path / "kept")
+        assert without_time(kept) == without_time(here)
+        assert len([path for path in (tmp_path / "kept").rglob("*") if path.is_file()]) == 1
 
 
 @pytest.mark.slow
@@ -421,8 +737,27 @@ def refused(tmp_path: Path) -> Callable[[str], str]:
         ("replicates: 2\nworkers: 33", "coins.yaml:9:3: trials.workers"),
         ("replicates: 2\nmax_failures: 1.5", "a whole number of trials, or a share of them from 0 to below 1"),
         ("replicates: 2\nengine: {kind: dusk}", "'dusk' is not an engine; did you mean 'dask'?"),
-        ("grid: {flip: [1]}", "'flip' does not name an option: write it as stage.option, such as train.rate"),
-        ("grid: {flip.bias: []}", "'flip.bias' has no values"),
+        (
+            "replicates: 2\nuntil: {width: 0, at_most: 9}",
+            "coins.yaml:9:11: trials.until.width: should be greater than 0",
+        ),
+        (
+            "replicates: 2\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:9:3: trials: until: name the `measure` that it looks at",
+        ),
+        (
+            "replicates: 2\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:10:3: trials: until: differences need two arms, or more arms and the `baseline` of them",
+        ),
+        (
+            "grid: {flip.n: [2, 3]}\nreplicates: 20\nmeasure: heads\nuntil: {width: 1, at_most: 9}",
+            "coins.yaml:11:21: trials: until: replicates are added 20 at a time, which is more than at_most, 9",
+        ),
+        (
+            "grid: {flip: [1]}",
+            "coins.yaml:8:10: trials.grid: 'flip' does not name an option: write it as stage.option, such as",
+        ),
+        ("grid: {flip.bias: []}", "coins.yaml:8:10: trials.grid: 'flip.bias' has no values"),
         (
             "replicates: 2\nfrom: gather",
             "trials: a trial would have no stage: it begins with 'gather', which gathers results",
@@ -481,6 +816,52 @@ def test_a_comparison_compares_the_arms_by_the_measure() -> None:
     unmeasured = asked.model_copy(update={"trials": asked.trials and asked.trials.model_copy(update={"measure": None})})
     with pytest.raises(InvalidExperimentError, match=r"stage 'bench' compares the arms.*name the `measure`"):
         plan_experiment(unmeasured, stages)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"design": "resampled", "test_share": 0.5}, "with `design: resampled`"),
+        ({"paired": False}, "with `design: independent`"),
+        ({"scale": "log"}, "by `scale: log`"),
+    ],
+)
+def test_a_comparison_that_may_not_be_looked_at_often_cannot_say_when_to_end(
+    refused: Callable[..., str], options: Mapping[str, Any], said: str
+) -> None:
+    file = FILE.replace("{name: gather}", json.dumps({"name": "bench", "options": options}))
+    trials = "grid: {flip.bias: [0.5, 0.9]}\nmeasure: heads\nuntil: {width: 0.1, at_most: 9}"
+    text = refused(trials, file)
+    assert f"coins.yaml:10:3: trials: until: stage 'bench' compares the arms {said}, for which there is no" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"compare": "baseline", "leaderboard": True}),
+        ({"study": "ab_test"}, {"study": "ab_test"}),
+        ({"design": "independent"}, {"compare": "baseline", "leaderboard": True}),
+        ({"design": "stratified", "strata": "arm"}, {"compare": "baseline"}),
+        ({"leaderboard": False}, {"compare": "baseline", "leaderboard": False}),
+    ],
+)
+def test_a_comparison_with_a_baseline_ranks_the_arms_too(
+    options: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    asked = Experiment.model_validate(
+        {
+            "id": "coins",
+            "pipeline": [{"name": "load"}, {"name": "flip"}, {"name": "bench", "options": options}],
+            "trials": {
+                "grid": {"flip.bias": [0.5, 0.7, 0.9]},
+                "replicates": 5,
+                "measure": "heads",
+                "baseline": "bias=0.5",
+            },
+        }
+    )
+    bench = plan_experiment(asked, Registry({**STAGES, "bench": Bench})).experiment.pipeline[-1].options or {}
+    assert {name: bench.get(name) for name in ("compare", "leaderboard", "study") if name in bench} == expected
 
 
 def test_rows_are_json() -> None:

@@ -29,7 +29,16 @@ from markdown_it import MarkdownIt
 from stages_for_tests import experiment_of, registry
 
 from crucible_bench.plots import run_chart
-from crucible_core import Context, InvalidExperimentError, Registry, Stage, load_experiment, stage
+from crucible_core import (
+    Context,
+    Experiment,
+    InvalidExperimentError,
+    Registry,
+    Stage,
+    load_experiment,
+    run_experiment,
+    stage,
+)
 from crucible_core.report import headline
 from crucible_dagster import asset_for, execute_experiment, job_for
 from crucible_dagster.code_location import definitions_of
@@ -188,6 +197,25 @@ def test_artifacts_are_links_and_the_trace_is_a_table() -> None:
     assert metadata["page"] == UrlMetadataValue("https://example.org/a")
     assert isinstance(metadata["odd"], TextMetadataValue)
     assert isinstance(metadata["stages"], TableMetadataValue | TextMetadataValue)
+
+
+def test_the_leaderboard_of_a_sweep_is_a_table_on_the_page() -> None:
+    asked = {
+        "id": "flips",
+        "pipeline": [
+            *({"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip")),
+            {"name": "bench"},
+        ],
+        "trials": {"grid": {"flip.bias": [0.1, 0.5, 0.9]}, "replicates": 6, "measure": "heads", "baseline": "bias=0.1"},
+    }
+    metadata = materialization(run_experiment(Experiment.model_validate(asked))).metadata
+    table = metadata["leaderboard"]
+    assert isinstance(table, TableMetadataValue)
+    records = table.records
+    assert [column.name for column in table.schema.columns] == ["rank", "arm", "heads [95% CI]", "verdict"]
+    assert [record.data["arm"] for record in records] == ["bias=0.9", "bias=0.5", "bias=0.1"]
+    assert records[0].data["verdict"] == "the best mean"
+    assert "leaderboard" not in materialization(run_of(x=1)).metadata
 
 
 EVIL = "![x](https://evil.example/x.png) <b> `code` \x1b[31m"

@@ -85,6 +85,25 @@ def counting(store: ContextStore) -> tuple[ContextStore, list[str]]:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
+def test_files_show_what_another_process_has_written_since(store: ContextStore) -> None:
+    store.files.append("trials/x/1", b"a\n")
+    assert store.files.children("trials/x") == ["1"]
+    # With an object of its own for the file system, as in another process.
+    options = dict(store.base.storage_options, asynchronous=False) if store.base.protocol == "s3" else {}
+    other = ContextStore(UPath(str(store.base), **options)).files
+    other.append("trials/x/2", b"b\n")
+    assert store.files.children("trials/x") == ["1", "2"]
+    assert store.files.exists("trials/x/2")
+
+
+def test_a_copy_of_the_files_goes_on_where_the_process_has_written(store: ContextStore) -> None:
+    store.files.append("trials/x/1", b"a\n")
+    # Each batch of trials that is sent to a process brings one.
+    for line in (b"b\n", b"c\n"):
+        pickle.loads(pickle.dumps(store.files)).append("trials/x/1", line)
+    assert store.files.read("trials/x/1") == b"a\nb\nc\n"
+
+
 def test_a_context_comes_back_as_it_was(store: ContextStore) -> None:
     context = begin().assign(
         {

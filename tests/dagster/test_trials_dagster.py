@@ -5,22 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterError, DagsterInstance, JobDefinition
+from upath import UPath
 
 from crucible_core import Context, CrucibleError, Experiment, GateFailedError, run_experiment
 from crucible_core.cli import main
+from crucible_core.trials.log import TrialLog, _writers
 from crucible_core.trials.table import seed_of
 from crucible_dagster import History, execute_experiment, job_for
 from crucible_dagster.execute.failures import RefusedConfigError
 from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.store.retention import collect
 
 SEED = 42
 
@@ -91,6 +97,38 @@ def test_the_result_is_that_of_a_direct_run(
     assert dagster.metrics == direct.metrics
     assert [one.decision for one in dagster.trace.decisions] == [one.decision for one in direct.trace.decisions]
     assert all(row["length"] == 5 for row in rows(dagster))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replicates_are_added_on_dagster_as_without_it(
+    instance: DagsterInstance, marks: Callable[[str], Path], workers: int
+) -> None:
+    folder = marks(f"until{workers}")
+    asked = experiment(folder, {"workers": workers, "replicates": 3, "until": {"width": 0.2, "at_most": 40}})
+    dagster = execute_experiment(asked, instance=instance)
+    direct = run_experiment(asked)
+    assert len(ran(folder)) == 2 * len(direct.outputs)
+    assert 6 < len(direct.outputs) < 80
+    assert rows(dagster) == rows(direct)
+    assert [one.decision for one in dagster.trace.decisions] == [one.decision for one in direct.trace.decisions]
+    execute_experiment(asked, instance=instance)
+    assert len(ran(folder)) == 2 * len(direct.outputs)
+
+
+def test_a_search_on_dagster_chooses_the_arms_that_it_chooses_without_it(
+    instance: DagsterInstance, marks: Callable[[str], Path]
+) -> None:
+    folder = marks("search")
+    space = {"flip.bias": {"low": 0.1, "high": 0.9}, "flip.n": [20, 50]}
+    table = {"search": {"budget": 12, "batch": 4, "space": space}, "replicates": 2, "measure": "heads", "workers": 2}
+    asked = Experiment.model_validate({**experiment(folder).to_dict(), "trials": table})
+    dagster = execute_experiment(asked, instance=instance)
+    direct = run_experiment(asked)
+    assert len(ran(folder)) == 48
+    assert len(rows(direct)) == 24
+    assert rows(dagster) == rows(direct)
+    execute_experiment(asked, instance=instance)
+    assert len(ran(folder)) == 48
 
 
 def test_what_another_run_has_is_not_run_again(instance: DagsterInstance, marks: Callable[[str], Path]) -> None:
@@ -174,6 +212,52 @@ def test_the_trials_of_a_run_that_was_killed_are_those_that_ended(
         execute_experiment(asked, instance=instance, executor="multiprocess")
     run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
     assert len(History(instance).trials(run_id)) == len(ran(folder)) == 6
+
+
+@pytest.mark.parametrize("kind", ["file", "memory", "s3"])
+def test_the_log_is_put_together_in_every_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    bases = {"file": str(tmp_path), "memory": f"memory://{uuid4()}"}
+    base = UPath(bases.get(kind) or f"{request.getfixturevalue('s3')}/{uuid4()}")
+    log = TrialLog(ContextStore(base).files, "flips", "run-1")
+    keys = [f"{number}" for number in range(6)]
+    for key in keys:
+        _writers.clear()
+        log.keep(key, {"status": "succeeded"})
+    before = log.rows(keys)
+    assert all(before.values())
+    log.compact()
+    assert len(ContextStore(base).files.children("trials/flips/run-1")) == 1
+    assert log.rows(keys) == TrialLog(ContextStore(base).files, "flips", "run-1").rows(keys) == before
+
+
+def test_a_store_on_s3_finds_what_another_process_has_written_since_it_looked(s3: str) -> None:
+    here, elsewhere = (
+        ContextStore(UPath(f"{s3}/listed{os.getpid()}", skip_instance_cache=skip)).files for skip in (False, True)
+    )
+    here.append("trials/flips/run-1/a", b"1 {}\n")
+    assert here.children("trials/flips/run-1") == ["a"]
+    elsewhere.append("trials/flips/run-1/b", b"2 {}\n")
+    assert here.children("trials/flips/run-1") == ["a", "b"]
+
+
+def test_the_trials_of_a_run_are_removed_with_it(
+    open_instance: Callable[[], AbstractContextManager[DagsterInstance]], marks: Callable[[str], Path]
+) -> None:
+    folder = marks("removed")
+    with open_instance() as own:
+        old = execute_experiment(experiment(folder), instance=own)
+        store = open_store(own)
+        for path in Path(str(store.base)).rglob("*"):
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+        new = execute_experiment(experiment(folder, {"replicates": 7}), instance=own)
+        assert len(ran(folder)) == 14
+        assert sorted(store.files.children("trials/flips")) == sorted([old.run_id, new.run_id])
+        assert collect(own, days=0, grace=3600).removed_runs == (old.run_id,)
+        assert len(store.files.children("trials/flips")) == 2
+        collect(own, days=0, grace=3600, delete=True)
+        assert store.files.children("trials/flips") == [new.run_id]
+        execute_experiment(experiment(folder, {"replicates": 7}), instance=own)
+        assert len(ran(folder)) == 26
 
 
 def job(asked: Experiment) -> JobDefinition:

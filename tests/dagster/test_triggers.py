@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -14,6 +15,8 @@ import schedule_stages
 from dagster import (
     AssetKey,
     AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
     DagsterInstance,
     Definitions,
     SensorDefinition,
@@ -21,11 +24,13 @@ from dagster import (
     job,
     op,
 )
+from scheduler import add_settings
 
 from crucible_core import CrucibleError, Experiment, InvalidExperimentError, load_experiment
 from crucible_core.ir import vocabulary
 from crucible_core.ir.experiment import Trigger
 from crucible_dagster import Alert, build_definitions, execute_experiment, failure_sensor, job_for, trigger_for
+from crucible_dagster.automation import alerts
 from crucible_dagster.automation.alerts import ATTEMPTS
 from crucible_dagster.automation.triggers import ON_UPDATE, SENSOR_STATUS
 from crucible_dagster.tags import UPDATE_TAG, UPDATED_TAG
@@ -352,3 +357,113 @@ def test_only_the_wanted_experiments_and_no_run_that_is_retried_are_told_of(
     failed = run(instance, failing(tmp_path))
     sensor.look()
     assert mailbox.keys == [f"{failed} run_failed"]
+
+
+def held_up(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, when: Callable[..., bool]) -> tuple[Event, Event]:
+    """The call of `target.name` that `when` accepts says that it was made, and then waits until it may go on."""
+    made, go_on, real = Event(), Event(), getattr(target, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments):
+            made.set()
+            assert go_on.wait(120)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(target, name, call)
+    return made, go_on
+
+
+def test_a_failure_whose_run_has_no_status_yet_is_told_of_when_it_has(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    # Dagster stores the event first, and then the status.
+    made, go_on = held_up(
+        monkeypatch,
+        instance.run_storage,
+        "handle_run_event",
+        lambda _, event, *__: event.event_type is DagsterEventType.RUN_FAILURE,
+    )
+    running = Thread(target=run, args=(instance, failing(tmp_path)))
+    running.start()
+    assert made.wait(120)
+    sensor.look()
+    assert sensor.said == "0 reported, 1 not yet, as Dagster is still recording the end"
+    go_on.set()
+    running.join()
+    (failed,) = instance.get_run_ids()
+    for _ in range(3):
+        sensor.look()
+    assert mailbox.keys == [f"{failed} run_failed"]
+
+
+def test_a_failure_whose_process_died_before_it_set_the_status_is_told_of(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    keep = instance.run_storage.handle_run_event
+
+    def all_but_the_failure(run_id: str, event: DagsterEvent, *more: Any) -> None:
+        if event.event_type is not DagsterEventType.RUN_FAILURE:
+            keep(run_id, event, *more)
+
+    monkeypatch.setattr(instance.run_storage, "handle_run_event", all_but_the_failure)
+    failed = run(instance, failing(tmp_path))
+    sensor.look()
+    assert mailbox.keys == []
+    mailbox.broken = 1
+    monkeypatch.setattr(alerts, "SETTLES", 0.0)
+    sensor.look()
+    assert sensor.said == "0 reported, 1 not yet, as the notifier raised"
+    sensor.look()
+    sensor.look()
+    assert mailbox.keys == [f"{failed} run_failed"]
+
+
+def test_a_run_that_will_be_retried_is_not_told_of_before_dagster_has_said_so(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    add_settings(Path(instance.root_directory), {"run_retries": {"enabled": True, "max_retries": 1}})
+    with DagsterInstance.from_config(instance.root_directory) as retrying:
+        sensor.instance = retrying
+        made, go_on = held_up(
+            monkeypatch, retrying.run_storage, "add_run_tags", lambda _, tags: "dagster/will_retry" in tags
+        )
+        running = Thread(target=run, args=(retrying, failing(tmp_path)))
+        running.start()
+        assert made.wait(120)
+        sensor.look()
+        assert sensor.said == "0 reported, 1 not yet, as Dagster is still recording the end"
+        go_on.set()
+        running.join()
+        sensor.look()
+    assert sensor.said == "0 reported"
+    assert mailbox.keys == []
+
+
+def test_a_failure_that_can_be_seen_after_a_later_one_is_told_of(instance: DagsterInstance, tmp_path: Path) -> None:
+    mailbox = Mailbox()
+    sensor = Watched(failure_sensor(mailbox), instance)
+    sensor.look()
+    first, second = run(instance, failing(tmp_path)), run(instance, failing(tmp_path))
+    # As two transactions of PostgreSQL, of which the first takes its id first and commits last.
+    storage: Any = instance.event_log_storage
+    rows = "FROM event_logs WHERE dagster_event_type = 'PIPELINE_FAILURE'"
+    with storage.index_connection() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE aside AS SELECT * {rows} ORDER BY id LIMIT 1")
+        connection.exec_driver_sql("DELETE FROM event_logs WHERE id IN (SELECT id FROM aside)")
+    sensor.look()
+    assert mailbox.keys == [f"{second} run_failed"]
+    with storage.index_connection() as connection:
+        connection.exec_driver_sql("INSERT INTO event_logs SELECT * FROM aside")
+        connection.exec_driver_sql("DROP TABLE aside")
+    sensor.look()
+    sensor.look()
+    assert mailbox.keys == [f"{second} run_failed", f"{first} run_failed"]

@@ -58,7 +58,9 @@ GIVEN = {
         from crucible_core import Context, stage
 
         @stage
-        def toss(ctx: Context, *, coins: list[str], tosses: int = 200, seed: int = 0) -> Context:
+        def toss(
+            ctx: Context, *, coins: list[str], tosses: int = 200, bias: float = 0.5, seed: int = 0
+        ) -> Context:
             return ctx
     """,
     "docs/stages.md": """

@@ -1,0 +1,339 @@
+"""One sweep gives the same wherever its trials run: in this process, in others, on Celery's workers, on Dask or Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster_celery.core_execution_loop as celery_loop
+import pytest
+from celery_workers import PASSWORD, Worker, redis_server, wait_until, workers
+from dagster import DagsterInstance
+from test_executors_agree import (  # noqa: F401  # they are collected here too, to be run on Celery
+    test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context,
+    test_decisions_and_a_skipped_stage_are_recorded_alike,
+    test_every_kind_of_value_comes_back_as_it_was,
+    test_retries_are_counted_alike,
+    test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood,
+    test_what_a_stage_changes_in_place_is_kept,
+)
+from test_trials_dagster import experiment, ran, rows
+
+from crucible_core import Context, CrucibleError, Experiment, load_experiment, run_experiment
+from crucible_core.ir.trials import Engine
+from crucible_dagster import execute_experiment
+from crucible_dagster.execute import celery_executor
+from crucible_dagster.rerun.resume import resume_run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REPLICATES = 3
+
+
+@pytest.fixture(scope="module")
+def storage() -> str:
+    """What Celery's workers need: a database that other machines reach."""
+    return "postgres"
+
+
+@pytest.fixture(scope="module")
+def instance(open_instance: Callable[[], AbstractContextManager[DagsterInstance]]) -> Iterator[DagsterInstance]:
+    with open_instance() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def celery(
+    instance: DagsterInstance, s3: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Worker, Worker]]:
+    """Two workers, and this process set to hand out steps to them."""
+    folder = tmp_path_factory.mktemp("celery")
+    with redis_server(folder) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(celery_executor.BROKER_VARIABLE, url)
+        patch.setenv(celery_executor.BACKEND_VARIABLE, url)
+        patch.setenv("CRUCIBLE_STORE", f"{s3}/celery")
+        patch.setenv("DAGSTER_HOME", instance.root_directory)
+        # Waiting, most of it, for what is there already.
+        patch.setattr(celery_loop, "TICK_SECONDS", 0.05)
+        with workers(folder, "own") as both:
+            yield both
+
+
+@pytest.fixture
+def run(celery: Any, instance: DagsterInstance) -> Callable[[Experiment], Context]:
+    """On Celery, for the tests of test_executors_agree."""
+    return lambda described: execute_experiment(described, instance=instance, executor="celery")
+
+
+# --- one suite --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """The digits sweep in a folder of its own, with three of its ten replicates."""
+    folder = tmp_path_factory.mktemp("digits")
+    for name in ("digits_sweep.yaml", "digits_stages.py"):
+        shutil.copy(EXAMPLES / "digits" / name, folder / name)
+    (folder / "pyproject.toml").touch()  # the project, below which reports are written
+    return with_settings(load_experiment(folder / "digits_sweep.yaml"), replicates=REPLICATES)
+
+
+@pytest.fixture(scope="module")
+def expected(sweep: Experiment) -> Context:
+    return run_experiment(sweep)
+
+
+def with_settings(described: Experiment, **settings: Any) -> Experiment:
+    """The same with other settings of its trials."""
+    assert described.trials is not None
+    return described.model_copy(update={"trials": described.trials.model_copy(update=settings)})
+
+
+def test_the_sweep_of_the_example_has_six_arms_and_ten_replicates() -> None:
+    trials = load_experiment(EXAMPLES / "digits" / "digits_sweep.yaml").trials
+    assert trials is not None
+    assert {name: len(values) for name, values in (trials.grid or {}).items()} == {"train.model": 2, "train.C": 3}
+    assert trials.replicates == 10
+
+
+@pytest.mark.parametrize("executor", ["in_process", "multiprocess", "celery"])
+def test_dagster_gives_the_same_sweep(
+    sweep: Experiment, expected: Context, instance: DagsterInstance, request: pytest.FixtureRequest, executor: Any
+) -> None:
+    if executor == "celery":
+        request.getfixturevalue("celery")
+    found = execute_experiment(sweep, instance=instance, executor=executor, fresh=True)
+    check_same(found, expected)
+
+
+def test_two_processes_give_the_same_sweep(sweep: Experiment, expected: Context) -> None:
+    check_same(run_experiment(sweep, jobs=2), expected)
+
+
+def test_dask_gives_the_same_sweep(sweep: Experiment, expected: Context, dask: str) -> None:
+    described = with_settings(sweep, engine=Engine(kind="dask", address=dask), jobs=2)
+    check_same(run_experiment(described), expected)
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[str]:
+    """The address of a scheduler with two worker processes, none of which is below this process."""
+    program = (
+        "import sys; from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:\n"
+        "        print(cluster.scheduler_address, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+RAY = """
+import pickle, sys, ray
+from crucible_core import run_experiment
+experiment = pickle.load(sys.stdin.buffer)
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+context = run_experiment(experiment)
+with open(sys.argv[1], "wb") as file:
+    pickle.dump(context, file)
+"""
+
+
+@pytest.mark.xdist_group("ray")  # it takes longest to start
+def test_ray_gives_the_same_sweep(sweep: Experiment, expected: Context, tmp_path: Path) -> None:
+    described = with_settings(sweep, engine=Engine(kind="ray", address="auto"), jobs=2)
+    # In a process of its own: Ray keeps threads and connections for as long as there is one.
+    command = [sys.executable, "-W", "ignore", "-c", RAY, str(tmp_path / "context")]
+    done = subprocess.run(command, input=pickle.dumps(described), capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    check_same(pickle.loads((tmp_path / "context").read_bytes()), expected)
+
+
+def check_same(found: Context, expected: Context) -> None:
+    """Nothing differs but times and ids: neither the Contexts with their decisions, nor the reports."""
+    assert found.run_id != expected.run_id
+    assert untimed(found).differences(untimed(expected)) == ()
+    assert [one.decision for one in found.trace.decisions] == [one.decision for one in expected.trace.decisions]
+    assert report(found) == report(expected)
+
+
+def untimed(ctx: Context) -> Context:
+    return replace(ctx, outputs=rows(ctx))
+
+
+def report(ctx: Context) -> str:
+    """The report without ids, times and what says where the trials run."""
+    text = Path(ctx.artifacts["report.markdown"]).read_text().replace(ctx.run_id, "RUN")
+    assert text.count("RUN") >= 1
+    text = re.sub(r"^\| trials \| \S+ \| (engine|jobs) \| .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"[-0-9]{10} [:0-9]{8} UTC", "TIME", text)
+    return re.sub(r"\b[\d.]+ (ms|s|min)\b|(?<=\| succeeded \| )[\d.e-]+", "TIME", text)
+
+
+# --- Celery -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_on_celery_runs_each_trial_once(celery: Any, instance: DagsterInstance, tmp_path: Path) -> None:
+    described = on_celery(tmp_path / "once", {"jobs": 2})
+    found = execute_experiment(described, instance=instance)
+    direct = run_experiment(on_celery(tmp_path / "direct"))
+    assert rows(found) == rows(direct)
+    assert found.metrics == direct.metrics
+    assert len(ran(tmp_path / "once")) == len({*ran(tmp_path / "once")}) == 12
+    assert workers_of(instance, found.run_id) == 2
+    # The password of the broker is in nothing that Dagster keeps of the run.
+    run = instance.get_run_by_id(found.run_id)
+    assert run is not None
+    logged = [entry.to_json() for entry in instance.all_logs(found.run_id)]
+    assert PASSWORD not in "".join([json.dumps(run.run_config), str(run.tags), *logged])
+
+
+def on_celery(folder: Path, trials: Mapping[str, Any] | None = None, **options: Any) -> Experiment:
+    """A sweep that leaves marks in the folder, on Celery by its own word."""
+    folder.mkdir()
+    made = experiment(folder, trials, **options)
+    return Experiment.model_validate({**made.to_dict(), "execution": {"executor": "celery"}})
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers are asked more often, so that a dead one is missed within seconds."""
+    monkeypatch.setattr(celery_executor, "CHECK_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("victim", ["main", "child"])
+def test_what_a_killed_worker_had_is_run_by_another_without_help(
+    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path, victim: str
+) -> None:
+    folder = tmp_path / "marks"
+    described = on_celery(folder, seconds=0.4)
+    first, _ = celery
+
+    def kill() -> None:
+        wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 4)
+        getattr(first, victim).kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        ctx = execute_experiment(described, instance=instance)
+    finally:
+        thread.join()
+        if victim == "main":
+            first.end()
+            first.start()
+            first.wait()
+    assert rows(ctx) == rows(run_experiment(on_celery(tmp_path / "direct")))
+    done = ran(folder)
+    assert len({*done}) == 12
+    # The one trial that it ran, and no other, was begun twice.
+    assert len(done) <= 13
+    said = [entry.message for entry in instance.all_logs(ctx.run_id) if "its worker died" in entry.message]
+    assert len(said) == 1, said
+    assert "another runs what is missing" in said[0]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_run_whose_stage_lost_its_worker_says_so_and_is_resumed(
+    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
+) -> None:
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip", "mark")]
+    stages[2]["options"] = {"folder": str(folder), "kill": 42}  # type: ignore[assignment]
+    described = Experiment.model_validate(
+        {"id": "dies", "seed": 42, "pipeline": stages, "execution": {"executor": "celery"}}
+    )
+    with pytest.raises(CrucibleError, match="the Celery worker that ran step 'mark' died; `crucible resume") as failed:
+        execute_experiment(described, instance=instance)
+    run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
+    assert f"crucible resume {run_id}" in str(failed.value)
+    resumed = resume_run(instance, run_id)
+    assert resumed.completed_stages == ("load", "flip", "mark")
+    assert len(ran(folder)) == 1
+
+
+def test_a_run_whose_own_process_was_killed_is_resumed_and_its_steps_stop(
+    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
+) -> None:
+    folder = tmp_path / "marks"
+    file = tmp_path / "flips.json"
+    file.write_text(on_celery(folder, seconds=0.4).to_json())
+    (tmp_path / "pyproject.toml").touch()
+    program = (
+        f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); from crucible_core.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "run", str(file), "--dagster"]
+    environment = {**os.environ, "DAGSTER_HOME": instance.root_directory}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 3)
+        process.kill()
+    run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
+    resumed = resume_run(instance, run_id)
+    assert resumed.metrics["trials"]["succeeded"] == 12
+    done = ran(folder)
+    assert len({*done}) == 12
+    # Each worker is within two seconds done with what nobody waits for.
+    assert len(done) <= 12 + 2 * (1 + 2 / 0.4)
+
+
+def test_the_steps_of_a_queue_go_to_the_workers_that_listen_to_it(
+    celery: tuple[Worker, Worker], instance: DagsterInstance
+) -> None:
+    stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip")]
+    execution = {"executor": "celery", "queue": "own"}
+    described = Experiment.model_validate({"id": "queued", "pipeline": stages, "execution": execution})
+    ctx = execute_experiment(described, instance=instance)
+    submitted = [one.message for one in instance.all_logs(ctx.run_id) if "Submitting celery task" in one.message]
+    assert len(submitted) == 2
+    assert all('queue "own"' in one for one in submitted)
+
+
+@pytest.mark.parametrize(
+    "execution", [{"executor": "celery", "max_concurrent": 2}, {"executor": "multiprocess", "queue": "own"}]
+)
+def test_a_setting_of_another_executor_is_refused(execution: Mapping[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is (not )?of the executor celery"):
+        Experiment.model_validate({"id": "x", "pipeline": [{"name": "bench"}], "execution": execution})
+
+
+def test_a_broker_that_is_not_set_or_does_not_answer_is_one_sentence(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = on_celery(tmp_path / "marks")
+    for name in (celery_executor.BROKER_VARIABLE, celery_executor.BACKEND_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(CrucibleError, match="needs a broker and a result backend: set the environment variables"):
+        execute_experiment(described, instance=instance)
+    for name in (celery_executor.BROKER_VARIABLE, celery_executor.BACKEND_VARIABLE):
+        monkeypatch.setenv(name, f"redis://:{PASSWORD}@127.0.0.1:1/0")
+    began = time.monotonic()
+    with pytest.raises(
+        CrucibleError, match=r"the Celery broker at redis://:\*\*@127.0.0.1:1/0 does not answer"
+    ) as failed:
+        execute_experiment(described, instance=instance)
+    assert time.monotonic() - began < 20
+    assert PASSWORD not in str(failed.value)
+
+
+def workers_of(instance: DagsterInstance, run_id: str) -> int:
+    """How many workers have run steps of the run."""
+    events = [entry.dagster_event for entry in instance.all_logs(run_id) if "in celery worker" in entry.message]
+    return len({one.event_specific_data.metadata["Celery worker"].value for one in events})  # type: ignore[union-attr]
