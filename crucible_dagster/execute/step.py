@@ -231,11 +231,10 @@ class _StepAttempt:
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings, secrets):
-                    self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+                    self.raw = self._run_stage(planned, before)
             except StageFailedError as error:
                 if _reveals(error.__cause__, secrets):
                     error.__cause__ = None  # what it says, without them, is in the trace
-                self._run_always(error)
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
@@ -251,8 +250,15 @@ class _StepAttempt:
                 notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
+    def _run_stage(self, planned: PlannedStage, before: Context) -> Context:
+        """Run it; if it fails, also the later stages that run always: Dagster runs no step after one that failed."""
+        try:
+            return run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+        except StageFailedError as error:
+            self._run_always(error)
+            raise
+
     def _run_always(self, error: StageFailedError) -> None:
-        """In this step: Dagster executes no step after one that failed."""
         for planned in self.later():
             self.dagster.log.info(f"stage {planned.name!r} runs also after a failure: here, in step {self.step!r}")
             packages = packages_of(type(planned.stage))
