@@ -24,6 +24,7 @@ from crucible_bench.vocabulary import CorrectionName, EffectSizeName, TestSpelli
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
+from crucible_core.ir.lock import Lock
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Automation, Schedule, Trigger
 from crucible_core.ir.trials import Trials
@@ -286,6 +287,8 @@ class Experiment(Node):
     reliability: Reliability | None = None
     trials: Trials | None = None
     """Arms and replicates: a part of the pipeline is run once for each."""
+    lock: Lock | None = None
+    """What was declared before the data were seen: NAME.lock.yaml beside the file, which a run records."""
     schedule: Schedule | None = None
     execution: Execution | None = None
     gates: tuple[Gate, ...] | None = None

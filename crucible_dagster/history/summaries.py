@@ -217,6 +217,16 @@ def summary_of(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
     )
 
 
+def row_of(summary: RunSummary) -> dict[str, Any]:
+    """A run as a row: `run_id`, `started`, `status`, `variant` if it has one, and every number by its name."""
+    row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
+    if summary.variant is not None:
+        row["variant"] = summary.variant
+    for name, value in summary.metrics.items():
+        row[name if name not in row else f"{name} (metric)"] = value
+    return row
+
+
 def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in shown.items():
         if isinstance(value, IntMetadataValue | FloatMetadataValue) and value.value is not None:

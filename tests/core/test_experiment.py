@@ -331,7 +331,7 @@ def parts_of(annotation: Any) -> Iterator[Any]:
 
 def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
     guide = (GUIDES / "experiment-file.md").read_text(encoding="utf-8")
-    words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", guide))))
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", guide))))
     models = nodes_in(Experiment, {})
     assert {StageDef, Stats, Gate, NoRegression, Baseline, Schedule, Trigger, Execution} < models.keys()
     fields = [(model.__name__, field.alias or key) for model in models for key, field in model.model_fields.items()]
