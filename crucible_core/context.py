@@ -79,7 +79,7 @@ class Context:
         _set(changed, "__dict__", fields)
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id == fields["run_id"]:
-            attempt.derived = True
+            attempt.derived = changed
         return changed
 
     def _record(self, event: Event) -> Context:

@@ -236,8 +236,8 @@ class Attempt:
             self.own_updates if self.own_updates is not None or outer is None else outer.updates
         )
         self._audience = audience
-        self.derived = False
-        """Whether a Context was made from another one."""
+        self.derived: Any = None
+        """The last Context that was made from another one, if any was."""
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)

@@ -32,6 +32,8 @@ from crucible_dagster.compile.assets import asset_for, circle_of_deps, decisions
 from crucible_dagster.compile.broken import broken_jobs
 from crucible_dagster.compile.checks import checks_for
 from crucible_dagster.compile.job import graph_for, job_of, variants_job_of
+from crucible_dagster.dagster_internals import notice_killed_runs
+from crucible_dagster.execute.run_claims import begin_run_of_this_process
 from crucible_dagster.names import same_names
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
@@ -89,6 +91,8 @@ def definitions_of(
     Mistakes are the `mistakes` made so far, those in these experiments, ids that become the same, and `deps` that form
     a circle. With `strict`, InvalidExperimentError is raised with all of them; otherwise see `build_definitions`.
     """
+    begin_run_of_this_process()
+    notice_killed_runs()
     registry = builtin_registry() if registry is None else registry
     beside = list(beside)
     found, compiled = list(mistakes), list[_Compiled]()

@@ -85,7 +85,7 @@ def headline(ctx: Context) -> str:
 def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
+        return [f"Failed at stage {failed[0].stage}: {failed[0].reason}"]
     compared = comparisons_in(ctx.metrics)
     registration = registration_in(ctx)
     found = [f"{label(registration, name)}{comparison.headline}" for name, comparison in compared.read.items()]
@@ -117,10 +117,12 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
-    failure: dict[str, str | None] | None = None
+    failure: dict[str, Any] | None = None
     gates = ctx.trace.gates
     if failed is not None:
         failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+        if failed.unfinished:
+            failure["unfinished"] = list(failed.unfinished)
     elif any(one.blocks for one in gates):
         error = GateFailedError(ctx, gates)
         failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}

@@ -309,11 +309,19 @@ def _print_details(console: Console, details: RunDetails) -> None:
     for name, reason in compared.unread.items():
         console.print(styled((f"\nComparison: {name}\n", "bold")))
         console.print(styled(reason))
-    rest = {name: value for name, value in details.metrics.items() if name not in {*compared.read, "validate"}}
+    unfinished = () if failure is None else failure.unfinished
+    rest = {
+        f"{name} (unfinished)" if f"metrics.{name}" in unfinished else name: value
+        for name, value in details.metrics.items()
+        if name not in {*compared.read, "validate"}
+    }
     metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
     _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
     print_gates(console, details.gates)
-    artifacts = tuple((name, format_value(value)) for name, value in details.artifacts.items())
+    artifacts = tuple(
+        (f"{name} (unfinished)" if f"artifacts.{name}" in unfinished else name, format_value(value))
+        for name, value in details.artifacts.items()
+    )
     _print_section(console, "Artifacts", ("artifact", "where"), artifacts)
     decisions = decisions_table(details.decisions)
     _print_section(console, "Decisions", decisions.columns, decisions.rows, numeric=decisions.numeric)

@@ -114,6 +114,8 @@ class RunFailure:
     """None if it failed outside its stages, as by a gate."""
     reason: str
     traceback: str | None
+    unfinished: tuple[str, ...] = ()
+    """What the stage had put when it failed: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +250,7 @@ def _facts_in(context: Context) -> ContextFacts:
         to_jsonable(context.metrics),
         to_jsonable(context.artifacts),
         context.trace.decisions,
-        None if failed is None else RunFailure(failed.stage, failed.reason, failed.traceback),
+        None if failed is None else RunFailure(failed.stage, failed.reason, failed.traceback, failed.unfinished),
     )
 
 

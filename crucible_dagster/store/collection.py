@@ -15,7 +15,7 @@ from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.manifest import Log, Manifest, read_document
 from crucible_dagster.store.objects import FOLDER as OBJECTS
 from crucible_dagster.store.objects import ObjectStore, Ref, digest_in, object_name, objects_in
-from crucible_dagster.store.store import CLAIMS, REUSE, RUNS, ContextStore
+from crucible_dagster.store.store import CLAIMS, HEARTBEATS, REUSE, RUNS, ContextStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
@@ -69,6 +69,7 @@ def collect_garbage(
     gone = frozenset(removed)
     garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone)]
     garbage += [*_unwanted_claims(store, gone, old), *_unwanted_trials(store, gone, old)]
+    garbage += [(info.name, info.size) for info in store.files.list(HEARTBEATS) if info.modified < old]
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:

@@ -717,7 +717,7 @@ def test_the_schema_describes_the_file_and_refuses_what_the_loader_refuses() -> 
     assert schema["required"] == ["id", "pipeline"]
     assert schema["additionalProperties"] is False
     stage = schema["$defs"]["StageDef"]
-    assert set(stage["properties"]) == {"name", "module", "options", "enabled", "retry", "cache", "timeout"}
+    assert set(stage["properties"]) == {"name", "module", "options", "enabled", "timeout", "retry", "always", "cache"}
     assert stage["additionalProperties"] is False
     assert all(one.get("description") for name, one in stage["properties"].items() if name != "retry")
 
