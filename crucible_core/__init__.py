@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
     from crucible_core.ir.loading import load_experiment
+    from crucible_core.ir.settings import Settings
     from crucible_core.observers import Observer, ProgressUpdate
     from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
     from crucible_core.progress import progress
@@ -84,6 +85,7 @@ __all__ = [
     "RetryPolicy",
     "RunInterrupted",
     "Schedule",
+    "Settings",
     "Stage",
     "StageDef",
     "StageDescription",
@@ -139,6 +141,7 @@ _HOMES = {
     "RetryPolicy": "ir.experiment",
     "RunInterrupted": "run_errors",
     "Schedule": "ir.experiment",
+    "Settings": "ir.settings",
     "Stage": "stage",
     "StageDef": "ir.experiment",
     "StageDescription": "stage",
