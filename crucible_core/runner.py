@@ -74,6 +74,8 @@ def run_experiment(
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
+            if audience.wants_contexts:
+                audience.show(context)
     return context
 
 
@@ -82,12 +84,15 @@ def run_stages(stages: Sequence[PlannedStage], context: Context, observers: Audi
 
     Raises StageFailedError, after the stages that run `always`, or RunInterrupted as `run_stage` does.
     """
+    audience = Audience.of(observers)
     for index, planned in enumerate(stages):
         try:
-            context = run_stage(planned, context, observers)
+            context = run_stage(planned, context, audience)
         except StageFailedError as error:
-            run_always(stages[index + 1 :], error, observers)
+            run_always(stages[index + 1 :], error, audience)
             raise
+        if audience.wants_contexts:
+            audience.show(context)
     return context
 
 
