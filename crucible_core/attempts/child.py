@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from crucible_core.attempts import coroutines
 from crucible_core.context import Context
-from crucible_core.observers import Attempt, Audience, Observer, ProgressUpdate, current_attempt
+from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
 from crucible_core.stage import FunctionStage
 from crucible_core.trace import Event
@@ -160,6 +160,9 @@ class _ToldAll(_Told):
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
         self._parent.send("metrics", metrics)
+
+    def on_points(self, stage: str, points: Sequence[Point]) -> None:  # noqa: ARG002
+        self._parent.send("points", points)
 
 
 class _Forwarded(QueueHandler):

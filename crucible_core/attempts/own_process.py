@@ -217,7 +217,7 @@ class _Process:
             match kind:
                 case "event":
                     attempt.hear(value)
-                case "progress" | "metrics":
+                case "progress" | "metrics" | "points":
                     _update(attempt, kind, value)
                 case "log":
                     if (logger := logging.getLogger(value.name)).isEnabledFor(value.levelno):
@@ -264,6 +264,8 @@ def _update(attempt: Attempt, kind: str, value: Any) -> None:
         return
     if kind == "progress":
         attempt.updates.progress(value)
+    elif kind == "points":
+        attempt.updates.send_points(value)
     else:
         for name, number in value.items():
             attempt.updates.metric(name, number)

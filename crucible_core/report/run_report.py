@@ -11,6 +11,7 @@ from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.report.series_section import series_section
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
@@ -45,6 +46,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         trials_section(ctx),
         *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
+        series_section(ctx),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
