@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crucible_core.ir.experiment import Experiment
@@ -179,6 +180,31 @@ class Context:
 
     def has_artifact(self, name: str) -> bool:
         return name in self.artifacts
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run and of those that resume or retry it, made when it is first asked for."""
+        from crucible_core.values.lineage import folder_of  # noqa: PLC0415  # few stages need it
+
+        return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
+
+    def checkpoint(self, name: str, value: Any) -> Context:
+        """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
+
+        It is there at once, whole, even if the process is killed: not only in the Context that is returned.
+        """
+        from crucible_core.values.lineage import save  # noqa: PLC0415
+
+        return self.put_artifact(*save(self, checked_name(name), value))
+
+    def restore(self, name: str, default: Any = None) -> Any:
+        """The last checkpoint of the running stage, with the same options and seed, in this run or those before it.
+
+        Those are the runs that this one resumes or retries. The default if there is none.
+        """
+        from crucible_core.values.lineage import restore  # noqa: PLC0415
+
+        return restore(self, checked_name(name), default)
 
     def decide(
         self,

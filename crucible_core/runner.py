@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from time import perf_counter
 from types import TracebackType
@@ -36,6 +37,7 @@ from crucible_core.trace import (
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED, error_text, path_hint
 
 __all__ = ["run_experiment", "run_gates", "run_stage"]
@@ -58,7 +60,8 @@ def run_experiment(
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
     function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
-    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again.
+    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again. Runs
+    with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -73,7 +76,8 @@ def run_experiment(
     audience = Audience.of(observers)
     shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
-    with audience.during(context.experiment_id, context.run_id), plan.running():
+    kept = kept_in(context.run_id, Kept(partial(plan.folder_of, context.run_id)))
+    with audience.during(context.experiment_id, context.run_id), plan.running(), kept:
         for planned in plan.stages:
             context = run_stage(planned, context, audience)
         if plan.experiment.gates:
