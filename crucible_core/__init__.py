@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
     from crucible_core.ir.loading import load_experiment
+    from crucible_core.ir.settings import Settings
     from crucible_core.observers import Observer, Point, ProgressUpdate
     from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
     from crucible_core.progress import progress
@@ -87,6 +88,7 @@ __all__ = [
     "RunInterrupted",
     "Schedule",
     "Series",
+    "Settings",
     "Stage",
     "StageDef",
     "StageDescription",
@@ -144,6 +146,7 @@ _HOMES = {
     "RunInterrupted": "run_errors",
     "Schedule": "ir.experiment",
     "Series": "values.series",
+    "Settings": "ir.settings",
     "Stage": "stage",
     "StageDef": "ir.experiment",
     "StageDescription": "stage",

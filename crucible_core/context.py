@@ -89,7 +89,7 @@ class Context:
         _set(changed, "__dict__", fields)
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id == fields["run_id"]:
-            attempt.derived = True
+            attempt.derived = changed
         return changed
 
     def _record(self, event: Event) -> Context:
@@ -218,7 +218,7 @@ class Context:
 
         `confidence` is from 0 to 1. Raises ValueError if it is not.
         """
-        stage = self.trace.events[-1].stage if len(self.trace) else ""
+        stage = self.stage
         instead = (alternatives,) if isinstance(alternatives, str) else alternatives
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id != self.run_id:
@@ -234,6 +234,11 @@ class Context:
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)
+
+    @property
+    def stage(self) -> str:
+        """The name in the pipeline of the stage that is running; empty before the first one."""
+        return self.trace.events[-1].stage if len(self.trace) else ""
 
     @property
     def completed_stages(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
 from crucible_core.trace import Event, Trace
 from crucible_core.values.arguments import check_callable, check_several
@@ -179,8 +180,8 @@ class Attempt:
             self.own_updates if self.own_updates is not None or outer is None else outer.updates
         )
         self._audience = audience
-        self.derived = False
-        """Whether a Context was made from another one."""
+        self.derived: Any = None
+        """The last Context that was made from another one, if any was."""
 
     def hears(self, run_id: str) -> Callable[[str, int, float], None] | None:
         """What takes the points of a Context's series, if it is of this run and anybody listens."""

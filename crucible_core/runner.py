@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 from crucible_core.context import Context
@@ -25,22 +23,18 @@ from crucible_core.observers import Attempt, Audience, Observers, current_attemp
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
-from crucible_core.stage import FunctionStage
 from crucible_core.trace import (
     Event,
     GateJudged,
-    StageFailed,
-    StageRetried,
     StageSkipped,
     StageStarted,
     StageSucceeded,
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
-from crucible_core.values.jsonable import readable_text, type_name
 from crucible_core.values.lineage import Kept, kept_in
-from crucible_core.values.messages import UNUSED, error_text, path_hint
+from crucible_core.values.messages import UNUSED
 
-__all__ = ["run_experiment", "run_gates", "run_stage"]
+__all__ = ["run_always", "run_experiment", "run_gates", "run_stage", "run_stages"]
 
 _log = logging.getLogger("crucible")
 
@@ -78,14 +72,46 @@ def run_experiment(
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
     kept = kept_in(context.run_id, Kept(partial(plan.folder_of, context.run_id)))
     with audience.during(context.experiment_id, context.run_id), plan.running(), kept:
-        for planned in plan.stages:
-            context = run_stage(planned, context, audience)
+        context = run_stages(plan.stages, context, audience)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
     return context
+
+
+def run_stages(stages: Sequence[PlannedStage], context: Context, observers: Audience | Observers = ()) -> Context:
+    """Run one stage after another, and return the last Context.
+
+    Raises StageFailedError, after the stages that run `always`, or RunInterrupted as `run_stage` does.
+    """
+    for index, planned in enumerate(stages):
+        try:
+            context = run_stage(planned, context, observers)
+        except StageFailedError as error:
+            run_always(stages[index + 1 :], error, observers)
+            raise
+    return context
+
+
+def run_always(
+    stages: Sequence[PlannedStage],
+    error: StageFailedError,
+    observers: Audience | Observers = (),
+    *,
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+) -> None:
+    """Run those of the stages that run `always`, after the stage that failed: `error.context` is then their last one.
+
+    One that fails too is a record in its trace. Raises RunInterrupted as `run_stage` does.
+    """
+    for planned in stages:
+        if planned.definition.always and planned.definition.enabled:
+            try:
+                error.context = run_stage(planned, error.context, observers, interrupts=interrupts)
+            except StageFailedError as another:
+                error.context = another.context
 
 
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:
@@ -120,7 +146,7 @@ def run_stage(
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
     started = perf_counter()
     attempts = 1
-    heard: list[Event] = []
+    attempt: Attempt | None = None
     try:
         begun = StageStarted.now(name)
         if audience.observers:
@@ -128,7 +154,6 @@ def run_stage(
         context = context._record(begun)
         while True:
             attempt = Attempt(context.run_id, name, audience, planned.safe)
-            heard = attempt.heard
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
                 result = _run_once(planned, context, attempt, audience)
@@ -136,13 +161,15 @@ def run_stage(
             except interrupts:
                 raise
             except BaseException as error:
-                context = _keep(context, heard)
-                if policy is None or inputs is None or not isinstance(error, Exception):
-                    failed = _failure(planned, error, attempts, perf_counter() - started)
-                    raise StageFailedError(name, _record(context, failed, audience), failed.reason) from error
+                from crucible_core.attempts.failures import failed, retried, with_unfinished  # noqa: PLC0415
+
+                context, unfinished = with_unfinished(context, attempt)
+                if policy is None or inputs is None or not policy.covers(error):
+                    event = failed(planned, error, attempts, perf_counter() - started, unfinished)
+                    raise StageFailedError(name, _record(context, event, audience), event.reason) from error
                 delay = policy.delay_after(attempts)
-                planned, context = planned._replace(stage=inputs.stage), inputs.restored(context)
-                context = _record(context, _retried(planned, attempts, delay, error), audience)
+                planned, context, attempt = planned._replace(stage=inputs.stage), inputs.restored(context), None
+                context = _record(context, retried(planned, attempts, delay, error), audience)
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
@@ -151,8 +178,11 @@ def run_stage(
         return result._record(succeeded)
     except interrupts as interrupt:
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
-        failed = _failure(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started)
-        raise RunInterrupted(name, _record(_keep(context, heard), failed, audience)) from interrupt
+        from crucible_core.attempts.failures import failed, with_unfinished  # noqa: PLC0415  # few stages fail
+
+        context, unfinished = with_unfinished(context, attempt)
+        event = failed(planned, KeyboardInterrupt("interrupted"), attempts, perf_counter() - started, unfinished)
+        raise RunInterrupted(name, _record(context, event, audience)) from interrupt
 
 
 def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience) -> Context:
@@ -184,14 +214,6 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
     return result
 
 
-def _keep(context: Context, heard: list[Event]) -> Context:
-    """The Context with the decisions of an attempt that returned no Context."""
-    for event in heard:
-        context = context._record(event)
-    heard.clear()
-    return context
-
-
 def _check(result: object, planned: PlannedStage, context: Context) -> None:
     """Raises TypeError or ValueError if that is not a Context made from the one that the stage was given."""
     if not isinstance(result, Context):
@@ -216,36 +238,6 @@ def _record(context: Context, event: Event, audience: Audience) -> Context:
     if audience.observers:
         audience.tell(event)
     return context._record(event)
-
-
-def _retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    said = readable_text(planned.safe(error_text(error)))
-    return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
-
-
-def _failure(planned: PlannedStage, error: BaseException, attempts: int, seconds: float) -> StageFailed:
-    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
-    shown = []
-    if not getattr(error, "explains_itself", False):  # a refusal of data says all there is to say in its message
-        shown = traceback.format_exception(type(error), error, _below_this_module(error.__traceback__))
-    told = getattr(error, "shown_traceback", None)  # of a stage that ran in a process of its own
-    return StageFailed(
-        stage=planned.name,
-        seconds=seconds,
-        attempts=attempts,
-        error_type=type_name(error),
-        message=readable_text(planned.safe(message + path_hint(error))),
-        traceback=readable_text(planned.safe("".join(shown if told is None else [told]))),
-    )
-
-
-def _below_this_module(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
-        trace = trace.tb_next
-    return trace
-
-
-_OURS = {__file__, FunctionStage.run.__code__.co_filename, __file__.replace("runner.py", "attempts/coroutines.py")}
 
 
 def __getattr__(name: str) -> Any:

@@ -122,6 +122,8 @@ class StageFailed(_Raised):
     attempts: int = 1
     traceback: str
     """The traceback within the stage's own code, as text; empty if the message explains itself."""
+    unfinished: tuple[str, ...] = ()
+    """What it had put, and is in the Context: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th on."""
 
     @property
     def reason(self) -> str:

@@ -22,7 +22,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from crucible_core import Experiment, InvalidExperimentError, Registry, __version__, builtin_registry, load_experiment
 from crucible_core.errors import Location
-from crucible_core.ir.loading import is_experiment
+from crucible_core.ir.loading import LOCK, is_experiment
 from crucible_core.plan import plan_of
 from crucible_core.values.places import report_folder
 from crucible_dagster.automation.schedules import schedule_for
@@ -32,6 +32,8 @@ from crucible_dagster.compile.assets import asset_for, circle_of_deps, decisions
 from crucible_dagster.compile.broken import broken_jobs
 from crucible_dagster.compile.checks import checks_for
 from crucible_dagster.compile.job import graph_for, job_of, variants_job_of
+from crucible_dagster.dagster_internals import notice_killed_runs
+from crucible_dagster.execute.run_claims import begin_run_of_this_process
 from crucible_dagster.names import same_names
 
 __all__ = ["build_definitions", "definitions_of", "experiment_files", "load_experiments"]
@@ -89,6 +91,8 @@ def definitions_of(
     Mistakes are the `mistakes` made so far, those in these experiments, ids that become the same, and `deps` that form
     a circle. With `strict`, InvalidExperimentError is raised with all of them; otherwise see `build_definitions`.
     """
+    begin_run_of_this_process()
+    notice_killed_runs()
     registry = builtin_registry() if registry is None else registry
     beside = list(beside)
     found, compiled = list(mistakes), list[_Compiled]()
@@ -179,7 +183,8 @@ def _expand(path: Path) -> Iterator[Path]:
     elif path.exists():
         yield path
     else:
-        yield from sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207  # absolute patterns too
+        yield from (file for file in found if not file.name.endswith(LOCK))
 
 
 def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
@@ -190,5 +195,5 @@ def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
         if inside.is_dir():
             if inside.absolute() != reports and not (inside / "pyvenv.cfg").exists():
                 yield from _files_below(inside, reports)
-        elif inside.suffix in SUFFIXES and inside.is_file():
+        elif inside.suffix in SUFFIXES and not inside.name.endswith(LOCK) and inside.is_file():
             yield inside

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import multiprocessing
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from click import Command
 from dagster import DagsterInstance
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.job_base import InMemoryJob
@@ -16,10 +22,13 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.execution.api import create_execution_plan, execute_run
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState, PastExecutionState
+from dagster._core.instance import InstanceRef
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.tags import RESUME_RETRY_TAG, SCHEDULED_EXECUTION_TIME_TAG
+from dagster._serdes import deserialize_value
 from dagster._utils.schedules import (
     has_out_of_range_cron_interval,
     is_valid_cron_schedule,
@@ -31,9 +40,12 @@ __all__ = [
     "RESUME_RETRY_TAG",
     "SCHEDULED_EXECUTION_TIME_TAG",
     "AssetCheckEvaluationTargetMaterializationData",
+    "CheckRunHealthResult",
+    "CodeServerState",
     "DagsterUserCodeProcessError",
     "ExecutionPlan",
     "InMemoryJob",
+    "InstanceRef",
     "InstigatorState",
     "InstigatorTick",
     "KnownExecutionState",
@@ -42,12 +54,21 @@ __all__ = [
     "RegisteredCodeLocationOrigin",
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
+    "WorkerStatus",
     "create_execution_plan",
+    "daemon_command",
     "execute_run",
     "has_out_of_range_cron_interval",
     "in_this_process",
+    "is_on_sqlite",
     "is_valid_cron_schedule",
+    "notice_killed_runs",
+    "postgres_url",
+    "reload_code_server",
+    "role_of_this_process",
+    "run_of_this_process",
     "schedule_execution_time_iterator",
+    "state_of_code_server",
 ]
 
 # What each step's process would otherwise import itself: most of the second and a half that a step costs then.
@@ -64,6 +85,107 @@ PRELOADED_MODULES = (
     "crucible_dagster.compile.preload",
 )
 
+ROLES: dict[str, Literal["run", "step"]] = {
+    "dagster._grpc.impl.start_run_in_subprocess": "run",
+    "dagster._core.executor.child_process_executor._execute_command_in_child_process": "step",
+}
+
+
+def role_of_this_process() -> Literal["run", "step"] | None:
+    """What Dagster started this process for: `run`, by a code server; `step`, by the process of a run; else None.
+
+    Both have a parent in `multiprocessing`, and only the parent of a step is the process that runs the run.
+    """
+    target = getattr(multiprocessing.current_process(), "_target", None)
+    return ROLES.get(f"{target.__module__}.{target.__qualname__}") if target is not None else None
+
+
+def run_of_this_process() -> tuple[str, InstanceRef | None] | None:
+    """The run that a code server started this process for, and its instance; None in any other process."""
+    if role_of_this_process() != "run":
+        return None
+    process: Any = multiprocessing.current_process()
+    launched: Any = deserialize_value(process._args[0])
+    return launched.run_id, launched.instance_ref
+
+
+def notice_killed_runs() -> None:
+    """In a code server: have the thread that notices killed runs survive a database that is away.
+
+    An error that it does not handle ends it for good, and no killed run of this code server is noticed any more.
+    """
+    server: Any = sys.modules.get("dagster._grpc.server")
+    if server is None or hasattr(server.DagsterApiServer, _PATCHED):
+        return
+    check = server.DagsterApiServer._check_for_orphaned_runs
+
+    def check_again_later(self: Any) -> None:
+        try:
+            check(self)
+        except Exception as error:  # noqa: BLE001  # of any database
+            _log.warning("whether runs were killed cannot be recorded yet, and is looked at again: %s", error)
+
+    server.DagsterApiServer._check_for_orphaned_runs = check_again_later
+    setattr(server.DagsterApiServer, _PATCHED, True)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeServerState:
+    """What a code server answers when it is asked for its definitions."""
+
+    problem: str | None
+    """Why it has none; None if it has."""
+    is_lost: bool = False
+    """Whether that is because a process which has them is gone."""
+
+
+def state_of_code_server(host: str, port: int) -> CodeServerState:
+    """Whether the code server has definitions, not only an open port."""
+    from dagster._core.errors import DagsterUserCodeUnreachableError  # noqa: PLC0415  # with gRPC
+    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415
+
+    try:
+        answer = deserialize_value(DagsterGrpcClient(host=host, port=port).list_repositories())
+    except DagsterUserCodeUnreachableError as error:
+        said = str(error.__cause__ or error)
+        return CodeServerState(said, is_lost="UNAVAILABLE" in said)
+    return CodeServerState(getattr(answer, "message", None))
+
+
+def reload_code_server(host: str, port: int) -> None:
+    """Have the code server load its definitions again, in a new process; runs are not affected.
+
+    Raises what gRPC raises: always, if the old process is gone, because the server then tries to end it.
+    """
+    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415  # with gRPC
+
+    DagsterGrpcClient(host=host, port=port).reload_code(timeout=10)
+
+
+def daemon_command() -> Command:
+    """Dagster's own command `dagster-daemon run`."""
+    from dagster._daemon.cli import run_command  # noqa: PLC0415  # everything that a daemon needs
+
+    return run_command
+
+
+def is_on_sqlite(home: str) -> bool:
+    """Whether the instance of a DAGSTER_HOME has its runs in SQLite. Opens nothing.
+
+    Raises what Dagster raises for settings that it refuses.
+    """
+    storage = InstanceRef.from_dir(home).run_storage_data
+    return storage is not None and storage.class_name == "SqliteRunStorage"
+
+
+def postgres_url(instance: DagsterInstance) -> str | None:
+    """The address of the PostgreSQL database that has the instance's runs; None if it is no PostgreSQL."""
+    url = getattr(instance.run_storage, "postgres_url", None)
+    return url if isinstance(url, str) else None
+
+
+_PATCHED = "_crucible_notices_killed_runs"
+_log = logging.getLogger("crucible")
 _configuring, _capturing = threading.RLock(), threading.RLock()
 
 

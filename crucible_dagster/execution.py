@@ -24,6 +24,7 @@ from dagster import (
     build_reconstructable_job,
 )
 from dagster_shared.check import CheckError
+from sqlalchemy.exc import SQLAlchemyError
 
 from crucible_core import (
     Context,
@@ -36,15 +37,22 @@ from crucible_core import (
     Stage,
     StageFailedError,
 )
-from crucible_core.ir.experiment import Source
+from crucible_core.ir.experiment import Execution, Source
 from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.trials_stage import every_stage
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
 from crucible_core.values.places import project_folder
+from crucible_dagster.compile.executors import ALWAYS
 from crucible_dagster.compile.job import job_for
-from crucible_dagster.dagster_internals import InMemoryJob, ReconstructableJob, execute_run, in_this_process
+from crucible_dagster.dagster_internals import (
+    InMemoryJob,
+    ReconstructableJob,
+    execute_run,
+    in_this_process,
+    is_on_sqlite,
+)
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -56,6 +64,7 @@ from crucible_dagster.store.io_manager import EMBEDDED, open_store
 from crucible_dagster.tags import FRESH_TAG, LOCATION_TAG
 
 __all__ = [
+    "database_in_words",
     "embedded_home",
     "execute_experiment",
     "job_in_processes",
@@ -73,6 +82,8 @@ LOCAL = Path(__file__).parent / "local"
 """Where the settings of an instance on this machine lie."""
 OLD_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 """What earlier versions wrote, without what a UI needs: a queue, and an end for runs whose process was lost."""
+FULL = 1 << 18
+"""Bytes; with fewer left, a database on the disk cannot be changed."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -95,8 +106,9 @@ def execute_experiment(
     `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
     runs every stage, even those with `cache: true`. `tags` are further tags of the run.
 
-    Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. Under `multiprocess`, stages
-    must be importable by module and name; CrucibleError says which one is not.
+    Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. CrucibleError says what is
+    wrong with the instance's database if it cannot be used, and under `multiprocess` which stage other processes cannot
+    import: stages must be importable by module and name there.
     """
     plan = plan_of(experiment, registry)
     experiment = plan.experiment
@@ -114,8 +126,9 @@ def execute_experiment(
         in_process = chosen == "in_process"
         # Under `multiprocess` they hear of the whole run when it is over.
         stack.enter_context(Audience.of(without_tracers(observers) if in_process else ()).during(experiment.id, run_id))
-        EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
-        context, error = outcome(experiment, instance, run_id)
+        with database_in_words(instance):
+            EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
+            context, error = outcome(experiment, instance, run_id)
         if in_process and error is not None:
             raise error
     if not in_process:
@@ -138,23 +151,65 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
     """
     home = os.environ.get("DAGSTER_HOME")
     try:
-        return DagsterInstance.get() if home else _open_embedded(embedded_home(folder))
-    except (OSError, DagsterError, CheckError) as error:
+        return _open_in_turn(Path(home)) if home else _open_embedded(embedded_home(folder))
+    except (OSError, DagsterError, CheckError, SQLAlchemyError) as error:
         where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
-        raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {error}") from error
+        why = _why_of_database(error, Path(home) if home else embedded_home(folder))
+        raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {why}") from error
+
+
+def _open_in_turn(home: Path) -> DagsterInstance:
+    if not home.is_dir() or not is_on_sqlite(str(home)):
+        return DagsterInstance.get()  # which says what is wrong with the folder
+    with _alone(home):
+        instance = DagsterInstance.get()
+        make_tables(instance)
+    return instance
 
 
 def _open_embedded(home: Path) -> DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
-    with (home / ".lock").open("w") as lock:
-        # Two processes that open fresh SQLite storage at once both make its tables, and both may fail.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(home):
         if not settings.exists() or settings.read_text() == OLD_SETTINGS:
             shutil.copyfile(LOCAL / "dagster.yaml", settings)
         instance = DagsterInstance.from_config(str(home))
         make_tables(instance)
     return instance
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """While no other process opens the instance: two that open fresh SQLite storage at once both make its tables, and
+    both may fail.
+    """
+    with contextlib.ExitStack() as stack:
+        # A home that cannot be written to has its storage elsewhere, or nothing to make.
+        with contextlib.suppress(OSError):
+            lock = stack.enter_context((home / ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def database_in_words(instance: DagsterInstance) -> Iterator[None]:
+    """What the instance's database refuses, as a CrucibleError of one sentence."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        home = None if instance.is_ephemeral else Path(instance.root_directory)
+        why = _why_of_database(error, home)
+        raise CrucibleError(f"the Dagster instance{f' of {home}' if home else ''} failed: {why}") from error
+
+
+def _why_of_database(error: Exception, home: Path | None) -> str:
+    if not isinstance(error, SQLAlchemyError):
+        return str(error)
+    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    with contextlib.suppress(OSError):
+        if home is not None and shutil.disk_usage(home).free < FULL:
+            return f"its database cannot be written to, because the disk of {home} is full ({said}); make space"
+    return f"its database cannot be used: {said}"
 
 
 def make_tables(instance: DagsterInstance) -> None:
@@ -235,8 +290,11 @@ def _execute_apart(
             f"the {executor} executor needs an instance on disk, which its processes can open: set DAGSTER_HOME, or "
             "leave `instance` out"
         )
-    config = _config(executor, **({} if executor == "celery" else _limits(plan.experiment)))
-    with job_in_processes(plan.experiment, plan.registry, ()) as job:
+    experiment = plan.experiment
+    if executor not in ALWAYS and (experiment.execution is None or experiment.execution.executor != executor):
+        experiment = experiment.model_copy(update={"execution": Execution(executor=executor)})
+    config = _config(executor, **({} if executor == "celery" else _limits(experiment)))
+    with job_in_processes(experiment, plan.registry, ()) as job:
         launch(job, instance, run_config=config, tags=tags, apart=True, run_id=run_id)
 
 
@@ -274,7 +332,7 @@ def _config(executor: ExecutorName, **settings: Any) -> dict[str, Any]:
 def job_in_processes(experiment: Experiment, registry: Registry, observers: Observers) -> Iterator[ReconstructableJob]:
     """The experiment's job in a form that other processes can rebuild; in this one, `observers` get the events.
 
-    Raises CrucibleError for a stage that other processes cannot import.
+    Raises CrucibleError for a stage that other processes cannot import, and for secrets that do not reach them.
     """
     token = uuid.uuid4().hex
     stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
@@ -282,6 +340,12 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
     if shown is not experiment:
+        executor = experiment.execution.executor if experiment.execution else "in_process"
+        if executor not in ALWAYS:
+            raise CrucibleError(
+                f"secret options do not reach the workers of the executor {executor}: read the secret in the stage, "
+                "from an environment variable that the workers have"
+            )
         # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
         with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
         os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)

@@ -13,12 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from crucible_dagster.dagster_internals import role_of_this_process
+
 __all__ = ["is_elsewhere", "is_gone", "pool_of_this_step", "without_the_script", "worker_of_this_step"]
 
 
 def worker_of_this_step() -> str:
-    """Host, process id and start of the process that runs the run: this one, or the one that started it for a step."""
-    parent = multiprocessing.parent_process()
+    """Host, process id and start of the process that runs the run: this one, or the one that started it for a step.
+
+    The parent of the process that runs a run is no worker: it is a code server, which starts many.
+    """
+    parent = multiprocessing.parent_process() if role_of_this_process() == "step" else None
     pid = os.getpid() if parent is None or parent.pid is None else parent.pid
     return f"{socket.gethostname()} {pid} {_start_of(pid) or ''}".strip()
 

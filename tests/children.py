@@ -17,7 +17,9 @@ from typing import Any
 
 import psutil
 
-__all__ = ["PATH", "Child", "Children"]
+__all__ = ["PATH", "PATIENCE", "Child", "Children"]
+
+PATIENCE = 300.0  # far above what anything takes on a machine that does much else
 
 PATH = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
@@ -33,13 +35,13 @@ class Child:
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid, how)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit code, or minus the signal that ended it."""
         code = self._server.ask({"wait": self.pid, "seconds": seconds})
         assert code is not None, f"it still runs after {seconds} s; {self.said()}"
         return int(code)
 
-    def result(self, seconds: float = 60.0) -> Any:
+    def result(self, seconds: float = PATIENCE) -> Any:
         """What the function returned. Raises what it raised."""
         code = self.wait(seconds)
         assert code == 0, f"it ended with {code}; {self.said()}"

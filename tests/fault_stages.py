@@ -25,7 +25,7 @@ import numpy as np
 
 from crucible_core import Context, stage
 
-PATIENCE = 60.0
+PATIENCE = 300.0  # far above what anything takes on a machine that does much else
 _replace = os.replace  # as it is before `die_at`
 
 
@@ -46,7 +46,8 @@ def mark(folder: str, name: str) -> None:
 def wait_for(path: Path, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not path.exists():
-        assert time.monotonic() < deadline, f"nobody made {path}"
+        there = sorted(one.name for one in path.parent.iterdir()) if path.parent.exists() else "not even the folder"
+        assert time.monotonic() < deadline, f"nobody made {path} within {patience} s; there is: {there}"
         time.sleep(0.01)
 
 
@@ -103,7 +104,7 @@ def hold(ctx: Context, *, folder: str, patience: float = PATIENCE) -> Context:
 
 
 @stage
-def doze(ctx: Context, *, folder: str, seconds: float = 60.0) -> Context:
+def doze(ctx: Context, *, folder: str, seconds: float = 2 * PATIENCE) -> Context:
     """Sleeps, as a stage does that waits for something slow, and would be successful in the end."""
     mark(folder, "doze")
     written = Path(folder) / f"held.{os.getpid()}"
@@ -229,6 +230,16 @@ def execute_together(*, start: str, **arguments: Any) -> Context:
     return execute(**arguments)
 
 
+def execute_at_home(*, start: str, experiment: str, run_id: str, folder: str) -> Context:
+    """Run an experiment on the instance of DAGSTER_HOME, as soon as there is the file `start`."""
+    from crucible_core import Experiment
+    from crucible_dagster import execute_experiment
+
+    (Path(folder) / f"ready {run_id}").touch()
+    wait_for(Path(start))
+    return execute_experiment(Experiment.model_validate_json(experiment), run_id=run_id)
+
+
 def execute_and_die(*, call: str, nth: int, **arguments: Any) -> Context:
     """Run an experiment, with a SIGKILL at the nth call that a write to the store makes: see `die_at`."""
     die_at(call, nth, Path(arguments["folder"]))
@@ -303,7 +314,8 @@ def _instance(home: str) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (execute, execute_together, execute_and_die, resume, save_and_die, save_together)
+    one.__name__: one
+    for one in (execute, execute_together, execute_at_home, execute_and_die, resume, save_and_die, save_together)
 }
 
 

@@ -21,7 +21,7 @@ from crucible_core import Context, Stage, progress, stage
 
 @stage
 def load(ctx: Context) -> Context:
-    return ctx.assign(data=[1, 2, 3]).put_metric("loaded", 3)
+    return ctx.assign(data=[1, 2, 3]).put_metric("loaded", 3).put_metric("kept", 0.5).add_output("zero")
 
 
 @stage
@@ -87,6 +87,47 @@ class UnportableError(Exception):
     def __init__(self, ctx: Context, lock: Any) -> None:
         super().__init__(f"{ctx.experiment_id} cannot be sent")
         self.lock = lock
+
+
+@stage
+def half(ctx: Context, *, file: str | None = None, how: str = "raises") -> Context:
+    """Puts something of each kind, and raises; the first time only, if there is a file."""
+    tried = file is not None and Path(file).exists()
+    ctx = ctx.put_metric("loaded", 4).put_metric("epoch", 1 if tried else 7)
+    ctx = ctx.add_outputs(["one", "two"]).put_artifact("plot", "plot.svg").assign(model="half of one")
+    ctx = ctx.decide("go on", "it looks good")
+    if tried:
+        return ctx
+    if file is not None:
+        Path(file).touch()
+    if how == "sleeps":
+        time.sleep(60)
+    if how == "lock":
+        ctx = ctx.put_metric("lock", threading.Lock()).add_output("three")
+    raise ValueError("no more")
+
+
+class UnportableTimeoutError(UnportableError, TimeoutError):
+    """The same, of a kind that another attempt may help."""
+
+
+@stage
+def flaky(ctx: Context, *, file: str, how: str = "late") -> Context:
+    """Fails the first time: for a while, or for good."""
+    if Path(file).exists():
+        return ctx.put_metric("tried", 2)
+    Path(file).touch()
+    if how == "late":
+        raise UnportableTimeoutError(ctx, threading.Lock())
+    raise ValueError("wrong")
+
+
+@stage
+def clean(ctx: Context) -> Context:
+    """Says what it found, and what failed."""
+    logging.getLogger(__name__).warning("cleaning")
+    failed = [name for name, ending in ctx.trace.endings.items() if ending.kind == "stage_failed"]
+    return ctx.decide("clean up", "in any case").merge_metrics({"cleaned_after": failed, "seen": dict(ctx.metrics)})
 
 
 @stage

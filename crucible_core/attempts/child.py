@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from crucible_core.attempts import coroutines
+from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
+from crucible_core.ir.experiment import kinds_of
 from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
-from crucible_core.stage import FunctionStage
 from crucible_core.trace import Event
 from crucible_core.trials.shared import SharedValue, pickled
 from crucible_core.values.lineage import Kept, kept_in
@@ -74,8 +74,11 @@ class Raised(NamedTuple):
     module: str
     name: str
     said: str
+    kinds: Sequence[str]
     explains_itself: bool
     traceback: str
+    put: SharedValue
+    """What the stage had put, a Put."""
 
 
 def serve(connection: int, stacks: int) -> None:
@@ -88,7 +91,7 @@ def serve(connection: int, stacks: int) -> None:
         try:
             reply = _run(job, parent, stacks)
         except BaseException as error:  # noqa: BLE001  # it is raised in the other process
-            reply = "raised", _raised(error)
+            reply = "raised", _raised(error, Put({}, {}, []))
         parent.send(*reply)
 
 
@@ -111,6 +114,8 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
             result = planned.stage.run(context)
             if hasattr(result, "__await__"):
                 result = coroutines.finished(result)
+    except BaseException as error:  # noqa: BLE001  # it is raised in the other process
+        return "raised", _raised(error, put_since(context, attempt.derived))
     finally:
         current_attempt.reset(token)
         faulthandler.cancel_dump_traceback_later()
@@ -181,7 +186,7 @@ class _Forwarded(QueueHandler):
         self._parent.send("log", record)
 
 
-def _raised(error: BaseException) -> Raised:
+def _raised(error: BaseException, put: Put) -> Raised:
     explains = bool(getattr(error, "explains_itself", False))
     try:
         sent: SharedValue | None = pickled(error, None)
@@ -189,16 +194,23 @@ def _raised(error: BaseException) -> Raised:
     except Exception:  # noqa: BLE001  # whatever a user's class does here
         sent = None
     kind = type(error)
-    return Raised(sent, kind.__module__, kind.__qualname__, error_text(error), explains, _shown_traceback(error))
+    said = error_text(error)
+    names = kind.__module__, kind.__qualname__
+    return Raised(sent, *names, said, kinds_of(error), explains, shown_traceback(error), _sent(put))
 
 
-def _shown_traceback(error: BaseException) -> str:
-    """The traceback below the frames that run a stage, as text."""
-    trace = error.__traceback__
-    ours = {__file__, coroutines.__file__, FunctionStage.run.__code__.co_filename}
-    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+def _sent(put: Put) -> SharedValue:
+    """What can be sent of it: the rest must not hide why the stage failed."""
+    metrics, artifacts = ({name: one for name, one in part.items() if _can_be_sent(one)} for part in put[:2])
+    return pickled(Put(metrics, artifacts, list(filter(_can_be_sent, put.outputs))), None)
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        pickled(value, None)
+    except Exception:  # noqa: BLE001  # whatever a user's class does here
+        return False
+    return True
 
 
 def _end_with(parent: int) -> None:

@@ -53,13 +53,14 @@ def run_in_own_process(planned: PlannedStage, context: Context, attempt: Attempt
     assert seconds is not None
     with tempfile.TemporaryDirectory(prefix="crucible-stage-", ignore_cleanup_errors=True) as folder:
         job = _job(planned, context, attempt, seconds, Path(folder))
-        kind, value = _reply(planned.name, job, attempt)
+        kind, value = _reply(context, planned.name, job, attempt)
         if kind == "raised":
+            attempt.derived = value.put.load().onto(context)
             raise _error_of(value)
         return _of_this_run(value.load(), context, attempt)
 
 
-def _reply(stage: str, job: Job, attempt: Attempt) -> tuple[str, Any]:
+def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[str, Any]:
     process = _take()
     if process is None or not process.begins(job, attempt):
         # One that was waiting may have ended just now, for want of work.
@@ -69,12 +70,14 @@ def _reply(stage: str, job: Job, attempt: Attempt) -> tuple[str, Any]:
     try:
         reply = process.reply(attempt, job.seconds)
     except _LateError:
-        raise _timed_out(process, stage, job, attempt) from None
+        raise _timed_out(process, context, stage, job, attempt) from None
     except EOFError:
         raise StageDiedError(stage, process.stop()) from None
     except BaseException:
         with contextlib.suppress(EOFError, _LateError):
-            process.interrupt(attempt, job.grace)
+            _, value = process.interrupt(attempt, job.grace)
+            if isinstance(value, Raised):
+                attempt.derived = value.put.load().onto(context)
         process.stop()
         raise
     _keep(process)
@@ -145,19 +148,22 @@ def _error_of(raised: Raised) -> BaseException:
         named = {"__module__": raised.module, "__qualname__": raised.name}
         kind = type(raised.name.rpartition(".")[2], (CrucibleError,), named)
         error = kind(raised.said)
+        vars(error)["kinds"] = raised.kinds
         if raised.explains_itself:
             vars(error)["explains_itself"] = True
     vars(error)["shown_traceback"] = raised.traceback
     return error
 
 
-def _timed_out(process: _Process, stage: str, job: Job, attempt: Attempt) -> StageTimeoutError:
+def _timed_out(process: _Process, context: Context, stage: str, job: Job, attempt: Attempt) -> StageTimeoutError:
     """The error for a stage whose time is over, when its process is gone."""
     try:
         _, value = process.interrupt(attempt, job.grace)
     except (EOFError, _LateError):
         value = None
     process.stop()
+    if isinstance(value, Raised):
+        attempt.derived = value.put.load().onto(context)
     error = StageTimeoutError(stage, job.seconds, killed=value is None)
     where = value.traceback if isinstance(value, Raised) else process.last_stack
     vars(error)["shown_traceback"] = where and f"{where.rstrip()}\n\n{type_name(error)}: {error}\n"

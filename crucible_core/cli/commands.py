@@ -191,8 +191,13 @@ def stages(name: str | None, as_json: bool) -> None:
 @click.command(context_settings=HELP)
 def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors."""
+    click.echo(schema_text())
+
+
+def schema_text() -> str:
+    """The JSON Schema of the experiment file."""
     made = Experiment.model_json_schema()
-    click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2))
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2)
 
 
 def _print_stage(one: Mapping[str, Any], tree: Option) -> None:

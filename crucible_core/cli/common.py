@@ -241,7 +241,7 @@ def _keep_partial(ctx: Context, root: Path) -> str:
 
 
 def _explain(ctx: Context, code: int, partial: str | None) -> None:
-    failed = next(event for event in reversed(ctx.trace.events[:]) if isinstance(event, StageFailed))
+    failed = next(event for event in ctx.trace.events if isinstance(event, StageFailed))
     if code == INTERRUPTED:
         say(f"\ninterrupted in stage {failed.stage!r}")
     else:

@@ -1,4 +1,4 @@
-"""The command line: `crucible run`, `validate`, `stages`, `schema`, and what installed packages add.
+"""The command line: `crucible run`, `validate`, `init`, `lock`, `stages`, `schema`, and what installed packages add.
 
 Exit codes: 0 done, 1 the experiment or one of its gates failed, 2 the input is wrong, 130 interrupted.
 
@@ -27,10 +27,20 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a pipe that takes ASCII only gets escapes, not a crash
 
 
-for _name, _help in (
-    ("run", "Run the experiment in FILE and show its result."),
-    ("schema", "Print the JSON Schema of the experiment file, for editors."),
-    ("stages", "List the registered stages, or describe the stage NAME (registered, or package.module:Class)."),
-    ("validate", "Check experiment files without running them: the file, every stage, every option, every variant."),
+for _name, _help, _module in (
+    ("run", "Run the experiment in FILE and show its result.", "commands"),
+    ("init", "Make a folder with an experiment, its stages and a test.", "init"),
+    ("lock", "Write down what the experiment in FILE declares, before it is run.", "lock"),
+    ("schema", "Print the JSON Schema of the experiment file, for editors.", "commands"),
+    (
+        "stages",
+        "List the registered stages, or describe the stage NAME (registered, or package.module:Class).",
+        "commands",
+    ),
+    (
+        "validate",
+        "Check experiment files without running them: the file, every stage, every option, every variant.",
+        "commands",
+    ),
 ):
-    main.add_command(LazyCommand(_name, _help, f"crucible_core.cli.commands:{_name}"))
+    main.add_command(LazyCommand(_name, _help, f"crucible_core.cli.{_module}:{_name}"))

@@ -6,8 +6,11 @@ stays `null`, a key that was left out stays out, and what this package does not 
 
 from __future__ import annotations
 
+import builtins
 import copy
+import math
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,6 +24,7 @@ from crucible_bench.vocabulary import CorrectionName, EffectSizeName, TestSpelli
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Location, UnknownStageError
 from crucible_core.ir.fields import Data, Name, Node, Options, Text
 from crucible_core.ir.gates import Gate
+from crucible_core.ir.lock import Lock
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.schedule import Automation, Schedule, Trigger
 from crucible_core.ir.trials import Trials
@@ -40,11 +44,15 @@ __all__ = [
     "StageDef",
     "Stats",
     "Trigger",
+    "kinds_of",
 ]
 
 
 class RetryPolicy(Node):
-    """How often and when a stage that raised is run again. The fields are those of Dagster's RetryPolicy."""
+    """How often, when and after which errors a stage that raised is run again.
+
+    The first four fields are those of Dagster's RetryPolicy.
+    """
 
     max_retries: int = Field(default=1, ge=0, le=1000, strict=True)
     """Attempts after the first one."""
@@ -54,23 +62,65 @@ class RetryPolicy(Node):
     """`linear`: delay x attempt; `exponential`: delay x (2^attempt - 1); otherwise always the delay."""
     jitter: Jitter | None = None
     """`full`: a random part of the delay; `plus_minus`: up to one `delay` more or less."""
+    max_delay: float | None = Field(default=None, ge=0, le=86_400, strict=True)
+    """Seconds that no delay exceeds, whatever `backoff` and `jitter` make of it."""
+    on: tuple[Text, ...] | None = Field(default=None, min_length=1)
+    """The exceptions after which there is another attempt, their subclasses included (default: all): `TimeoutError`, or
+    `package.module.Class`, by its name or one that a loaded module gives it. Nothing is imported for it."""
+
+    @field_validator("on")
+    @classmethod
+    def _names_of_exceptions(cls, on: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in on or ():
+            if "." in name:
+                reason = "" if all(map(str.isidentifier, name.split("."))) else "is not written as package.module.Class"
+            else:
+                kinds = [one for one in vars(builtins).values() if isinstance(one, type) and issubclass(one, Exception)]
+                known = [kind.__name__ for kind in kinds]
+                said = f"is no exception of Python's own{closest(name, known)}; write another as package.module.Class"
+                reason = "" if name in known else said
+            if reason:
+                raise PydanticCustomError("exception", "{name} {reason}", {"name": repr(name), "reason": reason})
+        return on
 
     @model_validator(mode="after")
     def _delay_to_vary(self) -> Self:
-        if self.delay is None and (self.backoff or self.jitter):
-            raise ValueError("backoff and jitter change the delay, and there is no delay")
+        if self.delay is None and (self.backoff or self.jitter or self.max_delay is not None):
+            raise ValueError("backoff, jitter and max_delay change the delay, and there is no delay")
         return self
+
+    def covers(self, error: BaseException) -> bool:
+        """Whether there is another attempt after this error, if any is left."""
+        if self.on is None or not isinstance(error, Exception):
+            return isinstance(error, Exception)
+        kinds = getattr(error, "kinds", None) or kinds_of(error)  # of one that came from another process by its name
+        return any(name in kinds or _loaded(name) in type(error).__mro__ for name in self.on)
 
     def delay_after(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
         """Seconds to wait after failed attempt number `attempt` (1 is the first); `draw` gives uniform [0, 1)."""
         base = self.delay or 0.0
         factors: dict[Backoff | None, int] = {None: 1, "linear": attempt, "exponential": 2**attempt - 1}
-        delay = base * factors[self.backoff]
+        most = math.inf if self.max_delay is None else self.max_delay
+        delay = min(base * factors[self.backoff], most)
         if self.jitter == "full":
             return draw() * delay
         if self.jitter == "plus_minus":
-            return max(0.0, delay + (2 * draw() - 1) * base)
+            return min(max(0.0, delay + (2 * draw() - 1) * base), most)
         return delay
+
+
+def kinds_of(error: BaseException) -> tuple[str, ...]:
+    """The names of an exception's class and of those that it inherits from: `package.module.Class`, or `OSError`."""
+    return tuple(
+        kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        for kind in type(error).__mro__
+    )
+
+
+def _loaded(name: str) -> object:
+    """What a module that is loaded already has under that name: many packages offer a class of a module below them."""
+    module, _, attribute = name.rpartition(".")
+    return vars(sys.modules[module]).get(attribute) if module in sys.modules else None
 
 
 class StageDef(Node):
@@ -87,6 +137,8 @@ class StageDef(Node):
     timeout: float | None = Field(default=None, gt=0, le=31_536_000, strict=True)
     """Seconds after which an attempt at the stage is ended. Such a stage runs in a process of its own."""
     retry: RetryPolicy | None = None
+    always: bool = Field(default=False, strict=True)
+    """`true`: the stage runs also after one before it has failed, as a report or a cleanup."""
     cache: bool = Field(default=False, strict=True)
     """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
 
@@ -235,6 +287,8 @@ class Experiment(Node):
     reliability: Reliability | None = None
     trials: Trials | None = None
     """Arms and replicates: a part of the pipeline is run once for each."""
+    lock: Lock | None = None
+    """What was declared before the data were seen: NAME.lock.yaml beside the file, which a run records."""
     schedule: Schedule | None = None
     execution: Execution | None = None
     gates: tuple[Gate, ...] | None = None

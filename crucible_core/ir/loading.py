@@ -20,15 +20,18 @@ from pydantic import ValidationError
 
 from crucible_core.errors import InvalidExperimentError, Location
 from crucible_core.ir.experiment import Experiment, Source
+from crucible_core.ir.fields import Node
+from crucible_core.ir.lock import Lock
 from crucible_core.values.arguments import check_instance
 from crucible_core.values.messages import describe_mistake, without_echoes
 
 if TYPE_CHECKING:
     from crucible_core.ir.guarded_yaml import Place
 
-__all__ = ["experiment_from", "is_experiment", "load_document", "load_experiment", "parse_scalar"]
+__all__ = ["LOCK", "experiment_from", "is_experiment", "load_document", "load_experiment", "lock_file", "parse_scalar"]
 
 MAX_BYTES = 1_000_000
+LOCK = ".lock.yaml"
 
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
@@ -37,18 +40,43 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is
     where it is, unless the modules of its stages are only beside the file that it leads to.
 
+    If there is a NAME.lock.yaml beside it, the experiment has it as its `lock`.
+
     Raises InvalidExperimentError with the file, the line and the column of the first mistake; its `others` are the
     further ones.
     """
     check_instance("load_experiment", path, (str, os.PathLike), "the path of a file")
-    data, source = load_document(path)
-    experiment = experiment_from(data, source)
     file = Path(path)
+    if file.name.endswith(LOCK):
+        raise InvalidExperimentError(
+            "this is a lock, which `crucible lock` has written; name the experiment file", location=Location(str(file))
+        )
+    data, source = load_document(path)
+    experiment = _locked(experiment_from(data, source), lock_file(file))
     if file.is_symlink() and not _has_modules(file.parent, experiment):
         target = file.resolve()
         if _has_modules(target.parent, experiment):
             experiment.read_from(replace(source, path=str(target)))
     return experiment
+
+
+def lock_file(file: Path) -> Path:
+    """Where the lock of an experiment file is, if it was locked."""
+    return file.with_name(f"{file.stem}{LOCK}")
+
+
+def _locked(experiment: Experiment, file: Path) -> Experiment:
+    """The experiment with the lock in that file, if there is one. Raises InvalidExperimentError if it is none."""
+    if experiment.lock is not None or not file.is_file():
+        return experiment
+    data, source = load_document(file)
+    try:
+        lock = Lock.model_validate(data)
+    except ValidationError as error:
+        raise _mistakes(error, source, Lock) from None
+    locked = experiment.model_copy(update={"lock": lock})
+    locked.__pydantic_fields_set__.add("lock")
+    return locked.read_from(experiment.source) if experiment.source else locked
 
 
 def _has_modules(folder: Path, experiment: Experiment) -> bool:
@@ -202,10 +230,10 @@ def _read(file: Path) -> str:
         ) from error
 
 
-def _mistakes(error: ValidationError, source: Source | None) -> InvalidExperimentError:
+def _mistakes(error: ValidationError, source: Source | None, model: type[Node] = Experiment) -> InvalidExperimentError:
     found = []
     for mistake in without_echoes(error.errors(include_url=False)):
         place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
         location = source.location(*place) if source else None
-        found.append(InvalidExperimentError(describe_mistake(mistake, Experiment), location=location))
+        found.append(InvalidExperimentError(describe_mistake(mistake, model), location=location))
     return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))

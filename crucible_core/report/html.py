@@ -54,9 +54,9 @@ figure svg { display: block; margin-bottom: .4rem; } figure .narrow { display: n
 
 def html_of(document: Document) -> str:
     """One self-contained file: no script, no links to other files, its style inside."""
-    body = [f"<h1>{_html(document.title)}</h1>", *map(_html_block, document.blocks)]
+    body = [f"<h1>{_html(document.title)}</h1>", *map(html_of_block, document.blocks)]
     for section in document.sections:
-        body += [f"<section><h2>{_html(section.title)}</h2>", *map(_html_block, section.blocks), "</section>"]
+        body += [f"<section><h2>{_html(section.title)}</h2>", *map(html_of_block, section.blocks), "</section>"]
     return "\n".join(
         [
             "<!doctype html>",
@@ -76,11 +76,18 @@ def html_of(document: Document) -> str:
     )
 
 
+def framed(page: str) -> str:
+    """A page within another one, such as a notebook, which keeps its own style."""
+    inside = html.escape(page, quote=True)
+    return f'<iframe srcdoc="{inside}" sandbox style="width:100%;height:40rem;border:0"></iframe>'
+
+
 def _html(text: str) -> str:
     return html.escape(visible_text(text), quote=True)
 
 
-def _html_block(block: Block) -> str:
+def html_of_block(block: Block) -> str:
+    """A part of a page, every text escaped."""
     match block:
         case Paragraph(text, strong):
             return f'<p class="strong">{_html(text)}</p>' if strong else f"<p>{_html(text)}</p>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from crucible_core.context import Context
@@ -11,6 +12,14 @@ from crucible_core.ir.gates import GateResult
 from crucible_core.metrics import comparisons, comparisons_in, entries_of, flatten, is_number, named_values, results
 from crucible_core.report.comparison_section import comparison_section, unread_section
 from crucible_core.report.document import Block, Document, Paragraph, Section, Table
+from crucible_core.report.html import framed, html_of
+from crucible_core.report.registration_section import (
+    as_data,
+    label,
+    labelled_as,
+    registration_in,
+    registration_section,
+)
 from crucible_core.report.series_section import series_section
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
@@ -34,17 +43,30 @@ MAX_OUTPUT_ROWS = 10
 MAX_OUTPUT_COLUMNS = 8
 
 
-def report_on(ctx: Context, *, title: str | None = None) -> Document:
+@dataclass(frozen=True, slots=True)
+class RunReport(Document):
+    """The report on a run, which a notebook shows as a page."""
+
+    def _repr_html_(self) -> str:
+        return framed(html_of(self))
+
+
+def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
     """The report on a run so far: the answer, the gates, the comparisons, then everything else."""
     experiment, compared = ctx.experiment, comparisons_in(ctx.metrics)
     opening: list[Block] = [Paragraph(line, strong=True) for line in _headlines(ctx)]
     if experiment.description:
         opening.append(Paragraph(experiment.description))
     opening.append(Table(("", " "), tuple(_identity(ctx))))
+    registration = registration_in(ctx)
     sections = [
         _section("Gates", gates_table(ctx.trace.gates)),
+        None if registration is None else registration_section(registration, compared.read),
         trials_section(ctx),
-        *(comparison_section(name, comparison) for name, comparison in compared.read.items()),
+        *(
+            labelled_as(registration, name, comparison_section(name, comparison))
+            for name, comparison in compared.read.items()
+        ),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         series_section(ctx),
         _section("Metrics", _metrics_table(ctx)),
@@ -54,7 +76,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> Document:
         _section("Artifacts", _artifacts_table(ctx)),
         _section("Options", _options_table(ctx)),
     ]
-    return Document(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
+    return RunReport(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
 
 
 def headline(ctx: Context) -> str:
@@ -65,12 +87,15 @@ def headline(ctx: Context) -> str:
 def _headlines(ctx: Context) -> list[str]:
     failed = [event for event in ctx.trace.events if isinstance(event, StageFailed)]
     if failed:
-        return [f"Failed at stage {failed[-1].stage}: {failed[-1].reason}"]
+        return [f"Failed at stage {failed[0].stage}: {failed[0].reason}"]
     compared = comparisons_in(ctx.metrics)
-    found = [comparison.headline for comparison in compared.read.values()]
+    registration = registration_in(ctx)
+    found = [f"{label(registration, name)}{comparison.headline}" for name, comparison in compared.read.items()]
     found += [f"{name}: {reason}" for name, reason in compared.unread.items()]
     if said := failed_trials(ctx):
         found.append(said)
+    if registration is not None and registration.changes:
+        found.append(registration.sentence)
     if found:
         return found
     numbers = list(results(ctx))
@@ -94,10 +119,12 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
     """Everything about a run as JSON types: what `crucible run --json` prints and the JSON report holds."""
     endings = ctx.trace.endings
     failed = next((event for event in endings.values() if isinstance(event, StageFailed)), None)
-    failure: dict[str, str | None] | None = None
+    failure: dict[str, Any] | None = None
     gates = ctx.trace.gates
     if failed is not None:
         failure = {"stage": failed.stage, "error_type": failed.error_type, "message": failed.message}
+        if failed.unfinished:
+            failure["unfinished"] = list(failed.unfinished)
     elif any(one.blocks for one in gates):
         error = GateFailedError(ctx, gates)
         failure = {"stage": None, "error_type": type(error).__name__, "message": str(error)}
@@ -107,6 +134,7 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
         "status": "failed" if failure else "running" if _is_to_go_on(ctx) else "succeeded",
         "failure": failure,
         "headline": headline(ctx),
+        **as_data(registration_in(ctx), comparisons(ctx)),
         "metrics": to_jsonable(ctx.metrics),
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
@@ -144,6 +172,8 @@ def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
     yield "run", ctx.run_id
     if len(ctx.trace):
         yield "started", f"{ctx.trace.events[0].at:%Y-%m-%d %H:%M:%S} UTC"
+    if (registration := registration_in(ctx)) is not None and not registration.changes:
+        yield "pre-registration", registration.sentence
     if ctx.experiment.owner:
         yield "owner", ctx.experiment.owner
     if ctx.experiment.tags:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal, get_args
 
 from crucible_core.errors import CrucibleError
 from crucible_core.report.csv import csv_of
 from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.messages import closest
 
-__all__ = ["columns_of", "csv_of_records", "has_parquet", "parquet_of_records"]
+__all__ = ["FrameLibrary", "columns_of", "csv_of_records", "frame_of", "has_parquet", "parquet_of_records"]
+
+FrameLibrary = Literal["pandas", "polars"]
 
 Record = Mapping[str, Any]
 
@@ -46,7 +51,7 @@ def parquet_of_records(records: Sequence[Record]) -> bytes:
 
     def column(name: str) -> Any:
         values = [one.get(name) for one in records]
-        if all(value is None or isinstance(value, int | float | str) for value in values):
+        if all(value is None or isinstance(value, int | float | str | datetime) for value in values):
             try:
                 return pa.array(values)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
@@ -57,6 +62,25 @@ def parquet_of_records(records: Sequence[Record]) -> bytes:
     columns = columns_of(records)
     parquet.write_table(pa.table([column(name) for name in columns], names=columns), written)
     return written.getvalue()
+
+
+def frame_of(records: Sequence[Record], library: FrameLibrary | None = None) -> Any:
+    """The records as a data frame of pandas or polars, whichever is installed; a list of dicts where neither is.
+
+    Raises CrucibleError if the `library` that is asked for is not installed, or not known.
+    """
+    known = get_args(FrameLibrary)
+    if library is not None and (library not in known or importlib.util.find_spec(library) is None):
+        said = "is not installed" if library in known else f"makes no frames{closest(library, known)}"
+        raise CrucibleError(f"{library!r} {said}; there are: {', '.join(known)}, and a list of dicts without them")
+    chosen = library or next((one for one in known if importlib.util.find_spec(one) is not None), None)
+    columns = columns_of(records)
+    rows = [{name: one.get(name) for name in columns} for one in records]
+    if chosen == "pandas":
+        return importlib.import_module("pandas").DataFrame(rows)
+    if chosen == "polars":
+        return importlib.import_module("polars").DataFrame(rows, infer_schema_length=None, strict=False)
+    return rows
 
 
 def _cell(value: Any) -> str | float:

@@ -28,7 +28,7 @@ __all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
 # Every field of every event; a test counts them.
 CSV_COLUMNS: tuple[str, ...] = (
     "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision", "reasoning",
-    "alternatives", "confidence", "error_type", "message", "reason", "traceback", "result",
+    "alternatives", "confidence", "error_type", "message", "reason", "traceback", "unfinished", "result",
 )  # fmt: skip
 
 TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
@@ -96,7 +96,7 @@ def _csv(trace: Trace) -> str:
     rows = [CSV_COLUMNS]
     for event in trace.events:
         values = event.to_dict()
-        for nested in ("alternatives", "result"):
+        for nested in ("alternatives", "unfinished", "result"):
             values[nested] = json.dumps(values[nested], ensure_ascii=False) if nested in values else ""
         rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in CSV_COLUMNS))
     return csv_of(rows)

@@ -30,7 +30,7 @@ from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan
 from crucible_core.progress import Progress, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import StageFailedError
-from crucible_core.runner import run_stage
+from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.engine import run_in_processes
@@ -38,7 +38,7 @@ from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
 from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
 from crucible_core.trials.table import Arm, Trial, TrialsError, arm_of, arms_of, check_size, find_arm, table_of
-from crucible_core.trials.until import Difference, differences
+from crucible_core.trials.until import Difference, differences, widest
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.lineage import part_of_run
@@ -49,7 +49,9 @@ __all__ = ["RunTrials", "run_trial"]
 PARTS: Final = ("assigns", "metrics", "artifacts", "outputs")
 COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "error", "reused")
 # What a trial does not depend on, or what its key has by itself.
-NOT_OF_A_TRIAL: Final = dict.fromkeys(("automation", "gates", "outputs", "schedule", "trigger", "variant", "variants"))
+NOT_OF_A_TRIAL: Final = dict.fromkeys(
+    ("automation", "gates", "lock", "outputs", "schedule", "trigger", "variant", "variants")
+)
 NOT_INPUT: Final = frozenset({*NOT_OF_A_TRIAL, "description", "execution", "owner", "pipeline", "seed", "tags"})
 
 
@@ -196,10 +198,9 @@ class RunTrials(Stage):
             )
         if self.until is not None:
             found = self._differences(table)
-            narrow = max(one.upper - one.lower for one in found) <= self.until.width
             ctx = ctx.decide(
-                f"no more than {table[-1]['replicate'] + 1} replicates: "
-                + (f"no interval is wider than {self.until.width:g}" if narrow else "there may not be more"),
+                f"stopped after {table[-1]['replicate'] + 1} replicates: the widest interval is {widest(found):.4g}, "
+                f"and {self.until.width:g} was asked for",
                 f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
                 f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
             )
@@ -216,7 +217,7 @@ class RunTrials(Stage):
             yield round_
             if self.until is None or all(row.get(str(self.measure)) is None for row in table[-len(round_) :]):
                 return  # none of the last round measured anything: more of them would not either
-            if max(one.upper - one.lower for one in self._differences(table)) <= self.until.width:
+            if widest(self._differences(table)) <= self.until.width:
                 return
 
     def _differences(self, table: Sequence[Row]) -> list[Difference]:
@@ -408,9 +409,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
     pipeline = tuple(one.definition for one in stages)
     experiment = before.experiment.model_copy(update={"pipeline": pipeline, "seed": seed})
     ctx = replace(before, experiment=experiment, trace=Trace())
-    for planned in stages:
-        ctx = run_stage(planned, ctx)
-    return ctx
+    return run_stages(stages, ctx)
 
 
 def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:

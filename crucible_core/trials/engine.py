@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from crucible_core.trials.log import Row, TrialLog
 __all__ = ["Task", "run_in_processes"]
 
 BATCH_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
 DIED = "the process that ran it died, and died again when it ran nothing else"
 
 
@@ -190,8 +192,8 @@ def _dask(address: str | None) -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError("running trials on Dask", "dask") from error
     try:
-        return Client(address, timeout=30)
-    except OSError as error:
+        return Client(address, timeout=ANSWER_SECONDS)
+    except (OSError, ValueError) as error:
         raise CrucibleError(f"the Dask scheduler at {address} does not answer: {error}") from error
 
 
@@ -204,6 +206,14 @@ def _connect_to_ray(address: str | None) -> None:
     register_ray()
     if not ray.is_initialized():
         try:
+            _check_port(address or os.environ.get("RAY_ADDRESS") or "")
             ray.init(address=address)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise CrucibleError(f"the Ray cluster at {address} does not answer: {error}") from error
+
+
+def _check_port(address: str) -> None:
+    """Raises OSError if the address has a port and nothing listens there: Ray itself takes a minute, and then exits."""
+    host, _, port = address.rpartition("://")[2].rstrip("/").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()

@@ -86,13 +86,7 @@ class FolderFiles:
         return (self.base / name).read_bytes()
 
     def append(self, name: str, data: bytes) -> None:
-        path = self.base / name
-        try:
-            stream = path.open("ab", buffering=0)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("ab", buffering=0)
-        with stream:
+        with self.open_to_append(name) as stream:
             before = stream.tell()
             left = memoryview(data)
             try:
@@ -102,6 +96,15 @@ class FolderFiles:
                 # An incomplete line would spoil the next one.
                 stream.truncate(before)
                 raise
+
+    def open_to_append(self, name: str) -> io.FileIO:
+        """The file, made with its folder if it is not there."""
+        path = self.base / name
+        try:
+            return path.open("ab", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("ab", buffering=0)
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
         for part in parts:
@@ -118,6 +121,7 @@ class TrialLog:
         self._files = files
         self._experiment = f"{TRIALS}/{experiment}"
         self._run = f"{self._experiment}/{run_id}"
+        self._crowded: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrialLog, (self._files, self._experiment.partition("/")[2], self._run.rpartition("/")[2])
@@ -161,12 +165,12 @@ class TrialLog:
         return [key for key, ended in began.items() if not ended]
 
     def compact(self) -> None:
-        """Put the files of this run together, and those of the other runs that are full. Raises OSError.
+        """Put the files of this run together, and those that are full of others that were read. Raises OSError.
 
         For the process that gathers the rows of the run: what another one still appends here, it has already.
         """
-        for run in self._files.children(self._experiment):
-            self._compact(f"{self._experiment}/{run}")
+        for folder in {self._run, *self._crowded}:
+            self._compact(folder)
 
     def _compact(self, folder: str) -> None:
         own = folder == self._run
@@ -203,7 +207,10 @@ class TrialLog:
         gone = True
         while gone:
             gone = False
-            for name in self._files.children(folder):
+            names = self._files.children(folder)
+            if len(names) > FEW:
+                self._crowded.add(folder)
+            for name in names:
                 if name in seen:
                     continue
                 seen.add(name)

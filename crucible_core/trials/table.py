@@ -85,10 +85,11 @@ def arms_of(arms: Mapping[str, Changes] | None, grid: Mapping[str, Sequence[Any]
 
 
 def arm_of(varied: Mapping[str, Any], taken: Collection[str]) -> Arm:
-    """The arm with these values of options, with a name that is not taken."""
+    """The arm with these values of options, with a name that is not taken, in which numbers have four digits."""
     options = [key.partition(".")[2] for key in varied]
     labels = [option if options.count(option) == 1 else key for key, option in zip(varied, options, strict=True)]
-    name = " ".join(_shown(f"{label}=", value) for label, value in zip(labels, varied.values(), strict=True))
+    values = [float(f"{value:.4g}") if isinstance(value, float) else value for value in varied.values()]
+    name = " ".join(_shown(f"{label}=", value) for label, value in zip(labels, values, strict=True))
     return Arm(_distinct(name, taken), _with_grid({}, varied), varied)
 
 

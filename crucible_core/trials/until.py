@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from crucible_core.values.jsonable import as_number
 
-__all__ = ["Difference", "differences"]
+__all__ = ["Difference", "differences", "widest"]
 
 
 class Difference(NamedTuple):
@@ -55,3 +55,8 @@ def differences(
             difference = Difference(arm, sequence.estimates[-1], *sequence.interval)
         found.append(difference)
     return found
+
+
+def widest(found: Iterable[Difference]) -> float:
+    """The length of the widest interval."""
+    return max(one.upper - one.lower for one in found)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -26,7 +27,7 @@ from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_tra
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
-from crucible_core.report.tables import csv_of_records
+from crucible_core.report.tables import csv_of_records, parquet_of_records
 from crucible_core.report.trials_section import trials_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
@@ -36,7 +37,7 @@ from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
 from crucible_dagster.history.record_diff import code_of, git_of
 from crucible_dagster.history.run_record import Launch, RunRecord
-from crucible_dagster.history.summaries import RunChoices, RunComparison, RunDetails, RunStatus, RunSummary
+from crucible_dagster.history.summaries import RunChoices, RunComparison, RunDetails, RunStatus, RunSummary, row_of
 
 __all__ = []
 
@@ -45,22 +46,38 @@ T = TypeVar("T")
 SHORT = 8
 MAX_RESULT = 70
 MAX_CHOSEN = 60
+ALL = 2**31 - 1
 
 
 @click.command()
 @click.argument("experiment", required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many runs.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many runs (default: 20; all of them in a table).")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs of this status.")
 @click.option("--before", metavar="RUN", help="Show the page after this run (the last run of the previous page).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the runs with all their numbers as CSV.")
+@click.option("--parquet", metavar="FILE", help="Write the same into FILE as Parquet.")
 @json_option
-def runs(experiment: str | None, limit: int, status: RunStatus | None, before: str | None, as_json: bool) -> None:
+def runs(
+    experiment: str | None,
+    limit: int | None,
+    status: RunStatus | None,
+    before: str | None,
+    as_csv: bool,
+    parquet: str | None,
+    as_json: bool,
+) -> None:
     """List the runs that Dagster has kept, newest first.
 
     EXPERIMENT is an experiment's id; without it, the runs of all experiments are listed.
     """
+    in_table = as_csv or parquet is not None
+    limit = limit or (ALL if in_table else 20)
     with _history() as history:
         found = history.runs(experiment, status=status, limit=limit, before=before)
-        chosen = history.settings(found)
+        chosen = {} if in_table else history.settings(found)
+    if in_table:
+        _write_table([{"experiment": one.experiment, **row_of(one)} for one in found], parquet)
+        return
     if as_json:
         more = {run_id: {"seed": one.seed, "changed_options": one.options} for run_id, one in chosen.items()}
         click.echo(to_json_text([{**to_jsonable(one), **more.get(one.run_id, {})} for one in found]))
@@ -136,8 +153,9 @@ def compare(runs: tuple[str, ...], values: bool, as_json: bool) -> None:
 @click.argument("run")
 @click.option("--failed", is_flag=True, help="Only the trials that failed.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print all columns as CSV.")
+@click.option("--parquet", metavar="FILE", help="Write all columns into FILE as Parquet.")
 @json_option
-def trials(run: str, failed: bool, as_csv: bool, as_json: bool) -> None:
+def trials(run: str, failed: bool, as_csv: bool, parquet: str | None, as_json: bool) -> None:
     """List the trials of one run: which arm, which replicate, how it ended, what it measured.
 
     RUN is its id, or at least the first four characters of it. Of a run that has not gathered its trials, those that
@@ -147,8 +165,8 @@ def trials(run: str, failed: bool, as_csv: bool, as_json: bool) -> None:
     shown = [row for row in found if row["status"] != "succeeded"] if failed else found
     if as_json:
         click.echo(to_json_text([dict(row) for row in shown]))
-    elif as_csv:
-        click.echo(csv_of_records(shown), nl=False)
+    elif as_csv or parquet is not None:
+        _write_table(shown, parquet)
     elif not shown:
         say = f"none of its {len(found):,} trials failed" if found else "this run has no trials"
         click.echo(plain(f"run {run}: {say}"))
@@ -158,6 +176,20 @@ def trials(run: str, failed: bool, as_csv: bool, as_json: bool) -> None:
         ]
         ended = [name for name in ("stage", "error") if any(row.get(name) for row in shown)]
         print_table(make_console(sys.stdout), trials_table(shown, [*columns, *ended]))
+
+
+def _write_table(records: Sequence[Mapping[str, Any]], parquet: str | None) -> None:
+    """As Parquet into that file, or as CSV on standard output."""
+    if parquet is None:
+        click.echo(csv_of_records(records), nl=False)
+        return
+    with input_errors():
+        file = Path(parquet)
+        try:
+            file.write_bytes(parquet_of_records(records))
+        except OSError as error:
+            raise CrucibleError(f"cannot write {file}: {error.strerror or error}") from error
+    click.echo(plain(f"{file}: {len(records):,} rows"))
 
 
 def _comparison_to_json(found: RunComparison) -> dict[str, Any]:
@@ -277,11 +309,19 @@ def _print_details(console: Console, details: RunDetails) -> None:
     for name, reason in compared.unread.items():
         console.print(styled((f"\nComparison: {name}\n", "bold")))
         console.print(styled(reason))
-    rest = {name: value for name, value in details.metrics.items() if name not in {*compared.read, "validate"}}
+    unfinished = () if failure is None else failure.unfinished
+    rest = {
+        f"{name} (unfinished)" if f"metrics.{name}" in unfinished else name: value
+        for name, value in details.metrics.items()
+        if name not in {*compared.read, "validate"}
+    }
     metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
     _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
     print_gates(console, details.gates)
-    artifacts = tuple((name, format_value(value)) for name, value in details.artifacts.items())
+    artifacts = tuple(
+        (f"{name} (unfinished)" if f"artifacts.{name}" in unfinished else name, format_value(value))
+        for name, value in details.artifacts.items()
+    )
     _print_section(console, "Artifacts", ("artifact", "where"), artifacts)
     decisions = decisions_table(details.decisions)
     _print_section(console, "Decisions", decisions.columns, decisions.rows, numeric=decisions.numeric)

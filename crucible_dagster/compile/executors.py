@@ -26,7 +26,7 @@ from crucible_core.ir.vocabulary import ExecutorName
 from crucible_dagster.compile.preload import announce_stage_modules
 from crucible_dagster.dagster_internals import PRELOADED_MODULES
 
-__all__ = ["EXECUTORS", "executor_for"]
+__all__ = ["ALWAYS", "EXECUTORS", "executor_for"]
 
 
 def _celery() -> ExecutorDefinition:
@@ -52,6 +52,7 @@ EXECUTORS: Mapping[ExecutorName, Callable[[], ExecutorDefinition]] = {
     "k8s": _k8s,
 }
 ALWAYS: tuple[ExecutorName, ...] = ("in_process", "multiprocess")
+"""Those that every job offers; of the others, its own."""
 
 
 def executor_for(experiment: Experiment) -> ExecutorDefinition:

@@ -55,8 +55,8 @@ class WatchedCeleryExecutor(CeleryExecutor):
     """Hands out the steps as `dagster-celery` does, and notices that a worker died."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._settings: dict[str, Any] = super().app_args()
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
+        self._settings: dict[str, Any] = self.app_args()  # type: ignore[no-untyped-call]
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[DagsterEvent]:
         """Raises CrucibleError if the broker does not answer, or if the worker of a step died."""

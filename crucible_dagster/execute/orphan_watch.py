@@ -1,7 +1,8 @@
 """A step whose run is over, or whose worker has died, stops itself.
 
 When the process that runs a job is killed, the processes of its steps live on; and a run that was declared dead may
-still be running. The store refuses what such an orphan writes; this ends the orphan.
+still be running. The store refuses what such an orphan writes; this ends the orphan. A run whose code server has died
+is no orphan: it has the store and the database, so it goes on, ends and reports that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from multiprocessing.connection import wait
 
 from dagster import DagsterInstance
 
+from crucible_dagster.dagster_internals import role_of_this_process
 from crucible_dagster.processes import pool_of_this_step
 
 __all__ = ["OrphanWatch", "watch_for_orphan"]
@@ -39,8 +41,9 @@ class OrphanWatch:
         self._pool = pool_of_this_step()
 
     def run(self) -> None:
+        role = role_of_this_process()
         # The worker that started this process, even with a fork server between them.
-        parent = multiprocessing.parent_process()
+        parent = multiprocessing.parent_process() if role == "step" else None
         while not self._done.is_set():
             if parent is not None and wait([parent.sentinel], timeout=INTERVAL):
                 self._stop(now=True)
@@ -49,8 +52,9 @@ class OrphanWatch:
             if self._pool is not None and os.getppid() != self._pool:
                 self._stop(now=True)
             if not self._done.is_set() and self._is_finished():
-                # A process of Celery's ignores signals; the worker makes another in its place.
-                self._stop(now=parent is not None or self._pool is not None)
+                # A process of Celery's ignores signals; the worker makes another in its place. One with a role is for
+                # this run alone.
+                self._stop(now=role is not None or self._pool is not None)
                 return
 
     def _is_finished(self) -> bool:

@@ -3,7 +3,8 @@
 Two daemons launch every tick twice, and nothing in Dagster prevents the second run: it looks whether there is a run,
 then creates one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that before
 its first stage, by creating a file in the context store that must not exist yet. One run gets it; the others end as
-cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again.
+cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again. Of the
+retries that two daemons launch of one run, one claims to be the retry.
 """
 
 from __future__ import annotations
@@ -12,16 +13,28 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from crucible_core.errors import CrucibleError
+from crucible_dagster.dagster_internals import InstanceRef, run_of_this_process
 from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.heartbeat import start_heartbeat
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
 from crucible_dagster.origins import location_of
 from crucible_dagster.processes import is_elsewhere, is_gone, worker_of_this_step
 from crucible_dagster.store import ContextStore
-from crucible_dagster.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG, SUPERSEDED_TAG, TICK_TAG, UPDATE_TAG
+from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.tags import (
+    EXPERIMENT_TAG,
+    SCHEDULE_NAME_TAG,
+    SENSOR_NAME_TAG,
+    SUPERSEDED_TAG,
+    TICK_TAG,
+    UPDATE_TAG,
+)
 
 __all__ = [
     "SCHEDULE_NAME_TAG",
@@ -29,6 +42,7 @@ __all__ = [
     "SUPERSEDED_TAG",
     "TICK_TAG",
     "UPDATE_TAG",
+    "begin_run_of_this_process",
     "claim_key",
     "claim_or_end",
     "root_of",
@@ -36,6 +50,8 @@ __all__ = [
 ]
 
 
+RETRY_NUMBER_TAG = "dagster/retry_number"
+"""Of a run that Dagster launched because another one failed; not of one that a person launched from it."""
 _WHAT: Mapping[str, str] = {SCHEDULE_NAME_TAG: TICK_TAG, SENSOR_NAME_TAG: UPDATE_TAG}
 
 
@@ -53,6 +69,10 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
 
     Raises StepFailure in that case, and StoreError if the store cannot be used.
     """
+    if RETRY_NUMBER_TAG in run.tags and run.parent_run_id is not None:
+        owner = store.claim(f"retry of {run.parent_run_id}", run.run_id)
+        if owner != run.run_id:
+            _end_superseded(run, owner, f"is the retry of run {run.parent_run_id}", instance)
     key = claim_key(run)
     if key is None:
         return
@@ -62,11 +82,42 @@ def claim_or_end(run: DagsterRun, store: ContextStore, instance: DagsterInstance
         return
     what = f"tick {run.tags[TICK_TAG]}" if SCHEDULE_NAME_TAG in run.tags else "this update"
     launcher = run.tags.get(SCHEDULE_NAME_TAG) or run.tags.get(SENSOR_NAME_TAG)
-    said = f"Run {owner} has {what} of {launcher}; this run does nothing."
+    _end_superseded(run, owner, f"has {what} of {launcher}", instance)
+
+
+def _end_superseded(run: DagsterRun, owner: str, why: str, instance: DagsterInstance) -> NoReturn:
+    said = f"Run {owner} {why}; this run does nothing."
     instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: owner})
     # A run whose steps fail while it is being cancelled ends as cancelled: there is no alert and no retry.
     instance.report_run_canceling(run, said)
     raise StepFailure(said)
+
+
+def begin_run_of_this_process() -> None:
+    """In a process that a code server started for a run: end it if another one runs this very run, else let it beat.
+
+    To be called when the definitions are loaded. Right after that, Dagster lets a second process of a run end by
+    itself, and takes its end for that of the run.
+    """
+    launched = run_of_this_process()
+    if launched is None or launched in _begun:
+        return
+    _begun.append(launched)
+    run_id, ref = launched
+    if ref is None:
+        return
+    # Without a store the first stage fails, and says why.
+    with contextlib.suppress(CrucibleError, OSError):
+        with DagsterInstance.from_ref(ref) as instance:
+            run = instance.get_run_by_id(run_id)
+            if run is None or (EXPERIMENT_TAG not in run.tags and not run.asset_selection):
+                return
+            store = open_store(instance)
+            _leave_to_another_process(run, store, instance)
+        start_heartbeat(store, run_id)
+
+
+_begun: list[tuple[str, InstanceRef | None]] = []
 
 
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
@@ -78,6 +129,8 @@ def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: Da
     first = store.claim(f"process of {run.run_id}", run.run_id, mine)
     if first == mine or is_elsewhere(first) or is_gone(first):
         return
+    with contextlib.suppress(Exception):
+        instance.report_engine_event(f"Process {os.getpid()} does nothing: the run is that of process {first}.", run)
     over = False
     while not over and not is_gone(first):
         time.sleep(1.0)

@@ -6,6 +6,7 @@ is unavailable.
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import copy
+import functools
 import logging
 import pickle
 import traceback
@@ -30,6 +31,7 @@ from crucible_core import (
     InvalidExperimentError,
     Plan,
     PlannedStage,
+    Registry,
     RunInterrupted,
     Stage,
     StageFailedError,
@@ -42,6 +44,7 @@ from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
+from crucible_core.runner import run_always
 from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.log import TrialSettings
 from crucible_core.values.lineage import Kept, kept_in
@@ -136,7 +139,8 @@ def _run_step(
         context.log.warning(f"another attempt at step {step} has a result already, which counts")
     else:
         before = begun(context, upstream, shown)
-        one = _StepAttempt(context, manager, compiled, planned, step, traced)
+        later = functools.partial(_always_after, launched, index, compiled.registry)
+        one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
         folder = kept_in(context.run_id, _kept_of(manager, context))
         with (
             (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running(),
@@ -180,7 +184,10 @@ class _StepAttempt:
         planned: PlannedStage,
         step: str,
         traced: Observers,
+        later: Callable[[], list[PlannedStage]],
     ) -> None:
+        self.later = later
+        """The stages after this one that run also if it fails."""
         self.dagster = context
         self.manager = manager
         self.planned = planned
@@ -234,6 +241,7 @@ class _StepAttempt:
             except StageFailedError as error:
                 if _reveals(error.__cause__, secrets):
                     error.__cause__ = None  # what it says, without them, is in the trace
+                self._run_always(error)
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
@@ -248,6 +256,15 @@ class _StepAttempt:
             if seen is not None:
                 notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
+
+    def _run_always(self, error: StageFailedError) -> None:
+        """In this step: Dagster executes no step after one that failed."""
+        for planned in self.later():
+            self.dagster.log.info(f"stage {planned.name!r} runs also after a failure: here, in step {self.step!r}")
+            packages = packages_of(type(planned.stage))
+            secrets = secrets_of(planned.stage, planned.definition.options)
+            with captured_logs(self.dagster.log, packages, self.settings, secrets):
+                run_always([planned], error, self.audience, interrupts=INTERRUPTS)
 
     def _run_tracked(self, before: Context, cache: StageCache, key: StageKey, why: dict[str, Any]) -> Context:
         reads = _reads_of(before)
@@ -306,6 +323,13 @@ class _StepAttempt:
         self.manager.store.put_event(self.dagster.run_id, self.step, self.attempt, event)
 
 
+def _always_after(launched: Experiment, index: int, registry: Registry) -> list[PlannedStage]:
+    """The stages after that one that run also if it fails."""
+    places = range(index + 1, len(launched.pipeline))
+    always = [one for one in places if launched.pipeline[one].always and launched.pipeline[one].enabled]
+    return [plan_stage(launched, one, registry) for one in always]
+
+
 def _adoptable(manager: ContextIOManager, run: DagsterRun, step: str, stage: str, shown: Experiment) -> Context | None:
     """The step's result in the run that this one resumes, if that run's process died before it reported it."""
     if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
@@ -346,7 +370,7 @@ class _TrackedStage:
         try:
             given = tracked(ctx, self._reads)
             if (attempt := current_attempt.get()) is not None:
-                attempt.derived = False  # by the stage
+                attempt.derived = None  # by the stage
             after: object = self.__wrapped__.run(given)
             if isinstance(after, Awaitable):
                 after = finished(after)

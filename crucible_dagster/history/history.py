@@ -36,6 +36,9 @@ from crucible_core import (
     GateResult,
 )
 from crucible_core.report import diff_traces, results
+from crucible_core.report.document import Paragraph, Table
+from crucible_core.report.html import html_of_block
+from crucible_core.report.tables import FrameLibrary, frame_of
 from crucible_core.report.trials_section import trial_rows
 from crucible_core.trials.log import TrialLog
 from crucible_core.values.messages import closest, error_text, listing, printable
@@ -57,6 +60,7 @@ from crucible_dagster.history.summaries import (
     _experiment_of,
     _facts_in,
     moment_of,
+    row_of,
     statuses_of,
     summary_of,
 )
@@ -140,18 +144,24 @@ class History:
 
         Raises CrucibleError if there is no such experiment or status.
         """
-        rows = []
         found = self._records(experiment, status=status, since=since, limit=limit)
         shown = self._materializations(found)
-        for one in found:
-            summary = summary_of(one, shown.get(one.dagster_run.run_id))
-            row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
-            if summary.variant is not None:
-                row["variant"] = summary.variant
-            for name, value in summary.metrics.items():
-                row[name if name not in row else f"{name} (metric)"] = value
-            rows.append(row)
-        return rows
+        return [row_of(summary_of(one, shown.get(one.dagster_run.run_id))) for one in found]
+
+    def frame(
+        self,
+        experiment: str,
+        *,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+        library: FrameLibrary | None = None,
+    ) -> Any:
+        """The rows of `metrics` as a data frame of pandas or polars; a list of dicts where neither is installed.
+
+        Raises CrucibleError as `metrics`, and if the `library` that is asked for is not installed.
+        """
+        return frame_of(self.metrics(experiment, status=status, since=since, limit=limit), library)
 
     def find(self, run: str) -> str:
         """The whole id of a run, of its first four characters or more.
@@ -247,6 +257,29 @@ class History:
             f"run {context.run_id} has no series {printable(name)!r}{closest(name, known)}; series: "
             f"{listing(known) or 'none'}"
         )
+
+    def trials_frame(self, run: str, *, library: FrameLibrary | None = None) -> Any:
+        """The rows of `trials` as a data frame of pandas or polars; a list of dicts where neither is installed.
+
+        Raises CrucibleError as `trials`, and if the `library` that is asked for is not installed.
+        """
+        return frame_of(self.trials(run), library)
+
+    def _repr_html_(self) -> str:
+        """The newest runs, for notebooks; every text is escaped."""
+        found = self.runs()
+        columns = ("run", "experiment", "status", "started", "result")
+        rows = tuple(
+            (
+                one.run_id[:8],
+                one.experiment,
+                one.status,
+                f"{one.started:%Y-%m-%d %H:%M}" if one.started else "",
+                one.headline or "",
+            )
+            for one in found
+        )
+        return html_of_block(Table(columns, rows) if found else Paragraph("no runs"))
 
     def run(self, run: str) -> RunDetails:
         """Everything about one run. What cannot be read is left out and named in its notes.

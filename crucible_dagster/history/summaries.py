@@ -114,6 +114,8 @@ class RunFailure:
     """None if it failed outside its stages, as by a gate."""
     reason: str
     traceback: str | None
+    unfinished: tuple[str, ...] = ()
+    """What the stage had put when it failed: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +217,16 @@ def summary_of(found: StoredRun, shown: Mapping[str, Any] | None) -> RunSummary:
     )
 
 
+def row_of(summary: RunSummary) -> dict[str, Any]:
+    """A run as a row: `run_id`, `started`, `status`, `variant` if it has one, and every number by its name."""
+    row: dict[str, Any] = {"run_id": summary.run_id, "started": summary.started, "status": summary.status}
+    if summary.variant is not None:
+        row["variant"] = summary.variant
+    for name, value in summary.metrics.items():
+        row[name if name not in row else f"{name} (metric)"] = value
+    return row
+
+
 def _numbers_in(shown: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in shown.items():
         if isinstance(value, IntMetadataValue | FloatMetadataValue) and value.value is not None:
@@ -238,7 +250,7 @@ def _facts_in(context: Context) -> ContextFacts:
         to_jsonable(context.metrics),
         to_jsonable(context.artifacts),
         context.trace.decisions,
-        None if failed is None else RunFailure(failed.stage, failed.reason, failed.traceback),
+        None if failed is None else RunFailure(failed.stage, failed.reason, failed.traceback, failed.unfinished),
     )
 
 

@@ -38,7 +38,7 @@ from crucible_dagster.dagster_internals import (
 )
 from crucible_dagster.execute.compiled import EXPERIMENT_KEY, RUN_KEY
 from crucible_dagster.execute.tracing import parent_tags, tracing_here
-from crucible_dagster.execution import QUIET, job_in_processes, launch, outcome
+from crucible_dagster.execution import QUIET, database_in_words, job_in_processes, launch, outcome
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, changed_since, kept_stages, launch_tags
@@ -78,7 +78,10 @@ class Resumption:
             **({FRESH_TAG: "true"} if fresh else {}),
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
-        with job_in_processes(self.experiment, self.registry, observers) as job:
+        with (
+            database_in_words(self.instance),
+            job_in_processes(self.experiment, self.registry, observers) as job,
+        ):
             run = launch(
                 job,
                 self.instance,

@@ -15,7 +15,7 @@ from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.manifest import Log, Manifest, read_document
 from crucible_dagster.store.objects import FOLDER as OBJECTS
 from crucible_dagster.store.objects import ObjectStore, Ref, digest_in, object_name, objects_in
-from crucible_dagster.store.store import CLAIMS, FOLDERS, REUSE, RUNS, ContextStore
+from crucible_dagster.store.store import CLAIMS, FOLDERS, HEARTBEATS, REUSE, RUNS, ContextStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
@@ -70,6 +70,7 @@ def collect_garbage(
     garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone)]
     garbage += [*_unwanted_claims(store, gone, old), *_unwanted_trials(store, gone, old)]
     garbage += _unwanted_folders(store, gone, old)
+    garbage += [(info.name, info.size) for info in store.files.list(HEARTBEATS) if info.modified < old]
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import mmap
 import os
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple, Protocol, cast
 
+from fsspec import AbstractFileSystem
 from upath import UPath
 
 from crucible_core import CrucibleError
@@ -25,10 +27,14 @@ from crucible_core.trials.log import FolderFiles
 __all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files"]
 
 TEMPORARY = ".writing-"
+EXCLUSIVE = "exclusive"
+"""The file of a remote store that is there since it was first seen that a file is created once."""
 
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
 
+MOST_GROWING = 8
+"""Files on an object store whose bytes are remembered, because more may be appended to them."""
 
 maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 """Those that this process has: each holds a file open."""
@@ -80,11 +86,14 @@ class Files(Protocol):
         """Remove the file if it is there."""
 
 
-def open_files(base: UPath) -> Files:
-    """The files below `base`. Raises CrucibleError if its file system's package is missing."""
+def open_files(base: UPath, mode: int | None = None) -> Files:
+    """The files below `base`; `mode` is that of local ones, by default what the umask allows.
+
+    Raises CrucibleError if its file system's package is missing.
+    """
     try:
         if base.protocol in {"", "file", "local"}:
-            return LocalFiles(Path(str(base.path)))
+            return LocalFiles(Path(str(base.path)), mode)
         return RemoteFiles(base)
     except ImportError as error:
         raise CrucibleError(
@@ -94,7 +103,14 @@ def open_files(base: UPath) -> Files:
 
 
 class LocalFiles(FolderFiles):
-    """A folder on a local or mounted disk."""
+    """A folder on a local or mounted disk.
+
+    Files have the `mode`, and folders can be searched by whoever may read files; without one, the umask decides.
+    """
+
+    def __init__(self, base: Path, mode: int | None = None) -> None:
+        super().__init__(base)
+        self.mode = mode
 
     def __repr__(self) -> str:
         return f"LocalFiles({str(self.base)!r})"
@@ -140,6 +156,17 @@ class LocalFiles(FolderFiles):
         _sync_folder(self.path(name).parent)
         return True
 
+    def open_to_append(self, name: str) -> io.FileIO:
+        path = self.path(name)
+        try:
+            stream = path.open("ab", buffering=0)
+        except FileNotFoundError:
+            self._make_folder(path.parent)
+            stream = path.open("ab", buffering=0)
+        if self.mode is not None and stream.tell() == 0:
+            os.fchmod(stream.fileno(), self.mode)
+        return stream
+
     def exists(self, name: str) -> bool:
         return self.path(name).exists()
 
@@ -155,7 +182,7 @@ class LocalFiles(FolderFiles):
         try:
             os.utime(path)
             return path.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # or another user's, in a folder that both write to
             return None
 
     def modified(self, name: str) -> float | None:
@@ -174,28 +201,33 @@ class LocalFiles(FolderFiles):
 
     def _write_beside(self, name: str, parts: Sequence[bytes | memoryview]) -> Path:
         folder = self.path(name).parent
+        temporary = folder / f"{TEMPORARY}{token_hex(8)}"
         try:
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+            stream = temporary.open("xb")
         except FileNotFoundError:
-            _make_folder(folder)
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+            self._make_folder(folder)
+            stream = temporary.open("xb")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with stream:
+                if self.mode is not None:
+                    os.fchmod(stream.fileno(), self.mode)
                 for part in parts:
                     stream.write(part)
                 stream.flush()
                 os.fsync(stream.fileno())
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        return Path(temporary)
+        return temporary
 
-
-def _make_folder(folder: Path) -> None:
-    missing = [folder, *(parent for parent in folder.parents if not parent.exists())]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _sync_folder(made.parent)
+    def _make_folder(self, folder: Path) -> None:
+        missing = [folder, *(parent for parent in folder.parents if not parent.exists())]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            if self.mode is not None and made.is_relative_to(self.base):
+                # Search for whoever may read; and what a folder passes on to those below, as its group, stays.
+                made.chmod(made.stat().st_mode & 0o7000 | self.mode | (self.mode & 0o444) >> 2)
+            _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -208,9 +240,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteFiles:
-    """Any file system that fsspec knows: an object store, or memory.
+    """A file system of fsspec that can write on condition: an object store, or memory.
 
-    An object there appears whole when it is written, and `create` is a conditional write.
+    An object there appears whole when it is written, and `create` is a conditional write. That claims and results are
+    written once rests on it, so a file system without it is refused when something is first to be created.
     """
 
     def __init__(self, base: UPath) -> None:
@@ -218,6 +251,7 @@ class RemoteFiles:
         # A process that lives long, as Celery's, must see what others have written since it last looked.
         self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
+        self._is_exclusive = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFiles, (self.base,)
@@ -240,22 +274,47 @@ class RemoteFiles:
                 stream.write(part)
 
     def create(self, name: str, data: bytes) -> bool:
+        if not self._is_exclusive:
+            self._check_exclusive()
+            self._is_exclusive = True
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
         try:
             self._fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
             return False
         return True
 
+    def _check_exclusive(self) -> None:
+        """Raises CrucibleError if two writers of one file may both be told that theirs counts."""
+        fs = self._fs
+        while getattr(fs, "fs", None) is not None:  # one that passes everything on to another
+            fs = fs.fs
+        if getattr(fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
+            why = f"{type(fs).__name__} looks whether a file is there and then writes it, as two writers may do at once"
+        elif self._create(EXCLUSIVE, b"") and self._create(EXCLUSIVE, b""):
+            why = "it has just created one file twice"
+        else:
+            return
+        raise CrucibleError(
+            f"the context store {self.base} cannot be written to: {why}, and results and claims of runs must be "
+            "written once. Use a folder, or an object store with conditional writes, such as S3"
+        )
+
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage, or rows of trials.
-        if name not in self._written:
-            # This process may have begun it with another of these: each batch of trials brings one.
+        # Objects cannot grow. What is appended to is small: the events of one stage, or a thousand trials.
+        before = self._written.pop(name, None)
+        if before is None:
+            # Another of these may have begun it in this process: each batch of trials brings one.
             try:
-                self._written[name] = self.read(name)
+                before = self.read(name)
             except FileNotFoundError:
-                self._written[name] = b""
-        self._written[name] += data
-        self._fs.pipe_file(self.path(name), self._written[name])
+                before = b""
+        self._written[name] = before + data
+        if len(self._written) > MOST_GROWING:
+            del self._written[next(iter(self._written))]  # that was not written to for longest
+        self._fs.pipe_file(self.path(name), before + data)
 
     def exists(self, name: str) -> bool:
         return bool(self._fs.exists(self.path(name)))

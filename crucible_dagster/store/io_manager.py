@@ -2,12 +2,13 @@
 
 Its place is a setting of the deployment and never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
 s3://bucket/prefix; by default `crucible` in the Dagster instance's storage folder. A relative folder is in DAGSTER_HOME
-or, for the embedded instance, in the folder of the project.
+or, for the embedded instance, in the folder of the project. CRUCIBLE_FILE_MODE is the mode of its files, as in `0640`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from crucible_dagster.names import step_name
 from crucible_dagster.store import ContextStore
 
 __all__ = [
+    "MODE_VARIABLE",
     "PICKLE_VARIABLE",
     "STORE_KEY",
     "STORE_VARIABLE",
@@ -43,6 +45,7 @@ __all__ = [
 STORE_KEY = "context_store"
 STORE_VARIABLE = "CRUCIBLE_STORE"
 PICKLE_VARIABLE = "CRUCIBLE_ALLOW_PICKLE"
+MODE_VARIABLE = "CRUCIBLE_FILE_MODE"
 EMBEDDED = ".crucible/dagster"
 """Where in the project's folder the instance is if DAGSTER_HOME is not set."""
 
@@ -109,7 +112,19 @@ def open_store(instance: DagsterInstance) -> ContextStore:
         raise CrucibleError(f"{STORE_VARIABLE}={configured} cannot be opened: {error}") from error
     if base.protocol in {"", "file", "local"}:
         base = UPath(absolute(str(base.path), STORE_VARIABLE, _folder_of(instance)))
-    return ContextStore(base, allow_pickle=allowed == "true")
+    return ContextStore(base, allow_pickle=allowed == "true", file_mode=_file_mode())
+
+
+def _file_mode() -> int | None:
+    text = os.environ.get(MODE_VARIABLE, "").strip()
+    if not text:
+        return None
+    if re.fullmatch("0?6[0-6]{2}", text) is None:
+        raise CrucibleError(
+            f"{MODE_VARIABLE}={text} is no mode of files that their owner reads and writes and nobody executes: it is "
+            "600, 640, 660, 644 or the like"
+        )
+    return int(text, 8)
 
 
 def _folder_of(instance: DagsterInstance) -> Path | None:

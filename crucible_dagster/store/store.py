@@ -12,6 +12,7 @@ last month's runs.
 | `trials/<experiment>/<run>/...`        | the trials that a run kept: `crucible_core.trials.log`                 |
 | `folders/<run>/...`                    | the folder of a run and of those that go on from it: `ctx.folder`      |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
+| `heartbeats/<run>`                     | grows as long as the process of the run lives                          |
 | `instances/<id>`                       | a Dagster instance whose runs are kept here                            |
 """
 
@@ -43,6 +44,7 @@ RUNS = "runs"
 REUSE = "reuse"
 DIGEST_KEY = "digest_key.json"
 CLAIMS = "claims"
+HEARTBEATS = "heartbeats"
 INSTANCES = "instances"
 FOLDERS = "folders"
 RESULT = "result"
@@ -52,9 +54,9 @@ RECORD = "run.json"
 class ContextStore:
     """Contexts by run and step, below `base`: a folder, or any fsspec URL."""
 
-    def __init__(self, base: UPath, *, allow_pickle: bool = True) -> None:
+    def __init__(self, base: UPath, *, allow_pickle: bool = True, file_mode: int | None = None) -> None:
         self.base = base
-        self.files = open_files(base)
+        self.files = open_files(base, file_mode)
         self.objects = ObjectStore(self.files, allow_pickle=allow_pickle)
         self._digest_key: bytes | None = None
 
@@ -208,6 +210,17 @@ class ContextStore:
         """Who has `key`. Raises StoreError if that cannot be read."""
         found = self._document(_claim_name(key))
         return None if found is None else str(found["holder"])
+
+    def beat(self, run_id: str) -> None:
+        """Note that the process of the run lives. Raises OSError."""
+        self.files.append(f"{HEARTBEATS}/{run_id}", b".")
+
+    def beats(self, run_id: str) -> int | None:
+        """A number that changes with each `beat` of the run; None if there was none. Raises OSError."""
+        try:
+            return len(self.files.read(f"{HEARTBEATS}/{run_id}"))
+        except FileNotFoundError:
+            return None
 
     def add_instance(self, identity: str, home: str) -> None:
         """Remember that runs of this Dagster instance are kept here. Raises StoreError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from crucible_bench.multiple.corrections import CORRECTIONS
 from crucible_bench.vocabulary import EFFECT_LABELS
 from crucible_core import (
     Experiment,
+    InvalidExperimentError,
     OutputSpec,
     RetryPolicy,
     Schedule,
@@ -184,6 +186,8 @@ def test_other_time_zones_are_refused(zone: str) -> None:
         ({"delay": 2.0}, [2, 2, 2]),
         ({"delay": 2.0, "backoff": "linear"}, [2, 4, 6]),
         ({"delay": 2.0, "backoff": "exponential"}, [2, 6, 14]),
+        ({"delay": 2.0, "backoff": "exponential", "max_delay": 5}, [2, 5, 5]),
+        ({"delay": 2.0, "max_delay": 1}, [1, 1, 1]),
     ],
 )
 def test_delays_grow_by_the_formulas_of_dagster(policy: dict[str, Any], delays: list[float]) -> None:
@@ -218,6 +222,46 @@ def test_a_delay_is_never_negative_and_always_a_number(
     policy = RetryPolicy(max_retries=1000, delay=delay, backoff=backoff, jitter=jitter)
     waited = policy.delay_after(attempt, draw=lambda: draw)
     assert 0 <= waited < math.inf
+    assert policy.model_copy(update={"max_delay": 60.0}).delay_after(attempt, draw=lambda: draw) <= 60
+
+
+class OwnTimeoutError(TimeoutError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "on", "covered"),
+    [
+        (OwnTimeoutError(), ["TimeoutError"], True),
+        (OwnTimeoutError(), ["OSError"], True),
+        (OwnTimeoutError(), ["ConnectionError", f"{__name__}.OwnTimeoutError"], True),
+        (OwnTimeoutError(), ["ConnectionError", "somewhere.OwnTimeoutError", "ValueError"], False),
+        (json.JSONDecodeError("", "", 0), ["json.decoder.JSONDecodeError"], True),
+        (json.JSONDecodeError("", "", 0), ["json.JSONDecodeError"], True),  # by the name that the package offers
+        (TimeoutError(), ["builtins.TimeoutError"], True),
+        (ValueError(), ["not_installed.errors.Error"], False),
+        (ValueError(), None, True),
+        (SystemExit(), None, False),
+        (SystemExit(), ["OSError"], False),
+    ],
+)
+def test_a_stage_is_tried_again_after_the_exceptions_that_are_named(
+    error: BaseException, on: list[str] | None, covered: bool
+) -> None:
+    assert RetryPolicy(on=on).covers(error) is covered  # type: ignore[arg-type]  # as a file has it
+
+
+def test_nothing_is_imported_to_know_an_exception() -> None:
+    before = set(sys.modules)
+    assert not RetryPolicy(on=("wsgiref.validate.WSGIWarning",)).covers(ValueError())
+    assert set(sys.modules) == before
+
+
+def test_an_exception_with_a_mistake_in_its_name_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "retry.yaml"
+    file.write_text("id: retry\npipeline:\n  - name: validate\n    retry:\n      on: [TimeOutError]\n")
+    with pytest.raises(InvalidExperimentError, match=r"retry.yaml:5:\d+: .*did you mean 'TimeoutError'"):
+        load_experiment(file)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +276,14 @@ def test_a_delay_is_never_negative_and_always_a_number(
         {"delay": "1"},
         {"max_retries": True},
         {"backoff": "quadratic", "delay": 1.0},
+        {"max_delay": 1.0},
+        {"max_delay": -1.0, "delay": 1.0},
+        {"on": []},
+        {"on": "TimeoutError"},
+        {"on": ["KeyboardInterrupt"]},
+        {"on": ["print"]},
+        {"on": ["httpx."]},
+        {"on": ["a b.C"]},
     ],
 )
 def test_impossible_retries_are_refused(policy: dict[str, Any]) -> None:
@@ -279,7 +331,7 @@ def parts_of(annotation: Any) -> Iterator[Any]:
 
 def test_the_guide_names_every_key_and_every_choice_of_the_file() -> None:
     guide = (GUIDES / "experiment-file.md").read_text(encoding="utf-8")
-    words = set(re.findall(r"[A-Za-z_]+", " ".join(re.findall(r"`[^`\n]+`", guide))))
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`\n]+`", guide))))
     models = nodes_in(Experiment, {})
     assert {StageDef, Stats, Gate, NoRegression, Baseline, Schedule, Trigger, Execution} < models.keys()
     fields = [(model.__name__, field.alias or key) for model in models for key, field in model.model_fields.items()]

@@ -130,8 +130,9 @@ def test_observers_hear_every_point_in_order_also_of_a_stage_that_fails(fail: bo
     entry = {"name": "train", "module": "watched_stages:train", "options": {"fail": fail}}
     experiment = experiment_of({**entry, **({} if timeout is None else {"timeout": timeout})})
     if fail:
-        with pytest.raises(StageFailedError):
+        with pytest.raises(StageFailedError) as raised:
             run_experiment(experiment, observers=[watcher])
+        assert raised.value.context.metrics["loss"].steps == list(range(50))
     else:
         run_experiment(experiment, observers=[watcher])
     expected = []

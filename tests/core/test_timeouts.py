@@ -166,6 +166,21 @@ def test_each_attempt_has_the_whole_time(tmp_path: Path) -> None:
     assert [event.error_type for event in retried] == ["crucible_core.run_errors.StageTimeoutError"] * 2
 
 
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("how", ["late", "wrong"])
+def test_it_is_tried_again_after_the_errors_that_are_named(tmp_path: Path, how: str, timeout: float | None) -> None:
+    entry = {
+        "name": "flaky",
+        "timeout": timeout,
+        "retry": {"max_retries": 1, "on": ["TimeoutError"]},
+        "options": {"file": str(tmp_path / "tried"), "how": how},
+    }
+    if how == "late":
+        assert run_experiment(experiment(entry)).metrics["tried"] == 2
+    else:
+        assert ending(stopped(entry)).attempts == 1
+
+
 @pytest.mark.parametrize("how", ["plain", "exit"])
 def test_what_it_raises_is_what_it_raises_without_a_time_limit(how: str) -> None:
     entry = {"name": "raises", "options": {"how": how}}

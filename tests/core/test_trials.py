@@ -35,9 +35,11 @@ from crucible_core import (
 )
 from crucible_core.cli import main
 from crucible_core.stages.bench import Bench
+from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.engine import DIED
 from crucible_core.trials.log import COMPACTED, FEW, LINES_PER_FILE, FolderFiles, TrialLog, _writers
 from crucible_core.trials.table import MOST_TRIALS, TrialsError, arms_of, seed_of, table_of
+from crucible_core.trials.until import differences
 
 
 @stage
@@ -304,7 +306,10 @@ def test_replicates_are_added_until_the_differences_are_known_so_well() -> None:
     fixed = {key: value for key, value in UNTIL.items() if key != "until"} | {"replicates": replicates}
     assert without_time(run_experiment(experiment(fixed), registry=REGISTRY)) == without_time(ctx)
     (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
-    assert said.decision == f"no more than {replicates} replicates: no interval is wider than 0.3"
+    widest = max(widths(ctx, replicates))
+    assert said.decision == (
+        f"stopped after {replicates} replicates: the widest interval is {widest:.4g}, and 0.3 was asked for"
+    )
     assert said.reasoning.startswith("heads less that of bias=0.5: bias=0.7 0.")
     assert "(0.95 for all of them together) hold however often one has looked" in said.reasoning
 
@@ -313,10 +318,26 @@ def test_replicates_end_at_most_so_many_and_where_nothing_is_measured() -> None:
     ctx = run_experiment(experiment({**UNTIL, "until": {"width": 0.001, "at_most": 10}}), registry=REGISTRY)
     assert len(rows(ctx)) == 30
     (said,) = [one for one in ctx.trace.decisions if "replicates" in one.decision]
-    assert said.decision == "no more than 10 replicates: there may not be more"
+    assert said.decision.startswith("stopped after 10 replicates: the widest interval is ")
     broken = {"name": "stumble", "options": {"on": [seed_of(SEED, replicate) for replicate in range(60)]}}
     ctx = run_experiment(experiment({**UNTIL, "max_failures": 60}, broken), registry=REGISTRY)
     assert len(rows(ctx)) == 12
+
+
+@pytest.mark.slow
+def test_the_differences_are_in_their_intervals_at_all_looks_together() -> None:
+    generator = np.random.default_rng(1)
+    arms, truth, sweeps, missed = ["a", "b", "c"], {"a": 0.0, "b": 1.0, "c": -1.0}, 400, 0
+    for _ in range(sweeps):
+        values = generator.normal(list(truth.values()), 1.0, (40, 3))
+        table = [
+            {"arm": arm, "replicate": replicate, "score": float(value)}
+            for replicate, row in enumerate(values)
+            for arm, value in zip(arms, row, strict=True)
+        ]
+        looks = [differences(table[: 3 * n], arms, "a", "score", alpha=0.2, tightest_at=20) for n in range(5, 41, 5)]
+        missed += any(not one.lower <= truth[one.arm] <= one.upper for look in looks for one in look)
+    assert 0 < missed / sweeps <= 0.2
 
 
 @pytest.mark.slow
@@ -352,6 +373,7 @@ def test_a_search_finds_better_arms_than_chance_and_asks_again_for_the_same(tmp_
     assert len(table) == len(marks(ran)) == len({row["arm"] for row in table}) == 24
     assert all(0.05 <= row["flip.bias"] <= 0.95 and row["flip.n"] in (10, 20, 40) for row in table)
     assert {row["seed"] for row in table} == {seed_of(SEED, 0)}
+    assert all(row["arm"].startswith(f"bias={row['flip.bias']:.4g} n={row['flip.n']}") for row in table)
     first, last = ([row["heads"] for row in part] for part in (table[:6], table[-6:]))
     assert np.mean(last) > np.mean(first) + 0.1
     apart = run_experiment(asked, registry=REGISTRY, jobs=2)
@@ -570,11 +592,11 @@ def test_what_many_processes_have_kept_is_put_together(tmp_path: Path) -> None:
 def test_of_another_run_only_what_is_not_written_to_any_more_is_put_together(tmp_path: Path) -> None:
     other, log = (TrialLog(FolderFiles(tmp_path), "coins", run) for run in ("run-1", "run-2"))
     keys = of_writers(other, 3, *[LINES_PER_FILE] * FEW)
-    before = other.rows(keys)
+    before = log.rows(keys)
     log.compact()
     names = [path.name for path in (tmp_path / "trials/coins/run-1").iterdir()]
     assert sorted(name.startswith(COMPACTED) for name in names) == [False, True]
-    assert other.rows(keys) == before
+    assert log.rows(keys) == before
 
 
 class DyingFiles(FolderFiles):
@@ -583,6 +605,8 @@ class DyingFiles(FolderFiles):
     left = 0
 
     def write(self, name: str, parts: Sequence[bytes]) -> None:
+        if self.left == 0:
+            super().write(name, [parts[0][:-5]])
         self._one_less()
         super().write(name, parts)
 
@@ -901,6 +925,19 @@ def test_validate_says_what_a_trial_is(sweep_file: Path) -> None:
     )
     found = json.loads(said("validate", str(sweep_file), "--json")[1])
     assert found[str(sweep_file)]["trials"].startswith("6 trials (2 arms x 3 replicates)")
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        (UNTIL, "12 trials (3 arms x 4 replicates, or more, up to 60 replicates) of the stages flip; "),
+        (SEARCH, "24 trials (24 arms x 1 replicate, the arms chosen 6 at a time by tpe) of the stages flip; "),
+    ],
+)
+def test_the_size_of_a_table_that_grows_is_said(trials: Mapping[str, Any], expected: str) -> None:
+    plan = plan_experiment(experiment(trials), REGISTRY)
+    (found,) = [one.stage for one in plan if isinstance(one.stage, RunTrials)]
+    assert found.summary(plan.experiment).startswith(expected)
 
 
 def test_run_keeps_trials_in_a_folder(sweep_file: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import importlib.util
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from dagster import DagsterInstance
 from postgres import dagster_home
+from pyarrow import parquet
 from ruamel.yaml import YAML
 from stages_for_tests import experiment_of, registry
 
 from crucible_bench import adjust_p_values
 from crucible_bench.comparison import VERSION
-from crucible_core import Context, StageFailedError, Trace, load_experiment
+from crucible_core import Context, CrucibleError, StageFailedError, Trace, load_experiment
 from crucible_core.cli import main
 from crucible_core.cli.extensions import LazyCommand
 from crucible_core.report import TRACE_FORMATS
-from crucible_dagster import execute_experiment
+from crucible_dagster import History, execute_experiment
 from crucible_dagster.cli import commands
 
 HOSTILE = "\x1b[31mred [bold]not bold[/bold] \x07"
@@ -388,3 +393,47 @@ def test_a_comparison_says_where_two_runs_went_different_ways(instance: DagsterI
     assert lines[2].startswith("- choose, decision 1: use the small model, because reason 0; instead of use the large")
     assert lines[3].startswith("+ choose, decision 1: use none, because reason 0")
     assert lines[4].rstrip() == "+ nothing: succeeded"
+
+
+# --- as tables --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_a_table_of_all_numbers(instance: DagsterInstance, tmp_path: Path) -> None:
+    first, second = run(instance, MEASURE), run(instance, {"name": "measure", "options": {"value": 1 / 3}})
+    rows = list(csv.DictReader(io.StringIO(crucible("runs", "tried", "--csv").stdout)))
+    assert [row["run_id"] for row in rows] == [second.run_id, first.run_id]
+    assert [float(row["accuracy"]) for row in rows] == [1 / 3, 0.25]
+    assert {row["experiment"] for row in rows} == {"tried"}
+    assert len(crucible("runs", "--csv", "--limit", "1").stdout.splitlines()) == 2
+    file = tmp_path / "runs.parquet"
+    assert crucible("runs", "--parquet", str(file)).stdout == f"{file}: 2 rows\n"
+    table = parquet.read_table(file)
+    assert table.column("accuracy").to_pylist() == [1 / 3, 0.25]
+    assert str(table.schema.field("started").type) == "timestamp[us, tz=UTC]"
+    refused = crucible("runs", "--parquet", str(tmp_path / "nowhere" / "runs.parquet"))
+    assert refused.exit_code == 2
+    assert "No such file or directory" in refused.stderr
+
+
+def test_history_makes_frames_of_what_is_installed(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run(instance, MEASURE)
+    history = History(instance)
+    frame = history.frame("tried")
+    assert isinstance(frame, pd.DataFrame)
+    assert frame["accuracy"].tolist() == [0.25]
+    assert history.trials_frame(made.run_id).empty
+    with pytest.raises(CrucibleError, match="'polars' is not installed"):
+        history.frame("tried", library="polars")
+    with pytest.raises(CrucibleError, match="'panda' makes no frames; did you mean 'pandas'"):
+        history.frame("tried", library="panda")  # type: ignore[arg-type]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert history.frame("tried") == history.metrics("tried")
+
+
+def test_a_notebook_shows_the_newest_runs_and_every_text_is_escaped(instance: DagsterInstance) -> None:
+    assert History(instance)._repr_html_() == "<p>no runs</p>"
+    made = run(instance, {"name": "measure", "options": {"value": 0.25}}, description="<b>")
+    shown = History(instance)._repr_html_()
+    assert shown.startswith('<div class="scroll"><table')
+    assert made.run_id[:8] in shown
+    assert "<script" not in shown

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import yaml
-from children import PATH
 from dagster import AssetKey, AssetMaterialization, DagsterInstance, DagsterRunStatus
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
 from postgres import Storage, dagster_home
 from scheduler import add_settings, switch_on, switch_sensor_on
+from services import Deployment, wait_until
 
 from crucible_core import load_experiment
 from crucible_dagster.automation.ticks import Tick, find_state, ticks_of
@@ -34,8 +26,6 @@ pytestmark = [
     pytest.mark.xdist_group("daemon"),  # one deployment for them all
     pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning"),
 ]
-
-PATIENCE = 150.0  # what takes half a minute takes two on a machine that does much else
 
 DEFINITIONS = """
 import json
@@ -56,74 +46,6 @@ def notify(alert):
 alarm = failure_sensor(notify, minimum_interval_seconds=3)
 defs = Definitions.merge(build_definitions(folder / "experiments"), Definitions(sensors=[alarm]))
 """
-
-
-def wait_until(happened: Callable[[], Any], what: str, told: Callable[[], object] = str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := happened()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}: {told()}"
-        time.sleep(0.1)
-    return found
-
-
-class Deployment:
-    """A code server, and daemons that come and go."""
-
-    def __init__(self, folder: Path, instance: DagsterInstance, stack: ExitStack) -> None:
-        self.folder = folder
-        self.instance = instance
-        self.started = datetime.now(UTC)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        server = {"host": "127.0.0.1", "port": self.port, "location_name": "lab"}
-        (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
-        self._processes: list[subprocess.Popen[bytes]] = []
-        stack.callback(self._end)
-        self.start("dagster", "api", "grpc", "-f", str(folder / "definitions.py"), "-p", str(self.port))
-        wait_until(self._answers, "the code server")
-        target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
-        self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
-
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": PATH, "DAGSTER_HOME": self.instance.root_directory}
-        log = (self.folder / f"{program} {len(self._processes)}.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [Path(sys.executable).with_name(program), *arguments],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        self._processes.append(process)
-        return process
-
-    def two_daemons(self) -> list[subprocess.Popen[bytes]]:
-        return [self.start("dagster-daemon", "run", "-w", str(self.folder / "workspace.yaml")) for _ in range(2)]
-
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
-
-    def _end(self) -> None:
-        everything = []
-        for process in self._processes:
-            with suppress(psutil.NoSuchProcess):
-                everything += [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for one in everything:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        for process in self._processes:
-            process.wait(timeout=30)
-
-    def told(self) -> list[object]:
-        """What is known of every run."""
-        return [
-            (run.run_id, run.status, run.tags, [entry.message for entry in self.instance.all_logs(run.run_id)][-5:])
-            for run in self.instance.get_runs()
-        ]
 
 
 def experiment(folder: Path, name: str, stage: str, **fields: Any) -> None:
@@ -151,7 +73,9 @@ def deployment(
             home,
             {
                 "run_coordinator": {**queue, "config": {"dequeue_interval_seconds": 1}},
-                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5},
+                # A daemon that is killed may have said of a run that it starts, and not started it.
+                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "start_timeout_seconds": 120},
+                "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
             },
         )
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))

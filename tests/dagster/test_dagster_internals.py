@@ -5,6 +5,7 @@ import importlib
 import inspect
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,13 @@ from dagster import (
     build_reconstructable_job,
     in_process_executor,
 )
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster._grpc.server import DagsterApiServer
+from dagster._grpc.types import ExecuteExternalJobArgs
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
+from postgres import Storage
 from stages_for_tests import experiment_of, registry
 
 from crucible_dagster import dagster_internals, execute_experiment
@@ -147,6 +153,58 @@ def test_the_tag_of_a_run_s_tick_and_what_is_kept_of_schedules() -> None:
 def test_the_times_of_a_schedule_go_both_ways() -> None:
     times = dagster_internals.schedule_execution_time_iterator
     assert [next(times(90.0, "* * * * *", "UTC", ascending)).timestamp() for ascending in (True, False)] == [120, 60]
+
+
+@pytest.mark.parametrize("name", dagster_internals.ROLES)
+def test_what_dagster_starts_a_process_with_is_there(name: str) -> None:
+    module, _, function = name.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_a_process_of_a_run_is_given_the_run_first() -> None:
+    from dagster._grpc.impl import start_run_in_subprocess
+
+    assert next(iter(inspect.signature(start_run_in_subprocess).parameters)) == "serialized_execute_run_args"
+    assert {"run_id", "instance_ref"} <= ExecuteExternalJobArgs.__annotations__.keys()
+
+
+def test_this_process_has_no_role() -> None:
+    assert dagster_internals.role_of_this_process() is None
+    assert dagster_internals.run_of_this_process() is None
+
+
+def test_the_daemon_s_command_takes_a_workspace() -> None:
+    command = dagster_internals.daemon_command()
+    assert command.name == "run"
+    assert "-w" in {option for parameter in command.params for option in parameter.opts}
+
+
+def test_the_thread_that_notices_killed_runs_calls_what_is_replaced() -> None:
+    assert "self._check_for_orphaned_runs()" in inspect.getsource(DagsterApiServer._cleanup_thread)
+    assert list(inspect.signature(DagsterApiServer._check_for_orphaned_runs).parameters) == ["self"]
+
+
+def test_run_monitoring_takes_a_run_for_dead_unless_it_is_running_or_succeeded() -> None:
+    assert "not in [WorkerStatus.RUNNING, WorkerStatus.SUCCESS]" in inspect.getsource(monitor_started_run)
+    assert {"RUNNING", "NOT_FOUND"} <= {one.name for one in dagster_internals.WorkerStatus}
+    assert dagster_internals.CheckRunHealthResult._fields[:2] == ("status", "msg")
+
+
+def test_a_code_server_that_is_not_there_has_no_definitions_and_cannot_be_told_to_load_them() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # and does not listen
+        port = probe.getsockname()[1]
+        state = dagster_internals.state_of_code_server("127.0.0.1", port)
+        assert state.problem is not None
+        assert state.is_lost
+        with pytest.raises(DagsterUserCodeUnreachableError):
+            dagster_internals.reload_code_server("127.0.0.1", port)
+
+
+def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstance, storage: Storage) -> None:
+    url = dagster_internals.postgres_url(instance)
+    assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
+    assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

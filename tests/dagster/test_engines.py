@@ -7,10 +7,12 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -19,8 +21,9 @@ from typing import Any
 
 import dagster_celery.core_execution_loop as celery_loop
 import pytest
+import yaml
 from celery_workers import PASSWORD, Worker, redis_server, wait_until, workers
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterInvalidConfigError, validate_run_config
 from test_executors_agree import (  # noqa: F401  # they are collected here too, to be run on Celery
     test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context,
     test_decisions_and_a_skipped_stage_are_recorded_alike,
@@ -29,16 +32,22 @@ from test_executors_agree import (  # noqa: F401  # they are collected here too,
     test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood,
     test_what_a_stage_changes_in_place_is_kept,
 )
+from test_timeouts_dagster import (  # noqa: F401
+    test_a_stage_with_a_time_limit_gives_the_same_and_what_it_logs_is_in_the_log_of_the_run,
+)
 from test_trials_dagster import experiment, ran, rows
 
-from crucible_core import Context, CrucibleError, Experiment, load_experiment, run_experiment
+from crucible_core import Context, CrucibleError, Experiment, MissingExtraError, load_experiment, run_experiment
+from crucible_core.ir.experiment import Execution
 from crucible_core.ir.trials import Engine
-from crucible_dagster import execute_experiment
+from crucible_core.trials import engine
+from crucible_core.trials.log import FolderFiles, TrialLog
+from crucible_dagster import execute_experiment, job_for
 from crucible_dagster.execute import celery_executor
 from crucible_dagster.rerun.resume import resume_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-REPLICATES = 3
+REPLICATES = 2
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,7 @@ def run(celery: Any, instance: DagsterInstance) -> Callable[[Experiment], Contex
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """The digits sweep in a folder of its own, with three of its ten replicates."""
+    """The digits sweep in a folder of its own, with two of its ten replicates."""
     folder = tmp_path_factory.mktemp("digits")
     for name in ("digits_sweep.yaml", "digits_stages.py"):
         shutil.copy(EXAMPLES / "digits" / name, folder / name)
@@ -109,10 +118,17 @@ def test_the_sweep_of_the_example_has_six_arms_and_ten_replicates() -> None:
 
 @pytest.mark.parametrize("executor", ["in_process", "multiprocess", "celery"])
 def test_dagster_gives_the_same_sweep(
-    sweep: Experiment, expected: Context, instance: DagsterInstance, request: pytest.FixtureRequest, executor: Any
+    sweep: Experiment,
+    expected: Context,
+    instance: DagsterInstance,
+    executor: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if executor == "celery":
         request.getfixturevalue("celery")
+    else:
+        monkeypatch.delenv("CRUCIBLE_STORE", raising=False)
     found = execute_experiment(sweep, instance=instance, executor=executor, fresh=True)
     check_same(found, expected)
 
@@ -165,6 +181,57 @@ def test_ray_gives_the_same_sweep(sweep: Experiment, expected: Context, tmp_path
     check_same(pickle.loads((tmp_path / "context").read_bytes()), expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "address", "said"),
+    [
+        ("dask", "tcp://127.0.0.1:1", "the Dask scheduler at tcp://127.0.0.1:1 does not answer: "),
+        ("dask", "nowhere", "the Dask scheduler at nowhere does not answer: missing port number"),
+        ("ray", "127.0.0.1:1", "the Ray cluster at 127.0.0.1:1 does not answer: "),
+        ("ray", "ray://127.0.0.1:1", "the Ray cluster at ray://127.0.0.1:1 does not answer: "),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of Dask's and Ray's own imports
+def test_an_address_that_does_not_answer_is_one_sentence_within_seconds(
+    kind: str, address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ANSWER_SECONDS", 1.0)
+    began = time.monotonic()
+    with pytest.raises(CrucibleError, match=f"^{re.escape(said)}"):
+        start_engine(kind, address, tmp_path)
+    assert time.monotonic() - began < 30  # Ray by itself: more than a minute, and then it ends the process
+
+
+@pytest.mark.parametrize(
+    ("package", "what", "extra"),
+    [
+        ("distributed", "running trials on Dask", "dask"),
+        ("ray", "running trials on Ray", "ray"),
+        ("dagster_celery", "the executor celery", "celery"),
+        ("dagster_k8s", "the executor k8s", "k8s"),
+    ],
+)
+def test_what_an_extra_is_needed_for_says_how_to_install_it(
+    package: str, what: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, celery_executor.__name__)
+    said = f"{what} needs the extra '{extra}': pip install 'crucible-dagster[{extra}]'"
+    with pytest.raises(MissingExtraError, match=re.escape(said)):
+        start_engine(extra, None, tmp_path) if extra in {"dask", "ray"} else job_for(of_executor(extra))
+    declared = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(one.startswith(package.replace("_", "-")) for one in declared[extra])
+
+
+def start_engine(kind: str, address: str | None, folder: Path) -> None:
+    log = TrialLog(FolderFiles(folder), "x", "y")
+    list(engine.run_in_processes([], str, dict, log, jobs=2, kind=kind, address=address))  # type: ignore[type-var]
+
+
+def of_executor(executor: str) -> Experiment:
+    stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip")]
+    return Experiment.model_validate({"id": "x", "pipeline": stages, "execution": {"executor": executor}})
+
+
 def check_same(found: Context, expected: Context) -> None:
     """Nothing differs but times and ids: neither the Contexts with their decisions, nor the reports."""
     assert found.run_id != expected.run_id
@@ -208,19 +275,20 @@ def on_celery(folder: Path, trials: Mapping[str, Any] | None = None, **options: 
     """A sweep that leaves marks in the folder, on Celery by its own word."""
     folder.mkdir()
     made = experiment(folder, trials, **options)
-    return Experiment.model_validate({**made.to_dict(), "execution": {"executor": "celery"}})
+    # Without what imports scipy, in each process that Celery makes for one that was killed.
+    pipeline = [one for one in made.to_dict()["pipeline"] if one["name"] not in {"bench", "report"}]
+    return Experiment.model_validate({**made.to_dict(), "pipeline": pipeline, "execution": {"executor": "celery"}})
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers are asked more often, so that a dead one is missed within seconds."""
-    monkeypatch.setattr(celery_executor, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(celery_executor, "CHECK_SECONDS", 1.0)
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("victim", ["main", "child"])
 def test_what_a_killed_worker_had_is_run_by_another_without_help(
-    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path, victim: str
+    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
 ) -> None:
     folder = tmp_path / "marks"
     described = on_celery(folder, seconds=0.4)
@@ -228,7 +296,7 @@ def test_what_a_killed_worker_had_is_run_by_another_without_help(
 
     def kill() -> None:
         wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 4)
-        getattr(first, victim).kill()
+        first.main.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -236,10 +304,9 @@ def test_what_a_killed_worker_had_is_run_by_another_without_help(
         ctx = execute_experiment(described, instance=instance)
     finally:
         thread.join()
-        if victim == "main":
-            first.end()
-            first.start()
-            first.wait()
+        first.end()
+        first.start()
+        first.wait()
     assert rows(ctx) == rows(run_experiment(on_celery(tmp_path / "direct")))
     done = ran(folder)
     assert len({*done}) == 12
@@ -270,8 +337,9 @@ def test_a_run_whose_stage_lost_its_worker_says_so_and_is_resumed(
     assert len(ran(folder)) == 1
 
 
-def test_a_run_whose_own_process_was_killed_is_resumed_and_its_steps_stop(
-    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_run_whose_own_process_ends_is_resumed_and_its_steps_stop(
+    celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path, how: signal.Signals
 ) -> None:
     folder = tmp_path / "marks"
     file = tmp_path / "flips.json"
@@ -284,7 +352,8 @@ def test_a_run_whose_own_process_was_killed_is_resumed_and_its_steps_stop(
     environment = {**os.environ, "DAGSTER_HOME": instance.root_directory}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 3)
-        process.kill()
+        process.send_signal(how)
+        process.wait(timeout=60)
     run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
     resumed = resume_run(instance, run_id)
     assert resumed.metrics["trials"]["succeeded"] == 12
@@ -337,3 +406,29 @@ def workers_of(instance: DagsterInstance, run_id: str) -> int:
     """How many workers have run steps of the run."""
     events = [entry.dagster_event for entry in instance.all_logs(run_id) if "in celery worker" in entry.message]
     return len({one.event_specific_data.metadata["Celery worker"].value for one in events})  # type: ignore[union-attr]
+
+
+def test_secret_options_are_refused_where_they_do_not_reach(instance: DagsterInstance, tmp_path: Path) -> None:
+    stage = {"name": "secret", "module": "agreement_stages:Secret", "options": {"password": "hush"}}
+    described = Experiment.model_validate({"id": "x", "pipeline": [stage]})
+    with pytest.raises(CrucibleError, match="secret options do not reach the workers of the executor celery"):
+        execute_experiment(described, instance=instance, executor="celery")
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_config_for_kubernetes_is_that_of_its_executor() -> None:
+    """What docs/trials.md shows, checked by the schema of dagster-k8s."""
+    page = (EXAMPLES.parent / "docs" / "trials.md").read_text()
+    section = page[page.index("### Kubernetes") :]
+    in_file, run_config = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[:2])
+    described = of_executor("k8s").model_copy(update={"execution": Execution.model_validate(in_file["execution"])})
+    job = job_for(described)
+    assert validate_run_config(job)["execution"]["crucible"]["k8s"]["max_concurrent"] == 8
+    validated = validate_run_config(job, run_config)["execution"]["crucible"]["k8s"]
+    assert validated["job_namespace"] == "crucible"
+    assert set(run_config["execution"]["config"]["k8s"]) <= set(validated)
+    run_config["execution"]["config"]["k8s"]["job_nmespace"] = "crucible"
+    with pytest.raises(DagsterInvalidConfigError, match="job_nmespace"):
+        validate_run_config(job, run_config)

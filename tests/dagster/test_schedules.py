@@ -274,6 +274,23 @@ def test_a_run_and_those_that_execute_it_again_have_its_tick_and_no_other_has(in
     claim_or_end(by_hand, store, instance)
 
 
+def test_of_the_retries_of_one_run_one_works_and_what_a_person_executes_again_works_too(
+    instance: DagsterInstance,
+) -> None:
+    store = ContextStore(UPath(instance.root_directory) / "store")
+    failed = scheduled_run(instance)
+    again = {"root_run_id": failed.run_id, "parent_run_id": failed.run_id}
+    first, second = (
+        scheduled_run(instance, **again).with_tags({"dagster/retry_number": "1", **failed.tags}) for _ in range(2)
+    )
+    for run in (failed, first, first, scheduled_run(instance, **again)):
+        claim_or_end(run, store, instance)
+    with pytest.raises(Failure, match=rf"Run {first.run_id} is the retry of run {failed.run_id}; this run"):
+        claim_or_end(second, store, instance)
+    next_one = scheduled_run(instance, root_run_id=failed.run_id, parent_run_id=first.run_id)
+    claim_or_end(next_one.with_tags({"dagster/retry_number": "2", **failed.tags}), store, instance)
+
+
 def test_only_a_run_that_was_never_submitted_is_superseded(instance: DagsterInstance) -> None:
     waiting, starting = (
         instance.add_run(DagsterRun(job_name="nightly", run_id=str(uuid4()), status=status))

@@ -58,10 +58,11 @@ def test_a_series_is_the_same_directly_and_on_dagster(instance: DagsterInstance,
 
 def test_observers_hear_every_point_of_a_stage_that_fails(instance: DagsterInstance) -> None:
     watcher = Watcher()
-    with pytest.raises(StageFailedError):
+    with pytest.raises(StageFailedError) as raised:
         execute_experiment(experiment_of(training(points=5, fail=True)), instance=instance, observers=[watcher])
     assert [step for name, step, _ in watcher.heard if name == "loss"] == [0, 1, 2, 3, 4]
     assert len(watcher.heard) == 8
+    assert History(instance).series(raised.value.context.run_id, "loss").steps == [0, 1, 2, 3, 4]
 
 
 def test_a_hundred_thousand_points_are_kept_in_less_than_two_megabytes(

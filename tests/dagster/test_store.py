@@ -7,20 +7,22 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
 from agreement_stages import Model
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from stages_for_tests import experiment_of
 from upath import UPath
 
 from crucible_core import Context, CrucibleError, Decision, RunInterrupted, StageFailedError
 from crucible_core.values.equality import same
 from crucible_dagster.store import ContextStore, RefusedWriteError, StoreError, detached
-from crucible_dagster.store.files import LocalFiles, maps
+from crucible_dagster.store.files import MOST_GROWING, LocalFiles, RemoteFiles, maps
 from crucible_dagster.store.memory import Digests, checksum, digests_of, remember
 from crucible_dagster.store.objects import MIN_MAPPED
 
@@ -58,6 +60,16 @@ def load(store: ContextStore, step: str) -> Context:
 
 def size_of(store: ContextStore, folder: str = "") -> int:
     return sum(info.size for info in store.files.list(folder))
+
+
+def test_many_files_grow_at_once(store: ContextStore) -> None:
+    names = [f"{number}" for number in range(MOST_GROWING + 2)]
+    for line in (b"1\n", b"2\n"):
+        for name in (*names, "0"):
+            store.files.append(f"growing/{name}", line)
+    assert {name: store.files.read(f"growing/{name}") for name in names} == {
+        name: b"1\n1\n2\n2\n" if name == "0" else b"1\n2\n" for name in names
+    }
 
 
 class CountingFiles(LocalFiles):
@@ -466,3 +478,53 @@ def test_mapped_memory_that_was_written_to_has_another_digest(tmp_path: Path) ->
 def test_a_store_whose_package_is_missing_says_which() -> None:
     with pytest.raises(CrucibleError, match=r"abfs://container/x needs a package that is not installed: .*adlfs"):
         ContextStore(UPath("abfs://container/x"))
+
+
+# --- exclusive creation -----------------------------------------------------------------------------------------------
+
+
+class LooksFirst(LocalFileSystem):
+    """As those of fsspec's file systems that have no conditional write: sftp, hdfs, dropbox and others."""
+
+    protocol = "looksfirst"
+    pipe_file = AbstractFileSystem.pipe_file
+
+
+class IgnoresConditions(LocalFileSystem):
+    """As an object store that does not know the header of a conditional write."""
+
+    protocol = "ignoresconditions"
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        super().pipe_file(path, value)
+
+
+class Place(NamedTuple):
+    """What the files of a store need of a UPath."""
+
+    fs: AbstractFileSystem
+    path: str
+    storage_options: dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(LooksFirst, "LooksFirst looks whether a file is there"), (IgnoresConditions, "one file twice")],
+)
+def test_a_file_system_without_exclusive_creation_is_refused_when_something_is_to_be_created(
+    tmp_path: Path, kind: type[LocalFileSystem], why: str
+) -> None:
+    files = RemoteFiles(cast("UPath", Place(kind(), str(tmp_path), {"auto_mkdir": True})))
+    files.write("objects/a", [b"as good as any other"])
+    for _ in range(2):
+        with pytest.raises(CrucibleError, match=why) as refused:
+            files.create("claims/a", b"mine")
+        assert "Use a folder, or an object store with conditional writes" in str(refused.value)
+    assert files.children("claims") == []
+    assert files.read("objects/a") == b"as good as any other"
+
+
+def test_of_two_writers_one_is_told_that_its_file_counts(store: ContextStore) -> None:
+    writers = [store.files, ContextStore(store.base).files]
+    assert [one.create("claims/a", b"%d" % number) for number, one in enumerate(writers)] == [True, False]
+    assert store.files.read("claims/a") == b"0"

@@ -18,7 +18,7 @@ from crucible_dagster.history.history import History
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store import StoreError
 from crucible_dagster.store.collection import verify_store
-from crucible_dagster.store.io_manager import PICKLE_VARIABLE, STORE_VARIABLE, open_store
+from crucible_dagster.store.io_manager import MODE_VARIABLE, PICKLE_VARIABLE, STORE_VARIABLE, open_store
 
 
 @pytest.fixture
@@ -113,3 +113,58 @@ def test_step_processes_see_the_environment_of_now(instance: DagsterInstance, mo
         monkeypatch.setenv("CRUCIBLE_TEST_VALUE", value)
         ran = execute_experiment(described, instance=instance, executor="multiprocess")
         assert ran.metrics["CRUCIBLE_TEST_VALUE"] == os.environ["CRUCIBLE_TEST_VALUE"] == value
+
+
+# --- the modes of files -----------------------------------------------------------------------------------------------
+
+
+def modes(instance: DagsterInstance) -> tuple[set[str], set[str]]:
+    """Of the files and of the folders that the store of the instance has."""
+    base = Path(open_store(instance).base.path)
+    found = [*base.rglob("*"), base]
+    assert {path.relative_to(base).parts[0] for path in found if path.is_file()} >= {"objects", "runs"}
+    return (
+        {oct(path.stat().st_mode & 0o777) for path in found if path.is_file()},
+        {oct(path.stat().st_mode & 0o777) for path in found if path.is_dir()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("umask", "setting", "files", "folders"),
+    [
+        (0o022, None, "0o644", "0o755"),
+        (0o077, None, "0o600", "0o700"),
+        (0o002, None, "0o664", "0o775"),
+        (0o022, "0660", "0o660", "0o770"),
+        (0o022, "640", "0o640", "0o750"),
+        (0o022, "600", "0o600", "0o700"),
+    ],
+)
+def test_the_store_s_files_have_one_mode_that_of_the_umask_or_of_the_setting(
+    instance: DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    umask: int,
+    setting: str | None,
+    files: str,
+    folders: str,
+) -> None:
+    if setting is not None:
+        monkeypatch.setenv(MODE_VARIABLE, setting)
+    stages = [{"name": "numbers", "module": "fault_stages:numbers", "options": {"folder": str(tmp_path)}}]
+    described = Experiment.model_validate({"id": "stored", "pipeline": stages})
+    before = os.umask(umask)
+    try:
+        execute_experiment(described, instance=instance)
+    finally:
+        os.umask(before)
+    assert modes(instance) == ({files}, {folders})
+
+
+@pytest.mark.parametrize("setting", ["0777", "rw", "044", "0o640"])
+def test_a_mode_that_its_owner_could_not_use_or_that_executes_is_refused(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv(MODE_VARIABLE, setting)
+    with pytest.raises(CrucibleError, match=f"CRUCIBLE_FILE_MODE={setting} is no mode of files"):
+        open_store(instance)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dagster import DagsterEventType, DagsterInstance
 
 from crucible_core import Context, Experiment, StageFailed, StageFailedError, StageTimeoutError, run_experiment
+from crucible_core.cli import main
 from crucible_core.report import diff_traces
 from crucible_dagster import History, execute_experiment
+from crucible_dagster.rerun.resume import resume_run
 
 Run = Callable[[Experiment], Context]
 
@@ -68,6 +71,93 @@ def test_a_stage_that_takes_too_long_fails_in_both(run: Run, instance: DagsterIn
     assert dagster.__cause__.seconds == 0.5
     (failed,) = instance.all_logs(dagster.context.run_id, of_type=DagsterEventType.STEP_FAILURE)
     assert "took longer than its `timeout` of 0.5 s" in str(failed.dagster_event)
+
+
+@pytest.mark.parametrize(("timeout", "cache"), [(None, False), (60, False), (None, True)])
+def test_what_a_stage_had_put_when_it_failed_is_kept_and_a_resumed_one_begins_without_it(
+    run: Run, instance: DagsterInstance, tmp_path: Path, timeout: float | None, cache: bool
+) -> None:
+    def described(file: str | None) -> Experiment:
+        options = {"options": {"file": file}} if file else {}
+        return experiment("load", {"name": "half", "timeout": timeout, "cache": cache, **options})
+
+    failures = []
+    for one, file in ((run_experiment, None), (run, None), (run, str(tmp_path / "tried"))):
+        with pytest.raises(StageFailedError) as caught:
+            one(described(file))
+        failures.append(caught.value.context)
+    direct, dagster, resumable = failures
+    assert direct.differences(dagster) == ()
+    assert dagster.metrics == {"loaded": 4, "kept": 0.5, "epoch": 7}
+    history = History(instance)
+    found = history.run(dagster.run_id)
+    assert found.metrics == {"loaded": 4, "kept": 0.5, "epoch": 7}
+    assert found.failure is not None
+    assert found.failure.unfinished == ("metrics.loaded", "metrics.epoch", "artifacts.plot", "outputs[1:]")
+    home = {"DAGSTER_HOME": instance.root_directory, "COLUMNS": "120"}
+    shown = CliRunner().invoke(main, ["show", dagster.run_id], env=home).output
+    assert "epoch (unfinished)" in shown
+    assert "plot (unfinished)" in shown
+    assert "kept (unfinished)" not in shown
+    ctx = resume_run(instance, resumable.run_id)
+    assert list(ctx.outputs) == ["zero", "one", "two"]
+    assert ctx.metrics["epoch"] == 1
+
+
+@pytest.mark.parametrize(("how", "attempts"), [("late", 2), ("wrong", 1)])
+def test_it_is_tried_again_after_the_same_errors(run: Run, tmp_path: Path, how: str, attempts: int) -> None:
+    contexts = []
+    for number, one in enumerate((run_experiment, run)):
+        options = {"file": str(tmp_path / str(number)), "how": how}
+        retry = {"max_retries": 1, "on": ["TimeoutError"], "delay": 5, "max_delay": 0.01}
+        try:
+            contexts.append(one(experiment({"name": "flaky", "retry": retry, "options": options})))
+        except StageFailedError as error:
+            contexts.append(error.context)
+    direct, dagster = contexts
+    assert direct.differences(dagster) == ()
+    assert dagster.trace.endings["flaky"].attempts == attempts  # type: ignore[union-attr]
+
+
+def test_stages_that_run_always_run_after_a_failure_in_both_and_again_when_the_run_is_resumed(
+    run: Run, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    def described(file: str | None) -> Experiment:
+        options = {"options": {"file": file}} if file else {}
+        return experiment(
+            "load",
+            {"name": "half", **options},
+            {"name": "between", "module": "timed_stages:quick"},
+            {"name": "raises", "always": True},
+            {"name": "clean", "always": True},
+        )
+
+    failures = []
+    for one in (run_experiment, run):
+        with pytest.raises(StageFailedError) as caught:
+            one(described(None))
+        failures.append(caught.value)
+    direct, dagster = failures
+    assert str(direct) == str(dagster)
+    assert str(dagster.__cause__) == "no more"
+    assert direct.context.differences(dagster.context) == ()
+    assert diff_traces(direct.context.trace, dagster.context.trace) == ()
+    assert dagster.context.metrics["cleaned_after"] == ["half", "raises"]
+    assert dagster.context.metrics["seen"]["epoch"] == 7
+    run_id = dagster.context.run_id
+    found = History(instance).run(run_id)
+    assert found.failure is not None
+    assert found.failure.stage == "half"
+    assert found.metrics["cleaned_after"] == ["half", "raises"]
+    assert any("cleaning" in entry.user_message for entry in instance.all_logs(run_id))
+
+    without = described(str(tmp_path / "tried")).to_dict()
+    del without["pipeline"][3]
+    with pytest.raises(StageFailedError) as caught:
+        run(Experiment.model_validate(without))
+    ctx = resume_run(instance, caught.value.context.run_id)
+    assert ctx.metrics["cleaned_after"] == []
+    assert list(ctx.completed_stages) == ["load", "half", "between", "clean"]
 
 
 def test_a_trial_that_takes_too_long_is_a_failed_row(instance: DagsterInstance) -> None:

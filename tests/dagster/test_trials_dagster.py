@@ -17,8 +17,10 @@ from click.testing import CliRunner
 from dagster import DagsterError, DagsterInstance, JobDefinition
 from upath import UPath
 
-from crucible_core import Context, CrucibleError, Experiment, GateFailedError, run_experiment
+from crucible_core import Context, CrucibleError, Experiment, GateFailedError, load_experiment, run_experiment
 from crucible_core.cli import main
+from crucible_core.ir.registration import registration_of
+from crucible_core.report import headline
 from crucible_core.trials.log import TrialLog, _writers
 from crucible_core.trials.table import seed_of
 from crucible_dagster import History, execute_experiment, job_for
@@ -167,6 +169,28 @@ def test_processes_of_a_worker_that_die_are_made_again(instance: DagsterInstance
     ctx = execute_experiment(asked, instance=instance)
     assert ctx.metrics["trials"]["succeeded"] == 12
     assert len(ran(folder)) == 12
+
+
+def test_a_locked_run_is_as_locked_on_dagster_too_and_its_record_has_the_lock(
+    instance: DagsterInstance, marks: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "flips.yaml"
+    file.write_text(experiment(marks("locked")).to_json())
+    file = file.rename(tmp_path / "flips.json")
+    assert CliRunner().invoke(main, ["lock", str(file)]).exit_code == 0
+    direct = run_experiment(load_experiment(file))
+    ctx = execute_experiment(load_experiment(file), instance=instance)
+    assert ctx.experiment == direct.experiment
+    assert headline(ctx) == headline(direct)
+    record = History(instance).record(ctx.run_id)
+    registration = registration_of(record.to_experiment())
+    assert registration is not None
+    assert registration.changes == ()
+    config = {"ops": {"trials": {"config": {"replicates": 4}}}}
+    result = job(load_experiment(file)).execute_in_process(run_config=config, instance=instance)
+    changed = open_store(instance).load(result.run_id, "report")
+    assert headline(changed).startswith("Exploratory: ")
+    assert "trials.replicates: locked 6, now 4" in headline(changed)
 
 
 def test_a_trial_that_fails_fails_the_run_after_its_report(

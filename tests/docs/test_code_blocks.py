@@ -83,6 +83,7 @@ NOT_RUN = {
     "python": "the benchmarks take minutes",
     "docker": "there is no docker where the tests run; dagster/test_deploy.py starts what compose would",
     "dagster": "starts servers, or makes the tables that every test with a Dagster home has",
+    "dagster-celery": "dagster/test_engines.py starts workers with these options",
     "dg": "takes seconds each time; dagster/test_dg.py runs these once, and holds what they say against the page",
     "export": "the tests have a Dagster home of their own",
     "mkdir": "the same",
@@ -260,9 +261,11 @@ def test_a_run_config_of_a_page_is_valid(block: Block) -> None:
     from crucible_dagster import build_definitions
 
     file = Path("examples/digits/small.yaml")
-    # The variant that the pages speak of.
-    file.write_text(Path("examples/digits/digits.yaml").read_text().replace("quick:", "small:"))
     config = YAML(typ="safe").load(block.text)
+    (executor, *_) = (config.get("execution") or {}).get("config") or ["in_process"]
+    # The variant that the pages speak of, with the executor that the config is of.
+    described = Path("examples/digits/digits.yaml").read_text().replace("quick:", "small:")
+    file.write_text(f"{described}\nexecution: {{executor: {executor}}}\n")
     of_asset = "crucible_run" in (config.get("resources") or {})
     made = build_definitions(file, strict=True)
     job = made.resolve_implicit_global_asset_job_def() if of_asset else made.resolve_job_def("digits")
@@ -347,7 +350,13 @@ def click_program(name: str) -> click.Command:
     if name == "crucible":
         (script,) = entry_points(group="console_scripts", name=name)
         return script.load()
-    return getattr(importlib.import_module({"dagster": "dagster._cli", "dg": "dagster_dg_cli.cli"}[name]), "cli")
+    modules = {
+        "dagster": "dagster._cli:cli",
+        "dagster-celery": "dagster_celery.cli:main",
+        "dg": "dagster_dg_cli.cli:cli",
+    }
+    module, _, found = modules[name].partition(":")
+    return getattr(importlib.import_module(module), found)
 
 
 def understood(words: list[str]) -> None:
@@ -371,7 +380,7 @@ def exists(words: list[str], page: Path) -> None:
     match words:
         case ["dg", "scaffold", "defs", *_]:
             pass  # it is run for the fixture `scaffolded`
-        case ["crucible" | "dagster" | "dg", *_]:
+        case ["crucible" | "dagster" | "dagster-celery" | "dg", *_]:
             understood(words)
         case ["make", *targets]:
             makefile = (ROOT / "Makefile").read_text()

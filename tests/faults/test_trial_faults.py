@@ -8,17 +8,26 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster_celery.core_execution_loop as celery_loop
 import psutil
 import pytest
+from celery_workers import Worker, redis_server, wait_until, workers
+from dagster import DagsterInstance
+from postgres import dagster_home
 
+from crucible_core import CrucibleError, load_experiment
 from crucible_core.trials.log import FolderFiles, TrialLog
 from crucible_core.trials.table import seed_of
+from crucible_dagster import execute_experiment
+from crucible_dagster.execute import celery_executor
+from crucible_dagster.rerun.resume import resume_run
 
 CRUCIBLE = Path(sys.executable).with_name("crucible")
 TESTS = Path(__file__).parents[1]
@@ -29,7 +38,9 @@ WAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "processes": ({"jobs": 2}, ["--keep", "kept"]),
     "dagster": ({"jobs": 2}, ["--dagster"]),
     "steps": ({"workers": 2}, ["--dagster"]),
+    "celery": ({"workers": 2}, ["--dagster"]),
 }
+EXECUTORS = {"steps": "multiprocess", "celery": "celery"}
 
 # Most without Dagster, whose processes take many times as long to start.
 TURNS = ("processes", "dagster", "processes", "steps", "processes")
@@ -39,7 +50,7 @@ def experiment(way: str, folder: Path) -> Path:
     stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip", "mark")]
     stages[2]["options"] = {"folder": str(folder), "seconds": 0.05}  # type: ignore[assignment]
     trials = {"grid": {"flip.bias": list(ARMS)}, "replicates": REPLICATES, "measure": "heads", **WAYS[way][0]}
-    more = {"execution": {"executor": "multiprocess"}} if way == "steps" else {}
+    more = {"execution": {"executor": EXECUTORS[way]}} if way in EXECUTORS else {}
     path = folder / "chaos.json"
     path.write_text(json.dumps({"id": "chaos", "seed": SEED, "pipeline": stages, "trials": trials, **more}))
     return path
@@ -50,8 +61,11 @@ def command(way: str, file: Path) -> list[str]:
 
 
 def kept(folder: Path, way: str) -> set[tuple[str, int]]:
-    base = folder / "kept" if way == "processes" else folder / ".crucible/dagster/contexts"
-    runs = FolderFiles(base).children("trials/chaos")
+    return kept_in(folder / "kept" if way == "processes" else folder / ".crucible/dagster/contexts")
+
+
+def kept_in(base: Path, earlier: Collection[str] = ()) -> set[tuple[str, int]]:
+    runs = set(FolderFiles(base).children("trials/chaos")) - set(earlier)
     logs = [TrialLog(FolderFiles(base), "chaos", run) for run in runs]
     return {(row["arm"], row["replicate"]) for log in logs for row in log.own_rows().values()}
 
@@ -109,3 +123,67 @@ def test_a_process_that_is_killed_at_any_moment_costs_no_trial(seed: int, tmp_pa
     assert {trial: after[trial] for trial in done} == {trial: before[trial] for trial in done}, killed
     # What was running when a process died is run again, also what ran in the other process of the same pool.
     assert sum(after.values()) - len(EXPECTED) <= 2, killed
+
+
+@pytest.fixture(scope="module")
+def celery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DagsterInstance, tuple[Worker, Worker]]]:
+    """An instance on this machine, and two of Celery's workers for its steps."""
+    folder = tmp_path_factory.mktemp("celery")
+    with (
+        redis_server(folder) as url,
+        pytest.MonkeyPatch.context() as patch,
+        dagster_home(folder / "home", "sqlite") as home,
+        DagsterInstance.from_config(str(home)) as instance,
+    ):
+        for name in (celery_executor.BROKER_VARIABLE, celery_executor.BACKEND_VARIABLE):
+            patch.setenv(name, url)
+        patch.setenv("DAGSTER_HOME", str(home))
+        patch.setattr(celery_loop, "TICK_SECONDS", 0.05)
+        patch.setattr(celery_executor, "CHECK_SECONDS", 1.0)
+        with workers(folder) as both:
+            yield instance, both
+
+
+@pytest.mark.xdist_group("celery_faults")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_celery_worker_that_is_killed_at_any_moment_costs_no_trial(
+    celery: tuple[DagsterInstance, tuple[Worker, Worker]], seed: int, tmp_path: Path
+) -> None:
+    instance, both = celery
+    dice = random.Random(seed)
+    # Both kinds of processes in turn: the one that runs steps, and the one that talks to the broker.
+    victim, whole = dice.choice(both), seed % 2 == 1
+    enough = dice.randrange(len(EXPECTED))
+    described = load_experiment(experiment("celery", tmp_path))
+    store = Path(instance.storage_directory()) / "crucible"
+    earlier = FolderFiles(store).children("trials/chaos")
+    found: list[tuple[set[tuple[str, int]], Counter[tuple[str, int]]]] = []
+
+    def kill() -> None:
+        wait_until(lambda: ran(tmp_path).total() >= enough)
+        time.sleep(dice.random() * 0.1)
+        (victim.main if whole else victim.child).kill()
+        found.append((kept_in(store, earlier), ran(tmp_path)))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        ctx = execute_experiment(described, instance=instance)
+    except CrucibleError as error:
+        # Only if it was no step of trials that its worker ran.
+        if "the Celery worker that ran" not in str(error):
+            raise
+        ctx = resume_run(instance, instance.get_run_records(limit=1)[0].dagster_run.run_id)
+    finally:
+        killer.join()
+        if whole:
+            victim.end()
+            victim.start()
+            victim.wait()
+    ((done, before),) = found
+    assert Counter((row["arm"], row["replicate"]) for row in ctx.outputs) == Counter(EXPECTED)
+    assert all(row["status"] == "succeeded" for row in ctx.outputs)
+    after = ran(tmp_path)
+    assert after.keys() == EXPECTED
+    assert {trial: after[trial] for trial in done} == {trial: before[trial] for trial in done}
+    assert sum(after.values()) - len(EXPECTED) <= 1

@@ -1,0 +1,108 @@
+"""An attempt that raised: as an event, and what it had put into its Context and did not return."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from os.path import dirname, sep
+from typing import Any, NamedTuple
+
+from crucible_core.context import Context
+from crucible_core.observers import Attempt
+from crucible_core.plan import PlannedStage
+from crucible_core.trace import StageFailed, StageRetried
+from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.messages import error_text, path_hint
+
+__all__ = ["Put", "failed", "put_since", "retried", "shown_traceback", "with_unfinished"]
+
+
+def failed(
+    planned: PlannedStage, error: BaseException, attempts: int, seconds: float, unfinished: tuple[str, ...]
+) -> StageFailed:
+    """The event of a stage whose last attempt raised; `unfinished` names what it had put."""
+    message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
+    told = getattr(error, "shown_traceback", None)  # of a stage that ran in a process of its own
+    if told is None:
+        # A refusal of data says all there is to say in its message.
+        told = "" if getattr(error, "explains_itself", False) else shown_traceback(error)
+    return StageFailed(
+        stage=planned.name,
+        seconds=seconds,
+        attempts=attempts,
+        error_type=type_name(error),
+        message=readable_text(planned.safe(message + path_hint(error))),
+        traceback=readable_text(planned.safe(told)),
+        unfinished=tuple(map(readable_text, unfinished)),
+    )
+
+
+def retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
+    """The event of an attempt that raised, and that another one follows."""
+    said = readable_text(planned.safe(error_text(error)))
+    return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
+
+
+def shown_traceback(error: BaseException) -> str:
+    """The traceback below the frames that run a stage, as text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+_HERE = dirname(__file__)  # noqa: PTH120  # as code objects have it
+_CORE = dirname(_HERE)  # noqa: PTH120
+_OURS = (_HERE + sep, f"{_CORE}{sep}runner.py", f"{_CORE}{sep}stage.py")
+
+
+class Put(NamedTuple):
+    """What was added to a Context, except for its assigns: those of half a stage are for no other one."""
+
+    metrics: Mapping[str, Any]
+    artifacts: Mapping[str, Any]
+    outputs: list[Any]
+
+    def onto(self, context: Context) -> Context:
+        return context._replace(
+            metrics=context.metrics.merge(self.metrics),
+            artifacts=context.artifacts.merge(self.artifacts),
+            outputs=context.outputs.extend(self.outputs),
+        )
+
+
+def with_unfinished(context: Context, attempt: Attempt | None) -> tuple[Context, tuple[str, ...]]:
+    """The Context that the attempt began with, and what it had put when it raised; and the names of that."""
+    if attempt is None:
+        return context, ()
+    for event in attempt.heard:
+        context = context._record(event)
+    attempt.heard.clear()
+    if attempt.derived is None:
+        return context, ()
+    put = put_since(context, attempt.derived)
+    names = [f"metrics.{name}" for name in put.metrics] + [f"artifacts.{name}" for name in put.artifacts]
+    if put.outputs:
+        names.append(f"outputs[{len(context.outputs)}:]")
+    return put.onto(context), tuple(names)
+
+
+def put_since(before: Context, after: Context | None) -> Put:
+    """What the later one of two Contexts has more."""
+    if after is None:
+        return Put({}, {}, [])
+    return Put(
+        _changed(before.metrics, after.metrics),
+        _changed(before.artifacts, after.artifacts),
+        after.outputs[len(before.outputs) :],
+    )
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    earlier, missing = _entries(before), object()
+    return {name: value for name, value in _entries(after).items() if earlier.get(name, missing) is not value}
+
+
+def _entries(part: Any) -> Mapping[str, Any]:
+    """The values, and in place of those that are in a store whatever stands for them: nothing is read."""
+    return part.entries() if hasattr(part, "entries") else part  # type: ignore[no-any-return]

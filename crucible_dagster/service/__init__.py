@@ -1,0 +1,1 @@
+"""What a deployment starts: Dagster's own programs, with what they lack to be left alone."""

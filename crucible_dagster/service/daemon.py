@@ -1,0 +1,151 @@
+"""The daemon, of which one runs at a time: `python -m crucible_dagster.service.daemon`, with its own options.
+
+Two of Dagster's daemons launch every tick twice, and each only logs that there is another. This one takes a lock first:
+in the database if it is PostgreSQL, so that it holds for all machines, else on a file of DAGSTER_HOME. A second one
+stands by, and takes over when the first has ended, however that was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from dagster import DagsterInstance
+
+from crucible_dagster.dagster_internals import daemon_command, postgres_url
+from crucible_dagster.execution import open_instance
+
+__all__ = ["INTERVAL", "LOCK_LOST", "DaemonLock", "lock_of", "main"]
+
+INTERVAL = 5.0
+"""Seconds between two attempts to take the lock, and between two looks whether it is still there."""
+LOCK_LOST = 75
+"""EX_TEMPFAIL of sysexits.h: another daemon has taken over, and a new start of this one stands by."""
+GRACE = 20.0
+"""Seconds that a daemon which has lost the lock has for its own end."""
+# Of a database, for any program that takes advisory locks there: what nobody else is likely to choose.
+KEY = int.from_bytes(b"crucible", "big") >> 1
+
+_log = logging.getLogger("crucible.daemon")
+
+
+class DaemonLock(Protocol):
+    """What one process at a time has, until it ends."""
+
+    def take(self) -> bool:
+        """Whether this process has it, now or already. Raises OSError or an error of the database."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+class FileLock:
+    """A lock on a file, which the system frees when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def take(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class PostgresLock:
+    """An advisory lock of a session, which the server frees when the connection ends."""
+
+    def __init__(self, url: str) -> None:
+        from sqlalchemy import create_engine  # noqa: PLC0415  # what Dagster's PostgreSQL storage uses
+        from sqlalchemy.pool import NullPool  # noqa: PLC0415
+
+        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        self._session: Any = None
+
+    def take(self) -> bool:
+        if self._session is not None:
+            try:
+                self._session.exec_driver_sql("SELECT 1")
+            except Exception:  # noqa: BLE001  # the lock went with the connection
+                self._session.invalidate()
+                self._session = None
+            else:
+                return True
+        session = self._engine.connect()
+        if not session.exec_driver_sql(f"SELECT pg_try_advisory_lock({KEY})").scalar():
+            session.close()
+            return False
+        self._session = session
+        return True
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._engine.dispose()
+
+
+def lock_of(instance: DagsterInstance) -> DaemonLock:
+    """The lock of the instance's daemon."""
+    url = postgres_url(instance)
+    return FileLock(Path(instance.root_directory) / ".daemon.lock") if url is None else PostgresLock(url)
+
+
+def main() -> None:
+    """Run the daemon as soon as no other one does."""
+    logging.basicConfig(format="%(asctime)s - crucible - %(levelname)s - %(message)s", level=logging.INFO)
+    with open_instance() as instance:
+        lock = lock_of(instance)
+        _wait_for(lock)
+    watch = threading.Thread(target=_keep, args=(lock, _end_this_process), name="crucible-daemon-lock", daemon=True)
+    watch.start()
+    daemon_command().main(sys.argv[1:], prog_name="crucible_dagster.service.daemon")
+
+
+def _wait_for(lock: DaemonLock) -> None:
+    said = ""
+    while True:
+        try:
+            if lock.take():
+                return
+            why = "another daemon of this instance is running"
+        except Exception as error:  # noqa: BLE001  # whatever the driver raises while the database is away
+            why = f"the lock cannot be taken: {error}"
+        if why != said:
+            _log.info("%s; this one stands by", why)
+            said = why
+        time.sleep(INTERVAL)
+
+
+def _keep(lock: DaemonLock, end: Callable[[], None]) -> None:
+    while True:
+        time.sleep(INTERVAL)
+        try:
+            kept = lock.take()
+        except Exception:  # noqa: BLE001  # while the database is away, no daemon does anything
+            kept = True
+        if not kept:
+            _log.error("another daemon has taken over while the database was away; this one ends")
+            end()
+            return
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, so that what it does is brought to its end
+    time.sleep(GRACE)
+    os._exit(LOCK_LOST)
+
+
+if __name__ == "__main__":
+    main()
