@@ -90,6 +90,11 @@ class Plan(Sequence[PlannedStage]):
     def __len__(self) -> int:
         return len(self.stages)
 
+    def folder_of(self, run_id: str) -> Path:
+        """Where the folder of a run in this process is: below what the run keeps, else below the reports, by its id."""
+        base = getattr(None if self.trials is None else self.trials.files, "base", None)
+        return self.output_root / "folders" / run_id if base is None else Path(base, "folders", self.experiment.id)
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Makes this plan `current_plan`, for as long as its stages run: the `validate` stage reads it there."""

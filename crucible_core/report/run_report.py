@@ -20,6 +20,7 @@ from crucible_core.report.registration_section import (
     registration_in,
     registration_section,
 )
+from crucible_core.report.series_section import series_section
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
@@ -67,6 +68,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
             for name, comparison in compared.read.items()
         ),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
+        series_section(ctx),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),

@@ -47,6 +47,7 @@ from crucible_core.plan import ask_again, plan_stage
 from crucible_core.runner import run_always
 from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.log import TrialSettings
+from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
@@ -69,6 +70,7 @@ from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_
 from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.reachable_code import code_hash
 from crucible_dagster.history.run_record import (
+    RETRY_TAG,
     StageRecord,
     changed_since,
     kept_stages,
@@ -139,7 +141,11 @@ def _run_step(
         before = begun(context, upstream, shown)
         later = functools.partial(_always_after, launched, index, compiled.registry)
         one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
-        with (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running():
+        folder = kept_in(context.run_id, _kept_of(manager, context))
+        with (
+            (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running(),
+            folder,
+        ):
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
     if audience.wants_contexts:
@@ -234,11 +240,10 @@ class _StepAttempt:
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings, secrets):
-                    self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+                    self.raw = self._run_stage(planned, before)
             except StageFailedError as error:
                 if _reveals(error.__cause__, secrets):
                     error.__cause__ = None  # what it says, without them, is in the trace
-                self._run_always(error)
                 if self.audience.wants_contexts:
                     self.audience.show(untracked(error.context))
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
@@ -256,8 +261,15 @@ class _StepAttempt:
                 notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
+    def _run_stage(self, planned: PlannedStage, before: Context) -> Context:
+        """Run it; if it fails, also the later stages that run always: Dagster runs no step after one that failed."""
+        try:
+            return run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+        except StageFailedError as error:
+            self._run_always(error)
+            raise
+
     def _run_always(self, error: StageFailedError) -> None:
-        """In this step: Dagster executes no step after one that failed."""
         for planned in self.later():
             self.dagster.log.info(f"stage {planned.name!r} runs also after a failure: here, in step {self.step!r}")
             packages = packages_of(type(planned.stage))
@@ -378,6 +390,21 @@ class _TrackedStage:
         if after is given:
             return ctx
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
+
+
+def _kept_of(manager: ContextIOManager, context: OpExecutionContext) -> Kept:
+    """The folder of the first of the runs that this one resumes or retries, directly or through others."""
+    first, instance = context.run, context.instance
+
+    def find() -> Any:
+        run = first
+        while run.parent_run_id and (run.tags.get(RESUME_RETRY_TAG) == "true" or RETRY_TAG in run.tags):
+            if (parent := instance.get_run_by_id(run.parent_run_id)) is None:
+                return manager.store.folder(run.parent_run_id)
+            run = parent
+        return manager.store.folder(run.run_id)
+
+    return Kept(find, manager.store.objects.allow_pickle)
 
 
 def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:
