@@ -50,7 +50,7 @@ class MlflowObserver(Observer):
     def on_points(self, stage: str, points: Sequence[Any]) -> None:  # noqa: ARG002
         """The points of series, each with `name`, `value`, `step` and `at`, in seconds since 1970."""
         found = [(one.name, one.value, int(one.at * 1_000), one.step) for one in points]
-        self._tell_innermost(TrackedRun.log_points, found)
+        self._tell_innermost(TrackedRun.log_series, found)
 
     def run_ended(self, error: BaseException | None) -> None:
         run_id = self._innermost()

@@ -5,6 +5,7 @@
 | the experiment's id | the experiment |
 | options of the stages, the seed, the variant | params `STAGE.OPTION`, `seed`, `variant` |
 | the numbers to follow, as History has them | metrics; the step is the number of stages that had ended |
+| a series | the metric of its name, with each point and step |
 | an artifact that is a file or a folder | artifacts below its name; tag `crucible.logged.NAME`: which file it was |
 | any other artifact | tag `crucible.artifact.NAME` |
 | a gate | tag `crucible.gate.NAME`: its status and its sentence |
@@ -19,7 +20,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from crucible_core.report.run_report import headline
 from crucible_core.trace import Event
 from crucible_core.values.jsonable import to_jsonable, visible_text
 from crucible_core.values.messages import cut
+from crucible_core.values.series import Series
 
 try:
     from mlflow import MlflowClient
@@ -63,6 +65,7 @@ class TrackedRun:
         self._params = dict(run.data.params)
         self._numbers = dict(run.data.metrics)
         self._tags = dict(run.data.tags)
+        self._series = set(run.data.metrics)
 
     @classmethod
     def of(
@@ -93,6 +96,9 @@ class TrackedRun:
         self.step = len(context.trace.endings)
         self._log_params(context)
         self.log_numbers(dict(results(context)), at)
+        for name, value in context.metrics.items():
+            if isinstance(value, Series) and name_in_mlflow(name) not in self._series:  # nobody heard its points
+                self.log_series([(name, number, at, step) for step, number in value.points])
         self.tag(dict(_tags(context)))
         for name, value in context.artifacts.items():
             self._log_artifact(name, value)
@@ -103,6 +109,11 @@ class TrackedRun:
         new = {name: value for name, value in named.items() if self._numbers.get(name) != value}
         self.log_points([(name, value, at, self.step) for name, value in new.items()])
         self._numbers.update(new)
+
+    def log_series(self, points: Sequence[tuple[str, float, int, int]]) -> None:
+        """As `log_points`, of series: `log` then leaves them out."""
+        self.log_points(points)
+        self._series.update(name_in_mlflow(name) for name, *_ in points)
 
     def log_points(self, points: Iterable[tuple[str, float, int, int]]) -> None:
         """Log each name, value, time in milliseconds since 1970, and step."""
@@ -120,6 +131,8 @@ class TrackedRun:
 
     def end(self, status: str, at: datetime) -> None:
         """FINISHED, FAILED or KILLED."""
+        # Otherwise it prints an address among what the program says, which may be JSON.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.client.set_terminated(self.mlflow_id, status, _milliseconds(at))
 
     def _log_params(self, context: Context) -> None:

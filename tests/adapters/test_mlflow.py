@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from crucible_adapters.mlflow import MlflowObserver
+from crucible_adapters.mlflow.export import export_context
 from crucible_adapters.mlflow.tracked_run import name_in_mlflow
 from crucible_core import Context, Experiment, GateFailedError, RunInterrupted, StageFailedError, run_experiment, stage
 from crucible_core.cli import main
@@ -194,7 +195,7 @@ def test_a_run_that_fails_is_failed_there_with_what_it_had(
 
 def test_a_blocking_gate_and_an_interrupt_end_it_as_they_end_the_run(server: str, client: MlflowClient) -> None:
     observer = MlflowObserver(server)
-    blocked = experiment_of("measure", gates=[{"name": "low", "metric": "third", "at_most": 0.1}])
+    blocked = experiment_of("measure", gates=[{**GATES[0], "at_most": 0.1, "blocking": True}])
     with pytest.raises(GateFailedError):
         run_experiment(blocked, observers=[observer])
     run = only_run(client, blocked.id)
@@ -209,6 +210,27 @@ def test_a_blocking_gate_and_an_interrupt_end_it_as_they_end_the_run(server: str
     with pytest.raises(RunInterrupted):
         run_experiment(stopped, registry=builtin_registry() | Registry({"stops": stops}), observers=[observer])
     assert only_run(client, stopped.id).info.status == "KILLED"
+
+
+def test_every_point_of_a_series_is_there(server: str, client: MlflowClient) -> None:
+    @stage
+    def trains(ctx: Context) -> Context:
+        """Logs a curve."""
+        for step in range(1_500):
+            ctx = ctx.log_metric("curve", 1 / (step + 1), step=step)
+        return ctx.put_metric("done", 1)
+
+    experiment = experiment_of("trains")
+    registry = builtin_registry() | Registry({"trains": trains})
+    run_experiment(experiment, registry=registry, observers=[MlflowObserver(server)])
+    run = only_run(client, experiment.id)
+    expected = [(step, 1 / (step + 1)) for step in range(1_500)]
+    found = sorted((one.step, one.value) for one in client.get_metric_history(run.info.run_id, "curve"))
+    assert found == expected
+
+    ctx = run_experiment(experiment, registry=registry)  # and afterwards
+    made = export_context(client, ctx)
+    assert sorted((one.step, one.value) for one in client.get_metric_history(made, "curve")) == expected
 
 
 def test_runs_are_exported_afterwards_and_once(server: str, client: MlflowClient) -> None:
