@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
-from crucible_core.trace import Event, Trace
+from crucible_core.trace import Event
 from crucible_core.values.arguments import check_callable, check_several
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import error_text
@@ -41,6 +41,9 @@ class Observer:
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Called every few seconds while a stage runs, with the numbers that it put since the last call."""
+
+    def on_context(self, context: Any) -> None:
+        """Called with the Context after each stage, and after the gates; that of a failed run is `error.context`."""
 
     def on_points(self, stage: str, points: Sequence[Point]) -> None:
         """Called with every point that a stage logs in a series, in order: many at once, at most a second later."""
@@ -85,7 +88,7 @@ _UPDATES = ("on_progress", "on_metrics", "on_points")
 class Audience:
     """The observers of a run as one: calls each of them, and logs their errors."""
 
-    __slots__ = ("failed", "interval", "observers", "wants_updates")
+    __slots__ = ("failed", "interval", "observers", "wants_contexts", "wants_updates")
 
     def __init__(self, observers: Observers, failed: set[int] | None = None) -> None:
         """`failed` is that of the run's other audiences, if it has several."""
@@ -94,6 +97,7 @@ class Audience:
         self.observers = tuple(map(_as_observer, observers))
         self.wants_updates = any(map(_wants_updates, self.observers))
         """Whether any observer takes progress and metrics: if none does, they cost nothing."""
+        self.wants_contexts = any(type(one).on_context is not Observer.on_context for one in self.observers)
         self.interval = min((one.interval for one in self.observers if _wants_updates(one)), default=Observer.interval)
 
     @classmethod
@@ -111,6 +115,14 @@ class Audience:
                 observer.on_event(event)
             except Exception as error:  # noqa: BLE001
                 self.note_failure(observer, f"on_event of stage {event.stage!r}", error)
+
+    def show(self, context: Any) -> None:
+        """Pass on the Context as it is now; called if the audience `wants_contexts`."""
+        for observer in self.observers:
+            try:
+                observer.on_context(context)
+            except Exception as error:  # noqa: BLE001
+                self.note_failure(observer, "on_context", error)
 
     def note_failure(self, observer: Observer, where: str, error: Exception) -> None:
         """Log the first error of an observer in this run, with its traceback if the logger `crucible` logs DEBUG."""
@@ -136,11 +148,12 @@ class Audience:
                     stack.push(functools.partial(self._end, observer))
             yield
 
-    def retell(self, experiment_id: str, run_id: str, trace: Trace, error: BaseException | None) -> None:
-        """Report a run that is over, and the error that ended it."""
-        with contextlib.suppress(_Retold), self.during(experiment_id, run_id):
-            for event in trace:
+    def retell(self, context: Any, error: BaseException | None) -> None:
+        """Report a run that is over by its last Context, and the error that ended it."""
+        with contextlib.suppress(_Retold), self.during(context.experiment_id, context.run_id):
+            for event in context.trace:
                 self.tell(event)
+            self.show(context)
             if error is not None:
                 raise _Retold from error
 

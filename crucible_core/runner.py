@@ -78,6 +78,8 @@ def run_experiment(
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
+            if audience.wants_contexts:
+                audience.show(context)
     return context
 
 
@@ -86,12 +88,15 @@ def run_stages(stages: Sequence[PlannedStage], context: Context, observers: Audi
 
     Raises StageFailedError, after the stages that run `always`, or RunInterrupted as `run_stage` does.
     """
+    audience = Audience.of(observers)
     for index, planned in enumerate(stages):
         try:
-            context = run_stage(planned, context, observers)
+            context = run_stage(planned, context, audience)
         except StageFailedError as error:
-            run_always(stages[index + 1 :], error, observers)
+            run_always(stages[index + 1 :], error, audience)
             raise
+        if audience.wants_contexts:
+            audience.show(context)
     return context
 
 
@@ -137,7 +142,7 @@ def run_stage(
     Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
 
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
-    raised. The Context of either holds the decisions made until then.
+    raised. The Context of either holds the decisions made until then, and what the stage had put.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
     definition, _ = planned

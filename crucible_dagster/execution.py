@@ -132,7 +132,7 @@ def execute_experiment(
         if in_process and error is not None:
             raise error
     if not in_process:
-        Audience.of(tracing_here(observers)).retell(context.experiment_id, run_id, context.trace, error)
+        Audience.of(tracing_here(observers)).retell(context, error)
     if error is not None:
         raise error
     return context

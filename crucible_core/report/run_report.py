@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crucible_core.context import Context
@@ -77,6 +77,15 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
         _section("Options", _options_table(ctx)),
     ]
     return RunReport(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
+
+
+def head_of(ctx: Context) -> Document:
+    """What the report begins with: the answer, the gates and the comparisons, without everything else."""
+    whole = report_on(ctx)
+    return replace(whole, sections=tuple(one for one in whole.sections if one.title not in _EVERYTHING_ELSE))
+
+
+_EVERYTHING_ELSE = frozenset({"Metrics", "Outputs", "Decisions", "What ran", "Artifacts", "Options"})
 
 
 def headline(ctx: Context) -> str:
