@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     )
     from crucible_core.ir.gates import Baseline, Gate, GateResult, NoRegression
     from crucible_core.ir.loading import load_experiment
-    from crucible_core.observers import Observer, ProgressUpdate
+    from crucible_core.ir.settings import Settings
+    from crucible_core.observers import Observer, Point, ProgressUpdate
     from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
     from crucible_core.progress import progress
     from crucible_core.registry import Registry, builtin_registry
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         Trace,
     )
     from crucible_core.values.jsonable import to_jsonable
+    from crucible_core.values.series import Series
 
 __version__ = "0.1.0"
 
@@ -78,12 +80,15 @@ __all__ = [
     "OutputSpec",
     "Plan",
     "PlannedStage",
+    "Point",
     "ProgressUpdate",
     "Registry",
     "Reliability",
     "RetryPolicy",
     "RunInterrupted",
     "Schedule",
+    "Series",
+    "Settings",
     "Stage",
     "StageDef",
     "StageDescription",
@@ -133,12 +138,15 @@ _HOMES = {
     "OutputSpec": "ir.experiment",
     "Plan": "plan",
     "PlannedStage": "plan",
+    "Point": "observers",
     "ProgressUpdate": "observers",
     "Registry": "registry",
     "Reliability": "ir.experiment",
     "RetryPolicy": "ir.experiment",
     "RunInterrupted": "run_errors",
     "Schedule": "ir.experiment",
+    "Series": "values.series",
+    "Settings": "ir.settings",
     "Stage": "stage",
     "StageDef": "ir.experiment",
     "StageDescription": "stage",

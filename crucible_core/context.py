@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crucible_core.ir.experiment import Experiment
 from crucible_core.observers import current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
-from crucible_core.values.arguments import check_instance, check_mapping, check_run_id, new_run_id
+from crucible_core.values.arguments import (
+    check_instance,
+    check_mapping,
+    check_run_id,
+    checked_name,
+    checked_names,
+    new_run_id,
+    not_a_name,
+)
 from crucible_core.values.equality import differences_between
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.notebook import html_of_run
+from crucible_core.values.series import with_point
 
 __all__ = ["Context"]
 
@@ -105,7 +115,7 @@ class Context:
                 values = {name: value}
             case _:
                 raise TypeError("assign takes name=value, or a mapping, or one name and its value")
-        return self._with("assigns", self.assigns.merge(_checked_names(values)))
+        return self._with("assigns", self.assigns.merge(checked_names(values)))
 
     def put_metric(self, name: str, value: Any) -> Context:
         """Set one metric. Raises TypeError if the name is not a string."""
@@ -114,7 +124,7 @@ class Context:
         if attempt is not None and attempt.updates is not None and attempt.updates.run_id == self.__dict__["run_id"]:
             attempt.updates.metric(name, value)
         if not isinstance(name, str):
-            raise _not_a_name(name)
+            raise not_a_name(name)
         return self._with("metrics", self.metrics.put(name, value))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
@@ -130,7 +140,25 @@ class Context:
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
         """Set several metrics. Raises TypeError if a name is not a string."""
-        return self._with("metrics", self.metrics.merge(_checked_names(metrics)))
+        return self._with("metrics", self.metrics.merge(checked_names(metrics)))
+
+    def log_metric(self, name: str, value: float, *, step: int | None = None) -> Context:
+        """Add a point to a metric that is a series, such as a loss over epochs; a missing one is begun.
+
+        A missing `step` is the one after the last, from 0. The metric is a Series: its points, and `last`, `min`, `max`
+        and `mean`, which gates and tables name `loss.last`. Observers hear every point, also if the stage fails later.
+        Raises TypeError for what is not a number, and CrucibleError if `put_metric` has set the metric.
+        """
+        attempt = current_attempt.get()
+        hear = None if attempt is None or attempt.updates is None else attempt.hears(self.__dict__["run_id"])
+        return self._with("metrics", with_point(self.metrics, name, value, step, hear))
+
+    def log_metrics(self, values: Mapping[str, float], *, step: int | None = None) -> Context:
+        """As log_metric, for several series."""
+        changed = self
+        for name, value in values.items():
+            changed = changed.log_metric(name, value, step=step)
+        return changed
 
     def add_output(self, output: Any) -> Context:
         """Append one record."""
@@ -144,7 +172,7 @@ class Context:
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
         """Name a path or URL that the run produced. Raises TypeError if the name is not a string."""
-        return self._with("artifacts", self.artifacts.put(_checked_name(name), artifact))
+        return self._with("artifacts", self.artifacts.put(checked_name(name), artifact))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
         """The path or URL, or `default` if there is none of that name."""
@@ -152,6 +180,31 @@ class Context:
 
     def has_artifact(self, name: str) -> bool:
         return name in self.artifacts
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this run and of those that resume or retry it, made when it is first asked for."""
+        from crucible_core.values.lineage import folder_of  # noqa: PLC0415  # few stages need it
+
+        return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
+
+    def checkpoint(self, name: str, value: Any) -> Context:
+        """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
+
+        It is there at once, whole, even if the process is killed: not only in the Context that is returned.
+        """
+        from crucible_core.values.lineage import save  # noqa: PLC0415
+
+        return self.put_artifact(*save(self, checked_name(name), value))
+
+    def restore(self, name: str, default: Any = None) -> Any:
+        """The last checkpoint of the running stage, with the same options and seed, in this run or those before it.
+
+        Those are the runs that this one resumes or retries. The default if there is none.
+        """
+        from crucible_core.values.lineage import restore  # noqa: PLC0415
+
+        return restore(self, checked_name(name), default)
 
     def decide(
         self,
@@ -165,7 +218,7 @@ class Context:
 
         `confidence` is from 0 to 1. Raises ValueError if it is not.
         """
-        stage = self.trace.events[-1].stage if len(self.trace) else ""
+        stage = self.stage
         instead = (alternatives,) if isinstance(alternatives, str) else alternatives
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id != self.run_id:
@@ -181,6 +234,11 @@ class Context:
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)
+
+    @property
+    def stage(self) -> str:
+        """The name in the pipeline of the stage that is running; empty before the first one."""
+        return self.trace.events[-1].stage if len(self.trace) else ""
 
     @property
     def completed_stages(self) -> tuple[str, ...]:
@@ -217,20 +275,3 @@ class Context:
         )
 
     _repr_html_ = html_of_run
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str):
-        raise _not_a_name(name)
-    return name
-
-
-def _not_a_name(name: object) -> TypeError:
-    return TypeError(f"a name in a Context is a string, not {name!r:.80}")
-
-
-def _checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    check_mapping("this", values)
-    for name in values:
-        _checked_name(name)
-    return values

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from numbers import Real
-from time import perf_counter
 from typing import Any
 
-from crucible_core.trace import Event, Trace
+from crucible_core.trace import Event
 from crucible_core.values.arguments import check_callable, check_several
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import error_text
-from crucible_core.values.progress_update import ProgressUpdate
+from crucible_core.values.progress_update import Point, ProgressUpdate, Updates
 
-__all__ = ["Attempt", "Audience", "Observer", "Observers", "ProgressUpdate", "Updates", "current_attempt"]
-
-METRICS_INTERVAL = 5.0
+__all__ = ["Attempt", "Audience", "Observer", "Observers", "Point", "ProgressUpdate", "Updates", "current_attempt"]
 
 _log = logging.getLogger("crucible")
 
@@ -48,6 +41,12 @@ class Observer:
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Called every few seconds while a stage runs, with the numbers that it put since the last call."""
+
+    def on_context(self, context: Any) -> None:
+        """Called with the Context after each stage, and after the gates; that of a failed run is `error.context`."""
+
+    def on_points(self, stage: str, points: Sequence[Point]) -> None:
+        """Called with every point that a stage logs in a series, in order: many at once, at most a second later."""
 
     def run_ended(self, error: BaseException | None) -> None:
         """Called after the last stage and the gates; `error` is the error that ended the run, if any."""
@@ -79,14 +78,17 @@ def _as_observer(one: Observer | Callable[[Event], None]) -> Observer:
 
 def _wants_updates(observer: Observer) -> bool:
     kind = type(observer)
-    own = (getattr(kind, name, None) is not getattr(Observer, name) for name in ("on_progress", "on_metrics"))
+    own = (getattr(kind, name, None) is not getattr(Observer, name) for name in _UPDATES)
     return any(own)
+
+
+_UPDATES = ("on_progress", "on_metrics", "on_points")
 
 
 class Audience:
     """The observers of a run as one: calls each of them, and logs their errors."""
 
-    __slots__ = ("failed", "interval", "observers", "wants_updates")
+    __slots__ = ("failed", "interval", "observers", "wants_contexts", "wants_updates")
 
     def __init__(self, observers: Observers, failed: set[int] | None = None) -> None:
         """`failed` is that of the run's other audiences, if it has several."""
@@ -95,6 +97,7 @@ class Audience:
         self.observers = tuple(map(_as_observer, observers))
         self.wants_updates = any(map(_wants_updates, self.observers))
         """Whether any observer takes progress and metrics: if none does, they cost nothing."""
+        self.wants_contexts = any(type(one).on_context is not Observer.on_context for one in self.observers)
         self.interval = min((one.interval for one in self.observers if _wants_updates(one)), default=Observer.interval)
 
     @classmethod
@@ -112,6 +115,14 @@ class Audience:
                 observer.on_event(event)
             except Exception as error:  # noqa: BLE001
                 self.note_failure(observer, f"on_event of stage {event.stage!r}", error)
+
+    def show(self, context: Any) -> None:
+        """Pass on the Context as it is now; called if the audience `wants_contexts`."""
+        for observer in self.observers:
+            try:
+                observer.on_context(context)
+            except Exception as error:  # noqa: BLE001
+                self.note_failure(observer, "on_context", error)
 
     def note_failure(self, observer: Observer, where: str, error: Exception) -> None:
         """Log the first error of an observer in this run, with its traceback if the logger `crucible` logs DEBUG."""
@@ -137,11 +148,12 @@ class Audience:
                     stack.push(functools.partial(self._end, observer))
             yield
 
-    def retell(self, experiment_id: str, run_id: str, trace: Trace, error: BaseException | None) -> None:
-        """Report a run that is over, and the error that ended it."""
-        with contextlib.suppress(_Retold), self.during(experiment_id, run_id):
-            for event in trace:
+    def retell(self, context: Any, error: BaseException | None) -> None:
+        """Report a run that is over by its last Context, and the error that ended it."""
+        with contextlib.suppress(_Retold), self.during(context.experiment_id, context.run_id):
+            for event in context.trace:
                 self.tell(event)
+            self.show(context)
             if error is not None:
                 raise _Retold from error
 
@@ -161,61 +173,6 @@ class _Retold(Exception):  # it carries the error of a run that is over past its
 
 
 NOBODY = Audience(())
-
-
-class Updates:
-    """Progress and metrics of one attempt at a stage, on their way to the observers. Safe to use from any thread."""
-
-    def __init__(self, run_id: str, stage: str, audience: Audience) -> None:
-        self.run_id = run_id
-        self.stage = stage
-        self.interval = audience.interval
-        self.keys = itertools.count()
-        self._audience = audience
-        self._observers = audience.observers
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._metrics: dict[str, float] = {}
-        self._metrics_due = perf_counter() + METRICS_INTERVAL
-
-    def progress(self, update: ProgressUpdate) -> None:
-        for observer in self._observers:
-            self._call(observer, observer.on_progress, update)
-
-    def metric(self, name: str, value: Any) -> None:
-        """A stage has put a metric. Those of a quick stage are not sent: its trace and result have them."""
-        if type(value) not in _NUMBERS and (isinstance(value, bool) or not isinstance(value, Real)):
-            return
-        try:
-            number = float(value)
-        except Exception:  # noqa: BLE001  # too large, or a user's own number type: still a valid metric
-            return
-        with self._lock:
-            self._metrics[name] = number
-            now = perf_counter()
-            if now < self._metrics_due:
-                return
-            self._metrics_due = now + METRICS_INTERVAL
-            metrics, self._metrics = self._metrics, {}
-        for observer in self._observers:
-            self._call(observer, observer.on_metrics, self.stage, metrics)
-
-    def close(self) -> None:
-        """The attempt is over: later updates from its threads are dropped."""
-        self._observers = ()
-
-    def _call(self, observer: Observer, method: Callable[..., None], *arguments: Any) -> None:
-        if os.getpid() != self._process:
-            return  # a fork: two processes must not write to an observer's terminal or database
-        try:
-            method(*arguments)
-        except Exception as error:  # noqa: BLE001
-            self._observers = tuple(one for one in self._observers if one is not observer)
-            where = f"{method.__name__}, so it gets no more updates of stage {self.stage!r}"
-            self._audience.note_failure(observer, where, error)
-
-
-_NUMBERS = frozenset({float, int})
 
 
 class Attempt:
@@ -238,6 +195,10 @@ class Attempt:
         self._audience = audience
         self.derived: Any = None
         """The last Context that was made from another one, if any was."""
+
+    def hears(self, run_id: str) -> Callable[[str, int, float], None] | None:
+        """What takes the points of a Context's series, if it is of this run and anybody listens."""
+        return self.updates.point if self.updates is not None and self.updates.run_id == run_id else None
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)

@@ -19,7 +19,7 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Un
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.secrets import scrub, secrets_of
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.stage import ComparesGroups, Stage, takes_seed, wrong_default
+from crucible_core.stage import ComparesGroups, Stage, declares_settings, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_core.values.messages import error_text
@@ -89,6 +89,11 @@ class Plan(Sequence[PlannedStage]):
 
     def __len__(self) -> int:
         return len(self.stages)
+
+    def folder_of(self, run_id: str) -> Path:
+        """Where the folder of a run in this process is: below what the run keeps, else below the reports, by its id."""
+        base = getattr(None if self.trials is None else self.trials.files, "base", None)
+        return self.output_root / "folders" / run_id if base is None else Path(base, "folders", self.experiment.id)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -229,6 +234,11 @@ def _plan(
 
         if (said := why_not_elsewhere(found)) is not None:
             raise _refuse(experiment, index, said, "timeout")
+    if declares_settings(found) and definition.enabled:
+        from crucible_core.ir.settings import mistakes_in_settings  # noqa: PLC0415  # few stages have some
+
+        if refused := list(mistakes_in_settings(experiment, definition.name, found.settings)):  # type: ignore[attr-defined]
+            raise InvalidExperimentError.of(refused)
     if ask and found.check is not Stage.check and definition.enabled:
         _ask(stage, experiment, index)
     return _new(PlannedStage, (definition, stage))

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from time import perf_counter
 from typing import Any
@@ -30,6 +31,7 @@ from crucible_core.trace import (
     StageSucceeded,
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
+from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED
 
 __all__ = ["run_always", "run_experiment", "run_gates", "run_stage", "run_stages"]
@@ -52,7 +54,8 @@ def run_experiment(
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
     function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
-    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again.
+    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again. Runs
+    with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -67,13 +70,16 @@ def run_experiment(
     audience = Audience.of(observers)
     shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
-    with audience.during(context.experiment_id, context.run_id), plan.running():
+    kept = kept_in(context.run_id, Kept(partial(plan.folder_of, context.run_id)))
+    with audience.during(context.experiment_id, context.run_id), plan.running(), kept:
         context = run_stages(plan.stages, context, audience)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
+            if audience.wants_contexts:
+                audience.show(context)
     return context
 
 
@@ -82,12 +88,15 @@ def run_stages(stages: Sequence[PlannedStage], context: Context, observers: Audi
 
     Raises StageFailedError, after the stages that run `always`, or RunInterrupted as `run_stage` does.
     """
+    audience = Audience.of(observers)
     for index, planned in enumerate(stages):
         try:
-            context = run_stage(planned, context, observers)
+            context = run_stage(planned, context, audience)
         except StageFailedError as error:
-            run_always(stages[index + 1 :], error, observers)
+            run_always(stages[index + 1 :], error, audience)
             raise
+        if audience.wants_contexts:
+            audience.show(context)
     return context
 
 
@@ -133,7 +142,7 @@ def run_stage(
     Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
 
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
-    raised. The Context of either holds the decisions made until then.
+    raised. The Context of either holds the decisions made until then, and what the stage had put.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
     definition, _ = planned

@@ -165,6 +165,12 @@ def takes_seed(stage: type[Stage]) -> bool:
     return any(file_name(name, field) == "seed" for name, field in stage.model_fields.items())
 
 
+@functools.lru_cache(maxsize=1024)
+def declares_settings(stage: type[Stage]) -> bool:
+    """Whether the stage has settings outside the pipeline: a class variable `settings`."""
+    return isinstance(getattr(stage, "settings", None), tuple)
+
+
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
     # Of the options only: the Context may be imported for type checkers only.
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}

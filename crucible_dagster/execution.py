@@ -132,7 +132,7 @@ def execute_experiment(
         if in_process and error is not None:
             raise error
     if not in_process:
-        Audience.of(tracing_here(observers)).retell(context.experiment_id, run_id, context.trace, error)
+        Audience.of(tracing_here(observers)).retell(context, error)
     if error is not None:
         raise error
     return context
@@ -332,7 +332,7 @@ def _config(executor: ExecutorName, **settings: Any) -> dict[str, Any]:
 def job_in_processes(experiment: Experiment, registry: Registry, observers: Observers) -> Iterator[ReconstructableJob]:
     """The experiment's job in a form that other processes can rebuild; in this one, `observers` get the events.
 
-    Raises CrucibleError for a stage that other processes cannot import.
+    Raises CrucibleError for a stage that other processes cannot import, and for secrets that do not reach them.
     """
     token = uuid.uuid4().hex
     stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
@@ -340,6 +340,12 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
     if shown is not experiment:
+        executor = experiment.execution.executor if experiment.execution else "in_process"
+        if executor not in ALWAYS:
+            raise CrucibleError(
+                f"secret options do not reach the workers of the executor {executor}: read the secret in the stage, "
+                "from an environment variable that the workers have"
+            )
         # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
         with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
         os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from crucible_core import Context, Stage, stage
 
@@ -217,3 +217,10 @@ def hold_lambda(ctx: Context) -> Context:
 @stage
 def look_at_environment(ctx: Context, *, name: str = "CRUCIBLE_TEST_VALUE") -> Context:
     return ctx.put_metric(name, os.environ.get(name))
+
+
+class Secret(Stage):
+    password: SecretStr
+
+    def run(self, ctx: Context) -> Context:
+        return ctx

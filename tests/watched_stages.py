@@ -81,3 +81,15 @@ def count(ctx: Context, *, items: int = 3) -> Context:
     with progress(description="by hand") as bar:
         bar.advance(2.5)
     return ctx.put_metric("counted", items)
+
+
+@stage
+def train(ctx: Context, *, points: int = 50, fail: bool = False) -> Context:
+    """Logs a loss, and half as often an accuracy."""
+    for step in range(points):
+        ctx = ctx.log_metric("loss", 1 / (step + 1), step=step)
+        if step % 2 == 0:
+            ctx = ctx.log_metrics({"accuracy": step / points}, step=step)
+    if fail:
+        raise RuntimeError("503")
+    return ctx

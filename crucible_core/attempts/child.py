@@ -25,10 +25,11 @@ from crucible_core.attempts import coroutines
 from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
 from crucible_core.ir.experiment import kinds_of
-from crucible_core.observers import Attempt, Audience, Observer, ProgressUpdate, current_attempt
+from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
 from crucible_core.trace import Event
 from crucible_core.trials.shared import SharedValue, pickled
+from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED, error_text
 
 __all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
@@ -61,6 +62,9 @@ class Work(NamedTuple):
     plan: Plan | None
     planned: PlannedStage
     context: Context
+    folder: Any
+    """That of the run."""
+    allow_pickle: bool
 
 
 class Raised(NamedTuple):
@@ -97,7 +101,7 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
     os.chdir(job.folder)
     sys.path[:] = job.path
     logging.getLogger().setLevel(job.log_level)
-    plan, planned, context = job.work.load()
+    plan, planned, context, folder, allow_pickle = job.work.load()
     observer = _Told(parent) if job.updates_every is None else _ToldAll(parent, job.updates_every)
     attempt = Attempt(context.run_id, planned.name, Audience((observer,)), planned.safe)
     parent.send("begun", None)
@@ -105,7 +109,8 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
     faulthandler.dump_traceback_later(job.seconds + job.grace, exit=True, file=stacks)
     token = current_attempt.set(attempt)
     try:
-        with plan.running() if plan is not None else contextlib.nullcontext():
+        kept = kept_in(context.run_id, Kept(lambda: folder, allow_pickle))
+        with plan.running() if plan is not None else contextlib.nullcontext(), kept:
             result = planned.stage.run(context)
             if hasattr(result, "__await__"):
                 result = coroutines.finished(result)
@@ -165,6 +170,9 @@ class _ToldAll(_Told):
 
     def on_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:  # noqa: ARG002
         self._parent.send("metrics", metrics)
+
+    def on_points(self, stage: str, points: Sequence[Point]) -> None:  # noqa: ARG002
+        self._parent.send("points", points)
 
 
 class _Forwarded(QueueHandler):

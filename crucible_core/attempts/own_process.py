@@ -29,6 +29,7 @@ from crucible_core.plan import Plan, PlannedStage, current_plan
 from crucible_core.run_errors import StageDiedError, StageTimeoutError
 from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
+from crucible_core.values.lineage import place_of
 from crucible_core.values.messages import error_text
 
 __all__ = ["run_in_own_process"]
@@ -85,7 +86,9 @@ def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[st
 
 def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: float, folder: Path) -> Job:
     try:
-        work = pickled(Work(_portable(current_plan.get()), planned, context), folder / "given")
+        kept = place_of(context.run_id)
+        work = Work(_portable(current_plan.get()), planned, context, kept.find(), kept.allow_pickle)
+        given = pickled(work, folder / "given")
     except Exception as error:
         raise CrucibleError(
             f"stage {planned.name!r} has a `timeout`, so it runs in a process of its own, and what it is given cannot "
@@ -96,7 +99,7 @@ def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: flo
     levels = (logging.getLogger(name).getEffectiveLevel() for name in (None, "crucible", package))
     every = None if attempt.updates is None else attempt.updates.interval
     return Job(
-        work,
+        given,
         folder / "result",
         seconds,
         child.GRACE,
@@ -223,7 +226,7 @@ class _Process:
             match kind:
                 case "event":
                     attempt.hear(value)
-                case "progress" | "metrics":
+                case "progress" | "metrics" | "points":
                     _update(attempt, kind, value)
                 case "log":
                     if (logger := logging.getLogger(value.name)).isEnabledFor(value.levelno):
@@ -270,6 +273,8 @@ def _update(attempt: Attempt, kind: str, value: Any) -> None:
         return
     if kind == "progress":
         attempt.updates.progress(value)
+    elif kind == "points":
+        attempt.updates.send_points(value)
     else:
         for name, number in value.items():
             attempt.updates.metric(name, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from crucible_core.cli.common import (
 from crucible_core.cli.extensions import HELP, RunCommand, Runner, chosen_runner
 from crucible_core.cli.plain import plain
 from crucible_core.context import Context
-from crucible_core.errors import InvalidExperimentError
+from crucible_core.errors import CrucibleError, InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.loading import load_experiment
 from crucible_core.ir.option_schema import Option, option_tree
@@ -39,6 +40,8 @@ from crucible_core.values.jsonable import to_json_text
 
 if TYPE_CHECKING:
     from crucible_core.trials.log import TrialSettings
+
+GITHUB_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 __all__ = ["run", "schema", "stages", "validate"]
 
@@ -50,6 +53,7 @@ __all__ = ["run", "schema", "stages", "validate"]
 @gates_option
 @json_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that run the trials.")
+@click.option("--github-summary", is_flag=True, help="Add the head of the report to the summary of the job on GitHub.")
 @click.option("--keep", metavar="FOLDER", help="Where the trials are kept; those that are there are not run again.")
 def run(
     file: str,
@@ -60,12 +64,14 @@ def run(
     as_json: bool,
     jobs: int | None,
     keep: str | None,
+    github_summary: bool,
     **options: Any,
 ) -> None:
     """Run the experiment in FILE and show its result."""
     with nothing_else_on_stdout() if as_json else contextlib.nullcontext(), input_errors():
         experiment = with_overrides(chosen(load_experiment(file), variant, seed), overrides)
         runner, options = chosen_runner(options)
+        summary = _summary_file() if github_summary else None
         execute = _runner_here() if runner is None else runner.load()
         if jobs is not None or keep is not None:
             experiment = _with_jobs(experiment, jobs)
@@ -82,7 +88,16 @@ def run(
         resumable=runner is not None and runner.resumable,
         folder=experiment.folder,
         gates=gates,
+        summary=summary,
     )
+
+
+def _summary_file() -> Path:
+    """Raises CrucibleError if this is no job on GitHub."""
+    file = os.environ.get(GITHUB_SUMMARY)
+    if not file:
+        raise CrucibleError(f"--github-summary writes to the file that {GITHUB_SUMMARY} names, and it is not set")
+    return Path(file)
 
 
 def _with_jobs(experiment: Experiment, jobs: int | None) -> Experiment:

@@ -69,10 +69,12 @@ def run_and_show(
     resumable: bool,
     folder: Path | None,
     gates: str,
+    summary: Path | None = None,
 ) -> NoReturn:
     """Execute a run of that many stages, show its progress and results, and end the program with its exit code.
 
     `folder` is that of the experiment file; `gates`, `errors` or `strict`, says which gates make the exit code 1.
+    The head of the report is appended to the file `summary`, as Markdown.
     """
     from crucible_core.cli.terminal import (  # noqa: PLC0415  # rich only where it is used
         ProgressDisplay,
@@ -106,6 +108,8 @@ def run_and_show(
             sys.exit(INTERRUPTED)
         except CrucibleError as error:
             fail(error, INVALID if isinstance(error, InvalidExperimentError | MissingExtraError) else FAILED)
+    if summary is not None:
+        _append_head(summary, context)
     if as_json:
         from crucible_core.report import summarize_run  # noqa: PLC0415
 
@@ -121,6 +125,17 @@ def run_and_show(
         if resumable:
             say(f"to continue from there: crucible resume {context.run_id}")
     sys.exit(code)
+
+
+def _append_head(file: Path, ctx: Context) -> None:
+    from crucible_core.report.markdown import markdown_of  # noqa: PLC0415
+    from crucible_core.report.run_report import head_of  # noqa: PLC0415
+
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(f"{markdown_of(head_of(ctx), picture_bytes=0).rstrip()}\n\n")
+    except OSError as error:
+        say(f"the summary cannot be written to {file}: {error.strerror or error}")
 
 
 def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crucible_bench.comparison import Comparison
@@ -94,8 +94,15 @@ def leaderboard_of(ctx: Context, rows: Sequence[Row]) -> Leaderboard:
     arms = {one.name: one for one in _arms(rows, _measure(ctx))}
     for comparison in comparisons(ctx).values():
         if comparison.best is not None and {one.name for one in comparison.best.contenders} <= arms.keys():
-            return _ranked(arms, comparison)
+            board = _ranked(arms, comparison)
+            return replace(board, notes=(*board.notes, _LOOKED)) if "until" in _options(ctx) else board
     return Leaderboard(tuple(arms.values()), _measure(ctx), "", is_ranked=False)
+
+
+_LOOKED = (
+    "The number of replicates was decided by what the earlier ones measured (`until`). These intervals and verdicts "
+    "are for a number that was fixed beforehand; those that hold however often one looks are among the decisions."
+)
 
 
 def _ranked(arms: Mapping[str, Arm], comparison: Comparison) -> Leaderboard:
@@ -149,7 +156,10 @@ def _arms(rows: Sequence[Row], measure: str | None) -> Iterator[Arm]:
 
 def _measure(ctx: Context) -> str | None:
     """The metric that the sweep names as its measure."""
-    for one in ctx.experiment.pipeline:
-        if one.name == "trials" and isinstance(measure := (one.options or {}).get("measure"), str):
-            return measure
-    return None
+    measure = _options(ctx).get("measure")
+    return measure if isinstance(measure, str) else None
+
+
+def _options(ctx: Context) -> Mapping[str, Any]:
+    """The options of the stage `trials`."""
+    return next((one.options or {} for one in ctx.experiment.pipeline if one.name == "trials"), {})

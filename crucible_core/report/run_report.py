@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crucible_core.context import Context
@@ -20,6 +20,7 @@ from crucible_core.report.registration_section import (
     registration_in,
     registration_section,
 )
+from crucible_core.report.series_section import series_section
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
@@ -67,6 +68,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
             for name, comparison in compared.read.items()
         ),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
+        series_section(ctx),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -75,6 +77,15 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
         _section("Options", _options_table(ctx)),
     ]
     return RunReport(title or experiment.id, tuple(opening), tuple(one for one in sections if one is not None))
+
+
+def head_of(ctx: Context) -> Document:
+    """What the report begins with: the answer, the gates and the comparisons, without everything else."""
+    whole = report_on(ctx)
+    return replace(whole, sections=tuple(one for one in whole.sections if one.title not in _EVERYTHING_ELSE))
+
+
+_EVERYTHING_ELSE = frozenset({"Metrics", "Outputs", "Decisions", "What ran", "Artifacts", "Options"})
 
 
 def headline(ctx: Context) -> str:

@@ -320,6 +320,9 @@ class Bench(Stage):
             return self._prefer(ctx, self.preferences)
         found, missing = self._complete(ctx)
         dropped = [f"group {place.group!r}, position {place.position}: {place.reason}" for place in missing]
+        for name in found.empty:
+            ctx = ctx.decide(f"without {name}", "it has no value to compare")
+            dropped.append(f"group {name!r}: it has no value")
         values = logarithms(found.values) if self.scale == "log" else found.values
         comparison = analyse(values, self.declaration(ctx.experiment), clusters=found.clusters)
         if self.scale == "log":
@@ -542,6 +545,7 @@ class Bench(Stage):
             self._refuse_missing_pairs(found)
             _refuse_missing(found)
             return found, ()
+        found = self._without_empty(found)
         paired = self._design(ctx.experiment) not in _UNPAIRED
         paired = paired and not isinstance(found.clusters, Mapping)
         complete = drop_missing(
@@ -561,7 +565,30 @@ class Bench(Stage):
             }
         elif clusters is not None:
             clusters = [label for place, label in enumerate(clusters) if place not in gone]
-        return ComparedGroups(dict(complete.groups), clusters, left), complete.dropped
+        return ComparedGroups(dict(complete.groups), clusters, left, empty=found.empty), complete.dropped
+
+    def _without_empty(self, found: ComparedGroups) -> ComparedGroups:
+        """Without the groups that have no value at all, such as an arm whose every trial failed: pairs of the others
+        would be left out for it.
+
+        Raises CannotTestError if that is the baseline.
+        """
+        from crucible_bench.data.missing import is_missing  # noqa: PLC0415
+
+        empty = [
+            name for name, values in found.values.items() if isinstance(values, list) and all(map(is_missing, values))
+        ]
+        left = len(found.values) - len(empty)
+        if not empty or left == 0 or self.groups is not None or self.data != "outputs":
+            return found
+        if left == 1:
+            raise CannotTestError("bench", f"there is no value of {listing(empty)} to compare the others with")
+        if self.baseline in empty:
+            raise CannotTestError(
+                "bench", f"the baseline {self.baseline!r} has no value that others can be compared with"
+            )
+        kept = {name: values for name, values in found.values.items() if name not in empty}
+        return found._replace(values=kept, empty=empty)
 
     def _refuse_missing_pairs(self, found: ComparedGroups) -> None:
         for name, values in found.values.items() if found.pairs is not None else ():

@@ -38,6 +38,8 @@ class ComparedGroups(NamedTuple):
     pairs: Sequence[Hashable] | None = None
     answers: AnswersUsed | None = None
     items_left_out: Sequence[str] = ()
+    empty: Sequence[str] = ()
+    """Groups that were left out as a whole, because they have no value."""
 
     def names_of_pairs(self, group: str) -> Sequence[Hashable]:
         return range(len(self.values[group])) if self.pairs is None else self.pairs

@@ -41,6 +41,7 @@ from crucible_core.trials.table import Arm, Trial, TrialsError, arm_of, arms_of,
 from crucible_core.trials.until import Difference, differences, widest
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
+from crucible_core.values.lineage import part_of_run
 from crucible_core.values.messages import closest, error_text, listing
 
 __all__ = ["RunTrials", "run_trial"]
@@ -415,7 +416,8 @@ def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     started = perf_counter()
     before: Context = shared.load()
     try:
-        after = run_trial(before, task.stages, task.trial.seed)
+        with part_of_run(f"trials/{task.key}"):
+            after = run_trial(before, task.stages, task.trial.seed)
         metrics = _metrics_of(before, after)
     except StageFailedError as failed:
         ending = failed.context.trace.endings.get(failed.stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from crucible_core.errors import CrucibleError
 
@@ -16,7 +17,10 @@ __all__ = [
     "check_mapping",
     "check_run_id",
     "check_several",
+    "checked_name",
+    "checked_names",
     "new_run_id",
+    "not_a_name",
 ]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -59,6 +63,26 @@ def check_several(where: str, value: object, example: str) -> None:
     """Raises WrongArgumentError if the value is not a list, or something else with items."""
     if not isinstance(value, Iterable) or isinstance(value, str):
         raise WrongArgumentError(f"{where} takes a list, not {_shown(value)}: write {example}")
+
+
+def checked_name(name: object) -> str:
+    """The name of something in a Context. Raises TypeError if it is not a string."""
+    if not isinstance(name, str):
+        raise not_a_name(name)
+    return name
+
+
+def checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping. Raises TypeError if it is none, or one of its names is not a string."""
+    check_mapping("this", values)
+    for name in values:
+        checked_name(name)
+    return values
+
+
+def not_a_name(name: object) -> TypeError:
+    """The error for it."""
+    return TypeError(f"a name in a Context is a string, not {name!r:.80}")
 
 
 def check_run_id(run_id: str) -> None:

@@ -16,9 +16,9 @@ __all__ = ["differences_between", "same"]
 def same(left: Any, right: Any) -> bool:
     """Whether two values are the same: same type, same content. Never raises.
 
-    NaN is the same as NaN. Numpy arrays are compared with their dtype and shape, pandas objects by `equals`. An object
-    whose class has no `==`, or one that gives no bool, is compared by what pickle would store. A value that cannot be
-    compared is the same only as itself.
+    NaN is the same as NaN. Numpy arrays are compared with their dtype and shape, pandas objects and series by their
+    `equals`. An object whose class has no `==`, or one that gives no bool, is compared by what pickle would
+    store. A value that cannot be compared is the same only as itself.
     """
     try:
         return _same(left, right, ())
@@ -37,12 +37,12 @@ def _same(left: Any, right: Any, above: tuple[tuple[int, int], ...]) -> bool:
     if (id(left), id(right)) in above:
         return True  # they contain themselves at the same place; whether they differ is found elsewhere
     above = (*above, (id(left), id(right)))
+    if hasattr(type(left), "equals"):
+        return bool(left.equals(right))
     if isinstance(left, Mapping):
         return _same(list(left.items()), list(right.items()), above)
     if isinstance(left, Sequence):
         return len(left) == len(right) and all(_same(a, b, above) for a, b in zip(left, right, strict=True))
-    if hasattr(type(left), "equals"):
-        return bool(left.equals(right))
     if all(hasattr(type(left), name) for name in ("dtype", "shape", "__array__")):
         return _same_array(left, right, above)
     if not (_has_no_equality(left) or is_dataclass(left) or hasattr(type(left), "nnz")):

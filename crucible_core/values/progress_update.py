@@ -1,10 +1,33 @@
-"""The progress of long work, as observers get it."""
+"""The progress and the numbers of long work, as observers get them, and how they get there."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from time import perf_counter, time
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["ProgressUpdate"]
+__all__ = ["Point", "ProgressUpdate", "Updates"]
+
+METRICS_INTERVAL = 5.0
+POINTS_INTERVAL = 1.0
+MOST_POINTS = 1_000
+"""Points that wait to be sent."""
+
+
+class Point(NamedTuple):
+    """One point of a series."""
+
+    name: str
+    """The metric."""
+    step: int
+    value: float
+    at: float
+    """Seconds since 1970, when it was logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +79,84 @@ class ProgressUpdate:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+class _Audience(Protocol):
+    @property
+    def interval(self) -> float: ...
+    @property
+    def observers(self) -> Sequence[Any]: ...
+    def note_failure(self, observer: Any, where: str, error: Exception) -> None: ...
+
+
+class Updates:
+    """Progress and metrics of one attempt at a stage, on their way to the observers. Safe to use from any thread."""
+
+    def __init__(self, run_id: str, stage: str, audience: _Audience) -> None:
+        self.run_id = run_id
+        self.stage = stage
+        self.interval = audience.interval
+        self.keys = itertools.count()
+        self._audience = audience
+        self._observers = audience.observers
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._metrics: dict[str, float] = {}
+        self._metrics_due = perf_counter() + METRICS_INTERVAL
+        self._points: list[Point] = []
+        self._sending = threading.RLock()
+
+    def progress(self, update: ProgressUpdate) -> None:
+        for observer in self._observers:
+            self._call(observer, observer.on_progress, update)
+
+    def metric(self, name: str, value: Any) -> None:
+        """A stage has put a metric. Those of a quick stage are not sent: its trace and result have them."""
+        if type(value) not in _NUMBERS and (isinstance(value, bool) or not isinstance(value, Real)):
+            return
+        try:
+            number = float(value)
+        except Exception:  # noqa: BLE001  # too large, or a user's own number type: still a valid metric
+            return
+        with self._lock:
+            self._metrics[name] = number
+            now = perf_counter()
+            if now < self._metrics_due:
+                return
+            self._metrics_due = now + METRICS_INTERVAL
+            metrics, self._metrics = self._metrics, {}
+        for observer in self._observers:
+            self._call(observer, observer.on_metrics, self.stage, metrics)
+
+    def point(self, name: str, step: int, value: float) -> None:
+        """A stage has logged a point of a series."""
+        points, now = self._points, time()
+        points.append(Point(name, step, value, now))
+        if len(points) >= MOST_POINTS or now - points[0].at >= POINTS_INTERVAL:
+            self.send_points()
+        self.metric(name, value)
+
+    def send_points(self, more: Sequence[Point] = ()) -> None:
+        """Tell the observers of the points that wait, and then of these."""
+        with self._sending:  # in order, whichever threads log them
+            points, self._points = [*self._points, *more], []
+            for observer in self._observers if points else ():
+                self._call(observer, observer.on_points, self.stage, points)
+
+    def close(self) -> None:
+        """The attempt is over: later updates from its threads are dropped."""
+        self.send_points()
+        self._observers = ()
+
+    def _call(self, observer: Any, method: Callable[..., None], *arguments: Any) -> None:
+        if os.getpid() != self._process:
+            return  # a fork: two processes must not write to an observer's terminal or database
+        try:
+            method(*arguments)
+        except Exception as error:  # noqa: BLE001
+            self._observers = tuple(one for one in self._observers if one is not observer)
+            where = f"{method.__name__}, so it gets no more updates of stage {self.stage!r}"
+            self._audience.note_failure(observer, where, error)
+
+
+_NUMBERS = frozenset({float, int})

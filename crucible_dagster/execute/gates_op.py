@@ -34,9 +34,9 @@ from crucible_dagster.dagster_internals import AssetCheckEvaluationTargetMateria
 from crucible_dagster.execute.compiled import RUN_KEY, CompiledExperiment, compiled_of
 from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.metadata import materialization
+from crucible_dagster.execute.observed_step import observed_step
 from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.step import as_launched, result_of
-from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.earlier_runs import EarlierRuns
 from crucible_dagster.history.gate_results import evaluation_of, forget_verdict, verdict_of
 from crucible_dagster.history.run_record import record_run
@@ -53,7 +53,7 @@ def gates_op() -> OpDefinition:
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         compiled = compiled_of(context)
-        with traced_step(context, compiled) as traced:
+        with observed_step(context, compiled) as traced:
             yield from _judge_run(context, inputs["upstream"], compiled, traced)
 
     return OpDefinition(
@@ -93,6 +93,8 @@ def _judge_run(
         judged = run_gates(plan, after or before, audience, earlier_runs)
         # Before the verdict, so that a run that fails a gate has its Context too.
         after = judged if after else manager.commit(judged, context.run_id, step, attempt=new_attempt())
+        if audience.wants_contexts:
+            audience.show(after)
     results = after.trace.gates
     context.instance.add_run_tags(context.run_id, {GATES_TAG: verdict_of(results)})
     for one in results:

@@ -47,6 +47,7 @@ from crucible_core.plan import ask_again, plan_stage
 from crucible_core.runner import run_always
 from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.log import TrialSettings
+from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import listing
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
@@ -61,14 +62,15 @@ from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
+from crucible_dagster.execute.observed_step import observed_step
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
 from crucible_dagster.execute.run_chart import chart_of_runs
 from crucible_dagster.execute.run_claims import claim_or_end
 from crucible_dagster.execute.stage_cache import Hit, StageCache, StageKey, key_of, written_names
-from crucible_dagster.execute.tracing import traced_step
 from crucible_dagster.history.gate_results import forget_verdict
 from crucible_dagster.history.reachable_code import code_hash
 from crucible_dagster.history.run_record import (
+    RETRY_TAG,
     StageRecord,
     changed_since,
     kept_stages,
@@ -94,7 +96,7 @@ INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
     """The generator that an op's compute function is."""
     compiled = compiled_of(context)
-    with traced_step(context, compiled) as traced:
+    with observed_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
 
 
@@ -139,8 +141,15 @@ def _run_step(
         before = begun(context, upstream, shown)
         later = functools.partial(_always_after, launched, index, compiled.registry)
         one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
-        with (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running():
+        folder = kept_in(context.run_id, _kept_of(manager, context))
+        with (
+            (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running(),
+            folder,
+        ):
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
+    audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
+    if audience.wants_contexts:
+        audience.show(after)
     is_last = index == len(launched.pipeline) - 1 and not launched.gates
     shown_on_asset = materialization(after, chart_of_runs(context.instance, after)) if is_last else None
     ending = after.trace.endings.get(planned.name)
@@ -231,11 +240,12 @@ class _StepAttempt:
         with watch_for_orphan(self.dagster.instance, run_id) as orphan_watch:
             try:
                 with captured_logs(self.dagster.log, packages, self.settings, secrets):
-                    self.raw = run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+                    self.raw = self._run_stage(planned, before)
             except StageFailedError as error:
                 if _reveals(error.__cause__, secrets):
                     error.__cause__ = None  # what it says, without them, is in the trace
-                self._run_always(error)
+                if self.audience.wants_contexts:
+                    self.audience.show(untracked(error.context))
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
                 said = f"{error}\n\nNot kept in the stored Context: {'; '.join(lost)}" if lost else str(error)
                 shown = failure_metadata(self.planned, error.context)
@@ -251,8 +261,15 @@ class _StepAttempt:
                 notes["reuse"] |= seen()
             return self._commit(self.raw, notes)
 
+    def _run_stage(self, planned: PlannedStage, before: Context) -> Context:
+        """Run it; if it fails, also the later stages that run always: Dagster runs no step after one that failed."""
+        try:
+            return run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
+        except StageFailedError as error:
+            self._run_always(error)
+            raise
+
     def _run_always(self, error: StageFailedError) -> None:
-        """In this step: Dagster executes no step after one that failed."""
         for planned in self.later():
             self.dagster.log.info(f"stage {planned.name!r} runs also after a failure: here, in step {self.step!r}")
             packages = packages_of(type(planned.stage))
@@ -373,6 +390,21 @@ class _TrackedStage:
         if after is given:
             return ctx
         return untracked(after) if isinstance(after, Context) else cast("Context", after)
+
+
+def _kept_of(manager: ContextIOManager, context: OpExecutionContext) -> Kept:
+    """The folder of the first of the runs that this one resumes or retries, directly or through others."""
+    first, instance = context.run, context.instance
+
+    def find() -> Any:
+        run = first
+        while run.parent_run_id and (run.tags.get(RESUME_RETRY_TAG) == "true" or RETRY_TAG in run.tags):
+            if (parent := instance.get_run_by_id(run.parent_run_id)) is None:
+                return manager.store.folder(run.parent_run_id)
+            run = parent
+        return manager.store.folder(run.run_id)
+
+    return Kept(find, manager.store.objects.allow_pickle)
 
 
 def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crucible_core.telemetry.observer import OpenTelemetryObserver
     from crucible_dagster.execute.compiled import CompiledExperiment
 
-__all__ = ["PARENT_TAGS", "parent_tags", "traced_step", "tracing_here", "without_tracers"]
+__all__ = ["PARENT_TAGS", "is_last_step", "parent_tags", "traced_step", "tracing_here", "without_tracers"]
 
 PARENT_TAGS = ("traceparent", "tracestate")
 """Run tags that name the span which a run is part of: those of W3C Trace Context, as any propagator injects them."""
@@ -60,7 +60,7 @@ def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> 
             one.end(error)
         raise
     else:
-        if _is_last(context, compiled):
+        if is_last_step(context, compiled):
             for one in spans:
                 one.end()
     finally:
@@ -117,7 +117,7 @@ def _explicit(observers: Observers) -> "list[OpenTelemetryObserver]":
     return [one for one in observers if otel is not None and isinstance(one, otel.OpenTelemetryObserver)]
 
 
-def _is_last(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:
+def is_last_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> bool:
     """Whether no step of the run comes after this one."""
     keys = context.run.step_keys_to_execute
     chosen = None if keys is None else {step_name(key) for key in keys}

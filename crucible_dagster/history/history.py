@@ -42,6 +42,7 @@ from crucible_core.report.tables import FrameLibrary, frame_of
 from crucible_core.report.trials_section import trial_rows
 from crucible_core.trials.log import TrialLog
 from crucible_core.values.messages import closest, error_text, listing, printable
+from crucible_core.values.series import Series
 from crucible_dagster.history.gate_results import gates_of_run
 from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, adjust_together, compare_groups
 from crucible_dagster.history.record_diff import Change, changes_between, varied_options
@@ -241,6 +242,21 @@ class History:
             return list(TrialLog(self._store.files, self._summary(run_id).experiment, run_id).own_rows().values())
         except OSError as error:
             raise CrucibleError(f"the trials of run {run_id} cannot be read: {error.strerror or error}") from error
+
+    def series(self, run: str, name: str) -> Series:
+        """The points that the run's stages have logged of a metric.
+
+        Raises CrucibleError if there is no such run or series, or its last Context cannot be read.
+        """
+        context = self.context(run)
+        found = context.metrics.get(name)
+        if isinstance(found, Series):
+            return found
+        known = [one for one, value in context.metrics.items() if isinstance(value, Series)]
+        raise CrucibleError(
+            f"run {context.run_id} has no series {printable(name)!r}{closest(name, known)}; series: "
+            f"{listing(known) or 'none'}"
+        )
 
     def trials_frame(self, run: str, *, library: FrameLibrary | None = None) -> Any:
         """The rows of `trials` as a data frame of pandas or polars; a list of dicts where neither is installed.

@@ -49,7 +49,7 @@ from crucible_dagster.store.codec import classes_in_pickle, encode, exact_digest
 
 __all__ = ["ReachableCode", "code_hash", "code_of_classes", "code_of_stage"]
 
-OURS = frozenset({"crucible_bench", "crucible_core", "crucible_dagster"})
+OURS = frozenset({"crucible_adapters", "crucible_bench", "crucible_core", "crucible_dagster"})
 MAX_PATH = 255
 _STARTED = time.time()
 _STDLIB = Path(sysconfig.get_path("stdlib"))

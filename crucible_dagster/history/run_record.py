@@ -239,7 +239,7 @@ def launch_of(run: DagsterRun) -> Launch:
     if own in get_args(LaunchedBy) and is_launched_here(run):
         return Launch(how=own, by=tags.get(USER_TAG), parent=parent)
     if parent is not None:
-        return Launch(how="retry" if _RETRY_TAG in tags else "re-execution", parent=parent)
+        return Launch(how="retry" if RETRY_TAG in tags else "re-execution", parent=parent)
     by = tags.get(USER_TAG)
     for tag, how in _LAUNCHERS.items():
         if tag in tags:
@@ -253,5 +253,5 @@ _LAUNCHERS: Mapping[str, How] = {
     "dagster/schedule_name": "schedule",
     "dagster/sensor_name": "sensor",
 }
-_RETRY_TAG = "dagster/retry_number"
+RETRY_TAG = "dagster/retry_number"
 _UI_TAG = "dagster/from_ui"

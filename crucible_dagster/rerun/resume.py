@@ -94,7 +94,7 @@ class Resumption:
             )
         context, error = outcome(self.experiment, self.instance, run.run_id)
         if apart:
-            Audience.of(tracing_here(observers)).retell(context.experiment_id, context.run_id, context.trace, error)
+            Audience.of(tracing_here(observers)).retell(context, error)
         if error is not None:
             raise error
         return context

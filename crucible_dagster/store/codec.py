@@ -4,7 +4,7 @@ r"""How a value becomes bytes and comes back as the same value, with pickle only
 | -------- | ---------------------------------------------------------------- | ------------------------------------- |
 | `json`   | None, bool, int, finite float, str, lists and dicts of these     | JSON text |
 | `tagged` | also tuples, sets, bytes, NaN, dates, paths, Decimal, UUID,      | JSON text in which `{"$tuple": [...]}` |
-|          | other keys than text, numpy arrays and scalars                   | is a tuple; large arrays beside it |
+|          | other keys than text, numpy arrays and scalars, series           | is a tuple; large arrays beside it |
 | `pickle` | everything else                                                  | protocol 5; what it hands out of band |
 |          |                                                                  | beside it |
 
@@ -36,6 +36,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 
 from crucible_core.beside import name_of_stored
+from crucible_core.values.series import Series
 
 __all__ = ["Codec", "Encoded", "classes_in_pickle", "decode", "encode", "exact_digest"]
 
@@ -193,6 +194,10 @@ class _Tagger:
             return {"$complex": [self.tag(value.real), self.tag(value.imag)]}
         if kind is datetime and value.fold == 0 and (value.tzinfo is None or value.tzinfo is UTC):
             return {"$datetime": value.isoformat()}
+        if kind is Series:
+            steps, values = value.columns()
+            kept = list(steps) if isinstance(steps, tuple) else self._block(steps)
+            return {"$series": [kept, self._block(values)]}
         if kind.__name__ in _PATHS and kind is _PATHS[kind.__name__]:
             return {"$path": [kind.__name__, str(value)]}
         return self._tag_numpy(value)
@@ -217,12 +222,14 @@ class _Tagger:
         fortran = bool(value.flags.f_contiguous and not value.flags.c_contiguous)
         flat = (value.T if fortran else numpy.ascontiguousarray(value)).reshape(-1)
         block = memoryview(flat.view(numpy.uint8)) if flat.nbytes else memoryview(b"")
+        return {"$array": [described, list(value.shape), fortran, bool(value.flags.writeable), self._block(block)]}
+
+    def _block(self, block: memoryview) -> str | int:
+        """The bytes as text, or their place among the buffers if they are many."""
         if block.nbytes < MIN_BUFFER:
-            content: Any = base64.b64encode(block).decode()
-        else:
-            content = len(self.buffers)
-            self.buffers.append(block)
-        return {"$array": [described, list(value.shape), fortran, bool(value.flags.writeable), content]}
+            return base64.b64encode(block).decode()
+        self.buffers.append(block)
+        return len(self.buffers) - 1
 
 
 def _described_dtype(dtype: Any) -> Any:
@@ -286,7 +293,7 @@ def _untag_array(content: Any, buffers: Sequence[memoryview]) -> Any:
     import numpy  # noqa: PLC0415  # only where an array is read
 
     described, shape, fortran, writeable, kept = content
-    block: Any = bytearray(base64.b64decode(kept)) if isinstance(kept, str) else buffers[kept]
+    block = _block_of(kept, buffers)
     dtype = numpy.lib.format.descr_to_dtype(_descr(described))
     if dtype.itemsize == 0 or not len(block):
         return numpy.empty(shape, dtype)
@@ -295,6 +302,16 @@ def _untag_array(content: Any, buffers: Sequence[memoryview]) -> Any:
     if not writeable:
         array.flags.writeable = False
     return array
+
+
+def _untag_series(content: Any, buffers: Sequence[memoryview]) -> Series:
+    steps, values = content
+    kept = (steps[0], steps[1]) if isinstance(steps, list) else _block_of(steps, buffers)
+    return Series.of_columns(kept, _block_of(values, buffers))
+
+
+def _block_of(kept: str | int, buffers: Sequence[memoryview]) -> Any:
+    return bytearray(base64.b64decode(kept)) if isinstance(kept, str) else buffers[kept]
 
 
 def _untag_scalar(content: Any, _: Sequence[memoryview]) -> Any:
@@ -337,6 +354,7 @@ _UNTAG: Mapping[str, Callable[[Any, Sequence[memoryview]], Any]] = {
     "$path": lambda content, _: _PATHS[content[0]](content[1]),
     "$scalar": _untag_scalar,
     "$array": _untag_array,
+    "$series": _untag_series,
 }
 
 

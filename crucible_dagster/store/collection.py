@@ -15,7 +15,7 @@ from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.manifest import Log, Manifest, read_document
 from crucible_dagster.store.objects import FOLDER as OBJECTS
 from crucible_dagster.store.objects import ObjectStore, Ref, digest_in, object_name, objects_in
-from crucible_dagster.store.store import CLAIMS, HEARTBEATS, REUSE, RUNS, ContextStore
+from crucible_dagster.store.store import CLAIMS, FOLDERS, HEARTBEATS, REUSE, RUNS, ContextStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
@@ -51,7 +51,7 @@ def collect_garbage(
     delete: bool = False,
     grace: float = GRACE_SECONDS,
 ) -> Collected:
-    """Remove the runs that `keep` rejects, with their trials, and every object that no other run refers to.
+    """Remove the runs that `keep` rejects, with their trials and folders, and every object that no other run refers to.
 
     `keep` is asked with a run's id and the time (seconds since the epoch) of the last thing it wrote. Without `delete`
     nothing is touched. Raises StoreError if the manifest of a run that is kept is damaged, for then it is not known
@@ -69,6 +69,7 @@ def collect_garbage(
     gone = frozenset(removed)
     garbage = [*_unwanted_objects(store, wanted, old), *_unwanted_reuse(store, gone)]
     garbage += [*_unwanted_claims(store, gone, old), *_unwanted_trials(store, gone, old)]
+    garbage += _unwanted_folders(store, gone, old)
     garbage += [(info.name, info.size) for info in store.files.list(HEARTBEATS) if info.modified < old]
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
@@ -167,6 +168,13 @@ def _unwanted_trials(store: ContextStore, removed: frozenset[str], old: float) -
     kept = set(store.runs()) - removed
     for info in store.files.list(TRIALS):
         if info.name.split("/")[2] not in kept and info.modified < old:
+            yield info.name, info.size
+
+
+def _unwanted_folders(store: ContextStore, removed: frozenset[str], old: float) -> Iterator[tuple[str, int]]:
+    kept = set(store.runs()) - removed
+    for info in store.files.list(FOLDERS):
+        if info.name.split("/")[1] not in kept and info.modified < old:
             yield info.name, info.size
 
 

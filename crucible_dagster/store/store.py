@@ -10,6 +10,7 @@ last month's runs.
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
 | `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `trials/<experiment>/<run>/...`        | the trials that a run kept: `crucible_core.trials.log`                 |
+| `folders/<run>/...`                    | the folder of a run and of those that go on from it: `ctx.folder`      |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
 | `heartbeats/<run>`                     | grows as long as the process of the run lives                          |
 | `instances/<id>`                       | a Dagster instance whose runs are kept here                            |
@@ -45,6 +46,7 @@ DIGEST_KEY = "digest_key.json"
 CLAIMS = "claims"
 HEARTBEATS = "heartbeats"
 INSTANCES = "instances"
+FOLDERS = "folders"
 RESULT = "result"
 RECORD = "run.json"
 
@@ -245,6 +247,10 @@ class ContextStore:
                 # The last line of a process that was killed may be a part of one.
                 lines += self.files.read(f"{folder}/{name}").split(b"\n")[:-1]
         return Trace.from_json(b"[%s]" % b",".join(lines))
+
+    def folder(self, run_id: str) -> UPath:
+        """That of a run, and of those that resume or retry it; it need not exist."""
+        return self.base / FOLDERS / run_id
 
     def runs(self) -> Sequence[str]:
         """Every run that the store has something of."""

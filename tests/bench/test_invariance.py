@@ -79,7 +79,8 @@ def test_changing_the_unit_changes_only_what_has_a_unit(
     assume(factor > 0 or test not in DRAWN)  # turned round, the same draws pick other values
     plain = run(test, x, y)
     moved = run(test, [value * factor for value in x], [value * factor for value in y])
-    assert close(plain.p_value, moved.p_value)
+    drawn = factor < 0 and any("random divisions" in note for note in plain.notes)
+    assert drawn or close(plain.p_value, moved.p_value)
     sign = math.copysign(1.0, factor) if test in DIFFERENCES or test == "brunner_munzel" else 1.0
     assert close(plain.effect_size * sign, moved.effect_size)
     if test in DIFFERENCES:

@@ -408,7 +408,8 @@ def test_a_wrong_file_makes_the_process_exit_with_2() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: experiment.yaml:2:13: stage 'bnech': unknown stage 'bnech'; did you mean 'bench'?; registered: bench, "
-        "data_checks, report, validate; or name its class with `module: package.module:Class`\n"
+        "data_checks, load_inspect, load_lm_eval, report, validate; or name its class with `module: "
+        "package.module:Class`\n"
     )
 
 

@@ -27,6 +27,7 @@ def said(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow  # the training trains
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_experiment_of_a_template_runs_and_compares(
     template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -194,7 +194,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
 
 def test_the_known_keys_of_the_right_part_of_the_file_are_listed() -> None:
     error = refusal("id: a\npipeline:\n  - name: s\n    zzz: 1\n")
-    assert "known: cache, enabled, module, name, options, retry" in error.message
+    assert "known: always, cache, enabled, module, name, options, retry, timeout" in error.message
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

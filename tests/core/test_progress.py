@@ -29,7 +29,7 @@ from crucible_core import (
     stage,
 )
 from crucible_core.cli.terminal import ProgressDisplay, make_console
-from crucible_core.observers import Attempt, Audience, current_attempt
+from crucible_core.observers import Attempt, Audience, Updates, current_attempt
 from crucible_core.progress import Progress
 from crucible_core.runner import run_experiment
 
@@ -164,7 +164,7 @@ def test_quick_items_are_all_counted_and_seldom_told(listener: Listener) -> None
 
 def test_after_quick_items_a_slow_one_is_told(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
     now = 0.0
-    for module in (Progress.__module__, Attempt.__module__):
+    for module in (Progress.__module__, Updates.__module__):
         monkeypatch.setattr(sys.modules[module], "perf_counter", lambda: now)
     listener.interval = 1.0
     with at_work(listener):

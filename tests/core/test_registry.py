@@ -81,10 +81,11 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all_others() -> None:
     with pytest.raises(UnknownStageError) as caught:
         builtin_registry()["bnech"]
     assert str(caught.value) == (
-        "unknown stage 'bnech'; did you mean 'bench'?; registered: bench, data_checks, report, validate"
+        "unknown stage 'bnech'; did you mean 'bench'?; registered: bench, data_checks, load_inspect, load_lm_eval, "
+        "report, validate"
     )
     assert caught.value.stage == "bnech"
-    assert caught.value.known == ("bench", "data_checks", "report", "validate")
+    assert caught.value.known == ("bench", "data_checks", "load_inspect", "load_lm_eval", "report", "validate")
 
 
 def test_an_empty_registry_says_that_it_is_empty() -> None:

@@ -25,6 +25,7 @@ from crucible_core import (
     GateFailedError,
     InvalidExperimentError,
     Registry,
+    StageFailedError,
     run_experiment,
     stage,
 )
@@ -40,9 +41,11 @@ from crucible_core.stages.report import Report
 
 
 @stage
-def guess(ctx: Context, *, at: float = 1.0, how: str = "well", fails: int = -1, seed: int = 0) -> Context:
-    """A number near `at`; the replicate `fails` fails."""
-    if fails >= 0 and seed % 7 == fails:
+def guess(
+    ctx: Context, *, at: float = 1.0, how: str = "well", fails: int = -1, refuses: float | None = None, seed: int = 0
+) -> Context:
+    """A number near `at`; the replicate `fails` fails, and so does every one of the arm that `refuses`."""
+    if at == refuses or (fails >= 0 and seed % 7 == fails):
         raise RuntimeError("it does not work")
     noise = np.random.default_rng(seed).normal()
     own = np.random.default_rng(seed + round(1000 * at)).normal()
@@ -52,8 +55,10 @@ def guess(ctx: Context, *, at: float = 1.0, how: str = "well", fails: int = -1, 
 REGISTRY = Registry({"bench": Bench, "guess": guess})
 
 
-def swept(trials: Mapping[str, Any], bench: Mapping[str, Any] | None = None) -> Context:
-    stages: list[Mapping[str, Any]] = [{"name": "guess"}]
+def swept(
+    trials: Mapping[str, Any], bench: Mapping[str, Any] | None = None, first: Mapping[str, Any] | None = None
+) -> Context:
+    stages: list[Mapping[str, Any]] = [first or {"name": "guess"}]
     if bench is not None:
         stages.append({"name": "bench", "options": bench})
     asked = {"id": "guesses", "seed": 1, "pipeline": stages, "trials": {"measure": "score", **trials}}
@@ -110,6 +115,32 @@ def test_trials_that_failed_are_counted_beside_the_arm() -> None:
     assert counted["at=0.0 fails=-1"] == str(20 - failed)  # the pairs of the failed trials are left out
 
 
+@pytest.mark.parametrize("baseline", [None, {"guess.at": 0.0}])
+def test_an_arm_whose_every_trial_failed_is_left_out_and_the_others_are_compared(baseline: Any) -> None:
+    grid = {"guess.at": [0.0, 1.0, 2.0, -1.0]}
+    trials = {"grid": grid, "replicates": 6, "max_failures": 0.5, **({"baseline": baseline} if baseline else {})}
+    with_failures = {"name": "guess", "options": {"refuses": -1.0}}
+    ctx = swept(trials, {}, with_failures)
+    _, table = section(report_on(ctx))[0]
+    assert [row[1] for row in table.rows] == ["at=2.0", "at=1.0", "at=0.0", "at=-1.0"]
+    assert table.rows[-1][0] == "–"
+    assert table.rows[-1][3] == "0 (6 failed)"
+    assert [row[3] for row in table.rows[:3]] == ["6"] * 3
+    assert [one.reasoning for one in ctx.trace.decisions if one.decision == "without at=-1.0"]
+    assert "6 of 24 trials failed." in [one.text for one in report_on(ctx).blocks if isinstance(one, Paragraph)]
+
+
+def test_a_baseline_without_a_value_is_named() -> None:
+    trials = {"grid": {"guess.at": [0.0, 1.0, -1.0]}, "replicates": 4, "baseline": {"guess.at": -1.0}}
+    with pytest.raises(StageFailedError, match=r"the baseline 'at=-1\.0' has no value that others can"):
+        swept(trials, {}, {"name": "guess", "options": {"refuses": -1.0}})
+
+
+def test_one_arm_that_is_left_has_nothing_to_be_compared_with() -> None:
+    with pytest.raises(StageFailedError, match=r"there is no value of at=-1\.0 to compare the others with"):
+        swept({"grid": {"guess.at": [0.0, -1.0]}, "replicates": 4}, {}, {"name": "guess", "options": {"refuses": -1.0}})
+
+
 def test_arms_of_the_same_mean_share_a_rank() -> None:
     grid = {"guess.at": [0.0, 2.0], "guess.fails": [-1, -2]}
     ctx = swept({"grid": grid, "replicates": 5}, {})
@@ -130,6 +161,13 @@ def test_many_arms_are_cut_with_a_sentence() -> None:
     (table,), notes = section(report_on(ctx))
     assert len(table.rows) == 100
     assert notes == ["The first 100 of 120 arms."]
+
+
+def test_replicates_that_were_added_until_it_was_enough_are_said_to_be() -> None:
+    until = {"until": {"width": 0.2, "at_most": 40}, "baseline": {"guess.at": 0.0}}
+    ctx = swept({"grid": {"guess.at": [0.0, 2.0, 4.0]}, "replicates": 10, **until}, {})
+    _, notes = section(report_on(ctx))
+    assert "decided by what the earlier ones measured (`until`)" in notes[-1]
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

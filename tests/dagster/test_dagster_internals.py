@@ -279,3 +279,16 @@ def test_handlers_in_the_settings_of_the_instance_hear_of_a_run(
     with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
         execute_experiment(experiment_of("nothing"), registry=registry(), instance=instance)
     assert "RUN_SUCCESS" in capsys.readouterr().err
+
+
+def test_dagster_celery_hands_out_a_step_by_this_function() -> None:
+    from dagster_celery.executor import _submit_task
+
+    assert list(inspect.signature(_submit_task).parameters) == [
+        "app",
+        "plan_context",
+        "step",
+        "queue",
+        "priority",
+        "known_state",
+    ]

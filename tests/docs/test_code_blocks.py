@@ -94,6 +94,7 @@ NOT_RUN = {
 
 NOT_RUN_HERE = {
     ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see dagster/test_otel.py",
+    ("docs/other-tools.md", "$ CRUCIBLE_OBSERVERS="): "logs to MLflow; see adapters/test_mlflow.py",
     (
         "docs/schedules.md",
         "$ crucible ticks experiments/nightly.yaml",
@@ -187,7 +188,7 @@ def test_every_reason_for_not_running_something_is_about_what_is_there() -> None
 PROGRAMS = {
     block.page: [other for other in written("python") if other.page == block.page] for block in written("python")
 }
-SLOW = re.compile(r"crucible_dagster|examples/|opentelemetry")
+SLOW = re.compile(r"crucible_dagster|examples/|opentelemetry|mlflow")
 
 
 def programs() -> Iterator[Any]:
