@@ -54,6 +54,7 @@ ALL = 2**31 - 1
 @click.option("--limit", type=click.IntRange(min=1), help="How many runs (default: 20; all of them in a table).")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs of this status.")
 @click.option("--before", metavar="RUN", help="Show the page after this run (the last run of the previous page).")
+@click.option("--decision", metavar="TEXT", help="Only runs in which a decision, or its reason, has this text.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the runs with all their numbers as CSV.")
 @click.option("--parquet", metavar="FILE", help="Write the same into FILE as Parquet.")
 @json_option
@@ -62,6 +63,7 @@ def runs(
     limit: int | None,
     status: RunStatus | None,
     before: str | None,
+    decision: str | None,
     as_csv: bool,
     parquet: str | None,
     as_json: bool,
@@ -73,7 +75,7 @@ def runs(
     in_table = as_csv or parquet is not None
     limit = limit or (ALL if in_table else 20)
     with _history() as history:
-        found = history.runs(experiment, status=status, limit=limit, before=before)
+        found = history.runs(experiment, status=status, limit=limit, before=before, decision=decision)
         chosen = {} if in_table else history.settings(found)
     if in_table:
         _write_table([{"experiment": one.experiment, **row_of(one)} for one in found], parquet)

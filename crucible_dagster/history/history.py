@@ -86,6 +86,7 @@ T = TypeVar("T")
 
 PAGE = 1_000
 SMALLEST_PAGE = 50
+SEARCHED = ("decision", "reasoning", "alternatives")
 EVENTS = 100  # a materialization may hold a report of 250 kB
 CLOCKS = 3_600.0  # seconds by which those of two machines may differ
 SHORTEST_PREFIX = 4
@@ -118,12 +119,20 @@ class History:
         since: datetime | None = None,
         limit: int = 20,
         before: str | None = None,
+        decision: str | None = None,
     ) -> tuple[RunSummary, ...]:
         """A page of runs, newest first; the next page is the one `before` the last run of this one.
 
+        With a `decision`, only runs whose trace has one with this text, in what was decided, why, or instead of what;
+        capital letters do not matter. It reads the events of each run until the page is full.
+
         Raises CrucibleError if there is no such experiment, status or run.
         """
-        found = self._records(experiment, status=status, since=since, limit=limit, before=before)
+        if decision is None:
+            found = self._records(experiment, status=status, since=since, limit=limit, before=before)
+        else:
+            text, every = decision.casefold(), self._records(experiment, status=status, since=since, before=before)
+            found = list(islice((one for one in every if self._has_decided(one.dagster_run.run_id, text)), limit))
         shown = self._materializations(found)
         return tuple(summary_of(one, shown.get(one.dagster_run.run_id)) for one in found)
 
@@ -538,6 +547,15 @@ class History:
         if later is None:
             return ()
         return self._from_context(ids[0], lambda earlier: compared(earlier, later), notes) or ()
+
+    def _has_decided(self, run_id: str, text: str) -> bool:
+        for entry in self._instance.all_logs(run_id, of_type=DagsterEventType.ASSET_OBSERVATION):
+            observed = entry.asset_observation
+            if observed is not None and observed.asset_key.path[-1] == "decisions":
+                said = (observed.metadata[name].value for name in SEARCHED if name in observed.metadata)
+                if any(text in str(one).casefold() for one in said):
+                    return True
+        return False
 
     def _failure_outside(self, run_id: str) -> RunFailure | None:
         kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from dagster import (
     DagsterEvent,
     DagsterEventType,
@@ -28,10 +29,11 @@ from stages_for_tests import experiment_of, registry
 from upath import UPath
 
 from crucible_bench import adjust_p_values, run_test
-from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment
+from crucible_core import Context, CrucibleError, Experiment, Registry, StageFailedError, load_experiment, stage
 from crucible_core.beside import package_of
 from crucible_core.values.jsonable import to_json_text
 from crucible_dagster import History, execute_experiment, job_for
+from crucible_dagster.cli.runs import runs
 from crucible_dagster.history.history import Change
 from crucible_dagster.history.run_record import launch_tags
 from crucible_dagster.history.summaries import STATUSES, MetricChange, RunStatus
@@ -92,6 +94,33 @@ def test_a_failed_run_is_listed_without_numbers(instance: DagsterInstance) -> No
     fail(instance, MEASURE, "fail")
     (listed,) = History(instance).runs()
     assert (listed.status, listed.metrics, listed.headline) == ("failed", {}, None)
+
+
+def test_runs_are_found_by_their_decisions(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    @stage
+    def choose(ctx: Context, *, rate: float) -> Context:
+        return ctx.decide(f"learning_rate: {rate}", "The LOSS was lowest", alternatives=["adam"])
+
+    def chosen(rate: float) -> str:
+        one = experiment_of({"name": "choose", "options": {"rate": rate}})
+        return execute_experiment(one, registry=Registry({"choose": choose}), instance=instance).run_id
+
+    made = [chosen(rate) for rate in (0.1, 0.01, 0.1)]
+    run(instance, MEASURE)
+    history = History(instance)
+
+    def found(text: str, **more: Any) -> list[str]:
+        return [one.run_id for one in history.runs(decision=text, **more)]
+
+    assert found("learning_rate: 0.1") == [made[2], made[0]]
+    assert found("learning_rate: 0.1", limit=1) == [made[2]]
+    assert found("Learning_Rate: 0.1", limit=1, before=made[2]) == [made[0]]
+    assert found("loss was") == found("ADAM") == made[::-1]
+    assert found("choose") == []
+
+    monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
+    listed = CliRunner().invoke(runs, ["--decision", "0.01", "--json"], catch_exceptions=False)
+    assert [one["run_id"] for one in json.loads(listed.stdout)] == [made[1]]
 
 
 def test_runs_are_listed_newest_first_in_pages(instance: DagsterInstance) -> None:
