@@ -114,7 +114,7 @@ def test_planning_says_which_stages_cannot_be_resolved_here_and_what_to_do(name:
                 in one.message
             )
         else:
-            assert "registered: bench, data_checks, report, validate" in one.message
+            assert "registered: bench, data_checks, load_inspect, load_lm_eval, report, validate" in one.message
 
 
 def test_the_python_successors_can_be_registered_under_the_names_of_elixir() -> None:
