@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_what_it_raises_is_the_failure_with_its_own_traceback(in_a_loop: bool) -
     assert "timed_stages.py" in lines[0]
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """As a program of a terminal: one in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("in_a_loop", [False, True])
 def test_ctrl_c_reaches_the_coroutine(in_a_loop: bool, tmp_path: Path) -> None:
     file = tmp_path / "cancelled"

@@ -19,6 +19,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "assign": {"values": {}},
     "fail_until": {"counter": "counter"},
     "groups": {"control": [1.0], "treatment": [2.0]},
+    "load_inspect": {"logs": {"new": "new.eval"}},
+    "load_lm_eval": {"logs": {"new": "samples.jsonl"}},
     "record": {"outputs": []},
     "sleep": {"seconds": 0.0},
     "train": {"epochs": 1},
