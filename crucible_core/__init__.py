@@ -38,7 +38,13 @@ if TYPE_CHECKING:
     from crucible_core.plan import Plan, PlannedStage, plan_experiment, plan_stage
     from crucible_core.progress import progress
     from crucible_core.registry import Registry, builtin_registry
-    from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+    from crucible_core.run_errors import (
+        GateFailedError,
+        RunInterrupted,
+        StageDiedError,
+        StageFailedError,
+        StageTimeoutError,
+    )
     from crucible_core.runner import run_experiment, run_stage
     from crucible_core.stage import Stage, StageDescription, stage
     from crucible_core.trace import (
