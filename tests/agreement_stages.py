@@ -154,7 +154,7 @@ class UnpicklableError(Exception):
 
 @stage
 def fail(ctx: Context, *, how: str) -> Context:
-    ctx = ctx.put_metric("lost", 1)
+    ctx = ctx.put_metric("begun", 1)
     match how:
         case "raise":
             raise ValueError("a message with | pipes, <b>tags</b> and\nlines")

@@ -15,6 +15,7 @@ from crucible_core import (
     Context,
     Experiment,
     GateFailedError,
+    StageFailed,
     StageFailedError,
     judge_gates,
     plan_experiment,
@@ -170,7 +171,9 @@ def test_the_same_failure_gives_the_same_error_with_the_context_as_it_stood(run:
     assert str(dagster.value.__cause__) == str(direct.value.__cause__)
     assert direct.value.context.differences(dagster.value.context) == ()
     assert dagster.value.context.completed_stages == ("produce",)
-    assert not dagster.value.context.has_metric("lost")
+    ending = dagster.value.context.trace.endings["fail"]
+    assert isinstance(ending, StageFailed)
+    assert ending.unfinished == ("metrics.begun",)
 
 
 def gated(*, blocking: bool) -> Experiment:
