@@ -39,9 +39,10 @@ COMPILED = 10
 COMPILED_NEW = 53
 # One more step of eight. Its Context is read and committed (manifest, event file, values: about 450), the run's claim
 # and record are looked at, its options are read again, for this step only (4), the stage is run (25), and its worker is
-# watched; and its config is checked when the run is created and when it is executed. Each step reads the whole trace,
-# so that the number grows with the number of steps.
-STEP = 770
+# watched; and its config is checked when the run is created and when it is executed. It says where the folder of the
+# run is, which stages run always, and asks who takes its Context (9). Each step reads the whole trace, so that the
+# number grows with the number of steps.
+STEP = 780
 
 
 def test_compiling_calls_so_many_functions_a_stage() -> None:
