@@ -57,7 +57,8 @@ class PlannedStage(NamedTuple):
         return safe_text(scrub(text, secrets_of(self.stage, self.definition.options)))
 
 
-# As PlannedStage(...) makes it, without the function that a named tuple puts around it: once for every stage.
+# `_new(PlannedStage, ...)` is PlannedStage(...) without the function that a named tuple puts around it: once for every
+# stage.
 _new = tuple.__new__
 
 
