@@ -188,6 +188,16 @@ class Context:
 
         return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
 
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """What the experiment declares under `resources:`, by name; each is made when it is first asked for.
+
+        Raises UnknownResourceError, a KeyError, for another name, and what the factory raises.
+        """
+        from crucible_core.values.resources import resources_of  # noqa: PLC0415  # few stages need it
+
+        return resources_of(self.run_id)
+
     def checkpoint(self, name: str, value: Any) -> Context:
         """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
 
