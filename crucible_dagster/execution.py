@@ -55,6 +55,7 @@ from crucible_dagster.dagster_internals import (
     in_this_process,
     is_on_sqlite,
 )
+from crucible_dagster.execute.given import keep_given
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -93,6 +94,7 @@ def execute_experiment(
     experiment: Experiment | Plan,
     *,
     registry: Registry | None = None,
+    assigns: Mapping[str, Any] | None = None,
     instance: DagsterInstance | None = None,
     executor: ExecutorName | None = None,
     run_id: str | None = None,
@@ -103,6 +105,9 @@ def execute_experiment(
     resources: Mapping[str, Any] | None = None,
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
+
+    The first stage finds `assigns` in `ctx.assigns`, as they are stored; so does that of a run which resumes or retries
+    this one.
 
     `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
     experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
@@ -126,6 +131,8 @@ def execute_experiment(
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is not a UUID; Dagster requires one") from None
         own = {FRESH_TAG: "true"} if fresh else {}
+        if assigns is not None:
+            own |= keep_given(open_store(instance), plan, run_id, assigns)
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
         in_process = chosen == "in_process"
         if resources and not in_process:

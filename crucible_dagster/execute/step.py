@@ -61,6 +61,7 @@ from crucible_dagster.execute.compiled import (
 )
 from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.given import given_to
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.observed_step import observed_step
@@ -414,6 +415,9 @@ def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:
 
 def begun(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
+        given = given_to(getattr(context.resources, STORE_KEY).store, context.run)
+        if given is not None:
+            return given._replace(experiment=shown.with_own_data(), run_id=context.run_id)
         made = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}

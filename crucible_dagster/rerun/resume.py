@@ -46,7 +46,7 @@ from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.tags import ASSIGNS_TAG, FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -76,6 +76,7 @@ class Resumption:
             PARENT_TAG: self.parent.run_id,
             ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
+            **{tag: value for tag, value in self.parent.tags.items() if tag == ASSIGNS_TAG},
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
         with (
