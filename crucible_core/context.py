@@ -245,6 +245,15 @@ class Context:
             attempt.hear(event)
         return self._record(event)
 
+    def merge(self, *others: Context) -> Context:
+        """The Context with what each of the others, which threads or tasks have made of this one, has more, in order.
+
+        Raises CrucibleError if two of them have set a name to different values; points of one series are joined.
+        """
+        from crucible_core.values.merging import merged  # noqa: PLC0415  # few stages need it
+
+        return merged(self, others, current_attempt.get())  # type: ignore[no-any-return]
+
     @property
     def stage(self) -> str:
         """The name in the pipeline of the stage that is running; empty before the first one."""
