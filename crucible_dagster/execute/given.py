@@ -13,6 +13,7 @@ from dagster import DagsterRun
 
 from crucible_core import Context, Plan
 from crucible_core.ir.secrets import shown_experiment
+from crucible_core.values.arguments import check_run_id
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import new_attempt
 from crucible_dagster.tags import ASSIGNS_TAG
@@ -37,7 +38,10 @@ def keep_given(store: ContextStore, plan: Plan, run_id: str, assigns: Mapping[st
 def given_to(store: ContextStore, run: DagsterRun) -> Context | None:
     """The Context before the first stage of a run that was given assigns, or goes on from one that was.
 
-    Raises StoreError if it is not in the store any more, or damaged.
+    Raises StoreError if it is not in the store any more, or damaged, and CrucibleError for a tag that names no run.
     """
     owner = run.tags.get(ASSIGNS_TAG)
-    return None if owner is None else store.load(owner, BEFORE_FIRST)
+    if owner is None:
+        return None
+    check_run_id(owner)  # whoever may launch runs can write any tag, and this one is a part of a path
+    return store.load(owner, BEFORE_FIRST)

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_core.values.resources import Resources, UnknownResourceError, resources_of
+from crucible_core.ir.resources import Having, sent
+from crucible_core.trials.engine import _run_batch
+from crucible_core.trials.log import FolderFiles, TrialLog
+from crucible_core.values.resources import Resources, UnknownResourceError, ready_made, resources_of
 
 STAGES = "ask", "ask_asynchronously", "ask_from_threads", "refused", "nothing"
 
@@ -332,6 +336,23 @@ def test_each_process_of_trials_makes_its_own_once_and_closes_it_with_the_sweep(
     assert str(os.getpid()) not in found
     assert 1 <= len(found) <= 2
     assert all(one == ["made", "closed"] for one in found.values())
+
+
+def test_a_process_of_a_cluster_has_its_own_for_a_batch_of_trials(log: Path, tmp_path: Path) -> None:
+    @dataclass
+    class Number:
+        key: str
+
+    def double(task: Number) -> dict[str, Any]:
+        return {"seconds": 0.0, "answer": resources_of("run").get("backend").ask(int(task.key))}
+
+    planned = plan_experiment(experiment(log, "ask"), Registry())
+    having = pickle.loads(pickle.dumps(Having("run", sent({**planned.resources, **ready_made({"fork": os.getpid()})}))))
+    assert having.makers["fork"]() == os.getpid()
+    kept = TrialLog(FolderFiles(tmp_path), "x", "run")
+    done = _run_batch(double, kept, having, None, [Number("1"), Number("2")])
+    assert [row["answer"] for _, row, _ in done] == [2, 4]
+    assert notes(log) == ["made", "closed"]
 
 
 def test_a_fork_does_not_use_that_of_its_parent(log: Path) -> None:

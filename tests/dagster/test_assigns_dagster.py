@@ -86,3 +86,5 @@ def test_what_cannot_be_stored_is_refused_before_there_is_a_run(instance: Dagste
     with pytest.raises(CrucibleError, match="assigns takes a mapping"):
         execute_experiment(experiment("nothing"), assigns=[1], instance=instance)  # type: ignore[arg-type]
     assert open_store(instance).load_failure(run_id, "nothing") is None
+    with pytest.raises(CrucibleError, match=r"run id '\.\./\.\./x' cannot be used"):
+        execute_experiment(experiment("nothing"), instance=instance, tags={"crucible/assigns": "../../x"})

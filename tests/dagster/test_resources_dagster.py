@@ -68,6 +68,8 @@ def test_a_run_of_several_processes_has_those_of_the_registry_its_trials_too(
     registry = Registry(resources={"client": Backend})
     done = execute_experiment(tried, registry=registry, instance=instance, executor="multiprocess")
     assert [row["answer"] for row in done.outputs] == [2, 4] * 2
+    kept = [instance.get_run_by_id(done.run_id), *instance.all_logs(done.run_id)]
+    assert TOKEN not in "".join(map(str, kept))
     assert notes(log) == ["made", "closed"]
     with pytest.raises(CrucibleError, match="to which objects cannot be passed: declare backend under `resources:`"):
         execute_experiment(
