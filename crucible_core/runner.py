@@ -151,9 +151,10 @@ def run_stage(
     raised. The Context of either holds the decisions made until then, and what the stage had put.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
-    definition = planned.definition
-    name, policy = definition.name, definition.retry
-    if not definition.enabled:
+    # Read from its fields as they are: each attribute of a pydantic model costs as much as a call.
+    definition = planned.definition.__dict__
+    name, policy = definition["name"], definition["retry"]
+    if not definition["enabled"]:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
     started = perf_counter()
     attempts = 1
@@ -200,7 +201,7 @@ def run_stage(
 def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience) -> Context:
     token = current_attempt.set(attempt)
     try:
-        if planned.definition.timeout is None:
+        if planned.definition.__dict__["timeout"] is None:
             result = planned.stage.run(context)
             if not isinstance(result, Context) and isinstance(result, Awaitable):
                 from crucible_core.attempts.coroutines import finished  # noqa: PLC0415  # few stages are asynchronous
