@@ -104,7 +104,9 @@ class Registry:
                 return self.load(module, folder=folder)
             return self[module or definition.name]
         except InvalidExperimentError as error:
-            reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
+            from crucible_core.beside.references import remedy  # noqa: PLC0415  # for mistakes only
+
+            reason = f"stage {definition.name!r}: {error.message}{remedy(module)}"
             refused = UnknownStageError(reason, stage=definition.name, known=self.names())
             refused.module = getattr(error, "module", None)
             raise refused from error.__cause__
@@ -120,16 +122,6 @@ class Registry:
             return _check_stage(referred(reference, self.importable, folder, "stages", _is_stage), repr(reference))
         except TypeError as error:
             raise InvalidExperimentError(str(error)) from error
-
-    def _remedy(self, module: str | None) -> str:
-        if module is None:
-            return "; or name its class with `module: package.module:Class`"
-        if module.startswith("Elixir."):
-            return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
-        if ":" not in module and "." in module:
-            package, _, attribute = module.rpartition(".")
-            return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
-        return ""
 
 
 def builtin_registry() -> Registry:

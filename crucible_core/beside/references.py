@@ -10,7 +10,7 @@ from crucible_core.beside.importing import import_module
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["referred"]
+__all__ = ["referred", "remedy"]
 
 
 def referred(
@@ -41,6 +41,18 @@ def referred(
             )
         found = getattr(found, part)
     return found
+
+
+def remedy(module: str | None) -> str:
+    """What to write in place of the `module` of a stage that was not found, or of none."""
+    if module is None:
+        return "; or name its class with `module: package.module:Class`"
+    if module.startswith("Elixir."):
+        return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
+    if ":" not in module and "." in module:
+        package, _, attribute = module.rpartition(".")
+        return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
+    return ""
 
 
 def _check_importable(module_name: str, importable: Set[str] | None) -> None:
