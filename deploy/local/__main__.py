@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "down", "status"])
     given = parser.parse_args()
     folder = given.folder.resolve()
+    os.umask(0o077)
     try:
         if given.action == "status":
             return status(Supervisor(folder))

@@ -38,7 +38,7 @@ def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
     known = read(health, service["name"])
     check = service["check"]
     interval = check["interval"] if known and known["healthy"] and not asked.failed else check["interval_at_start"]
-    if time.monotonic() - asked.at < interval and known is not None:
+    if time.monotonic() - asked.at < interval:
         return
     if not all((read(health, other) or {}).get("healthy") for other in service["waits_for"]):
         return

@@ -14,6 +14,7 @@ __all__ = ["DEPLOY", "ROOT", "Settings", "UsageError", "write_private"]
 
 DEPLOY = Path(__file__).resolve().parent.parent
 ROOT = DEPLOY.parent
+EXAMPLES = ROOT / "examples"
 
 _LINE = re.compile(
     r"""^(?:export\s+)?(?P<name>\w+)\s*=\s*(?:'(?P<raw>[^']*)'|"(?P<text>[^"]*)"|(?P<bare>.*?))\s*(?:\s#.*)?$"""
@@ -46,7 +47,10 @@ class Settings:
         values |= {"COMPOSE_PROFILES": os.environ.get("COMPOSE_PROFILES") or values.get("COMPOSE_PROFILES", "")}
         made = _secrets_of(folder)
         values |= {name: values.get(name) or made[name] for name in _MADE}
-        values["CRUCIBLE_EXPERIMENTS_FOLDER"] = values.get("CRUCIBLE_EXPERIMENTS_FOLDER") or str(ROOT / "examples")
+        if not values.get("CRUCIBLE_EXPERIMENTS_FOLDER"):
+            values["CRUCIBLE_EXPERIMENTS_FOLDER"] = str(EXAMPLES)
+            modules = ",".join(sorted(path.stem for path in EXAMPLES.rglob("*.py")))
+            values["CRUCIBLE_IMPORTABLE"] = values.get("CRUCIBLE_IMPORTABLE") or modules
         for name in _PATHS:
             if values.get(name):
                 values[name] = str((file.parent / values[name]).resolve())
@@ -59,16 +63,18 @@ class Settings:
 
     def interpolated(self, text: str) -> str:
         """A value of compose.yaml with what is set put in."""
-        return _VARIABLE.sub(self._value, text).replace("$$", "$")
+        return _VARIABLE.sub(self._value, text)
 
     def _value(self, found: re.Match[str]) -> str:
+        if found["name"] is None:
+            return "$"
         given = self.values.get(found["name"], "")
         if found["kind"] == "+":
             return found["other"] if given else ""
         return given or (found["other"] or "" if found["kind"] == "-" else "")
 
 
-_VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?::?(?P<kind>[-?+])(?P<other>[^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?::?(?P<kind>[-?+])(?P<other>[^}]*))?\}")
 
 
 def write_private(path: Path, text: str) -> None:
