@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast calibration conformance dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance dev up down status lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -50,11 +50,26 @@ conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as i
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples
 
+# What it starts lies in SERVICE; PROFILE=celery adds a broker and two workers.
+SERVICE ?= .crucible/service
+PROFILE ?=
+LOCAL = COMPOSE_PROFILES=$(PROFILE) $(BIN)/python -m deploy.local --folder "$(SERVICE)"
+
+up: $(VENV)/dev ## Start the services of deploy/ as processes of this machine: see deploy/README.md
+	@$(LOCAL) up
+
+down: $(VENV)/dev ## Stop them; runs in flight are waited for
+	@$(LOCAL) down
+
+status: $(VENV)/dev ## Say how each of them is
+	@$(LOCAL) status
+
 lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples tests/typing
+	$(BIN)/mypy -p deploy.local
 	$(BIN)/typos
 
 docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html
