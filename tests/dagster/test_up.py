@@ -676,7 +676,7 @@ def test_each_process_that_is_killed_comes_back(service: Service) -> None:
     assert service.run_succeeds(), service.logs()
 
 
-def test_the_services_end_with_the_supervisor_and_up_starts_them_again(service: Service) -> None:
+def test_the_services_end_with_the_supervisor_and_hold_no_port(service: Service) -> None:
     before = service.pids()
     os.kill(int((service.folder / "supervisord.pid").read_text()), signal.SIGKILL)
     for name, pid in before.items():
