@@ -495,6 +495,21 @@ def test_a_query_that_would_hold_the_webserver_is_refused(query: object, refused
     assert said is None if refused is None else refused in str(said)
 
 
+@pytest.mark.parametrize("action", ["status", "down"])
+def test_where_nothing_runs_it_says_so(tmp_path: Path, action: str) -> None:
+    said = local(tmp_path, os.environ, action)
+    expected = {"status": (1, "nothing is running: make up\n"), "down": (0, "all is stopped\n")}[action]
+    assert (said.returncode, said.stdout) == expected, said.stderr
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = local(tmp_path, {**os.environ, "CRUCIBLE_PORT": str(port)}, "up")
+    assert said.returncode == 2
+    assert said.stderr == f"port {port} is taken by another program. Set CRUCIBLE_PORT to a free one\n"
+
+
 # --- whatever anybody asks -------------------------------------------------------------------------------------------
 
 
