@@ -97,7 +97,8 @@ def role_of_this_process() -> Literal["run", "step"] | None:
     Both have a parent in `multiprocessing`, and only the parent of a step is the process that runs the run.
     """
     target = getattr(multiprocessing.current_process(), "_target", None)
-    return ROLES.get(f"{target.__module__}.{target.__qualname__}") if target is not None else None
+    # Whatever can be called: in a worker of Celery it is an object of billiard's, without a name.
+    return ROLES.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}")
 
 
 def run_of_this_process() -> tuple[str, InstanceRef | None] | None:

@@ -6,6 +6,7 @@ The check of the code server also has its definitions loaded again when the proc
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,10 +24,11 @@ class _Asked:
 
 
 def main() -> None:
-    """Ask for ever: those that are well at their interval, the others often."""
+    """Ask as long as supervisord lives: those that are well at their interval, the others often."""
+    supervisor = os.getppid()
     folder = Path(sys.argv[1])
     asked: dict[str, _Asked] = {}
-    while True:
+    while os.getppid() == supervisor:
         for file in sorted((folder / "services").glob("*.json")):
             service = json.loads(file.read_text())
             if service["check"] is not None:

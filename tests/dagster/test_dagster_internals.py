@@ -3,6 +3,7 @@
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import importlib
 import inspect
+import multiprocessing
 import logging
 import os
 import socket
@@ -171,6 +172,14 @@ def test_a_process_of_a_run_is_given_the_run_first() -> None:
 def test_this_process_has_no_role() -> None:
     assert dagster_internals.role_of_this_process() is None
     assert dagster_internals.run_of_this_process() is None
+
+
+def test_a_worker_of_celery_has_no_role_though_its_target_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        def __call__(self) -> None: ...
+
+    monkeypatch.setattr(multiprocessing.current_process(), "_target", Worker(), raising=False)
+    assert dagster_internals.role_of_this_process() is None
 
 
 def test_the_daemon_s_command_takes_a_workspace() -> None:
