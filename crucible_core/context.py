@@ -225,24 +225,23 @@ class Context:
         *,
         alternatives: Iterable[str] = (),
         confidence: float | None = None,
+        depends_on: str | Decision | Iterable[str | Decision] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> Context:
         """Record a choice in the trace, under the stage that is running.
 
-        `confidence` is from 0 to 1. Raises ValueError if it is not.
+        `confidence` is from 0 to 1. `depends_on` are earlier decisions, such as `ctx.trace.decisions[-1]`, or their
+        ids. `metadata` is whatever else there is to say of it, and becomes JSON types. Raises ValueError for another
+        confidence, CrucibleError for a decision that is not in the trace, TypeError for metadata that are no mapping.
         """
-        stage = self.stage
-        instead = (alternatives,) if isinstance(alternatives, str) else alternatives
+        from crucible_core.values.decisions import fields_of  # noqa: PLC0415  # few stages decide
+
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id != self.run_id:
             attempt = None
         readable = safe_text if attempt is None else attempt.readable
-        event = Decision(
-            stage=stage,
-            decision=readable(decision),
-            reasoning=readable(reasoning),
-            alternatives=tuple(map(readable, instead)),
-            confidence=confidence,
-        )
+        said = (decision, reasoning, alternatives, confidence, depends_on, metadata)
+        event = Decision(stage=self.stage, **fields_of(readable, self.trace, *said))
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)

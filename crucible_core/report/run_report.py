@@ -24,7 +24,16 @@ from crucible_core.report.series_section import series_section
 from crucible_core.report.spending_section import spending_table
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
-from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
+from crucible_core.trace import (
+    Decision,
+    Event,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+)
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.spending import SPENT, spent_in
@@ -152,14 +161,19 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
-        "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
+        "decisions": _decisions(ctx.trace),
         "gates": [gate.to_dict() for gate in gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
 
 
-def _without_kind(decision: Decision) -> dict[str, Any]:
-    return {name: value for name, value in decision.to_dict().items() if name != "kind"}
+def _decisions(trace: Trace) -> list[dict[str, Any]]:
+    parents = trace.parents
+    return [
+        {"id": one.id, "parent": parents.get(one.id)}
+        | {name: value for name, value in one.to_dict().items() if name != "kind"}
+        for one in trace.decisions
+    ]
 
 
 def _is_to_go_on(ctx: Context) -> bool:
@@ -226,21 +240,28 @@ def _outputs_table(ctx: Context) -> Table | None:
 
 
 def decisions_table(events: Iterable[Event]) -> Table:
-    columns: tuple[str, ...] = ("stage", "decision", "why", "instead of", "confidence")
-    rows: tuple[tuple[str, ...], ...] = tuple(
+    """One row per decision; columns that few decisions have are there if one has something to say."""
+    decisions = [event for event in events if isinstance(event, Decision)]
+    texts = {one.id: one.decision for one in decisions} if any(one.depends_on for one in decisions) else {}
+    rows = [
         (
-            event.stage,
-            event.decision,
-            event.reasoning,
-            ", ".join(event.alternatives),
-            "" if event.confidence is None else f"{event.confidence:.0%}",
+            one.stage,
+            one.decision,
+            one.reasoning,
+            ", ".join(one.alternatives),
+            "" if one.confidence is None else f"{one.confidence:.0%}",
+            ", ".join(texts.get(each, each) for each in one.depends_on),
+            ", ".join(f"{name}: {format_value(value)}" for name, value in (one.metadata or {}).items()),
         )
-        for event in events
-        if isinstance(event, Decision)
+        for one in decisions
+    ]
+    columns = ("stage", "decision", "why", "instead of", "confidence", "depends on", "details")
+    shown = [place for place in range(len(columns)) if place < 4 or any(row[place] for row in rows)]
+    return Table(
+        tuple(columns[place] for place in shown),
+        tuple(tuple(row[place] for place in shown) for row in rows),
+        frozenset({"confidence"}),
     )
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
-    return Table(columns, rows, frozenset({"confidence"}))
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:

@@ -126,7 +126,9 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
         return
     details = _ask(lambda history: history.run(run))
     if as_json:
-        click.echo(to_json_text(details))
+        shown = to_jsonable(details)
+        shown["decisions"] = [{"id": one.id, **to_jsonable(one)} for one in details.decisions]
+        click.echo(to_json_text(shown))
     else:
         _print_details(make_console(sys.stdout), details)
 
