@@ -160,6 +160,18 @@ class Context:
             changed = changed.log_metric(name, value, step=step)
         return changed
 
+    def spend(self, name: str, amount: float) -> Context:
+        """Count what was spent, as by `ctx.spend("usd", 0.02)`: in the metric `spent.usd`, and there by stage.
+
+        Raises BudgetExceededError if the run has spent more now than the experiment's `budget` allows: it is counted.
+        Raises TypeError for what is not a number, and ValueError for one that is negative or not finite.
+        """
+        from crucible_core.values.spending import check, counted  # noqa: PLC0415  # few stages need it
+
+        changed = self._with("metrics", counted(self.metrics, self.stage, {name: amount}))
+        check(changed)
+        return changed
+
     def add_output(self, output: Any) -> Context:
         """Append one record."""
         return self._with("outputs", self.outputs.append(output))
@@ -213,24 +225,23 @@ class Context:
         *,
         alternatives: Iterable[str] = (),
         confidence: float | None = None,
+        depends_on: str | Decision | Iterable[str | Decision] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> Context:
         """Record a choice in the trace, under the stage that is running.
 
-        `confidence` is from 0 to 1. Raises ValueError if it is not.
+        `confidence` is from 0 to 1. `depends_on` are earlier decisions, such as `ctx.trace.decisions[-1]`, or their
+        ids. `metadata` is whatever else there is to say of it, and becomes JSON types. Raises ValueError for another
+        confidence, CrucibleError for a decision that is not in the trace, TypeError for metadata that are no mapping.
         """
-        stage = self.stage
-        instead = (alternatives,) if isinstance(alternatives, str) else alternatives
+        from crucible_core.values.decisions import fields_of  # noqa: PLC0415  # few stages decide
+
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id != self.run_id:
             attempt = None
         readable = safe_text if attempt is None else attempt.readable
-        event = Decision(
-            stage=stage,
-            decision=readable(decision),
-            reasoning=readable(reasoning),
-            alternatives=tuple(map(readable, instead)),
-            confidence=confidence,
-        )
+        said = (decision, reasoning, alternatives, confidence, depends_on, metadata)
+        event = Decision(stage=self.stage, **fields_of(readable, self.trace, *said))
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)
