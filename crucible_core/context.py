@@ -200,6 +200,16 @@ class Context:
 
         return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
 
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """What the experiment declares under `resources:`, by name; each is made when it is first asked for.
+
+        Raises UnknownResourceError, a KeyError, for another name, and what the factory raises.
+        """
+        from crucible_core.values.resources import resources_of  # noqa: PLC0415  # few stages need it
+
+        return resources_of(self.run_id)
+
     def checkpoint(self, name: str, value: Any) -> Context:
         """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
 
@@ -245,6 +255,15 @@ class Context:
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)
+
+    def merge(self, *others: Context) -> Context:
+        """The Context with what each of the others, which threads or tasks have made of this one, has more, in order.
+
+        Raises CrucibleError if two of them have set a name to different values; points of one series are joined.
+        """
+        from crucible_core.values.merging import merged  # noqa: PLC0415  # few stages need it
+
+        return merged(self, others, current_attempt.get())  # type: ignore[no-any-return]
 
     @property
     def stage(self) -> str:
