@@ -480,7 +480,7 @@ def _interval(what: str, interval: Interval, note: str | None, null_value: float
     return f"{what} {format_interval(interval)}"
 
 
-def estimates_effect(test: TestResult) -> bool:
+def estimates_effect(test: TestResult | PairResult) -> bool:
     """Whether the estimate is the effect size, whose numbers would say nothing more.
 
     Of a difference of proportions, the estimate's interval says enough, also where it is one-sided.

@@ -268,7 +268,9 @@ def _pairs_table(family: FamilyResult) -> Table:
             statistic("", pair.df, pair.statistic, short=True),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
-            _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
+            "the estimate"
+            if estimates_effect(pair)
+            else _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
             f"{'significant' if pair.significant else 'not significant'}{f': {pair.note}' if pair.note else ''}",
         )
         for pair in family.comparisons

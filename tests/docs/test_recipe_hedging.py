@@ -69,6 +69,7 @@ def test_the_report_names_the_percentile_and_shows_it_of_both_arms(hedging: Cont
     html = Path(hedging.get_artifact("hedging.html")).read_text("utf-8")
     assert "hedged beats plain in the 95th percentile of latency in ms by " in html
     assert ">95th percentile</th>" in html
+    assert "diamonds: 95th percentiles." in html
 
 
 @pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
