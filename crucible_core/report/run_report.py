@@ -26,6 +26,7 @@ from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.series import Series
 
 __all__ = [
     "decisions_table",
@@ -107,7 +108,7 @@ def _headlines(ctx: Context) -> list[str]:
         found.append(registration.sentence)
     if found:
         return found
-    numbers = list(results(ctx))
+    numbers = _to_open_with(ctx)
     if numbers:
         shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
         return [f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."]
@@ -116,6 +117,14 @@ def _headlines(ctx: Context) -> list[str]:
     # The stage that writes this report has not ended.
     done = stages if ctx.trace.events and not _is_to_go_on(ctx) else len(ctx.completed_stages)
     return [f"{done} of {stages} stages succeeded; no metrics."]
+
+
+def _to_open_with(ctx: Context) -> list[tuple[str, Any]]:
+    """The numbers of a run without a comparison; of a series its last one, after those that stand for themselves."""
+    series = {name for name, value in ctx.metrics.items() if isinstance(value, Series)}
+    of_series = {f"{name}.{part}": part == "last" for name in series for part in ctx.metrics[name]}
+    shown = [(name, value) for name, value in results(ctx) if of_series.get(name, True)]
+    return sorted(shown, key=lambda one: one[0] in of_series)
 
 
 def _ended(ctx: Context) -> Sequence[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 from checkpoint_stages import count
+from click.testing import CliRunner
 from stages_for_tests import experiment_of
 
 from crucible_core import Context, Experiment, Registry, run_experiment, stage
+from crucible_core.cli import main
 
 REGISTRY = Registry({"count": count})
 RUN = """
@@ -60,6 +63,17 @@ def test_the_next_attempt_goes_on(monkeypatch: pytest.MonkeyPatch, timeout: dict
     monkeypatch.setenv("FAIL_AT", "2")
     if not timeout:
         assert run_experiment(counting(retry={"max_retries": 1})).metrics == {"total": 21, "began_at": 2}
+
+
+def test_a_command_goes_on_from_what_an_earlier_one_has_kept(tmp_path: Path) -> None:
+    (tmp_path / "counted.yaml").write_text("id: tried\npipeline: [{name: count, module: 'checkpoint_stages:count'}]\n")
+
+    def began_at(*more: str) -> int:
+        done = CliRunner().invoke(main, ["run", "counted.yaml", "--json", *more])
+        assert done.exit_code == 0, done.output
+        return int(json.loads(done.stdout)["metrics"]["began_at"])
+
+    assert [began_at("--keep", "kept"), began_at("--keep", "kept"), began_at()] == [0, 6, 0]
 
 
 def test_a_stage_has_checkpoints_of_its_own() -> None:
