@@ -55,6 +55,23 @@ def test_runs_that_have_nothing_to_do_with_each_other_begin_anew() -> None:
     assert run_experiment(counting(options={"epochs": 8}), run_id="one").metrics["began_at"] == 8
 
 
+def test_a_run_begins_anew_if_a_stage_before_had_other_options_but_not_for_one_after() -> None:
+    def began_at(*, before: int, after: int) -> int:
+        first = {"name": "first", "module": "count", "options": {"epochs": before}}
+        last = {"name": "last", "module": "show", "options": {"lines": after}}
+        registry = REGISTRY | {"show": show}
+        return int(
+            run_experiment(experiment_of(first, "count", last), registry=registry, keep="kept").metrics["began_at"]
+        )
+
+    @stage
+    def show(ctx: Context, *, lines: int) -> Context:
+        """Shows nothing."""
+        return ctx
+
+    assert [began_at(before=1, after=1), began_at(before=1, after=2), began_at(before=2, after=2)] == [0, 6, 0]
+
+
 @pytest.mark.parametrize("timeout", [{}, pytest.param({"timeout": 60}, marks=pytest.mark.slow)])
 def test_the_next_attempt_goes_on(monkeypatch: pytest.MonkeyPatch, timeout: dict[str, Any]) -> None:
     if timeout:
