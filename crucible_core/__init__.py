@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from crucible_core.values.jsonable import to_jsonable
     from crucible_core.values.series import Series
+    from crucible_core.values.spending import BudgetExceededError
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __path__.append(f"{__path__[0]}/moved")
 
 __all__ = [
     "Baseline",
+    "BudgetExceededError",
     "Context",
     "CrucibleError",
     "Decision",
@@ -126,6 +128,7 @@ __all__ = [
 # that `crucible --help` waits for none of them.
 _HOMES = {
     "Baseline": "ir.gates",
+    "BudgetExceededError": "values.spending",
     "Context": "context",
     "CrucibleError": "errors",
     "Decision": "trace",

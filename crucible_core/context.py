@@ -160,6 +160,18 @@ class Context:
             changed = changed.log_metric(name, value, step=step)
         return changed
 
+    def spend(self, name: str, amount: float) -> Context:
+        """Count what was spent, as by `ctx.spend("usd", 0.02)`: in the metric `spent.usd`, and there by stage.
+
+        Raises BudgetExceededError if the run has spent more now than the experiment's `budget` allows: it is counted.
+        Raises TypeError for what is not a number, and ValueError for one that is negative or not finite.
+        """
+        from crucible_core.values.spending import check, counted  # noqa: PLC0415  # few stages need it
+
+        changed = self._with("metrics", counted(self.metrics, self.stage, {name: amount}))
+        check(changed)
+        return changed
+
     def add_output(self, output: Any) -> Context:
         """Append one record."""
         return self._with("outputs", self.outputs.append(output))

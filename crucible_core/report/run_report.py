@@ -21,12 +21,14 @@ from crucible_core.report.registration_section import (
     registration_section,
 )
 from crucible_core.report.series_section import series_section
+from crucible_core.report.spending_section import spending_table
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.series import Series
+from crucible_core.values.spending import SPENT, spent_in
 
 __all__ = [
     "decisions_table",
@@ -70,6 +72,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
         ),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         series_section(ctx),
+        _section("Spending", spending_table(ctx.metrics, experiment.budget)),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -120,11 +123,12 @@ def _headlines(ctx: Context) -> list[str]:
 
 
 def _to_open_with(ctx: Context) -> list[tuple[str, Any]]:
-    """The numbers of a run without a comparison; of a series its last one, after those that stand for themselves."""
+    """The numbers of a run without a comparison, but for what it spent; of a series its last one, after the others."""
+    of_spending = f"{SPENT}." if spent_in(ctx.metrics) else None
+    numbers = [one for one in results(ctx) if of_spending is None or not one[0].startswith(of_spending)]
     series = {name for name, value in ctx.metrics.items() if isinstance(value, Series)}
     of_series = {f"{name}.{part}": part == "last" for name in series for part in ctx.metrics[name]}
-    shown = [(name, value) for name, value in results(ctx) if of_series.get(name, True)]
-    return sorted(shown, key=lambda one: one[0] in of_series)
+    return sorted((one for one in numbers if of_series.get(one[0], True)), key=lambda one: one[0] in of_series)
 
 
 def _ended(ctx: Context) -> Sequence[Event]:
@@ -203,6 +207,8 @@ def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
 
 def _metrics_table(ctx: Context) -> Table:
     told_elsewhere = {*comparisons(ctx), "validate", *(("trials",) if trial_rows(ctx) else ())}
+    if spent_in(ctx.metrics):
+        told_elsewhere.add(SPENT)
     kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
     return Table(
         ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})
