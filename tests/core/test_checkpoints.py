@@ -82,6 +82,22 @@ def test_the_next_attempt_goes_on(monkeypatch: pytest.MonkeyPatch, timeout: dict
         assert run_experiment(counting(retry={"max_retries": 1})).metrics == {"total": 21, "began_at": 2}
 
 
+def test_the_order_of_the_options_does_not_matter() -> None:
+    @stage
+    def both(ctx: Context, *, first: int = 0, last: int = 0) -> Context:
+        """Counts how often it has run."""
+        times = ctx.restore("times", 0) + 1
+        return ctx.checkpoint("times", times).put_metric("times", times)
+
+    def times(**options: int) -> int:
+        entry = {"name": "both", "options": options}
+        return int(
+            run_experiment(experiment_of(entry), registry=Registry({"both": both}), keep="kept").metrics["times"]
+        )
+
+    assert [times(first=1, last=2), times(last=2, first=1), times(first=2, last=1)] == [1, 2, 1]
+
+
 def test_a_command_goes_on_from_what_an_earlier_one_has_kept(tmp_path: Path) -> None:
     (tmp_path / "counted.yaml").write_text("id: tried\npipeline: [{name: count, module: 'checkpoint_stages:count'}]\n")
 
