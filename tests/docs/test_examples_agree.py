@@ -9,6 +9,7 @@ import pytest
 from dagster import DagsterInstance
 
 from crucible_core import Context, load_experiment, run_experiment
+from crucible_core.values.spending import spent_in
 from crucible_dagster import execute_experiment, open_instance
 
 # Sweeps, whose rows have times, are compared in dagster/test_engines.py.
@@ -54,4 +55,7 @@ def test_an_example_gives_the_same_context_everywhere(
     there = execute_experiment(experiment, instance=instance, executor=executor)
     # The places of reports and checkpoints are those of a run.
     assert there.artifacts.keys() == here.artifacts.keys()
-    assert not [name for name in here.differences(there) if not name.startswith("artifacts")]
+    # What answers cost that come in any order is added up in that order.
+    assert spent_in(there.metrics) == pytest.approx(spent_in(here.metrics))
+    left_out = ("artifacts", "metrics['spent']")
+    assert not [name for name in here.differences(there) if not name.startswith(left_out)]

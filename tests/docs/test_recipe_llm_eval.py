@@ -254,11 +254,12 @@ def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
     begin = ["run", str(FILE), *(word for one in changes for word in ("--set", one))]
     begin += ["--dagster"] if where == "on Dagster" else ["--keep", "kept"]
     monkeypatch.setenv("KILL_IN", "10")
-    assert python("-c", PROGRAM, *begin).returncode == -signal.SIGKILL
+    killed = python("-c", PROGRAM, *begin)
+    assert killed.returncode == -signal.SIGKILL
     assert len(server.requests) == 9
     if where == "on Dagster":
-        (run,) = json.loads(crucible("runs", "llm_eval", "--json").stdout)
-        done = crucible("resume", run["run_id"], "--json")
+        (run,) = re.findall(r"^llm_eval run (\S+)", killed.stdout)
+        done = crucible("resume", run, "--json")
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
     else:
