@@ -73,7 +73,7 @@ class Ask(Stage):
     async def run(self, ctx: Context) -> Context:
         examples = {example["item"]: example for example in ctx.assigns["examples"]}
         asked = [(arm, item, sample) for item in examples for arm in self.arms for sample in range(self.samples)]
-        rows = ctx.restore("answers", {})
+        rows = {key: row for key, row in ctx.restore("answers", {}).items() if "error" not in row}
         if rows:
             ctx = ctx.decide(f"{len(rows)} of {len(asked)} answers are not asked for", "they were kept before a stop")
             if not ctx.has_metric("spent"):  # another attempt in the same run has it
@@ -121,14 +121,7 @@ class Ask(Stage):
                 break
             except NoReplyError as error:
                 if attempt > self.retry.max_retries:
-                    return {
-                        "answer": None,
-                        "right": None,
-                        "tokens": 0,
-                        "usd": 0.0,
-                        "seconds": None,
-                        "error": str(error),
-                    }
+                    return {**dict.fromkeys(("answer", "right", "seconds")), "tokens": 0, "usd": 0, "error": str(error)}
                 await asyncio.sleep(max(self.retry.delay_after(attempt), error.wait))
         said = re.findall("setosa|versicolor|virginica", reply.text.lower())
         counts = (reply.prompt_tokens, reply.answer_tokens)

@@ -199,7 +199,7 @@ def test_a_question_without_an_answer_is_left_out_and_said(server: Server) -> No
     experiment = asking(server, retry={"max_retries": 1, "delay": 0.0})
     item = run_experiment(asking(server)).assigns["examples"][0]
     server.never = item["flower"]
-    ctx = run_experiment(experiment)
+    ctx = run_experiment(experiment, keep="kept")
     failed = [row for row in ctx.outputs if "error" in row]
     assert {row["item"] for row in failed} == {item["item"]}
     assert len(failed) == 4
@@ -207,6 +207,10 @@ def test_a_question_without_an_answer_is_left_out_and_said(server: Server) -> No
     assert ctx.metrics["failed_share"] == pytest.approx(4 / 24)
     assert {one.gate: one.status for one in ctx.trace.gates}["answered"] == "failed"
     assert {group["n"] for group in ctx.metrics["bench"]["groups"].values()} == {10}
+    before = len(server.requests)
+    server.never = "of no prompt"
+    assert run_experiment(experiment, keep="kept").metrics["failed_share"] == 0
+    assert len(server.requests) == before + 4
 
 
 def test_a_server_that_refuses_ends_the_run_and_one_that_is_not_there_has_no_answers(server: Server) -> None:
