@@ -220,9 +220,9 @@ class Context:
         return self.put_artifact(*save(self, checked_name(name), value))
 
     def restore(self, name: str, default: Any = None) -> Any:
-        """The last checkpoint of the running stage, with the same options and seed, in this run or those before it.
+        """The last checkpoint of the running stage, with the same options up to it, and seed, in this run or before.
 
-        Those are the runs that this one resumes or retries. The default if there is none.
+        Before are the runs that this one resumes or retries. The default if there is none.
         """
         from crucible_core.values.lineage import restore  # noqa: PLC0415
 
