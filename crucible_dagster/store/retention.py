@@ -11,7 +11,7 @@ from crucible_core import CrucibleError
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import PINNED_TAG
+from crucible_dagster.tags import COLLECTED_TAG, PINNED_TAG
 
 __all__ = ["PINNED_TAG", "collect", "identity_of", "pin", "remember_instance"]
 
@@ -64,11 +64,14 @@ def collect(
         return run_id in kept or (run_id not in known and (bool(others) or written >= since))
 
     try:
-        return collect_garbage(store, keep, delete=delete, grace=grace)
+        found = collect_garbage(store, keep, delete=delete, grace=grace)
     except StoreError as error:
         raise StoreError(
             f"nothing was removed, because it is not known which objects a run that is kept needs: {error}"
         ) from error
+    for run_id in known.intersection(found.removed_runs) if delete else ():
+        instance.add_run_tags(run_id, {COLLECTED_TAG: "true"})  # what is missing is not lost
+    return found
 
 
 def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
