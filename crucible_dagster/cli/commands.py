@@ -14,7 +14,22 @@ from crucible_core.errors import MissingExtraError
 if TYPE_CHECKING:
     from crucible_core import Context
 
-__all__ = ["compare", "dagster", "doctor", "replay", "resume", "runs", "show", "store", "ticks", "trials", "ui", "why"]
+__all__ = [
+    "backup",
+    "compare",
+    "dagster",
+    "doctor",
+    "replay",
+    "restore",
+    "resume",
+    "runs",
+    "show",
+    "store",
+    "ticks",
+    "trials",
+    "ui",
+    "why",
+]
 
 
 def _need_dagster(what: str) -> None:
@@ -33,6 +48,8 @@ doctor = _command(
     "Say what is wrong with the Dagster instance, the context store and the experiment files, and what to do.",
     "doctor",
 )
+backup = _command("backup", "Copy the instance's database, and then the context store, into FOLDER.", "backup")
+restore = _command("restore", "Put the backup in FOLDER back into the instance and into its context store.", "backup")
 compare = _command("compare", "Show how runs differ: two side by side, or more in one table.", "runs")
 resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
