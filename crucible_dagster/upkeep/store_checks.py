@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterRunStatus
 from dagster import RunRecord as StoredRun
 
 from crucible_core import CrucibleError
@@ -18,13 +18,12 @@ from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.files import TEMPORARY, FileInfo, LocalFiles
 from crucible_dagster.store.objects import FOLDER as OBJECTS
 from crucible_dagster.store.objects import digest_in
-from crucible_dagster.store.retention import identity_of
+from crucible_dagster.store.retention import every_run, identity_of
 from crucible_dagster.tags import COLLECTED_TAG, EXPERIMENT_TAG
 from crucible_dagster.upkeep.findings import Finding, Subject
 
 __all__ = ["drift", "missing_results", "objects", "reachable"]
 
-PAGE = 1_000
 SAMPLE = 200
 """Runs whose results are looked for, and objects that are read, unless everything is."""
 SAMPLE_BYTES = 256 * 1024 * 1024
@@ -67,7 +66,7 @@ def drift(subject: Subject) -> Iterator[Finding]:
     known: set[str] = set()
     gone: list[StoredRun] = []
     newest: list[StoredRun] = []
-    for stored in _records(instance):
+    for stored in every_run(instance):
         run = stored.dagster_run
         known.add(run.run_id)
         if run.status is not DagsterRunStatus.SUCCESS or EXPERIMENT_TAG not in run.tags:
@@ -142,17 +141,6 @@ def _sample(store: ContextStore) -> Iterator[FileInfo]:
         if one.size <= left:
             left -= one.size
             yield one
-
-
-def _records(instance: DagsterInstance) -> Iterator[StoredRun]:
-    """Every run of the database, newest first."""
-    cursor: str | None = None
-    while True:
-        page = instance.get_run_records(RunsFilter(), limit=PAGE, cursor=cursor)
-        yield from page
-        if len(page) < PAGE:
-            return
-        cursor = page[-1].dagster_run.run_id
 
 
 def _more(found: Sequence[object]) -> str:
