@@ -19,6 +19,7 @@ __all__ = [
     "compare",
     "dagster",
     "doctor",
+    "metrics",
     "prune",
     "replay",
     "restore",
@@ -52,6 +53,7 @@ doctor = _command(
 backup = _command("backup", "Copy the instance's database, and then the context store, into FOLDER.", "backup")
 restore = _command("restore", "Put the backup in FOLDER back into the instance and into its context store.", "backup")
 prune = _command("prune", "Remove old runs of experiments, from Dagster and from the context store.", "prune")
+metrics = _command("metrics", "Print figures of the instance for Prometheus, or serve them.", "metrics")
 compare = _command("compare", "Show how runs differ: two side by side, or more in one table.", "runs")
 resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")
