@@ -214,6 +214,10 @@ def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstanc
     url = dagster_internals.postgres_url(instance)
     assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
     assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
+    folders = dagster_internals.sqlite_folders(instance.root_directory)
+    assert (folders is None) == (storage == "postgres")
+    assert folders is None or ((folders.runs / "runs.db").exists() and (folders.schedules / "schedules.db").exists())
+    assert folders is None or (folders.events / "index.db").exists()
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:
