@@ -81,9 +81,11 @@ def listing(names: Iterable[str]) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """`str(error)`, also of an exception that has no text of its own."""
+    """`str(error)` without secrets, also of an exception that has no text of its own."""
+    from crucible_core.values.redaction import scrub  # noqa: PLC0415  # for errors only
+
     try:
-        return str(error)
+        return scrub(str(error))
     except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
         return f"(its text cannot be read: {type(broken).__name__})"
 
