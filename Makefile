@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast calibration conformance dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance faults dev lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -46,6 +46,10 @@ calibration: $(VENV)/dev ## Simulate every path of `auto` and the verdicts, and 
 
 conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)
+
+faults: $(VENV)/dev ## Run every test of a fault, the long ones too, and write the table of deploy/README.md
+	CRUCIBLE_FAULTS=all $(BIN)/python -m pytest -q -m fault --dist loadgroup --junitxml build/faults.xml $(PYTEST_ARGS); \
+	ended=$$?; $(BIN)/python tests/fault_table.py build/faults.xml && exit $$ended
 
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples

@@ -178,6 +178,7 @@ def instructions(keyword: str, *, final: bool) -> list[str]:
     return [rest for found, rest in dockerfile()[-1 if final else 0] if found == keyword]
 
 
+@pytest.mark.fault("a container with too many rights")
 def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", text, re.MULTILINE)
@@ -229,6 +230,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE", "PYTHON"))}
 
 
+@pytest.mark.fault("another driver is installed", "S8")
 def test_a_fresh_installation_is_whole_and_has_the_driver_that_the_settings_name(image: Path) -> None:
     subprocess.run([image / "python", "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
     script = "import sqlalchemy; print(sqlalchemy.create_engine('postgresql+psycopg2://').dialect.driver)"
@@ -443,6 +445,7 @@ def test_nothing_is_written_but_to_the_volumes(deployment: Deployment) -> None:
     assert stray == []
 
 
+@pytest.mark.fault("the code server is told to stop")
 def test_a_stop_of_the_code_server_lets_the_run_in_flight_end(deployment: Deployment) -> None:
     run_id = deployment.launch("slow_one")
     deadline = time.monotonic() + 60

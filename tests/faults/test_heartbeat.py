@@ -42,6 +42,7 @@ re.match("(a+)+$", "a" * 64 + "b")  # for ever, and no other thread runs meanwhi
 """
 
 
+@pytest.mark.fault("the machine is lost")
 def test_a_run_that_lets_no_other_thread_run_has_a_heartbeat_until_it_ends(tmp_path: Path) -> None:
     store = ContextStore(UPath(tmp_path / "store"))
     command = [sys.executable, "-c", BUSY, str(store.base), RUN]
@@ -81,6 +82,7 @@ def sqlite(tmp_path: Path) -> DagsterInstance:
     return DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}})
 
 
+@pytest.mark.fault("the machine is lost")
 def test_a_run_is_dead_when_its_heartbeat_is_silent_and_not_before(looking: Looking) -> None:
     for _ in range(10):
         looking.store.beat(RUN)
@@ -96,6 +98,7 @@ def test_a_run_without_a_heartbeat_is_taken_for_alive(looking: Looking) -> None:
     assert {looking.look(100.0) for _ in range(10)} == {WorkerStatus.RUNNING}
 
 
+@pytest.mark.fault("R1", "the machine is lost")
 def test_the_settings_say_after_how_long_a_run_is_dead_and_as_deployed_that_is_within_a_minute(tmp_path: Path) -> None:
     launcher = {"module": "crucible_dagster.service.launcher", "class": "HeartbeatRunLauncher"}
     overrides = {"telemetry": {"enabled": False}, "run_launcher": {**launcher, "config": {"silence_seconds": 7.0}}}
