@@ -57,6 +57,7 @@ __all__ = [
     "WorkerStatus",
     "create_execution_plan",
     "daemon_command",
+    "database_errors",
     "execute_run",
     "has_out_of_range_cron_interval",
     "in_this_process",
@@ -182,6 +183,14 @@ def postgres_url(instance: DagsterInstance) -> str | None:
     """The address of the PostgreSQL database that has the instance's runs; None if it is no PostgreSQL."""
     url = getattr(instance.run_storage, "postgres_url", None)
     return url if isinstance(url, str) else None
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """What is raised when the instance's database does not do what it is told, or cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  # which Dagster imports with its storage
+
+    postgres = sys.modules.get("dagster_postgres.utils")  # there, if an instance is on PostgreSQL
+    return (SQLAlchemyError,) if postgres is None else (SQLAlchemyError, postgres.DagsterPostgresException)
 
 
 _PATCHED = "_crucible_notices_killed_runs"

@@ -50,6 +50,7 @@ from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import (
     InMemoryJob,
     ReconstructableJob,
+    database_errors,
     execute_run,
     in_this_process,
     is_on_sqlite,
@@ -154,7 +155,9 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
     home = os.environ.get("DAGSTER_HOME")
     try:
         return _open_in_turn(Path(home)) if home else _open_embedded(embedded_home(folder))
-    except (OSError, DagsterError, CheckError, SQLAlchemyError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, DagsterError, CheckError, *database_errors())):
+            raise
         where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
         why = _why_of_database(error, Path(home) if home else embedded_home(folder))
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {why}") from error
@@ -198,16 +201,17 @@ def database_in_words(instance: DagsterInstance) -> Iterator[None]:
     """What the instance's database refuses, as a CrucibleError of one sentence."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except database_errors() as error:
         home = None if instance.is_ephemeral else Path(instance.root_directory)
         why = _why_of_database(error, home)
         raise CrucibleError(f"the Dagster instance{f' of {home}' if home else ''} failed: {why}") from error
 
 
 def _why_of_database(error: Exception, home: Path | None) -> str:
-    if not isinstance(error, SQLAlchemyError):
+    if not isinstance(error, database_errors()):
         return str(error)
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error  # of many attempts to connect
+    said = " ".join(str(getattr(cause, "orig", None) or cause).split())
     with contextlib.suppress(OSError):
         if home is not None and shutil.disk_usage(home).free < FULL:
             return f"its database cannot be written to, because the disk of {home} is full ({said}); make space"
