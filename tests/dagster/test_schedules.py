@@ -532,6 +532,14 @@ def test_a_night_in_which_the_clocks_change_has_one_run(small_plant: Plant) -> N
     assert len(small_plant.worked()) == 2
 
 
+@pytest.mark.fault("the clock jumps")
+def test_a_clock_that_is_set_back_and_forth_has_each_tick_worked_once(small_plant: Plant) -> None:
+    small_plant.define(since=at(0.5), cron="*/30 * * * *", missed="all")
+    for minute in (31, 61, 1, 31.5, 91, 31, 121):
+        small_plant.scheduler_at(at(minute))
+    assert Counter(small_plant.worked()) == dict.fromkeys(["00:30", "01:00", "01:30", "02:00"], 1)
+
+
 POINTS = ["TICK_CREATED", "TICK_HELD", "RUN_CREATED", "RUN_LAUNCHED", "RUN_ADDED", "TICK_SUCCESS"]
 
 
