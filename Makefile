@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast calibration conformance faults dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance faults chaos dev lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -50,6 +50,11 @@ conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as i
 faults: $(VENV)/dev ## Run every test of a fault, the long ones too, and write the table of deploy/README.md
 	CRUCIBLE_FAULTS=all $(BIN)/python -m pytest -q -m fault --dist loadgroup --junitxml build/faults.xml $(PYTEST_ARGS); \
 	ended=$$?; $(BIN)/python tests/fault_table.py build/faults.xml && exit $$ended
+
+SEEDS ?= 1 2 3
+SECONDS ?= 60
+chaos: $(VENV)/dev ## Disturb a deployment at random, and check every promise: SEEDS="1 2 3" SECONDS=60
+	$(BIN)/python tests/faults/chaos.py --seeds $(SEEDS) --seconds $(SECONDS)
 
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples

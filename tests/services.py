@@ -54,7 +54,7 @@ class Deployment:
         (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
         self._processes: list[subprocess.Popen[bytes]] = []
         stack.callback(self._end)
-        self._server = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
+        self.server_command = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
         self.start_server()
         target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
         self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
@@ -77,7 +77,7 @@ class Deployment:
         return process
 
     def start_server(self) -> None:
-        self.server = self.start(*self._server)
+        self.server = self.start(*self.server_command)
         wait_until(self._answers, "the code server", self.logs)
 
     def kill_server(self) -> None:
