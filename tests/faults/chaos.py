@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -31,14 +32,13 @@ import psutil
 import yaml
 from chaos_stages import expected_sum
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from postgres import DEPLOYED, Postgres, dagster_home, environment_of_tests, free_port
 from postgres import server as postgres_server
 from scheduler import add_settings, switch_on
-from services import LOCATION, Deployment
+from services import Deployment
 
 from crucible_core import CrucibleError, Experiment, RunInterrupted, load_experiment
-from crucible_dagster import History, job_for
+from crucible_dagster import History
 from crucible_dagster.automation.ticks import find_state, ticks_of
 from crucible_dagster.dagster_internals import reload_code_server, state_of_code_server
 from crucible_dagster.names import root_of
@@ -213,15 +213,9 @@ class Chaos:
         executor = self.dice.choice(["in_process", "in_process", "multiprocess"])
         experiment = load_experiment(self.folder / "experiments" / "chain.yaml")
         experiment = Experiment.model_validate(experiment.with_options("draw", {"seed": seed}).to_dict())
-        options = {one: {"config": {"folder": str(self.marks)}} for one in CHAIN}
-        options["draw"]["config"]["seed"] = seed  # type: ignore[assignment]
-        repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__")
-        run = self.instance.create_run_for_job(
-            job_def=job_for(experiment),
-            run_config={"ops": options, "execution": {"config": {executor: {}}}},
-            remote_job_origin=RemoteJobOrigin(repository, "chain"),
-            tags={"crucible/experiment": "chain"},
-        )
+        options: dict[str, dict[str, Any]] = {one: {"folder": str(self.marks)} for one in CHAIN}
+        options["draw"]["seed"] = seed
+        run = self.deployment.create_run(experiment, executor, options)
         self.seeds[run.run_id] = seed
         self.instance.submit_run(run.run_id, self.deployment.workspace.create_request_context())
         return f"launch {run.run_id[:8]} ({executor})"
@@ -547,6 +541,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--seconds", type=float, default=60.0)
     asked = parser.parse_args()
+    warnings.simplefilter("ignore")  # of a thread that looks for a code server which was killed
     failed = []
     for seed in asked.seeds:
         with tempfile.TemporaryDirectory(prefix="crucible-chaos-") as folder:

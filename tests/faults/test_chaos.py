@@ -14,6 +14,7 @@ SEEDS = [pytest.param(1, 20.0), *(pytest.param(seed, 60.0, marks=pytest.mark.all
 
 @pytest.mark.fault("R1", "R2", "R3", "R5", "R7", "chaos", "the daemon is killed", "the code server is killed")
 @pytest.mark.fault("the webserver is killed", "the machine is lost")
+@pytest.mark.filterwarnings("ignore")  # of a thread that looks for a code server which was killed
 @pytest.mark.parametrize(("seed", "seconds"), SEEDS)
 def test_whatever_happens_every_promise_is_kept(postgres: Postgres, tmp_path: Path, seed: int, seconds: float) -> None:
     done = chaos(seed, seconds, tmp_path, postgres)

@@ -23,14 +23,12 @@ import psutil
 import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from fault_table import ALL_FAULTS
-from postgres import DEPLOYED, Postgres, Storage, dagster_home
+from postgres import DEPLOYED, Postgres, Storage, dagster_home, free_port
 from scheduler import add_settings
-from services import LOCATION, Deployment, wait_until
+from services import Deployment, wait_until
 
 from crucible_core import Experiment
-from crucible_dagster import job_for
 from crucible_dagster.dagster_internals import state_of_code_server
 from crucible_dagster.execute.orphan_watch import INTERVAL
 from crucible_dagster.rerun.resume import resume_run
@@ -103,6 +101,8 @@ class Run:
 class Server(Deployment):
     """A code server, and runs of a job of it that wait until they may end."""
 
+    daemon: subprocess.Popen[bytes]
+
     def new_run(self, executor: str = "in_process") -> Run:
         """A run that nobody has started yet."""
         marks = self.folder / f"marks {uuid4()}"
@@ -114,14 +114,7 @@ class Server(Deployment):
                 "pipeline": [{"name": one, "module": f"fault_stages:{one}", "options": options} for one in STAGES],
             }
         )
-        repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__")
-        config = {one: {"config": options} for one in STAGES}
-        run = self.instance.create_run_for_job(
-            job_def=job_for(experiment),
-            run_config={"ops": config, "execution": {"config": {executor: {}}}},
-            remote_job_origin=RemoteJobOrigin(repository, "held"),
-            tags={"crucible/experiment": "held"},
-        )
+        run = self.create_run(experiment, executor, dict.fromkeys(STAGES, options))
         return Run(self, run.run_id, marks)
 
     def inner(self) -> psutil.Process:
@@ -141,10 +134,11 @@ class Server(Deployment):
 def settings() -> Mapping[str, Any]:
     """Those of deploy/dagster.yaml, but for its intervals."""
     deployed = yaml.safe_load(DEPLOYED.read_text())
-    found = {name: deployed[name] for name in ("run_launcher", "run_coordinator", "run_monitoring", "run_retries")}
+    found = {name: value for name, value in deployed.items() if name != "storage"}
     if not ALL_FAULTS:
         found["run_launcher"]["config"] = {"silence_seconds": 8.0}
         found["run_coordinator"]["config"]["dequeue_interval_seconds"] = 1
+        found["concurrency"]["runs"]["max_concurrent_runs"] = 3
         found["run_monitoring"]["poll_interval_seconds"] = 1
     return found
 
@@ -192,9 +186,13 @@ def proxied(home: DagsterInstance, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def watched(proxied: Server) -> Server:
-    """With a daemon, which sees to the runs of both code servers."""
-    module = ("-m", "crucible_dagster.service.daemon", "-w", str(proxied.folder / "workspace.yaml"))
-    proxied.start(Path(sys.executable).name, *module)
+    """With a daemon, which sees to the runs of both code servers, and to a code location that is not there."""
+    workspace = yaml.safe_load((proxied.folder / "workspace.yaml").read_text())
+    gone = {"host": "127.0.0.1", "port": free_port(), "location_name": "gone"}
+    workspace["load_from"].append({"grpc_server": gone})
+    (proxied.folder / "two locations.yaml").write_text(yaml.safe_dump(workspace))
+    module = ("-m", "crucible_dagster.service.daemon", "-w", str(proxied.folder / "two locations.yaml"))
+    proxied.daemon = proxied.start(Path(sys.executable).name, *module)
     return proxied
 
 
@@ -334,6 +332,49 @@ def test_a_run_whose_machine_is_lost_has_failed_within_a_minute_and_goes_on_at_t
     assert run.executed() == ["numbers", "decide_around", "decide_around", "total"]
     bound = launcher.silence + 25
     assert took < bound, f"it was noticed after {took:.0f} seconds, with a bound of {bound:.0f}"
+
+
+# --- many runs --------------------------------------------------------------------------------------------------------
+
+
+def held_by(process: psutil.Process) -> tuple[float, int]:
+    """Megabytes and open files of a process with its children."""
+    everything = [one for one in (process, *process.children(recursive=True)) if one.status() != psutil.STATUS_ZOMBIE]
+    return sum(one.memory_info().rss for one in everything) / 2**20, sum(one.num_fds() for one in everything)
+
+
+@pytest.mark.fault("R10", "a hundred runs are queued at once", "a code location is broken")
+def test_runs_that_are_queued_at_once_are_each_run_once_and_no_more_at_a_time_than_allowed(watched: Server) -> None:
+    count = 100 if ALL_FAULTS else 5
+    allowed = settings()["concurrency"]["runs"]["max_concurrent_runs"]
+    runs = [watched.new_run() for _ in range(count)]
+    request = watched.workspace.create_request_context()
+    for run in runs:
+        run.go_on()
+        watched.instance.submit_run(run.run_id, request)
+    services = [psutil.Process(watched.server.pid), psutil.Process(watched.daemon.pid)]
+    at_rest: list[tuple[float, int]] = []
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        found = [run.status for run in watched.instance.get_runs(RunsFilter(run_ids=[one.run_id for one in runs]))]
+        most = max(most, len([one for one in found if one not in ENDED and one is not DagsterRunStatus.QUEUED]))
+        ended = len([one for one in found if one in ENDED])
+        if not at_rest and ended >= count // 4:
+            at_rest.extend(held_by(one) for one in services)
+        return ended == count
+
+    wait_until(over, "the end of every run", watched.logs)
+    assert {run.status for run in runs} == {DagsterRunStatus.SUCCESS}
+    assert [run.executed() for run in runs] == [list(STAGES)] * count
+    assert most <= allowed
+    for service, (megabytes, files) in zip(services, at_rest, strict=True):
+        # With the processes of as many runs, at most, as there were then.
+        wait_until(lambda one=service, bound=files: held_by(one)[1] <= bound + 10, "few open files", watched.logs)
+        assert held_by(service)[0] < 1.2 * megabytes
+        zombies = [one for one in service.children(recursive=True) if one.status() == psutil.STATUS_ZOMBIE]
+        assert len(zombies) <= 2, zombies
 
 
 # --- the database is away ---------------------------------------------------------------------------------------------
