@@ -660,7 +660,7 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("response", lambda one: refused.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         sockets: list[Any] = []
-        page.on("websocket", lambda one: one.on("framereceived", lambda frame: sockets.append(frame)))
+        page.on("websocket", lambda one: one.on("framereceived", sockets.append))
         page.goto(f"{address}/locations/crucible/jobs/small_one/playground")
         if role == "operator":
             launch = page.get_by_role("button", name="Launch run").first
