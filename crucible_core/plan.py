@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, UnknownStageError
 from crucible_core.ir.experiment import Experiment, StageDef
-from crucible_core.ir.secrets import scrub, secrets_of
+from crucible_core.ir.secrets import secrets_of
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, declares_settings, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
@@ -53,7 +53,9 @@ class PlannedStage(NamedTuple):
         return self.definition.name
 
     def safe(self, text: str) -> str:
-        """The text without the secrets of the stage's options, and without what could not be shown or kept."""
+        """The text without secrets, those of the stage's options too, and without what could not be shown or kept."""
+        from crucible_core.values.redaction import scrub  # noqa: PLC0415  # most stages say nothing
+
         return safe_text(scrub(text, secrets_of(self.stage, self.definition.options)))
 
 

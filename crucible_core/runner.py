@@ -156,6 +156,10 @@ def run_stage(
     name, policy = definition["name"], definition["retry"]
     if not definition["enabled"]:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
+    if context.experiment.budget is not None:
+        from crucible_core.attempts.failures import stop_over_budget  # noqa: PLC0415  # few experiments have one
+
+        stop_over_budget(planned, context, audience)
     started = perf_counter()
     attempts = 1
     attempt: Attempt | None = None

@@ -17,6 +17,7 @@ from typing import Any
 from dagster import (
     DagsterError,
     DagsterEventType,
+    DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -51,6 +52,7 @@ from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import (
     InMemoryJob,
     ReconstructableJob,
+    database_errors,
     execute_run,
     in_this_process,
     is_on_sqlite,
@@ -78,6 +80,7 @@ __all__ = [
     "rebuild_job",
 ]
 
+INTERRUPTS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"
 """Holds the stages of an experiment that have secrets, for the processes that rebuild its job."""
@@ -168,7 +171,9 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
     home = os.environ.get("DAGSTER_HOME")
     try:
         return _open_in_turn(Path(home)) if home else _open_embedded(embedded_home(folder))
-    except (OSError, DagsterError, CheckError, SQLAlchemyError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, DagsterError, CheckError, *database_errors())):
+            raise
         where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
         why = _why_of_database(error, Path(home) if home else embedded_home(folder))
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {why}") from error
@@ -212,19 +217,25 @@ def database_in_words(instance: DagsterInstance) -> Iterator[None]:
     """What the instance's database refuses, as a CrucibleError of one sentence."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except database_errors() as error:
         home = None if instance.is_ephemeral else Path(instance.root_directory)
         why = _why_of_database(error, home)
         raise CrucibleError(f"the Dagster instance{f' of {home}' if home else ''} failed: {why}") from error
 
 
 def _why_of_database(error: Exception, home: Path | None) -> str:
-    if not isinstance(error, SQLAlchemyError):
+    if not isinstance(error, database_errors()):
         return str(error)
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error  # of many attempts to connect
+    said = " ".join(str(getattr(cause, "orig", None) or cause).split())
     with contextlib.suppress(OSError):
         if home is not None and shutil.disk_usage(home).free < FULL:
             return f"its database cannot be written to, because the disk of {home} is full ({said}); make space"
+    if "database is locked" in said:
+        return (
+            f"other processes held the lock on its SQLite files for too long ({said}); run fewer at once, or give the "
+            "instance PostgreSQL (deploy/)"
+        )
     return f"its database cannot be used: {said}"
 
 
@@ -253,29 +264,39 @@ def outcome(
             return context, GateFailedError(context, context.trace.gates)
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
-        why = _why(instance, run_id)
-        raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {why}")
+        failed = _failed_events(instance, run_id)
+        stopped = next((step for step, chain, _ in failed if {one.cls_name for one in chain} & INTERRUPTS), None)
+        if stopped in names:  # while its result was written
+            at = names.index(stopped)
+            done = [name for name in names[: at + 1] if store.has_result(run_id, name)]
+            context = detached(store.load(run_id, done[-1])) if done else Context.begin(experiment, run_id=run_id)
+            return context, RunInterrupted(experiment.pipeline[at].name, context)
+        raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {_why(failed)}")
     failure = replace(failure, context=detached(failure.context))
     return failure.context, failure.to_error()
 
 
-def _why(instance: DagsterInstance, run_id: str) -> str:
-    events = [
-        entry.dagster_event
-        for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE})
-        if entry.dagster_event
-    ]
-    for event in events:
-        chain = [getattr(event.event_specific_data, "error", None)]
-        while chain[-1] is not None:
-            chain.append(chain[-1].cause)
+def _failed_events(instance: DagsterInstance, run_id: str) -> list[tuple[str | None, list[Any], str]]:
+    """What failed: the step, if it was one, the error with its causes as Dagster keeps them, and what Dagster says."""
+    found = []
+    for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}):
+        event = entry.dagster_event
+        if event is not None:
+            chain, error = [], getattr(event.event_specific_data, "error", None)
+            while error is not None:
+                chain.append(error)
+                error = error.cause
+            found.append((event.step_key, chain, event.message or ""))
+    return found
+
+
+def _why(failed: Sequence[tuple[str | None, list[Any], str]]) -> str:
+    for step, chain, _ in failed:
         # Our own error if there is one; otherwise the innermost, below what Dagster wraps around it.
-        found = [error for error in chain if error is not None]
-        ours = [error for error in found if error.cls_name in OURS]
-        if found:
-            where = f"step {event.step_key}: " if event.step_key else ""
-            return f"{where}{(ours or found[-1:])[0].message.strip()}"
-    return "; ".join(event.message or "" for event in events) or "no cause is recorded"
+        ours = [error for error in chain if error.cls_name in OURS]
+        if chain:
+            return f"{f'step {step}: ' if step else ''}{(ours or chain[-1:])[0].message.strip()}"
+    return "; ".join(message for _, _, message in failed) or "no cause is recorded"
 
 
 # --- the two ways to execute -----------------------------------------------------------------------------------------

@@ -75,6 +75,10 @@ UPDATED_TAG = "crucible/updated"
 PINNED_TAG = "crucible/pinned"
 
 
+COLLECTED_TAG = "crucible/collected"
+"""On a run: `true` if what it kept in the context store was removed because it was old."""
+
+
 WORKER_TAG = "crucible/worker"
 """On a run whose steps do not run below its process: that process, as host, process id and start."""
 

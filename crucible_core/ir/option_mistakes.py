@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from crucible_core.ir.option_schema import Option, option_tree
-from crucible_core.ir.secrets import is_secret_at, scrub, secrets_in
+from crucible_core.ir.secrets import is_secret_at, secrets_in
 from crucible_core.values.messages import closest, describe_mistake, listing, printable, without_echoes
+from crucible_core.values.redaction import scrub
 
 __all__ = ["describe_options", "no_such_option"]
 

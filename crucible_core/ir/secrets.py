@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.option_schema import Option, option_tree
+from crucible_core.values import MASK
 
 __all__ = [
     "MASK",
@@ -29,15 +29,11 @@ __all__ = [
     "is_secret_at",
     "masked_experiment",
     "restored",
-    "scrub",
     "secrets_in",
     "secrets_of",
     "shown_experiment",
     "unknown_secrets",
 ]
-
-MASK: Final = "**********"
-"""What stands in the place of a secret; pydantic's own."""
 
 Options = Mapping[str, Any]
 SECRETS: Final = (Secret, SecretStr, SecretBytes)
@@ -177,14 +173,6 @@ def secrets_of(stage: BaseModel, options: Options | None) -> tuple[str, ...]:
     texts = {one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in values}
     texts.update(OF_RESOURCES)
     return tuple(sorted((one for one in texts if len(one) >= _SHORTEST), key=len, reverse=True))
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """The text with masks in the place of these secrets, also where they are written as in Python or JSON."""
-    for secret in secrets:
-        for written in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
-            text = text.replace(written, MASK)
-    return text
 
 
 def is_secret_at(model: type[BaseModel], place: Sequence[str | int]) -> bool:

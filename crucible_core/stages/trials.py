@@ -34,6 +34,7 @@ from crucible_core.run_errors import StageFailedError
 from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
+from crucible_core.trials.costs import Costs
 from crucible_core.trials.engine import end_processes, run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
 from crucible_core.trials.search import ends_of, searched
@@ -43,8 +44,9 @@ from crucible_core.trials.until import Difference, differences, widest
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.lineage import part_of_run
-from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.messages import closest, cut, error_text, listing
 from crucible_core.values.resources import Maker, resources_of
+from crucible_core.values.spending import SPENT, check, counted, over, since, spent_in
 
 __all__ = ["RunTrials", "run_trial"]
 
@@ -54,7 +56,9 @@ COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "err
 NOT_OF_A_TRIAL: Final = dict.fromkeys(
     ("automation", "gates", "lock", "outputs", "schedule", "trigger", "variant", "variants")
 )
-NOT_INPUT: Final = frozenset({*NOT_OF_A_TRIAL, "description", "execution", "owner", "pipeline", "seed", "tags"})
+NOT_INPUT: Final = frozenset(
+    {*NOT_OF_A_TRIAL, "budget", "description", "execution", "owner", "pipeline", "seed", "tags"}
+)
 
 
 class RunTrials(Stage):
@@ -189,6 +193,8 @@ class RunTrials(Stage):
                     sweep.rows(trials[self._share :: self.workers])
                     return ctx
                 table += sweep.rows(trials)
+                if sweep.costs.is_over:
+                    break
             if sweep.keeps:
                 with suppress(OSError):  # more files are slower to read, and nothing else
                     sweep.log.compact()
@@ -198,7 +204,16 @@ class RunTrials(Stage):
                 f"{reused:,} of {_counted(len(table), 'trial')} were not run again",
                 "an earlier run has kept them: what they began with, their code, options and seeds are the same",
             )
-        if self.until is not None:
+        costs = sweep.costs
+        if costs.spent:
+            # Before anything else may fail: it is paid.
+            ctx = ctx._with("metrics", counted(ctx.metrics, ctx.stage, costs.spent))
+        if costs.not_run:
+            ctx = ctx.decide(
+                f"{_counted(len(costs.not_run), 'trial')} of {len(table) + len(costs.not_run):,} were not run",
+                f"the budget {over(costs.limits, costs.spent)!r} is used up: {cut(listing(costs.not_run), 1_000)}",
+            )
+        elif self.until is not None and not costs.is_over:
             found = self._differences(table)
             ctx = ctx.decide(
                 f"stopped after {table[-1]['replicate'] + 1} replicates: the widest interval is {widest(found):.4g}, "
@@ -206,7 +221,9 @@ class RunTrials(Stage):
                 f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
                 f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
             )
-        return self._gathered(ctx, table)
+        ctx = self._gathered(ctx, table)
+        check(ctx)
+        return ctx
 
     def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
         """The trials of each round; `table` has by then the rows of those before."""
@@ -313,11 +330,12 @@ class RunTrials(Stage):
                 return _key(before, of_arm[arm.name], trial)
 
             ready = functools.partial(_with_stages, self, ctx.experiment)
+            shares = 1 if self._share is None else self.workers
+            costs = Costs(ctx.experiment.budget, spent_in(ctx.metrics), shares)
+            keeps = settings.files is not None
             having = Having(ctx.run_id, sent(makers)) if makers and must_pickle else None
             try:
-                yield _Sweep(
-                    key_of, ready, shared, log, jobs, self.engine, settings.fresh, settings.files is not None, having
-                )
+                yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, keeps, costs, having)
             finally:
                 if having is not None and not elsewhere:
                     end_processes()
@@ -385,32 +403,46 @@ class _Sweep:
     engine: Engine | None
     fresh: bool
     keeps: bool
+    costs: Costs
     having: Having | None
 
     def rows(self, trials: Sequence[Trial]) -> list[Row]:
-        """The row of each trial: as it is kept already, or else as it is when the trial has been run."""
+        """The row of each trial: as it is kept already, or else as it is when the trial has been run.
+
+        When the budget is used up, no other trial begins: what is left has no row.
+        """
         rows = self.log.rows(map(self.key, trials), fresh=self.fresh)
         left = [_Task(key, trial) for trial, (key, row) in zip(trials, rows.items(), strict=True) if row is None]
+        for row in rows.values():
+            self.costs.count(row)
         bar: Progress[None] = progress(total=len(trials), description=_counted(len(trials), "trial"))
         with bar:
             bar.advance(len(trials) - len(left))
             for key, row in self._run(left):
                 rows[key] = row
+                self.costs.count(row)
                 bar.advance()
-        table = [row for row in rows.values() if row is not None]
-        for trial, row in zip(trials, table, strict=True):
-            row.update(_columns(trial))  # in place: copies would take as much memory again
+        table = []
+        for trial, one in zip(trials, rows.values(), strict=True):
+            if one is None:
+                self.costs.not_run.append(f"{trial.arm.name} (replicate {trial.replicate})")
+            else:
+                one.update(_columns(trial))  # in place: copies would take as much memory again
+                table.append(one)
         return table
 
     def _run(self, left: Sequence[_Task]) -> Iterator[tuple[str, Row]]:
         run = functools.partial(_run_task, self.shared)
         if self.jobs == 1 and self.engine is None:
             for task in left:
+                if self.costs.is_over:
+                    return
                 row = run(self.ready(task))
                 self.log.keep(task.key, row)
                 yield task.key, row
         elif left:
             engine = self.engine or Engine()
+            stops = None if self.costs.limits is None else lambda: self.costs.is_over
             yield from run_in_processes(
                 left,
                 self.ready,
@@ -419,6 +451,7 @@ class _Sweep:
                 jobs=self.jobs,
                 kind=engine.kind,
                 address=engine.address,
+                stops=stops,
                 having=self.having,
             )
 
@@ -437,6 +470,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
 def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     started = perf_counter()
     before: Context = shared.load()
+    after = before
     try:
         with part_of_run(f"trials/{task.key}"):
             after = run_trial(before, task.stages, task.trial.seed)
@@ -444,10 +478,11 @@ def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     except StageFailedError as failed:
         ending = failed.context.trace.endings.get(failed.stage)
         error = f"{ending.error_type}: {ending.message}" if isinstance(ending, StageFailed) else failed.reason
-        return task.row("failed", perf_counter() - started, stage=failed.stage, error=error)
+        spent = _spent(before, failed.context)
+        return task.row("failed", perf_counter() - started, stage=failed.stage, error=error, **spent)
     except ValueError as error:
-        said = error_text(error)
-        return task.row("failed", perf_counter() - started, stage=task.stages[-1].name, error=said)
+        said, spent = error_text(error), _spent(before, after)
+        return task.row("failed", perf_counter() - started, stage=task.stages[-1].name, error=said, **spent)
     return task.row("succeeded", perf_counter() - started, **metrics)
 
 
@@ -458,13 +493,20 @@ def _metrics_of(before: Context, after: Context) -> Row:
         for name, value in after.metrics.items()
         if name not in before.metrics or before.metrics[name] is not value
     }
-    found: Row = {}
+    found = _spent(before, after)
+    if found:
+        del put[SPENT]
     for name, value in flatten(put):
         if name in COLUMNS:
             raise ValueError(f"the metric {name!r} has the name of a column of the trials; give it another name")
         number = as_number(value)
         found[name] = to_jsonable(value) if number is None or isinstance(value, bool) else plain_number(number)
     return found
+
+
+def _spent(before: Context, after: Context) -> Row:
+    """What the trial itself has spent, `spent.usd`, in columns."""
+    return {f"{SPENT}.{name}": amount for name, amount in since(before.metrics, after.metrics).items()}
 
 
 def _counted(number: int, what: str) -> str:
@@ -491,7 +533,7 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
     try:
         shared = pickled(base, file)
         experiment = {key: value for key, value in ctx.experiment.to_dict().items() if key not in NOT_INPUT}
-        seen = [json.dumps(experiment, sort_keys=True), *(_digest_of(getattr(ctx, part)) for part in PARTS)]
+        seen = [json.dumps(experiment, sort_keys=True), *(_digest_of(_seen(ctx, part)) for part in PARTS)]
     except Exception as error:
         if must_pickle:
             raise TrialsError(
@@ -501,6 +543,13 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
             ) from error
         return _InMemory(base), f"of run {ctx.run_id}"
     return shared, hashlib.sha256("\n".join(seen).encode()).hexdigest()
+
+
+def _seen(ctx: Context, part: str) -> Any:
+    values = getattr(ctx, part)
+    if part != "metrics" or SPENT not in values:
+        return values
+    return {name: value for name, value in values.items() if name != SPENT}  # what was paid before is no input
 
 
 def _digest_of(part: Iterable[Any]) -> str:

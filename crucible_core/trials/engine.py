@@ -61,12 +61,14 @@ def run_in_processes(
     jobs: int,
     kind: str = "loky",
     address: str | None = None,
+    stops: Callable[[], bool] | None = None,
     having: Having | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
 
-    A task is made `ready` when its turn comes, and sent so to the process that runs it. A process has the resources of
-    `having` until `end_processes`; one of a cluster, which nobody ends, for each batch of tasks.
+    A task is made `ready` when its turn comes, and sent so to the process that runs it. When `stops` becomes true, no
+    more tasks are sent, and those that were end; they are sent one by one then, to a process that is free. A process
+    has the resources of `having` until `end_processes`; one of a cluster, which nobody ends, for each batch of tasks.
 
     Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
     answer.
@@ -80,12 +82,12 @@ def run_in_processes(
     alone: list[T] = []
     with _backend(joblib, kind, address):
         while left:
-            batches = _Batches(alone[:1] or list(left.values()), jobs)
+            batches = _Batches(alone[:1] or list(left.values()), jobs, stops)
             try:
                 run_batch = joblib.delayed(
                     partial(_run_batch, run, log, having, os.getpid() if kind == "loky" else None)
                 )
-                for done in _results(joblib, jobs, (run_batch(list(map(ready, one))) for one in batches)):
+                for done in _results(joblib, jobs, stops, (run_batch(list(map(ready, one))) for one in batches)):
                     batches.took(done)
                     for key, row, _ in done:
                         del left[key]
@@ -95,6 +97,8 @@ def run_in_processes(
             if not left:
                 return
             yield from _found(left, log)
+            if stops is not None and stops():
+                return
             if alone and alone[0].key in left:
                 row = alone[0].died(DIED)
                 log.keep(alone[0].key, row)
@@ -103,14 +107,17 @@ def run_in_processes(
             alone = [task for task in alone[1:] if task.key in left] or [left[key] for key in log.unfinished(left)]
 
 
-def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
+def _results(joblib: Any, jobs: int, stops: Callable[[], bool] | None, calls: Iterator[Any]) -> Iterator[Any]:
     """The results of the calls as they come; of a backend that cannot give them so, as of Ray, some at a time."""
     parallel = joblib.Parallel(n_jobs=jobs, batch_size=1)
     if parallel._backend.supports_return_generator:
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        ahead = "2 * n_jobs" if stops is None else "n_jobs"
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch=ahead, return_as="generator_unordered")(
+            calls
+        )
         return
     with parallel:  # one pool for all of them
-        while some := list(islice(calls, 2 * jobs)):
+        while some := list(islice(calls, 2 * jobs if stops is None else jobs)):
             yield from parallel(some)
 
 
@@ -177,9 +184,10 @@ def _end_with(parent: int) -> None:
 class _Batches(Generic[T]):
     """The tasks in batches of about two seconds of work, as soon as it is known how long one takes."""
 
-    def __init__(self, tasks: Sequence[T], jobs: int) -> None:
+    def __init__(self, tasks: Sequence[T], jobs: int, stops: Callable[[], bool] | None) -> None:
         self._tasks = tasks
         self._jobs = jobs
+        self._stops = stops
         self._seconds: list[float] = []
 
     def took(self, done: Sequence[tuple[str, Row, float]]) -> None:
@@ -188,6 +196,12 @@ class _Batches(Generic[T]):
     def __iter__(self) -> Iterator[Sequence[T]]:
         place = 0
         while place < len(self._tasks):
+            if self._stops is not None:
+                if self._stops():
+                    return
+                yield self._tasks[place : place + 1]
+                place += 1
+                continue
             known = list(self._seconds)
             size = 1 if not known else int(BATCH_SECONDS / max(fmean(known), 1e-4))
             # The last ones are small, so that the processes end together.

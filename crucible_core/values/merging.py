@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from crucible_core.errors import CrucibleError
 from crucible_core.values.arguments import check_instance
+from crucible_core.values.decisions import made_readable
 from crucible_core.values.equality import same
 from crucible_core.values.series import Series
+from crucible_core.values.spending import SPENT, check, is_spending, joined
 
 __all__ = ["changed_entries", "merged"]
 
@@ -20,7 +21,7 @@ def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
     """The Context with what each of the others has more, in their order; `attempt` hears what it has not heard.
 
     Raises CrucibleError for a Context that was not made of this one, and for a name that two of them have set to
-    different values.
+    different values; BudgetExceededError if they have spent too much together.
     """
     # By `vars`, and not by attributes: where the reads of a stage are recorded, none of this counts as one.
     was, each = vars(base), [_checked(base, number, other) for number, other in enumerate(others, 1)]
@@ -45,9 +46,12 @@ def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
         if attempt is None or id(event) in heard:
             after = after._record(event)
         else:
-            event = _readable(event, attempt)  # noqa: PLW2901
+            if hasattr(event, "reasoning"):  # it may have been made where the stage's secrets are not known
+                event = made_readable(event, attempt.readable)  # noqa: PLW2901
             attempt.hear(event)
             after = after._record(event)
+    if vars(after)["metrics"] is not was["metrics"]:
+        check(after)
     return after
 
 
@@ -102,6 +106,8 @@ def _value(part: str, name: str, before: Any, given: Sequence[tuple[int, Any]]) 
     was = before[name] if name in _entries(before) else None
     if all(isinstance(one, Series) for one in values) and (was is None or isinstance(was, Series)):
         return _joined(was, values)
+    if part == "metrics" and name == SPENT and all(map(is_spending, values)):
+        return joined(was, values)
     # A copy from another process is not what it was there, but no change.
     changed = [(number, value) for number, value in given if was is None or not same(value, was)] or given[:1]
     (first, value), *rest = changed
@@ -126,14 +132,5 @@ def _tell(updates: Any, before: Any, found: Mapping[str, Any]) -> None:
             was = before[name] if name in _entries(before) else None
             for step, number in value.points[len(was.points) if isinstance(was, Series) else 0 :]:
                 updates.point(name, step, number)
-        else:
+        elif name != SPENT:  # as by `ctx.spend`
             updates.metric(name, value)
-
-
-def _readable(event: Any, attempt: Any) -> Any:
-    """A decision that was made where the stage's secrets are not known, without them."""
-    if not hasattr(event, "reasoning"):
-        return event
-    texts = (event.decision, event.reasoning, *event.alternatives)
-    safe = tuple(map(attempt.readable, texts))
-    return event if safe == texts else replace(event, decision=safe[0], reasoning=safe[1], alternatives=safe[2:])

@@ -29,6 +29,7 @@ from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import shorten
 from crucible_core.values.resources import resources_of
+from crucible_core.values.spending import SPENT
 from crucible_dagster.history.reachable_code import ReachableCode, code_hash, code_of_classes, code_of_stage
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.store import ContextStore, StoreError
@@ -350,6 +351,8 @@ def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]
         if list(earlier) != list(later)[: len(earlier)]:
             return None
         changed = {name: entry for name, entry in later.items() if name in written[part] or earlier.get(name) != entry}
+        if part == "metrics":
+            changed.pop(SPENT, None)  # a result that is used again is not paid again
         if any(entry[1] in shared for name, entry in changed.items() if earlier.get(name) != entry):
             return None
         delta[part] = [[name, *entry] for name, entry in changed.items()]

@@ -41,7 +41,7 @@ from crucible_core import (
 )
 from crucible_core.attempts.coroutines import finished
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
 from crucible_core.runner import run_always
@@ -49,6 +49,7 @@ from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.log import TrialSettings
 from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import listing
+from crucible_core.values.redaction import scrub, secrets_of_environment
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import (
@@ -439,14 +440,15 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
 
 def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
     """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
-    if error is None or not secrets:
+    if error is None:
         return False
     said = "".join(traceback.format_exception(error))
     try:
         held = pickle.dumps(error)
     except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
         held = b""
-    return scrub(said, secrets) != said or any(one.encode() in held for one in secrets)
+    known = (*secrets, *secrets_of_environment())
+    return scrub(said, secrets) != said or any(one.encode("utf-8", "surrogateescape") in held for one in known)
 
 
 def _reads_of(before: Context) -> Reads:

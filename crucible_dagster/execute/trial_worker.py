@@ -11,7 +11,14 @@ from typing import Any
 
 from dagster import In, Nothing, OpDefinition, OpExecutionContext, Out, Output
 
-from crucible_core import Context, InvalidExperimentError, RunInterrupted, StageFailedError, run_stage
+from crucible_core import (
+    BudgetExceededError,
+    Context,
+    InvalidExperimentError,
+    RunInterrupted,
+    StageFailedError,
+    run_stage,
+)
 from crucible_core.ir.secrets import shown_experiment
 from crucible_core.observers import Audience
 from crucible_core.plan import plan_stage
@@ -76,6 +83,9 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
         try:
             run_stage(share, begun(context, upstream, shown), audience, interrupts=INTERRUPTS)
         except StageFailedError as error:
+            if isinstance(error.__cause__, BudgetExceededError):
+                context.log.warning(f"nothing to do: {error}")  # the op `trials` fails by it
+                return
             raise StepFailure(str(error), cause=error.__cause__) from error.__cause__
         except RunInterrupted as interrupt:
             raise (interrupt.__cause__ or interrupt) from None

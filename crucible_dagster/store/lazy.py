@@ -14,6 +14,7 @@ from crucible_core import Context
 from crucible_core.ir.resources import PlannedResource
 from crucible_core.values.immutable import PersistentDict, PersistentList
 from crucible_core.values.resources import resources_of
+from crucible_core.values.spending import SPENT
 from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
 
@@ -117,9 +118,12 @@ class Reads:
         self.listening = False
 
     def note(self, read: Read, digest: Callable[[], str]) -> None:
-        if self.listening and read not in self.seen:
+        if self.listening and read not in self.seen and read[1:] != _SPENDING:
             self.seen[read] = digest()
 
+
+# What other stages have spent is read to add to it, and decides nothing.
+_SPENDING = ("metrics", SPENT)
 
 ABSENT = "absent"
 NEVER_THE_SAME = "never the same"
@@ -347,6 +351,10 @@ class _TrackedContext(Context):
     def decide(self, *args: Any, **named: Any) -> Context:
         # It looks at the run's id and the trace, but the stage does not.
         after = untracked(self).decide(*args, **named)
+        return after if self._reads is None else tracked(after, self._reads)
+
+    def spend(self, *args: Any, **named: Any) -> Context:
+        after = untracked(self).spend(*args, **named)
         return after if self._reads is None else tracked(after, self._reads)
 
     @property

@@ -11,6 +11,7 @@ import pytest
 from merge_stages import work
 
 from crucible_core import (
+    BudgetExceededError,
     Context,
     CrucibleError,
     Decision,
@@ -117,6 +118,23 @@ def test_a_number_and_a_series_of_one_name_are_a_conflict() -> None:
     ctx = begun()
     with pytest.raises(CrucibleError, match=r"metrics\['x'\] is Series"):
         ctx.merge(ctx.log_metric("x", 1.0), ctx.put_metric("x", 1.0))
+
+
+def test_what_each_has_spent_adds_up_by_stage() -> None:
+    ctx = begun().spend("usd", 0.5)
+    parts = [ctx.spend("usd", 0.25).spend("tokens", part) for part in (10, 20)]
+    done = ctx.merge(*parts, ctx)
+    assert done.metrics["spent"] == {"usd": 1.0, "tokens": 30, "by_stage": {"": {"usd": 1.0, "tokens": 30}}}
+    assert ctx.merge(parts[0]).metrics["spent"] == parts[0].metrics["spent"]
+
+
+def test_a_budget_that_they_use_up_together_is_exceeded_when_they_are_merged() -> None:
+    limited = Experiment.model_validate({"id": "limited", "pipeline": [{"name": "one"}], "budget": {"usd": 1.0}})
+    ctx = Context.begin(limited)
+    parts = [ctx.spend("usd", 0.75).decide(f"part {part}", "why", metadata={"part": part}) for part in range(2)]
+    with pytest.raises(BudgetExceededError, match=r"1\.5 of 1 spent") as exceeded:
+        ctx.merge(*parts)
+    assert [one.metadata for one in exceeded.value.context.trace.decisions] == [{"part": 0}, {"part": 1}]
 
 
 def test_only_contexts_that_were_made_of_it_are_taken() -> None:

@@ -95,6 +95,7 @@ NOT_RUN = {
 NOT_RUN_HERE = {
     ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see dagster/test_otel.py",
     ("docs/other-tools.md", "$ CRUCIBLE_OBSERVERS="): "logs to MLflow; see adapters/test_mlflow.py",
+    ("docs/operations.md", "$ crucible restore"): "loses the runs of the story; see dagster/test_backup.py",
     (
         "docs/schedules.md",
         "$ crucible ticks experiments/nightly.yaml",
