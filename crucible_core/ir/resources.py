@@ -24,6 +24,7 @@ from crucible_core.ir.option_values import completed
 from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.redaction import scrub
 from crucible_core.values.resources import Maker, Ready, Unsent, held
 
 __all__ = ["Having", "PlannedResource", "factory_of", "model_of", "plan_resources", "resources_during", "sent"]
@@ -206,7 +207,7 @@ def resources_during(run_id: str, makers: Mapping[str, Maker]) -> Iterator[None]
     known = [text for one in makers.values() if isinstance(one, PlannedResource) for text in one.secrets]
     secrets.OF_RESOURCES.extend(known)
     try:
-        with held(run_id, makers, partial(secrets.scrub, secrets=known)):
+        with held(run_id, makers, partial(scrub, secrets=known)):
             yield
     finally:
         for text in known:
