@@ -3,8 +3,8 @@
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import importlib
 import inspect
-import multiprocessing
 import logging
+import multiprocessing
 import os
 import socket
 import subprocess

@@ -259,6 +259,7 @@ JSON = {"Content-Type": "application/json"}
 READ = json.dumps({"query": "{ version }"}).encode()
 WRITE = json.dumps({"query": LAUNCH, "variables": {"job": "no_such_job"}}).encode()
 ALIASES = json.dumps({"query": "{" + " ".join(f"a{n}: version" for n in range(300)) + "}"}).encode()
+DEEP = json.dumps({"query": "{" * 20_000 + "version" + "}" * 20_000}).encode()
 ASSET = b'{"metadata": {}}'
 LOGS = "/logs/run/compute_logs/step.out"
 OWN = "http://127.0.0.1"  # the port is added
@@ -327,6 +328,7 @@ TABLE: list[tuple[str, str, dict[str, str], bytes | None, tuple[int, int, int]]]
     # Too much.
     ("POST", "/graphql", JSON, b" " * (1 << 20) + READ, (413, 413, 413)),
     ("POST", "/graphql", JSON, ALIASES, (401, 400, 400)),
+    ("POST", "/graphql", JSON, DEEP, (401, 400, 400)),
     ("GET", f"/{'x' * 10_000}", {}, None, (414, 414, 414)),
 ]
 
@@ -390,10 +392,6 @@ def test_too_many_requests_are_refused_and_others_are_still_answered(service: Se
         statuses = Counter(pool.map(lambda _: service.ask("GET", "/favicon.png").status, range(600)))
     assert statuses.keys() == {401, 429}, statuses
     assert service.ask("GET", "/favicon.png", "viewer").status == 200
-
-
-def test_a_run_launched_by_an_operator_through_the_proxy_succeeds(service: Service) -> None:
-    assert service.run_succeeds(), service.logs()
 
 
 def test_an_answer_of_a_failure_names_its_kind_and_has_no_traceback(service: Service) -> None:
@@ -660,7 +658,7 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("response", lambda one: refused.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         sockets: list[Any] = []
-        page.on("websocket", lambda one: one.on("framereceived", lambda frame: sockets.append(frame)))
+        page.on("websocket", lambda one: one.on("framereceived", lambda frame: sockets.append(frame)))  # noqa: PLW0108  # playwright marks it
         page.goto(f"{address}/locations/crucible/jobs/small_one/playground")
         if role == "operator":
             launch = page.get_by_role("button", name="Launch run").first
