@@ -33,6 +33,7 @@ from dagster._grpc.types import ExecuteExternalJobArgs
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 from postgres import Storage
+from sqlalchemy.exc import SQLAlchemyError
 from stages_for_tests import experiment_of, registry
 
 from crucible_dagster import dagster_internals, execute_experiment
@@ -214,6 +215,17 @@ def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstanc
     url = dagster_internals.postgres_url(instance)
     assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
     assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
+    folders = dagster_internals.sqlite_folders(instance.root_directory)
+    assert (folders is None) == (storage == "postgres")
+    assert folders is None or ((folders.runs / "runs.db").exists() and (folders.schedules / "schedules.db").exists())
+    assert folders is None or (folders.events / "index.db").exists()
+
+
+def test_dagster_s_postgresql_storage_has_an_error_of_its_own_for_a_database_that_is_away() -> None:
+    from dagster_postgres.utils import DagsterPostgresException
+
+    assert not issubclass(DagsterPostgresException, SQLAlchemyError)  # or nothing needs to be added to that
+    assert dagster_internals.database_errors() == (SQLAlchemyError, DagsterPostgresException)
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

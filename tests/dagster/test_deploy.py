@@ -7,6 +7,7 @@ services start from there by the compose file's own commands, on a real PostgreS
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -27,7 +28,10 @@ from typing import Any
 import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus
-from postgres import DEPLOYED, Postgres
+from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
+from postgres import DEPLOYED, Postgres, dagster_home
 
 from crucible_core import Experiment
 from crucible_dagster import execute_experiment
@@ -169,6 +173,36 @@ def test_an_experiment_runs_on_the_instance_that_is_deployed(
     postgres.drop_database(database)
 
 
+HOLDER = "a step"
+
+
+@pytest.mark.fault("a pool's slot is held by a dead run")
+def test_the_slot_that_a_dead_run_held_in_a_pool_is_freed_by_the_settings_that_are_deployed(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dagster_home(tmp_path, "postgres", postgres) as home:
+        settings = yaml.safe_load(DEPLOYED.read_text())
+        assert 0 < settings["run_monitoring"]["free_slots_after_run_end_seconds"] <= 300
+        settings["run_monitoring"]["free_slots_after_run_end_seconds"] = 1
+        settings["concurrency"]["pools"]["default_limit"] = 1
+        (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        with (
+            DagsterInstance.from_config(str(home)) as instance,
+            create_test_daemon_workspace_context(EmptyWorkspaceTarget(), instance) as workspace,
+        ):
+            events = instance.event_log_storage
+            dead, next_one = create_run_for_test(instance), create_run_for_test(instance)
+            events.initialize_concurrency_limit_to_default("disk")
+            assert events.claim_concurrency_slot("disk", dead.run_id, HOLDER).is_claimed
+            assert not events.claim_concurrency_slot("disk", next_one.run_id, HOLDER).is_claimed
+            instance.report_run_failed(dead)
+            deadline = time.monotonic() + 60
+            while not events.claim_concurrency_slot("disk", next_one.run_id, HOLDER).is_claimed:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+                assert not any(execute_concurrency_slots_iteration(workspace, logging.getLogger("monitoring")))
+
+
 # --- the image -------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +223,7 @@ def instructions(keyword: str, *, final: bool) -> list[str]:
     return [rest for found, rest in dockerfile()[-1 if final else 0] if found == keyword]
 
 
+@pytest.mark.fault("a container with too many rights")
 def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", text, re.MULTILINE)
@@ -240,6 +275,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE", "PYTHON"))}
 
 
+@pytest.mark.fault("another driver is installed", "S8")
 def test_a_fresh_installation_is_whole_and_has_the_driver_that_the_settings_name(image: Path) -> None:
     subprocess.run([image / "python", "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
     script = "import sqlalchemy; print(sqlalchemy.create_engine('postgresql+psycopg2://').dialect.driver)"
@@ -454,6 +490,7 @@ def test_nothing_is_written_but_to_the_volumes(deployment: Deployment) -> None:
     assert stray == []
 
 
+@pytest.mark.fault("the code server is told to stop")
 def test_a_stop_of_the_code_server_lets_the_run_in_flight_end(deployment: Deployment) -> None:
     run_id = deployment.launch("slow_one")
     deadline = time.monotonic() + 60
