@@ -61,6 +61,7 @@ __all__ = [
     "code_servers_of",
     "create_execution_plan",
     "daemon_command",
+    "database_errors",
     "execute_run",
     "has_out_of_range_cron_interval",
     "in_this_process",
@@ -103,7 +104,8 @@ def role_of_this_process() -> Literal["run", "step"] | None:
     Both have a parent in `multiprocessing`, and only the parent of a step is the process that runs the run.
     """
     target = getattr(multiprocessing.current_process(), "_target", None)
-    return ROLES.get(f"{target.__module__}.{target.__qualname__}") if target is not None else None
+    # Whatever can be called: in a worker of Celery it is an object of billiard's, without a name.
+    return ROLES.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}")
 
 
 def run_of_this_process() -> tuple[str, InstanceRef | None] | None:
@@ -246,6 +248,14 @@ def code_servers_of(workspace: Path) -> list[tuple[str, str, int]]:
         for one in origins
         if isinstance(one, GrpcServerCodeLocationOrigin) and one.port is not None
     ]
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """What is raised when the instance's database does not do what it is told, or cannot be reached."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  # which Dagster imports with its storage
+
+    postgres = sys.modules.get("dagster_postgres.utils")  # there, if an instance is on PostgreSQL
+    return (SQLAlchemyError,) if postgres is None else (SQLAlchemyError, postgres.DagsterPostgresException)
 
 
 _PATCHED = "_crucible_notices_killed_runs"

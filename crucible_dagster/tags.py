@@ -6,6 +6,10 @@ FRESH_TAG = "crucible/fresh"
 """On a run: `true` means that every stage runs, even those whose earlier results could be reused."""
 
 
+ASSIGNS_TAG = "crucible/assigns"
+"""On a run that was given assigns, or goes on from such a run: the run that has them in the store."""
+
+
 LAUNCHED_BY_TAG = "crucible/launched_by"
 
 

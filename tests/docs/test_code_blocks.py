@@ -219,6 +219,8 @@ def kind_of(block: Block) -> str:
     match YAML(typ="safe").load(block.text):
         case {"type": _, "attributes": _}:
             return "component"
+        case {"pipeline": _}:
+            return "experiment"
         case {"ops": _} | {"resources": _} | {"execution": {"config": _}}:
             return "run config"
         case [{"name": _}, *_]:
