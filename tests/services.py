@@ -106,8 +106,10 @@ class Deployment:
                 one.kill()
         self.server.wait(timeout=30)
 
-    def logs(self) -> str:
-        return "\n".join(f"{file.name}: {file.read_text()[-2_000:]}" for file in sorted(self.folder.glob("*.log")))
+    def logs(self, *, whole: bool = False) -> str:
+        """What the processes said, or the end of it."""
+        files = {file.name: file.read_text() for file in sorted(self.folder.glob("*.log"))}
+        return "\n".join(f"{name}: {text if whole else text[-2_000:]}" for name, text in files.items())
 
     def two_daemons(self) -> list[subprocess.Popen[bytes]]:
         return [self.start("dagster-daemon", "run", "-w", str(self.folder / "workspace.yaml")) for _ in range(2)]

@@ -324,10 +324,13 @@ def test_a_run_whose_machine_is_lost_has_failed_within_a_minute_and_goes_on_at_t
     watched.kill_server()
     lost = time.monotonic()
     run.go_on()
-    watched.start_server()
     assert run.end() is DagsterRunStatus.FAILURE
     took = time.monotonic() - lost
     assert any("nothing was heard of its process for" in said for said in run.messages())
+    # It is back after the run has failed, and after the daemon has seen that it cannot be retried yet.
+    waits = f"run {run.run_id} is retried when its code server is back"
+    wait_until(lambda: waits in watched.logs(whole=True), "a retry in vain", watched.logs)
+    watched.start_server()
     assert run.end_of_its_retry() is DagsterRunStatus.SUCCESS, watched.told()
     assert run.executed() == ["numbers", "decide_around", "decide_around", "total"]
     bound = launcher.silence + 25
@@ -396,7 +399,11 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
     for run in everyone:
         run.launch()
     stages = {run.run_id: run.stage() for run in everyone}
-    looked = watched.logs().count("is looked at again")
+
+    def looks() -> int:
+        return watched.logs(whole=True).count("is looked at again")
+
+    looked = looks()
     postgres.stop()
     gone = time.monotonic()
     try:
@@ -405,7 +412,9 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
             (run.marks / "go").touch()  # they decide something now
         (killed.marks / "go").touch()
         (killed.marks / "back").touch()
-        wait_until(lambda: watched.logs().count("is looked at again") > looked, "a look in vain", watched.logs)
+        wait_until(
+            lambda: watched.logs(whole=True).count("is looked at again") > looked, "a look in vain", watched.logs
+        )
         time.sleep(max(0.0, gone + seconds - time.monotonic()))
     finally:
         postgres.start()
