@@ -196,9 +196,9 @@ def postgres_url(instance: DagsterInstance) -> str | None:
 def retry_when_code_is_back() -> None:
     """In a daemon: have a failed run whose code server cannot be reached retried when it can be again.
 
-    Dagster tries once, and then notes that it will not. A machine that is lost takes its code server with it, so that is
-    what would become of most of its runs. Nothing is kept but what Dagster has: a failed run that is to be retried and
-    was not. After RETRY_WITHIN seconds Dagster gives it up as it does.
+    Dagster tries once, and then notes that it will not. A machine that is lost takes its code server with it, so that
+    would happen to most of its runs. Nothing is kept but what Dagster has: a failed run that is to be retried and was
+    not. After RETRY_WITHIN seconds Dagster gives it up as it does.
     """
     from dagster._core.errors import (  # noqa: PLC0415  # with gRPC
         DagsterCodeLocationLoadError,
