@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any, Final, TypeGuard
 
@@ -19,6 +19,7 @@ __all__ = [
     "check",
     "counted",
     "is_final",
+    "joined",
     "over",
     "since",
     "spent_in",
@@ -95,13 +96,32 @@ def _amount(name: str, given: Any) -> float:
 def spent_in(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name -> how much was spent, by all stages together."""
     found = metrics.get(SPENT)
-    return {name: one for name, one in found.items() if name != BY_STAGE} if _is_spending(found) else {}
+    return _totals(found) if _is_spending(found) else {}
 
 
 def since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
     """What the later metrics of two have more."""
     earlier = spent_in(before)
     return {name: one - earlier.get(name, 0) for name, one in spent_in(after).items() if one != earlier.get(name)}
+
+
+def joined(was: Mapping[str, Any] | None, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metric of a Context, and what each of several that were made of it at once has spent since."""
+    before = was or {BY_STAGE: {}}
+    stages = dict.fromkeys(stage for one in (before, *each) for stage in one[BY_STAGE])
+    by_stage = {
+        stage: _sum(before[BY_STAGE].get(stage, {}), [one[BY_STAGE].get(stage, {}) for one in each]) for stage in stages
+    }
+    return {**_sum(_totals(before), list(map(_totals, each))), BY_STAGE: by_stage}
+
+
+def _sum(was: Mapping[str, float], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in (was, *each) for name in one)
+    return {name: was.get(name, 0) + sum(one.get(name, 0) - was.get(name, 0) for one in each) for name in names}
+
+
+def _totals(spending: Mapping[str, Any]) -> dict[str, float]:
+    return {name: one for name, one in spending.items() if name != BY_STAGE}
 
 
 def carried(after: Mapping[str, Any], before: PersistentDict[Any]) -> PersistentDict[Any]:
