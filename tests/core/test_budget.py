@@ -266,6 +266,9 @@ def sweep(limit: float | None, seconds: float = 0.0, **trials: Any) -> Experimen
 def test_what_trials_spend_adds_up_and_each_row_has_its_own() -> None:
     ctx = run_experiment(sweep(None))
     assert [row["spent.usd"] for row in ctx.outputs] == [0.5, 1.0] * 4
+    assert not any("by_stage" in name for name in ctx.outputs[0])
+    free = run_experiment(experiment(pay("ask", 0.25), "score", seed=3, trials={"grid": {"score.usd": [0]}}))
+    assert [name for name in free.outputs[0] if "spent" in name] == [], "what was spent before is none of its own"
     assert ctx.metrics["spent"] == {"usd": 6.25, "by_stage": {"ask": {"usd": 0.25}, "trials": {"usd": 6.0}}}
 
 
