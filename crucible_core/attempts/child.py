@@ -25,12 +25,14 @@ from crucible_core.attempts import coroutines
 from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
 from crucible_core.ir.experiment import kinds_of
+from crucible_core.ir.resources import resources_during
 from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
 from crucible_core.trace import Event
 from crucible_core.trials.shared import SharedValue, pickled
 from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED, error_text
+from crucible_core.values.resources import Maker
 from crucible_core.values.spending import SPENT
 
 __all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
@@ -66,6 +68,7 @@ class Work(NamedTuple):
     folder: Any
     """That of the run."""
     allow_pickle: bool
+    resources: Mapping[str, Maker]
 
 
 class Raised(NamedTuple):
@@ -102,7 +105,7 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
     os.chdir(job.folder)
     sys.path[:] = job.path
     logging.getLogger().setLevel(job.log_level)
-    plan, planned, context, folder, allow_pickle = job.work.load()
+    plan, planned, context, folder, allow_pickle, resources = job.work.load()
     observer = _Told(parent) if job.updates_every is None else _ToldAll(parent, job.updates_every)
     attempt = _Attempt(parent, context, planned, Audience((observer,)))
     parent.send("begun", None)
@@ -111,7 +114,8 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
     token = current_attempt.set(attempt)
     try:
         kept = kept_in(context.run_id, Kept(lambda: folder, allow_pickle))
-        with plan.running() if plan is not None else contextlib.nullcontext(), kept:
+        having = resources_during(context.run_id, resources)
+        with plan.running() if plan is not None else contextlib.nullcontext(), kept, having:
             result = planned.stage.run(context)
             if hasattr(result, "__await__"):
                 result = coroutines.finished(result)

@@ -13,6 +13,7 @@ from crucible_core.plan import PlannedStage
 from crucible_core.run_errors import StageFailedError
 from crucible_core.trace import StageFailed, StageRetried
 from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.merging import changed_entries
 from crucible_core.values.messages import error_text, path_hint
 from crucible_core.values.spending import SPENT, BudgetExceededError, check
 
@@ -107,17 +108,7 @@ def put_since(before: Context, after: Context | None) -> Put:
     if after is None:
         return Put({}, {}, [])
     return Put(
-        _changed(before.metrics, after.metrics),
-        _changed(before.artifacts, after.artifacts),
+        changed_entries(before.metrics, after.metrics),
+        changed_entries(before.artifacts, after.artifacts),
         after.outputs[len(before.outputs) :],
     )
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    earlier, missing = _entries(before), object()
-    return {name: value for name, value in _entries(after).items() if earlier.get(name, missing) is not value}
-
-
-def _entries(part: Any) -> Mapping[str, Any]:
-    """The values, and in place of those that are in a store whatever stands for them: nothing is read."""
-    return part.entries() if hasattr(part, "entries") else part  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,7 @@ from crucible_core.attempts import child
 from crucible_core.attempts.child import Job, Raised, Work
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
+from crucible_core.ir.resources import sent
 from crucible_core.observers import Attempt
 from crucible_core.plan import Plan, PlannedStage, current_plan
 from crucible_core.run_errors import StageDiedError, StageTimeoutError
@@ -31,6 +33,7 @@ from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.lineage import place_of
 from crucible_core.values.messages import error_text
+from crucible_core.values.resources import resources_of
 from crucible_core.values.spending import SPENT
 
 __all__ = ["run_in_own_process"]
@@ -92,7 +95,8 @@ def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[st
 def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: float, folder: Path) -> Job:
     try:
         kept = place_of(context.run_id)
-        work = Work(_portable(current_plan.get()), planned, context, kept.find(), kept.allow_pickle)
+        resources = sent(resources_of(context.run_id).makers)
+        work = Work(_portable(current_plan.get()), planned, context, kept.find(), kept.allow_pickle, resources)
         given = pickled(work, folder / "given")
     except Exception as error:
         raise CrucibleError(
@@ -119,6 +123,7 @@ def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: flo
 def _portable(plan: Plan | None) -> Plan | None:
     """The plan, if it can be sent: what is asked of it there, where reports go, has a second answer."""
     try:
+        plan = plan and replace(plan, resources={})
         pickled(plan, None)
     except Exception:  # noqa: BLE001  # a stage of it that is defined in a function
         return None

@@ -44,6 +44,7 @@ __all__ = [
     "Experiment",
     "OutputSpec",
     "Reliability",
+    "ResourceDef",
     "RetryPolicy",
     "Schedule",
     "Source",
@@ -162,6 +163,15 @@ class StageDef(Node):
                 "is not known what it looks at, so its result cannot be used again",
             )
         return cache
+
+
+class ResourceDef(Node):
+    """What stages find in `ctx.resources`, and no run keeps, such as a client: made when one first asks for it."""
+
+    module: Text | None = None
+    """Its factory: `package.module:Attribute`, or one of the registry by its name (default: that of the resource)."""
+    options: Options | None = None
+    """The arguments of the factory, which is a function, a class or a pydantic model."""
 
 
 class OutputSpec(Node):
@@ -320,6 +330,8 @@ class Experiment(Node):
     """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
     variant: Name | None = None
     """The variant whose options the pipeline has already; a run records it."""
+    resources: dict[Name, ResourceDef] | None = None
+    """What stages need and no run can keep, by its name in `ctx.resources`."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None

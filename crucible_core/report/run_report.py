@@ -36,6 +36,7 @@ from crucible_core.trace import (
 )
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.series import Series
 from crucible_core.values.spending import SPENT, spent_in
 
 __all__ = [
@@ -119,8 +120,7 @@ def _headlines(ctx: Context) -> list[str]:
         found.append(registration.sentence)
     if found:
         return found
-    of_spending = f"{SPENT}." if spent_in(ctx.metrics) else None
-    numbers = [one for one in results(ctx) if of_spending is None or not one[0].startswith(of_spending)]
+    numbers = _to_open_with(ctx)
     if numbers:
         shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
         return [f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."]
@@ -129,6 +129,15 @@ def _headlines(ctx: Context) -> list[str]:
     # The stage that writes this report has not ended.
     done = stages if ctx.trace.events and not _is_to_go_on(ctx) else len(ctx.completed_stages)
     return [f"{done} of {stages} stages succeeded; no metrics."]
+
+
+def _to_open_with(ctx: Context) -> list[tuple[str, Any]]:
+    """The numbers of a run without a comparison, but for what it spent; of a series its last one, after the others."""
+    of_spending = f"{SPENT}." if spent_in(ctx.metrics) else None
+    numbers = [one for one in results(ctx) if of_spending is None or not one[0].startswith(of_spending)]
+    series = {name for name, value in ctx.metrics.items() if isinstance(value, Series)}
+    of_series = {f"{name}.{part}": part == "last" for name in series for part in ctx.metrics[name]}
+    return sorted((one for one in numbers if of_series.get(one[0], True)), key=lambda one: one[0] in of_series)
 
 
 def _ended(ctx: Context) -> Sequence[Event]:

@@ -23,6 +23,7 @@ from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment, Place, Source, StageDef
 from crucible_core.ir.option_schema import merge_options
+from crucible_core.ir.resources import Having, PlannedResource, sent
 from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Search, Until
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
@@ -34,7 +35,7 @@ from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
 from crucible_core.trials.costs import Costs
-from crucible_core.trials.engine import run_in_processes
+from crucible_core.trials.engine import end_processes, run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
 from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
@@ -44,6 +45,7 @@ from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.lineage import part_of_run
 from crucible_core.values.messages import closest, cut, error_text, listing
+from crucible_core.values.resources import Maker, resources_of
 from crucible_core.values.spending import SPENT, check, counted, over, since, spent_in
 
 __all__ = ["RunTrials", "run_trial"]
@@ -296,7 +298,9 @@ class RunTrials(Stage):
                 model = self._known_stages.resolve(one, folder=experiment.folder)
                 given = merge_options(model, given or {}, changes)
             definitions.append(one if given is None else one.model_copy(update={"options": given}))
-        made = experiment.model_copy(update={**NOT_OF_A_TRIAL, "pipeline": tuple(definitions), "seed": seed})
+        # Its resources are those of the run, which has planned them.
+        changes = {**NOT_OF_A_TRIAL, "resources": None, "pipeline": tuple(definitions), "seed": seed}
+        made = experiment.model_copy(update=changes)
         if (source := experiment.source) is not None:
             at = ("pipeline", experiment.index_of(STAGE), "options", "options")
             made.read_from(replace(source, find=functools.partial(_places_of_trial, source, at, definitions)))
@@ -314,6 +318,9 @@ class RunTrials(Stage):
             elsewhere = self.engine is not None and self.engine.kind != "loky"
             shared, before = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
             identify = settings.identify or _identify
+            makers = resources_of(ctx.run_id).makers
+            if makers:
+                before = _with_resources(before, makers, identify, ctx.run_id)
             of_arm: dict[str, str] = {}
 
             def key_of(trial: Trial) -> str:
@@ -326,7 +333,12 @@ class RunTrials(Stage):
             shares = 1 if self._share is None else self.workers
             costs = Costs(ctx.experiment.budget, spent_in(ctx.metrics), shares)
             keeps = settings.files is not None
-            yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, keeps, costs)
+            having = Having(ctx.run_id, sent(makers)) if makers and must_pickle else None
+            try:
+                yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, keeps, costs, having)
+            finally:
+                if having is not None and not elsewhere:
+                    end_processes()
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -392,6 +404,7 @@ class _Sweep:
     fresh: bool
     keeps: bool
     costs: Costs
+    having: Having | None
 
     def rows(self, trials: Sequence[Trial]) -> list[Row]:
         """The row of each trial: as it is kept already, or else as it is when the trial has been run.
@@ -431,7 +444,15 @@ class _Sweep:
             engine = self.engine or Engine()
             stops = None if self.costs.limits is None else lambda: self.costs.is_over
             yield from run_in_processes(
-                left, self.ready, run, self.log, jobs=self.jobs, kind=engine.kind, address=engine.address, stops=stops
+                left,
+                self.ready,
+                run,
+                self.log,
+                jobs=self.jobs,
+                kind=engine.kind,
+                address=engine.address,
+                stops=stops,
+                having=self.having,
             )
 
 
@@ -536,7 +557,18 @@ def _digest_of(part: Iterable[Any]) -> str:
     return hashlib.sha256("".join(digest_of(value) for value in values).encode()).hexdigest()
 
 
-def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None], run_id: str) -> str:
+def _with_resources(
+    before: str, makers: Mapping[str, Maker], identify: Callable[[Any], str | None], run_id: str
+) -> str:
+    """The digest, with the code of what makes the resources; of this run alone if that is not known."""
+    code = [
+        [name, (identify(one.factory) if isinstance(one, PlannedResource) else None) or run_id]
+        for name, one in makers.items()
+    ]
+    return hashlib.sha256(json.dumps([before, code]).encode()).hexdigest()
+
+
+def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[Any], str | None], run_id: str) -> str:
     """A digest of the stages of an arm, their code and options; of this run alone if the code of one is not known."""
     parts = [
         [one.name, one.definition.enabled, one.stage.model_dump_json(), identify(type(one.stage)) or run_id]
@@ -550,15 +582,16 @@ def _key(before: str, arm: str, trial: Trial) -> str:
     return hashlib.blake2b(f"{before} {arm} {trial.replicate} {trial.seed}".encode(), digest_size=16).hexdigest()
 
 
-def _identify(stage: type[Stage]) -> str | None:
-    """A digest of the source of the modules that define the class; None if there is none."""
+def _identify(code: Any) -> str | None:
+    """A digest of the source of the modules that define a stage's class, or a function; None if there is none."""
     digest = hashlib.sha256()
-    for cls in stage.__mro__[: stage.__mro__.index(Stage)]:
+    is_stage = isinstance(code, type) and issubclass(code, Stage)
+    for one in code.__mro__[: code.__mro__.index(Stage)] if is_stage else [code]:
         try:
-            source = inspect.getsource(inspect.getmodule(cls) or cls)
+            source = inspect.getsource(inspect.getmodule(one) or one)
         except (OSError, TypeError):
             return None
-        digest.update(f"{cls.__qualname__}\0{source}\0".encode())
+        digest.update(f"{one.__qualname__}\0{source}\0".encode())
     return digest.hexdigest()
 
 

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import islice
+from multiprocessing.util import Finalize
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
 from crucible_core.errors import CrucibleError, MissingExtraError
 from crucible_core.trials.log import Row, TrialLog
 
-__all__ = ["Task", "run_in_processes"]
+__all__ = ["Task", "end_processes", "run_in_processes"]
 
 BATCH_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -39,6 +40,14 @@ class Task(Protocol):
         """The row of a task that no process survives."""
 
 
+class Having(Protocol):
+    """What a process has around its tasks: the resources of a run."""
+
+    @property
+    def run_id(self) -> str: ...
+    def __call__(self) -> contextlib.AbstractContextManager[None]: ...
+
+
 T = TypeVar("T", bound=Task)
 R = TypeVar("R", bound=Task)
 
@@ -53,11 +62,13 @@ def run_in_processes(
     kind: str = "loky",
     address: str | None = None,
     stops: Callable[[], bool] | None = None,
+    having: Having | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
 
     A task is made `ready` when its turn comes, and sent so to the process that runs it. When `stops` becomes true, no
-    more tasks are sent, and those that were end; they are sent one by one then, to a process that is free.
+    more tasks are sent, and those that were end; they are sent one by one then, to a process that is free. A process
+    has the resources of `having` until `end_processes`; one of a cluster, which nobody ends, for each batch of tasks.
 
     Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
     answer.
@@ -73,7 +84,9 @@ def run_in_processes(
         while left:
             batches = _Batches(alone[:1] or list(left.values()), jobs, stops)
             try:
-                run_batch = joblib.delayed(partial(_run_batch, run, log, os.getpid() if kind == "loky" else None))
+                run_batch = joblib.delayed(
+                    partial(_run_batch, run, log, having, os.getpid() if kind == "loky" else None)
+                )
                 for done in _results(joblib, jobs, stops, (run_batch(list(map(ready, one))) for one in batches)):
                     batches.took(done)
                     for key, row, _ in done:
@@ -116,18 +129,44 @@ def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
             yield key, row
 
 
+def end_processes() -> None:
+    """End the processes that joblib has started here, which close the resources that they have."""
+    with contextlib.suppress(ModuleNotFoundError):  # then it has started none
+        from joblib.externals.loky import get_reusable_executor  # noqa: PLC0415  # an extra
+
+        get_reusable_executor(reuse=True).shutdown(wait=True)
+
+
 def _run_batch(
-    run: Callable[[T], Row], log: TrialLog, parent: int | None, tasks: Sequence[T]
+    run: Callable[[T], Row], log: TrialLog, having: Having | None, parent: int | None, tasks: Sequence[T]
 ) -> list[tuple[str, Row, float]]:
-    if parent is not None and parent != os.getpid():  # where joblib starts none, this is the process of the run
+    around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if parent is None:
+        around = around if having is None else having()
+    elif parent != os.getpid():  # where joblib starts none, this is the process of the run
         _end_with(parent)
+        if having is not None:
+            _have(having)
     done = []
-    for task in tasks:
-        log.begin(task.key)
-        row = run(task)
-        log.keep(task.key, row)
-        done.append((task.key, row, float(row["seconds"])))
+    with around:
+        for task in tasks:
+            log.begin(task.key)
+            row = run(task)
+            log.keep(task.key, row)
+            done.append((task.key, row, float(row["seconds"])))
     return done
+
+
+_had: set[str] = set()
+
+
+def _have(having: Having) -> None:
+    """Let this process have the resources of the run until it ends."""
+    if having.run_id not in _had:
+        _had.add(having.run_id)
+        holding = contextlib.ExitStack()
+        holding.enter_context(having())
+        Finalize(None, holding.close, exitpriority=1)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crucible_core.errors import CrucibleError
@@ -11,7 +12,7 @@ from crucible_core.values.arguments import check_mapping
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import cut
 
-__all__ = ["fields_of", "id_of", "parents_of"]
+__all__ = ["fields_of", "id_of", "made_readable", "parents_of"]
 
 
 def id_of(event: Any) -> str:
@@ -68,6 +69,18 @@ def fields_of(
         check_mapping("metadata of a decision", metadata)
         said["metadata"] = _readable(to_jsonable(dict(metadata)), readable)
     return said
+
+
+def made_readable(decision: Any, readable: Callable[[str], str]) -> Any:
+    """The decision with each of its texts as `readable` returns it."""
+    said: dict[str, Any] = {
+        "decision": readable(decision.decision),
+        "reasoning": readable(decision.reasoning),
+        "alternatives": tuple(map(readable, decision.alternatives)),
+        "metadata": _readable(decision.metadata, readable),
+    }
+    changed = {name: value for name, value in said.items() if getattr(decision, name) != value}
+    return replace(decision, **changed) if changed else decision
 
 
 def _known(depends_on: Any, earlier: Sequence[Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import index
 from typing import Any, Final, TypeGuard
 
@@ -19,6 +19,7 @@ __all__ = [
     "check",
     "counted",
     "is_final",
+    "is_spending",
     "joined",
     "over",
     "since",
@@ -64,7 +65,7 @@ def counted(metrics: PersistentDict[Any], stage: str, amounts: Mapping[str, Any]
     and CrucibleError if `put_metric` has set the metric `spent` to something else.
     """
     before = metrics.get(SPENT)
-    if before is not None and not _is_spending(before):
+    if before is not None and not is_spending(before):
         raise CrucibleError(
             f"the metric {SPENT!r} counts what is spent, and put_metric has set it to {before!r:.80}; give that "
             "another name"
@@ -93,10 +94,26 @@ def _amount(name: str, given: Any) -> float:
     return amount
 
 
+def joined(before: Any, given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was spent `before`, and what each of the others has more: they have all gone on from it."""
+    earlier = before[BY_STAGE] if is_spending(before) else {}
+    by_stage = {stage: {**of_stage} for stage, of_stage in earlier.items()}
+    for one in given:
+        for stage, of_stage in one[BY_STAGE].items():
+            sums = by_stage.setdefault(stage, {})
+            for name, amount in of_stage.items():
+                sums[name] = sums.get(name, 0) + amount - earlier.get(stage, {}).get(name, 0)
+    total: dict[str, Any] = {}
+    for of_stage in by_stage.values():
+        for name, amount in of_stage.items():
+            total[name] = total.get(name, 0) + amount
+    return {**total, BY_STAGE: by_stage}
+
+
 def spent_in(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name -> how much was spent, by all stages together."""
     found = metrics.get(SPENT)
-    return _totals(found) if _is_spending(found) else {}
+    return {name: one for name, one in found.items() if name != BY_STAGE} if is_spending(found) else {}
 
 
 def since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
@@ -105,29 +122,10 @@ def since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, floa
     return {name: one - earlier.get(name, 0) for name, one in spent_in(after).items() if one != earlier.get(name)}
 
 
-def joined(was: Mapping[str, Any] | None, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metric of a Context, and what each of several that were made of it at once has spent since."""
-    before = was or {BY_STAGE: {}}
-    stages = dict.fromkeys(stage for one in (before, *each) for stage in one[BY_STAGE])
-    by_stage = {
-        stage: _sum(before[BY_STAGE].get(stage, {}), [one[BY_STAGE].get(stage, {}) for one in each]) for stage in stages
-    }
-    return {**_sum(_totals(before), list(map(_totals, each))), BY_STAGE: by_stage}
-
-
-def _sum(was: Mapping[str, float], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for one in (was, *each) for name in one)
-    return {name: was.get(name, 0) + sum(one.get(name, 0) - was.get(name, 0) for one in each) for name in names}
-
-
-def _totals(spending: Mapping[str, Any]) -> dict[str, float]:
-    return {name: one for name, one in spending.items() if name != BY_STAGE}
-
-
 def carried(after: Mapping[str, Any], before: PersistentDict[Any]) -> PersistentDict[Any]:
     """The metrics `before` an attempt, with what had been spent `after` it: it was paid, though the attempt failed."""
     found = after.get(SPENT)
-    return before.put(SPENT, found) if _is_spending(found) else before
+    return before.put(SPENT, found) if is_spending(found) else before
 
 
 def over(limits: Mapping[str, float] | None, spent: Mapping[str, float]) -> str | None:
@@ -163,9 +161,10 @@ def is_final(error: BaseException) -> bool:
 def stages_of(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
     """Stage -> how much of that it has spent."""
     found = metrics.get(SPENT)
-    by_stage = found[BY_STAGE] if _is_spending(found) else {}
+    by_stage = found[BY_STAGE] if is_spending(found) else {}
     return {stage: one[name] for stage, one in by_stage.items() if name in one}
 
 
-def _is_spending(value: Any) -> TypeGuard[Mapping[str, Any]]:
+def is_spending(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether that is what this module keeps as the metric `spent`."""
     return isinstance(value, Mapping) and isinstance(value.get(BY_STAGE), Mapping)

@@ -11,7 +11,9 @@ from dataclasses import fields
 from typing import Any
 
 from crucible_core import Context
+from crucible_core.ir.resources import PlannedResource
 from crucible_core.values.immutable import PersistentDict, PersistentList
+from crucible_core.values.resources import resources_of
 from crucible_core.values.spending import SPENT
 from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
@@ -142,6 +144,11 @@ def digest_of_read(context: Context, read: Read) -> str:
             return _digest([context.experiment.to_json(), str(context.experiment.folder)])
         case ("experiment_id",):
             return context.experiment_id
+        case ("resources",):
+            declared = context.experiment.resources or {}
+            makers = resources_of(context.run_id).makers
+            if all(isinstance(one, PlannedResource) for one in makers.values()):
+                return _digest([f"{name}: {one.to_json()}" for name, one in sorted(declared.items())])
     return NEVER_THE_SAME
 
 
@@ -349,6 +356,14 @@ class _TrackedContext(Context):
     def spend(self, *args: Any, **named: Any) -> Context:
         after = untracked(self).spend(*args, **named)
         return after if self._reads is None else tracked(after, self._reads)
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        # It looks at the run's id, but the stage does not.
+        plain = untracked(self)
+        if self._reads is not None:
+            self._reads.note(("resources",), lambda: digest_of_read(plain, ("resources",)))
+        return plain.resources
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Context, tuple(getattr(self, one.name) for one in fields(Context))
