@@ -494,8 +494,8 @@ def _metrics_of(before: Context, after: Context) -> Row:
         if name not in before.metrics or before.metrics[name] is not value
     }
     found = _spent(before, after)
-    if found:
-        del put[SPENT]
+    if spent_in(after.metrics):
+        put.pop(SPENT, None)
     for name, value in flatten(put):
         if name in COLUMNS:
             raise ValueError(f"the metric {name!r} has the name of a column of the trials; give it another name")
