@@ -45,6 +45,8 @@ class Progress(Generic[T]):
         # In the thread that the stage runs in, which need not be the one that advances.
         attempt = current_attempt.get()
         self._updates = None if attempt is None else attempt.updates
+        if description is not None and attempt is not None and self._updates is not None:
+            self._description = attempt.readable(description)
         self._lock = threading.Lock()
         self._key = -1
         self._count = 0.0
