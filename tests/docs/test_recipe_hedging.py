@@ -62,6 +62,7 @@ def test_hedging_shortens_the_tail_and_sends_no_more_than_the_budget_allows(hedg
     test = hedging.metrics["bench"]["tests"]["paired_quantile"]
     assert test["estimate"] == pytest.approx(np.quantile(waited, 0.95) - np.quantile(of(hedging, "plain", "ms"), 0.95))
     assert test["confidence_interval"][1] < -50
+    assert hedging.metrics["bench"]["verdicts"][0]["verdict"] == "better"
     assert [gate.status for gate in hedging.trace.gates] == ["passed", "passed"]
 
 
