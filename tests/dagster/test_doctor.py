@@ -29,6 +29,7 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 from postgres import DATABASE, DEPLOYED, Postgres, dagster_home, free_port
+from s3fs import S3FileSystem
 from stages_for_tests import experiment_of, registry
 
 from crucible_dagster import execute_experiment
@@ -44,6 +45,13 @@ from crucible_dagster.upkeep.store_checks import RESTORING
 
 LONG_AGO = time.time() - 90 * 86_400
 STAGES = ({"name": "measure", "options": {"value": 0.25}},)
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the disk of the tests has."""
+    monkeypatch.setattr(place_checks, "LITTLE", 0)
+    monkeypatch.setattr(place_checks, "TOO_LITTLE", 0)
 
 
 @pytest.fixture
@@ -237,7 +245,11 @@ def test_a_store_that_is_not_there_or_half_restored_is_an_error(
     monkeypatch.setenv("CRUCIBLE_STORE", "s3://bucket/prefix")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    (first, *others) = found()
+    S3FileSystem.clear_instance_cache()  # it keeps clients by their arguments, whatever the environment
+    try:
+        (first, *others) = found()
+    finally:
+        S3FileSystem.clear_instance_cache()
     assert first[:2] == ("error", "store")
     assert "s3://bucket/prefix" in first[2]
     assert ("unchecked", "drift", "it was not looked at: see the error of the store") in others

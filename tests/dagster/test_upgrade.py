@@ -22,9 +22,17 @@ from crucible_dagster.cli.doctor import doctor
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.io_manager import open_store
+from crucible_dagster.upkeep import place_checks
 
 STORED = Path(__file__).parent.parent / "stores" / "home_of_9d078c6.tar.xz"
 CREATED = "16e3655b4d9b"
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the disk of the tests has."""
+    monkeypatch.setattr(place_checks, "LITTLE", 0)
+    monkeypatch.setattr(place_checks, "TOO_LITTLE", 0)
 
 
 @pytest.fixture
