@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 comma := ,
-.PHONY: help demo test test-fast calibration conformance fuzz lock sbom audit dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance faults chaos fuzz lock sbom audit dev up down status lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -59,7 +59,7 @@ fuzz: build/fuzz/venv ## Look for files that the loader does not bear, for FUZZ_
 	build/fuzz/venv/bin/python tests/core/fuzz_loading.py -max_total_time=$(FUZZ_SECONDS) -max_len=20000 $(FUZZ_ARGS)
 
 # What the image is made of: pyproject.toml has the ranges, the lock one version of each with the hashes of its files.
-IMAGE_EXTRAS := stats,dagster,postgres,s3,k8s
+IMAGE_EXTRAS := stats,dagster,postgres,celery,s3,k8s
 COMPILE = build/supply/bin/uv pip compile --quiet --no-config --python-version 3.11 --python-platform linux --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS)
 
@@ -80,14 +80,38 @@ sbom: build/supply ## Write what the image holds as a CycloneDX file: build/sbom
 audit: build/supply ## Ask the advisory database about every version in the lock; not part of the gate
 	build/supply/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
 
+faults: $(VENV)/dev ## Run every test of a fault, the long ones too, and write the table of deploy/README.md
+	CRUCIBLE_FAULTS=all $(BIN)/python -m pytest -q -m fault --dist loadgroup --junitxml build/faults.xml $(PYTEST_ARGS); \
+	ended=$$?; $(BIN)/python tests/fault_table.py build/faults.xml && exit $$ended
+
+SEEDS ?= 1 2 3
+SECONDS ?= 60
+chaos: $(VENV)/dev ## Disturb a deployment at random, and check every promise: SEEDS="1 2 3" SECONDS=60
+	$(BIN)/python tests/faults/chaos.py --seeds $(SEEDS) --seconds $(SECONDS)
+
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples
+
+# What it starts lies in SERVICE; PROFILE=celery adds a broker and two workers.
+SERVICE ?= .crucible/service
+PROFILE ?=
+LOCAL = COMPOSE_PROFILES=$(PROFILE) $(BIN)/python -m deploy.local --folder "$(SERVICE)"
+
+up: $(VENV)/dev ## Start the services of deploy/ as processes of this machine: see deploy/README.md
+	@$(LOCAL) up
+
+down: $(VENV)/dev ## Stop them; runs in flight are waited for
+	@$(LOCAL) down
+
+status: $(VENV)/dev ## Say how each of them is
+	@$(LOCAL) status
 
 lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples tests/typing
+	$(BIN)/mypy -p deploy.local
 	$(BIN)/typos
 
 docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html

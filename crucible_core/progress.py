@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from numbers import Real
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from crucible_core.observers import ProgressUpdate, Updates, current_attempt
 
@@ -112,6 +112,14 @@ class Progress(Generic[T]):
         began = now if self._began is None else self._began
         description = self._description or updates.stage
         return ProgressUpdate(updates.stage, self._key, description, self._count, self._total, now - began, ended)
+
+
+@overload
+def progress(iterable: Iterable[T], total: float | None = None, description: str | None = None) -> Progress[T]: ...
+
+
+@overload
+def progress(iterable: None = None, total: float | None = None, description: str | None = None) -> Progress[Any]: ...
 
 
 def progress(

@@ -17,6 +17,7 @@ from typing import Any
 from dagster import (
     DagsterError,
     DagsterEventType,
+    DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -31,28 +32,32 @@ from crucible_core import (
     CrucibleError,
     Experiment,
     GateFailedError,
+    InvalidExperimentError,
     Plan,
     Registry,
     RunInterrupted,
-    Stage,
     StageFailedError,
 )
 from crucible_core.ir.experiment import Execution, Source
+from crucible_core.ir.resources import plan_resources
 from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.trials_stage import every_stage
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
+from crucible_core.values.messages import listing
 from crucible_core.values.places import project_folder
 from crucible_dagster.compile.executors import ALWAYS
 from crucible_dagster.compile.job import job_for
 from crucible_dagster.dagster_internals import (
     InMemoryJob,
     ReconstructableJob,
+    database_errors,
     execute_run,
     in_this_process,
     is_on_sqlite,
 )
+from crucible_dagster.execute.given import keep_given
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -75,6 +80,7 @@ __all__ = [
     "rebuild_job",
 ]
 
+INTERRUPTS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"
 """Holds the stages of an experiment that have secrets, for the processes that rebuild its job."""
@@ -91,6 +97,7 @@ def execute_experiment(
     experiment: Experiment | Plan,
     *,
     registry: Registry | None = None,
+    assigns: Mapping[str, Any] | None = None,
     instance: DagsterInstance | None = None,
     executor: ExecutorName | None = None,
     run_id: str | None = None,
@@ -98,13 +105,18 @@ def execute_experiment(
     launched_by: LaunchedBy = "python",
     fresh: bool = False,
     tags: Mapping[str, str] | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
+
+    The first stage finds `assigns` in `ctx.assigns`, as they are stored; so does that of a run which resumes or retries
+    this one.
 
     `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
     experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
     `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
-    runs every stage, even those with `cache: true`. `tags` are further tags of the run.
+    runs every stage, even those with `cache: true`. `tags` are further tags of the run. Each of `resources` is in
+    `ctx.resources`, in place of what the experiment declares, if the run is in this process.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. CrucibleError says what is
     wrong with the instance's database if it cannot be used, and under `multiprocess` which stage other processes cannot
@@ -122,12 +134,19 @@ def execute_experiment(
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is not a UUID; Dagster requires one") from None
         own = {FRESH_TAG: "true"} if fresh else {}
+        if assigns is not None:
+            own |= keep_given(open_store(instance), plan, run_id, assigns)
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
         in_process = chosen == "in_process"
+        if resources and not in_process:
+            raise CrucibleError(
+                f"the executor {chosen} runs the steps in other processes, to which objects cannot be passed: declare "
+                f'{listing(resources)} under `resources:` in the experiment file, or use `executor="in_process"`'
+            )
         # Under `multiprocess` they hear of the whole run when it is over.
         stack.enter_context(Audience.of(without_tracers(observers) if in_process else ()).during(experiment.id, run_id))
         with database_in_words(instance):
-            EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
+            EXECUTE[chosen](plan, instance, run_id, observers, all_tags, resources or {})
             context, error = outcome(experiment, instance, run_id)
         if in_process and error is not None:
             raise error
@@ -152,7 +171,9 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
     home = os.environ.get("DAGSTER_HOME")
     try:
         return _open_in_turn(Path(home)) if home else _open_embedded(embedded_home(folder))
-    except (OSError, DagsterError, CheckError, SQLAlchemyError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, DagsterError, CheckError, *database_errors())):
+            raise
         where = f"DAGSTER_HOME={home}" if home else str(embedded_home(folder))
         why = _why_of_database(error, Path(home) if home else embedded_home(folder))
         raise CrucibleError(f"the Dagster instance of {where} cannot be opened: {why}") from error
@@ -196,19 +217,25 @@ def database_in_words(instance: DagsterInstance) -> Iterator[None]:
     """What the instance's database refuses, as a CrucibleError of one sentence."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except database_errors() as error:
         home = None if instance.is_ephemeral else Path(instance.root_directory)
         why = _why_of_database(error, home)
         raise CrucibleError(f"the Dagster instance{f' of {home}' if home else ''} failed: {why}") from error
 
 
 def _why_of_database(error: Exception, home: Path | None) -> str:
-    if not isinstance(error, SQLAlchemyError):
+    if not isinstance(error, database_errors()):
         return str(error)
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error  # of many attempts to connect
+    said = " ".join(str(getattr(cause, "orig", None) or cause).split())
     with contextlib.suppress(OSError):
         if home is not None and shutil.disk_usage(home).free < FULL:
             return f"its database cannot be written to, because the disk of {home} is full ({said}); make space"
+    if "database is locked" in said:
+        return (
+            f"other processes held the lock on its SQLite files for too long ({said}); run fewer at once, or give the "
+            "instance PostgreSQL (deploy/)"
+        )
     return f"its database cannot be used: {said}"
 
 
@@ -237,29 +264,39 @@ def outcome(
             return context, GateFailedError(context, context.trace.gates)
     failure = next((found for name in names if (found := store.load_failure(run_id, name)) is not None), None)
     if failure is None:
-        why = _why(instance, run_id)
-        raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {why}")
+        failed = _failed_events(instance, run_id)
+        stopped = next((step for step, chain, _ in failed if {one.cls_name for one in chain} & INTERRUPTS), None)
+        if stopped in names:  # while its result was written
+            at = names.index(stopped)
+            done = [name for name in names[: at + 1] if store.has_result(run_id, name)]
+            context = detached(store.load(run_id, done[-1])) if done else Context.begin(experiment, run_id=run_id)
+            return context, RunInterrupted(experiment.pipeline[at].name, context)
+        raise CrucibleError(f"run {run_id} of experiment {experiment.id!r} failed outside its stages: {_why(failed)}")
     failure = replace(failure, context=detached(failure.context))
     return failure.context, failure.to_error()
 
 
-def _why(instance: DagsterInstance, run_id: str) -> str:
-    events = [
-        entry.dagster_event
-        for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE})
-        if entry.dagster_event
-    ]
-    for event in events:
-        chain = [getattr(event.event_specific_data, "error", None)]
-        while chain[-1] is not None:
-            chain.append(chain[-1].cause)
+def _failed_events(instance: DagsterInstance, run_id: str) -> list[tuple[str | None, list[Any], str]]:
+    """What failed: the step, if it was one, the error with its causes as Dagster keeps them, and what Dagster says."""
+    found = []
+    for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}):
+        event = entry.dagster_event
+        if event is not None:
+            chain, error = [], getattr(event.event_specific_data, "error", None)
+            while error is not None:
+                chain.append(error)
+                error = error.cause
+            found.append((event.step_key, chain, event.message or ""))
+    return found
+
+
+def _why(failed: Sequence[tuple[str | None, list[Any], str]]) -> str:
+    for step, chain, _ in failed:
         # Our own error if there is one; otherwise the innermost, below what Dagster wraps around it.
-        found = [error for error in chain if error is not None]
-        ours = [error for error in found if error.cls_name in OURS]
-        if found:
-            where = f"step {event.step_key}: " if event.step_key else ""
-            return f"{where}{(ours or found[-1:])[0].message.strip()}"
-    return "; ".join(event.message or "" for event in events) or "no cause is recorded"
+        ours = [error for error in chain if error.cls_name in OURS]
+        if chain:
+            return f"{f'step {step}: ' if step else ''}{(ours or chain[-1:])[0].message.strip()}"
+    return "; ".join(message for _, _, message in failed) or "no cause is recorded"
 
 
 # --- the two ways to execute -----------------------------------------------------------------------------------------
@@ -271,8 +308,9 @@ def _execute_here(
     run_id: str,
     observers: Observers,
     tags: Mapping[str, str],
+    resources: Mapping[str, Any],
 ) -> None:
-    job = InMemoryJob(job_for(plan, observers=observers))
+    job = InMemoryJob(job_for(plan, observers=observers, resources=resources))
     launch(job, instance, run_config=_config("in_process"), tags=tags, apart=False, run_id=run_id)
 
 
@@ -282,6 +320,7 @@ def _execute_apart(
     run_id: str,
     _observers: Observers,
     tags: Mapping[str, str],
+    _resources: Mapping[str, Any],
     *,
     executor: ExecutorName = "multiprocess",
 ) -> None:
@@ -336,7 +375,9 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     """
     token = uuid.uuid4().hex
     stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
-    shown = masked_experiment(experiment, stages)
+    mistakes: list[InvalidExperimentError] = []
+    resources = plan_resources(experiment, registry, mistakes)
+    shown = masked_experiment(experiment, stages, resources)
     secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
     if shown is not experiment:
@@ -348,6 +389,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
             )
         # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
         with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
+        with_secrets = with_secrets or experiment.pipeline[:1]  # those of resources are in it anyway
         os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)
     try:
         yield build_reconstructable_job(
@@ -358,6 +400,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
                 "options_changed": experiment.options_changed,
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
+                "resources": _references_of_resources(resources, experiment),
                 "importable": None if registry.importable is None else sorted(registry.importable),
                 "token": token,
             },
@@ -390,6 +433,7 @@ def rebuild_job(
     path: str | None,
     stages: Mapping[str, str],
     importable: Sequence[str] | None,
+    resources: Mapping[str, str] = {},  # is only read
     options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
@@ -401,7 +445,9 @@ def rebuild_job(
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}
-    return job_for(made, Registry(registered, importable=importable), observers=_observers.get(token, ()))
+    factories = {name: _dereference(reference) for name, reference in resources.items()}
+    registry = Registry(registered, importable=importable, resources=factories)
+    return job_for(made, registry, observers=_observers.get(token, ()))
 
 
 def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
@@ -410,24 +456,37 @@ def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
         name = definition.module or definition.name
         if ":" in name or name not in registry:
             continue
-        stage = registry[name]
-        reference = f"{stage.__module__}:{stage.__qualname__}"
-        try:
-            importable = stage.__module__ != "__main__" and _dereference(reference) is stage
-        except (ImportError, AttributeError):
-            importable = False
-        if not importable:
-            raise CrucibleError(
-                f"stage {definition.name!r} ({reference}) cannot be imported by another process, as the executor "
-                "needs: define it at the top level of a module"
-            )
-        found[name] = reference
+        found[name] = _reference(registry[name], f"stage {definition.name!r}")
     return found
 
 
-def _dereference(reference: str) -> type[Stage]:
+def _references_of_resources(resources: Mapping[str, Any], experiment: Experiment) -> dict[str, str]:
+    """Those that are found in the registry, by their names there."""
+    found = {}
+    for name, one in resources.items():
+        module = (experiment.resources or {})[name].module or name
+        if ":" not in module:
+            found[module] = _reference(one.factory, f"the factory of resource {name!r}")
+    return found
+
+
+def _reference(code: Any, what: str) -> str:
+    reference = f"{code.__module__}:{code.__qualname__}"
+    try:
+        importable = code.__module__ != "__main__" and _dereference(reference) is code
+    except (ImportError, AttributeError):
+        importable = False
+    if not importable:
+        raise CrucibleError(
+            f"{what} ({reference}) cannot be imported by another process, as the executor needs: define it at the top "
+            "level of a module"
+        )
+    return reference
+
+
+def _dereference(reference: str) -> Any:
     module, _, qualname = reference.partition(":")
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fault_table import ALL_FAULTS
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -116,8 +117,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests are marked by their folder and fixtures, and the long ones begin first."""
+    if not ALL_FAULTS:
+        left_out = [item for item in items if item.get_closest_marker("all_faults")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("all_faults")]
     for item in items:
         for marker in markers_of(item):
             item.add_marker(marker)
@@ -125,6 +130,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # tests: one worker has them all. Not the faults, which would keep one worker busy to the end.
         if folder_of(item) == "dagster" and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        shared = {"home", "server", "proxied"} & set(getattr(item, "fixturenames", ()))
+        if folder_of(item) == "faults" and shared:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.callspec.params.get('storage')}"))  # type: ignore[attr-defined]
     # Tests that one worker must run one after another: no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 

@@ -6,9 +6,11 @@ is imported once, and a run's process is there, to be killed, at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import random
 import resource
 import signal
 import stat
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,6 +243,31 @@ def execute_at_home(*, start: str, experiment: str, run_id: str, folder: str) ->
     return execute_experiment(Experiment.model_validate_json(experiment), run_id=run_id)
 
 
+def execute_many(*, count: int, run_id: str, folder: str, **arguments: Any) -> list[dict[str, float]]:
+    """Run an experiment so many times in this process, and say what the process has after each tenth of them."""
+    import gc
+
+    import psutil
+
+    me, found = psutil.Process(), []
+    for number in range(1, count + 1):
+        execute(run_id=str(uuid.uuid4()), folder=folder, **arguments)
+        for mark in Path(folder).glob("begun *"):
+            mark.unlink()
+        if number % (count // 10) == 0:
+            gc.collect()
+            found.append(
+                {
+                    "megabytes": me.memory_info().rss / 2**20,
+                    "files": me.num_fds(),
+                    "threads": me.num_threads(),
+                    "connections": len(me.net_connections()),
+                    "children": len(me.children(recursive=True)),
+                }
+            )
+    return found
+
+
 def execute_and_die(*, call: str, nth: int, **arguments: Any) -> Context:
     """Run an experiment, with a SIGKILL at the nth call that a write to the store makes: see `die_at`."""
     die_at(call, nth, Path(arguments["folder"]))
@@ -287,24 +315,119 @@ def die_at(call: str, nth: int, folder: Path) -> None:
     right after the nth of these.
     """
     name = "fsync" if call == "half" else call
+
+    def die(real: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        if call == "half":
+            os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
+        else:
+            real(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    at_call(name, nth, folder, die, counts=call)
+
+
+def at_call(
+    name: str, nth: int, folder: Path, instead: Callable[..., Any], *, counts: str, to_the_end: bool = False
+) -> None:
+    """Have `instead` be called, with the real function first, for the nth call of `os.<name>` on a file.
+
+    The calls are counted in the file `calls of <counts>`. `to_the_end`: for every later call, too.
+    """
     real = getattr(os, name)
     count = 0
 
-    def counted(*arguments: Any, **named: Any) -> None:
+    def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal count
         if name == "fsync" and not stat.S_ISREG(os.fstat(arguments[0]).st_mode):
-            real(*arguments)  # a folder
-            return
+            return real(*arguments)  # a folder
         count += 1
-        (folder / f"calls of {call}").write_text(str(count))
-        if count == nth and call == "half":
-            os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(*arguments, **named)
-        if count == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+        (folder / f"calls of {counts}").write_text(str(count))
+        if count == nth or (to_the_end and count > nth > 0):
+            return instead(real, *arguments, **named)
+        return real(*arguments, **named)
 
     setattr(os, name, counted)
+
+
+def execute_and_err(*, call: str, nth: int, **arguments: Any) -> Context:
+    """Run an experiment, on a disk that fails from the nth call on that a write to the store makes."""
+
+    def err(real: Callable[..., Any], *_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    at_call(call, nth, Path(arguments["folder"]), err, counts=call, to_the_end=True)
+    return execute(**arguments)
+
+
+def execute_and_wait(*, call: str, nth: int, **arguments: Any) -> Context:
+    """Run an experiment that waits, in the middle of a write to the store, for the file `go`."""
+    folder = Path(arguments["folder"])
+
+    def wait(real: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        (folder / "held").write_text(str(os.getpid()))
+        wait_for(folder / "go")
+        return real(*given, **named)
+
+    at_call(call, nth, folder, wait, counts=call)
+    return execute(**arguments)
+
+
+def execute_on_a_bad_database(*, how: str, seed: int, share: float, **arguments: Any) -> Context:
+    """Run an experiment on a database of which a share of the statements fails: see `spoil_statements`."""
+    spoil_statements(how, seed, share, Path(arguments["folder"]))
+    return execute(**arguments)
+
+
+def resume_on_a_bad_database(*, how: str, seed: int, share: float, folder: str, **arguments: Any) -> Context:
+    spoil_statements(how, seed, share, Path(folder))
+    return resume(**arguments)
+
+
+def spoil_statements(how: str, seed: int, share: float, folder: Path) -> None:
+    """Have a share of this process's SQL statements raise what a driver raises.
+
+    `unavailable`: before the statement reaches the database. `late`: after it was executed and committed, as when the
+    answer is lost. Each is noted in the file `spoilt`.
+    """
+    import sqlite3
+
+    import psycopg2
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
+
+    dice = random.Random(seed)
+
+    def spoil(driver: str, statement: str) -> None:
+        if dice.random() >= share:
+            return
+        with (folder / "spoilt").open("a") as file:
+            file.write(f"{how} {' '.join(statement.split())[:60]}\n")
+        said = "server closed the connection unexpectedly"
+        raise psycopg2.OperationalError(said) if driver == "psycopg2" else sqlite3.OperationalError("disk I/O error")
+
+    if how == "unavailable":
+
+        @event.listens_for(Engine, "do_execute")
+        def before(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            spoil(context.dialect.driver, statement)
+
+        return
+
+    @event.listens_for(Engine, "after_cursor_execute")
+    def after(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        # On PostgreSQL, Dagster has each statement committed by itself.
+        if context.dialect.driver == "psycopg2" and not statement.lstrip().upper().startswith("SELECT"):
+            spoil("psycopg2", statement)
+
+    commit = DefaultDialect.do_commit
+
+    def commit_and_spoil(dialect: Any, connection: Any) -> None:
+        commit(dialect, connection)
+        if dialect.driver == "pysqlite":
+            spoil("pysqlite", "COMMIT")
+
+    DefaultDialect.do_commit = commit_and_spoil  # type: ignore[method-assign]
 
 
 def _instance(home: str) -> Any:
@@ -315,7 +438,20 @@ def _instance(home: str) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     one.__name__: one
-    for one in (execute, execute_together, execute_at_home, execute_and_die, resume, save_and_die, save_together)
+    for one in (
+        execute,
+        execute_together,
+        execute_at_home,
+        execute_and_die,
+        execute_and_err,
+        execute_and_wait,
+        execute_on_a_bad_database,
+        execute_many,
+        resume,
+        resume_on_a_bad_database,
+        save_and_die,
+        save_together,
+    )
 }
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +16,13 @@ from typing import Any
 import psutil
 import yaml
 from children import PATH
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+from crucible_core import Experiment
+from crucible_dagster import job_for
+from crucible_dagster.tags import EXPERIMENT_TAG
 
 __all__ = ["LOCATION", "PATIENCE", "Deployment", "wait_until"]
 
@@ -54,10 +58,23 @@ class Deployment:
         (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
         self._processes: list[subprocess.Popen[bytes]] = []
         stack.callback(self._end)
-        self._server = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
+        self.server_command = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
         self.start_server()
         target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
         self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
+
+    def create_run(self, experiment: Experiment, executor: str, options: Mapping[str, Any]) -> DagsterRun:
+        """A run of the experiment's job as the code server has it, with other options: stage -> options."""
+        request = self.workspace.create_request_context()
+        job = request.get_code_location(LOCATION).get_repository("__repository__").get_full_job(experiment.id)
+        config = {stage: {"config": dict(given)} for stage, given in options.items()}
+        return self.instance.create_run_for_job(
+            job_def=job_for(experiment),
+            run_config={"ops": config, "execution": {"config": {executor: {}}}},
+            remote_job_origin=job.get_remote_origin(),
+            job_code_origin=job.get_python_origin(),
+            tags={EXPERIMENT_TAG: experiment.id},
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,7 +94,7 @@ class Deployment:
         return process
 
     def start_server(self) -> None:
-        self.server = self.start(*self._server)
+        self.server = self.start(*self.server_command)
         wait_until(self._answers, "the code server", self.logs)
 
     def kill_server(self) -> None:

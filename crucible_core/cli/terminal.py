@@ -25,7 +25,7 @@ from crucible_core.metrics import entries_of
 from crucible_core.observers import Observer, current_attempt
 from crucible_core.progress import ProgressUpdate
 from crucible_core.report import report_on
-from crucible_core.report.document import Paragraph
+from crucible_core.report.document import Paragraph, Picture
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
@@ -235,7 +235,7 @@ def print_summary(console: Console, ctx: Context, *, answer: bool = True) -> Non
             console.print(styled((block.text, "bold")))
     print_gates(console, ctx.trace.gates)
     for section in document.sections:
-        if section.title in LEFT_TO_THE_REPORT:
+        if section.title in LEFT_TO_THE_REPORT or all(isinstance(block, Picture) for block in section.blocks):
             continue
         console.print(styled("\n", (section.title, "bold")))
         for place, block in enumerate(section.blocks):

@@ -82,8 +82,10 @@ def _locked(experiment: Experiment, file: Path) -> Experiment:
 
 
 def _has_modules(folder: Path, experiment: Experiment) -> bool:
-    """Whether the module of some stage is in the folder."""
-    tops = {one.module.split(":")[0].split(".")[0] for one in experiment.pipeline if one.module and ":" in one.module}
+    """Whether the module of some stage or resource is in the folder."""
+    named = [one.module for one in experiment.pipeline]
+    named += [one.module for one in (experiment.resources or {}).values()]
+    tops = {one.split(":")[0].split(".")[0] for one in named if one and ":" in one}
     return any((folder / f"{top}.py").is_file() or (folder / top).is_dir() for top in tops)
 
 

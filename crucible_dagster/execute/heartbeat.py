@@ -23,15 +23,16 @@ from crucible_dagster.store import ContextStore
 __all__ = ["INTERVAL", "start_heartbeat"]
 
 INTERVAL = 5.0
-"""Seconds between two beats."""
+"""Seconds between two beats, unless the instance's launcher says otherwise."""
 TICK = 0.5
 """Seconds after which the process that beats has noticed that the one of the run has ended."""
 
 
-def start_heartbeat(store: ContextStore, run_id: str) -> None:
-    """Have the run's heart beat until this process ends."""
+def start_heartbeat(store: ContextStore, run_id: str, interval: float = INTERVAL) -> None:
+    """Have the run's heart beat, once in so many seconds, until this process ends."""
     if sys.platform != "linux":  # where a process with threads cannot be forked
-        threading.Thread(target=_beat, args=(store, run_id, None), name="crucible-heartbeat", daemon=True).start()
+        arguments = (store, run_id, interval, None)
+        threading.Thread(target=_beat, args=arguments, name="crucible-heartbeat", daemon=True).start()
         return
     parent = os.getpid()
     with warnings.catch_warnings():
@@ -43,16 +44,16 @@ def start_heartbeat(store: ContextStore, run_id: str) -> None:
         gc.disable()  # nothing of the parent is finalized here, above all no connection
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # it ends with its parent, however long that takes to end
-        _beat(store, run_id, parent)
+        _beat(store, run_id, interval, parent)
     finally:
         os._exit(0)
 
 
-def _beat(store: ContextStore, run_id: str, parent: int | None) -> None:
+def _beat(store: ContextStore, run_id: str, interval: float, parent: int | None) -> None:
     due = 0.0
     while parent is None or os.getppid() == parent:
         if time.monotonic() >= due:
-            due = time.monotonic() + INTERVAL
+            due = time.monotonic() + interval
             with contextlib.suppress(Exception):  # the store is away; whoever reads it has no heartbeat of any run then
                 store.beat(run_id)
         time.sleep(TICK)

@@ -20,7 +20,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from crucible_core.errors import CrucibleError
 from crucible_dagster.dagster_internals import InstanceRef, run_of_this_process
 from crucible_dagster.execute.failures import StepFailure
-from crucible_dagster.execute.heartbeat import start_heartbeat
+from crucible_dagster.execute.heartbeat import INTERVAL, start_heartbeat
 from crucible_dagster.execute.orphan_watch import ORPHAN_EXIT_CODE
 from crucible_dagster.names import root_of
 from crucible_dagster.origins import location_of
@@ -114,7 +114,8 @@ def begin_run_of_this_process() -> None:
                 return
             store = open_store(instance)
             _leave_to_another_process(run, store, instance)
-        start_heartbeat(store, run_id)
+            interval = getattr(instance.run_launcher, "beat_seconds", INTERVAL)
+        start_heartbeat(store, run_id, interval)
 
 
 _begun: list[tuple[str, InstanceRef | None]] = []

@@ -58,9 +58,11 @@ from crucible_dagster.execute.compiled import (
     experiments_in,
     is_of_asset,
     op_config_in,
+    plan_with_resources,
 )
 from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.given import given_to
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.observed_step import observed_step
@@ -114,7 +116,7 @@ def _run_step(
         plan = compiled.plan_of(launched)
         shown = launched
         if begins:
-            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], plan.resources, first=index)
         if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
@@ -143,10 +145,8 @@ def _run_step(
         later = functools.partial(_always_after, launched, index, compiled.registry)
         one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
         folder = kept_in(context.run_id, _kept_of(manager, context))
-        with (
-            (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running(),
-            folder,
-        ):
+        plan = trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan
+        with plan_with_resources(plan, compiled, context).running(context.run_id), folder:
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
     if audience.wants_contexts:
@@ -416,6 +416,9 @@ def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:
 
 def begun(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
+        given = given_to(getattr(context.resources, STORE_KEY).store, context.run)
+        if given is not None:
+            return given._replace(experiment=shown.with_own_data(), run_id=context.run_id)
         made = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}

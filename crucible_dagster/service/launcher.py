@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from dagster import DagsterRun, DefaultRunLauncher
+from dagster import DagsterRun, DefaultRunLauncher, Field
 
+from crucible_core.errors import CrucibleError
 from crucible_dagster.dagster_internals import CheckRunHealthResult, WorkerStatus
+from crucible_dagster.execute.heartbeat import INTERVAL, TICK
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 
 __all__ = ["SILENCE", "HeartbeatRunLauncher"]
 
-SILENCE = 35.0
-"""Seconds without a beat after which a run is dead: seven beats."""
-STEP = 15.0
-"""The most that the time between two looks counts for: the store, or this process, may have been away meanwhile."""
+BEATS = 7
+"""Beats that do not come before a run is dead."""
+SILENCE = BEATS * INTERVAL
+"""Seconds without a beat after which a run is dead, unless the instance's settings say otherwise."""
+LOOK = 3 / BEATS
+"""The most that the time between two looks counts for, as a share of the silence after which a run is dead: the store,
+or this process, may have been away meanwhile."""
 FORGET = 3_600.0
 
 
@@ -33,19 +39,41 @@ class HeartbeatRunLauncher(DefaultRunLauncher):
 
     No clock of two machines is compared: a run is dead if its heartbeat does not change while this process looks. A run
     without a heartbeat, for instance of a code location without experiments, is taken for alive.
+
+    `silence_seconds` of its settings is the number of seconds without a beat after which a run is dead; a run's process
+    beats seven times within them. Raises CrucibleError if that is oftener than it can.
     """
 
-    def __init__(self, inst_data: Any = None) -> None:
+    def __init__(self, inst_data: Any = None, silence_seconds: float = SILENCE) -> None:
         super().__init__(inst_data)
+        if silence_seconds < BEATS * TICK:
+            raise CrucibleError(
+                f"silence_seconds of the run launcher is {silence_seconds:g}; it must be at least {BEATS * TICK:g}: "
+                f"a run's process beats {BEATS} times within it, and at most once in {TICK:g} seconds."
+            )
+        self.silence = silence_seconds
         self._heard: dict[str, _Heard] = {}
         self._store: ContextStore | None = None
+
+    @classmethod
+    def config_type(cls) -> Mapping[str, Any]:
+        return {"silence_seconds": Field(float, is_required=False, default_value=SILENCE)}
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> Self:
+        return cls(inst_data, **config_value)
+
+    @property
+    def beat_seconds(self) -> float:
+        """Seconds between two beats of a run's process."""
+        return self.silence / BEATS
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """NOT_FOUND if nothing was heard of the run's process for SILENCE seconds, else RUNNING."""
+        """NOT_FOUND if nothing was heard of the run's process for `silence` seconds, else RUNNING."""
         now = time.monotonic()
         self._heard = {key: one for key, one in self._heard.items() if now - one.at < FORGET}
         try:
@@ -60,9 +88,9 @@ class HeartbeatRunLauncher(DefaultRunLauncher):
         if heard is None or heard.beats != beats:
             self._heard[run.run_id] = _Heard(beats, now)
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        heard.silent += min(now - heard.at, STEP)
+        heard.silent += min(now - heard.at, LOOK * self.silence)
         heard.at = now
-        if heard.silent < SILENCE:
+        if heard.silent < self.silence:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         said = f"nothing was heard of its process for {heard.silent:.0f} seconds"
         return CheckRunHealthResult(WorkerStatus.NOT_FOUND, said)

@@ -324,6 +324,7 @@ def test_a_data_frame_is_named_with_its_shape() -> None:
     assert rendered["shape"] == [2, 1]
 
 
+@pytest.mark.fault("text that a database or a browser chokes on")
 def test_text_is_made_safe_for_databases_and_browsers() -> None:
     assert safe_text("a\x00b\ud800c\udfffd\te") == "a\\u0000b\\ud800c\\udfffd\te"
 
@@ -364,6 +365,7 @@ anything = st.recursive(
 
 @settings(max_examples=200)
 @given(anything)
+@pytest.mark.fault("numbers that JSON does not have")
 def test_any_value_becomes_valid_json(value: Any) -> None:
     text = to_json_text(value)
     text.encode()

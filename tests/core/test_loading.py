@@ -327,6 +327,7 @@ def test_a_control_character_in_yaml_is_refused(character: str) -> None:
         "!<tag:yaml.org,2002:python/none> x",
     ],
 )
+@pytest.mark.fault("S1")
 def test_yaml_tags_are_refused_and_nothing_is_made_of_them(payload: str) -> None:
     error = refusal(f"id: a\npipeline:\n  - name: s\n    options:\n      x: {payload}\n")
     assert "YAML tags are not supported" in error.message
@@ -395,6 +396,7 @@ def test_plain_values_are_read_by_the_core_schema_of_yaml_1_2(text: str, value: 
         ("-9223372036854775808", "64 bits"),
     ],
 )
+@pytest.mark.fault("YAML that means something else elsewhere")
 def test_values_that_mean_something_else_elsewhere_must_be_quoted(text: str, part: str) -> None:
     error = refusal(f"id: a\npipeline:\n  - name: s\n    options:\n      x: {text}\n")
     assert part in error.message
@@ -414,6 +416,7 @@ def test_numbers_of_yaml_1_1_are_not_silently_texts(text: str) -> None:
     assert ours == read
 
 
+@pytest.mark.fault("YAML that means something else elsewhere")
 def test_a_key_that_stands_twice_is_refused_at_the_second() -> None:
     error = refusal("id: a\npipeline:\n  - name: s\n    options:\n      seed: 1\n      seed: 2\n")
     assert (error.line, error.column) == (6, 7)
@@ -493,6 +496,7 @@ def test_an_anchor_that_contains_itself_is_refused() -> None:
     ids=lambda text: f"{text[:12]!r}, {len(text)}",
 )
 @pytest.mark.parametrize("name", ["bomb.yaml", "bomb.json"])
+@pytest.mark.fault("bombs of YAML and JSON")
 def test_a_bomb_is_refused_within_a_second(text: str, name: str) -> None:
     assert len(str(refusal(text, name))) < 1_000
 
@@ -785,6 +789,7 @@ def loads_or_refuses(raw: bytes, name: str) -> None:
 @example(b"--- >9\n", "a.yaml")
 @example(b"! 12", "a.yaml")
 @example(b"{? a, ? b: c}", "a.yaml")
+@pytest.mark.fault("S1")
 def test_any_bytes_are_loaded_or_refused(raw: bytes, name: str) -> None:
     loads_or_refuses(raw, name)
 
@@ -798,6 +803,7 @@ yaml_pieces = st.sampled_from(YAML_PIECES)
 
 @settings(max_examples=120)
 @given(st.lists(yaml_pieces, max_size=30).map("".join), st.sampled_from(["a.yaml", "a.json"]))
+@pytest.mark.fault("S1")
 def test_any_heap_of_yaml_pieces_is_loaded_or_refused(text: str, name: str) -> None:
     loads_or_refuses(text.encode(), name)
 
@@ -837,6 +843,7 @@ def test_every_refusal_is_a_crucible_error() -> None:
     assert issubclass(InvalidExperimentError, CrucibleError)
 
 
+@pytest.mark.fault("S2")
 def test_loading_imports_no_module_that_the_file_names() -> None:
     Path("dangerous.py").write_text("import pathlib; pathlib.Path('imported').touch()\n")
     load_experiment(write("id: a\npipeline:\n  - {name: s, module: 'dangerous:Stage'}\n"))

@@ -77,6 +77,7 @@ def test_a_registry_describes_a_stage_under_its_registered_name() -> None:
     assert described["required"] == ["epochs"]
 
 
+@pytest.mark.fault("an unknown stage")
 def test_an_unknown_name_is_refused_with_the_closest_and_all_others() -> None:
     with pytest.raises(UnknownStageError) as caught:
         builtin_registry()["bnech"]
@@ -201,6 +202,7 @@ def test_a_reference_to_no_stage_is_refused_with_what_was_asked_and_what_exists(
         "/my_stages:Train", "my-stages:Train", "my_stages:0", "my_stages:Train[0]", " my_stages:Train",
     ],
 )  # fmt: skip
+@pytest.mark.fault("an unknown stage")
 def test_a_reference_of_another_form_is_refused_and_imports_nothing(reference: str) -> None:
     Path("my_stages.py").write_text(STAGE_MODULE)
     before = set(sys.modules)
@@ -276,6 +278,7 @@ def test_the_position_of_the_stage_in_the_file_is_shown() -> None:
 
 
 @pytest.mark.parametrize("importable", [(), ["other"], ["my_stage"], ["my_stages.deeper"]])
+@pytest.mark.fault("S2")
 def test_modules_outside_the_list_are_refused_and_not_imported(importable: list[str]) -> None:
     Path("my_stages.py").write_text("import pathlib; pathlib.Path('imported').touch()\n" + STAGE_MODULE)
     shown = str(refused("my_stages:load", registry=Registry(importable=importable)))

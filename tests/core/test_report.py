@@ -31,6 +31,7 @@ from crucible_core.report.latex import latex_of
 from crucible_core.report.output_files import path_problem, write_atomically
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import visible_text
+from crucible_core.values.series import Series
 
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]
@@ -88,6 +89,8 @@ def test_a_confidence_level_is_never_rounded_to_another(alpha: float, level: str
 def test_without_a_comparison_the_first_numbers_are_the_headline() -> None:
     assert headline(reported(accuracy=0.91234, n=1200)) == "accuracy = 0.9123, n = 1,200."
     assert headline(reported(a=1, b={"c": 2}, d=3, e=4, f="x")) == "a = 1, b.c = 2, d = 3 and 1 more metrics."
+    curve = Series([(0, 1.5), (1, 0.5)])
+    assert headline(reported(loss=curve, accuracy=0.9)) == "accuracy = 0.9, loss.last = 0.5."
     assert headline(reported(name="x")) == "0 of 1 stages succeeded; no metrics."
 
 
@@ -344,6 +347,7 @@ some = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @some
 @given(any_text, any_text)
 @example("<script>", "</title>")
+@pytest.mark.fault("S7")
 def test_html_holds_no_element_or_attribute_that_the_template_did_not_make(text: str, title: str) -> None:
     parsed = Elements(render_report(hostile(text), "html", title=title or None))
     policies = [attrs for tag, attrs in parsed.elements if dict(attrs).get("http-equiv")]
@@ -369,6 +373,7 @@ def test_html_shows_a_text_as_it_is(text: str) -> None:
     assert expected in shown or " ".join(expected.split()) in " ".join(shown.split())
 
 
+@pytest.mark.fault("S7")
 def test_html_needs_nothing_from_outside() -> None:
     text = render_report(compared(), "html")
     assert not re.search(r"(?i)(src|href)\s*=|https?:|@import|url\(|<script|<link|<iframe", text)
@@ -576,6 +581,7 @@ paths = (
 @example("\ud800")
 @example("a/" * 2000 + "x")
 @example("x" * 199 + ".md")
+@pytest.mark.fault("S3")
 def test_no_path_writes_outside_the_root(tmp_path: Path, path: str) -> None:
     outside = tmp_path / "outside"
     root = tmp_path / "reports"

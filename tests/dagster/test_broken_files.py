@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.fault("a code location is broken")
 def test_the_good_ones_load_and_each_broken_one_is_a_job_that_fails_with_its_mistake(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

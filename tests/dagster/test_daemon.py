@@ -96,6 +96,7 @@ def worked(folder: Path) -> list[str]:
     return (folder / "executed").read_text().split() if (folder / "executed").exists() else []
 
 
+@pytest.mark.fault("R7", "the daemon is killed", "two daemons")
 def test_two_daemons_that_are_killed_and_started_again_have_each_tick_s_and_update_s_work_done_once(
     deployment: Deployment,
 ) -> None:

@@ -4,6 +4,7 @@
 import importlib
 import inspect
 import logging
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from dagster._grpc.types import ExecuteExternalJobArgs
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 from postgres import Storage
+from sqlalchemy.exc import SQLAlchemyError
 from stages_for_tests import experiment_of, registry
 
 from crucible_dagster import dagster_internals, execute_experiment
@@ -173,6 +175,14 @@ def test_this_process_has_no_role() -> None:
     assert dagster_internals.run_of_this_process() is None
 
 
+def test_a_worker_of_celery_has_no_role_though_its_target_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        def __call__(self) -> None: ...
+
+    monkeypatch.setattr(multiprocessing.current_process(), "_target", Worker(), raising=False)
+    assert dagster_internals.role_of_this_process() is None
+
+
 def test_the_daemon_s_command_takes_a_workspace() -> None:
     command = dagster_internals.daemon_command()
     assert command.name == "run"
@@ -205,6 +215,17 @@ def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstanc
     url = dagster_internals.postgres_url(instance)
     assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
     assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
+    folders = dagster_internals.sqlite_folders(instance.root_directory)
+    assert (folders is None) == (storage == "postgres")
+    assert folders is None or ((folders.runs / "runs.db").exists() and (folders.schedules / "schedules.db").exists())
+    assert folders is None or (folders.events / "index.db").exists()
+
+
+def test_dagster_s_postgresql_storage_has_an_error_of_its_own_for_a_database_that_is_away() -> None:
+    from dagster_postgres.utils import DagsterPostgresException
+
+    assert not issubclass(DagsterPostgresException, SQLAlchemyError)  # or nothing needs to be added to that
+    assert dagster_internals.database_errors() == (SQLAlchemyError, DagsterPostgresException)
 
 
 def test_nothing_else_imports_from_an_underscore_module() -> None:

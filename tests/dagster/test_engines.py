@@ -287,6 +287,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.fault("a Celery worker is killed")
 def test_what_a_killed_worker_had_is_run_by_another_without_help(
     celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
 ) -> None:
@@ -318,6 +319,7 @@ def test_what_a_killed_worker_had_is_run_by_another_without_help(
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.fault("a Celery worker is killed")
 def test_a_run_whose_stage_lost_its_worker_says_so_and_is_resumed(
     celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path
 ) -> None:
@@ -383,6 +385,7 @@ def test_a_setting_of_another_executor_is_refused(execution: Mapping[str, Any]) 
         Experiment.model_validate({"id": "x", "pipeline": [{"name": "bench"}], "execution": execution})
 
 
+@pytest.mark.fault("the broker is restarted")
 def test_a_broker_that_is_not_set_or_does_not_answer_is_one_sentence(
     instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_every_test_finds_storage_empty(instance: DagsterInstance) -> None:
     assert instance.all_asset_keys() == []
 
 
+@pytest.mark.fault("another driver is installed")
 def test_the_driver_is_the_one_that_is_installed(postgres: Postgres, tmp_path: Path) -> None:
     with dagster_home(tmp_path, "postgres", postgres) as home, DagsterInstance.from_config(str(home)) as instance:
         url = sqlalchemy.make_url(instance.run_storage.postgres_url)
@@ -68,6 +69,7 @@ def test_the_driver_is_the_one_that_is_installed(postgres: Postgres, tmp_path: P
     assert sqlalchemy.create_engine("postgresql://").dialect.driver == "psycopg2"
 
 
+@pytest.mark.fault("R8")
 def test_processes_that_open_fresh_storage_together_all_succeed(postgres: Postgres, tmp_path: Path) -> None:
     databases = [postgres.create_database() for _ in range(2)]
     with dagster_home(tmp_path, "postgres", postgres) as home:
@@ -100,6 +102,7 @@ def test_processes_that_open_fresh_storage_together_all_succeed(postgres: Postgr
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.fault("PostgreSQL is killed")
 def test_what_was_stored_is_there_when_the_server_is_back(postgres: Postgres, tmp_path: Path, how: str) -> None:
     with dagster_home(tmp_path, "postgres", postgres) as home, DagsterInstance.from_config(str(home)) as instance:
         context = execute_experiment(one_stage(), instance=instance)

@@ -366,6 +366,7 @@ def run_crucible(*arguments: str) -> subprocess.CompletedProcess[str]:
     return commands.crucible(*arguments)
 
 
+@pytest.mark.fault("code was changed between attempts")
 def test_a_resumed_run_records_the_code_that_made_each_result(home: Path, tmp_path: Path) -> None:
     Path("edited_stages.py").write_text(EDITED.format(value=1, fix="raise OSError('no disk')"))
     Path("edited.yaml").write_text(

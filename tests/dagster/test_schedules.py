@@ -89,6 +89,7 @@ def times_of(schedule: Schedule, begin: datetime, end: datetime) -> list[datetim
 
 
 @pytest.mark.parametrize(("zone", "days", "cron", "expected"), DST)
+@pytest.mark.fault("R11")
 def test_the_ticks_of_a_night_in_which_the_clocks_change(
     zone: str, days: Mapping[str, str], cron: str, expected: Sequence[str] | int
 ) -> None:
@@ -423,6 +424,7 @@ def at(minute: float) -> datetime:
     return MIDNIGHT + timedelta(minutes=minute)
 
 
+@pytest.mark.fault("no daemon for a while")
 def test_all_missed_ticks_are_run_once_each_the_oldest_first(plant: Plant) -> None:
     plant.define(since=at(0.5), cron="* * * * *", missed="all")
     plant.scheduler_at(at(4.2))
@@ -519,6 +521,7 @@ def test_ticks_from_before_the_schedule_was_switched_on_are_not_missed(plant: Pl
     assert [tick.outcome for tick in plant.ticks(at(8), since=at(0.5))] == ["run", *["missed"] * 4, "run", "run"]
 
 
+@pytest.mark.fault("R11")
 def test_a_night_in_which_the_clocks_change_has_one_run(small_plant: Plant) -> None:
     for day, tick in ((FORWARD[BERLIN], "01:00"), (BACK[BERLIN], "01:30")):
         begin, _ = day_of(BERLIN, day)
@@ -529,9 +532,18 @@ def test_a_night_in_which_the_clocks_change_has_one_run(small_plant: Plant) -> N
     assert len(small_plant.worked()) == 2
 
 
+@pytest.mark.fault("the clock jumps")
+def test_a_clock_that_is_set_back_and_forth_has_each_tick_worked_once(small_plant: Plant) -> None:
+    small_plant.define(since=at(0.5), cron="*/30 * * * *", missed="all")
+    for minute in (31, 61, 1, 31.5, 91, 31, 121):
+        small_plant.scheduler_at(at(minute))
+    assert Counter(small_plant.worked()) == dict.fromkeys(["00:30", "01:00", "01:30", "02:00"], 1)
+
+
 POINTS = ["TICK_CREATED", "TICK_HELD", "RUN_CREATED", "RUN_LAUNCHED", "RUN_ADDED", "TICK_SUCCESS"]
 
 
+@pytest.mark.fault("the daemon is killed")
 def test_a_tick_whose_scheduler_is_killed_is_run_once_by_the_next_one(plant: Plant, storage: Storage) -> None:
     plant.define(since=at(0.5), cron="* * * * *", missed="all")
     # The next one comes with the next tick, or before it.
@@ -547,6 +559,7 @@ def test_a_tick_whose_scheduler_is_killed_is_run_once_by_the_next_one(plant: Pla
         assert set(plant.outcomes(at(minute + 0.7))) == {"succeeded"}, (point, wait)
 
 
+@pytest.mark.fault("R7")
 def test_two_schedulers_at_once_have_each_tick_s_work_done_once(plant: Plant) -> None:
     plant.define(since=at(0.5), cron="* * * * *", missed="all")
     for minute in (1, 3):
@@ -568,6 +581,7 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(crucible, ["ticks", *arguments])
 
 
+@pytest.mark.fault("R7", "no daemon for a while")
 def test_the_command_lists_ticks_and_catches_up(plant: Plant) -> None:
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     hours = [now.replace(minute=0) - timedelta(hours=back) for back in (3, 2, 1)]

@@ -142,6 +142,7 @@ def test_fresh_runs_every_stage_and_its_results_are_the_ones_used_next(instance:
     assert explain_stage(instance, fresh.run_id, "train").verdict == "train was run because of --fresh"
 
 
+@pytest.mark.fault("code was changed between attempts")
 def test_changed_code_runs_the_stage(instance: DagsterInstance, tmp_path: Path) -> None:
     source = "from crucible_core import stage\n\n@stage\ndef one(ctx):\n    return ctx.put_metric('m', 1)\n"
     (tmp_path / "changing.py").write_text(source)
@@ -196,6 +197,7 @@ def test_a_result_whose_objects_are_gone_is_made_again(instance: DagsterInstance
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
+@pytest.mark.fault("an object is damaged")
 def test_a_result_whose_objects_are_damaged_is_made_again(instance: DagsterInstance, how: str) -> None:
     first = run(instance, LARGE, TRAIN)
     store = open_store(instance)

@@ -153,6 +153,7 @@ def newest_run(instance: DagsterInstance) -> str:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.fault("R3", "a run's process is killed")
 def test_a_run_that_is_killed_in_a_stage_goes_on_at_that_stage(
     instance: DagsterInstance, children: Children, folder: Path, undisturbed: Context, executor: str
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_run_that_is_killed_in_a_stage_goes_on_at_that_stage(
     assert verify_store(open_store(instance)).problems == ()
 
 
+@pytest.mark.fault("a run's process is killed")
 def test_a_run_of_the_command_line_that_is_killed_is_resumed_by_the_command_line(
     folder: Path, undisturbed: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def duration(children: Children, tmp_path_factory: pytest.TempPathFactory) -> fl
 
 
 @pytest.mark.parametrize("moments", [range(start, start + 5) for start in (0, 5, 10, 15)], ids=lambda one: f"{one[0]}+")
+@pytest.mark.fault("R1", "R3")
 def test_a_run_that_is_killed_at_any_moment_goes_on_or_says_that_it_cannot(
     sqlite: DagsterInstance,
     children: Children,
@@ -260,6 +263,7 @@ def kill_at_a_moment(
     return "resumed"
 
 
+@pytest.mark.fault("R3")
 def test_a_run_that_was_resumed_and_killed_again_is_resumed_again(
     sqlite: DagsterInstance, children: Children, folder: Path, undisturbed: Context
 ) -> None:
@@ -279,6 +283,7 @@ def test_a_run_that_was_resumed_and_killed_again_is_resumed_again(
     assert executed(folder) == ["begin", "first", "measure", *["hold"] * 4, "second", "sum_up"]
 
 
+@pytest.mark.fault("R3")
 def test_a_run_whose_last_step_was_stored_and_not_announced_is_resumed_without_running_it_again(
     sqlite: DagsterInstance, children: Children, folder: Path
 ) -> None:
@@ -294,6 +299,7 @@ def test_a_run_whose_last_step_was_stored_and_not_announced_is_resumed_without_r
     assert resumed.differences(run_experiment(stages(folder, "numbers", "total"))) == ()
 
 
+@pytest.mark.fault("R3")
 def test_a_run_whose_steps_all_ended_and_whose_own_end_was_not_written_is_resumed(
     sqlite: DagsterInstance, folder: Path
 ) -> None:
@@ -319,6 +325,7 @@ def calls_of(call: str, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.fault("R4", "a write is cut off")
 def test_a_process_that_is_killed_in_a_write_leaves_the_old_value_or_the_new_one(
     children: Children, tmp_path: Path, call: str
 ) -> None:
@@ -355,6 +362,7 @@ def test_a_process_that_is_killed_in_a_write_leaves_the_old_value_or_the_new_one
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.fault("R3", "R4", "a write is cut off", "a stage was half done")
 def test_a_run_that_is_killed_in_any_of_its_writes_goes_on(
     sqlite: DagsterInstance, children: Children, tmp_path: Path, call: str
 ) -> None:
@@ -465,6 +473,7 @@ disks = pytest.mark.parametrize("disk", ["mounted", "limited"], indirect=True)
     [("mounted", "in_process"), ("limited", "in_process"), ("mounted", "multiprocess")],
     indirect=["disk"],
 )
+@pytest.mark.fault("the disk is full")
 def test_a_stage_that_the_disk_has_no_space_for_fails_by_name_and_the_run_goes_on_when_there_is_some(
     sqlite: DagsterInstance,
     children: Children,
@@ -498,6 +507,7 @@ def test_a_stage_that_the_disk_has_no_space_for_fails_by_name_and_the_run_goes_o
 
 
 @disks
+@pytest.mark.fault("the disk is full")
 def test_an_event_that_had_no_space_does_not_take_the_later_ones_with_it(disk: SmallDisk) -> None:
     store = ContextStore(UPath(disk.folder / "store"))
     begun = Context.begin(Experiment.model_validate({"id": "tried", "pipeline": [{"name": "one"}]}), run_id=OWN_RUN)
@@ -510,6 +520,7 @@ def test_an_event_that_had_no_space_does_not_take_the_later_ones_with_it(disk: S
 
 
 @disks
+@pytest.mark.fault("the disk is full")
 def test_a_sweep_on_a_full_disk_fails_and_goes_on_where_it_was(folder: Path, disk: SmallDisk) -> None:
     trials = {"grid": {"flip.bias": [0.2, 0.8]}, "replicates": 40}
     marks = {"name": "mark", "module": "trial_stages:mark", "options": {"folder": str(folder)}}
@@ -525,6 +536,7 @@ def test_a_sweep_on_a_full_disk_fails_and_goes_on_where_it_was(folder: Path, dis
 
 
 @disks
+@pytest.mark.fault("the disk is full")
 def test_a_run_that_cannot_even_be_recorded_says_so(
     sqlite: DagsterInstance, folder: Path, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +554,7 @@ def test_a_run_that_cannot_even_be_recorded_says_so(
 
 
 @disks
+@pytest.mark.fault("the disk is full")
 def test_a_database_that_the_disk_has_no_space_for_is_said_in_one_sentence(
     disk: SmallDisk, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -612,6 +625,7 @@ def verified() -> tuple[int, str]:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("part", "key"), [("assigns", "array"), ("assigns", "model"), ("outputs", 0)])
+@pytest.mark.fault("an object is damaged")
 def test_a_damaged_object_is_named_when_it_is_read_and_by_the_command(
     finished: tuple[DagsterInstance, str],
     copied: ContextStore,
@@ -641,6 +655,7 @@ def test_a_damaged_object_is_named_when_it_is_read_and_by_the_command(
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, alter])
+@pytest.mark.fault("an object is damaged")
 def test_a_damaged_manifest_is_named_when_it_is_read_and_by_the_command(
     finished: tuple[DagsterInstance, str], copied: ContextStore, damage: Callable[[Path], None]
 ) -> None:
@@ -692,6 +707,7 @@ def test_the_command_prints_what_is_damaged_and_exits_with_one(
     assert "1 problems" in done.stdout
 
 
+@pytest.mark.fault("an object is damaged")
 def test_a_resumed_run_names_the_object_that_is_damaged(
     sqlite: DagsterInstance, children: Children, folder: Path
 ) -> None:
@@ -760,6 +776,7 @@ def test_twenty_runs_at_once_on_one_database_all_succeed(
 
 
 @pytest.mark.parametrize("number", range(4))
+@pytest.mark.fault("R8", "the first start on SQLite")
 def test_several_processes_that_open_a_fresh_home_at_once_all_succeed(
     children: Children, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -791,9 +808,11 @@ def test_several_processes_that_open_a_fresh_home_at_once_all_succeed(
 # --- the database is away ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R5", "the database is away for a moment")
+@pytest.mark.parametrize("seconds", [1, pytest.param(5, marks=pytest.mark.all_faults)])
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_database_that_is_away_for_three_seconds_costs_nothing(
-    postgres: Postgres, children: Children, tmp_path: Path, folder: Path, executor: str
+def test_a_database_that_is_away_for_a_moment_costs_nothing(
+    postgres: Postgres, children: Children, tmp_path: Path, folder: Path, executor: str, seconds: int
 ) -> None:
     home = new_folder(tmp_path, "home")
     with dagster_home(home, "postgres", postgres), DagsterInstance.from_config(str(home)) as instance:
@@ -807,7 +826,7 @@ def test_a_database_that_is_away_for_three_seconds_costs_nothing(
             postgres.stop()
             try:
                 (marks / "go").touch()
-                time.sleep(3)
+                time.sleep(seconds)
             finally:
                 postgres.start()
             away = time.monotonic() - stopped
@@ -960,6 +979,7 @@ def test_a_manifest_of_a_format_to_come_is_refused_and_says_to_upgrade(
 # --- who comes too late -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R2")
 def test_of_attempts_at_one_step_the_first_result_counts_and_the_others_are_refused(
     children: Children, tmp_path: Path
 ) -> None:
@@ -989,6 +1009,7 @@ def test_of_attempts_at_one_step_the_first_result_counts_and_the_others_are_refu
     assert store.load(OWN_RUN, "one").assigns["attempt"] == won[0]
 
 
+@pytest.mark.fault("R2", "a run's process is killed", "a step outlives its run's process")
 def test_a_step_whose_run_worker_was_killed_ends_itself_and_its_result_never_counts(
     instance: DagsterInstance, children: Children, folder: Path
 ) -> None:
@@ -1015,6 +1036,7 @@ def test_a_step_whose_run_worker_was_killed_ends_itself_and_its_result_never_cou
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.fault("a step outlives its run's process")
 def test_a_step_of_a_run_that_was_declared_dead_ends_without_a_result(
     instance: DagsterInstance, children: Children, folder: Path, executor: str
 ) -> None:
@@ -1043,6 +1065,7 @@ def test_a_step_of_a_run_that_was_declared_dead_ends_without_a_result(
     assert executed(folder) == ["numbers", "doze", "doze", "total"]
 
 
+@pytest.mark.fault("R2", "a step outlives its run's process")
 def test_the_late_result_of_a_run_that_was_resumed_is_refused(
     instance: DagsterInstance, children: Children, folder: Path, undisturbed: Context
 ) -> None:
@@ -1097,6 +1120,7 @@ class Evil:
         return os.mkdir, (self.marker,)
 
 
+@pytest.mark.fault("S4")
 def test_a_pickle_in_the_store_is_refused_and_runs_nothing(
     sqlite: DagsterInstance, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1140,6 +1164,7 @@ class EvilError(Exception):
         return os.mkdir, (self.marker,)
 
 
+@pytest.mark.fault("S4")
 def test_a_manifest_that_was_made_to_name_a_pickle_is_refused(tmp_path: Path) -> None:
     store = ContextStore(UPath(tmp_path / "store"))
     begun = Context.begin(Experiment.model_validate({"id": "tried", "pipeline": [{"name": "one"}]}), run_id=OWN_RUN)
@@ -1188,6 +1213,7 @@ def test_a_run_that_needs_a_pickle_is_refused_where_there_are_to_be_none(
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("how", ["interrupted", "terminated", "cancelled"])
+@pytest.mark.fault("a run is cancelled")
 def test_a_run_that_was_stopped_goes_on(
     sqlite: DagsterInstance, children: Children, folder: Path, undisturbed: Context, how: str, executor: str
 ) -> None:

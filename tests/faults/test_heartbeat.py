@@ -10,18 +10,22 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 from children import PATH
 from dagster import DagsterInstance, DagsterRun
+from postgres import DEPLOYED
 from services import wait_until
 from upath import UPath
 
+from crucible_core import CrucibleError
 from crucible_dagster.dagster_internals import WorkerStatus
 from crucible_dagster.service import launcher
-from crucible_dagster.service.launcher import SILENCE, STEP, HeartbeatRunLauncher
+from crucible_dagster.service.launcher import LOOK, SILENCE, HeartbeatRunLauncher
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.collection import collect_garbage
 from crucible_dagster.store.io_manager import open_store
 
+STEP = LOOK * SILENCE
 RUN = "00000000-0000-4000-8000-00000000000b"
 
 BUSY = """
@@ -33,11 +37,12 @@ from upath import UPath
 from crucible_dagster.execute.heartbeat import start_heartbeat
 from crucible_dagster.store import ContextStore
 
-start_heartbeat(ContextStore(UPath(sys.argv[1])), sys.argv[2])
+start_heartbeat(ContextStore(UPath(sys.argv[1])), sys.argv[2], 1.0)
 re.match("(a+)+$", "a" * 64 + "b")  # for ever, and no other thread runs meanwhile
 """
 
 
+@pytest.mark.fault("the machine is lost")
 def test_a_run_that_lets_no_other_thread_run_has_a_heartbeat_until_it_ends(tmp_path: Path) -> None:
     store = ContextStore(UPath(tmp_path / "store"))
     command = [sys.executable, "-c", BUSY, str(store.base), RUN]
@@ -77,6 +82,7 @@ def sqlite(tmp_path: Path) -> DagsterInstance:
     return DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}})
 
 
+@pytest.mark.fault("the machine is lost")
 def test_a_run_is_dead_when_its_heartbeat_is_silent_and_not_before(looking: Looking) -> None:
     for _ in range(10):
         looking.store.beat(RUN)
@@ -90,6 +96,21 @@ def test_a_run_is_dead_when_its_heartbeat_is_silent_and_not_before(looking: Look
 
 def test_a_run_without_a_heartbeat_is_taken_for_alive(looking: Looking) -> None:
     assert {looking.look(100.0) for _ in range(10)} == {WorkerStatus.RUNNING}
+
+
+@pytest.mark.fault("R1", "the machine is lost")
+def test_the_settings_say_after_how_long_a_run_is_dead_and_as_deployed_that_is_within_a_minute(tmp_path: Path) -> None:
+    launcher = {"module": "crucible_dagster.service.launcher", "class": "HeartbeatRunLauncher"}
+    overrides = {"telemetry": {"enabled": False}, "run_launcher": {**launcher, "config": {"silence_seconds": 7.0}}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+        assert isinstance(instance.run_launcher, HeartbeatRunLauncher)
+        assert (instance.run_launcher.silence, instance.run_launcher.beat_seconds) == (7.0, 1.0)
+    with pytest.raises(CrucibleError, match=r"silence_seconds of the run launcher is 1; it must be at least 3\.5"):
+        HeartbeatRunLauncher(silence_seconds=1.0)
+    deployed = yaml.safe_load(DEPLOYED.read_text())
+    assert deployed["run_launcher"] == launcher
+    # The last beat may have come right after a look, and the look that finds it silent for long enough is the next one.
+    assert HeartbeatRunLauncher().silence + 2 * deployed["run_monitoring"]["poll_interval_seconds"] < 60
 
 
 def test_a_run_is_not_dead_because_nobody_looked_or_could(looking: Looking) -> None:

@@ -52,6 +52,7 @@ class Daemon:
         return "Dagster daemons" in self.said or "Instance is configured with" in self.said
 
 
+@pytest.mark.fault("R7", "the daemon is killed", "two daemons")
 def test_a_second_daemon_stands_by_and_takes_over_when_the_first_is_killed(deployment: Deployment) -> None:
     first = Daemon(deployment)
     wait_until(first.works, "the first daemon", lambda: first.said)
@@ -65,6 +66,7 @@ def test_a_second_daemon_stands_by_and_takes_over_when_the_first_is_killed(deplo
     assert second.process.wait(timeout=60) == 0, second.said
 
 
+@pytest.mark.fault("two daemons")
 def test_a_daemon_whose_lock_went_with_its_connection_learns_that_another_one_has_it(deployment: Deployment) -> None:
     with closing(lock_of(deployment.instance)) as first, closing(lock_of(deployment.instance)) as second:
         assert first.take()

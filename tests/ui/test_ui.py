@@ -547,6 +547,7 @@ class Listener(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
+@pytest.mark.fault("S7", "a live link in metadata")
 def test_hostile_texts_are_shown_and_do_nothing_in_the_ui_and_in_reports(
     page: Page, deployment: Deployment, tmp_path: Path
 ) -> None:
