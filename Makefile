@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast calibration conformance faults chaos dev lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance faults chaos fuzz dev up down status lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,6 +47,16 @@ calibration: $(VENV)/dev ## Simulate every path of `auto` and the verdicts, and 
 conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as it is deployed
 	$(BIN)/python .ci/conformance.py $(PYTEST_ARGS)
 
+# In an environment of its own: what guides it is a fuzzer for C, which nobody else needs.
+build/fuzz/venv: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -e . 'atheris>=3'
+	@touch $@
+
+FUZZ_SECONDS ?= 60
+fuzz: build/fuzz/venv ## Look for files that the loader does not bear, for FUZZ_SECONDS=60; its corpus stays in build/fuzz
+	build/fuzz/venv/bin/python tests/core/fuzz_loading.py -max_total_time=$(FUZZ_SECONDS) -max_len=20000 $(FUZZ_ARGS)
+
 faults: $(VENV)/dev ## Run every test of a fault, the long ones too, and write the table of deploy/README.md
 	CRUCIBLE_FAULTS=all $(BIN)/python -m pytest -q -m fault --dist loadgroup --junitxml build/faults.xml $(PYTEST_ARGS); \
 	ended=$$?; $(BIN)/python tests/fault_table.py build/faults.xml && exit $$ended
@@ -59,11 +69,26 @@ chaos: $(VENV)/dev ## Disturb a deployment at random, and check every promise: S
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples
 
+# What it starts lies in SERVICE; PROFILE=celery adds a broker and two workers.
+SERVICE ?= .crucible/service
+PROFILE ?=
+LOCAL = COMPOSE_PROFILES=$(PROFILE) $(BIN)/python -m deploy.local --folder "$(SERVICE)"
+
+up: $(VENV)/dev ## Start the services of deploy/ as processes of this machine: see deploy/README.md
+	@$(LOCAL) up
+
+down: $(VENV)/dev ## Stop them; runs in flight are waited for
+	@$(LOCAL) down
+
+status: $(VENV)/dev ## Say how each of them is
+	@$(LOCAL) status
+
 lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples tests/typing
+	$(BIN)/mypy -p deploy.local
 	$(BIN)/typos
 
 docs: $(VENV)/docs ## Build the documentation as a site, strictly: build/site/index.html

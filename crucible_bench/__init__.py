@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         proportion_interval,
         proportion_test,
     )
+    from crucible_bench.hypothesis_tests.quantiles import compare_quantiles, quantile_interval
     from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
     from crucible_bench.hypothesis_tests.run_test import run_test
     from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval, probability_of_improvement
@@ -160,6 +161,7 @@ __all__ = [
     "compare_paired_proportions",
     "compare_preferences",
     "compare_proportions",
+    "compare_quantiles",
     "corrected_resampled_ttest",
     "drop_missing",
     "dunn",
@@ -187,6 +189,7 @@ __all__ = [
     "probability_of_improvement",
     "proportion_interval",
     "proportion_test",
+    "quantile_interval",
     "rank_over_blocks",
     "run_test",
     "sample_size",
@@ -269,6 +272,7 @@ _HOMES = {
     "compare_paired_proportions": "hypothesis_tests.proportions",
     "compare_preferences": "evaluations.preferences",
     "compare_proportions": "hypothesis_tests.proportions",
+    "compare_quantiles": "hypothesis_tests.quantiles",
     "corrected_resampled_ttest": "hypothesis_tests.resampled_ttest",
     "drop_missing": "data.missing",
     "dunn": "multiple.dunn_nemenyi",
@@ -294,6 +298,7 @@ _HOMES = {
     "power_of": "power.power",
     "practical_equivalence": "decisions.practical_equivalence",
     "probability_of_improvement": "hypothesis_tests.stratified",
+    "quantile_interval": "hypothesis_tests.quantiles",
     "proportion_interval": "hypothesis_tests.proportions",
     "proportion_test": "hypothesis_tests.proportions",
     "rank_over_blocks": "decisions.rankings",

@@ -21,6 +21,7 @@ from crucible_bench.compared import (
     BestSet,
     ComparedGroup,
     FamilyResult,
+    GroupQuantile,
     GroupSummary,
     InterquartileMean,
     MarginResult,
@@ -49,6 +50,7 @@ from crucible_bench.hypothesis_tests.contingency import chi_square_test, fisher_
 from crucible_bench.hypothesis_tests.normality import shapiro_wilk, skewness_of_mean
 from crucible_bench.hypothesis_tests.one_sample import OneSampleTest, one_sample_test
 from crucible_bench.hypothesis_tests.proportions import proportion_interval, proportion_test
+from crucible_bench.hypothesis_tests.quantiles import compare_quantiles, quantile_interval
 from crucible_bench.hypothesis_tests.resampled_ttest import corrected_resampled_ttest
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS, run_test
 from crucible_bench.hypothesis_tests.stratified import compare_iqm, iqm_interval
@@ -60,6 +62,7 @@ from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_h
 from crucible_bench.result import Choice, Interval, TestResult, Untested
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
+    QUANTILE_TESTS,
     TEST_ALIASES,
     TESTS_OF_MANY_GROUPS,
     Alternative,
@@ -79,6 +82,7 @@ __all__ = ["FamilyChoice", "analyse", "choose_family", "compare"]
 
 _OF_MEANS: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "student_ttest", "ttest", "welch_anova"})
 _MOST_NAMED: Final = 6
+_ONLY_PAIRS: Final = frozenset({"clustered", "resampled", "stratified"})
 _LARGE_ENOUGH: Final = 10
 """Values of the smallest group from which Games-Howell comparisons keep their level."""
 
@@ -107,6 +111,7 @@ def compare(
     higher_is_better: bool = True,
     leaderboard: bool = False,
     reference: float | None = None,
+    quantile: float | None = None,
     folds: int | None = None,
     repeats: int | None = None,
     test_share: float | None = None,
@@ -146,6 +151,7 @@ for each pair, beside its test | none |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | leaderboard | whether groups are also ranked by their means, as in a sweep | False |
     | reference | for one_sample: the number that the group is compared with | |
+    | quantile | for independent and paired: compare this quantile of the groups, such as 0.95, not their means | none |
     | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
     | repeats | for resampled: how often the cross-validation was repeated, each time with other folds | 1 |
     | test_share | for resampled: size of a test set over that of its training set | 1 / (folds - 1) |
@@ -179,6 +185,7 @@ as answers by their question | |
         higher_is_better=higher_is_better,
         leaderboard=leaderboard,
         reference=reference,
+        quantile=quantile,
         folds=folds,
         repeats=repeats,
         test_share=test_share,
@@ -281,6 +288,8 @@ class _Analyst:
         summaries = {name: _summary(name, values) for name, values in self.groups.items()}
         if self.declared.design == "clustered" and self.clusters is None:
             raise CannotTestError("clustered_ttest", "it needs the cluster of each item")
+        if self.declared.quantile is not None and self.outcome == "binary":
+            raise CannotTestError("quantile", "right and wrong answers have no quantiles; compare their shares")
         if self.declared.design == "stratified" and self.clusters is None:
             raise CannotTestError("iqm", "it needs the stratum of each value")
         self._refuse_unequal_lengths(summaries)
@@ -328,6 +337,8 @@ class _Analyst:
             higher_is_better=said.higher_is_better,
             groups={name: self._group(name, summary) for name, summary in summaries.items()},
             iqm={name: self._iqm(name) for name in names} if said.design == "stratified" else {},
+            quantile=said.quantile,
+            quantiles={} if said.quantile is None else {name: self._quantile(name, said.quantile) for name in names},
             tests=tuple(results),
             p_adjusted=adjusted,
             untested=tuple(self.untested),
@@ -386,6 +397,14 @@ class _Analyst:
         )
         return InterquartileMean(found.value, found.interval)
 
+    def _quantile(self, name: str, quantile: float) -> GroupQuantile:
+        values = np.asarray(self.groups[name], dtype=np.float64)
+        interval = None
+        if self.declared.design == "independent":  # where values belong together, it says nothing of the differences
+            level = levels(self.declared.alpha, self.declared.confidence_level)[1]
+            interval = quantile_interval(values, quantile, confidence_level=level)
+        return GroupQuantile(float(np.quantile(values, quantile)), interval)
+
     def _mean_interval(self, summary: GroupSummary) -> Interval | None:
         """Interval of one mean by t, of a share by Clopper and Pearson; None for paired designs, where it says nothing
         about the differences.
@@ -421,6 +440,8 @@ class _Analyst:
                 "outcome", Choice("binary", "every value of every group is true or false", ("continuous", "ordinal"))
             )
             return "binary"
+        if self.declared.quantile is not None:
+            return "continuous"
         numbers = bool(self.given) and all(
             are_booleans(values) or are_zero_or_one(values) for values in self.given.values()
         )
@@ -484,13 +505,17 @@ class _Analyst:
 
     def _chosen_for_all(self, names: Sequence[str]) -> TestName | None:
         sizes = [_length(self.groups[name]) for name in names]
-        if len(names) > 2 and self.declared.design in ("clustered", "resampled", "stratified"):
+        only_pairs = self.declared.quantile is not None or self.declared.design in _ONLY_PAIRS
+        if len(names) > 2 and only_pairs:
             # No test takes that many groups of these designs at once: they are compared as a family of pairs.
             if self.compare is None and self.declared.study is None:
                 self.compare = "all_pairs"
-                reason = f"no test takes {len(names)} {self.declared.design} groups at once"
+                what = "the quantiles of " if self.declared.quantile is not None else ""
+                reason = f"no test takes {what}{len(names)} {self.declared.design} groups at once"
                 self._decide("compare", Choice("all_pairs", reason, ("baseline",)))
             return None
+        if self.declared.quantile is not None:
+            return QUANTILE_TESTS[self.declared.design]
         chosen = choose_test(self.outcome, sizes, design=self.declared.design)
         self._decide("test", self._by_rule(chosen, len(names)))
         return chosen.test
@@ -572,7 +597,7 @@ class _Analyst:
         assert compare is not None
         procedure = said.family
         if procedure is None:
-            if pair_test is not None:
+            if pair_test is not None or said.quantile is not None:
                 procedure = "pairwise"
             else:
                 smallest = min(map(_length, self.groups.values()))
@@ -597,6 +622,8 @@ class _Analyst:
         return "ordinal" if self.declared.tests == ("kruskal_wallis",) else self.outcome
 
     def _test_of_pairs(self) -> TestName:
+        if self.declared.quantile is not None:
+            return QUANTILE_TESTS[self.declared.design]
         sizes = sorted(_length(values) for values in self.groups.values())[:2]
         chosen = choose_test(self._outcome_of_pairs, sizes, design=self.declared.design)
         self._decide("test of each pair", self._by_rule(chosen, 2))
@@ -740,7 +767,7 @@ class _Analyst:
 
     def _checks(self) -> list[str]:
         """Sentences about normality and spread; none about what cannot be checked."""
-        if self.outcome != "continuous" or self.declared.design == "stratified":
+        if self.outcome != "continuous" or self.declared.design == "stratified" or self.declared.quantile is not None:
             return []
         said = []
         if self.declared.design in {"independent", "one_sample"}:
@@ -847,6 +874,21 @@ def _iqm(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float
     )
 
 
+def _quantiles(self: _Analyst, _: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
+    said = self.declared
+    assert said.quantile is not None
+    return compare_quantiles(
+        groups,
+        said.quantile,
+        paired=said.design == "paired",
+        alpha=alpha,
+        confidence_level=level,
+        alternative=said.alternative,
+        resamples=said.resamples,
+        seed=said.seed,
+    )
+
+
 def _one_sample(self: _Analyst, test: TestName, groups: Groups, alpha: float, level: float | None) -> TestResult:
     ((name, values),) = _only(test, groups).items()
     assert self.declared.reference is not None
@@ -899,7 +941,9 @@ _SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
         "one_sample_sign": _one_sample,
         "one_sample_ttest": _one_sample,
         "one_sample_wilcoxon": _one_sample,
+        "paired_quantile": _quantiles,
         "proportion": _proportion,
+        "quantile": _quantiles,
     }
 )
 """The tests that need more of the declaration than `run_test` takes."""

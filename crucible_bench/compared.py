@@ -45,6 +45,7 @@ __all__ = [
     "ComparedGroup",
     "Contender",
     "FamilyResult",
+    "GroupQuantile",
     "GroupSummary",
     "InterquartileMean",
     "JudgedTest",
@@ -113,6 +114,17 @@ class InterquartileMean:
 
     value: Number
     interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class GroupQuantile:
+    """The declared quantile of a group, with its own interval between two of its values.
+
+    The interval is None for designs in which values belong together.
+    """
+
+    value: Number
+    interval: Interval | None
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -494,6 +506,10 @@ class Compared:
     groups: Mapping[str, ComparedGroup]
     iqm: Mapping[str, InterquartileMean] = field(default_factory=dict)
     """Of the design `stratified`: each group's interquartile mean, by its name."""
+    quantile: Number | None = None
+    """The quantile that is compared in place of the mean; None if none was declared."""
+    quantiles: Mapping[str, GroupQuantile] = field(default_factory=dict)
+    """The declared quantile of each group, by its name."""
     tests: tuple[Annotated[TestResult, AfterValidator(with_infinite_ratio)], ...]
     """Tests of all groups at once (of two groups, or of many)."""
     p_adjusted: tuple[Number, ...] | None = None

@@ -12,6 +12,7 @@ from typing import Final, Literal, get_args
 
 from crucible_bench.vocabulary import (
     EFFECT_SIZES,
+    QUANTILE_TESTS,
     TESTS_OF_DESIGN,
     TESTS_OF_MANY_GROUPS,
     Alternative,
@@ -78,6 +79,7 @@ class Declaration:
     higher_is_better: bool = True
     leaderboard: bool = False
     reference: float | None = None
+    quantile: float | None = None
     folds: int | None = None
     repeats: int | None = None
     test_share: float | None = None
@@ -118,7 +120,7 @@ _WORDS: Final[Mapping[str, object]] = MappingProxyType(
     }
 )
 _NUMBERS: Final = (
-    "alpha", "confidence_level", "folds", "margin", "reference", "repeats", "resamples", "rope", "seed",
+    "alpha", "confidence_level", "folds", "margin", "quantile", "reference", "repeats", "resamples", "rope", "seed",
     "test_share",
 )  # fmt: skip
 _OPTIONAL: Final = frozenset({"compare", "effect_size", "family", "outcome", "study"})
@@ -206,6 +208,7 @@ def _contradictions_of_design(said: Declaration) -> Iterator[str]:
     yield from _contradictions_of_folds(said)
     yield from _contradictions_of_rope(said)
     yield from _contradictions_of_strata(said)
+    yield from _contradictions_of_quantile(said)
     if said.non_inferiority and said.margin is None:
         yield "margin: non-inferiority needs the largest loss that would not matter"
 
@@ -262,6 +265,37 @@ def _contradictions_of_strata(said: Declaration) -> Iterator[str]:
         yield (
             f"study: {said.study} compares one mean per group; for the design stratified, declare `compare: all_pairs`"
         )
+
+
+def _contradictions_of_quantile(said: Declaration) -> Iterator[str]:
+    of_quantiles = frozenset(QUANTILE_TESTS.values())
+    if said.quantile is None:
+        for test in said.tests:
+            if test in of_quantiles:
+                yield f"quantile: {test} needs to know which one, such as 0.95 for the 95th percentile"
+        return
+    if not 0.0 < said.quantile < 1.0:
+        yield f"quantile: it lies between 0 and 1, such as 0.95 for the 95th percentile, not {said.quantile!r}"
+    if said.design not in QUANTILE_TESTS:
+        yield f"quantile: it is for the designs {' and '.join(QUANTILE_TESTS)}, but the design is {said.design}"
+        return
+    others = [test for test in said.tests if test != "auto" and test not in of_quantiles]
+    if others:
+        yield (
+            f"tests: {' and '.join(others)} would not be about the quantile; leave `tests` out, and give another "
+            "comparison a stage of its own"
+        )
+    if said.outcome in ("binary", "ordinal"):
+        yield f"quantile: {said.outcome} values have no distances, so a difference of their quantiles has no unit"
+    if said.effect_size is not None and not others:
+        yield "effect_size: a difference of quantiles has none; its unit is that of the data"
+    of_means = {"margin": said.margin is not None, "rope": said.rope is not None, "leaderboard": said.leaderboard}
+    for name in [name for name, given in of_means.items() if given]:
+        yield f"{name}: it judges means, not quantiles; read the interval of the difference, which a gate can bound"
+    if said.study in ("multiple_datasets", "sweep"):
+        yield f"study: {said.study} compares means; for quantiles, declare `compare: all_pairs`"
+    if said.family not in (None, "pairwise"):
+        yield f"family: {said.family} compares means or ranks; quantiles are compared by pairwise"
 
 
 def _contradictions_of_study(said: Declaration) -> Iterator[str]:

@@ -19,7 +19,7 @@ from crucible_bench.compared import (
 from crucible_bench.numbers import format_effect, format_interval, format_number, format_p
 from crucible_bench.result import Interval, TestResult, Untested, is_open
 from crucible_bench.vocabulary import EFFECT_LABELS, RATIOS, Alternative, Design, EffectSizeName
-from crucible_bench.wording import counted
+from crucible_bench.wording import counted, percentile
 
 __all__ = [
     "Found",
@@ -466,6 +466,10 @@ def _verdict_sentence(comparison: Compared) -> Callable[[MarginResult], str]:
 
 
 def measured(comparison: Compared) -> str:
+    """` in accuracy`, ` in the 95th percentile of latency`."""
+    if comparison.quantile is not None:
+        of = f" of {comparison.measure}" if comparison.measure else ""
+        return f" in the {percentile(comparison.quantile)}{of}"
     return f" in {comparison.measure}" if comparison.measure else ""
 
 
@@ -476,7 +480,7 @@ def _interval(what: str, interval: Interval, note: str | None, null_value: float
     return f"{what} {format_interval(interval)}"
 
 
-def estimates_effect(test: TestResult) -> bool:
+def estimates_effect(test: TestResult | PairResult) -> bool:
     """Whether the estimate is the effect size, whose numbers would say nothing more.
 
     Of a difference of proportions, the estimate's interval says enough, also where it is one-sided.

@@ -66,6 +66,10 @@ def as_ratios(comparison: Comparison) -> Comparison:
         comparison,
         scale="log",
         groups={name: _group(group) for name, group in comparison.groups.items()},
+        quantiles={
+            name: replace(of, value=math.exp(of.value), interval=of.interval and _exp(of.interval))
+            for name, of in comparison.quantiles.items()
+        },
         tests=tuple(map(_test, comparison.tests)),
         comparisons=None if comparison.comparisons is None else _family(comparison.comparisons),
         best=best,
@@ -109,6 +113,7 @@ _RATIOS = {
     "difference of means": "ratio of geometric means",
     "mean difference": "ratio of geometric means",
     "median difference": "median ratio",
+    "difference of": "ratio of",  # quantiles, which are those of the data's logarithms
 }
 
 

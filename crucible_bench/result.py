@@ -126,10 +126,16 @@ class Settings:
 
     alpha: float
     confidence_level: float
-    effect_size: EffectSizeName
+    asked_effect_size: EffectSizeName | None
     resamples: int
     seed: int
     alternative: Alternative = "two-sided"
+
+    @property
+    def effect_size(self) -> EffectSizeName:
+        """The effect size to report, of a test that defines one."""
+        assert self.asked_effect_size is not None
+        return self.asked_effect_size
 
     @property
     def tail(self) -> float:

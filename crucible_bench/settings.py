@@ -24,7 +24,7 @@ def read_settings(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Settings:
-    """The settings of a test that defines `effect_sizes`, the default first.
+    """The settings of a test that defines `effect_sizes`, the default first, or none.
 
     Raises CannotTestError for an effect size that the test does not define, ValueError for anything out of range.
     """
@@ -36,8 +36,8 @@ def read_settings(
         raise ValueError(f"seed must not be negative, but is {seed}")
     if alternative not in get_args(Alternative):
         raise ValueError(f"alternative must be one of {', '.join(get_args(Alternative))}, not {alternative!r}")
-    effect = effect_sizes[0] if effect_size is None else effect_size
-    if effect not in effect_sizes:
+    effect = next(iter(effect_sizes), None) if effect_size is None else effect_size
+    if effect is not None and effect not in effect_sizes:
         raise CannotTestError(
             test, f"it does not define the effect size {effect!r}; it defines {', '.join(effect_sizes)}"
         )

@@ -50,10 +50,12 @@ TestName = Literal[
     "one_sample_ttest",
     "one_sample_wilcoxon",
     "paired_permutation",
+    "paired_quantile",
     "paired_ttest",
     "pearson",
     "permutation",
     "proportion",
+    "quantile",
     "repeated_measures_anova",
     "sign",
     "spearman",
@@ -157,10 +159,12 @@ EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "one_sample_ttest": ("hedges_gz", "cohens_dz"),
     "one_sample_wilcoxon": ("rank_biserial",),
     "paired_permutation": ("hedges_gz", "cohens_dz", "cohens_dav", "rank_biserial"),
+    "paired_quantile": (),
     "paired_ttest": ("hedges_gz", "cohens_dz", "cohens_dav"),
     "pearson": ("pearson_r",),
     "permutation": ("hedges_g", "cohens_d", "glass_delta", "rank_biserial", "cliffs_delta", "common_language"),
     "proportion": ("cohens_h",),
+    "quantile": (),
     "repeated_measures_anova": ("partial_eta_squared",),
     "sign": ("cohens_g",),
     "spearman": ("spearman_rho",),
@@ -171,7 +175,7 @@ EFFECT_SIZES: Mapping[TestName, tuple[EffectSizeName, ...]] = {
     "welch_anova": ("omega_squared",),
     "wilcoxon": ("rank_biserial",),
 }
-"""The effect sizes that each test defines, its default first."""
+"""The effect sizes that each test defines, its default first. A difference of quantiles has none."""
 
 
 TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
@@ -188,6 +192,7 @@ TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
             "levene",
             "mann_whitney",
             "permutation",
+            "quantile",
             "student_ttest",
             "ttest",
             "two_proportions",
@@ -203,6 +208,7 @@ TESTS_OF_DESIGN: Mapping[Design, frozenset[TestName]] = {
             "mcnemar",
             "mcnemar_midp",
             "paired_permutation",
+            "paired_quantile",
             "paired_ttest",
             "pearson",
             "repeated_measures_anova",
@@ -273,10 +279,18 @@ OTHER_TESTS: Final[Mapping[TestName, str]] = MappingProxyType(
         "one_sample_sign": "one_sample_test",
         "one_sample_ttest": "one_sample_test",
         "one_sample_wilcoxon": "one_sample_test",
+        "paired_quantile": "compare_quantiles",
         "proportion": "proportion_test",
+        "quantile": "compare_quantiles",
     }
 )
 """The function of this package that computes each test which `run_test` cannot: groups alone are not enough for it."""
+
+
+QUANTILE_TESTS: Final[Mapping[Design, TestName]] = MappingProxyType(
+    {"independent": "quantile", "paired": "paired_quantile"}
+)
+"""The test of a declared quantile, by design."""
 
 
 def canonical_test_name(name: str) -> TestName:

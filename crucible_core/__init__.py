@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Experiment,
         OutputSpec,
         Reliability,
+        ResourceDef,
         RetryPolicy,
         Schedule,
         StageDef,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     )
     from crucible_core.values.jsonable import to_jsonable
     from crucible_core.values.series import Series
+    from crucible_core.values.spending import BudgetExceededError
 
 __version__ = "0.1.0"
 
@@ -68,6 +70,7 @@ __path__.append(f"{__path__[0]}/moved")
 
 __all__ = [
     "Baseline",
+    "BudgetExceededError",
     "Context",
     "CrucibleError",
     "Decision",
@@ -90,6 +93,7 @@ __all__ = [
     "ProgressUpdate",
     "Registry",
     "Reliability",
+    "ResourceDef",
     "RetryPolicy",
     "RunInterrupted",
     "Schedule",
@@ -126,6 +130,7 @@ __all__ = [
 # that `crucible --help` waits for none of them.
 _HOMES = {
     "Baseline": "ir.gates",
+    "BudgetExceededError": "values.spending",
     "Context": "context",
     "CrucibleError": "errors",
     "Decision": "trace",
@@ -148,6 +153,7 @@ _HOMES = {
     "ProgressUpdate": "observers",
     "Registry": "registry",
     "Reliability": "ir.experiment",
+    "ResourceDef": "ir.experiment",
     "RetryPolicy": "ir.experiment",
     "RunInterrupted": "run_errors",
     "Schedule": "ir.experiment",

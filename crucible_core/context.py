@@ -29,6 +29,7 @@ __all__ = ["Context"]
 
 # Looked up once: a Context is copied three times for every stage that runs.
 _new, _set = object.__new__, object.__setattr__
+_NUMBERS = frozenset({int, float, bool})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,7 +126,8 @@ class Context:
             attempt.updates.metric(name, value)
         if not isinstance(name, str):
             raise not_a_name(name)
-        return self._with("metrics", self.metrics.put(name, value))
+        shown = value if type(value) in _NUMBERS else self._masked(value)
+        return self._with("metrics", self.metrics.put(name, shown))
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         """The metric, or `default` if there is none of that name."""
@@ -140,7 +142,8 @@ class Context:
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
         """Set several metrics. Raises TypeError if a name is not a string."""
-        return self._with("metrics", self.metrics.merge(checked_names(metrics)))
+        shown = {name: self._masked(value) for name, value in checked_names(metrics).items()}
+        return self._with("metrics", self.metrics.merge(shown))
 
     def log_metric(self, name: str, value: float, *, step: int | None = None) -> Context:
         """Add a point to a metric that is a series, such as a loss over epochs; a missing one is begun.
@@ -160,6 +163,18 @@ class Context:
             changed = changed.log_metric(name, value, step=step)
         return changed
 
+    def spend(self, name: str, amount: float) -> Context:
+        """Count what was spent, as by `ctx.spend("usd", 0.02)`: in the metric `spent.usd`, and there by stage.
+
+        Raises BudgetExceededError if the run has spent more now than the experiment's `budget` allows: it is counted.
+        Raises TypeError for what is not a number, and ValueError for one that is negative or not finite.
+        """
+        from crucible_core.values.spending import check, counted  # noqa: PLC0415  # few stages need it
+
+        changed = self._with("metrics", counted(self.metrics, self.stage, {name: amount}))
+        check(changed)
+        return changed
+
     def add_output(self, output: Any) -> Context:
         """Append one record."""
         return self._with("outputs", self.outputs.append(output))
@@ -171,8 +186,11 @@ class Context:
         return self._with("outputs", self.outputs.extend(outputs))
 
     def put_artifact(self, name: str, artifact: Any) -> Context:
-        """Name a path or URL that the run produced. Raises TypeError if the name is not a string."""
-        return self._with("artifacts", self.artifacts.put(checked_name(name), artifact))
+        """Name a path or URL that the run produced, which is kept without secrets, such as those of a signed URL.
+
+        Raises TypeError if the name is not a string.
+        """
+        return self._with("artifacts", self.artifacts.put(checked_name(name), self._masked(artifact)))
 
     def get_artifact(self, name: str, default: Any = None) -> Any:
         """The path or URL, or `default` if there is none of that name."""
@@ -188,6 +206,16 @@ class Context:
 
         return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
 
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """What the experiment declares under `resources:`, by name; each is made when it is first asked for.
+
+        Raises UnknownResourceError, a KeyError, for another name, and what the factory raises.
+        """
+        from crucible_core.values.resources import resources_of  # noqa: PLC0415  # few stages need it
+
+        return resources_of(self.run_id)
+
     def checkpoint(self, name: str, value: Any) -> Context:
         """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
 
@@ -198,9 +226,9 @@ class Context:
         return self.put_artifact(*save(self, checked_name(name), value))
 
     def restore(self, name: str, default: Any = None) -> Any:
-        """The last checkpoint of the running stage, with the same options and seed, in this run or those before it.
+        """The last checkpoint of the running stage, with the same options up to it, and seed, in this run or before.
 
-        Those are the runs that this one resumes or retries. The default if there is none.
+        Before are the runs that this one resumes or retries. The default if there is none.
         """
         from crucible_core.values.lineage import restore  # noqa: PLC0415
 
@@ -213,27 +241,41 @@ class Context:
         *,
         alternatives: Iterable[str] = (),
         confidence: float | None = None,
+        depends_on: str | Decision | Iterable[str | Decision] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> Context:
         """Record a choice in the trace, under the stage that is running.
 
-        `confidence` is from 0 to 1. Raises ValueError if it is not.
+        `confidence` is from 0 to 1. `depends_on` are earlier decisions, such as `ctx.trace.decisions[-1]`, or their
+        ids. `metadata` is whatever else there is to say of it, and becomes JSON types. Raises ValueError for another
+        confidence, CrucibleError for a decision that is not in the trace, TypeError for metadata that are no mapping.
         """
-        stage = self.stage
-        instead = (alternatives,) if isinstance(alternatives, str) else alternatives
+        from crucible_core.values.decisions import fields_of  # noqa: PLC0415  # few stages decide
+
         attempt = current_attempt.get()
         if attempt is not None and attempt.run_id != self.run_id:
             attempt = None
-        readable = safe_text if attempt is None else attempt.readable
-        event = Decision(
-            stage=stage,
-            decision=readable(decision),
-            reasoning=readable(reasoning),
-            alternatives=tuple(map(readable, instead)),
-            confidence=confidence,
-        )
+        said = (decision, reasoning, alternatives, confidence, depends_on, metadata)
+        fields = fields_of(lambda text: safe_text(self._masked(text)), self.trace, *said)
+        event = Decision(stage=self.stage, **fields)
         if attempt is not None:
             attempt.hear(event)
         return self._record(event)
+
+    def merge(self, *others: Context) -> Context:
+        """The Context with what each of the others, which threads or tasks have made of this one, has more, in order.
+
+        Raises CrucibleError if two of them have set a name to different values; points of one series are joined.
+        """
+        from crucible_core.values.merging import merged  # noqa: PLC0415  # few stages need it
+
+        return merged(self, others, current_attempt.get())  # type: ignore[no-any-return]
+
+    def _masked(self, value: Any) -> Any:
+        """The value; with masks if it is, or holds, a text with a secret."""
+        from crucible_core.values.redaction import masked  # noqa: PLC0415  # most stages have numbers
+
+        return masked(value, current_attempt.get(), self.__dict__["run_id"])
 
     @property
     def stage(self) -> str:

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, UnknownStageError
 from crucible_core.ir.experiment import Experiment, StageDef
-from crucible_core.ir.secrets import scrub, secrets_of
+from crucible_core.ir.secrets import secrets_of
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.stage import ComparesGroups, Stage, declares_settings, takes_seed, wrong_default
 from crucible_core.values.arguments import check_experiment, check_instance
@@ -53,7 +53,9 @@ class PlannedStage(NamedTuple):
         return self.definition.name
 
     def safe(self, text: str) -> str:
-        """The text without the secrets of the stage's options, and without what could not be shown or kept."""
+        """The text without secrets, those of the stage's options too, and without what could not be shown or kept."""
+        from crucible_core.values.redaction import scrub  # noqa: PLC0415  # most stages say nothing
+
         return safe_text(scrub(text, secrets_of(self.stage, self.definition.options)))
 
 
@@ -75,6 +77,8 @@ class Plan(Sequence[PlannedStage]):
     reports: ReportFolder = field(compare=False, repr=False)
     trials: TrialSettings | None = None
     """How its trials are run and kept, if it has some."""
+    resources: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What makes each resource, by its name."""
 
     @property
     def output_root(self) -> Path:
@@ -97,11 +101,20 @@ class Plan(Sequence[PlannedStage]):
         return self.output_root / "folders" / run_id if base is None else Path(base, "folders", self.experiment.id)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Makes this plan `current_plan`, for as long as its stages run: the `validate` stage reads it there."""
+    def running(self, run_id: str = "") -> Iterator[None]:
+        """Makes this plan `current_plan`, for as long as its stages run: the `validate` stage reads it there.
+
+        The stages of the run have its resources, which are closed at the end.
+        """
         token = current_plan.set(self)
         try:
-            yield
+            if not self.resources:
+                yield
+                return
+            from crucible_core.ir.resources import resources_during  # noqa: PLC0415  # few experiments have some
+
+            with resources_during(run_id, self.resources):
+                yield
         finally:
             current_plan.reset(token)
 
@@ -126,6 +139,11 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
         experiment = with_trials_stage(experiment, registry)
     mistakes: list[InvalidExperimentError] = []
     planned = _plan_each(experiment, range(len(experiment.pipeline)), registry, mistakes)
+    resources: Mapping[str, Any] = {}
+    if experiment.resources is not None:
+        from crucible_core.ir.resources import plan_resources  # noqa: PLC0415  # few experiments have some
+
+        resources = plan_resources(experiment, registry, mistakes)
     if not mistakes:
         mistakes += check_gates(experiment, (one.stage for one in planned if one.definition.enabled))
     if experiment.variants and experiment.variant is None and not mistakes:
@@ -144,7 +162,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
         mistakes += check_crons(experiment)
     if mistakes:
         raise InvalidExperimentError.of(mistakes)
-    return Plan(experiment, planned, registry, ReportFolder(experiment.folder))
+    return Plan(experiment, planned, registry, ReportFolder(experiment.folder), resources=resources)
 
 
 def ask_again(plan: Plan) -> None:

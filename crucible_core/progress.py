@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from numbers import Real
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from crucible_core.observers import ProgressUpdate, Updates, current_attempt
 
@@ -45,6 +45,8 @@ class Progress(Generic[T]):
         # In the thread that the stage runs in, which need not be the one that advances.
         attempt = current_attempt.get()
         self._updates = None if attempt is None else attempt.updates
+        if description is not None and attempt is not None and self._updates is not None:
+            self._description = attempt.readable(description)
         self._lock = threading.Lock()
         self._key = -1
         self._count = 0.0
@@ -110,6 +112,14 @@ class Progress(Generic[T]):
         began = now if self._began is None else self._began
         description = self._description or updates.stage
         return ProgressUpdate(updates.stage, self._key, description, self._count, self._total, now - began, ended)
+
+
+@overload
+def progress(iterable: Iterable[T], total: float | None = None, description: str | None = None) -> Progress[T]: ...
+
+
+@overload
+def progress(iterable: None = None, total: float | None = None, description: str | None = None) -> Progress[Any]: ...
 
 
 def progress(

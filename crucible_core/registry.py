@@ -22,7 +22,7 @@ IMPORTABLE_VARIABLE = "CRUCIBLE_IMPORTABLE"
 
 
 class Registry:
-    """The stages that experiments may name.
+    """The stages that experiments may name, and the factories of `resources`.
 
     `importable` limits what `module: package.module:Attribute` of an experiment file may import: None allows any
     module (an author's own machine), a collection allows those packages and what is below them, () allows none.
@@ -35,6 +35,7 @@ class Registry:
         stages: Mapping[str, type[Stage] | EntryPoint] | None = None,
         *,
         importable: Collection[str] | str | None = None,
+        resources: Mapping[str, Any] | None = None,
     ) -> None:
         check_mapping("Registry", stages or {})
         checked: dict[str, type[Stage] | EntryPoint] = dict(stages or {})
@@ -45,6 +46,7 @@ class Registry:
         if isinstance(importable, str):
             importable = (importable,)
         self.importable = None if importable is None else frozenset(importable)
+        self.resources = dict(resources or {})
 
     def names(self) -> tuple[str, ...]:
         """The names of the stages, sorted."""
@@ -78,8 +80,9 @@ class Registry:
 
     def __or__(self, more: Mapping[str, type[Stage]] | Registry) -> Registry:
         """A registry with these stages too; if both have a name, the right one wins."""
-        added = more._stages if isinstance(more, Registry) else more
-        return Registry({**self._stages, **added}, importable=self.importable)
+        added, resources = (more._stages, more.resources) if isinstance(more, Registry) else (more, {})
+        joined = {**self.resources, **resources}
+        return Registry({**self._stages, **added}, importable=self.importable, resources=joined)
 
     def __bool__(self) -> bool:
         return True  # `registry or builtin_registry()` must not replace an empty one
@@ -101,7 +104,9 @@ class Registry:
                 return self.load(module, folder=folder)
             return self[module or definition.name]
         except InvalidExperimentError as error:
-            reason = f"stage {definition.name!r}: {error.message}{self._remedy(module)}"
+            from crucible_core.beside.references import remedy  # noqa: PLC0415  # for mistakes only
+
+            reason = f"stage {definition.name!r}: {error.message}{remedy(module)}"
             refused = UnknownStageError(reason, stage=definition.name, known=self.names())
             refused.module = getattr(error, "module", None)
             raise refused from error.__cause__
@@ -111,45 +116,12 @@ class Registry:
 
         Raises InvalidExperimentError if it is not allowed here, cannot be imported or is not a stage.
         """
-        module_name, _, attribute = reference.partition(":")
-        if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-            raise InvalidExperimentError(f"{reference!r} is not of the form package.module:Attribute")
-        from crucible_core.beside.importing import import_module  # noqa: PLC0415  # not for registered stages
+        from crucible_core.beside.references import referred  # noqa: PLC0415  # not for registered stages
 
-        self._check_importable(module_name)
-        module = import_module(module_name, folder, installed_first=self.importable is not None)
-        found: Any = module
-        for part in attribute.split("."):
-            if not hasattr(found, part):
-                names = [name for name, value in vars(module).items() if _is_stage(value)]
-                raise InvalidExperimentError(
-                    f"{module_name!r} has no {attribute!r}{closest(attribute, names)}; its stages: {listing(names)}"
-                )
-            found = getattr(found, part)
         try:
-            return _check_stage(found, repr(reference))
+            return _check_stage(referred(reference, self.importable, folder, "stages", _is_stage), repr(reference))
         except TypeError as error:
             raise InvalidExperimentError(str(error)) from error
-
-    def _remedy(self, module: str | None) -> str:
-        if module is None:
-            return "; or name its class with `module: package.module:Class`"
-        if module.startswith("Elixir."):
-            return f"; this is an Elixir module: register its Python successor as {module!r}, or change `module:`"
-        if ":" not in module and "." in module:
-            package, _, attribute = module.rpartition(".")
-            return f"; a Python class is named with a colon: `module: {package}:{attribute}`"
-        return ""
-
-    def _check_importable(self, module_name: str) -> None:
-        if self.importable is None:
-            return
-        parts = module_name.split(".")
-        if not any(".".join(parts[:length]) in self.importable for length in range(1, len(parts) + 1)):
-            raise InvalidExperimentError(
-                f"importing {module_name!r} is not allowed here; importable: {listing(self.importable)} "
-                f"(set by {IMPORTABLE_VARIABLE} or Registry(importable=...))"
-            )
 
 
 def builtin_registry() -> Registry:

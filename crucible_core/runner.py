@@ -48,6 +48,7 @@ def run_experiment(
     observers: Observers = (),
     jobs: int | None = None,
     keep: str | PathLike[str] | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Context:
     """Run the experiment's stages one after another in this process, judge its gates, and return the last Context.
 
@@ -55,7 +56,8 @@ def run_experiment(
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
     function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
     processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again. Runs
-    with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do.
+    with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do. Each of
+    `resources` is in `ctx.resources` as it is, in place of what the experiment declares; it is not closed.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -68,10 +70,14 @@ def run_experiment(
 
         plan = replace(plan, trials=settings_of(jobs, keep))
     audience = Audience.of(observers)
-    shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages])
+    shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages], plan.resources)
+    if resources is not None:
+        from crucible_core.values.resources import ready_made  # noqa: PLC0415  # as above
+
+        plan = replace(plan, resources={**plan.resources, **ready_made(resources)})
     context = Context.begin(shown, run_id=run_id, assigns=assigns)
     kept = kept_in(context.run_id, Kept(partial(plan.folder_of, context.run_id)))
-    with audience.during(context.experiment_id, context.run_id), plan.running(), kept:
+    with audience.during(context.experiment_id, context.run_id), plan.running(context.run_id), kept:
         context = run_stages(plan.stages, context, audience)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
@@ -145,10 +151,15 @@ def run_stage(
     raised. The Context of either holds the decisions made until then, and what the stage had put.
     """
     audience = observers if isinstance(observers, Audience) else Audience.of(observers)
-    definition = planned.definition
-    name, policy = definition.name, definition.retry
-    if not definition.enabled:
+    # Read from its fields as they are: each attribute of a pydantic model costs as much as a call.
+    definition = planned.definition.__dict__
+    name, policy = definition["name"], definition["retry"]
+    if not definition["enabled"]:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
+    if context.experiment.budget is not None:
+        from crucible_core.attempts.failures import stop_over_budget  # noqa: PLC0415  # few experiments have one
+
+        stop_over_budget(planned, context, audience)
     started = perf_counter()
     attempts = 1
     attempt: Attempt | None = None
@@ -194,7 +205,7 @@ def run_stage(
 def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience) -> Context:
     token = current_attempt.set(attempt)
     try:
-        if planned.definition.timeout is None:
+        if planned.definition.__dict__["timeout"] is None:
             result = planned.stage.run(context)
             if not isinstance(result, Context) and isinstance(result, Awaitable):
                 from crucible_core.attempts.coroutines import finished  # noqa: PLC0415  # few stages are asynchronous

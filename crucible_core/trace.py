@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter
 
 from crucible_core.ir.gates import GateResult
+from crucible_core.values.arguments import checked_share
 from crucible_core.values.immutable import PersistentList
 
 __all__ = [
@@ -55,6 +56,13 @@ class _Event:
         _set(event, "__dict__", values)
         return event
 
+    @property
+    def id(self) -> str:
+        """Short, and its own within a run; it follows from the event, so that stored events have the same one."""
+        from crucible_core.values.decisions import id_of  # noqa: PLC0415  # few are asked for it
+
+        return id_of(self)
+
     def _values(self) -> tuple[object, ...]:
         return tuple(getattr(self, one.name) for one in fields(self))
 
@@ -62,7 +70,7 @@ class _Event:
         return type(self) is type(other) and self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash(self._values())
+        return hash((type(self), self.stage, self.at))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self))
@@ -162,23 +170,16 @@ class Decision(_Event):
     """What could have been chosen instead."""
     confidence: float | None = None
     """How sure the stage is, 0 to 1, if known."""
+    depends_on: tuple[str, ...] = ()
+    """The ids of the earlier decisions that it depends on."""
+    metadata: Mapping[str, Any] | None = None
+    """Whatever else the stage says of it, as JSON types."""
 
     def __post_init__(self) -> None:
         if self.confidence is not None:
-            self.__dict__["confidence"] = _share(self.confidence)
+            self.__dict__["confidence"] = checked_share(self.confidence)
         if not isinstance(self.alternatives, tuple):
             self.__dict__["alternatives"] = tuple(self.alternatives)
-
-
-def _share(confidence: Any) -> float:
-    """As a plain float, which goes into JSON. Raises ValueError."""
-    try:
-        share = float(confidence)
-    except (TypeError, ValueError, OverflowError):
-        share = -1.0
-    if 0 <= share <= 1:
-        return share
-    raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {confidence!r}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -226,6 +227,13 @@ class Trace(PersistentList[Event]):
     @property
     def decisions(self) -> tuple[Decision, ...]:
         return tuple(event for event in self if isinstance(event, Decision))
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Event -> the start of its stage, by their ids; those of no stage, and the starts, are not in it."""
+        from crucible_core.values.decisions import parents_of  # noqa: PLC0415  # as above
+
+        return parents_of(self)
 
     @property
     def endings(self) -> dict[str, Ending]:

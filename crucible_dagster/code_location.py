@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dagster import (
     AssetChecksDefinition,
@@ -50,12 +50,17 @@ SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 
 
 def build_definitions(
-    paths: PathLike | Iterable[PathLike], *, registry: Registry | None = None, strict: bool = False
+    paths: PathLike | Iterable[PathLike],
+    *,
+    registry: Registry | None = None,
+    strict: bool = False,
+    resources: Mapping[str, Any] = {},  # is only read
 ) -> Definitions:
     """A job, an asset with its checks and, where the file asks for them, what runs it again, for each experiment.
 
     `paths` are files, folders (every experiment in a .yaml, .yml or .json file below them) or glob patterns. Merge the
-    result with your own by `Definitions.merge`.
+    result with your own by `Definitions.merge`. Each of `resources`, a Dagster resource, takes the place of what the
+    experiments declare under its name.
 
     A file with a mistake does not keep the others from the UI: a job `broken_<file>` says what is wrong, and fails with
     that, and the code location logs a warning. With `strict`, and in `dg check defs` and
@@ -64,7 +69,7 @@ def build_definitions(
     Raises InvalidExperimentError for a path where there is no experiment.
     """
     experiments, mistakes = load_experiments(experiment_files(paths))
-    return definitions_of(experiments, registry, mistakes=mistakes, strict=strict)
+    return definitions_of(experiments, registry, mistakes=mistakes, strict=strict, resources=resources)
 
 
 def load_experiments(files: Iterable[Path]) -> tuple[list[Experiment], list[InvalidExperimentError]]:
@@ -85,6 +90,7 @@ def definitions_of(
     mistakes: Iterable[InvalidExperimentError] = (),
     beside: Iterable[Experiment] = (),
     strict: bool = True,
+    resources: Mapping[str, Any] = {},  # is only read
 ) -> Definitions:
     """The definitions of the experiments; those of `beside` are in the same location, in another component.
 
@@ -98,7 +104,7 @@ def definitions_of(
     found, compiled = list(mistakes), list[_Compiled]()
     for experiment in experiments:
         try:
-            compiled.append(_compile(experiment, registry))
+            compiled.append(_compile(experiment, registry, resources))
         except InvalidExperimentError as error:
             found.append(error)
     clashes = _clashes([*beside, *(one.experiment for one in compiled)])
@@ -116,6 +122,7 @@ def definitions_of(
         jobs=[*jobs, *broken_jobs(found, (job.name for job in jobs))],
         schedules=[one.schedule for one in compiled if one.schedule],
         sensors=[sensor for one in compiled for sensor in one.sensors],
+        resources=dict(resources) or None,
     )
 
 
@@ -130,8 +137,9 @@ class _Compiled(NamedTuple):
     sensors: Sequence[SensorDefinition]
 
 
-def _compile(experiment: Experiment, registry: Registry) -> _Compiled:
-    graph = graph_for(plan_of(experiment, registry))
+def _compile(experiment: Experiment, registry: Registry, resources: Mapping[str, Any]) -> _Compiled:
+    declared = {name: resources[name] for name in experiment.resources or () if name in resources}
+    graph = graph_for(plan_of(experiment, registry), resources=declared)
     job, variants = job_of(graph), variants_job_of(graph)
     sensors = (trigger_for(experiment, job), automation_for(experiment))
     return _Compiled(

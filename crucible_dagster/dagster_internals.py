@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import multiprocessing
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from click import Command
@@ -61,7 +63,9 @@ __all__ = [
     "RegisteredCodeLocationOrigin",
     "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
+    "SqliteFolders",
     "WorkerStatus",
+    "code_servers_of",
     "create_execution_plan",
     "daemon_command",
     "database_errors",
@@ -71,12 +75,14 @@ __all__ = [
     "is_on_sqlite",
     "is_valid_cron_schedule",
     "notice_killed_runs",
+    "open_as_it_is",
     "postgres_url",
     "reload_code_server",
     "retry_when_code_is_back",
     "role_of_this_process",
     "run_of_this_process",
     "schedule_execution_time_iterator",
+    "sqlite_folders",
     "state_of_code_server",
 ]
 
@@ -106,7 +112,8 @@ def role_of_this_process() -> Literal["run", "step"] | None:
     Both have a parent in `multiprocessing`, and only the parent of a step is the process that runs the run.
     """
     target = getattr(multiprocessing.current_process(), "_target", None)
-    return ROLES.get(f"{target.__module__}.{target.__qualname__}") if target is not None else None
+    # Whatever can be called: in a worker of Celery it is an object of billiard's, without a name.
+    return ROLES.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}")
 
 
 def run_of_this_process() -> tuple[str, InstanceRef | None] | None:
@@ -245,6 +252,64 @@ def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
 
 RETRY_WITHIN = 3_600.0
 """Seconds for which a failed run waits for its code server before it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFolders:
+    """Where an instance on SQLite has its databases: `runs.db`, those of the event log, and `schedules.db`."""
+
+    runs: Path
+    events: Path
+    schedules: Path
+
+
+def sqlite_folders(home: str) -> SqliteFolders | None:
+    """Where the instance of a DAGSTER_HOME has its databases; None unless all of them are SQLite. Opens nothing.
+
+    Raises what Dagster raises for settings that it refuses.
+    """
+    ref = InstanceRef.from_dir(home)
+    found = []
+    for data, name in (
+        (ref.run_storage_data, "SqliteRunStorage"),
+        (ref.event_storage_data, "SqliteEventLogStorage"),
+        (ref.schedule_storage_data, "SqliteScheduleStorage"),
+    ):
+        folder = None if data is None or data.class_name != name else data.config_dict.get("base_dir")
+        if not isinstance(folder, str):
+            return None
+        found.append(Path(folder))
+    return SqliteFolders(*found)
+
+
+def open_as_it_is(home: str) -> DagsterInstance:
+    """The instance of a DAGSTER_HOME, without making the tables that a PostgreSQL database lacks.
+
+    Nothing connects to PostgreSQL before something is asked of it. SQLite files that are missing are made, so look
+    first. Raises what Dagster raises for settings that it refuses, and ModuleNotFoundError for a missing driver.
+    """
+    ref = InstanceRef.from_dir(home)
+    kinds = ("storage_data", "run_storage_data", "event_storage_data", "schedule_storage_data")
+    changed = {}
+    for kind in kinds:
+        data = getattr(ref, kind)
+        if data is not None and data.module_name.startswith("dagster_postgres"):
+            config = {**data.config_dict, "should_autocreate_tables": False}
+            changed[kind] = data._replace(config_yaml=json.dumps(config))
+    return DagsterInstance.from_ref(ref._replace(**changed))
+
+
+def code_servers_of(workspace: Path) -> list[tuple[str, str, int]]:
+    """Name, host and port of each code server that a workspace file names. Raises what Dagster raises for the file."""
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin  # noqa: PLC0415
+    from dagster._core.workspace.load_target import WorkspaceFileTarget  # noqa: PLC0415
+
+    origins = WorkspaceFileTarget([str(workspace)]).create_origins()
+    return [
+        (one.location_name, one.host, one.port)
+        for one in origins
+        if isinstance(one, GrpcServerCodeLocationOrigin) and one.port is not None
+    ]
 
 
 def database_errors() -> tuple[type[Exception], ...]:

@@ -32,18 +32,20 @@ from crucible_core import (
     CrucibleError,
     Experiment,
     GateFailedError,
+    InvalidExperimentError,
     Plan,
     Registry,
     RunInterrupted,
-    Stage,
     StageFailedError,
 )
 from crucible_core.ir.experiment import Execution, Source
+from crucible_core.ir.resources import plan_resources
 from crucible_core.ir.secrets import has_secrets, masked_experiment, restored
 from crucible_core.ir.trials_stage import every_stage
 from crucible_core.ir.vocabulary import ExecutorName
 from crucible_core.observers import Audience, Observers
 from crucible_core.plan import plan_of
+from crucible_core.values.messages import listing
 from crucible_core.values.places import project_folder
 from crucible_dagster.compile.executors import ALWAYS
 from crucible_dagster.compile.job import job_for
@@ -55,6 +57,7 @@ from crucible_dagster.dagster_internals import (
     in_this_process,
     is_on_sqlite,
 )
+from crucible_dagster.execute.given import keep_given
 from crucible_dagster.execute.tracing import parent_tags, tracing_here, without_tracers
 from crucible_dagster.history.gate_results import is_judged
 from crucible_dagster.history.run_record import LaunchedBy, launch_tags
@@ -94,6 +97,7 @@ def execute_experiment(
     experiment: Experiment | Plan,
     *,
     registry: Registry | None = None,
+    assigns: Mapping[str, Any] | None = None,
     instance: DagsterInstance | None = None,
     executor: ExecutorName | None = None,
     run_id: str | None = None,
@@ -101,13 +105,18 @@ def execute_experiment(
     launched_by: LaunchedBy = "python",
     fresh: bool = False,
     tags: Mapping[str, str] | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
+
+    The first stage finds `assigns` in `ctx.assigns`, as they are stored; so does that of a run which resumes or retries
+    this one.
 
     `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
     experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
     `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
-    runs every stage, even those with `cache: true`. `tags` are further tags of the run.
+    runs every stage, even those with `cache: true`. `tags` are further tags of the run. Each of `resources` is in
+    `ctx.resources`, in place of what the experiment declares, if the run is in this process.
 
     Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. CrucibleError says what is
     wrong with the instance's database if it cannot be used, and under `multiprocess` which stage other processes cannot
@@ -125,12 +134,19 @@ def execute_experiment(
         except ValueError:
             raise CrucibleError(f"the run id {run_id!r} is not a UUID; Dagster requires one") from None
         own = {FRESH_TAG: "true"} if fresh else {}
+        if assigns is not None:
+            own |= keep_given(open_store(instance), plan, run_id, assigns)
         all_tags = {**launch_tags(launched_by), **parent_tags(), **own, **(tags or {})}
         in_process = chosen == "in_process"
+        if resources and not in_process:
+            raise CrucibleError(
+                f"the executor {chosen} runs the steps in other processes, to which objects cannot be passed: declare "
+                f'{listing(resources)} under `resources:` in the experiment file, or use `executor="in_process"`'
+            )
         # Under `multiprocess` they hear of the whole run when it is over.
         stack.enter_context(Audience.of(without_tracers(observers) if in_process else ()).during(experiment.id, run_id))
         with database_in_words(instance):
-            EXECUTE[chosen](plan, instance, run_id, observers, all_tags)
+            EXECUTE[chosen](plan, instance, run_id, observers, all_tags, resources or {})
             context, error = outcome(experiment, instance, run_id)
         if in_process and error is not None:
             raise error
@@ -292,8 +308,9 @@ def _execute_here(
     run_id: str,
     observers: Observers,
     tags: Mapping[str, str],
+    resources: Mapping[str, Any],
 ) -> None:
-    job = InMemoryJob(job_for(plan, observers=observers))
+    job = InMemoryJob(job_for(plan, observers=observers, resources=resources))
     launch(job, instance, run_config=_config("in_process"), tags=tags, apart=False, run_id=run_id)
 
 
@@ -303,6 +320,7 @@ def _execute_apart(
     run_id: str,
     _observers: Observers,
     tags: Mapping[str, str],
+    _resources: Mapping[str, Any],
     *,
     executor: ExecutorName = "multiprocess",
 ) -> None:
@@ -357,7 +375,9 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
     """
     token = uuid.uuid4().hex
     stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
-    shown = masked_experiment(experiment, stages)
+    mistakes: list[InvalidExperimentError] = []
+    resources = plan_resources(experiment, registry, mistakes)
+    shown = masked_experiment(experiment, stages, resources)
     secret = SECRETS_VARIABLE.format(token)
     _observers[token] = tuple(observers)
     if shown is not experiment:
@@ -369,6 +389,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
             )
         # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
         with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
+        with_secrets = with_secrets or experiment.pipeline[:1]  # those of resources are in it anyway
         os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)
     try:
         yield build_reconstructable_job(
@@ -379,6 +400,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
                 "options_changed": experiment.options_changed,
                 "path": experiment.source.path if experiment.source else None,
                 "stages": _references(experiment, registry),
+                "resources": _references_of_resources(resources, experiment),
                 "importable": None if registry.importable is None else sorted(registry.importable),
                 "token": token,
             },
@@ -411,6 +433,7 @@ def rebuild_job(
     path: str | None,
     stages: Mapping[str, str],
     importable: Sequence[str] | None,
+    resources: Mapping[str, str] = {},  # is only read
     options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
@@ -422,7 +445,9 @@ def rebuild_job(
     if path is not None:
         made.read_from(Source(path, path))
     registered = {name: _dereference(reference) for name, reference in stages.items()}
-    return job_for(made, Registry(registered, importable=importable), observers=_observers.get(token, ()))
+    factories = {name: _dereference(reference) for name, reference in resources.items()}
+    registry = Registry(registered, importable=importable, resources=factories)
+    return job_for(made, registry, observers=_observers.get(token, ()))
 
 
 def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
@@ -431,24 +456,37 @@ def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
         name = definition.module or definition.name
         if ":" in name or name not in registry:
             continue
-        stage = registry[name]
-        reference = f"{stage.__module__}:{stage.__qualname__}"
-        try:
-            importable = stage.__module__ != "__main__" and _dereference(reference) is stage
-        except (ImportError, AttributeError):
-            importable = False
-        if not importable:
-            raise CrucibleError(
-                f"stage {definition.name!r} ({reference}) cannot be imported by another process, as the executor "
-                "needs: define it at the top level of a module"
-            )
-        found[name] = reference
+        found[name] = _reference(registry[name], f"stage {definition.name!r}")
     return found
 
 
-def _dereference(reference: str) -> type[Stage]:
+def _references_of_resources(resources: Mapping[str, Any], experiment: Experiment) -> dict[str, str]:
+    """Those that are found in the registry, by their names there."""
+    found = {}
+    for name, one in resources.items():
+        module = (experiment.resources or {})[name].module or name
+        if ":" not in module:
+            found[module] = _reference(one.factory, f"the factory of resource {name!r}")
+    return found
+
+
+def _reference(code: Any, what: str) -> str:
+    reference = f"{code.__module__}:{code.__qualname__}"
+    try:
+        importable = code.__module__ != "__main__" and _dereference(reference) is code
+    except (ImportError, AttributeError):
+        importable = False
+    if not importable:
+        raise CrucibleError(
+            f"{what} ({reference}) cannot be imported by another process, as the executor needs: define it at the top "
+            "level of a module"
+        )
+    return reference
+
+
+def _dereference(reference: str) -> Any:
     module, _, qualname = reference.partition(":")
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    return found

@@ -6,6 +6,10 @@ FRESH_TAG = "crucible/fresh"
 """On a run: `true` means that every stage runs, even those whose earlier results could be reused."""
 
 
+ASSIGNS_TAG = "crucible/assigns"
+"""On a run that was given assigns, or goes on from such a run: the run that has them in the store."""
+
+
 LAUNCHED_BY_TAG = "crucible/launched_by"
 
 
@@ -69,6 +73,10 @@ UPDATED_TAG = "crucible/updated"
 
 
 PINNED_TAG = "crucible/pinned"
+
+
+COLLECTED_TAG = "crucible/collected"
+"""On a run: `true` if what it kept in the context store was removed because it was old."""
 
 
 WORKER_TAG = "crucible/worker"

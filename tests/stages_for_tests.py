@@ -94,6 +94,13 @@ def choose(ctx: Context, *, decision: str = "use the small model", times: int = 
 
 
 @stage
+def choose_in_turn(ctx: Context) -> Context:
+    """Records a decision that depends on another one."""
+    ctx = ctx.decide("adam", "it converged")
+    return ctx.decide("rate 0.1", "as usual", depends_on=ctx.trace.decisions[-1], metadata={"tried": [0.1, 0.01]})
+
+
+@stage
 def odd_values(ctx: Context) -> Context:
     """Puts values that JSON does not have."""
     ctx = ctx.merge_metrics({"nan": math.nan, "infinity": math.inf, "minus": -math.inf, "pair": (1, 2.5), "none": None})
@@ -207,6 +214,7 @@ STAGES: dict[str, type[Stage]] = {
     "bounds": Bounds,
     "change_in_place": change_in_place,
     "choose": choose,
+    "choose_in_turn": choose_in_turn,
     "fail": fail,
     "fail_until": fail_until,
     "groups": groups,

@@ -53,13 +53,8 @@ class PairDifferences:
 
 def pair_differences(test: str, samples: tuple[Sample, ...]) -> PairDifferences:
     """The differences of two groups of one length; CannotTestError for two lengths."""
+    check_lengths(test, samples)
     first, second = samples
-    if first.n != second.n:
-        raise CannotTestError(
-            test,
-            f"a paired test needs groups of one length, but {first.name!r} has {first.n} values and "
-            f"{second.name!r} has {second.n}; pair them, or use a test for independent groups (ttest, mann_whitney)",
-        )
     exponent = scale_exponent(samples)
     x, y = scaled(first.values, exponent), scaled(second.values, exponent)
     differences, error = x - y, _EPS * np.maximum(np.abs(x), np.abs(y))
@@ -67,6 +62,17 @@ def pair_differences(test: str, samples: tuple[Sample, ...]) -> PairDifferences:
     largest = float(np.abs(differences).max())
     own = math.frexp(largest)[1] if largest > 0.0 else 0
     return PairDifferences(scaled(differences, own), scaled(error, own), exponent + own)
+
+
+def check_lengths(test: str, samples: tuple[Sample, ...]) -> None:
+    """Refuse two groups of different lengths, whose values cannot belong together."""
+    first, second = samples
+    if first.n != second.n:
+        raise CannotTestError(
+            test,
+            f"a paired test needs groups of one length, but {first.name!r} has {first.n} values and "
+            f"{second.name!r} has {second.n}; pair them, or use a test for independent groups (ttest, mann_whitney)",
+        )
 
 
 def check_blocks(test: str, samples: tuple[Sample, ...]) -> int:

@@ -188,7 +188,8 @@ def _caption(groups: Sequence[_Group], interval: str) -> str:
     said = f"{values[0].upper()}{values[1:]}; boxes: quartiles and median, "
     said += "whiskers to the furthest values within 1.5 box lengths"
     if any(group.mean is not None for group in groups):
-        said += f"; diamonds: {groups[0].average}s with {interval}"
+        ends = any(len(_ends(group.mean)) > 1 for group in groups)
+        said += f"; diamonds: {groups[0].average}s{f' with {interval}' if ends else ''}"
     return said + "."
 
 

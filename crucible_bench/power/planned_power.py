@@ -11,7 +11,7 @@ from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import choose_test
 from crucible_bench.power.power import Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
-from crucible_bench.vocabulary import TESTS_OF_MANY_GROUPS, Alternative, Design, TestName
+from crucible_bench.vocabulary import QUANTILE_TESTS, TESTS_OF_MANY_GROUPS, Alternative, Design, TestName
 
 __all__ = ["foresee", "power_as_planned"]
 
@@ -228,6 +228,8 @@ def _planned(declared: Declaration, groups: int, n: int) -> tuple[TestName, floa
     if of_pairs:
         pairs = groups - 1 if declared.comparing == "baseline" else groups * (groups - 1) // 2
     alpha = declared.alpha if declared.correction == "none" else declared.alpha / pairs
+    if declared.quantile is not None and declared.design in QUANTILE_TESTS:
+        return QUANTILE_TESTS[declared.design], alpha, declared.alternative
     named = [test for test in declared.tests if test != "auto"]
     fitting = [test for test in named if (test in TESTS_OF_MANY_GROUPS) != of_pairs or groups <= 2]
     sizes = [n] * (2 if of_pairs else groups)

@@ -25,12 +25,15 @@ from crucible_core.attempts import coroutines
 from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
 from crucible_core.ir.experiment import kinds_of
+from crucible_core.ir.resources import resources_during
 from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
 from crucible_core.trace import Event
 from crucible_core.trials.shared import SharedValue, pickled
 from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED, error_text
+from crucible_core.values.resources import Maker
+from crucible_core.values.spending import SPENT
 
 __all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
 
@@ -65,6 +68,7 @@ class Work(NamedTuple):
     folder: Any
     """That of the run."""
     allow_pickle: bool
+    resources: Mapping[str, Maker]
 
 
 class Raised(NamedTuple):
@@ -101,16 +105,17 @@ def _run(job: Job, parent: _Parent, stacks: int) -> tuple[str, Any]:
     os.chdir(job.folder)
     sys.path[:] = job.path
     logging.getLogger().setLevel(job.log_level)
-    plan, planned, context, folder, allow_pickle = job.work.load()
+    plan, planned, context, folder, allow_pickle, resources = job.work.load()
     observer = _Told(parent) if job.updates_every is None else _ToldAll(parent, job.updates_every)
-    attempt = Attempt(context.run_id, planned.name, Audience((observer,)), planned.safe)
+    attempt = _Attempt(parent, context, planned, Audience((observer,)))
     parent.send("begun", None)
     # If the parent cannot end this process, or is gone, it ends itself, whatever the stage does.
     faulthandler.dump_traceback_later(job.seconds + job.grace, exit=True, file=stacks)
     token = current_attempt.set(attempt)
     try:
         kept = kept_in(context.run_id, Kept(lambda: folder, allow_pickle))
-        with plan.running() if plan is not None else contextlib.nullcontext(), kept:
+        having = resources_during(context.run_id, resources)
+        with plan.running() if plan is not None else contextlib.nullcontext(), kept, having:
             result = planned.stage.run(context)
             if hasattr(result, "__await__"):
                 result = coroutines.finished(result)
@@ -148,6 +153,29 @@ class _Parent:
     def send(self, kind: str, value: Any) -> None:
         with self._lock:
             self._connection.send((kind, value))
+
+
+class _Attempt(Attempt):
+    """Tells the parent at once what is spent: that counts also if this process is killed."""
+
+    __slots__ = ("_derived", "_parent", "_spent")
+
+    def __init__(self, parent: _Parent, context: Context, planned: PlannedStage, audience: Audience) -> None:
+        self._parent = parent
+        self._spent = context.metrics.get(SPENT)
+        super().__init__(context.run_id, planned.name, audience, planned.safe)
+
+    @property
+    def derived(self) -> Any:
+        return self._derived
+
+    @derived.setter
+    def derived(self, context: Any) -> None:
+        self._derived = context
+        spent = None if context is None else context.metrics.get(SPENT)
+        if spent is not self._spent:
+            self._spent = spent
+            self._parent.send("spent", spent)
 
 
 class _Told(Observer):

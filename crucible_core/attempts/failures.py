@@ -8,13 +8,26 @@ from os.path import dirname, sep
 from typing import Any, NamedTuple
 
 from crucible_core.context import Context
-from crucible_core.observers import Attempt
+from crucible_core.observers import Attempt, Audience
 from crucible_core.plan import PlannedStage
+from crucible_core.run_errors import StageFailedError
 from crucible_core.trace import StageFailed, StageRetried
 from crucible_core.values.jsonable import readable_text, type_name
+from crucible_core.values.merging import changed_entries
 from crucible_core.values.messages import error_text, path_hint
+from crucible_core.values.spending import SPENT, BudgetExceededError, check
 
-__all__ = ["Put", "failed", "put_since", "retried", "shown_traceback", "with_unfinished"]
+__all__ = ["Put", "failed", "put_since", "retried", "shown_traceback", "stop_over_budget", "with_unfinished"]
+
+
+def stop_over_budget(planned: PlannedStage, context: Context, audience: Audience) -> None:
+    """Raises StageFailedError if the stage would begin when the run has spent more than its budget."""
+    try:
+        check(context, before=planned.name)
+    except BudgetExceededError as error:
+        event = failed(planned, error, 0, 0.0, ())
+        audience.tell(event)
+        raise StageFailedError(planned.name, context._record(event), event.reason) from error
 
 
 def failed(
@@ -81,7 +94,10 @@ def with_unfinished(context: Context, attempt: Attempt | None) -> tuple[Context,
     if attempt.derived is None:
         return context, ()
     put = put_since(context, attempt.derived)
-    names = [f"metrics.{name}" for name in put.metrics] + [f"artifacts.{name}" for name in put.artifacts]
+    # What was spent is no half of anything: it is spent.
+    names = [f"metrics.{name}" for name in put.metrics if name != SPENT] + [
+        f"artifacts.{name}" for name in put.artifacts
+    ]
     if put.outputs:
         names.append(f"outputs[{len(context.outputs)}:]")
     return put.onto(context), tuple(names)
@@ -92,17 +108,7 @@ def put_since(before: Context, after: Context | None) -> Put:
     if after is None:
         return Put({}, {}, [])
     return Put(
-        _changed(before.metrics, after.metrics),
-        _changed(before.artifacts, after.artifacts),
+        changed_entries(before.metrics, after.metrics),
+        changed_entries(before.artifacts, after.artifacts),
         after.outputs[len(before.outputs) :],
     )
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    earlier, missing = _entries(before), object()
-    return {name: value for name, value in _entries(after).items() if earlier.get(name, missing) is not value}
-
-
-def _entries(part: Any) -> Mapping[str, Any]:
-    """The values, and in place of those that are in a store whatever stands for them: nothing is read."""
-    return part.entries() if hasattr(part, "entries") else part  # type: ignore[no-any-return]

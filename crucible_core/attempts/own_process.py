@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,7 @@ from crucible_core.attempts import child
 from crucible_core.attempts.child import Job, Raised, Work
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
+from crucible_core.ir.resources import sent
 from crucible_core.observers import Attempt
 from crucible_core.plan import Plan, PlannedStage, current_plan
 from crucible_core.run_errors import StageDiedError, StageTimeoutError
@@ -31,6 +33,8 @@ from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.lineage import place_of
 from crucible_core.values.messages import error_text
+from crucible_core.values.resources import resources_of
+from crucible_core.values.spending import SPENT
 
 __all__ = ["run_in_own_process"]
 
@@ -70,14 +74,18 @@ def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[st
     try:
         reply = process.reply(attempt, job.seconds)
     except _LateError:
-        raise _timed_out(process, context, stage, job, attempt) from None
+        error = _timed_out(process, context, stage, job, attempt)
+        process.count_spending(context, attempt)
+        raise error from None
     except EOFError:
+        process.count_spending(context, attempt)
         raise StageDiedError(stage, process.stop()) from None
     except BaseException:
         with contextlib.suppress(EOFError, _LateError):
             _, value = process.interrupt(attempt, job.grace)
             if isinstance(value, Raised):
                 attempt.derived = value.put.load().onto(context)
+        process.count_spending(context, attempt)
         process.stop()
         raise
     _keep(process)
@@ -87,7 +95,8 @@ def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[st
 def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: float, folder: Path) -> Job:
     try:
         kept = place_of(context.run_id)
-        work = Work(_portable(current_plan.get()), planned, context, kept.find(), kept.allow_pickle)
+        resources = sent(resources_of(context.run_id).makers)
+        work = Work(_portable(current_plan.get()), planned, context, kept.find(), kept.allow_pickle, resources)
         given = pickled(work, folder / "given")
     except Exception as error:
         raise CrucibleError(
@@ -114,6 +123,7 @@ def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: flo
 def _portable(plan: Plan | None) -> Plan | None:
     """The plan, if it can be sent: what is asked of it there, where reports go, has a second answer."""
     try:
+        plan = plan and replace(plan, resources={})
         pickled(plan, None)
     except Exception:  # noqa: BLE001  # a stage of it that is defined in a function
         return None
@@ -182,6 +192,8 @@ class _Process:
         self.output = _output()
         self.last_stack = ""
         """Where it was, once it was stopped, if it ended itself because the stage's time was over."""
+        self._spent: Any = None
+        """What the run has spent, when the stage last said so."""
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `stop`
         self._connection, theirs = Pipe()
         descriptors = theirs.fileno(), self._stacks.fileno()
@@ -196,6 +208,7 @@ class _Process:
 
     def begins(self, job: Job, attempt: Attempt) -> bool:
         """Whether the process has the stage now, and has imported it: its time begins."""
+        self._spent = None
         try:
             self._connection.send(tuple(job))
             kind, value = self.reply(attempt, job.seconds + STARTING)
@@ -228,11 +241,18 @@ class _Process:
                     attempt.hear(value)
                 case "progress" | "metrics" | "points":
                     _update(attempt, kind, value)
+                case "spent":
+                    self._spent = value
                 case "log":
                     if (logger := logging.getLogger(value.name)).isEnabledFor(value.levelno):
                         logger.handle(value)
                 case _:
                     return kind, value
+
+    def count_spending(self, context: Context, attempt: Attempt) -> None:
+        """What a stage has spent counts also if its process could not send what it had put."""
+        if attempt.derived is None and self._spent is not None:
+            attempt.derived = context._replace(metrics=context.metrics.put(SPENT, self._spent))
 
     def interrupt(self, attempt: Attempt, grace: float) -> tuple[str, Any]:
         """As Ctrl-C does: it raises KeyboardInterrupt in the stage, or CancelledError in its coroutine."""

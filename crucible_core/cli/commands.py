@@ -54,7 +54,7 @@ __all__ = ["run", "schema", "stages", "validate"]
 @json_option
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that run the trials.")
 @click.option("--github-summary", is_flag=True, help="Add the head of the report to the summary of the job on GitHub.")
-@click.option("--keep", metavar="FOLDER", help="Where the trials are kept; those that are there are not run again.")
+@click.option("--keep", metavar="FOLDER", help="Where trials and checkpoints are kept; another run goes on from them.")
 def run(
     file: str,
     variant: str | None,
@@ -73,7 +73,7 @@ def run(
         runner, options = chosen_runner(options)
         summary = _summary_file() if github_summary else None
         execute = _runner_here() if runner is None else runner.load()
-        if jobs is not None or keep is not None:
+        if jobs is not None:
             experiment = _with_jobs(experiment, jobs)
         plan = plan_experiment(experiment, builtin_registry())
         if keep is not None:
@@ -100,14 +100,11 @@ def _summary_file() -> Path:
     return Path(file)
 
 
-def _with_jobs(experiment: Experiment, jobs: int | None) -> Experiment:
+def _with_jobs(experiment: Experiment, jobs: int) -> Experiment:
     """Raises InvalidExperimentError if the experiment has no trials."""
     if experiment.trials is None:
-        raise InvalidExperimentError(
-            f"--{'keep' if jobs is None else 'jobs'} is for experiments with `trials`, and {experiment.id!r} has none"
-        )
-    changed = {} if jobs is None else {"trials": experiment.trials.model_copy(update={"jobs": jobs})}
-    return experiment.model_copy(update=changed)
+        raise InvalidExperimentError(f"--jobs is for experiments with `trials`, and {experiment.id!r} has none")
+    return experiment.model_copy(update={"trials": experiment.trials.model_copy(update={"jobs": jobs})})
 
 
 def _kept_in(folder: str, runner: Runner | None) -> TrialSettings:
@@ -115,7 +112,7 @@ def _kept_in(folder: str, runner: Runner | None) -> TrialSettings:
     from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
 
     if runner is not None:
-        raise InvalidExperimentError(f"--keep is for runs in this process; one {runner.where} keeps its trials itself")
+        raise InvalidExperimentError(f"--keep is for runs in this process; one {runner.where} keeps them itself")
     return settings_of(None, folder)
 
 

@@ -18,7 +18,7 @@ from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.gates import GateResult, did_not_pass
 from crucible_core.ir.loading import parse_scalar
 from crucible_core.ir.option_values import with_part
-from crucible_core.ir.secrets import MASK, is_secret_at, scrub
+from crucible_core.ir.secrets import MASK, is_secret_at
 from crucible_core.observers import Observers
 from crucible_core.registry import builtin_registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
@@ -26,6 +26,7 @@ from crucible_core.trace import StageFailed
 from crucible_core.values.jsonable import to_json_text
 from crucible_core.values.messages import closest
 from crucible_core.values.places import project_folder, report_folder
+from crucible_core.values.redaction import scrub
 
 FAILED, INVALID, INTERRUPTED = 1, 2, 130
 

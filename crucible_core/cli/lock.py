@@ -44,7 +44,7 @@ def lock(file: str, check: bool, renew: bool) -> None:
     with input_errors(), nothing_else_on_stdout():
         beside = lock_file(Path(file))
         plan = plan_experiment(load_experiment(file), builtin_registry())
-        experiment = shown_experiment(plan.experiment, [type(one.stage) for one in plan])
+        experiment = shown_experiment(plan.experiment, [type(one.stage) for one in plan], plan.resources)
         registration = registration_of(experiment)
         if check and registration is None:
             raise InvalidExperimentError(f"{file} is not locked: `crucible lock {file}` writes {beside.name}")

@@ -22,13 +22,14 @@ from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.vocabulary import GateStatus
 from crucible_core.metrics import entries_of
-from crucible_core.observers import Observer
+from crucible_core.observers import Observer, current_attempt
 from crucible_core.progress import ProgressUpdate
 from crucible_core.report import report_on
-from crucible_core.report.document import Paragraph
+from crucible_core.report.document import Paragraph, Picture
 from crucible_core.report.document import Table as ReportTable
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
+from crucible_core.values.jsonable import shown_text
 from crucible_core.values.messages import shorten
 
 __all__ = [
@@ -74,11 +75,16 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record))
+        # Known to the thread that the line is of: the secrets of the running stage's options.
+        attempt = current_attempt.get()
+        return plain((shown_text if attempt is None else attempt.readable)(super().format(record)))
 
 
 def show_log_lines_as_text() -> None:
-    """Let no log line of a stage give the terminal orders, unless the program has log handlers of its own."""
+    """Let no log line of a stage give the terminal orders, or tell a secret.
+
+    Unless the program has log handlers of its own.
+    """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PlainFormatter())
 
@@ -229,7 +235,7 @@ def print_summary(console: Console, ctx: Context, *, answer: bool = True) -> Non
             console.print(styled((block.text, "bold")))
     print_gates(console, ctx.trace.gates)
     for section in document.sections:
-        if section.title in LEFT_TO_THE_REPORT:
+        if section.title in LEFT_TO_THE_REPORT or all(isinstance(block, Picture) for block in section.blocks):
             continue
         console.print(styled("\n", (section.title, "bold")))
         for place, block in enumerate(section.blocks):

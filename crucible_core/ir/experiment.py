@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Annotated, Any, Protocol, Self, cast
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -44,6 +44,7 @@ __all__ = [
     "Experiment",
     "OutputSpec",
     "Reliability",
+    "ResourceDef",
     "RetryPolicy",
     "Schedule",
     "Source",
@@ -97,6 +98,10 @@ class RetryPolicy(Node):
 
     def covers(self, error: BaseException) -> bool:
         """Whether there is another attempt after this error, if any is left."""
+        from crucible_core.values.spending import is_final  # noqa: PLC0415  # few attempts fail
+
+        if is_final(error):
+            return False
         if self.on is None or not isinstance(error, Exception):
             return isinstance(error, Exception)
         kinds = getattr(error, "kinds", None) or kinds_of(error)  # of one that came from another process by its name
@@ -158,6 +163,15 @@ class StageDef(Node):
                 "is not known what it looks at, so its result cannot be used again",
             )
         return cache
+
+
+class ResourceDef(Node):
+    """What stages find in `ctx.resources`, and no run keeps, such as a client: made when one first asks for it."""
+
+    module: Text | None = None
+    """Its factory: `package.module:Attribute`, or one of the registry by its name (default: that of the resource)."""
+    options: Options | None = None
+    """The arguments of the factory, which is a function, a class or a pydantic model."""
 
 
 class OutputSpec(Node):
@@ -316,11 +330,15 @@ class Experiment(Node):
     """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
     variant: Name | None = None
     """The variant whose options the pipeline has already; a run records it."""
+    resources: dict[Name, ResourceDef] | None = None
+    """What stages need and no run can keep, by its name in `ctx.resources`."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
     trials: Trials | None = None
     """Arms and replicates: a part of the pipeline is run once for each."""
+    budget: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]] | None = None
+    """What a run may spend, by name, such as `{usd: 5.0, tokens: 1e6}`; stages count it by `ctx.spend`."""
     lock: Lock | None = None
     """What was declared before the data were seen: NAME.lock.yaml beside the file, which a run records."""
     schedule: Schedule | None = None
@@ -368,6 +386,14 @@ class Experiment(Node):
     def _gates_under_their_own_names(cls, gates: tuple[Gate, ...] | None) -> tuple[Gate, ...] | None:
         _check_distinct("gates", gates or (), "each gate needs a name of its own")
         return gates
+
+    @field_validator("budget")
+    @classmethod
+    def _names_of_what_is_spent(cls, budget: dict[str, float] | None) -> dict[str, float] | None:
+        if "by_stage" in (budget or {}):
+            said = "`by_stage` cannot be a name: what was spent has that of each stage there"
+            raise PydanticCustomError("budget", "{said}", {"said": said, "place": ("budget", "by_stage")})
+        return budget
 
     @field_validator("deps")
     @classmethod

@@ -23,7 +23,8 @@ MAX_ALIASES = 100
 MAX_SCALAR = 100_000
 
 
-MAX_SECOND_TRY = 32_000
+MAX_SECOND_TRY = 20_000
+"""Characters that the Python parser, the slow one, reads: half a second at most, whatever they are."""
 
 
 Place = tuple[str | int, ...]

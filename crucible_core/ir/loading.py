@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["LOCK", "experiment_from", "is_experiment", "load_document", "load_experiment", "lock_file", "parse_scalar"]
 
 MAX_BYTES = 1_000_000
+MAX_MISTAKES = 100
+"""To word one takes up to a millisecond, and nobody reads more."""
 LOCK = ".lock.yaml"
 
 
@@ -80,8 +82,10 @@ def _locked(experiment: Experiment, file: Path) -> Experiment:
 
 
 def _has_modules(folder: Path, experiment: Experiment) -> bool:
-    """Whether the module of some stage is in the folder."""
-    tops = {one.module.split(":")[0].split(".")[0] for one in experiment.pipeline if one.module and ":" in one.module}
+    """Whether the module of some stage or resource is in the folder."""
+    named = [one.module for one in experiment.pipeline]
+    named += [one.module for one in (experiment.resources or {}).values()]
+    tops = {one.split(":")[0].split(".")[0] for one in named if one and ":" in one}
     return any((folder / f"{top}.py").is_file() or (folder / top).is_dir() for top in tops)
 
 
@@ -103,7 +107,7 @@ def is_experiment(file: Path) -> bool:
         return False
     if re.search(rf"(?m)^{_KEY}", text):
         return True
-    mentioned = {found[1] for found in re.finditer(rf"(?m)(?:^|[{{,])[\s{{-]*{_KEY}", text)}
+    mentioned = {found[1] for found in re.finditer(_KEY, text) if _begins_an_entry(text, found.start())}
     if not mentioned:
         return False
     try:
@@ -113,7 +117,16 @@ def is_experiment(file: Path) -> bool:
     return not mentioned.isdisjoint(data) if isinstance(data, dict) else len(mentioned) > 1
 
 
+MAX_INDENT = 200
 _KEY = r"""["']?(id|pipeline)["']?\s*:"""
+
+
+def _begins_an_entry(text: str, place: int) -> bool:
+    """Whether a key may be there: at the beginning of a line or of a mapping, or after a comma."""
+    # Looked for from the key backwards, and not far: forwards it would be asked anew at every blank of a long run.
+    before = text[max(0, place - MAX_INDENT) : place]
+    stated = before.rstrip(" \t\r\n{-")
+    return not stated or stated[-1] == "," or not {"\n", "{"}.isdisjoint(before[len(stated) :])
 
 
 def _wide_encoding(raw: bytes) -> str | None:
@@ -232,8 +245,13 @@ def _read(file: Path) -> str:
 
 def _mistakes(error: ValidationError, source: Source | None, model: type[Node] = Experiment) -> InvalidExperimentError:
     found = []
-    for mistake in without_echoes(error.errors(include_url=False)):
+    told = error.errors(include_url=False)
+    for mistake in without_echoes(told[:MAX_MISTAKES]):
         place = tuple(mistake.get("ctx", {}).get("place", mistake["loc"]))
         location = source.location(*place) if source else None
         found.append(InvalidExperimentError(describe_mistake(mistake, model), location=location))
-    return InvalidExperimentError.of(sorted(found, key=lambda one: (one.line or 0, one.column or 0)))
+    found.sort(key=lambda one: (one.line or 0, one.column or 0))
+    if (more := len(told) - MAX_MISTAKES) > 0:
+        found.append(InvalidExperimentError(f"and {more:,} more mistakes, which are told when these are corrected"))
+        found[-1].location = found[0].location and Location(found[0].location.path)
+    return InvalidExperimentError.of(found)

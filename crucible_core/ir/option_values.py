@@ -201,7 +201,7 @@ class _Part(NamedTuple):
         """Raises InvalidExperimentError if the names are known, and this is not one of them."""
         known = self.option.children
         if known and not self.option.takes_others and name not in known:
-            raise InvalidExperimentError(no_such_option(self.stage, self.path, name, known))
+            raise InvalidExperimentError(no_such_option(f"stage {self.stage!r}", self.path, name, known))
 
     def refuse(self, reason: str) -> InvalidExperimentError:
         option = f"option {'.'.join(self.path)!r} of " if self.path else ""

@@ -20,7 +20,7 @@ _HOW_IT_IS_RUN: Final = frozenset({"engine", "jobs", "options", "stages", "worke
 """Options of the stage `trials` that do not change a result, and those that are among the stages here."""
 _OF_ALL: Final = (
     *("seed", "variant", "reliability", "backend", "dataset", "experiment_type", "model_version"),
-    *("training_config", "baseline"),
+    *("training_config", "baseline", "resources"),
 )
 """Keys of an experiment that its stages may use."""
 _MOST_SHOWN: Final = 3

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
-from crucible_core.errors import InvalidOptionsError
+from crucible_core.errors import InvalidExperimentError, InvalidOptionsError
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.option_schema import Option, option_tree
+from crucible_core.values import MASK
 
 __all__ = [
     "MASK",
+    "OF_RESOURCES",
     "SECRETS",
     "check_known",
     "has_secrets",
@@ -28,20 +29,19 @@ __all__ = [
     "is_secret_at",
     "masked_experiment",
     "restored",
-    "scrub",
     "secrets_in",
     "secrets_of",
     "shown_experiment",
     "unknown_secrets",
 ]
 
-MASK: Final = "**********"
-"""What stands in the place of a secret; pydantic's own."""
-
 Options = Mapping[str, Any]
 SECRETS: Final = (Secret, SecretStr, SecretBytes)
 _SHORTEST = 4
 """Shorter texts occur in any message by chance: they are not looked for there."""
+
+OF_RESOURCES: Final[list[str]] = []
+"""The secrets of the resources of the runs that are at work in this process: every stage may hold them."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -51,10 +51,18 @@ def has_secrets(model: type[BaseModel]) -> bool:
     return _may_hold(model, set()) and option_tree(model).secret
 
 
-def masked_experiment(experiment: Experiment, models: Iterable[type[BaseModel]]) -> Experiment:
-    """The experiment with its secrets masked, in the pipeline and in the variants; `models` are its stages."""
+def masked_experiment(
+    experiment: Experiment,
+    models: Iterable[type[BaseModel]],
+    resources: Mapping[str, Any] = {},  # is only read
+) -> Experiment:
+    """The experiment with its secrets masked, in the pipeline, in the variants and in the resources.
+
+    `models` are its stages, and `resources` those of the plan.
+    """
     secretive = {one.name: model for one, model in zip(experiment.pipeline, models, strict=True) if has_secrets(model)}
-    if not secretive:
+    of_resources = _secretive(resources)
+    if not secretive and not of_resources:
         return experiment
 
     def mask(stage: str, options: Options | None) -> Any:
@@ -67,20 +75,48 @@ def masked_experiment(experiment: Experiment, models: Iterable[type[BaseModel]])
             name: {stage: mask(stage, options) for stage, options in stages.items()}
             for name, stages in experiment.variants.items()
         }
+    if of_resources:
+        changes["resources"] = {
+            name: one.model_copy(update={"options": hide(of_resources[name], one.options)})
+            if name in of_resources and one.options
+            else one
+            for name, one in (experiment.resources or {}).items()
+        }
     return _copied(experiment, changes)
 
 
-def shown_experiment(experiment: Experiment, models: Sequence[type[BaseModel]], *, first: int = 0) -> Experiment:
+def shown_experiment(
+    experiment: Experiment,
+    models: Sequence[type[BaseModel]],
+    resources: Mapping[str, Any] = {},  # is only read
+    *,
+    first: int = 0,
+) -> Experiment:
     """The experiment as a run that begins with the stage at `first` shows and keeps it: its secrets masked.
 
-    Raises InvalidOptionsError if only the mask of a secret is known.
+    Raises InvalidExperimentError if only the mask of a secret is known.
     """
-    if not any(map(has_secrets, set(models))):  # asked in every run, of what may be thousands of stages of few classes
+    of_resources = _secretive(resources)
+    # Asked in every run, of what may be thousands of stages of few classes.
+    if not of_resources and not any(map(has_secrets, set(models))):
         return experiment
     for one, model in zip(experiment.pipeline[first:], models[first:], strict=True):
         if one.enabled and has_secrets(model):
             check_known(one, model)
-    return masked_experiment(experiment, models)
+    for name, model in of_resources.items():
+        known = secrets_in(model, (experiment.resources or {})[name].options)
+        if unknown := [place for place, value in known.items() if value == MASK]:
+            raise InvalidExperimentError(
+                f"resource {name!r}: the secret option {unknown[0]!r} is not known: runs do not keep secrets, and "
+                f"{MASK!r} stands in its place; have the factory read it from an environment variable",
+                location=experiment.location("resources", name),
+            )
+    return masked_experiment(experiment, models, resources)
+
+
+def _secretive(resources: Mapping[str, Any]) -> dict[str, type[BaseModel]]:
+    """The options of the declared resources that have secrets."""
+    return {name: one.model for name, one in resources.items() if hasattr(one, "model") and has_secrets(one.model)}
 
 
 def restored(experiment: Experiment, *sources: Experiment | None) -> Experiment:
@@ -97,7 +133,15 @@ def restored(experiment: Experiment, *sources: Experiment | None) -> Experiment:
             for one in experiment.pipeline
         )
         variants = experiment.variants and _unmasked(experiment.variants, source.variants)
-        experiment = _copied(experiment, {"pipeline": pipeline, **({"variants": variants} if variants else {})})
+        changes = {"pipeline": pipeline, **({"variants": variants} if variants else {})}
+        if experiment.resources and source.resources:
+            changes["resources"] = {
+                name: one.model_copy(update={"options": _unmasked(one.options, source.resources[name].options)})
+                if name in source.resources
+                else one
+                for name, one in experiment.resources.items()
+            }
+        experiment = _copied(experiment, changes)
     return experiment
 
 
@@ -116,23 +160,19 @@ def secrets_in(model: type[BaseModel], options: Options | None) -> dict[str, Any
 
 
 def secrets_of(stage: BaseModel, options: Options | None) -> tuple[str, ...]:
-    """The secrets that a stage holds, as texts, the longest first; `options` are those that it was read from."""
+    """The secrets that a stage holds, as texts, the longest first; `options` are those that it was read from.
+
+    Those of the resources of the runs in this process are among them.
+    """
     stage = cast(
         "BaseModel", getattr(stage, "__wrapped__", stage)
     )  # as `functools.wraps` has it, of what is put around a stage
     if not has_secrets(type(stage)):
-        return ()
+        return tuple(OF_RESOURCES)
     values = [*_held(stage), *(one for _, one in _leaves(secrets_in(type(stage), options)))]
     texts = {one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one) for one in values}
+    texts.update(OF_RESOURCES)
     return tuple(sorted((one for one in texts if len(one) >= _SHORTEST), key=len, reverse=True))
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """The text with masks in the place of these secrets, also where they are written as in Python or JSON."""
-    for secret in secrets:
-        for written in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
-            text = text.replace(written, MASK)
-    return text
 
 
 def is_secret_at(model: type[BaseModel], place: Sequence[str | int]) -> bool:

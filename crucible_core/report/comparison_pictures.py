@@ -20,8 +20,11 @@ from crucible_bench.plots import (
     power_curve,
     strip_plot,
 )
+from crucible_bench.plots.numbers import interval_ends
 from crucible_bench.plots.picture import NARROW, WIDE
+from crucible_bench.plots.strip import Mean
 from crucible_bench.result import TestResult, is_open
+from crucible_bench.wording import percentile
 from crucible_core.report.document import PictureOfTwoWidths
 from crucible_core.values.messages import shorten
 
@@ -29,6 +32,7 @@ __all__ = ["comparison_pictures"]
 
 MOST_LINES = 200
 MOST_OF_A_NAME = 10
+NO_ENDS = (-math.inf, math.inf)
 
 
 def comparison_pictures(comparison: Comparison) -> Iterator[Picture]:
@@ -146,11 +150,15 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
     groups = {name: group.values for name, group in comparison.groups.items() if group.values}
     if not groups or comparison.outcome == "binary":
         return None
-    means = {
+    means: dict[str, Mean] = {
         name: (group.mean, *group.mean_interval)
         for name, group in comparison.groups.items()
         if group.values and group.mean_interval is not None
     }
+    average = "geometric mean" if comparison.scale == "log" else "mean"
+    if comparison.quantile is not None:
+        average = percentile(comparison.quantile)
+        means = {name: (of.value, *interval_ends(of.interval or NO_ENDS)) for name, of in comparison.quantiles.items()}
     sampled = any(group.sampled for group in comparison.groups.values())
     return strip_plot(
         groups,
@@ -159,7 +167,7 @@ def _values_picture(comparison: Comparison, width: float) -> Picture | None:
         interval=f"{percent(comparison.confidence_level)} CI",
         caption="Larger groups are shown by a thousand values, evenly spaced by rank." if sampled else None,
         log=comparison.scale == "log",
-        average="geometric mean" if comparison.scale == "log" else "mean",
+        average=average,
         width=width,
     )
 

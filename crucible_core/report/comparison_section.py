@@ -25,6 +25,7 @@ from crucible_bench.numbers import format_effect, format_number, format_p
 from crucible_bench.plots.numbers import interval_ends, interval_text, length_of, numerals, ratios
 from crucible_bench.result import Interval, TestResult, is_open
 from crucible_bench.vocabulary import EffectSizeName
+from crucible_bench.wording import percentile
 from crucible_core.report.comparison_pictures import comparison_pictures
 from crucible_core.report.document import Block, Items, Paragraph, Section, Table
 
@@ -143,6 +144,9 @@ def _groups_table(comparison: Comparison) -> Table:
     )
     if comparison.design == "stratified":
         columns = (*columns[:2], f"interquartile mean [{percent(comparison.confidence_level)} CI]", *columns[2:])
+    if comparison.quantile is not None:
+        own = f" [{percent(comparison.confidence_level)} CI]" if comparison.design == "independent" else ""
+        columns = (*columns[:2], f"{percentile(comparison.quantile)}{own}", *columns[2:])
     rows = []
     for name, group in groups.items():
         cells = [_with_interval(group.mean, group.mean_interval, write)]
@@ -152,6 +156,8 @@ def _groups_table(comparison: Comparison) -> Table:
             cells += ["–" if group.sd is None else write(group.sd), write(group.median)]
         if (iqm := comparison.iqm.get(name)) is not None:
             cells.insert(0, _with_interval(iqm.value, iqm.interval, write))
+        if (quantile := comparison.quantiles.get(name)) is not None:
+            cells.insert(0, _with_interval(quantile.value, quantile.interval, write))
         rows.append((name, f"{group.n:,}", *cells))
     return Table(columns, tuple(rows), frozenset(columns[1:]))
 
@@ -262,7 +268,9 @@ def _pairs_table(family: FamilyResult) -> Table:
             statistic("", pair.df, pair.statistic, short=True),
             format_p(pair.p_value).removeprefix("= "),
             format_p(pair.p_adjusted).removeprefix("= "),
-            _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
+            "the estimate"
+            if estimates_effect(pair)
+            else _effect(pair.effect_size_name, pair.effect_size, pair.effect_size_interval),
             f"{'significant' if pair.significant else 'not significant'}{f': {pair.note}' if pair.note else ''}",
         )
         for pair in family.comparisons

@@ -21,11 +21,23 @@ from crucible_core.report.registration_section import (
     registration_section,
 )
 from crucible_core.report.series_section import series_section
+from crucible_core.report.spending_section import spending_table
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
-from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
+from crucible_core.trace import (
+    Decision,
+    Event,
+    StageFailed,
+    StageRetried,
+    StageSkipped,
+    StageStarted,
+    StageSucceeded,
+    Trace,
+)
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
+from crucible_core.values.series import Series
+from crucible_core.values.spending import SPENT, spent_in
 
 __all__ = [
     "decisions_table",
@@ -69,6 +81,7 @@ def report_on(ctx: Context, *, title: str | None = None) -> RunReport:
         ),
         *(unread_section(name, reason) for name, reason in compared.unread.items()),
         series_section(ctx),
+        _section("Spending", spending_table(ctx.metrics, experiment.budget)),
         _section("Metrics", _metrics_table(ctx)),
         _section("Outputs", _outputs_table(ctx)),
         _section("Decisions", decisions_table(ctx.trace.events)),
@@ -107,7 +120,7 @@ def _headlines(ctx: Context) -> list[str]:
         found.append(registration.sentence)
     if found:
         return found
-    numbers = list(results(ctx))
+    numbers = _to_open_with(ctx)
     if numbers:
         shown = ", ".join(f"{name} = {format_value(value)}" for name, value in numbers[:3])
         return [f"{shown}{f' and {len(numbers) - 3} more metrics' if len(numbers) > 3 else ''}."]
@@ -116,6 +129,15 @@ def _headlines(ctx: Context) -> list[str]:
     # The stage that writes this report has not ended.
     done = stages if ctx.trace.events and not _is_to_go_on(ctx) else len(ctx.completed_stages)
     return [f"{done} of {stages} stages succeeded; no metrics."]
+
+
+def _to_open_with(ctx: Context) -> list[tuple[str, Any]]:
+    """The numbers of a run without a comparison, but for what it spent; of a series its last one, after the others."""
+    of_spending = f"{SPENT}." if spent_in(ctx.metrics) else None
+    numbers = [one for one in results(ctx) if of_spending is None or not one[0].startswith(of_spending)]
+    series = {name for name, value in ctx.metrics.items() if isinstance(value, Series)}
+    of_series = {f"{name}.{part}": part == "last" for name in series for part in ctx.metrics[name]}
+    return sorted((one for one in numbers if of_series.get(one[0], True)), key=lambda one: one[0] in of_series)
 
 
 def _ended(ctx: Context) -> Sequence[Event]:
@@ -148,14 +170,19 @@ def summarize_run(ctx: Context) -> dict[str, Any]:
         "outputs": to_jsonable(ctx.outputs),
         "artifacts": to_jsonable(ctx.artifacts),
         "stages": {name: ending.kind.removeprefix("stage_") for name, ending in endings.items()},
-        "decisions": [_without_kind(decision) for decision in ctx.trace.decisions],
+        "decisions": _decisions(ctx.trace),
         "gates": [gate.to_dict() for gate in gates],
         "trace": json.loads(ctx.trace.to_json()),
     }
 
 
-def _without_kind(decision: Decision) -> dict[str, Any]:
-    return {name: value for name, value in decision.to_dict().items() if name != "kind"}
+def _decisions(trace: Trace) -> list[dict[str, Any]]:
+    parents = trace.parents
+    return [
+        {"id": one.id, "parent": parents.get(one.id)}
+        | {name: value for name, value in one.to_dict().items() if name != "kind"}
+        for one in trace.decisions
+    ]
 
 
 def _is_to_go_on(ctx: Context) -> bool:
@@ -194,6 +221,8 @@ def _identity(ctx: Context) -> Iterator[tuple[str, str]]:
 
 def _metrics_table(ctx: Context) -> Table:
     told_elsewhere = {*comparisons(ctx), "validate", *(("trials",) if trial_rows(ctx) else ())}
+    if spent_in(ctx.metrics):
+        told_elsewhere.add(SPENT)
     kept = {name: value for name, value in ctx.metrics.items() if name not in told_elsewhere}
     return Table(
         ("metric", "value"), tuple((name, format_value(value)) for name, value in flatten(kept)), frozenset({"value"})
@@ -220,21 +249,28 @@ def _outputs_table(ctx: Context) -> Table | None:
 
 
 def decisions_table(events: Iterable[Event]) -> Table:
-    columns: tuple[str, ...] = ("stage", "decision", "why", "instead of", "confidence")
-    rows: tuple[tuple[str, ...], ...] = tuple(
+    """One row per decision; columns that few decisions have are there if one has something to say."""
+    decisions = [event for event in events if isinstance(event, Decision)]
+    texts = {one.id: one.decision for one in decisions} if any(one.depends_on for one in decisions) else {}
+    rows = [
         (
-            event.stage,
-            event.decision,
-            event.reasoning,
-            ", ".join(event.alternatives),
-            "" if event.confidence is None else f"{event.confidence:.0%}",
+            one.stage,
+            one.decision,
+            one.reasoning,
+            ", ".join(one.alternatives),
+            "" if one.confidence is None else f"{one.confidence:.0%}",
+            ", ".join(texts.get(each, each) for each in one.depends_on),
+            ", ".join(f"{name}: {format_value(value)}" for name, value in (one.metadata or {}).items()),
         )
-        for event in events
-        if isinstance(event, Decision)
+        for one in decisions
+    ]
+    columns = ("stage", "decision", "why", "instead of", "confidence", "depends on", "details")
+    shown = [place for place in range(len(columns)) if place < 4 or any(row[place] for row in rows)]
+    return Table(
+        tuple(columns[place] for place in shown),
+        tuple(tuple(row[place] for place in shown) for row in rows),
+        frozenset({"confidence"}),
     )
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
-    return Table(columns, rows, frozenset({"confidence"}))
 
 
 def gates_table(gates: Iterable[GateResult]) -> Table:

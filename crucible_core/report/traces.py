@@ -24,10 +24,11 @@ from crucible_core.trace import (
 
 __all__ = ["TRACE_FORMATS", "TraceFormat", "diff_traces", "render_trace"]
 
-# Every field of every event; a test counts them.
+# Every field of every event, which a test counts, and what names it and the start of its stage.
 CSV_COLUMNS: tuple[str, ...] = (
-    "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision", "reasoning",
-    "alternatives", "confidence", "error_type", "message", "reason", "traceback", "unfinished", "result",
+    "id", "parent", "at", "stage", "kind", "seconds", "attempts", "reused_from", "attempt", "delay", "decision",
+    "reasoning", "alternatives", "confidence", "depends_on", "metadata", "error_type", "message", "reason", "traceback",
+    "unfinished", "result",
 )  # fmt: skip
 
 TraceFormat = Literal["csv", "html", "json", "markdown", "mermaid"]
@@ -79,10 +80,16 @@ def _facts(trace: Trace) -> dict[str, str]:
 def _decisions(trace: Trace) -> dict[str, list[str]]:
     """What the decisions of each stage say, in order."""
     said: dict[str, list[str]] = {}
-    for event in trace.decisions:
+    decisions = trace.decisions
+    # By what they say: ids are those of one run.
+    texts = {one.id: one.decision for one in decisions} if any(one.depends_on for one in decisions) else {}
+    for event in decisions:
         instead = f"; instead of {', '.join(event.alternatives)}" if event.alternatives else ""
         sure = "" if event.confidence is None else f"; {event.confidence:.0%} sure"
-        text = f"{event.decision}, because {event.reasoning}{instead}{sure}"
+        upon = ", ".join(texts.get(one, one) for one in event.depends_on)
+        upon = f"; depends on {upon}" if upon else ""
+        more = f"; {json.dumps(event.metadata, ensure_ascii=False)}" if event.metadata else ""
+        text = f"{event.decision}, because {event.reasoning}{instead}{sure}{upon}{more}"
         said.setdefault(event.stage, []).append(text)
     return said
 
@@ -111,10 +118,11 @@ def _document(trace: Trace) -> Document:
 
 def _csv(trace: Trace) -> str:
     rows = [CSV_COLUMNS]
+    parents = trace.parents
     for event in trace.events:
-        values = event.to_dict()
-        for nested in ("alternatives", "unfinished", "result"):
-            values[nested] = json.dumps(values[nested], ensure_ascii=False) if nested in values else ""
+        values = {**event.to_dict(), "id": event.id, "parent": parents.get(event.id)}
+        for nested in ("alternatives", "depends_on", "metadata", "unfinished", "result"):
+            values[nested] = json.dumps(values[nested], ensure_ascii=False) if values.get(nested) is not None else ""
         rows.append(tuple("" if values.get(column) is None else str(values[column]) for column in CSV_COLUMNS))
     return csv_of(rows)
 
@@ -122,12 +130,15 @@ def _csv(trace: Trace) -> str:
 def _mermaid(trace: Trace) -> str:
     lines = ["flowchart TD"]
     previous = None
+    nodes: dict[str, str] = {}
     for index, (stage, outcome, time, _) in enumerate(stages_table(trace.events).rows):
         lines.append(f'  s{index}["{_label(stage)}<br/>{outcome} {time}"]:::{outcome}')
         if previous is not None:
             lines.append(f"  s{previous} --> s{index}")
         for number, decision in enumerate(one for one in trace.decisions if one.stage == stage):
             lines.append(f'  s{index} -.- d{index}_{number}("{_label(decision.decision)}")')
+            nodes[decision.id] = f"d{index}_{number}"
+            lines += [f"  {nodes[one]} -.-> d{index}_{number}" for one in decision.depends_on if one in nodes]
         previous = index
     lines += [
         "  classDef succeeded fill:#d7f0dd,stroke:#2e7d32,color:#111",

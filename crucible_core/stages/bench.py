@@ -190,6 +190,9 @@ class Bench(Stage):
     """Whether the groups are also ranked by their means, with those that may be the best, as in a sweep."""
     reference: float | None = None
     """With `design: one_sample`: the number that the one group is compared with."""
+    quantile: float | None = Field(default=None, gt=0, lt=1)
+    """Compares this quantile of each group in place of the mean: 0.95 for the 95th percentile, as of latencies. For
+    `design: independent` and `paired`."""
     folds: int | None = Field(default=None, ge=2)
     """With `design: resampled`: the number of folds of the cross-validation."""
     repeats: int | None = Field(default=None, ge=1)
@@ -274,8 +277,10 @@ class Bench(Stage):
         stats = experiment.stats
         tests = self._tests(experiment)
         effect_size = self.effect_size
-        if effect_size is None and any(
-            test == "auto" or stats.effect_size_type in EFFECT_SIZES[test] for test in tests
+        if (
+            effect_size is None
+            and self.quantile is None
+            and any(test == "auto" or stats.effect_size_type in EFFECT_SIZES[test] for test in tests)
         ):
             effect_size = stats.effect_size_type
         return Declaration(
@@ -297,6 +302,7 @@ class Bench(Stage):
             higher_is_better=self.higher_is_better,
             leaderboard=self.leaderboard,
             reference=self.reference,
+            quantile=self.quantile,
             folds=self.folds,
             repeats=self.repeats,
             test_share=self.test_share,
@@ -428,7 +434,8 @@ class Bench(Stage):
         return CORRECTION_ALIASES.get(asked, cast("CorrectionName", asked))
 
     def _tests(self, experiment: Experiment) -> list[TestName | Literal["auto"]]:
-        asked = self.tests or experiment.stats.tests or ("auto",)
+        of_all = experiment.stats.tests if self.quantile is None else None  # those are not about a quantile
+        asked = self.tests or of_all or ("auto",)
         return [cast("TestName | Literal['auto']", TEST_ALIASES.get(test, test)) for test in asked]
 
     @property

@@ -23,6 +23,7 @@ from crucible_core.context import Context
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment, Place, Source, StageDef
 from crucible_core.ir.option_schema import merge_options
+from crucible_core.ir.resources import Having, PlannedResource, sent
 from crucible_core.ir.trials import MOST_WORKERS, Engine, Grid, Search, Until
 from crucible_core.ir.trials_stage import STAGE
 from crucible_core.metrics import flatten
@@ -33,7 +34,8 @@ from crucible_core.run_errors import StageFailedError
 from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
-from crucible_core.trials.engine import run_in_processes
+from crucible_core.trials.costs import Costs
+from crucible_core.trials.engine import end_processes, run_in_processes
 from crucible_core.trials.log import FolderFiles, Row, TrialLog, TrialSettings
 from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
@@ -42,7 +44,9 @@ from crucible_core.trials.until import Difference, differences, widest
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
 from crucible_core.values.lineage import part_of_run
-from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.messages import closest, cut, error_text, listing
+from crucible_core.values.resources import Maker, resources_of
+from crucible_core.values.spending import SPENT, check, counted, over, since, spent_in
 
 __all__ = ["RunTrials", "run_trial"]
 
@@ -52,7 +56,9 @@ COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "err
 NOT_OF_A_TRIAL: Final = dict.fromkeys(
     ("automation", "gates", "lock", "outputs", "schedule", "trigger", "variant", "variants")
 )
-NOT_INPUT: Final = frozenset({*NOT_OF_A_TRIAL, "description", "execution", "owner", "pipeline", "seed", "tags"})
+NOT_INPUT: Final = frozenset(
+    {*NOT_OF_A_TRIAL, "budget", "description", "execution", "owner", "pipeline", "seed", "tags"}
+)
 
 
 class RunTrials(Stage):
@@ -187,6 +193,8 @@ class RunTrials(Stage):
                     sweep.rows(trials[self._share :: self.workers])
                     return ctx
                 table += sweep.rows(trials)
+                if sweep.costs.is_over:
+                    break
             if sweep.keeps:
                 with suppress(OSError):  # more files are slower to read, and nothing else
                     sweep.log.compact()
@@ -196,7 +204,16 @@ class RunTrials(Stage):
                 f"{reused:,} of {_counted(len(table), 'trial')} were not run again",
                 "an earlier run has kept them: what they began with, their code, options and seeds are the same",
             )
-        if self.until is not None:
+        costs = sweep.costs
+        if costs.spent:
+            # Before anything else may fail: it is paid.
+            ctx = ctx._with("metrics", counted(ctx.metrics, ctx.stage, costs.spent))
+        if costs.not_run:
+            ctx = ctx.decide(
+                f"{_counted(len(costs.not_run), 'trial')} of {len(table) + len(costs.not_run):,} were not run",
+                f"the budget {over(costs.limits, costs.spent)!r} is used up: {cut(listing(costs.not_run), 1_000)}",
+            )
+        elif self.until is not None and not costs.is_over:
             found = self._differences(table)
             ctx = ctx.decide(
                 f"stopped after {table[-1]['replicate'] + 1} replicates: the widest interval is {widest(found):.4g}, "
@@ -204,7 +221,9 @@ class RunTrials(Stage):
                 f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
                 f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
             )
-        return self._gathered(ctx, table)
+        ctx = self._gathered(ctx, table)
+        check(ctx)
+        return ctx
 
     def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
         """The trials of each round; `table` has by then the rows of those before."""
@@ -279,7 +298,9 @@ class RunTrials(Stage):
                 model = self._known_stages.resolve(one, folder=experiment.folder)
                 given = merge_options(model, given or {}, changes)
             definitions.append(one if given is None else one.model_copy(update={"options": given}))
-        made = experiment.model_copy(update={**NOT_OF_A_TRIAL, "pipeline": tuple(definitions), "seed": seed})
+        # Its resources are those of the run, which has planned them.
+        changes = {**NOT_OF_A_TRIAL, "resources": None, "pipeline": tuple(definitions), "seed": seed}
+        made = experiment.model_copy(update=changes)
         if (source := experiment.source) is not None:
             at = ("pipeline", experiment.index_of(STAGE), "options", "options")
             made.read_from(replace(source, find=functools.partial(_places_of_trial, source, at, definitions)))
@@ -297,6 +318,9 @@ class RunTrials(Stage):
             elsewhere = self.engine is not None and self.engine.kind != "loky"
             shared, before = _shared(ctx, None if elsewhere else Path(folder) / "shared", must_pickle=must_pickle)
             identify = settings.identify or _identify
+            makers = resources_of(ctx.run_id).makers
+            if makers:
+                before = _with_resources(before, makers, identify, ctx.run_id)
             of_arm: dict[str, str] = {}
 
             def key_of(trial: Trial) -> str:
@@ -306,7 +330,15 @@ class RunTrials(Stage):
                 return _key(before, of_arm[arm.name], trial)
 
             ready = functools.partial(_with_stages, self, ctx.experiment)
-            yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, settings.files is not None)
+            shares = 1 if self._share is None else self.workers
+            costs = Costs(ctx.experiment.budget, spent_in(ctx.metrics), shares)
+            keeps = settings.files is not None
+            having = Having(ctx.run_id, sent(makers)) if makers and must_pickle else None
+            try:
+                yield _Sweep(key_of, ready, shared, log, jobs, self.engine, settings.fresh, keeps, costs, having)
+            finally:
+                if having is not None and not elsewhere:
+                    end_processes()
 
     def _gathered(self, ctx: Context, rows: list[Row]) -> Context:
         """The Context with the rows, each with all columns that any of them has."""
@@ -371,33 +403,56 @@ class _Sweep:
     engine: Engine | None
     fresh: bool
     keeps: bool
+    costs: Costs
+    having: Having | None
 
     def rows(self, trials: Sequence[Trial]) -> list[Row]:
-        """The row of each trial: as it is kept already, or else as it is when the trial has been run."""
+        """The row of each trial: as it is kept already, or else as it is when the trial has been run.
+
+        When the budget is used up, no other trial begins: what is left has no row.
+        """
         rows = self.log.rows(map(self.key, trials), fresh=self.fresh)
         left = [_Task(key, trial) for trial, (key, row) in zip(trials, rows.items(), strict=True) if row is None]
+        for row in rows.values():
+            self.costs.count(row)
         bar: Progress[None] = progress(total=len(trials), description=_counted(len(trials), "trial"))
         with bar:
             bar.advance(len(trials) - len(left))
             for key, row in self._run(left):
                 rows[key] = row
+                self.costs.count(row)
                 bar.advance()
-        table = [row for row in rows.values() if row is not None]
-        for trial, row in zip(trials, table, strict=True):
-            row.update(_columns(trial))  # in place: copies would take as much memory again
+        table = []
+        for trial, one in zip(trials, rows.values(), strict=True):
+            if one is None:
+                self.costs.not_run.append(f"{trial.arm.name} (replicate {trial.replicate})")
+            else:
+                one.update(_columns(trial))  # in place: copies would take as much memory again
+                table.append(one)
         return table
 
     def _run(self, left: Sequence[_Task]) -> Iterator[tuple[str, Row]]:
         run = functools.partial(_run_task, self.shared)
         if self.jobs == 1 and self.engine is None:
             for task in left:
+                if self.costs.is_over:
+                    return
                 row = run(self.ready(task))
                 self.log.keep(task.key, row)
                 yield task.key, row
         elif left:
             engine = self.engine or Engine()
+            stops = None if self.costs.limits is None else lambda: self.costs.is_over
             yield from run_in_processes(
-                left, self.ready, run, self.log, jobs=self.jobs, kind=engine.kind, address=engine.address
+                left,
+                self.ready,
+                run,
+                self.log,
+                jobs=self.jobs,
+                kind=engine.kind,
+                address=engine.address,
+                stops=stops,
+                having=self.having,
             )
 
 
@@ -415,6 +470,7 @@ def run_trial(before: Context, stages: Sequence[PlannedStage], seed: int) -> Con
 def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     started = perf_counter()
     before: Context = shared.load()
+    after = before
     try:
         with part_of_run(f"trials/{task.key}"):
             after = run_trial(before, task.stages, task.trial.seed)
@@ -422,10 +478,11 @@ def _run_task(shared: SharedValue | _InMemory, task: _ReadyTask) -> Row:
     except StageFailedError as failed:
         ending = failed.context.trace.endings.get(failed.stage)
         error = f"{ending.error_type}: {ending.message}" if isinstance(ending, StageFailed) else failed.reason
-        return task.row("failed", perf_counter() - started, stage=failed.stage, error=error)
+        spent = _spent(before, failed.context)
+        return task.row("failed", perf_counter() - started, stage=failed.stage, error=error, **spent)
     except ValueError as error:
-        said = error_text(error)
-        return task.row("failed", perf_counter() - started, stage=task.stages[-1].name, error=said)
+        said, spent = error_text(error), _spent(before, after)
+        return task.row("failed", perf_counter() - started, stage=task.stages[-1].name, error=said, **spent)
     return task.row("succeeded", perf_counter() - started, **metrics)
 
 
@@ -436,13 +493,20 @@ def _metrics_of(before: Context, after: Context) -> Row:
         for name, value in after.metrics.items()
         if name not in before.metrics or before.metrics[name] is not value
     }
-    found: Row = {}
+    found = _spent(before, after)
+    if found:
+        del put[SPENT]
     for name, value in flatten(put):
         if name in COLUMNS:
             raise ValueError(f"the metric {name!r} has the name of a column of the trials; give it another name")
         number = as_number(value)
         found[name] = to_jsonable(value) if number is None or isinstance(value, bool) else plain_number(number)
     return found
+
+
+def _spent(before: Context, after: Context) -> Row:
+    """What the trial itself has spent, `spent.usd`, in columns."""
+    return {f"{SPENT}.{name}": amount for name, amount in since(before.metrics, after.metrics).items()}
 
 
 def _counted(number: int, what: str) -> str:
@@ -469,7 +533,7 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
     try:
         shared = pickled(base, file)
         experiment = {key: value for key, value in ctx.experiment.to_dict().items() if key not in NOT_INPUT}
-        seen = [json.dumps(experiment, sort_keys=True), *(_digest_of(getattr(ctx, part)) for part in PARTS)]
+        seen = [json.dumps(experiment, sort_keys=True), *(_digest_of(_seen(ctx, part)) for part in PARTS)]
     except Exception as error:
         if must_pickle:
             raise TrialsError(
@@ -480,13 +544,31 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
     return shared, hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
 
+def _seen(ctx: Context, part: str) -> Any:
+    values = getattr(ctx, part)
+    if part != "metrics" or SPENT not in values:
+        return values
+    return {name: value for name, value in values.items() if name != SPENT}  # what was paid before is no input
+
+
 def _digest_of(part: Iterable[Any]) -> str:
     # Value by value: two that are one object in this process may be two in another.
     values = sorted(part.items()) if isinstance(part, Mapping) else part
     return hashlib.sha256("".join(digest_of(value) for value in values).encode()).hexdigest()
 
 
-def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[type[Stage]], str | None], run_id: str) -> str:
+def _with_resources(
+    before: str, makers: Mapping[str, Maker], identify: Callable[[Any], str | None], run_id: str
+) -> str:
+    """The digest, with the code of what makes the resources; of this run alone if that is not known."""
+    code = [
+        [name, (identify(one.factory) if isinstance(one, PlannedResource) else None) or run_id]
+        for name, one in makers.items()
+    ]
+    return hashlib.sha256(json.dumps([before, code]).encode()).hexdigest()
+
+
+def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[Any], str | None], run_id: str) -> str:
     """A digest of the stages of an arm, their code and options; of this run alone if the code of one is not known."""
     parts = [
         [one.name, one.definition.enabled, one.stage.model_dump_json(), identify(type(one.stage)) or run_id]
@@ -500,15 +582,16 @@ def _key(before: str, arm: str, trial: Trial) -> str:
     return hashlib.blake2b(f"{before} {arm} {trial.replicate} {trial.seed}".encode(), digest_size=16).hexdigest()
 
 
-def _identify(stage: type[Stage]) -> str | None:
-    """A digest of the source of the modules that define the class; None if there is none."""
+def _identify(code: Any) -> str | None:
+    """A digest of the source of the modules that define a stage's class, or a function; None if there is none."""
     digest = hashlib.sha256()
-    for cls in stage.__mro__[: stage.__mro__.index(Stage)]:
+    is_stage = isinstance(code, type) and issubclass(code, Stage)
+    for one in code.__mro__[: code.__mro__.index(Stage)] if is_stage else [code]:
         try:
-            source = inspect.getsource(inspect.getmodule(cls) or cls)
+            source = inspect.getsource(inspect.getmodule(one) or one)
         except (OSError, TypeError):
             return None
-        digest.update(f"{cls.__qualname__}\0{source}\0".encode())
+        digest.update(f"{one.__qualname__}\0{source}\0".encode())
     return digest.hexdigest()
 
 

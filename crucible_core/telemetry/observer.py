@@ -183,11 +183,14 @@ class RunSpans:
                 })  # fmt: skip
             case Decision():
                 confidence = {} if event.confidence is None else {"crucible.confidence": event.confidence}
+                depends_on = {"crucible.depends_on": list(event.depends_on)} if event.depends_on else {}
                 self._tell(event, "crucible.decision", {
+                    "crucible.decision.id": event.id,
                     "crucible.decision": _text(event.decision),
                     "crucible.reasoning": _text(event.reasoning),
                     "crucible.alternatives": [_text(one) for one in event.alternatives],
                     **confidence,
+                    **depends_on,
                 })  # fmt: skip
 
     def end(self, error: BaseException | None = None) -> None:

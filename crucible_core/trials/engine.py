@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import islice
+from multiprocessing.util import Finalize
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
 from crucible_core.errors import CrucibleError, MissingExtraError
 from crucible_core.trials.log import Row, TrialLog
 
-__all__ = ["Task", "run_in_processes"]
+__all__ = ["Task", "end_processes", "run_in_processes"]
 
 BATCH_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
@@ -39,6 +40,14 @@ class Task(Protocol):
         """The row of a task that no process survives."""
 
 
+class Having(Protocol):
+    """What a process has around its tasks: the resources of a run."""
+
+    @property
+    def run_id(self) -> str: ...
+    def __call__(self) -> contextlib.AbstractContextManager[None]: ...
+
+
 T = TypeVar("T", bound=Task)
 R = TypeVar("R", bound=Task)
 
@@ -52,10 +61,14 @@ def run_in_processes(
     jobs: int,
     kind: str = "loky",
     address: str | None = None,
+    stops: Callable[[], bool] | None = None,
+    having: Having | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
 
-    A task is made `ready` when its turn comes, and sent so to the process that runs it.
+    A task is made `ready` when its turn comes, and sent so to the process that runs it. When `stops` becomes true, no
+    more tasks are sent, and those that were end; they are sent one by one then, to a process that is free. A process
+    has the resources of `having` until `end_processes`; one of a cluster, which nobody ends, for each batch of tasks.
 
     Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
     answer.
@@ -69,10 +82,12 @@ def run_in_processes(
     alone: list[T] = []
     with _backend(joblib, kind, address):
         while left:
-            batches = _Batches(alone[:1] or list(left.values()), jobs)
+            batches = _Batches(alone[:1] or list(left.values()), jobs, stops)
             try:
-                run_batch = joblib.delayed(partial(_run_batch, run, log, os.getpid() if kind == "loky" else None))
-                for done in _results(joblib, jobs, (run_batch(list(map(ready, one))) for one in batches)):
+                run_batch = joblib.delayed(
+                    partial(_run_batch, run, log, having, os.getpid() if kind == "loky" else None)
+                )
+                for done in _results(joblib, jobs, stops, (run_batch(list(map(ready, one))) for one in batches)):
                     batches.took(done)
                     for key, row, _ in done:
                         del left[key]
@@ -82,6 +97,8 @@ def run_in_processes(
             if not left:
                 return
             yield from _found(left, log)
+            if stops is not None and stops():
+                return
             if alone and alone[0].key in left:
                 row = alone[0].died(DIED)
                 log.keep(alone[0].key, row)
@@ -90,14 +107,17 @@ def run_in_processes(
             alone = [task for task in alone[1:] if task.key in left] or [left[key] for key in log.unfinished(left)]
 
 
-def _results(joblib: Any, jobs: int, calls: Iterator[Any]) -> Iterator[Any]:
+def _results(joblib: Any, jobs: int, stops: Callable[[], bool] | None, calls: Iterator[Any]) -> Iterator[Any]:
     """The results of the calls as they come; of a backend that cannot give them so, as of Ray, some at a time."""
     parallel = joblib.Parallel(n_jobs=jobs, batch_size=1)
     if parallel._backend.supports_return_generator:
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        ahead = "2 * n_jobs" if stops is None else "n_jobs"
+        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch=ahead, return_as="generator_unordered")(
+            calls
+        )
         return
     with parallel:  # one pool for all of them
-        while some := list(islice(calls, 2 * jobs)):
+        while some := list(islice(calls, 2 * jobs if stops is None else jobs)):
             yield from parallel(some)
 
 
@@ -109,18 +129,44 @@ def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
             yield key, row
 
 
+def end_processes() -> None:
+    """End the processes that joblib has started here, which close the resources that they have."""
+    with contextlib.suppress(ModuleNotFoundError):  # then it has started none
+        from joblib.externals.loky import get_reusable_executor  # noqa: PLC0415  # an extra
+
+        get_reusable_executor(reuse=True).shutdown(wait=True)
+
+
 def _run_batch(
-    run: Callable[[T], Row], log: TrialLog, parent: int | None, tasks: Sequence[T]
+    run: Callable[[T], Row], log: TrialLog, having: Having | None, parent: int | None, tasks: Sequence[T]
 ) -> list[tuple[str, Row, float]]:
-    if parent is not None and parent != os.getpid():  # where joblib starts none, this is the process of the run
+    around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if parent is None:
+        around = around if having is None else having()
+    elif parent != os.getpid():  # where joblib starts none, this is the process of the run
         _end_with(parent)
+        if having is not None:
+            _have(having)
     done = []
-    for task in tasks:
-        log.begin(task.key)
-        row = run(task)
-        log.keep(task.key, row)
-        done.append((task.key, row, float(row["seconds"])))
+    with around:
+        for task in tasks:
+            log.begin(task.key)
+            row = run(task)
+            log.keep(task.key, row)
+            done.append((task.key, row, float(row["seconds"])))
     return done
+
+
+_had: set[str] = set()
+
+
+def _have(having: Having) -> None:
+    """Let this process have the resources of the run until it ends."""
+    if having.run_id not in _had:
+        _had.add(having.run_id)
+        holding = contextlib.ExitStack()
+        holding.enter_context(having())
+        Finalize(None, holding.close, exitpriority=1)
 
 
 @cache
@@ -138,9 +184,10 @@ def _end_with(parent: int) -> None:
 class _Batches(Generic[T]):
     """The tasks in batches of about two seconds of work, as soon as it is known how long one takes."""
 
-    def __init__(self, tasks: Sequence[T], jobs: int) -> None:
+    def __init__(self, tasks: Sequence[T], jobs: int, stops: Callable[[], bool] | None) -> None:
         self._tasks = tasks
         self._jobs = jobs
+        self._stops = stops
         self._seconds: list[float] = []
 
     def took(self, done: Sequence[tuple[str, Row, float]]) -> None:
@@ -149,6 +196,12 @@ class _Batches(Generic[T]):
     def __iter__(self) -> Iterator[Sequence[T]]:
         place = 0
         while place < len(self._tasks):
+            if self._stops is not None:
+                if self._stops():
+                    return
+                yield self._tasks[place : place + 1]
+                place += 1
+                continue
             known = list(self._seconds)
             size = 1 if not known else int(BATCH_SECONDS / max(fmean(known), 1e-4))
             # The last ones are small, so that the processes end together.

@@ -19,6 +19,7 @@ __all__ = [
     "check_several",
     "checked_name",
     "checked_names",
+    "checked_share",
     "new_run_id",
     "not_a_name",
 ]
@@ -78,6 +79,17 @@ def checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in values:
         checked_name(name)
     return values
+
+
+def checked_share(confidence: Any) -> float:
+    """The confidence of a decision as a plain float, which goes into JSON. Raises ValueError."""
+    try:
+        share = float(confidence)
+    except (TypeError, ValueError, OverflowError):
+        share = -1.0
+    if 0 <= share <= 1:
+        return share
+    raise ValueError(f"the confidence of a decision is a number from 0 to 1, not {confidence!r}")
 
 
 def not_a_name(name: object) -> TypeError:

@@ -122,7 +122,13 @@ def _without_id(ctx: Any, part: str, key: str) -> Any:
 
 
 def _decisions(ctx: Any) -> list[dict[str, Any]]:
-    return [_fields(decision, {"at"}) for decision in ctx.trace.decisions]
+    decisions = ctx.trace.decisions
+    found = [_fields(decision, {"at"}) for decision in decisions]
+    if any(decision.depends_on for decision in decisions):
+        places = {decision.id: place for place, decision in enumerate(decisions)}  # ids are those of one run
+        for one in found:
+            one["depends_on"] = [places.get(each, each) for each in one["depends_on"]]
+    return found
 
 
 def _endings(ctx: Any) -> list[dict[str, Any]]:

@@ -55,6 +55,10 @@ class PersistentList(Sequence[T], Generic[T]):
             return self._size >= earlier._size
         return self._size >= earlier._size and all(a is b or a == b for a, b in zip(earlier, self, strict=False))
 
+    def since(self, earlier: PersistentList[T]) -> list[T]:
+        """What this sequence, which extends `earlier`, has more; nothing that is in a store is read."""
+        return self._buffer[earlier._size : self._size]
+
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload

@@ -46,6 +46,7 @@ __all__ = [
     "plain_number",
     "readable_text",
     "safe_text",
+    "shown_text",
     "to_json_text",
     "to_jsonable",
     "type_name",
@@ -108,6 +109,13 @@ def plain_number(value: float | int) -> float | int:
 def safe_text(text: str) -> str:
     """The text with what databases and browsers refuse (NUL, half surrogates) written as escapes."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def shown_text(text: str) -> str:
+    """As `safe_text`, without the secrets that can be known everywhere: not those of a stage's options."""
+    from crucible_core.values.redaction import scrub  # noqa: PLC0415  # few runs fail or log
+
+    return safe_text(scrub(text))
 
 
 def visible_text(text: str) -> str:

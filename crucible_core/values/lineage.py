@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import tempfile
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
 
-from pydantic_core import to_json
+from pydantic_core import to_jsonable_python
 
 from crucible_core.errors import CrucibleError
 
@@ -120,10 +121,11 @@ def _checkpoint(ctx: Any, name: str) -> Any:
             "file of your own in ctx.folder"
         )
     stage = _stage_of(ctx)
-    definition = next((one for one in ctx.experiment.pipeline if one.name == stage), None)
-    # With other options, what an attempt did before is not what this one would have done.
-    described = to_json([definition and definition.module, definition and definition.options, ctx.experiment.seed])
-    key = hashlib.sha256(described).hexdigest()[:12]
+    names = [one.name for one in ctx.experiment.pipeline]
+    until = ctx.experiment.pipeline[: names.index(stage) + 1] if stage in names else ()
+    # With other options, its own or of a stage before it, an earlier attempt did not do what this one would have done.
+    asked = to_jsonable_python([[[one.module, one.options] for one in until], ctx.experiment.seed])
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     return folder_of(ctx.run_id) / "checkpoints" / f"{quote(stage or '-', '')}-{key}" / f"{quote(name, '')}.pickle"
 
 

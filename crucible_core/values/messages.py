@@ -81,9 +81,11 @@ def listing(names: Iterable[str]) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """`str(error)`, also of an exception that has no text of its own."""
+    """`str(error)` without secrets, also of an exception that has no text of its own."""
+    from crucible_core.values.redaction import scrub  # noqa: PLC0415  # for errors only
+
     try:
-        return str(error)
+        return scrub(str(error))
     except Exception as broken:  # noqa: BLE001  # whatever a user's exception class does here
         return f"(its text cannot be read: {type(broken).__name__})"
 
@@ -155,11 +157,14 @@ _PLAIN_WORDS = {
 def without_echoes(mistakes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Pydantic's errors without those of a key that is missing because it was misspelt, which the unknown key says."""
     found = list(mistakes)
-    unknown = [tuple(one["loc"]) for one in found if one["type"] == "extra_forbidden"]
+    unknown: dict[tuple[str | int, ...], list[str]] = {}  # by the place that they are in: there may be thousands
+    for one in found:
+        if one["type"] == "extra_forbidden":
+            unknown.setdefault(tuple(one["loc"][:-1]), []).append(str(one["loc"][-1]))
 
     def misspelt(one: Mapping[str, Any]) -> bool:
         *above, name = one["loc"]
-        return any([*place[:-1]] == above and closest(str(place[-1]), [str(name)]) for place in unknown)
+        return any(closest(asked, [str(name)]) for asked in unknown.get(tuple(above), ()))
 
     return [one for one in found if one["type"] != "missing" or not misspelt(one)]
 

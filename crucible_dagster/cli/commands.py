@@ -14,7 +14,24 @@ from crucible_core.errors import MissingExtraError
 if TYPE_CHECKING:
     from crucible_core import Context
 
-__all__ = ["compare", "dagster", "replay", "resume", "runs", "show", "store", "ticks", "trials", "ui", "why"]
+__all__ = [
+    "backup",
+    "compare",
+    "dagster",
+    "doctor",
+    "metrics",
+    "prune",
+    "replay",
+    "restore",
+    "resume",
+    "runs",
+    "show",
+    "store",
+    "ticks",
+    "trials",
+    "ui",
+    "why",
+]
 
 
 def _need_dagster(what: str) -> None:
@@ -28,6 +45,15 @@ def _command(name: str, sentence: str, module: str) -> LazyCommand:
 
 runs = _command("runs", "List the runs that Dagster has kept, newest first.", "runs")
 show = _command("show", "Show everything about one run.", "runs")
+doctor = _command(
+    "doctor",
+    "Say what is wrong with the Dagster instance, the context store and the experiment files, and what to do.",
+    "doctor",
+)
+backup = _command("backup", "Copy the instance's database, and then the context store, into FOLDER.", "backup")
+restore = _command("restore", "Put the backup in FOLDER back into the instance and into its context store.", "backup")
+prune = _command("prune", "Remove old runs of experiments, from Dagster and from the context store.", "prune")
+metrics = _command("metrics", "Print figures of the instance for Prometheus, or serve them.", "metrics")
 compare = _command("compare", "Show how runs differ: two side by side, or more in one table.", "runs")
 resume = _command("resume", "Resume a failed, cancelled or killed run where it stopped.", "rerun")
 replay = _command("replay", "Run a recorded run again, without Dagster, and compare the results.", "rerun")

@@ -12,7 +12,7 @@ from crucible_core.errors import CrucibleError
 from crucible_core.values.places import project_folder
 from crucible_dagster.execution import embedded_home, open_instance
 
-__all__ = ["open_existing_instance"]
+__all__ = ["existing_home", "open_existing_instance"]
 
 
 def open_existing_instance() -> DagsterInstance:
@@ -20,7 +20,16 @@ def open_existing_instance() -> DagsterInstance:
 
     Raises CrucibleError if there is no instance yet.
     """
-    home, project = os.environ.get("DAGSTER_HOME"), project_folder()
+    existing_home()
+    project = project_folder()
+    if not os.environ.get("DAGSTER_HOME") and project != Path.cwd():
+        say(f"the runs of the project in {project}:")
+    return open_instance()
+
+
+def existing_home() -> Path:
+    """The folder of the instance whose runs a command looks at. Raises CrucibleError if there is no instance yet."""
+    home = os.environ.get("DAGSTER_HOME")
     if not home and not embedded_home().exists():
         raise CrucibleError(
             f"there are no runs here: DAGSTER_HOME is not set, and there is no {embedded_home()}, which "
@@ -28,6 +37,4 @@ def open_existing_instance() -> DagsterInstance:
         )
     if home and Path(home).is_dir() and not any(Path(home).iterdir()):
         raise CrucibleError(f"there are no runs here: DAGSTER_HOME={home} is an empty folder")
-    if not home and project != Path.cwd():
-        say(f"the runs of the project in {project}:")
-    return open_instance()
+    return Path(home) if home else embedded_home()

@@ -27,11 +27,13 @@ from crucible_core.report import TRACE_FORMATS, TraceFormat, flatten, render_tra
 from crucible_core.report.comparison_section import comparison_section
 from crucible_core.report.document import Table
 from crucible_core.report.run_report import decisions_table
+from crucible_core.report.spending_section import spending_table
 from crucible_core.report.tables import csv_of_records, parquet_of_records
 from crucible_core.report.trials_section import trials_table
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
+from crucible_core.values.spending import SPENT, spent_in
 from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History
@@ -124,7 +126,9 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
         return
     details = _ask(lambda history: history.run(run))
     if as_json:
-        click.echo(to_json_text(details))
+        shown = to_jsonable(details)
+        shown["decisions"] = [{"id": one.id, **to_jsonable(one)} for one in details.decisions]
+        click.echo(to_json_text(shown))
     else:
         _print_details(make_console(sys.stdout), details)
 
@@ -315,10 +319,13 @@ def _print_details(console: Console, details: RunDetails) -> None:
     rest = {
         f"{name} (unfinished)" if f"metrics.{name}" in unfinished else name: value
         for name, value in details.metrics.items()
-        if name not in {*compared.read, "validate"}
+        if name not in {*compared.read, "validate"} and not (name == SPENT and spent_in(details.metrics))
     }
     metrics = tuple((name, format_value(value)) for name, value in flatten(rest))
     _print_section(console, "Metrics", ("metric", "value"), metrics, numeric={"value"})
+    limits: Any = record and record.experiment.get("budget")
+    spending = spending_table(details.metrics, limits)
+    _print_section(console, "Spending", spending.columns, spending.rows, numeric=spending.numeric)
     print_gates(console, details.gates)
     artifacts = tuple(
         (f"{name} (unfinished)" if f"artifacts.{name}" in unfinished else name, format_value(value))

@@ -9,7 +9,7 @@ from typing import Any
 from dagster import GraphDefinition, JobDefinition, OpDefinition, OpExecutionContext
 
 from crucible_core import InvalidExperimentError
-from crucible_core.values.jsonable import safe_text
+from crucible_core.values.jsonable import shown_text
 from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.metadata import inline_code
 
@@ -21,7 +21,7 @@ def broken_jobs(mistakes: Iterable[InvalidExperimentError], taken: Iterable[str]
     by_file: dict[str, list[str]] = {}
     for mistake in (one for found in mistakes for one in found.each()):
         where = f"{mistake.location}: " if mistake.location else ""
-        by_file.setdefault(mistake.path or "experiment", []).append(safe_text(f"{where}{mistake.message}"))
+        by_file.setdefault(mistake.path or "experiment", []).append(shown_text(f"{where}{mistake.message}"))
     names = set(taken)
     for file, said in by_file.items():
         plain = name = f"broken_{re.sub(r'[^A-Za-z0-9_]', '_', Path(file).stem)}"

@@ -48,6 +48,7 @@ from pydantic_core import to_json
 
 from crucible_core import (
     Context,
+    CrucibleError,
     Experiment,
     Plan,
     Registry,
@@ -75,22 +76,33 @@ _Dependency: TypeAlias = DependencyDefinition | MultiDependencyDefinition
 
 
 def job_for(
-    experiment: Experiment | Plan, registry: Registry | None = None, *, observers: Observers = ()
+    experiment: Experiment | Plan,
+    registry: Registry | None = None,
+    *,
+    observers: Observers = (),
+    resources: Mapping[str, Any] = {},  # is only read
 ) -> JobDefinition:
     """Compile the experiment into a job with one op per stage; `observers` hear what happens in this process.
 
-    An Experiment is planned first, with the stages of `registry`, by default those of `builtin_registry()`.
+    An Experiment is planned first, with the stages of `registry`, by default those of `builtin_registry()`. Each of
+    `resources`, a Dagster resource or any object, is in `ctx.resources`, in place of what the experiment declares.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError as `run_experiment` would, and for names
     that Dagster refuses.
     """
     plan = plan_of(experiment, registry)
-    return job_of(graph_for(plan, observers=observers))
+    return job_of(graph_for(plan, observers=observers, resources=resources))
 
 
-def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
+def graph_for(
+    plan: Plan,
+    *,
+    observers: Observers = (),
+    resources: Mapping[str, Any] = {},  # is only read
+) -> ExperimentGraph:
     """The ops of the experiment, one after the other. Raises as `job_for`."""
     experiment = plan.experiment
+    needed = _checked_resources(resources)
     names = op_names(experiment)
     dependencies: dict[NodeInvocation, Mapping[str, _Dependency]] = {}
     ops = []
@@ -103,11 +115,12 @@ def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
             upstream = {"upstream": DependencyDefinition(names[index - 1])}
         workers = worker_names(names[index], one.stage.workers) if isinstance(one.stage, RunTrials) else []
         if workers:
-            ops.append(worker_op(first=index == 0))
+            ops.append(worker_op(first=index == 0, resources=needed))
             dependencies |= {NodeInvocation(name=ops[-1].name, alias=name, tags=tags): upstream for name in workers}
             done = [DependencyDefinition(name, "done") for name in workers]
             upstream = {**upstream, "workers": MultiDependencyDefinition(done)}
-        op = _op_for(type(one.stage), one.name, possible[index], first=index == 0, shared=bool(workers))
+        at = {"first": index == 0, "shared": bool(workers)}
+        op = _op_for(type(one.stage), one.name, possible[index], resources=needed, **at)
         ops.append(op)
         dependencies[NodeInvocation(name=op.name, alias=names[index], tags=tags)] = upstream
     judge = gates_step(experiment)
@@ -117,13 +130,22 @@ def graph_for(plan: Plan, *, observers: Observers = ()) -> ExperimentGraph:
         upstream = {"upstream": DependencyDefinition(names[-1])}
         dependencies[NodeInvocation(name=ops[-1].name, alias=judge, tags=tags)] = upstream
     return ExperimentGraph(
-        CompiledExperiment(plan, tuple(observers), names),
+        CompiledExperiment(plan, tuple(observers), names, resources=resources),
         name=dagster_name(experiment.id),
         description=experiment.description and escape_markdown_lines(experiment.description),
         node_defs=list(dict.fromkeys(ops)),
         dependencies=dependencies,
         output_mappings=[_KeptOutput("result", judge or names[-1], "result")],
     )
+
+
+def _checked_resources(resources: Mapping[str, Any]) -> tuple[str, ...]:
+    """Their names. Raises CrucibleError for one that Dagster's ops cannot ask for."""
+    for name in resources:
+        if not name.isidentifier() or name in (STORE_KEY, RUN_KEY, EXPERIMENT_KEY, "io_manager"):
+            taken = "has the name of one of the job's own" if name.isidentifier() else "needs a name as a variable has"
+            raise CrucibleError(f"the Dagster resource {name!r} {taken}: give it, and the experiment's, another one")
+    return tuple(sorted(resources))
 
 
 class _KeptOutput(OutputMapping):
@@ -171,6 +193,7 @@ def _job(graph: ExperimentGraph, *, tags: Mapping[str, str] = {}, **more: Any) -
             STORE_KEY: context_store,
             EXPERIMENT_KEY: _experiment_resource(compiled),
             RUN_KEY: _RUN_OF_JOB,
+            **compiled.resources,
         },
         executor_def=executor_for(experiment),
         tags={EXPERIMENT_TAG: experiment.id, **variant, **tags},
@@ -238,7 +261,13 @@ def _options_at(index: int, stage: type[Stage], experiment: Experiment) -> _Opti
 
 @functools.cache
 def _op_for(
-    stage: type[Stage], name: str, possible: tuple[_Options, ...], *, first: bool, shared: bool
+    stage: type[Stage],
+    name: str,
+    possible: tuple[_Options, ...],
+    *,
+    first: bool,
+    shared: bool,
+    resources: tuple[str, ...],
 ) -> OpDefinition:
     """The op of a stage of this name; the first of the `possible` options are its defaults.
 
@@ -250,6 +279,7 @@ def _op_for(
         yield from run_step(context, inputs.get("upstream"))
 
     identity = f"{stage.__module__}:{stage.__qualname__} {name} {[one.shown for one in possible]} {first} {shared}"
+    identity += f" {resources}" if resources else ""
     op_name = f"{stage.__name__}_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     options = [one.options for one in possible]
     described = inspect.getdoc(stage) if stage.__doc__ else None
@@ -260,7 +290,7 @@ def _op_for(
         ins={**({} if first else {"upstream": In(Context)}), **({"workers": In(Nothing)} if shared else {})},
         outs={"result": Out(Context, io_manager_key=STORE_KEY)},
         config_schema=Permissive(),
-        required_resource_keys={STORE_KEY, RUN_KEY},
+        required_resource_keys={STORE_KEY, RUN_KEY, *resources},
     )
     check = check_at_launch(name, stage, options)
     return op.configured(check, op_name, option_fields(stage, options[0]), described)

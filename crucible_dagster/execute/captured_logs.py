@@ -23,9 +23,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from crucible_core.ir.secrets import scrub
 from crucible_core.values.jsonable import visible_text
 from crucible_core.values.messages import as_written, cut
+from crucible_core.values.redaction import scrub
 from crucible_dagster.execute.compiled import RunSettings
 
 __all__ = ["captured_logs"]
@@ -64,7 +64,7 @@ class _StepLog:
     def __init__(
         self, log: logging.Logger, packages: Collection[str], settings: RunSettings, secrets: Sequence[str]
     ) -> None:
-        self._secrets = secrets
+        self.secrets = secrets
         self.packages = frozenset(packages)
         self._prefixes = tuple(f"{package}." for package in packages)
         self.levels = {True: _level(settings.log_level), False: _level(settings.library_log_level)}
@@ -85,7 +85,7 @@ class _StepLog:
                 return
         self._busy.here = True
         try:
-            self._log.handle(_for_dagster(record, self._secrets))
+            self._log.handle(_for_dagster(record, self.secrets))
         finally:
             self._busy.here = False
 
@@ -147,7 +147,17 @@ class _StepHandler(logging.Handler):
         # Python prints what no handler takes; these are here to listen, not to silence.
         last = logging.lastResort
         if last and self._step in _running[:1] and record.levelno >= last.level and _is_unheard(record.name):
-            last.handle(record)
+            last.handle(_without_secrets(record, self._step))
+
+
+def _without_secrets(record: logging.LogRecord, step: _StepLog) -> logging.LogRecord:
+    """The line as it is, or a copy with masks."""
+    text = _text_of(record)
+    shown = scrub(text, step.secrets)
+    if shown == text:
+        return record
+    said: dict[str, Any] = {"msg": shown, "args": None, "exc_info": None, "exc_text": None}
+    return logging.makeLogRecord({**record.__dict__, **said})
 
 
 def _is_unheard(name: str) -> bool:
@@ -205,15 +215,9 @@ def _restore(logger: logging.Logger, name: str, target: int) -> None:
 
 def _for_dagster(record: logging.LogRecord, secrets: Sequence[str]) -> logging.LogRecord:
     """A copy, because Dagster's handler rewrites what it is given; the traceback is in the text, which it keeps."""
-    try:
-        text = record.getMessage()
-    except Exception:  # noqa: BLE001  # arguments that do not fit, which logging forgives
-        text = f"{record.msg} (its arguments do not fit: {record.args!r:.200})"
-    if record.exc_info and record.exc_info[0] is not None:
-        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
     level = max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG))
     changed: dict[str, Any] = {
-        "msg": cut(visible_text(f"{as_written(record.name)}: {scrub(text, secrets)}"), MAX_TEXT),
+        "msg": cut(visible_text(f"{as_written(record.name)}: {scrub(_text_of(record), secrets)}"), MAX_TEXT),
         "args": None,
         "exc_info": None,
         "exc_text": None,
@@ -222,6 +226,16 @@ def _for_dagster(record: logging.LogRecord, secrets: Sequence[str]) -> logging.L
         "levelname": logging.getLevelName(level),
     }
     return logging.makeLogRecord({**record.__dict__, **changed})
+
+
+def _text_of(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception:  # noqa: BLE001  # arguments that do not fit, which logging forgives
+        text = f"{record.msg} (its arguments do not fit: {record.args!r:.200})"
+    if record.exc_info and record.exc_info[0] is not None:
+        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+    return text
 
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)

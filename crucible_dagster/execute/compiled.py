@@ -9,6 +9,7 @@ from dagster import GraphDefinition, OpExecutionContext
 
 from crucible_core import Experiment, Plan, Registry, plan_experiment
 from crucible_core.observers import Observers
+from crucible_core.values.resources import ready_made
 
 EXPERIMENT_KEY = "experiment"
 """The job's resource with the settings of a run as its config."""
@@ -47,6 +48,8 @@ class CompiledExperiment:
     observers: Observers
     op_names: tuple[str, ...]
     settings: RunSettings = DEFAULTS
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """The resources that Dagster gives to the ops, in place of what the experiment declares."""
     failed_observers: set[int] = field(default_factory=set)
     """Of one run: the observers whose first error is logged."""
     _plans: dict[str, Plan] = field(default_factory=dict)
@@ -76,6 +79,14 @@ class CompiledExperiment:
         if text not in self._plans:
             self._plans[text] = plan_experiment(launched, self.registry)
         return self._plans[text]
+
+
+def plan_with_resources(plan: Plan, compiled: CompiledExperiment, context: OpExecutionContext) -> Plan:
+    """The plan with those of its resources that Dagster has made for this step."""
+    if not compiled.resources:
+        return plan
+    given = {name: getattr(context.resources, name) for name in compiled.resources}
+    return replace(plan, resources={**plan.resources, **ready_made(given)})
 
 
 class ExperimentGraph(GraphDefinition):

@@ -14,6 +14,8 @@ from dagster import DagsterInvalidConfigError, Failure
 from dagster_shared.error import SerializableErrorInfo
 
 import crucible_core
+from crucible_core.values.jsonable import shown_text
+from crucible_core.values.redaction import scrub
 from crucible_dagster.dagster_internals import DagsterUserCodeProcessError
 
 __all__ = ["RefusedConfigError", "StepFailure"]
@@ -35,8 +37,11 @@ class StepFailure(Failure, _AsTold):
     def __init__(
         self, said: str, *, cause: BaseException | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
+        said = shown_text(said)
         super().__init__(description=said, metadata=metadata, allow_retries=False)
-        shown = None if cause is None else _without_our_frames(cause)
+        # One that tells a secret is left out: what it says, without it, is in the message.
+        secretive = cause is None or scrub(told := "".join(traceback.format_exception(cause))) != told
+        shown = None if cause is None or secretive else _without_our_frames(cause)
         self.user_code_process_error_infos = [SerializableErrorInfo(said, [], Failure.__name__, shown)]
 
 
@@ -44,6 +49,7 @@ class RefusedConfigError(DagsterInvalidConfigError, _AsTold):
     """Run config that a stage or the experiment refuses."""
 
     def __init__(self, said: str, config: object = None) -> None:
+        said = shown_text(said)
         super().__init__(said, [], config)  # type: ignore[no-untyped-call]  # Dagster's
         self.user_code_process_error_infos = [SerializableErrorInfo(said, [], DagsterInvalidConfigError.__name__)]
 

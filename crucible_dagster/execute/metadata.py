@@ -99,6 +99,11 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
         metadata["alternatives"] = _text(", ".join(decision.alternatives))
     if decision.confidence is not None:
         metadata["confidence"] = MetadataValue.float(decision.confidence)
+    metadata["id"] = MetadataValue.text(decision.id)
+    if decision.depends_on:
+        metadata["depends_on"] = _text(", ".join(decision.depends_on))
+    if decision.metadata:
+        metadata["details"] = _value(decision.metadata)
     described = f"{decision.stage} decided: {decision.decision}"
     return AssetObservation(
         asset_key=decisions_key(experiment),

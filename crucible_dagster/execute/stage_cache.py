@@ -28,7 +28,9 @@ from crucible_core.ir.secrets import has_secrets, hide, secrets_in
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_dagster.history.reachable_code import ReachableCode, code_of_classes, code_of_stage
+from crucible_core.values.resources import resources_of
+from crucible_core.values.spending import SPENT
+from crucible_dagster.history.reachable_code import ReachableCode, code_hash, code_of_classes, code_of_stage
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.lazy import (
@@ -278,6 +280,10 @@ class StageCache:
     def _with_classes(self, before: Context, read: Read, digest: str) -> str:
         """The digest of what was read; where it is an object of a class, with the code of that class."""
         match read:
+            case ("resources",):
+                factories = [getattr(one, "factory", None) for one in resources_of(before.run_id).makers.values()]
+                hashes = [code_hash(one) for one in factories if one is not None]
+                return NEVER_THE_SAME if digest == NEVER_THE_SAME or None in hashes else _digest([digest, hashes])
             case ("value", part, name):
                 held = getattr(before, part)
                 cells = [held.before.get(name)] if isinstance(held, StoredDict) else []
@@ -345,6 +351,8 @@ def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]
         if list(earlier) != list(later)[: len(earlier)]:
             return None
         changed = {name: entry for name, entry in later.items() if name in written[part] or earlier.get(name) != entry}
+        if part == "metrics":
+            changed.pop(SPENT, None)  # a result that is used again is not paid again
         if any(entry[1] in shared for name, entry in changed.items() if earlier.get(name) != entry):
             return None
         delta[part] = [[name, *entry] for name, entry in changed.items()]

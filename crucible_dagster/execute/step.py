@@ -41,7 +41,7 @@ from crucible_core import (
 )
 from crucible_core.attempts.coroutines import finished
 from crucible_core.ir.option_schema import merge_options
-from crucible_core.ir.secrets import scrub, secrets_of, shown_experiment
+from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
 from crucible_core.runner import run_always
@@ -49,6 +49,7 @@ from crucible_core.stages.trials import RunTrials
 from crucible_core.trials.log import TrialSettings
 from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import listing
+from crucible_core.values.redaction import scrub, secrets_of_environment
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import (
@@ -57,9 +58,11 @@ from crucible_dagster.execute.compiled import (
     experiments_in,
     is_of_asset,
     op_config_in,
+    plan_with_resources,
 )
 from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.failures import StepFailure
+from crucible_dagster.execute.given import given_to
 from crucible_dagster.execute.launchpad import typed_options
 from crucible_dagster.execute.metadata import failure_metadata, materialization, metric_metadata
 from crucible_dagster.execute.observed_step import observed_step
@@ -113,7 +116,7 @@ def _run_step(
         plan = compiled.plan_of(launched)
         shown = launched
         if begins:
-            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+            shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], plan.resources, first=index)
         if begins and plan is compiled.plan:  # any other has just been made
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
@@ -142,10 +145,8 @@ def _run_step(
         later = functools.partial(_always_after, launched, index, compiled.registry)
         one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
         folder = kept_in(context.run_id, _kept_of(manager, context))
-        with (
-            (trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan).running(),
-            folder,
-        ):
+        plan = trials_of(plan, manager, context.run) if isinstance(planned.stage, RunTrials) else plan
+        with plan_with_resources(plan, compiled, context).running(context.run_id), folder:
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
     if audience.wants_contexts:
@@ -415,6 +416,9 @@ def trials_of(plan: Plan, manager: ContextIOManager, run: DagsterRun) -> Plan:
 
 def begun(context: OpExecutionContext, upstream: Context | None, shown: Experiment) -> Context:
     if upstream is None:
+        given = given_to(getattr(context.resources, STORE_KEY).store, context.run)
+        if given is not None:
+            return given._replace(experiment=shown.with_own_data(), run_id=context.run_id)
         made = Context.begin(shown, run_id=context.run_id)
         reads = Reads()
         parts: dict[str, Any] = {part: StoredDict({}, part, reads, None) for part in PARTS}
@@ -436,14 +440,15 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
 
 def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
     """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
-    if error is None or not secrets:
+    if error is None:
         return False
     said = "".join(traceback.format_exception(error))
     try:
         held = pickle.dumps(error)
     except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
         held = b""
-    return scrub(said, secrets) != said or any(one.encode() in held for one in secrets)
+    known = (*secrets, *secrets_of_environment())
+    return scrub(said, secrets) != said or any(one.encode("utf-8", "surrogateescape") in held for one in known)
 
 
 def _reads_of(before: Context) -> Reads:

@@ -11,13 +11,20 @@ from typing import Any
 
 from dagster import In, Nothing, OpDefinition, OpExecutionContext, Out, Output
 
-from crucible_core import Context, InvalidExperimentError, RunInterrupted, StageFailedError, run_stage
+from crucible_core import (
+    BudgetExceededError,
+    Context,
+    InvalidExperimentError,
+    RunInterrupted,
+    StageFailedError,
+    run_stage,
+)
 from crucible_core.ir.secrets import shown_experiment
 from crucible_core.observers import Audience
 from crucible_core.plan import plan_stage
 from crucible_core.stages.trials import RunTrials
 from crucible_dagster.execute.captured_logs import captured_logs
-from crucible_dagster.execute.compiled import RUN_KEY, compiled_of
+from crucible_dagster.execute.compiled import RUN_KEY, compiled_of, plan_with_resources
 from crucible_dagster.execute.event_log import EventLogObserver
 from crucible_dagster.execute.failures import StepFailure
 from crucible_dagster.execute.orphan_watch import watch_for_orphan
@@ -30,7 +37,7 @@ __all__ = ["worker_op"]
 
 
 @functools.cache
-def worker_op(*, first: bool) -> OpDefinition:
+def worker_op(*, first: bool, resources: tuple[str, ...] = ()) -> OpDefinition:
     """The op that runs a share of the trials: one object, however many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
@@ -39,11 +46,11 @@ def worker_op(*, first: bool) -> OpDefinition:
 
     return OpDefinition(
         compute_fn=compute,
-        name=f"crucible_trial_worker{'_first' if first else ''}",
+        name="_".join(["crucible_trial_worker", *(["first"] if first else []), *resources]),
         description="Runs a share of the trials; the op `trials` gathers their rows.",
         ins={} if first else {"upstream": In(Context)},
         outs={"done": Out(Nothing)},
-        required_resource_keys={STORE_KEY, RUN_KEY},
+        required_resource_keys={STORE_KEY, RUN_KEY, *resources},
     )
 
 
@@ -57,7 +64,7 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
     try:
         launched = as_launched(compiled, context)
         plan = compiled.plan_of(launched)
-        shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], first=index)
+        shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], plan.resources, first=index)
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:
         raise StepFailure(str(error)) from error
@@ -69,13 +76,16 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
     audience = Audience((EventLogObserver(context, compiled.experiment, compiled.settings),), compiled.failed_observers)
     packages = {name for one in planned.stage.planned_stages(launched) for name in packages_of(type(one.stage))}
     with (
-        trials_of(plan, manager, context.run).running(),
+        trials_of(plan_with_resources(plan, compiled, context), manager, context.run).running(context.run_id),
         watch_for_orphan(context.instance, context.run_id),
         captured_logs(context.log, sorted(packages), compiled.settings),
     ):
         try:
             run_stage(share, begun(context, upstream, shown), audience, interrupts=INTERRUPTS)
         except StageFailedError as error:
+            if isinstance(error.__cause__, BudgetExceededError):
+                context.log.warning(f"nothing to do: {error}")  # the op `trials` fails by it
+                return
             raise StepFailure(str(error), cause=error.__cause__) from error.__cause__
         except RunInterrupted as interrupt:
             raise (interrupt.__cause__ or interrupt) from None

@@ -86,7 +86,7 @@ T = TypeVar("T")
 
 PAGE = 1_000
 SMALLEST_PAGE = 50
-SEARCHED = ("decision", "reasoning", "alternatives")
+SEARCHED = ("decision", "reasoning", "alternatives", "id", "details")
 EVENTS = 100  # a materialization may hold a report of 250 kB
 CLOCKS = 3_600.0  # seconds by which those of two machines may differ
 SHORTEST_PREFIX = 4

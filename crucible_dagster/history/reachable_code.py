@@ -109,11 +109,17 @@ def code_of_classes(names: Iterable[tuple[str, str]], folder: Path | None = None
 
 
 @functools.lru_cache(maxsize=1024)
-def code_hash(stage: type[Stage]) -> str | None:
-    """A digest of the code that a stage can reach, as it was when this process first asked; None if it is not known."""
+def code_hash(code: Any) -> str | None:
+    """A digest of what a stage's class, or a function, can reach, as it was when this process first asked.
+
+    None if it is not known.
+    """
     walk = _Walk()
     try:
-        walk.stage_class(stage)
+        if isinstance(code, type) and issubclass(code, Stage):
+            walk.stage_class(code)
+        else:
+            walk.imported(code.__module__, code.__qualname__)
     except Exception:  # noqa: BLE001  # as above
         return None
     return walk.found({}).digest

@@ -19,7 +19,7 @@ def recorded_experiment(record: RunRecord) -> Experiment:
     experiment = record.to_experiment()
     if record.source:
         experiment.read_from(Source(record.source, record.source))
-        if any(one.secrets for one in record.stages):
+        if experiment.resources or any(one.secrets for one in record.stages):
             with contextlib.suppress(InvalidExperimentError):
                 return restored(experiment, load_experiment(record.source))
     return experiment

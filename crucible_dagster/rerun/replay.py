@@ -19,10 +19,11 @@ from crucible_core import (
 )
 from crucible_core.observers import Observers
 from crucible_core.values.equality import same
+from crucible_dagster.execute.given import given_to
 from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import RunRecord, same_code, stage_record
-from crucible_dagster.store import StoreError
+from crucible_dagster.store import StoreError, detached
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.lazy import PARTS
 from crucible_dagster.store.objects import ObjectStore
@@ -84,12 +85,15 @@ def replay_run(
     experiment = recorded_experiment(record)
     changed = changed_code(record, experiment, registry)
     then = history.context(record.run_id)
+    store, launched = open_store(instance), instance.get_run_by_id(record.run_id)
+    given = None if launched is None else given_to(store, launched)
+    assigns = None if given is None else detached(given).assigns
     error: StageFailedError | GateFailedError | None = None
     try:
-        now = run_experiment(experiment, registry=registry, observers=observers)
+        now = run_experiment(experiment, registry=registry, assigns=assigns, observers=observers)
     except (StageFailedError, GateFailedError) as failed:
         now, error = failed.context, failed
-    objects = open_store(instance).objects
+    objects = store.objects
     differ = set(then.differences(now))
     results = [one for part in PARTS for one in _compare_part(objects, then, now, part, differ)]
     results.append(Result("outputs", _compare(objects, list(then.outputs), list(now.outputs))))

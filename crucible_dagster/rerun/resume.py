@@ -25,7 +25,7 @@ from crucible_core import (
     builtin_registry,
     plan_experiment,
 )
-from crucible_core.ir.secrets import check_known, restored
+from crucible_core.ir.secrets import check_known, restored, shown_experiment
 from crucible_core.observers import Audience, Observers
 from crucible_dagster.compile.op_config import showable_options
 from crucible_dagster.dagster_internals import (
@@ -46,7 +46,7 @@ from crucible_dagster.names import last_step, op_names, root_of, step_name
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import FRESH_TAG
+from crucible_dagster.tags import ASSIGNS_TAG, FRESH_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -76,6 +76,7 @@ class Resumption:
             PARENT_TAG: self.parent.run_id,
             ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
+            **{tag: value for tag, value in self.parent.tags.items() if tag == ASSIGNS_TAG},
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
         with (
@@ -148,7 +149,8 @@ def plan_resumption(
     known whether its process is alive.
 
     Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to resume from;
-    InvalidExperimentError for options of a stage that has a result already, and for wrong ones.
+    InvalidExperimentError for options of a stage that has a result already, for wrong ones, and for secrets that are
+    not known any more.
     """
     registry = builtin_registry() if registry is None else registry
     record = recorded_run(History(instance), run)
@@ -172,6 +174,7 @@ def plan_resumption(
     for one in plan:
         if one.definition.enabled and steps[one.name] not in owners:
             check_known(one.definition, type(one.stage))
+    shown_experiment(experiment, [type(one.stage) for one in plan], plan.resources, first=len(plan))
     if owners:
         step, owner = list(owners.items())[-1]
         try:

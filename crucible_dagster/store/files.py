@@ -13,7 +13,7 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple, Protocol, cast
@@ -33,6 +33,8 @@ EXCLUSIVE = "exclusive"
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
 
+BLOCK = 4 * 1024 * 1024
+"""Bytes that are read at a time, where a file is not needed as a whole."""
 MOST_GROWING = 8
 """Files on an object store whose bytes are remembered, because more may be appended to them."""
 
@@ -55,10 +57,13 @@ class Files(Protocol):
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The file's bytes, a few MB at a time. Raises FileNotFoundError."""
+
     def map(self, name: str) -> memoryview:
         """The file's bytes as memory that can be written to without changing the file. Raises FileNotFoundError."""
 
-    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file whose name determines its content: an existing one is as good."""
 
     def create(self, name: str, data: bytes) -> bool:
@@ -118,6 +123,10 @@ class LocalFiles(FolderFiles):
     def path(self, name: str) -> Path:
         return self.base / name
 
+    def blocks(self, name: str) -> Iterator[bytes]:
+        with self.path(name).open("rb") as stream:
+            yield from iter(lambda: stream.read(BLOCK), b"")
+
     def map(self, name: str) -> memoryview:
         with self.path(name).open("rb") as stream:
             if os.fstat(stream.fileno()).st_size == 0:  # which cannot be mapped
@@ -126,7 +135,7 @@ class LocalFiles(FolderFiles):
         maps.add(mapped)
         return memoryview(mapped)
 
-    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
         temporary = self._write_beside(name, parts)
         try:
             temporary.replace(self.path(name))
@@ -199,7 +208,7 @@ class LocalFiles(FolderFiles):
                 path = path.parent
                 path.rmdir()
 
-    def _write_beside(self, name: str, parts: Sequence[bytes | memoryview]) -> Path:
+    def _write_beside(self, name: str, parts: Iterable[bytes | memoryview]) -> Path:
         folder = self.path(name).parent
         temporary = folder / f"{TEMPORARY}{token_hex(8)}"
         try:
@@ -265,10 +274,14 @@ class RemoteFiles:
     def read(self, name: str) -> bytes:
         return cast("bytes", self._fs.cat_file(self.path(name)))
 
+    def blocks(self, name: str) -> Iterator[bytes]:
+        with self._fs.open(self.path(name), "rb") as stream:
+            yield from iter(lambda: cast("bytes", stream.read(BLOCK)), b"")
+
     def map(self, name: str) -> memoryview:
         return memoryview(bytearray(self.read(name)))
 
-    def write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
         with self._fs.open(self.path(name), "wb") as stream:
             for part in parts:
                 stream.write(part)

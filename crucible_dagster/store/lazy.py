@@ -11,7 +11,10 @@ from dataclasses import fields
 from typing import Any
 
 from crucible_core import Context
+from crucible_core.ir.resources import PlannedResource
 from crucible_core.values.immutable import PersistentDict, PersistentList
+from crucible_core.values.resources import resources_of
+from crucible_core.values.spending import SPENT
 from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
 
@@ -115,9 +118,12 @@ class Reads:
         self.listening = False
 
     def note(self, read: Read, digest: Callable[[], str]) -> None:
-        if self.listening and read not in self.seen:
+        if self.listening and read not in self.seen and read[1:] != _SPENDING:
             self.seen[read] = digest()
 
+
+# What other stages have spent is read to add to it, and decides nothing.
+_SPENDING = ("metrics", SPENT)
 
 ABSENT = "absent"
 NEVER_THE_SAME = "never the same"
@@ -138,6 +144,11 @@ def digest_of_read(context: Context, read: Read) -> str:
             return _digest([context.experiment.to_json(), str(context.experiment.folder)])
         case ("experiment_id",):
             return context.experiment_id
+        case ("resources",):
+            declared = context.experiment.resources or {}
+            makers = resources_of(context.run_id).makers
+            if all(isinstance(one, PlannedResource) for one in makers.values()):
+                return _digest([f"{name}: {one.to_json()}" for name, one in sorted(declared.items())])
     return NEVER_THE_SAME
 
 
@@ -341,6 +352,18 @@ class _TrackedContext(Context):
         # It looks at the run's id and the trace, but the stage does not.
         after = untracked(self).decide(*args, **named)
         return after if self._reads is None else tracked(after, self._reads)
+
+    def spend(self, *args: Any, **named: Any) -> Context:
+        after = untracked(self).spend(*args, **named)
+        return after if self._reads is None else tracked(after, self._reads)
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        # It looks at the run's id, but the stage does not.
+        plain = untracked(self)
+        if self._reads is not None:
+            self._reads.note(("resources",), lambda: digest_of_read(plain, ("resources",)))
+        return plain.resources
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Context, tuple(getattr(self, one.name) for one in fields(Context))

@@ -24,7 +24,6 @@ MAX_INLINE = 1024
 MIN_MAPPED = 256 * 1024
 # Each map holds a file open.
 MAX_MAPPED = 256
-CHUNK = 4 * 1024 * 1024
 MAX_RECENT = 64
 
 
@@ -201,7 +200,7 @@ class ObjectStore:
         """Whether an object has these bytes."""
         expected, position = memoryview(block), 0
         try:
-            for part in self._parts(name):
+            for part in self.files.blocks(name):
                 # A bytearray compares a whole block of memory at once, a memoryview byte by byte.
                 if bytearray(part) != expected[position : position + len(part)]:
                     return False
@@ -252,7 +251,7 @@ class ObjectStore:
         name = object_name(digest)
         hashed, found = hashlib.sha256(), 0
         try:
-            for part in self._parts(name):
+            for part in self.files.blocks(name):
                 hashed.update(part)
                 found += len(part)
         except FileNotFoundError:
@@ -262,14 +261,6 @@ class ObjectStore:
         if hashed.hexdigest() != digest:
             return f"{name} is damaged: the file ({found:,} bytes) was changed or cut off after it was written"
         return None
-
-    def _parts(self, name: str) -> Iterable[bytes]:
-        if not isinstance(self.files, LocalFiles):
-            yield self.files.read(name)
-            return
-        with self.files.path(name).open("rb") as stream:
-            while part := stream.read(CHUNK):
-                yield part
 
 
 def _described(block: memoryview) -> str:

@@ -1,21 +1,36 @@
-"""Which runs the store keeps, by what Dagster knows about them."""
+"""Which runs are kept, by what Dagster knows about them: by the store alone, or by Dagster and the store together."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import RunRecord as StoredRun
 
 from crucible_core import CrucibleError
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.collection import GRACE_SECONDS, Collected, collect_garbage
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import PINNED_TAG
+from crucible_dagster.tags import COLLECTED_TAG, EXPERIMENT_TAG, PINNED_TAG
 
-__all__ = ["PINNED_TAG", "collect", "identity_of", "pin", "remember_instance"]
+__all__ = [
+    "PINNED_TAG",
+    "Pruned",
+    "RemovedRun",
+    "collect",
+    "every_run",
+    "identity_of",
+    "pin",
+    "prune",
+    "remember_instance",
+]
 
 DAY = 24 * 3600.0
+PAGE = 1_000
 FINISHED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 NOT_FINISHED_STATUSES = tuple(status for status in DagsterRunStatus if status not in FINISHED)
 
@@ -63,6 +78,101 @@ def collect(
     def keep(run_id: str, written: float) -> bool:
         return run_id in kept or (run_id not in known and (bool(others) or written >= since))
 
+    found = _collected(store, keep, delete=delete, grace=grace)
+    for run_id in known.intersection(found.removed_runs) if delete else ():
+        instance.add_run_tags(run_id, {COLLECTED_TAG: "true"})  # what is missing is not lost
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedRun:
+    """A run that was removed from Dagster, or would be."""
+
+    run_id: str
+    experiment: str
+    status: str
+    ended: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed, or would be, from Dagster and from the store."""
+
+    runs: tuple[RemovedRun, ...]
+    """Newest first."""
+    kept: int
+    """Runs that Dagster still has, those of jobs that are no experiments included."""
+    store: Collected
+
+
+def prune(
+    instance: DagsterInstance,
+    *,
+    days: float,
+    keep_last: int = 0,
+    delete: bool = False,
+    store: ContextStore | None = None,
+    grace: float = GRACE_SECONDS,
+) -> Pruned:
+    """Remove runs of experiments that ended more than `days` ago: from Dagster first, then from the store.
+
+    Kept are the newest `keep_last` runs of each experiment, pinned ones, those that are not over, those that a kept run
+    resumed, and runs of other jobs. With the run, its events, materializations and logs are removed from Dagster; its
+    reports stay. Without `delete` nothing is touched. If it is killed, the next one removes what is left in the store.
+
+    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if a manifest that is kept is
+    damaged: then nothing is removed.
+    """
+    if days < 0:
+        raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
+    store = open_store(instance) if store is None else store
+    since = time.time() - days * DAY
+    in_store = set(store.runs())
+    known: dict[str, RemovedRun] = {}
+    kept: set[str] = set()
+    newest: Counter[str] = Counter()
+    for stored in every_run(instance):
+        run = stored.dagster_run
+        experiment = run.tags.get(EXPERIMENT_TAG, "")
+        ended = stored.end_time or stored.update_timestamp.timestamp()
+        known[run.run_id] = RemovedRun(run.run_id, experiment, run.status.value.lower(), ended)
+        newest[experiment] += run.status in FINISHED
+        is_new = ended >= since or newest[experiment] <= keep_last
+        if not experiment or is_new or run.status not in FINISHED or run.tags.get(PINNED_TAG) == "true":
+            _keep_with_ancestors(instance, run, kept)
+    owners = store.instances()
+    if in_store and known.keys().isdisjoint(in_store):
+        raise CrucibleError(_not_its_store(store, instance, owners, len(in_store), days))
+    others = owners.keys() - {identity_of(instance)}
+    removed = [one for run_id, one in known.items() if run_id not in kept]
+    gone = {one.run_id for one in removed}
+
+    def keep(run_id: str, written: float) -> bool:
+        return run_id not in gone and (run_id in known or bool(others) or written >= since)
+
+    found = _collected(store, keep, delete=False, grace=grace)
+    if delete:
+        for one in removed:
+            instance.delete_run(one.run_id)
+            with contextlib.suppress(Exception):  # of whatever keeps what stages printed: it is no reason to stop
+                instance.compute_log_manager.delete_logs(prefix=[one.run_id])
+        found = _collected(store, keep, delete=True, grace=grace)
+    return Pruned(tuple(removed), len(known) - len(removed), found)
+
+
+def every_run(instance: DagsterInstance) -> Iterator[StoredRun]:
+    """The runs that Dagster has, newest first."""
+    cursor: str | None = None
+    while True:
+        page = instance.get_run_records(RunsFilter(), limit=PAGE, cursor=cursor)
+        yield from page
+        if len(page) < PAGE:
+            return
+        cursor = page[-1].dagster_run.run_id
+
+
+def _collected(store: ContextStore, keep: Callable[[str, float], bool], *, delete: bool, grace: float) -> Collected:
     try:
         return collect_garbage(store, keep, delete=delete, grace=grace)
     except StoreError as error:

@@ -9,6 +9,7 @@ last month's runs.
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
 | `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
 | `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
+| `runs/<run>/before-first/result`       | what the run was given: `execute.given`                                |
 | `trials/<experiment>/<run>/...`        | the trials that a run kept: `crucible_core.trials.log`                 |
 | `folders/<run>/...`                    | the folder of a run and of those that go on from it: `ctx.folder`      |
 | `claims/ab/cdef...`                    | which run does what only one may do, written once                      |

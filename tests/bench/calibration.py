@@ -33,7 +33,15 @@ from crucible_bench import CannotTestError, Comparison, compare
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 Groups = dict[str, np.ndarray]
 
-MOST_WRONG = {"level": 0.06, "verdict": 0.06, "best set": 0.06, "coverage": 0.07, "effect size": 0.07, "mean": 0.07}
+MOST_WRONG = {
+    "level": 0.06,
+    "verdict": 0.06,
+    "best set": 0.06,
+    "coverage": 0.07,
+    "effect size": 0.07,
+    "mean": 0.07,
+    "quantile": 0.07,
+}
 """The most that each kind of error may happen without a warning, at a nominal 0.05."""
 
 SURE = 0.999
@@ -52,7 +60,8 @@ class Scenario:
     draw: Callable[[np.random.Generator], Groups]
     declared: Mapping[str, Any]
     centres: Mapping[str, float]
-    """The true mean of each group, a share for outcomes, the median for ordinal values."""
+    """The true mean of each group, a share for outcomes, the median for ordinal values, the quantile if one is
+    declared."""
     alike: bool = True
     """Whether neither a group nor an order of two is different: what tests of all groups and of orders ask."""
     effect: float | None = None
@@ -179,8 +188,11 @@ def errors(scenario: Scenario, result: Comparison) -> Iterator[tuple[str, str, b
             yield path, "mean", not covers(picked.interval, scenario.centres[picked.name])
         best = max(scenario.centres, key=lambda name: scenario.centres[name])
         yield result.best.method.split(",")[0], "best set", best not in result.best.kept
+    for name, own_quantile in result.quantiles.items():
+        if own_quantile.interval is not None:
+            yield "quantile of a group", "quantile", not covers(own_quantile.interval, scenario.centres[name])
     for name, group in result.groups.items():
-        if group.mean_interval is not None and result.outcome != "ordinal":
+        if group.mean_interval is not None and result.outcome != "ordinal" and result.quantile is None:
             yield f"mean of a group, {result.outcome}", "mean", not covers(group.mean_interval, scenario.centres[name])
 
 
@@ -287,6 +299,7 @@ def scenarios() -> list[Scenario]:
         *_tasks(),
         *_sweeps(),
         *_data_sets(),
+        *_quantiles(),
     ]
 
 
@@ -738,6 +751,61 @@ def _data_sets() -> Iterator[Scenario]:
             )
 
 
+def exponential(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.exponential(size=n)
+
+
+def pareto(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Without a variance."""
+    return 1.0 + rng.pareto(1.5, size=n)
+
+
+def with_timeouts(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Latencies of which one in 25 is far from all others."""
+    return np.where(rng.random(n) < 0.04, 50.0, rng.exponential(size=n))
+
+
+TAILS: dict[str, tuple[Draw, Callable[[float], float]]] = {
+    "exponential": (exponential, lambda q: -math.log1p(-q)),
+    "lognormal": (lognormal, lambda q: math.exp(special.ndtri(q)) - math.exp(0.5)),
+    "Pareto": (pareto, lambda q: (1.0 - q) ** (-1.0 / 1.5)),
+    "with timeouts": (with_timeouts, lambda q: -math.log1p(-q / 0.96) if q < 0.96 else 50.0),
+}
+"""Skewed shapes, each with its quantile function."""
+
+
+def _quantiles() -> Iterator[Scenario]:
+    for shape, (of, quantile) in TAILS.items():
+        for q, sizes in ((0.95, (75, 75)), (0.95, (150, 300)), (0.95, (400, 400)), (0.5, (10, 20)), (0.99, (400, 800))):
+            for times in (1.0, 1.5):
+                yield Scenario(
+                    f"two groups, {q} quantile",
+                    f"{shape}{'' if times == 1.0 else ', times 1.5'}",
+                    ", ".join(map(str, sizes)),
+                    _groups([of, _times(times, of)], sizes),
+                    {"quantile": q, "resamples": 1_000},
+                    {"0": quantile(q), "1": times * quantile(q)},
+                    alike=times == 1.0,
+                    cost=2.0,
+                )
+        for n in (75, 400):
+            yield Scenario(
+                "pairs, 0.95 quantile",
+                shape,
+                f"{n}",
+                functools.partial(_of_shared_tails, of, n),
+                {"quantile": 0.95, "design": "paired", "resamples": 1_000},
+                {"0": quantile(0.95), "1": quantile(0.95)},
+                cost=8.0,
+            )
+
+
+def _of_shared_tails(of: Draw, n: int, rng: np.random.Generator) -> Groups:
+    """Pairs of which half have one value twice, and the others two values."""
+    first, other = of(rng, n), of(rng, n)
+    return {"0": first, "1": np.where(rng.random(n) < 0.5, first, other)}
+
+
 # --- the long form ----------------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
@@ -799,6 +867,7 @@ WORDS = {
     "coverage": "interval misses the truth",
     "effect size": "interval of the effect size misses the truth",
     "mean": "interval misses the mean",
+    "quantile": "interval misses the quantile",
     "verdict": "verdict is false",
     "best set": "best configuration is left out",
 }
@@ -808,15 +877,19 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--runs", type=int, default=1_000, help="of a scenario as quick as a t-test")
     options.add_argument("--processes", type=int, default=2)
+    options.add_argument("--only", default="", help="the scenarios whose name has this text; with --dry")
     options.add_argument("--dry", action="store_true", help="print the table instead of writing it into the page")
     asked = options.parse_args()
     begun, found = time.monotonic(), dict[Scenario, Found]()
     every = scenarios()
+    places = [place for place, scenario in enumerate(every) if asked.only in scenario.name]
+    if asked.only and not asked.dry:
+        options.error("--only makes a part of the table, which is not written into the page: add --dry")
     with ProcessPoolExecutor(asked.processes) as pool:
-        tallies = pool.map(_simulated, range(len(every)), itertools.repeat(asked.runs))
-        for scenario, of in zip(every, tallies, strict=True):
+        tallies = pool.map(_simulated, places, itertools.repeat(asked.runs))
+        for scenario, of in zip((every[place] for place in places), tallies, strict=True):
             found[scenario] = of
-            print(f"{time.monotonic() - begun:6.0f} s  {len(found)} of {len(every)}  {scenario.name}", file=sys.stderr)
+            print(f"{time.monotonic() - begun:6.0f} s  {len(found)} of {len(places)}  {scenario.name}", file=sys.stderr)
             for sentence in broken({scenario: of}):
                 print(f"          {sentence}", file=sys.stderr, flush=True)
     text = table(found, asked.runs)

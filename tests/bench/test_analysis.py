@@ -63,7 +63,7 @@ def test_every_test_of_the_vocabulary_can_be_declared_and_run() -> None:
 
 @pytest.mark.parametrize("test", get_args(TestName))
 def test_a_declared_test_gives_a_result_under_its_own_name(test: Any) -> None:
-    from crucible_bench.vocabulary import TESTS_OF_DESIGN
+    from crucible_bench.vocabulary import QUANTILE_TESTS, TESTS_OF_DESIGN
 
     design = next(one for one, tests in TESTS_OF_DESIGN.items() if test in tests)
     binary = test in {"mcnemar", "mcnemar_midp", "two_proportions", "chi_square", "fisher_exact", "proportion"}
@@ -73,6 +73,8 @@ def test_a_declared_test_gives_a_result_under_its_own_name(test: Any) -> None:
         groups, more = {"a": groups["a"]}, {"reference": 0.5}
     if design == "resampled":
         more = {"folds": 12}
+    if test in QUANTILE_TESTS.values():
+        more = {"quantile": 0.5}
     if design in ("clustered", "stratified"):
         more = {"clusters": list("aabbccddeeff")}
     analysis = of(groups, tests=(test,), design=design, resamples=300, **more)

@@ -21,6 +21,7 @@ from crucible_bench import (
     compare_iqm,
     compare_paired_proportions,
     compare_proportions,
+    compare_quantiles,
     corrected_resampled_ttest,
     drop_missing,
     dunn,
@@ -42,6 +43,7 @@ from crucible_bench import (
     probability_of_improvement,
     proportion_interval,
     proportion_test,
+    quantile_interval,
     rank_over_blocks,
     run_test,
     sample_size,
@@ -50,7 +52,7 @@ from crucible_bench import (
     t_mixture_sequence,
     tukey_hsd,
 )
-from crucible_bench.compared import MarginResult
+from crucible_bench.compared import GroupQuantile, MarginResult
 from crucible_bench.hypothesis_tests.bootstrap_interval import bootstrap_interval
 from crucible_bench.hypothesis_tests.run_test import DEFINITIONS
 from crucible_bench.named_effect_size import EFFECT_SIZE_HOMES
@@ -155,6 +157,15 @@ def every_function() -> dict[str, Callable[[Groups], Any]]:
         "clustered_mean": lambda groups: clustered_mean(groups["a"], CLUSTERS),
         "clustered_ttest": of_two(lambda groups: clustered_ttest(groups, CLUSTERS)),
         "compare_iqm": of_two(lambda groups: compare_iqm(groups, TASKS, resamples=100)),
+        "compare_quantiles, quantile": of_two(
+            lambda groups: compare_quantiles(groups, 0.4, confidence_level=0.8, resamples=100)
+        ),
+        "compare_quantiles, paired_quantile": of_two(
+            lambda groups: compare_quantiles(groups, 0.5, paired=True, confidence_level=0.8, resamples=100)
+        ),
+        "quantile_interval": lambda groups: GroupQuantile(
+            0.0, quantile_interval(groups["a"], 0.4, confidence_level=0.8)
+        ),
         "corrected_resampled_ttest": of_two(lambda groups: corrected_resampled_ttest(groups, test_share=0.25)),
         "drop_missing": drop_missing,
         "drop_missing, paired": lambda groups: drop_missing(groups, paired=True),

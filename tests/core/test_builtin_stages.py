@@ -261,6 +261,14 @@ def test_what_a_bench_leaves_open_is_taken_from_the_experiment() -> None:
     assert (list(own["tests"]), own["alpha"]) == (["ttest"], 0.1)
 
 
+def test_a_bench_of_quantiles_takes_no_test_of_means_from_the_experiment() -> None:
+    told = {"reliability": {"stats": {"tests": ["ttest"], "effect_size_type": "cohens_d", "alpha": 0.1}}}
+    result = bench(quantile=0.5, fields=told)
+    assert (list(result["tests"]), result["alpha"], result["quantile"]) == (["quantile"], 0.1, 0.5)
+    assert list(bench(quantile=0.5, paired=True)["tests"]) == ["paired_quantile"]
+    assert "needs to know which one" in refusal({"name": "bench", "options": {"tests": ["quantile"]}})
+
+
 def test_benjamini_hochberg_is_another_name_of_fdr() -> None:
     tests = ["ttest", "mann_whitney"]
     named = {"tests": tests, "multiple_testing_correction": "benjamini_hochberg"}

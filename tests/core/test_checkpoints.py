@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 from checkpoint_stages import count
+from click.testing import CliRunner
 from stages_for_tests import experiment_of
 
 from crucible_core import Context, Experiment, Registry, run_experiment, stage
+from crucible_core.cli import main
 
 REGISTRY = Registry({"count": count})
 RUN = """
@@ -52,6 +55,23 @@ def test_runs_that_have_nothing_to_do_with_each_other_begin_anew() -> None:
     assert run_experiment(counting(options={"epochs": 8}), run_id="one").metrics["began_at"] == 8
 
 
+def test_a_run_begins_anew_if_a_stage_before_had_other_options_but_not_for_one_after() -> None:
+    def began_at(*, before: int, after: int) -> int:
+        first = {"name": "first", "module": "count", "options": {"epochs": before}}
+        last = {"name": "last", "module": "show", "options": {"lines": after}}
+        registry = REGISTRY | {"show": show}
+        return int(
+            run_experiment(experiment_of(first, "count", last), registry=registry, keep="kept").metrics["began_at"]
+        )
+
+    @stage
+    def show(ctx: Context, *, lines: int) -> Context:
+        """Shows nothing."""
+        return ctx
+
+    assert [began_at(before=1, after=1), began_at(before=1, after=2), began_at(before=2, after=2)] == [0, 6, 0]
+
+
 @pytest.mark.parametrize("timeout", [{}, pytest.param({"timeout": 60}, marks=pytest.mark.slow)])
 def test_the_next_attempt_goes_on(monkeypatch: pytest.MonkeyPatch, timeout: dict[str, Any]) -> None:
     if timeout:
@@ -60,6 +80,33 @@ def test_the_next_attempt_goes_on(monkeypatch: pytest.MonkeyPatch, timeout: dict
     monkeypatch.setenv("FAIL_AT", "2")
     if not timeout:
         assert run_experiment(counting(retry={"max_retries": 1})).metrics == {"total": 21, "began_at": 2}
+
+
+def test_the_order_of_the_options_does_not_matter() -> None:
+    @stage
+    def both(ctx: Context, *, first: int = 0, last: int = 0) -> Context:
+        """Counts how often it has run."""
+        times = ctx.restore("times", 0) + 1
+        return ctx.checkpoint("times", times).put_metric("times", times)
+
+    def times(**options: int) -> int:
+        entry = {"name": "both", "options": options}
+        return int(
+            run_experiment(experiment_of(entry), registry=Registry({"both": both}), keep="kept").metrics["times"]
+        )
+
+    assert [times(first=1, last=2), times(last=2, first=1), times(first=2, last=1)] == [1, 2, 1]
+
+
+def test_a_command_goes_on_from_what_an_earlier_one_has_kept(tmp_path: Path) -> None:
+    (tmp_path / "counted.yaml").write_text("id: tried\npipeline: [{name: count, module: 'checkpoint_stages:count'}]\n")
+
+    def began_at(*more: str) -> int:
+        done = CliRunner().invoke(main, ["run", "counted.yaml", "--json", *more])
+        assert done.exit_code == 0, done.output
+        return int(json.loads(done.stdout)["metrics"]["began_at"])
+
+    assert [began_at("--keep", "kept"), began_at("--keep", "kept"), began_at()] == [0, 6, 0]
 
 
 def test_a_stage_has_checkpoints_of_its_own() -> None:

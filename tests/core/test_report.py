@@ -31,6 +31,7 @@ from crucible_core.report.latex import latex_of
 from crucible_core.report.output_files import path_problem, write_atomically
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import visible_text
+from crucible_core.values.series import Series
 
 FORMATS = ["csv", "html", "json", "latex", "markdown"]
 CONTROL = [0.71, 0.74, 0.69, 0.73, 0.72, 0.75, 0.70, 0.74]
@@ -88,6 +89,8 @@ def test_a_confidence_level_is_never_rounded_to_another(alpha: float, level: str
 def test_without_a_comparison_the_first_numbers_are_the_headline() -> None:
     assert headline(reported(accuracy=0.91234, n=1200)) == "accuracy = 0.9123, n = 1,200."
     assert headline(reported(a=1, b={"c": 2}, d=3, e=4, f="x")) == "a = 1, b.c = 2, d = 3 and 1 more metrics."
+    curve = Series([(0, 1.5), (1, 0.5)])
+    assert headline(reported(loss=curve, accuracy=0.9)) == "accuracy = 0.9, loss.last = 0.5."
     assert headline(reported(name="x")) == "0 of 1 stages succeeded; no metrics."
 
 

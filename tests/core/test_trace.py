@@ -22,6 +22,8 @@ from pydantic import ValidationError
 from stages_for_tests import experiment_of, registry
 
 from crucible_core import (
+    Context,
+    CrucibleError,
     Decision,
     Event,
     GateJudged,
@@ -34,7 +36,8 @@ from crucible_core import (
     Trace,
     run_experiment,
 )
-from crucible_core.report import TRACE_FORMATS, TraceFormat, diff_traces, render_trace
+from crucible_core.report import TRACE_FORMATS, TraceFormat, diff_traces, render_trace, summarize_run
+from crucible_core.values.decisions import fields_of
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EVENTS = [
@@ -77,6 +80,8 @@ events: st.SearchStrategy[Event] = st.one_of(
         reasoning=texts,
         alternatives=st.lists(texts, max_size=3),
         confidence=st.none() | st.floats(0, 1),
+        depends_on=st.lists(texts, max_size=2).map(tuple),
+        metadata=st.none() | st.dictionaries(texts, texts | st.integers(-9, 9) | st.lists(st.booleans()), max_size=2),
     ),
 )
 traces = st.lists(events, max_size=8).map(Trace)
@@ -204,8 +209,8 @@ def test_the_csv_holds_one_line_per_event() -> None:
 def test_the_csv_has_a_column_for_everything_that_an_event_says() -> None:
     header = render_trace(Trace(), "csv").strip().split(",")
     fields = {name for event in EVENTS for name in vars(event)}
-    assert set(header) == fields
-    assert len(header) == len(fields)
+    assert set(header) == fields | {"id", "parent"}
+    assert len(header) == len(fields) + 2
 
 
 @given(texts)
@@ -283,6 +288,130 @@ def test_a_single_change_is_two_lines(left: Event, right: Event) -> None:
     lines = diff_traces(Trace([left]), Trace([right]))
     assert [line[:3] for line in lines] == ["- a", "+ a"]
     assert diff_traces(Trace([left]), Trace([left])) == ()
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+
+@given(events)
+def test_an_id_is_the_same_wherever_the_event_is(event: Event) -> None:
+    (read,) = Trace.from_json(Trace([event]).to_json())
+    assert event.id == read.id == pickle.loads(pickle.dumps(event)).id
+    assert len(event.id) == 10
+    assert dataclasses.replace(event, at=event.at.astimezone(UTC)).id == event.id
+    assert hash(read) == hash(event)
+
+
+def test_events_of_older_versions_have_ids_too() -> None:
+    old = Decision.__new__(Decision)
+    old.__setstate__(
+        {"stage": "a", "at": AT, "decision": "b", "reasoning": "c", "alternatives": (), "confidence": None}
+    )
+    new = Decision(stage="a", at=AT, decision="b", reasoning="c")
+    assert (old.id, old.depends_on, old.metadata) == (new.id, (), None)
+    assert old == new
+
+
+def test_the_ids_of_a_run_are_all_different_and_a_parent_is_the_start_of_its_stage() -> None:
+    trace = run_experiment(experiment_of("choose", "odd_values"), registry=registry()).trace
+    ids = {event.id: event for event in trace}
+    assert len(ids) == len(trace)
+    parents = trace.parents
+    starts = [event for event in trace if isinstance(event, StageStarted)]
+    assert parents.keys() == ids.keys() - {event.id for event in starts}
+    for event, parent in parents.items():
+        assert isinstance(ids[parent], StageStarted)
+        assert ids[parent].stage == ids[event].stage
+    assert Trace(EVENTS).parents.keys() == {event.id for event in EVENTS[1:4]}
+
+
+def test_many_decisions_that_say_the_same_have_ids_of_their_own() -> None:
+    ctx = Context.begin(experiment_of("choose"))
+    for _ in range(300):
+        ctx = ctx.decide("skip it", "it is empty")
+    assert len({one.id for one in ctx.trace}) == 300
+
+
+# --- what depends on what ---------------------------------------------------------------------------------------------
+
+
+def depending(upon: int | str = -1, **more: Any) -> Context:
+    ctx = Context.begin(experiment_of("choose"))
+    ctx = ctx.decide("adam", "it converged").decide("batch 32", "it fits")
+    named = ctx.trace.decisions[upon] if isinstance(upon, int) else upon
+    return ctx.decide("rate 0.1", "as usual", depends_on=named, **more)
+
+
+def test_a_decision_names_those_that_it_depends_on() -> None:
+    ctx = depending()
+    adam, batch, rate = ctx.trace.decisions
+    assert rate.depends_on == (batch.id,)
+    again = ctx.decide("end", "all is chosen", depends_on=[adam.id, rate])
+    assert again.trace.decisions[-1].depends_on == (adam.id, rate.id)
+    assert Trace.from_json(again.trace.to_json()) == again.trace
+
+
+@pytest.mark.parametrize("upon", ["0123456789", 7, ["adam"], Decision(stage="a", decision="b", reasoning="c")])
+def test_what_is_no_earlier_decision_is_refused_with_those_that_there_are(upon: Any) -> None:
+    ctx = depending()
+    wrong = [upon] if isinstance(upon, int) else upon
+    with pytest.raises(CrucibleError) as caught:
+        ctx.decide("a", "b", depends_on=wrong)
+    assert f"{ctx.trace.decisions[0].id} (adam)" in str(caught.value)
+
+
+def test_metadata_are_json_types_in_the_context_and_everywhere() -> None:
+    (decision,) = (
+        Context.begin(experiment_of("choose"))
+        .decide("adam", "it converged", metadata={"tried": (1, np.float64(0.5)), 3: math.nan, "at": AT})
+        .trace.decisions
+    )
+    assert decision.metadata == {"tried": [1, 0.5], "3": "NaN", "at": AT.isoformat()}
+    with pytest.raises(TypeError, match="mapping"):
+        Context.begin(experiment_of("choose")).decide("a", "b", metadata=["c"])  # type: ignore[arg-type]
+
+
+def test_no_secret_is_left_in_the_metadata() -> None:
+    said = fields_of(lambda text: text.replace("hunter2", "***"), Trace(), "a", "b", "c", None, (), {
+        "login hunter2": ["hunter2", {"deep": "is hunter2", "n": 3}],
+    })  # fmt: skip
+    assert said["metadata"] == {"login ***": ["***", {"deep": "is ***", "n": 3}]}
+
+
+def test_the_report_shows_both_by_what_they_say() -> None:
+    ctx = depending(metadata={"tried": 3})
+    report = " ".join(render_trace(ctx.trace, "markdown").split())
+    assert "| depends on | details |" in report
+    assert "| rate 0.1 | as usual | | batch 32 | tried: 3 |" in report
+    shown = summarize_run(ctx)["decisions"][-1]
+    _, batch, rate = ctx.trace.decisions
+    assert (shown["id"], shown["depends_on"], shown["metadata"]) == (rate.id, [batch.id], {"tried": 3})
+    rows = list(csv.DictReader(io.StringIO(render_trace(ctx.trace, "csv"))))
+    assert (rows[-1]["id"], rows[-1]["depends_on"], rows[-1]["metadata"]) == (
+        rate.id,
+        f'["{batch.id}"]',
+        '{"tried": 3}',
+    )
+
+
+def test_two_runs_differ_by_what_a_decision_depends_on_and_not_by_its_id() -> None:
+    one, same, other = depending(), depending(), depending(0)
+    assert one.trace.decisions[-1].depends_on != same.trace.decisions[-1].depends_on
+    assert diff_traces(one.trace, same.trace) == ()
+    assert one.differences(same) == ()
+    assert diff_traces(one.trace, other.trace) == (
+        "- , decision 3: rate 0.1, because as usual; depends on batch 32",
+        "+ , decision 3: rate 0.1, because as usual; depends on adam",
+    )
+    assert one.differences(other) == ("decisions",)
+    assert depending(metadata={"n": 1}).differences(depending(metadata={"n": 2})) == ("decisions",)
+    assert len(diff_traces(depending(metadata={"n": 1}).trace, depending(metadata={"n": 2}).trace)) == 2
+
+
+def test_what_depends_on_what_is_an_edge_in_mermaid() -> None:
+    ctx = depending()
+    trace = Trace([StageStarted(stage=""), *ctx.trace])
+    assert "  d0_1 -.-> d0_2" in render_trace(trace, "mermaid").splitlines()
 
 
 def test_a_reused_stage_has_a_colour_of_its_own_in_mermaid() -> None:

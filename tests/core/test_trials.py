@@ -951,7 +951,7 @@ def test_run_keeps_trials_in_a_folder(sweep_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_options_of_trials_are_for_experiments_that_have_some(sweep_file: Path) -> None:
-    assert "--keep is for runs in this process; one on Dagster keeps its trials itself" in said(
+    assert "--keep is for runs in this process; one on Dagster keeps them itself" in said(
         "run", str(sweep_file), "--dagster", "--keep", "kept"
     )[1].replace("\n", " ")
     sweep_file.write_text("id: none\npipeline: [{name: validate}]\n")

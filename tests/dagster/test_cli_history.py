@@ -17,7 +17,7 @@ import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from dagster import DagsterInstance
+from dagster import DagsterEventType, DagsterInstance
 from postgres import dagster_home
 from pyarrow import parquet
 from ruamel.yaml import YAML
@@ -218,6 +218,24 @@ def test_a_comparison_of_a_newer_version_is_said_to_be_one(instance: DagsterInst
     assert f"Comparison: bench {said}" in shown
     assert "bench.p 0.25" in shown
     assert printed("runs")[0]["headline"].startswith(f"bench: {said}")
+
+
+def test_what_a_decision_depends_on_is_shown_stored_and_found(instance: DagsterInstance) -> None:
+    context = run(instance, "choose_in_turn")
+    adam, rate = context.trace.decisions
+    first, second = printed("show", context.run_id)["decisions"]
+    assert (first["id"], second["depends_on"], second["metadata"]) == (adam.id, [adam.id], {"tried": [0.1, 0.01]})
+    words = crucible("show", context.run_id).stdout.split()
+    assert " ".join(["rate", "0.1", "as", "usual", "adam", "tried:"]) in " ".join(words)
+    observed = [
+        entry.asset_observation.metadata
+        for entry in instance.all_logs(context.run_id, of_type=DagsterEventType.ASSET_OBSERVATION)
+        if entry.asset_observation is not None
+    ]
+    assert [one["id"].value for one in observed] == [adam.id, rate.id]
+    assert (observed[1]["depends_on"].value, observed[1]["details"].value) == (adam.id, {"tried": [0.1, 0.01]})
+    for text, found in ((rate.id, True), ("0.01", True), ("0123456789ab", False)):
+        assert bool(json.loads(crucible("runs", "--decision", text, "--json").stdout)) is found
 
 
 def test_a_run_as_json_holds_everything(instance: DagsterInstance) -> None:

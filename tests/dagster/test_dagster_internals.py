@@ -4,6 +4,7 @@
 import importlib
 import inspect
 import logging
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -175,6 +176,14 @@ def test_this_process_has_no_role() -> None:
     assert dagster_internals.run_of_this_process() is None
 
 
+def test_a_worker_of_celery_has_no_role_though_its_target_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        def __call__(self) -> None: ...
+
+    monkeypatch.setattr(multiprocessing.current_process(), "_target", Worker(), raising=False)
+    assert dagster_internals.role_of_this_process() is None
+
+
 def test_the_daemon_s_command_takes_a_workspace() -> None:
     command = dagster_internals.daemon_command()
     assert command.name == "run"
@@ -215,6 +224,10 @@ def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstanc
     url = dagster_internals.postgres_url(instance)
     assert url is None if storage == "sqlite" else str(url).startswith("postgresql")
     assert dagster_internals.is_on_sqlite(instance.root_directory) == (storage == "sqlite")
+    folders = dagster_internals.sqlite_folders(instance.root_directory)
+    assert (folders is None) == (storage == "postgres")
+    assert folders is None or ((folders.runs / "runs.db").exists() and (folders.schedules / "schedules.db").exists())
+    assert folders is None or (folders.events / "index.db").exists()
 
 
 def test_dagster_s_postgresql_storage_has_an_error_of_its_own_for_a_database_that_is_away() -> None:

@@ -35,6 +35,7 @@ from postgres import DEPLOYED, Postgres, dagster_home
 
 from crucible_core import Experiment
 from crucible_dagster import execute_experiment
+from deploy.local.topology import PORTS
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -92,10 +93,15 @@ def test_nothing_starts_before_the_tables_are_made() -> None:
         assert SERVICES[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 
-def test_only_the_webserver_is_reached_from_outside_and_only_from_this_machine() -> None:
+def test_only_the_proxy_is_reached_from_outside_and_only_from_this_machine_unless_told_otherwise() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports.keys() == {"webserver"}
-    assert all(port.startswith("127.0.0.1:") for port in ports["webserver"])
+    assert ports == {"proxy": ["${CRUCIBLE_ADDRESS:-127.0.0.1}:${CRUCIBLE_PORT:-3000}:8080"]}
+
+
+def test_a_port_means_one_service_in_the_whole_file() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert {name for name in SERVICES if re.search(rf"\b{name}:\d", text)} <= PORTS.keys() <= SERVICES.keys()
+    assert len(set(PORTS.values())) == len(PORTS)
 
 
 def test_there_can_be_only_one_daemon() -> None:
@@ -109,7 +115,10 @@ def test_every_volume_is_declared_and_its_folder_is_made_in_the_image_with_its_o
     made = re.search(r"install -d -o crucible -g crucible -m 0700 ([^&]+)", instructions("RUN", final=True)[0])
     assert made is not None
     assert set(made[1].split()) == set(named.values())
-    assert named.keys() | {"database"} == COMPOSE["volumes"].keys()
+    assert named.keys() | {"database", "logins"} == COMPOSE["volumes"].keys()
+    # What the proxy reads as a member of the group.
+    assert "install -d -o crucible -g crucible -m 0750 /srv/logins" in instructions("RUN", final=True)[0]
+    assert SERVICES["proxy"]["user"].split(":")[1] == instructions("USER", final=True)[0].split(":")[1]
     assert SERVICES["database"]["volumes"] == ["database:/var/lib/postgresql"]
 
 
@@ -117,8 +126,10 @@ def test_no_secret_is_in_a_file_and_the_example_has_every_setting_with_its_defau
     text = (DEPLOY / "compose.yaml").read_text()
     for service in SERVICES.values():
         for name, value in service["environment"].items():
-            assert "PASSWORD" not in name or value == "${DAGSTER_PG_PASSWORD:?set it in .env}"
+            secrets = ("${DAGSTER_PG_PASSWORD:?set it in .env}", "${CRUCIBLE_REDIS_PASSWORD-}")
+            assert "PASSWORD" not in name or value in secrets
     settings = {name: default if kind == "-" else "" for name, kind, default in VARIABLE.findall(text)}
+    settings = {name: "" if default == "/dev/null" else default for name, default in settings.items()}
     example = re.findall(r"(?m)^#?([A-Z_]+)=(.*)$", (DEPLOY / ".env.example").read_text())
     assert dict(example) == settings
 

@@ -273,7 +273,9 @@ def test_decisions_are_observations_beside_the_asset_whose_plots_they_would_crow
     (event,) = [one for one in result.all_events if one.event_type is DagsterEventType.ASSET_OBSERVATION]
     observed = event.asset_observation_data.asset_observation
     assert observed.asset_key == AssetKey(["crucible", "exp", "decisions"])
+    (decision,) = open_store(instance).load(result.run_id, "measure").trace.decisions
     assert {name: value.value for name, value in observed.metadata.items()} == {
+        "id": decision.id,
         "stage": "measure",
         "decision": "measured",
         "reasoning": "it was asked for",

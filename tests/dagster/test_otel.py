@@ -149,10 +149,12 @@ def test_a_run_is_a_span_with_one_below_it_for_each_stage_and_its_times(run: Run
 
 
 def test_decisions_are_events_of_the_stage_s_span_with_their_alternatives(run: Run, traced: Traced) -> None:
-    run(experiment_of(otel_stage("decides")), traced)
+    context = run(experiment_of(otel_stage("decides")), traced)
     first, second = traced.spans["stage decides"].events
     assert first.name == second.name == "crucible.decision"
+    (adam, _) = context.trace.decisions
     assert dict(first.attributes or {}) == {
+        "crucible.decision.id": adam.id,
         "crucible.decision": "adam",
         "crucible.reasoning": "it converged",
         "crucible.alternatives": ("sgd", "lion"),

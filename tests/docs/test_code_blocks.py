@@ -95,6 +95,7 @@ NOT_RUN = {
 NOT_RUN_HERE = {
     ("docs/observability.md", "$ OTEL_EXPORTER_OTLP_ENDPOINT="): "traces the whole process; see dagster/test_otel.py",
     ("docs/other-tools.md", "$ CRUCIBLE_OBSERVERS="): "logs to MLflow; see adapters/test_mlflow.py",
+    ("docs/operations.md", "$ crucible restore"): "loses the runs of the story; see dagster/test_backup.py",
     (
         "docs/schedules.md",
         "$ crucible ticks experiments/nightly.yaml",
@@ -218,6 +219,8 @@ def kind_of(block: Block) -> str:
     match YAML(typ="safe").load(block.text):
         case {"type": _, "attributes": _}:
             return "component"
+        case {"pipeline": _}:
+            return "experiment"
         case {"ops": _} | {"resources": _} | {"execution": {"config": _}}:
             return "run config"
         case [{"name": _}, *_]:

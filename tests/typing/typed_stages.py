@@ -16,6 +16,7 @@ from crucible_core import (
     Stage,
     load_experiment,
     plan_experiment,
+    progress,
     run_experiment,
     stage,
 )
@@ -54,6 +55,11 @@ assert_type(ask, type[Stage])
 async def asks_in_vain(ctx: Context) -> None:
     ctx.put_metric("lost", 1)
 
+
+for item in progress([1, 2], description="items"):
+    assert_type(item, int)
+with progress(total=10) as bar:
+    bar.advance(2)
 
 Train(lr=0.2)
 Train(rate=0.2)  # type: ignore[call-arg]

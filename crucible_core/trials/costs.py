@@ -1,0 +1,33 @@
+"""What the trials of a sweep spend of the run's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crucible_core.trials.log import Row
+from crucible_core.values.spending import SPENT, over
+
+__all__ = ["Costs"]
+
+
+class Costs:
+    """Adds up what trials have spent in this run: one that an earlier run has kept was paid there."""
+
+    def __init__(self, limits: Mapping[str, float] | None, before: Mapping[str, float], shares: int) -> None:
+        """`before` is what the stages before the trials have spent; `shares` divide the rest of the budget."""
+        self.limits = limits and {name: max(limit - before.get(name, 0), 0) / shares for name, limit in limits.items()}
+        """What the trials may spend."""
+        self.spent: dict[str, float] = {}
+        self.not_run: list[str] = []
+        """The trials for which nothing was left."""
+
+    @property
+    def is_over(self) -> bool:
+        return over(self.limits, self.spent) is not None
+
+    def count(self, row: Row | None) -> None:
+        if row is not None and not row.get("reused"):
+            for column, amount in row.items():
+                kind, _, name = column.partition(".")
+                if kind == SPENT and isinstance(amount, int | float):
+                    self.spent[name] = self.spent.get(name, 0) + amount

@@ -1,0 +1,78 @@
+"""Who may log in to the proxy: `python -m crucible_dagster.service.logins FOLDER` makes the logins of a deployment.
+
+`htpasswd` has names and hashes of passwords, as nginx reads them; `roles` says who of them is an operator, and anybody
+else may only look. Passwords are random, shown once, and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from crucible_core import CrucibleError
+
+__all__ = ["main", "make_logins"]
+
+USERS = {"operator": "operator", "viewer": "viewer"}
+"""Names, each with its role."""
+
+
+def make_logins(folder: Path) -> dict[str, str]:
+    """Make both files if they are not there; the passwords that were made, by name, or nothing.
+
+    Raises CrucibleError if there is no openssl to hash with, or the folder cannot be written.
+    """
+    logins, roles = folder / "htpasswd", folder / "roles"
+    if logins.exists() and roles.exists():
+        return {}
+    passwords = {name: secrets.token_urlsafe(18) for name in USERS}
+    _write(roles, "".join(f"{name} {role};\n" for name, role in USERS.items()))
+    _write(logins, "".join(f"{name}:{_hashed(password)}\n" for name, password in passwords.items()))
+    return passwords
+
+
+def main() -> None:
+    """Make the logins and print their passwords."""
+    try:
+        made = make_logins(Path(sys.argv[1]))
+    except CrucibleError as error:
+        sys.exit(str(error))
+    for name, password in made.items():
+        sys.stdout.write(f"{name}: {password}\n")
+    if not made:
+        sys.stdout.write(f"{sys.argv[1]} has logins already; remove `htpasswd` there to make new ones\n")
+
+
+def _hashed(password: str) -> str:
+    """As the system's crypt(3) reads it, which is what nginx calls: SHA-512 with a salt, 5,000 rounds."""
+    try:
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"],  # noqa: S607  # wherever it is installed
+            input=password,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CrucibleError(
+            f"passwords are hashed by `openssl passwd`, which failed: {error}. Install openssl"
+        ) from error
+    return hashed.stdout.strip()
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # Its group is nginx's, where that is another user.
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w") as file:
+            file.write(text)
+        new.replace(path)
+    except OSError as error:
+        raise CrucibleError(f"the logins cannot be written to {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()

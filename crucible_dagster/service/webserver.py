@@ -1,0 +1,155 @@
+"""Dagster's webserver with limits: `python -m crucible_dagster.service.webserver`, with its own options.
+
+Two things no proxy can see to, as they are inside of GraphQL: a short query that asks for the same thing hundreds of
+times, which holds the webserver for half a minute; and answers that contain tracebacks of the webserver.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from dagster_webserver import app
+from dagster_webserver.cli import dagster_webserver
+from dagster_webserver.webserver import DagsterWebserver
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    OperationDefinitionNode,
+    OperationType,
+    SelectionSetNode,
+    parse,
+)
+from starlette.responses import JSONResponse
+
+__all__ = ["MOST_ALIASES", "MOST_CHARACTERS", "MOST_FIELDS", "main", "refusal_of"]
+
+MOST_CHARACTERS = 50_000
+"""Of a query: several times the longest of Dagster's UI."""
+MOST_FIELDS = 20_000
+"""Of an operation, with the fields of its fragments wherever these are used."""
+MOST_ALIASES = 50
+"""Of an operation, counted in the same way, and of its fields at the top."""
+
+_failures: ContextVar[list[Exception]] = ContextVar("_failures")
+_log = logging.getLogger("crucible.webserver")
+
+
+def refusal_of(query: object, *, read_only: bool = False) -> str | None:
+    """Why a query is not executed; None for one that may be, or that is none and gets Dagster's own answer.
+
+    A webserver that is read-only takes no mutation at all. Dagster leaves the question to each of them.
+    """
+    if not isinstance(query, str):
+        return "The query is not a text."
+    if len(query) > MOST_CHARACTERS:
+        return f"The query has {len(query)} characters; at most {MOST_CHARACTERS} are allowed."
+    try:
+        document = parse(query, no_location=True)
+    except (GraphQLError, RecursionError):
+        return None
+    count = _Count(document)
+    for definition in document.definitions:
+        if isinstance(definition, OperationDefinitionNode):
+            if read_only and definition.operation is OperationType.MUTATION:
+                return "You may look, and change nothing."
+            fields, aliases = count.of(definition.selection_set)
+            aliases = max(aliases, len(definition.selection_set.selections))
+            if fields > MOST_FIELDS:
+                return f"The query has {fields} fields; at most {MOST_FIELDS} are allowed."
+            if aliases > MOST_ALIASES:
+                return f"The query has {aliases} aliases or fields at the top; at most {MOST_ALIASES} are allowed."
+    return None
+
+
+def main() -> None:
+    """Run the webserver."""
+    app.DagsterWebserver = LimitedWebserver  # type: ignore[attr-defined]  # what its command makes
+    dagster_webserver.main(
+        sys.argv[1:], prog_name="crucible_dagster.service.webserver", auto_envvar_prefix="DAGSTER_WEBSERVER"
+    )
+
+
+class LimitedWebserver(DagsterWebserver[Any, Any]):
+    """Refuses queries that are too large, and says of its own failures only their kind; the rest is in its log."""
+
+    async def gen_graphql_response(
+        self, request_context: Any, query: Any, variables: dict[str, Any] | None, operation_name: str | None
+    ) -> JSONResponse:
+        refused = refusal_of(query, read_only=request_context.read_only)
+        if refused is not None:
+            return JSONResponse({"data": None, "errors": [{"message": refused}]}, status_code=400)
+        failures: list[Exception] = []
+        _failures.set(failures)
+        answer = await super().gen_graphql_response(request_context, query, variables, operation_name)
+        if answer.status_code < 500:
+            return answer
+        reference = secrets.token_hex(4)
+        for failure in failures:
+            _log.error("failure %s", reference, exc_info=failure)
+        kinds = ", ".join(dict.fromkeys(type(failure).__name__ for failure in failures))
+        message = f"The webserver failed{f' ({kinds})' if kinds else ''}. Its log says more, as failure {reference}."
+        return JSONResponse({"data": None, "errors": [{"message": message}]}, status_code=answer.status_code)
+
+    async def execute_graphql_subscription(
+        self,
+        websocket: Any,
+        operation_id: str,
+        query: Any,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+    ) -> Any:
+        refused = refusal_of(query)
+        if refused is not None:
+            return None, {"message": refused}
+        return await super().execute_graphql_subscription(websocket, operation_id, query, variables, operation_name)
+
+    def handle_graphql_errors(self, errors: Sequence[GraphQLError]) -> list[Any]:
+        return [error.formatted for error in errors]
+
+    def _determine_status_code(
+        self, resolver_errors: list[GraphQLError] | None, captured_errors: list[Exception]
+    ) -> int:
+        originals = [error.original_error for error in resolver_errors or () if error.original_error is not None]
+        _failures.get().extend([*originals, *captured_errors])
+        return super()._determine_status_code(resolver_errors, captured_errors)
+
+
+class _Count:
+    """Fields and aliases of a selection, with those of its fragments wherever they are used; each is counted once."""
+
+    def __init__(self, document: DocumentNode) -> None:
+        self._fragments = {
+            one.name.value: one for one in document.definitions if isinstance(one, FragmentDefinitionNode)
+        }
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def of(self, selections: SelectionSetNode | None) -> tuple[int, int]:
+        fields = aliases = 0
+        for one in selections.selections if selections is not None else ():
+            if isinstance(one, FragmentSpreadNode):
+                more, others = self._of_fragment(one.name.value)
+            else:
+                more, others = self.of(getattr(one, "selection_set", None))
+            if isinstance(one, FieldNode):
+                more, others = more + 1, others + (one.alias is not None)
+            fields, aliases = fields + more, aliases + others
+        return fields, aliases
+
+    def _of_fragment(self, name: str) -> tuple[int, int]:
+        if name not in self._known:
+            self._known[name] = 0, 0  # one that is within itself is refused by the rules of GraphQL
+            fragment = self._fragments.get(name)
+            self._known[name] = self.of(None if fragment is None else fragment.selection_set)
+        return self._known[name]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Asks the services whether they are well, as docker does: `health.py FOLDER`, one of supervisord's programs.
+
+The check of the code server also has its definitions loaded again when the process that had them was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_LOOK = 0.5
+
+
+@dataclass
+class _Asked:
+    at: float = 0.0
+    failed: int = 0
+
+
+def main() -> None:
+    """Ask as long as supervisord lives: those that are well at their interval, the others often."""
+    supervisor = os.getppid()
+    folder = Path(sys.argv[1])
+    asked: dict[str, _Asked] = {}
+    while os.getppid() == supervisor:
+        for file in sorted((folder / "services").glob("*.json")):
+            service = json.loads(file.read_text())
+            if service["check"] is not None:
+                _ask(service, folder / "health", asked.setdefault(service["name"], _Asked()))
+        time.sleep(_LOOK)
+
+
+def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
+    known = read(health, service["name"])
+    check = service["check"]
+    interval = check["interval"] if known and known["healthy"] and not asked.failed else check["interval_at_start"]
+    if time.monotonic() - asked.at < interval:
+        return
+    if not all((read(health, other) or {}).get("healthy") for other in service["waits_for"]):
+        return
+    began = time.time()
+    try:
+        ended = subprocess.run(
+            check["command"],
+            env=service["environment"],
+            cwd=service["folder"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=check["timeout"],
+            check=False,
+        )
+        said, well = ended.stdout.decode(errors="replace").strip()[-500:], ended.returncode == 0
+    except subprocess.TimeoutExpired:
+        said, well = f"no answer within {check['timeout']:g} seconds", False
+    asked.at = time.monotonic()
+    asked.failed = 0 if well else asked.failed + 1
+    if known is not None and read(health, service["name"]) is None:
+        return  # it was started anew meanwhile
+    # One that was well is given some tries before it is called unwell.
+    still = known is not None and known["healthy"] and asked.failed < check["retries"]
+    write(health, service["name"], {"healthy": well or still, "at": began, "said": said})
+
+
+def read(health: Path, name: str) -> dict[str, Any] | None:
+    """What is known of a service since it was started; None before it was asked."""
+    try:
+        known: dict[str, Any] = json.loads((health / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return known
+
+
+def write(health: Path, name: str, known: dict[str, Any]) -> None:
+    """Say how a service is, at once."""
+    new = health / f".{name}"
+    new.write_text(json.dumps(known))
+    new.replace(health / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()
