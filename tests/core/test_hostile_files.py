@@ -32,6 +32,7 @@ SHARE = 2_500
 
 
 @pytest.mark.slow
+@pytest.mark.fault("S1", "bombs of YAML and JSON")
 def test_no_payload_takes_half_a_second_or_100_mb_or_ends_the_process() -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
@@ -74,6 +75,7 @@ PIECES = [
 @pytest.mark.slow
 @settings(max_examples=SHARE)
 @given(st.binary(max_size=200), suffixes)
+@pytest.mark.fault("S1")
 def test_any_bytes(raw: bytes, suffix: str) -> None:
     loaded_or_refused(raw, suffix)
 

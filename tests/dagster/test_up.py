@@ -336,6 +336,9 @@ TABLE: list[tuple[str, str, dict[str, str], bytes | None, tuple[int, int, int]]]
     TABLE,
     ids=[f"{n} {row[0]} {row[1][:40]} {' '.join(row[2].values())}"[:80] for n, row in enumerate(TABLE)],
 )
+@pytest.mark.fault(
+    "S6", "nobody logged in", "requests from another site", "a viewer tries to write", "large or costly requests"
+)
 def test_each_route_gives_each_role_what_it_may_have(
     service: Service, method: str, path: str, headers: dict[str, str], body: bytes | None, expected: tuple[int, ...]
 ) -> None:
@@ -376,6 +379,7 @@ def websocket(service: Service, role: Role | None, origin: str) -> int:
         return int(connection.recv(4096).split()[1])
 
 
+@pytest.mark.fault("requests from another site")
 def test_a_websocket_is_for_those_who_logged_in_and_for_pages_of_this_site(service: Service) -> None:
     own = f"http://127.0.0.1:{service.port}"
     assert websocket(service, "operator", own) == 101
@@ -384,6 +388,7 @@ def test_a_websocket_is_for_those_who_logged_in_and_for_pages_of_this_site(servi
     assert websocket(service, "operator", "http://evil.example") == 403
 
 
+@pytest.mark.fault("large or costly requests")
 def test_too_many_requests_are_refused_and_others_are_still_answered(service: Service) -> None:
     with ThreadPoolExecutor(4) as pool:
         # By somebody who did not log in: each user has a limit of its own.
@@ -490,6 +495,7 @@ def test_settings_are_read_as_compose_reads_them(tmp_path: Path, monkeypatch: py
     ],
     ids=lambda value: str(value)[:30],
 )
+@pytest.mark.fault("large or costly requests")
 def test_a_query_that_would_hold_the_webserver_is_refused(query: object, refused: str | None) -> None:
     said = refusal_of(query)
     assert said is None if refused is None else refused in str(said)
@@ -606,6 +612,7 @@ def queries(service: Service) -> Queries:
     return Queries(build_client_schema(json.loads(asked.body)["data"]), seed=20_261_128)
 
 
+@pytest.mark.fault("a viewer tries to write")
 def test_no_mutation_of_a_viewer_changes_anything(service: Service, queries: Queries) -> None:
     assert len(queries.mutations()) > 30
     before = contents(service)
@@ -620,6 +627,7 @@ def test_no_mutation_of_a_viewer_changes_anything(service: Service, queries: Que
     assert contents(service) == before
 
 
+@pytest.mark.fault("random GraphQL")
 def test_whatever_is_asked_the_services_live_and_tell_nothing_of_themselves(service: Service, queries: Queries) -> None:
     """Random queries of both roles, and random mutations of an operator, for some seconds."""
     asked: Counter[int] = Counter()
@@ -678,6 +686,7 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
 # --- what is killed comes back ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R1", "the webserver is killed", "the code server is killed", "the daemon is killed")
 def test_each_process_that_is_killed_comes_back(service: Service) -> None:
     before = service.pids()
     assert before.keys() == {"health", *SERVICES} - {"migrate"}
