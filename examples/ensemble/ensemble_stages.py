@@ -96,4 +96,5 @@ class Ask(Stage):
             name: {"median_ms": 1e3 * np.median(s), "p95_ms": 1e3 * np.quantile(s, 0.95)} for name, s in seconds.items()
         }
         cost = {"best_model": said.prices[ctx.assigns["best"]], "vote": sum(said.prices.values())}
+        ctx = ctx.spend("usd", cost["vote"] * len(asked))
         return ctx.merge_metrics({"cost_per_item": cost, "latency": latency})

@@ -85,7 +85,8 @@ def test_every_vote_is_compared_with_the_best_model_image_by_image(
 
 
 def test_cost_and_latency_of_each_model_are_metrics(ensemble: Context) -> None:
-    assert ensemble.metrics["cost_per_item"] == {"best_model": 0.1, "vote": 0.4}
+    assert ensemble.metrics["cost_per_item"] == {"best_model": 0.001, "vote": 0.004}
+    assert ensemble.metrics["spent"]["usd"] == pytest.approx(4 * 997 * 0.001)
     latency = ensemble.metrics["latency"]
     assert set(latency) == {"top", "bottom", "left", "right"}
     assert all(0 < one["median_ms"] <= one["p95_ms"] < 10_000 for one in latency.values())
