@@ -11,14 +11,14 @@ import os
 import sys
 import xml.etree.ElementTree
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["ALL_FAULTS", "README", "marked", "read_results", "rows", "table", "write_table"]
+__all__ = ["ALL_FAULTS", "README", "marked", "markers", "read_results", "rows", "table", "write_table"]
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "tests" / "faults" / "rows.yaml"
@@ -40,16 +40,22 @@ def marked() -> dict[str, list[str]]:
     """The tests that show a row: row -> `file::test`, in the order of files and lines."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        text = path.read_text()
-        if "mark.fault(" not in text:
-            continue
-        for node in ast.parse(text).body:
-            for call in getattr(node, "decorator_list", ()):
-                if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
-                    for argument in call.args:
-                        name = f"{path.relative_to(ROOT)}::{node.name}"  # type: ignore[attr-defined]
-                        found[ast.literal_eval(argument)].append(name)
+        for test, names in markers(path):
+            for name in names:
+                found[name].append(test)
     return dict(found)
+
+
+def markers(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each marker of a file: `file::test`, and the rows that it names."""
+    text = path.read_text()
+    if "mark.fault(" not in text:
+        return
+    for node in ast.parse(text).body:
+        for call in getattr(node, "decorator_list", ()):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
+                name = f"{path.relative_to(ROOT)}::{node.name}"  # type: ignore[attr-defined]
+                yield name, [ast.literal_eval(argument) for argument in call.args]
 
 
 def read_results() -> dict[str, dict[str, Any]]:

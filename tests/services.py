@@ -61,12 +61,16 @@ class Deployment:
         self.server_command = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
         self.start_server()
         target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
+        self._jobs: dict[str, Any] = {}
         self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
 
     def create_run(self, experiment: Experiment, executor: str, options: Mapping[str, Any]) -> DagsterRun:
         """A run of the experiment's job as the code server has it, with other options: stage -> options."""
-        request = self.workspace.create_request_context()
-        job = request.get_code_location(LOCATION).get_repository("__repository__").get_full_job(experiment.id)
+        job = self._jobs.get(experiment.id)
+        if job is None:
+            request = self.workspace.create_request_context()
+            job = request.get_code_location(LOCATION).get_repository("__repository__").get_full_job(experiment.id)
+            self._jobs[experiment.id] = job  # for when there is no code server
         config = {stage: {"config": dict(given)} for stage, given in options.items()}
         return self.instance.create_run_for_job(
             job_def=job_for(experiment),
@@ -106,8 +110,10 @@ class Deployment:
                 one.kill()
         self.server.wait(timeout=30)
 
-    def logs(self) -> str:
-        return "\n".join(f"{file.name}: {file.read_text()[-2_000:]}" for file in sorted(self.folder.glob("*.log")))
+    def logs(self, *, whole: bool = False) -> str:
+        """What the processes said, or the end of it."""
+        files = {file.name: file.read_text() for file in sorted(self.folder.glob("*.log"))}
+        return "\n".join(f"{name}: {text if whole else text[-2_000:]}" for name, text in files.items())
 
     def two_daemons(self) -> list[subprocess.Popen[bytes]]:
         return [self.start("dagster-daemon", "run", "-w", str(self.folder / "workspace.yaml")) for _ in range(2)]

@@ -2,7 +2,8 @@
 
 Two of Dagster's daemons launch every tick twice, and each only logs that there is another. This one takes a lock first:
 in the database if it is PostgreSQL, so that it holds for all machines, else on a file of DAGSTER_HOME. A second one
-stands by, and takes over when the first has ended, however that was.
+stands by, and takes over when the first has ended, however that was. It also retries runs whose code server comes back
+after the run has failed, which Dagster's gives up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 from dagster import DagsterInstance
 
-from crucible_dagster.dagster_internals import daemon_command, postgres_url
+from crucible_dagster.dagster_internals import daemon_command, postgres_url, retry_when_code_is_back
 from crucible_dagster.execution import open_instance
 
 __all__ = ["INTERVAL", "LOCK_LOST", "DaemonLock", "lock_of", "main"]
@@ -110,6 +111,7 @@ def main() -> None:
         _wait_for(lock)
     watch = threading.Thread(target=_keep, args=(lock, _end_this_process), name="crucible-daemon-lock", daemon=True)
     watch.start()
+    retry_when_code_is_back()
     daemon_command().main(sys.argv[1:], prog_name="crucible_dagster.service.daemon")
 
 

@@ -50,7 +50,7 @@ class Careless(Stage):
             pass
         ctx = ctx.put_metric("text", said).merge_metrics({"deep": {"list": [said]}})
         ctx = ctx.put_artifact("file", f"https://host/file?X-Amz-Signature={marked}")
-        ctx = ctx.decide(said, said, alternatives=[said])
+        ctx = ctx.decide(said, said, alternatives=[said], metadata={"deep": [said]})
         if self.fail:
             try:
                 raise ConnectionError(os.environ["DATABASE_URL"])
@@ -123,6 +123,7 @@ def test_the_run_says_that_something_is_masked(failed_run: tuple[DagsterInstance
     assert told["artifacts"]["file"] == f"https://host/file?X-Amz-Signature={MASK}"
 
 
+@pytest.mark.fault("S5")
 def test_no_file_holds_a_canary(failed_run: tuple[DagsterInstance, dict, Path]) -> None:
     instance, _, folder = failed_run
     roots = (folder, Path(instance.root_directory))
@@ -133,6 +134,7 @@ def test_no_file_holds_a_canary(failed_run: tuple[DagsterInstance, dict, Path]) 
     assert {".html", ".tex", ".json", ".csv", ".err"} <= said
 
 
+@pytest.mark.fault("S5")
 def test_no_row_of_the_database_holds_a_canary(
     failed_run: tuple[DagsterInstance, dict, Path], storage: str, request: pytest.FixtureRequest
 ) -> None:
@@ -148,6 +150,7 @@ def test_no_row_of_the_database_holds_a_canary(
     assert [text[:200] for (text,) in rows if CANARY in text] == []
 
 
+@pytest.mark.fault("S5")
 def test_no_answer_of_the_webserver_holds_a_canary(failed_run: tuple[DagsterInstance, dict, Path]) -> None:
     instance, told, _ = failed_run
     run = told["run_id"]

@@ -43,7 +43,7 @@ def notify(alert):
         file.write(json.dumps({"key": alert.key, "sentence": alert.sentence, "facts": dict(alert.facts)}) + "\\n")
 
 
-alarm = failure_sensor(notify, minimum_interval_seconds=3)
+alarm = failure_sensor(notify, minimum_interval_seconds=1)
 defs = Definitions.merge(build_definitions(folder / "experiments"), Definitions(sensors=[alarm]))
 """
 
@@ -54,6 +54,12 @@ def experiment(folder: Path, name: str, stage: str, **fields: Any) -> None:
     pipeline = [{"name": stage, "module": f"schedule_stages:{stage}", "options": options}]
     (folder / "experiments").mkdir(exist_ok=True)
     (folder / "experiments" / f"{name}.yaml").write_text(json.dumps({"id": name, "pipeline": pipeline, **fields}))
+
+
+# As it is deployed; on SQLite, where nobody has two daemons, only with all faults.
+@pytest.fixture(scope="module", params=["postgres", pytest.param("sqlite", marks=pytest.mark.all_faults)])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +80,13 @@ def deployment(
             {
                 "run_coordinator": {**queue, "config": {"dequeue_interval_seconds": 1}},
                 # A daemon that is killed may have said of a run that it starts, and not started it.
-                "run_monitoring": {"enabled": True, "poll_interval_seconds": 5, "start_timeout_seconds": 120},
+                "run_monitoring": {"enabled": True, "poll_interval_seconds": 2, "start_timeout_seconds": 60},
                 "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
             },
         )
+        # How often the daemon looks for runs to be retried.
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS", "1")
         instance = stack.enter_context(DagsterInstance.from_config(str(home)))
         instance.get_runs_count()
         instance.all_asset_keys()

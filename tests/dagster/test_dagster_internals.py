@@ -27,6 +27,7 @@ from dagster import (
     in_process_executor,
 )
 from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._daemon.auto_run_reexecution import auto_run_reexecution, event_log_consumer
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._grpc.server import DagsterApiServer
 from dagster._grpc.types import ExecuteExternalJobArgs
@@ -192,6 +193,14 @@ def test_the_daemon_s_command_takes_a_workspace() -> None:
 def test_the_thread_that_notices_killed_runs_calls_what_is_replaced() -> None:
     assert "self._check_for_orphaned_runs()" in inspect.getsource(DagsterApiServer._cleanup_thread)
     assert list(inspect.signature(DagsterApiServer._check_for_orphaned_runs).parameters) == ["self"]
+
+
+def test_the_daemon_retries_failed_runs_by_what_is_replaced() -> None:
+    source = inspect.getsource(auto_run_reexecution.consume_new_runs_for_automatic_reexecution)
+    assert "retry_run(run, workspace_process_context)" in source
+    assert list(inspect.signature(auto_run_reexecution.retry_run).parameters) == ["failed_run", "workspace_context"]
+    iteration = inspect.signature(event_log_consumer.EventLogConsumerDaemon.run_iteration)
+    assert list(iteration.parameters) == ["self", "workspace_process_context"]
 
 
 def test_run_monitoring_takes_a_run_for_dead_unless_it_is_running_or_succeeded() -> None:

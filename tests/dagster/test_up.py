@@ -339,6 +339,9 @@ TABLE: list[tuple[str, str, dict[str, str], bytes | None, tuple[int, int, int]]]
     TABLE,
     ids=[f"{n} {row[0]} {row[1][:40]} {' '.join(row[2].values())}"[:80] for n, row in enumerate(TABLE)],
 )
+@pytest.mark.fault(
+    "S6", "nobody logged in", "requests from another site", "a viewer tries to write", "large or costly requests"
+)
 def test_each_route_gives_each_role_what_it_may_have(
     service: Service, method: str, path: str, headers: dict[str, str], body: bytes | None, expected: tuple[int, ...]
 ) -> None:
@@ -493,6 +496,7 @@ def test_settings_are_read_as_compose_reads_them(tmp_path: Path, monkeypatch: py
     ],
     ids=lambda value: str(value)[:30],
 )
+@pytest.mark.fault("large or costly requests")
 def test_a_query_that_would_hold_the_webserver_is_refused(query: object, refused: str | None) -> None:
     said = refusal_of(query)
     assert said is None if refused is None else refused in str(said)
@@ -684,6 +688,7 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
 # --- what is killed comes back ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R1", "the webserver is killed", "the code server is killed", "the daemon is killed")
 def test_each_process_that_is_killed_comes_back(service: Service) -> None:
     before = service.pids()
     assert before.keys() == {"health", *SERVICES} - {"migrate"}

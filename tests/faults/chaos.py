@@ -143,6 +143,8 @@ class Chaos:
         self.services[0].process = self.deployment.server
         self.since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
         switch_on(self.deployment.workspace, "minutely_schedule", self.since)
+        self.did["launch"] += 1
+        self.say(f"  0.0 s  {self._launch()}")  # while its job can be asked for
         watching = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         watching.start()
         stack.callback(watching.join)

@@ -233,10 +233,10 @@ def test_a_step_that_is_killed_fails_its_stage_by_name_and_the_run_goes_on_at_it
 
 
 @pytest.mark.fault("R10")
-@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.all_faults)])
 def test_a_process_that_runs_many_experiments_does_not_grow(
-    instance: DagsterInstance, children: Children, folder: Path, count: int
+    instance: DagsterInstance, children: Children, folder: Path
 ) -> None:
+    count = 500 if ALL_FAULTS else 30
     arguments = arguments_of(instance, stages(folder, "numbers", "total"), folder, count=count)
     found = children.start("execute_many", **arguments).result(3_600.0)
     first, last = found[len(found) // 2], found[-1]  # what is made once is there by then
