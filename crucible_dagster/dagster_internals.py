@@ -244,7 +244,7 @@ def retry_when_code_is_back() -> None:
 
 
 def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
-    since = datetime.fromtimestamp(time.time() - RETRY_WITHIN, UTC)
+    since = datetime.fromtimestamp(time.time() - LOOK_BACK, UTC)
     tags = {WILL_RETRY_TAG: "true"}
     wanted = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags=tags, updated_after=since)
     return [one for one in instance.get_run_records(wanted) if AUTO_RETRY_RUN_ID_TAG not in one.dagster_run.tags]
@@ -252,6 +252,8 @@ def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
 
 RETRY_WITHIN = 3_600.0
 """Seconds for which a failed run waits for its code server before it is given up."""
+LOOK_BACK = 24 * RETRY_WITHIN
+"""Older failures are not looked at: long enough that each is either retried or given up."""
 
 
 @dataclass(frozen=True, slots=True)
