@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast calibration conformance faults chaos fuzz dev up down status lint docs bench clean
+comma := ,
+.PHONY: help demo test test-fast calibration conformance faults chaos fuzz lock sbom audit dev up down status lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -56,6 +57,28 @@ build/fuzz/venv: pyproject.toml
 FUZZ_SECONDS ?= 60
 fuzz: build/fuzz/venv ## Look for files that the loader does not bear, for FUZZ_SECONDS=60; its corpus stays in build/fuzz
 	build/fuzz/venv/bin/python tests/core/fuzz_loading.py -max_total_time=$(FUZZ_SECONDS) -max_len=20000 $(FUZZ_ARGS)
+
+# What the image is made of: pyproject.toml has the ranges, the lock one version of each with the hashes of its files.
+IMAGE_EXTRAS := stats,dagster,postgres,celery,s3,k8s
+COMPILE = build/supply/bin/uv pip compile --quiet --no-config --python-version 3.11 --python-platform linux --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS)
+
+build/supply: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5' 'cyclonedx-bom>=5' 'pip-audit>=2.7'
+	@touch $@
+
+lock: build/supply ## Pin what the image installs, with hashes: deploy/*.lock; LOCK_ARGS=--upgrade takes the newest versions
+	$(COMPILE) pyproject.toml $(patsubst %,--extra %,$(subst $(comma), ,$(IMAGE_EXTRAS))) -o deploy/requirements.lock
+	sed -n '/^\[build-system\]/,/^$$/s/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(COMPILE) - -o deploy/build.lock
+
+sbom: build/supply ## Write what the image holds as a CycloneDX file: build/sbom.json
+	build/supply/bin/cyclonedx-py requirements deploy/requirements.lock --pyproject pyproject.toml \
+		--output-reproducible -o build/sbom.json
+
+# Strict: what the service does not know counts as a finding. It must be reachable; see deploy/README.md.
+audit: build/supply ## Ask the advisory database about every version in the lock; not part of the gate
+	build/supply/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
 
 faults: $(VENV)/dev ## Run every test of a fault, the long ones too, and write the table of deploy/README.md
 	CRUCIBLE_FAULTS=all $(BIN)/python -m pytest -q -m fault --dist loadgroup --junitxml build/faults.xml $(PYTEST_ARGS); \

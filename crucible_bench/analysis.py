@@ -723,7 +723,15 @@ class _Analyst:
     def _differences(self) -> Differences:
         said = self.declared
         shares = self.outcome == "binary" and not set(said.tests) & _OF_MEASUREMENTS
-        return Differences(cast("PairDesign", said.design), self.clusters, said.share_of_test_set, of_shares=shares)
+        return Differences(
+            cast("PairDesign", said.design),
+            self.clusters,
+            said.share_of_test_set,
+            of_shares=shares,
+            quantile=said.quantile,
+            resamples=said.resamples,
+            seed=said.seed,
+        )
 
     # --- studies ---
 

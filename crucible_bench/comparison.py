@@ -119,6 +119,8 @@ def comparison_numbers(comparison: Compared) -> Iterator[tuple[str, float]]:
     """
     for group, summary in comparison.groups.items():
         yield f"{group}.mean", summary.mean
+    for group, of in comparison.quantiles.items():
+        yield f"{group}.quantile", of.value
     for test in comparison.judged:
         yield from _numbers(test.result.test, test.result, test.p_adjusted)
     for pair in comparison.comparisons.comparisons if comparison.comparisons else ():

@@ -289,9 +289,10 @@ def _contradictions_of_quantile(said: Declaration) -> Iterator[str]:
         yield f"quantile: {said.outcome} values have no distances, so a difference of their quantiles has no unit"
     if said.effect_size is not None and not others:
         yield "effect_size: a difference of quantiles has none; its unit is that of the data"
-    of_means = {"margin": said.margin is not None, "rope": said.rope is not None, "leaderboard": said.leaderboard}
-    for name in [name for name, given in of_means.items() if given]:
-        yield f"{name}: it judges means, not quantiles; read the interval of the difference, which a gate can bound"
+    if said.rope is not None:
+        yield "rope: it judges means, not quantiles; a `margin` judges the difference of quantiles"
+    if said.leaderboard:
+        yield "leaderboard: it ranks groups by their means, not by their quantiles"
     if said.study in ("multiple_datasets", "sweep"):
         yield f"study: {said.study} compares means; for quantiles, declare `compare: all_pairs`"
     if said.family not in (None, "pairwise"):

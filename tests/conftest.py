@@ -45,6 +45,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
             del sys.modules[name]
 
 
+@pytest.fixture(autouse=True)
+def same_numbers(request: pytest.FixtureRequest) -> None:
+    """A module's generator of random numbers begins anew with every test: whatever ran before, and on which worker."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is not None:
+        generator.bit_generator.state = _STATES.setdefault(request.path, generator.bit_generator.state)
+
+
+_STATES: dict[Path, Any] = {}
+
+
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """The comparisons that are parsed during the test; none is known when it begins."""

@@ -11,6 +11,7 @@ from crucible_bench.data.outcomes import are_zero_or_one
 from crucible_bench.data.sample import Sample
 from crucible_bench.hypothesis_tests.clusters import ClustersOfGroups, clustered_difference
 from crucible_bench.hypothesis_tests.mean_difference import MeanDifference, independent_difference, paired_difference
+from crucible_bench.hypothesis_tests.quantiles import QuantileDifference
 from crucible_bench.hypothesis_tests.resampled_ttest import resampled_difference
 from crucible_bench.hypothesis_tests.share_difference import independent_shares, paired_shares
 from crucible_bench.result import Interval
@@ -84,9 +85,14 @@ class Differences:
 
     of_shares: bool | None = None
 
+    quantile: float | None = None
+    """The quantile of independent or paired groups that is compared in place of their means, by a bootstrap."""
+    resamples: int = 10_000
+    seed: int = 0
+
     def of(self, samples: Iterable[Sample]) -> Differences:
         """The same, with `of_shares` decided for these values."""
-        if self.of_shares is not None and self.design in _INTERVALS_OF_SHARES:
+        if self.quantile is not None or (self.of_shares is not None and self.design in _INTERVALS_OF_SHARES):
             return self
         shares = self.design in _INTERVALS_OF_SHARES and all(are_zero_or_one(sample.values) for sample in samples)
         return dataclasses.replace(self, of_shares=shares)
@@ -94,16 +100,23 @@ class Differences:
     @property
     def intervals(self) -> str:
         """What the intervals are called."""
+        if self.quantile is not None:
+            return "percentile bootstrap"
         return (_INTERVALS_OF_SHARES if self.of_shares else _INTERVALS)[self.design]
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What the intervals assume."""
+        if self.quantile is not None:
+            return _ASSUMPTIONS[self.design]
         normal = "each group has one probability" if self.of_shares else "the mean difference is approximately normal"
         return *_ASSUMPTIONS[self.design], normal
 
     def __call__(self, test: str, samples: tuple[Sample, Sample]) -> Difference:
         """First minus second. Raises CannotTestError under the rules of the design's test."""
+        if self.quantile is not None:
+            paired = self.design == "paired"
+            return QuantileDifference.of(test, samples, self.quantile, paired, self.resamples, self.seed)
         if self.of_shares:
             return (independent_shares if self.design == "independent" else paired_shares)(test, samples)
         return _MAKERS[self.design](self, test, samples)

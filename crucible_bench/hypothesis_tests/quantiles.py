@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from crucible_bench.data.pairs import check_lengths
@@ -25,7 +27,7 @@ from crucible_bench.data.sample import (
 from crucible_bench.distributions.resampling import check_resamples, generators
 from crucible_bench.errors import CannotTestError
 from crucible_bench.levels import levels
-from crucible_bench.result import Choice, Interval, Settings, TestResult, conclude
+from crucible_bench.result import Choice, Interval, TestResult, conclude
 from crucible_bench.settings import read_settings
 from crucible_bench.vocabulary import Alternative, TestName
 from crucible_bench.wording import percentile
@@ -74,20 +76,13 @@ def compare_quantiles(
         seed=seed,
     )
     quantile = _checked(quantile)
-    check_resamples(name, settings.resamples, (settings.alpha, settings.estimate_tail))
+    check_resamples(name, settings.resamples, (settings.alpha,))
     samples = read_groups(name, groups)
     check_count(name, samples, True)
-    if paired:
-        check_lengths(name, samples)
-    _refuse_few(name, samples, quantile, settings)
-    exponent = scale_exponent(samples)
-    both = [scaled(sample.values, exponent) for sample in samples]
-    difference = float(np.quantile(both[0], quantile) - np.quantile(both[1], quantile))
-    draw = _drawn_pairs if paired else _drawn_groups
-    replicates = np.sort(draw(samples, both, quantile, settings))
-    low, high = (unscaled(name, end, exponent) for end in _ends(replicates, settings.estimate_tail))
+    difference = QuantileDifference.of(name, samples, quantile, paired, settings.resamples, settings.seed)
+    interval = difference.interval(name, settings.estimate_tail)
     what = percentile(quantile)
-    estimate = unscaled(name, difference, exponent)
+    estimate = difference.estimate(name)
     return conclude(
         name,
         samples,
@@ -96,11 +91,15 @@ def compare_quantiles(
         "resamples",
         statistic=("difference", estimate),
         df=(),
-        p_value=_p_value(replicates, settings.alternative),
+        p_value={
+            "two-sided": difference.two_sided,
+            "greater": difference.upper_tail,
+            "less": difference.lower_tail,
+        }[settings.alternative](),
         estimate=(
             f"difference of {what}s ({samples[0].name} - {samples[1].name})",
             estimate,
-            settings.bounded((low, high)),
+            settings.bounded(interval),
         ),
         effect=None,
         assumptions=(
@@ -108,7 +107,7 @@ def compare_quantiles(
             if paired
             else ("observations are independent, within and between the groups",)
         ),
-        notes=(f"{settings.resamples} resamples, seed {settings.seed}", *_notes(replicates)),
+        notes=(f"{settings.resamples} resamples, seed {settings.seed}", *_notes(difference.replicates)),
         decisions=(
             Choice(
                 "percentile bootstrap interval",
@@ -154,32 +153,101 @@ def _checked(quantile: float) -> float:
     return float(quantile)
 
 
-def _refuse_few(test: TestName, samples: tuple[Sample, ...], quantile: float, settings: Settings) -> None:
-    tail = settings.estimate_tail
-    fewest, least = min(samples, key=operator.attrgetter("n")), needed(quantile, tail)
-    if fewest.n < least:
-        extreme, side = ("largest", "below") if quantile >= 0.5 else ("smallest", "above")
-        chance = max(quantile, 1.0 - quantile) ** fewest.n
-        raise CannotTestError(
-            test,
-            f"group {fewest.name!r} has {fewest.n} values, and even the {extreme} of them lies {side} the "
-            f"{percentile(quantile)} with a chance of {chance:.2g}; an interval that leaves out {tail:.3g} at an "
-            f"end needs at least {least} values per group",
-        )
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantileDifference:
+    """The quantile of the first of two groups minus that of the second, with its bootstrap distribution.
+
+    `replicates`, shape (B,) and sorted, and `value` are divided by 2**exponent. `df` is infinite: no t is involved.
+    """
+
+    value: float
+    replicates: Vector
+    exponent: int
+    quantile: float
+    samples: tuple[Sample, ...]
+    df: float = math.inf
+
+    @classmethod
+    def of(
+        cls, test: str, samples: tuple[Sample, ...], quantile: float, paired: bool, resamples: int, seed: int
+    ) -> QuantileDifference:
+        """The difference for two samples. Raises CannotTestError for pairs of different lengths."""
+        if paired:
+            check_lengths(test, samples)
+        exponent = scale_exponent(samples)
+        both = [scaled(sample.values, exponent) for sample in samples]
+        value = float(np.quantile(both[0], quantile) - np.quantile(both[1], quantile))
+        draw = _drawn_pairs if paired else _drawn_groups
+        return cls(value, np.sort(draw(samples, both, quantile, resamples, seed)), exponent, quantile, samples)
+
+    def estimate(self, test: str) -> float:
+        """The difference in units of the data."""
+        return unscaled(test, self.value, self.exponent)
+
+    def interval(self, test: str, tail: float) -> Interval:
+        """The replicates of rank (B + 1) * tail from either end, in units of the data.
+
+        Raises CannotTestError for too few values, or too few resamples.
+        """
+        self._refuse_few(test, tail)
+        check_resamples(test, self.replicates.size, (tail,))
+        rank = math.floor((self.replicates.size + 1) * tail + 1e-9)
+        low, high = float(self.replicates[rank - 1]), float(self.replicates[-rank])
+        return unscaled(test, low, self.exponent), unscaled(test, high, self.exponent)
+
+    def upper_tail(self, than: float = 0.0) -> float:
+        """The one-sided p-value against a difference of at most `than`."""
+        return self._share(self.replicates <= math.ldexp(than, -self.exponent) + self._noise)
+
+    def lower_tail(self, than: float = 0.0) -> float:
+        """The one-sided p-value against a difference of at least `than`."""
+        return self._share(self.replicates >= math.ldexp(than, -self.exponent) - self._noise)
+
+    def two_sided(self) -> float:
+        """The two-sided p-value against no difference."""
+        return min(1.0, 2.0 * min(self.upper_tail(), self.lower_tail()))
+
+    def half_width(self, tail: float, more: int) -> float:
+        """Half the interval's length, divided by 2**exponent, if each group had `more` values: it goes by 1/sqrt(n)."""
+        rank = math.floor((self.replicates.size + 1) * tail + 1e-9)
+        n = min(sample.n for sample in self.samples)
+        return float(self.replicates[-rank] - self.replicates[rank - 1]) / 2.0 * math.sqrt(n / (n + more))
+
+    @property
+    def _noise(self) -> float:
+        return _NOISE * float(np.abs(self.replicates).max())
+
+    def _share(self, extreme: NDArray[np.bool_]) -> float:
+        return (float(np.count_nonzero(extreme)) + 1.0) / (self.replicates.size + 1.0)
+
+    def _refuse_few(self, test: str, tail: float) -> None:
+        quantile = self.quantile
+        fewest, least = min(self.samples, key=operator.attrgetter("n")), needed(quantile, tail)
+        if fewest.n < least:
+            extreme, side = ("largest", "below") if quantile >= 0.5 else ("smallest", "above")
+            chance = max(quantile, 1.0 - quantile) ** fewest.n
+            raise CannotTestError(
+                test,
+                f"group {fewest.name!r} has {fewest.n} values, and even the {extreme} of them lies {side} the "
+                f"{percentile(quantile)} with a chance of {chance:.2g}; an interval that leaves out {tail:.3g} at an "
+                f"end needs at least {least} values per group",
+            )
 
 
 # --- resampling -------------------------------------------------------------------------------------------------------
 
 
-def _drawn_groups(samples: tuple[Sample, ...], both: list[Vector], quantile: float, settings: Settings) -> Vector:
+def _drawn_groups(
+    samples: tuple[Sample, ...], both: list[Vector], quantile: float, resamples: int, seed: int
+) -> Vector:
     """Differences of the quantiles of separate resamples, shape (B,).
 
     The k-th smallest of n drawn positions needs no n draws: the k-th of n uniform numbers has a Beta distribution, and
     that of the next one, given it, is Beta too (David & Nagaraja 2003, section 2.5).
     """
     first, second = (
-        _resampled(np.sort(values), quantile, settings.resamples, stream)
-        for values, stream in zip(both, generators(settings.seed, samples), strict=True)
+        _resampled(np.sort(values), quantile, resamples, stream)
+        for values, stream in zip(both, generators(seed, samples), strict=True)
     )
     return first - second
 
@@ -200,35 +268,20 @@ def _position(uniform: Vector, n: int) -> np.ndarray[tuple[int, ...], np.dtype[n
     return np.minimum((uniform * n).astype(np.int64), n - 1)
 
 
-def _drawn_pairs(samples: tuple[Sample, ...], both: list[Vector], quantile: float, settings: Settings) -> Vector:
+def _drawn_pairs(samples: tuple[Sample, ...], both: list[Vector], quantile: float, resamples: int, seed: int) -> Vector:
     """Differences of the quantiles of resampled pairs, shape (B,)."""
     turned = samples[0].name > samples[1].name
     x, y = reversed(both) if turned else both
     order = np.lexsort((y, x))  # then the order of the pairs does not change which of them are drawn
     x, y = x[order], y[order]
-    stream, n = np.random.default_rng([settings.seed, 2]), x.size
+    stream, n = np.random.default_rng([seed, 2]), x.size
     rows = max(1, _BATCH // n)
     parts = []
-    for start in range(0, settings.resamples, rows):
-        drawn = stream.integers(0, n, (min(rows, settings.resamples - start), n))
+    for start in range(0, resamples, rows):
+        drawn = stream.integers(0, n, (min(rows, resamples - start), n))
         parts.append(np.quantile(x[drawn], quantile, axis=1) - np.quantile(y[drawn], quantile, axis=1))
     replicates = np.concatenate(parts)
     return -replicates if turned else replicates
-
-
-def _ends(replicates: Vector, tail: float) -> Interval:
-    """The values of rank (B + 1) * tail from either end, of sorted replicates."""
-    rank = math.floor((replicates.size + 1) * tail + 1e-9)
-    return float(replicates[rank - 1]), float(replicates[-rank])
-
-
-def _p_value(replicates: Vector, alternative: Alternative) -> float:
-    noise = _NOISE * float(np.abs(replicates).max())
-    not_above = (np.count_nonzero(replicates <= noise) + 1.0) / (replicates.size + 1.0)
-    not_below = (np.count_nonzero(replicates >= -noise) + 1.0) / (replicates.size + 1.0)
-    if alternative == "two-sided":
-        return min(1.0, 2.0 * min(not_above, not_below))
-    return not_above if alternative == "greater" else not_below
 
 
 def _notes(replicates: Vector) -> Iterator[str]:

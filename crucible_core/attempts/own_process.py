@@ -102,7 +102,7 @@ def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: flo
         raise CrucibleError(
             f"stage {planned.name!r} has a `timeout`, so it runs in a process of its own, and what it is given cannot "
             f"be sent there: {_culprit(context)}{type_name(error)}: {error_text(error)}; make it in the stage itself, "
-            "or take out the `timeout`"
+            "declare a client or a connection under `resources:`, or take out the `timeout`"
         ) from error
     package = type(planned.stage).__module__.partition(".")[0]
     levels = (logging.getLogger(name).getEffectiveLevel() for name in (None, "crucible", package))

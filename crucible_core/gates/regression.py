@@ -111,7 +111,13 @@ class Regression:
         if rule.metric is not None:
             return [float(numbers.get(rule.metric))]
         assert rule.group is not None
-        groups = self._stage().read_groups(ctx)
+        stage = self._stage()
+        if getattr(stage, "quantile", None) is not None:
+            raise UndecidedError(
+                f"its bench stage compares a quantile, and a group is held to its mean; take `metric: {rule.bench}."
+                f"{rule.group}.quantile` instead of the group"
+            )
+        groups = stage.read_groups(ctx)
         if rule.group not in groups:
             raise UnknownNameError(
                 f"there is no group {rule.group!r}{closest(rule.group, groups)}; groups: {listing(groups)}"

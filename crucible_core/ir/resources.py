@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from functools import partial
 from inspect import Parameter
 from typing import Any, Protocol, TypeGuard, get_type_hints
 
@@ -24,6 +24,7 @@ from crucible_core.ir.option_values import completed
 from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import closest, error_text, listing
+from crucible_core.values.redaction import scrub
 from crucible_core.values.resources import Maker, Ready, Unsent, held
 
 __all__ = ["Having", "PlannedResource", "factory_of", "model_of", "plan_resources", "resources_during", "sent"]
@@ -116,8 +117,6 @@ def factory_of(experiment: Experiment, name: str, definition: ResourceDef, regis
                 f"{listing(registry.resources)}; or name its factory with `module: package.module:Attribute`"
             )
         found = registry.resources[asked]
-        if isinstance(found, EntryPoint):
-            found = found.load()
     if (why := _why_no_factory(found)) is not None:
         raise InvalidExperimentError(f"{module or name!r} makes no resource: {why}")
     return found  # type: ignore[no-any-return]
@@ -130,6 +129,8 @@ def _is_own(value: Any) -> bool:
 def _why_no_factory(found: Any) -> str | None:
     if not callable(found):
         return f"it is {found!r:.80}, and cannot be called"
+    if type(found).__hash__ is None:
+        return f"it is a {type_name(found)}, an object that has no hash; name a function or a class"
     if inspect.iscoroutinefunction(found):
         return "it is an `async def`; a factory is called where no event loop runs"
     if inspect.isgeneratorfunction(found):
@@ -206,7 +207,7 @@ def resources_during(run_id: str, makers: Mapping[str, Maker]) -> Iterator[None]
     known = [text for one in makers.values() if isinstance(one, PlannedResource) for text in one.secrets]
     secrets.OF_RESOURCES.extend(known)
     try:
-        with held(run_id, makers):
+        with held(run_id, makers, partial(scrub, secrets=known)):
             yield
     finally:
         for text in known:

@@ -494,8 +494,8 @@ def _metrics_of(before: Context, after: Context) -> Row:
         if name not in before.metrics or before.metrics[name] is not value
     }
     found = _spent(before, after)
-    if found:
-        del put[SPENT]
+    if spent_in(after.metrics):
+        put.pop(SPENT, None)
     for name, value in flatten(put):
         if name in COLUMNS:
             raise ValueError(f"the metric {name!r} has the name of a column of the trials; give it another name")
@@ -538,7 +538,8 @@ def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[Shar
         if must_pickle:
             raise TrialsError(
                 f"the Context before the trials cannot be sent to other processes: {type_name(error)}: "
-                f"{error_text(error)}; make what cannot be sent in a stage of the trials, or run them with `jobs: 1`"
+                f"{error_text(error)}; make what cannot be sent in a stage of the trials, declare a client or a "
+                "connection under `resources:`, or run them with `jobs: 1`"
             ) from error
         return _InMemory(base), f"of run {ctx.run_id}"
     return shared, hashlib.sha256("\n".join(seen).encode()).hexdigest()

@@ -9,6 +9,8 @@ from crucible_core.values.spending import SPENT, over
 
 __all__ = ["Costs"]
 
+_COLUMN = f"{SPENT}."
+
 
 class Costs:
     """Adds up what trials have spent in this run: one that an earlier run has kept was paid there."""
@@ -27,7 +29,7 @@ class Costs:
 
     def count(self, row: Row | None) -> None:
         if row is not None and not row.get("reused"):
-            for column, amount in row.items():
-                kind, _, name = column.partition(".")
-                if kind == SPENT and isinstance(amount, int | float):
+            for column in [name for name in row if name.startswith(_COLUMN)]:
+                amount, name = row[column], column.removeprefix(_COLUMN)
+                if isinstance(amount, int | float):
                     self.spent[name] = self.spent.get(name, 0) + amount

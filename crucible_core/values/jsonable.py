@@ -37,6 +37,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from crucible_core.values import MAX_DEPTH
 from crucible_core.values.messages import as_written, cut, error_text
 
 __all__ = [
@@ -54,7 +55,6 @@ __all__ = [
 ]
 
 MAX_ELEMENTS = 10_000
-MAX_DEPTH = 50
 MAX_TEXT = 20_000
 _UNSAFE = re.compile("[\x00\ud800-\udfff]")
 _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -33,10 +33,11 @@ def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
     # The last Context that the attempt has seen being made is one of these: it has heard of what they put. A thread
     # that does not know the attempt has told it nothing.
     seen = attempt is not None and any(attempt.derived is other for other in others)
-    after = base
+    after, spent = base, False
     for part in PARTS:
         if found := _found(part, was[part], [one[part] for one in each]):
             after = after._with(part, was[part].merge(found))
+            spent = spent or (part == "metrics" and SPENT in found)
             if part == "metrics" and updates is not None and not seen:
                 _tell(updates, was[part], found)
     if added := [item for one in each for item in _added(was["outputs"], one["outputs"])]:
@@ -50,7 +51,7 @@ def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
                 event = made_readable(event, attempt.readable)  # noqa: PLW2901
             attempt.hear(event)
             after = after._record(event)
-    if vars(after)["metrics"] is not was["metrics"]:
+    if spent:
         check(after)
     return after
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote
 
-from crucible_core.values import MASK
+from crucible_core.values import MASK, MAX_DEPTH
 
 __all__ = ["masked", "scrub", "secrets_of_environment"]
 
@@ -82,16 +82,19 @@ def masked(value: Any, attempt: Attempt | None = None, run_id: str = "") -> Any:
     return _masked(value, attempt.readable if attempt is not None and attempt.run_id == run_id else scrub)
 
 
-def _masked(value: Any, readable: Callable[[str], str]) -> Any:
+def _masked(value: Any, readable: Callable[[str], str], above: tuple[int, ...] = ()) -> Any:
+    if len(above) > MAX_DEPTH or id(value) in above:  # deeper than that, and in a value that is within itself,
+        return value  # nothing is shown
+    inside = (*above, id(value))
     match value:
         case str() if type(value) is str:
             found = readable(value)
             return found if MASK in found and found != value else value
         case dict() if type(value) is dict:
-            entries = {name: _masked(one, readable) for name, one in value.items()}
+            entries = {name: _masked(one, readable, inside) for name, one in value.items()}
             return entries if any(entries[name] is not one for name, one in value.items()) else value
         case list() | tuple() if type(value) in {list, tuple}:
-            items = [_masked(one, readable) for one in value]
+            items = [_masked(one, readable, inside) for one in value]
             return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
         case _:
             return value

@@ -67,8 +67,10 @@ class Unsent:
 class Resources(Mapping[str, Any]):
     """The resources of a run in this process, by name. Safe to use from any thread."""
 
-    def __init__(self, makers: Mapping[str, Maker]) -> None:
+    def __init__(self, makers: Mapping[str, Maker], readable: Callable[[str], str] = str) -> None:
+        """`readable` is what a text becomes before it is logged: without secrets."""
         self.makers = makers
+        self._readable = readable
         self._forget()
 
     def _forget(self) -> None:
@@ -107,7 +109,7 @@ class Resources(Mapping[str, Any]):
         kind = type(made)
         if hasattr(kind, "__enter__") and hasattr(kind, "__exit__"):
             entered = kind.__enter__(made)
-            self._closing.push(partial(_closed, name, partial(kind.__exit__, made)))
+            self._closing.push(partial(self._close, name, partial(kind.__exit__, made)))
             return entered
         close = getattr(made, "close", None) or getattr(made, "aclose", None)
         if close is None and hasattr(kind, "__aenter__"):
@@ -117,7 +119,7 @@ class Resources(Mapping[str, Any]):
                 "with `close` or `aclose`"
             )
         if callable(close):
-            self._closing.push(partial(_closed, name, lambda *_: close()))
+            self._closing.push(partial(self._close, name, lambda *_: close()))
         return made
 
     def close(self, error: BaseException | None = None) -> None:
@@ -129,6 +131,27 @@ class Resources(Mapping[str, Any]):
             with self._lock:
                 closing, self._closing, self._made = self._closing, contextlib.ExitStack(), {}
             closing.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    def _close(
+        self,
+        name: str,
+        close: Callable[..., Any],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """Close one of them; the rest is what ended the run, if anything did."""
+        try:
+            closed = close(kind, error, trace)
+            if isinstance(closed, Awaitable):
+                # In a thread of its own: there may be a loop in this one.
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(asyncio.run, _awaited(closed)).result()
+        except Exception as raised:  # noqa: BLE001  # whatever a user's class does here
+            if raised is not error:
+                said = "closing the resource %r failed: %s: %s; the run's result does not change"
+                _log.error(said, name, type_name(raised), self._readable(error_text(raised)))
+        return False  # what ended the run is not a resource's to withhold
 
     def __contains__(self, name: object) -> bool:
         return name in self.makers
@@ -144,28 +167,6 @@ class Resources(Mapping[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("the resources of a run are of one process, and are never stored: use ctx.resources there")
-
-
-def _closed(
-    name: str,
-    close: Callable[..., Any],
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-) -> bool:
-    """Close one resource; the rest is what ended the run, if anything did."""
-    try:
-        closed = close(kind, error, trace)
-        if isinstance(closed, Awaitable):
-            # In a thread of its own: there may be a loop in this one.
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(asyncio.run, _awaited(closed)).result()
-    except Exception as raised:  # noqa: BLE001  # whatever a user's class does here
-        if raised is not error:
-            said = "closing the resource %r failed: %s: %s; the run's result does not change"
-            debugging = _log.isEnabledFor(logging.DEBUG)
-            _log.error(said, name, type_name(raised), error_text(raised), exc_info=debugging)
-    return False  # what ended the run is not a resource's to withhold
 
 
 async def _awaited(work: Awaitable[Any]) -> Any:
@@ -193,11 +194,11 @@ def resources_of(run_id: str) -> Resources:
 
 
 @contextlib.contextmanager
-def held(run_id: str, makers: Mapping[str, Maker]) -> Iterator[None]:
+def held(run_id: str, makers: Mapping[str, Maker], readable: Callable[[str], str] = str) -> Iterator[None]:
     """While a part of the run works in this process; the last of them closes what was made."""
     with _lock:
         resources, count = _RUNS.get(run_id, (None, 0))
-        _RUNS[run_id] = (Resources(makers) if resources is None else resources, count + 1)
+        _RUNS[run_id] = (Resources(makers, readable) if resources is None else resources, count + 1)
     ended: BaseException | None = None
     try:
         yield

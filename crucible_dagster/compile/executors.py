@@ -26,7 +26,7 @@ from crucible_core.ir.vocabulary import ExecutorName
 from crucible_dagster.compile.preload import announce_stage_modules
 from crucible_dagster.dagster_internals import PRELOADED_MODULES
 
-__all__ = ["ALWAYS", "EXECUTORS", "executor_for"]
+__all__ = ["ALWAYS", "EXECUTORS", "executor_for", "without_token"]
 
 
 def _celery() -> ExecutorDefinition:
@@ -85,6 +85,19 @@ def _create(init: InitExecutorContext) -> Executor:
         # Dagster's own default, spawn, imports everything again for every step.
         announce_stage_modules()
         settings["start_method"] = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
+    if name == "k8s":
+        settings["step_k8s_config"] = without_token(settings.get("step_k8s_config") or {})
     create = EXECUTORS[name]().executor_creation_fn  # type: ignore[index]  # the selector admits these names only
     assert create is not None
     return create(init._replace(executor_config=settings))
+
+
+def without_token(step: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the pods of steps, without the token of the service account unless it asks for that.
+
+    Only the run itself starts pods: a stage has nothing to ask of the cluster.
+    """
+    spec = dict(step.get("pod_spec_config") or {})
+    if not {"automount_service_account_token", "automountServiceAccountToken"} & spec.keys():
+        spec["automount_service_account_token"] = False
+    return {**step, "pod_spec_config": spec}

@@ -49,8 +49,9 @@ def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterial
 
     `chart` shows the run and earlier ones, in the report.
     """
+    said = headline(ctx)
     metadata: Metadata = {
-        "headline": MetadataValue.text(visible_text(headline(ctx))),
+        "headline": MetadataValue.text(visible_text(said)),
         "report": MetadataValue.md(_report(ctx, chart)),
         **_leaderboard(ctx),
         "stages": _table(ctx),
@@ -62,7 +63,7 @@ def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterial
         metadata[_free_name(visible_text(name), "artifact", metadata)] = _artifact(value)
     return AssetMaterialization(
         asset_key=asset_key(ctx.experiment),
-        description=escape_markdown(cut(headline(ctx), MAX_TEXT)),
+        description=escape_markdown(cut(said, MAX_TEXT)),
         metadata=metadata,
         tags={"crucible/run": ctx.run_id[:63]},
     )

@@ -19,7 +19,7 @@ from crucible_core import (
     StageFailedError,
     run_stage,
 )
-from crucible_core.ir.secrets import shown_experiment
+from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.observers import Audience
 from crucible_core.plan import plan_stage
 from crucible_core.stages.trials import RunTrials
@@ -74,11 +74,13 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
         return
     share = planned._replace(stage=planned.stage.share_of(number - 1))
     audience = Audience((EventLogObserver(context, compiled.experiment, compiled.settings),), compiled.failed_observers)
-    packages = {name for one in planned.stage.planned_stages(launched) for name in packages_of(type(one.stage))}
+    inner = list(planned.stage.planned_stages(launched))
+    packages = {name for one in inner for name in packages_of(type(one.stage))}
+    known = {text for one in inner for text in secrets_of(one.stage, one.definition.options)}
     with (
         trials_of(plan_with_resources(plan, compiled, context), manager, context.run).running(context.run_id),
         watch_for_orphan(context.instance, context.run_id),
-        captured_logs(context.log, sorted(packages), compiled.settings),
+        captured_logs(context.log, sorted(packages), compiled.settings, sorted(known, key=len, reverse=True)),
     ):
         try:
             run_stage(share, begun(context, upstream, shown), audience, interrupts=INTERRUPTS)

@@ -170,6 +170,7 @@ def _change(metric: str, group: str, earlier: _Benched, later: _Benched, names: 
         confidence_level=declared.confidence_level,
         effect_size=declared.effect_size,
         test_share=declared.share_of_test_set,
+        quantile=declared.quantile,
         seed=declared.seed,
     )
     try:

@@ -305,5 +305,6 @@ def _unreadable(name: str, where: str, error: OSError) -> StoreError:
 def _unstorable(value: Any, where: str, error: Exception) -> str:
     return safe_text(
         f"{where} is a {type_name(value)}, which cannot be stored: {type(error).__name__}: {error}. What passes from "
-        "one stage to the next must be data: keep what it is made of and make it again where it is needed"
+        "one stage to the next must be data: keep what it is made of and make it again where it is needed; a client or "
+        "a connection is declared under `resources:`"
     )

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from crucible_core.values.formatting import format_duration
 from crucible_dagster.automation.schedules import schedule_name
-from crucible_dagster.automation.ticks import ticks_of
+from crucible_dagster.automation.ticks import Ticks, ticks_of
 from crucible_dagster.dagster_internals import InstigatorState
 from crucible_dagster.history.run_record import read_run_record
 from crucible_dagster.processes import is_gone
@@ -187,14 +187,14 @@ def schedules(subject: Subject) -> Iterator[Finding]:
         found = _missed(instance, store, state)
         if found is None:
             continue
-        experiment, missed = found
-        if missed:
-            said = f"{state.instigator_name} has missed {missed} of its last {TICKS} ticks"
+        experiment, listed = found
+        if listed.missed:
+            said = f"{state.instigator_name} has missed {len(listed.missed)} of its last {len(listed.ticks)} ticks"
             yield Finding("warning", "schedules", said, f"see `crucible ticks {experiment}`")
 
 
-def _missed(instance: DagsterInstance, store: ContextStore, state: InstigatorState) -> tuple[str, int] | None:
-    """The schedule's experiment, and how many of its newest ticks were missed; None if no run of it is recorded."""
+def _missed(instance: DagsterInstance, store: ContextStore, state: InstigatorState) -> tuple[str, Ticks] | None:
+    """The schedule's experiment, and its newest ticks; None if no run of it is recorded."""
     for run in instance.get_runs(RunsFilter(tags={SCHEDULE_NAME_TAG: state.instigator_name}), limit=5):
         text = store.run_record(run.run_id)
         if text is None:
@@ -203,8 +203,7 @@ def _missed(instance: DagsterInstance, store: ContextStore, state: InstigatorSta
         if experiment.schedule is None or schedule_name(experiment) != state.instigator_name:
             continue
         now = datetime.now(UTC)
-        listed = ticks_of(instance, experiment.schedule, state, until=now, limit=TICKS, now=now)
-        return experiment.id, len(listed.missed)
+        return experiment.id, ticks_of(instance, experiment.schedule, state, until=now, limit=TICKS, now=now)
     return None
 
 

@@ -20,6 +20,7 @@ _LOOK = 0.5
 @dataclass
 class _Asked:
     at: float = 0.0
+    took: float = 0.0
     failed: int = 0
 
 
@@ -39,7 +40,10 @@ def main() -> None:
 def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
     known = read(health, service["name"])
     check = service["check"]
-    interval = check["interval"] if known and known["healthy"] and not asked.failed else check["interval_at_start"]
+    # A check that imports Dagster takes as long as a service that starts waits for it: not more than half of the time.
+    interval = max(check["interval_at_start"], asked.took)
+    if known and known["healthy"] and not asked.failed:
+        interval = check["interval"]
     if time.monotonic() - asked.at < interval:
         return
     if not all((read(health, other) or {}).get("healthy") for other in service["waits_for"]):
@@ -59,7 +63,7 @@ def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
         said, well = ended.stdout.decode(errors="replace").strip()[-500:], ended.returncode == 0
     except subprocess.TimeoutExpired:
         said, well = f"no answer within {check['timeout']:g} seconds", False
-    asked.at = time.monotonic()
+    asked.at, asked.took = time.monotonic(), time.time() - began
     asked.failed = 0 if well else asked.failed + 1
     if known is not None and read(health, service["name"]) is None:
         return  # it was started anew meanwhile

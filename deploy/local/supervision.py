@@ -66,6 +66,8 @@ class Supervisor:
             return
         shutil.rmtree(self.folder / "health", ignore_errors=True)
         (self.folder / "health").mkdir(mode=0o700)
+        for file in (self.folder / "services").glob("*.pid"):
+            file.unlink()  # after a restart of the machine, the number may be another program's
         self._run("supervisor.supervisord")
 
     def is_running(self) -> bool:

@@ -37,6 +37,9 @@ def same(shown: str, value: float) -> bool:
     return read == value or math.isclose(read, value, rel_tol=6e-4, abs_tol=1e-12)
 
 
+QUANTILES = {0.25: "25th percentile", 0.5: "median", 0.7: "70th percentile"}
+
+
 class Reader:
     """Holds a sentence against the comparison it is about; `wrong` lists what does not follow."""
 
@@ -61,6 +64,11 @@ class Reader:
             self.verdict(verdict)
         self.bayesian()
         self.headline()
+        for quantile, name in QUANTILES.items():
+            asked = quantile == of.quantile
+            self.check(
+                (f" in the {name}" in self.text) == asked == (f" in the {name}" in of.headline), f"{name}: {asked}"
+            )
         left = max(0, len(of.verdicts) - 6)
         self.check(bool(re.search(rf"\b{left} more pairs? (is|are) judged", self.text)) == (left > 0), "more verdicts")
         for one in (*of.untested, *(of.comparisons.untested if of.comparisons else ())):
@@ -401,6 +409,8 @@ def made_of_data(rng: np.random.Generator, count: int) -> Iterator[Comparison]:
             }
         if "study" not in options and design == "paired" and rng.random() < 0.5:
             options |= {"rope": float(rng.gamma(1.0) / 5), "resamples": 200}
+        if not options.keys() & {"study", "margin", "rope"} and kind != "binary" and rng.random() < 0.5:
+            options |= {"quantile": float(rng.choice(list(QUANTILES))), "resamples": 400}
         try:
             yield compare(groups, **options)
         except CannotTestError:

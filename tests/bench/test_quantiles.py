@@ -153,7 +153,7 @@ def test_on_the_logarithmic_scale_a_difference_of_quantiles_is_their_ratio() -> 
     ("declared", "said"),
     [
         ({"quantile": 1.0}, "quantile: it lies between 0 and 1"),
-        ({"quantile": 0.9, "margin": 1.0}, "margin: it judges means, not quantiles"),
+        ({"quantile": 0.9, "leaderboard": True}, "leaderboard: it ranks groups by their means"),
         ({"quantile": 0.9, "rope": 1.0, "design": "paired"}, "rope: it judges means, not quantiles"),
         ({"quantile": 0.9, "tests": ("ttest",)}, "ttest would not be about the quantile"),
         ({"tests": ("quantile",)}, "quantile needs to know which one, such as 0.95"),
@@ -188,3 +188,25 @@ def test_a_quantile_is_written_as_people_say_it() -> None:
 def test_a_planned_comparison_of_quantiles_says_that_its_power_is_not_known() -> None:
     (said,) = foresee(Declaration(quantile=0.95), 2, 100, 0.5)
     assert "the power of quantile cannot be computed before there are data" in said
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_margin_judges_the_difference_of_quantiles_by_the_interval_of_the_test(paired: bool) -> None:
+    declared: dict[str, Any] = {"quantile": 0.9, "design": "paired" if paired else "independent"}
+    (low, high) = compare(PAIRS, **declared).tests[0].confidence_interval
+    if paired:
+        verdicts = {abs(high) / 2: "better", -2 * low: "equivalent"}
+    else:
+        verdicts = {abs(low) / 10: "inconclusive", 2 * max(-low, abs(high)): "equivalent"}
+    for margin, verdict in verdicts.items():
+        result = compare(PAIRS, margin=margin, higher_is_better=False, **declared)
+        (judged,) = result.verdicts
+        assert (judged.verdict, judged.confidence_interval) == (verdict, (low, high))
+        assert judged.p_difference == result.tests[0].p_value
+        assert (judged.p_equivalence <= 0.05) == (verdict == "equivalent")
+        assert bool(judged.more_replicates) == (verdict == "inconclusive")
+        assert Comparison.from_json(result.to_json()) == result
+        word = {"better": "more than the margin of", "equivalent": "equivalent within", "inconclusive": "inconclusive"}
+        assert word[verdict] in result.headline
+    with pytest.raises(CannotTestError, match="at least 29 values"):
+        compare({name: values[:28] for name, values in PAIRS.items()}, margin=1.0, **{**declared, "alpha": 0.1})

@@ -26,7 +26,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.report import headline, render_report
-from crucible_core.values.spending import spent_in
+from crucible_core.values.spending import joined, spent_in
 
 
 def experiment(*stages: str | dict[str, Any], **more: Any) -> Experiment:
@@ -111,6 +111,14 @@ def test_a_context_is_not_changed_and_threads_can_spend_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(spend, range(8))) == [1 + 50 * number for number in range(8)]
     assert ctx.metrics["spent"]["usd"] == 1
+
+
+def test_what_several_have_spent_since_one_context_adds_up() -> None:
+    ctx = Context.begin(experiment("pay")).spend("usd", 1)
+    parts = [ctx.spend("usd", 2).spend("tokens", 10), ctx, ctx.spend("usd", 0.5)]
+    total = joined(ctx.metrics["spent"], [one.metrics["spent"] for one in parts])
+    assert total == ctx.spend("usd", 2.5).spend("tokens", 10).metrics["spent"]
+    assert joined(None, [ctx.metrics["spent"]] * 2)["usd"] == 2
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -258,6 +266,9 @@ def sweep(limit: float | None, seconds: float = 0.0, **trials: Any) -> Experimen
 def test_what_trials_spend_adds_up_and_each_row_has_its_own() -> None:
     ctx = run_experiment(sweep(None))
     assert [row["spent.usd"] for row in ctx.outputs] == [0.5, 1.0] * 4
+    assert not any("by_stage" in name for name in ctx.outputs[0])
+    free = run_experiment(experiment(pay("ask", 0.25), "score", seed=3, trials={"grid": {"score.usd": [0]}}))
+    assert [name for name in free.outputs[0] if "spent" in name] == [], "what was spent before is none of its own"
     assert ctx.metrics["spent"] == {"usd": 6.25, "by_stage": {"ask": {"usd": 0.25}, "trials": {"usd": 6.0}}}
 
 

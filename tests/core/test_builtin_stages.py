@@ -267,6 +267,7 @@ def test_a_bench_of_quantiles_takes_no_test_of_means_from_the_experiment() -> No
     assert (list(result["tests"]), result["alpha"], result["quantile"]) == (["quantile"], 0.1, 0.5)
     assert list(bench(quantile=0.5, paired=True)["tests"]) == ["paired_quantile"]
     assert "needs to know which one" in refusal({"name": "bench", "options": {"tests": ["quantile"]}})
+    assert bench(quantile=0.5, margin=0.01)["verdicts"][0]["verdict"] == "worse"
 
 
 def test_benjamini_hochberg_is_another_name_of_fdr() -> None:

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 from stages_for_tests import experiment_of, registry
 
-from crucible_bench import WatchVerdict, judge_margin, judge_new_value, watch_baseline
+from crucible_bench import WatchVerdict, compare, judge_margin, judge_new_value, watch_baseline
 from crucible_bench.decisions.differences import Differences
 from crucible_core import (
     Baseline,
@@ -539,6 +539,28 @@ def test_folds_of_one_data_set_are_compared_as_the_bench_stage_declares_them() -
     assert result.numbers["interval_low"] == pytest.approx(as_folds.equivalence_interval[0])
     # Folds that share their training data say less than as many independent pairs.
     assert as_folds.equivalence_interval[0] < as_pairs.equivalence_interval[0]
+
+
+def test_a_group_whose_quantile_is_compared_is_held_to_that_by_a_metric_and_not_to_its_mean() -> None:
+    bench = {"name": "bench", "options": {"quantile": 0.5}}
+
+    def of(gate: dict[str, Any], shift: float = 0.0) -> Context:
+        experiment = experiment_of("nothing", bench, gates=[{"name": "one", **gate}])
+        groups = {"control": [value + shift for value in OLD], "treatment": OLD}
+        compared = compare(groups, quantile=0.5).to_dict()
+        return Context.begin(experiment, assigns={"bench_data": groups}).put_metric("bench", compared)
+
+    def judged(gate: dict[str, Any]) -> GateResult:
+        earlier = [of(gate, shift) for shift in (0.0, 0.001, -0.001)]
+        past = Kept([EarlierRun(one.run_id, lambda one=one: one) for one in earlier])
+        (result,) = judge_gates(of(gate), plan_experiment(of(gate).experiment, registry()), past)
+        return result
+
+    of_group = judged(against())
+    assert of_group.status == "undecided"
+    assert "take `metric: bench.control.quantile` instead of the group" in of_group.sentence
+    of_metric = judged(against(metric="bench.control.quantile", baseline={"last_runs": 3}))
+    assert (of_metric.status, of_metric.numbers["value"]) == ("passed", pytest.approx(np.median(OLD)))
 
 
 def test_pairs_that_have_names_are_compared_by_them_and_not_by_the_order_of_the_run() -> None:

@@ -83,6 +83,7 @@ def test_any_bytes(raw: bytes, suffix: str) -> None:
 @pytest.mark.slow
 @settings(max_examples=SHARE)
 @given(seeds, suffixes)
+@pytest.mark.fault("S1")
 def test_any_heap_of_pieces(seed: int, suffix: str) -> None:
     chance = random.Random(seed)
     text = "".join(chance.choices(PIECES, k=chance.randint(0, 60)))
@@ -92,6 +93,7 @@ def test_any_heap_of_pieces(seed: int, suffix: str) -> None:
 @pytest.mark.slow
 @settings(max_examples=SHARE)
 @given(seeds)
+@pytest.mark.fault("S1")
 def test_any_change_of_a_real_file(seed: int) -> None:
     chance = random.Random(seed)
     raw = bytearray(chance.choice(FILES))
@@ -153,6 +155,7 @@ def _flow(value: Any, chance: random.Random) -> str:
 @pytest.mark.slow
 @settings(max_examples=SHARE)
 @given(seeds, suffixes)
+@pytest.mark.fault("S1")
 def test_any_structure(seed: int, suffix: str) -> None:
     chance = random.Random(seed)
     tree = _experiment(chance) if chance.random() < 0.8 else _tree(chance, 4)

@@ -158,7 +158,7 @@ class Careless(Stage):
         said = f"{self.token.get_secret_value()} {os.environ['SERVICE_TOKEN']} https://me:{CANARY}-url@host/?sig={CANARY}-sig"
         ctx = ctx.put_metric("text", said).merge_metrics({"deep": {"list": [said]}, "n": 1})
         ctx = ctx.put_artifact("file", f"https://host/file?X-Amz-Signature={CANARY}-signed")
-        ctx = ctx.decide(said, said, alternatives=[said])
+        ctx = ctx.decide(said, said, alternatives=[said], metadata={"deep": [said]})
         for _ in progress([1], description=f"asks {said}"):
             pass
         if self.fail:

@@ -154,6 +154,19 @@ def test_an_error_in_closing_hides_neither_the_result_nor_the_first_error(
     assert [one.getMessage() for one in caplog.records] == [said, said]
 
 
+def test_what_is_logged_of_an_error_in_closing_has_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    class Bad:
+        def close(self) -> None:
+            raise OSError("s3cret refused")
+
+    resources = Resources({"bad": Bad}, lambda text: text.replace("s3cret", "***"))
+    assert resources["bad"] is resources["bad"]
+    resources.close()
+    assert caplog.messages == [
+        "closing the resource 'bad' failed: OSError: *** refused; the run's result does not change"
+    ]
+
+
 def test_an_asynchronous_stage_and_a_client_that_a_coroutine_closes(log: Path) -> None:
     client = {"module": "resource_stages:Asynchronous", "options": {"log": str(log)}}
     assert run_experiment(experiment(log, "ask_asynchronously", resources={"client": client})).metrics["later"] == 2

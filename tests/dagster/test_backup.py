@@ -25,10 +25,18 @@ from crucible_dagster.cli.doctor import doctor
 from crucible_dagster.service.daemon import lock_of
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG
+from crucible_dagster.upkeep import place_checks
 from crucible_dagster.upkeep import restore as restoring
 from crucible_dagster.upkeep.backup import checksums_of, read_backup
 
 RESTORED = "restored"
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the disk of the tests has."""
+    monkeypatch.setattr(place_checks, "LITTLE", 0)
+    monkeypatch.setattr(place_checks, "TOO_LITTLE", 0)
 
 
 @pytest.fixture

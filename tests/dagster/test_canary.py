@@ -50,7 +50,7 @@ class Careless(Stage):
             pass
         ctx = ctx.put_metric("text", said).merge_metrics({"deep": {"list": [said]}})
         ctx = ctx.put_artifact("file", f"https://host/file?X-Amz-Signature={marked}")
-        ctx = ctx.decide(said, said, alternatives=[said])
+        ctx = ctx.decide(said, said, alternatives=[said], metadata={"deep": [said]})
         if self.fail:
             try:
                 raise ConnectionError(os.environ["DATABASE_URL"])

@@ -31,6 +31,8 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from postgres import DEPLOYED, Postgres, dagster_home
 
 from crucible_core import Experiment
@@ -40,6 +42,7 @@ from deploy.local.topology import PORTS
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
+PACKAGES = ("crucible_adapters", "crucible_bench", "crucible_core", "crucible_dagster")
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -226,13 +229,55 @@ def instructions(keyword: str, *, final: bool) -> list[str]:
 @pytest.mark.fault("a container with too many rights")
 def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
-    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", text, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?$", text, re.MULTILINE)
     requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert requires == ">=3.11"
     (user,) = instructions("USER", final=True)
     assert user == "10001:10001"
     assert "apt-get" not in text
     assert not any("pip" in run for run in instructions("RUN", final=True))
+    for run in instructions("RUN", final=False):
+        if " install " in run:
+            assert "--require-hashes" in run or "--no-index --no-deps" in run
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
+@pytest.mark.fault("S8")
+def test_every_line_of_a_lock_is_one_version_with_hashes_of_its_files(lock: str) -> None:
+    text = (DEPLOY / lock).read_text()
+    for entry in entries(text):
+        assert re.fullmatch(r"[a-z0-9._-]+==[^\s;]+( --hash=sha256:[0-9a-f]{64})+", entry), entry
+    assert len(locked(lock)) == len(entries(text))
+
+
+@pytest.mark.fault("S8")
+def test_the_locks_satisfy_pyproject_and_hold_what_the_makefile_says() -> None:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = described["project"]
+    (extras,) = re.findall(r"(?m)^IMAGE_EXTRAS := (\S+)$", (ROOT / "Makefile").read_text())
+    asked, wanted = [*project["dependencies"]], extras.split(",")
+    while wanted:
+        for text in project["optional-dependencies"][wanted.pop()]:
+            if (found := Requirement(text)).name == project["name"]:
+                wanted += found.extras
+            else:
+                asked.append(text)
+    pins = locked("requirements.lock")
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    (build,) = map(Requirement, described["build-system"]["requires"])
+    assert build.specifier.contains(locked("build.lock")[build.name])
+
+
+def entries(text: str) -> list[str]:
+    lines = re.sub(r"(?m)^#.*\n", "", text).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+", " ", line).strip() for line in lines]
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The versions in a lock, by name."""
+    found = (entry.split(" ")[0].partition("==") for entry in entries((DEPLOY / lock).read_text()))
+    return {name: version for name, _, version in found}
 
 
 def test_what_is_copied_is_there_and_reaches_docker() -> None:
@@ -250,6 +295,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for copy in instructions("COPY", final=False):
         *sources, target = copy.split()
         for source in sources:
+            if target.endswith("/"):
+                (build / target).mkdir(exist_ok=True)
             if (ROOT / source).is_dir():
                 shutil.copytree(ROOT / source, build / target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
@@ -277,7 +324,15 @@ def clean_environment() -> dict[str, str]:
 
 @pytest.mark.fault("another driver is installed", "S8")
 def test_a_fresh_installation_is_whole_and_has_the_driver_that_the_settings_name(image: Path) -> None:
-    subprocess.run([image / "python", "-m", "pip", "check"], check=True, capture_output=True, timeout=120)
+    pip = [sys.executable, "-m", "pip", "--python", image / "python"]
+    subprocess.run([*pip, "check"], check=True, capture_output=True, timeout=120)
+    # What is installed is what is locked, and the package; nothing that builds or installs is with it.
+    said = subprocess.run([*pip, "list", "--format=freeze"], check=True, capture_output=True, text=True, timeout=120)
+    installed = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in said.stdout.split()}
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert installed == {**locked("requirements.lock"), package["name"]: package["version"]}
+    assert not {"pip", "setuptools", "wheel", "hatchling"} & installed.keys()
+    subprocess.run([image / "python", "-c", f"import {', '.join(PACKAGES)}"], check=True, cwd="/", timeout=120)
     script = "import sqlalchemy; print(sqlalchemy.create_engine('postgresql+psycopg2://').dialect.driver)"
     said = subprocess.run([image / "python", "-c", script], check=True, capture_output=True, text=True, timeout=120)
     assert said.stdout == "psycopg2\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -17,10 +18,18 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
 from postgres import DATABASE, DEPLOYED, Postgres, dagster_home, free_port
+from s3fs import S3FileSystem
 from stages_for_tests import experiment_of, registry
 
 from crucible_dagster import execute_experiment
@@ -36,6 +45,13 @@ from crucible_dagster.upkeep.store_checks import RESTORING
 
 LONG_AGO = time.time() - 90 * 86_400
 STAGES = ({"name": "measure", "options": {"value": 0.25}},)
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the disk of the tests has."""
+    monkeypatch.setattr(place_checks, "LITTLE", 0)
+    monkeypatch.setattr(place_checks, "TOO_LITTLE", 0)
 
 
 @pytest.fixture
@@ -230,7 +246,11 @@ def test_a_store_that_is_not_there_or_half_restored_is_an_error(
     monkeypatch.setenv("CRUCIBLE_STORE", "s3://bucket/prefix")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    (first, *others) = found()
+    S3FileSystem.clear_instance_cache()  # it keeps clients by their arguments, whatever the environment
+    try:
+        (first, *others) = found()
+    finally:
+        S3FileSystem.clear_instance_cache()
     assert first[:2] == ("error", "store")
     assert "s3://bucket/prefix" in first[2]
     assert ("unchecked", "drift", "it was not looked at: see the error of the store") in others
@@ -287,6 +307,29 @@ def test_several_daemons_are_found_and_what_one_says_is_wrong(instance: DagsterI
         ("error", "several daemons run at once"),
         ("warning", f"{kinds[0].lower()} reported"),
     ]
+
+
+def test_missed_ticks_of_a_schedule_are_found(instance: DagsterInstance) -> None:
+    schedule = {"cron": "*/5 * * * *", "timezone": "UTC"}
+    experiment = experiment_of(*STAGES, id="lab", schedule=schedule)
+    tags = {"dagster/schedule_name": "lab_schedule"}
+    execute_experiment(experiment, registry=registry(), instance=instance, tags=tags)
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__")
+    since = time.time() - 3_700
+    state = InstigatorState(
+        RemoteInstigatorOrigin(repository, "lab_schedule"),
+        InstigatorType.SCHEDULE,
+        InstigatorStatus.RUNNING,
+        ScheduleInstigatorData(schedule["cron"], since),
+    )
+    instance.add_instigator_state(state)
+    assert found()[0][2] == "no daemon runs (there has never been one), and 1 schedules and sensors are on"
+    for kind in instance.get_required_daemon_types():
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), kind, "a", []))
+    ((severity, check, said),) = found()
+    assert (severity, check) == ("warning", "schedules")
+    assert re.fullmatch(r"lab_schedule has missed 1[12] of its last 1[123] ticks", said)
+    assert "see `crucible ticks lab`" in ask().stdout
 
 
 # --- places -----------------------------------------------------------------------------------------------------------

@@ -52,6 +52,14 @@ def test_questions_answered_in_another_order_are_the_same_pairs() -> None:
     assert shuffled.estimate == pytest.approx(float(np.mean(AFTER) - np.mean(BEFORE)), rel=1e-9)
 
 
+def test_a_group_whose_quantile_is_compared_changed_in_that_quantile() -> None:
+    options = {"quantile": 0.8, "confidence_level": 0.9}
+    found = change(run(BEFORE, range(30), **options), run(AFTER, range(30), **options)).result
+    assert found is not None
+    assert found.test == "paired_quantile"
+    assert found.estimate == pytest.approx(float(np.quantile(AFTER, 0.8) - np.quantile(BEFORE, 0.8)))
+
+
 def test_runs_that_answered_different_questions_have_no_pairs() -> None:
     found = change(run(BEFORE, range(20)), run(AFTER, range(10, 30)))
     assert found.result is None

@@ -259,6 +259,7 @@ JSON = {"Content-Type": "application/json"}
 READ = json.dumps({"query": "{ version }"}).encode()
 WRITE = json.dumps({"query": LAUNCH, "variables": {"job": "no_such_job"}}).encode()
 ALIASES = json.dumps({"query": "{" + " ".join(f"a{n}: version" for n in range(300)) + "}"}).encode()
+DEEP = json.dumps({"query": "{" * 20_000 + "version" + "}" * 20_000}).encode()
 ASSET = b'{"metadata": {}}'
 LOGS = "/logs/run/compute_logs/step.out"
 OWN = "http://127.0.0.1"  # the port is added
@@ -327,10 +328,12 @@ TABLE: list[tuple[str, str, dict[str, str], bytes | None, tuple[int, int, int]]]
     # Too much.
     ("POST", "/graphql", JSON, b" " * (1 << 20) + READ, (413, 413, 413)),
     ("POST", "/graphql", JSON, ALIASES, (401, 400, 400)),
+    ("POST", "/graphql", JSON, DEEP, (401, 400, 400)),
     ("GET", f"/{'x' * 10_000}", {}, None, (414, 414, 414)),
 ]
 
 
+@pytest.mark.fault("S6", "nobody logged in", "requests from another site", "large or costly requests")
 @pytest.mark.parametrize(
     ("method", "path", "headers", "body", "expected"),
     TABLE,
@@ -355,6 +358,7 @@ def test_each_route_gives_each_role_what_it_may_have(
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.fault("nobody logged in")
 def test_a_wrong_password_and_a_name_that_there_is_not_are_refused(service: Service) -> None:
     for login in ("operator:wrong", "operator:", f"nobody:{service.passwords['operator']}", "viewer"):
         encoded = base64.b64encode(login.encode()).decode()
@@ -395,10 +399,6 @@ def test_too_many_requests_are_refused_and_others_are_still_answered(service: Se
         statuses = Counter(pool.map(lambda _: service.ask("GET", "/favicon.png").status, range(600)))
     assert statuses.keys() == {401, 429}, statuses
     assert service.ask("GET", "/favicon.png", "viewer").status == 200
-
-
-def test_a_run_launched_by_an_operator_through_the_proxy_succeeds(service: Service) -> None:
-    assert service.run_succeeds(), service.logs()
 
 
 def test_an_answer_of_a_failure_names_its_kind_and_has_no_traceback(service: Service) -> None:
@@ -474,6 +474,7 @@ def test_settings_are_read_as_compose_reads_them(tmp_path: Path, monkeypatch: py
         Settings.read(tmp_path, file)
 
 
+@pytest.mark.fault("large or costly requests")
 @pytest.mark.parametrize(
     ("query", "refused"),
     [
@@ -668,7 +669,8 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("response", lambda one: refused.append(f"{one.status} {one.url}") if one.status >= 400 else None)
         sockets: list[Any] = []
-        page.on("websocket", lambda one: one.on("framereceived", sockets.append))
+        # Not the list's own method: playwright puts a mark on what it calls.
+        page.on("websocket", lambda one: one.on("framereceived", lambda frame: sockets.append(frame)))  # noqa: PLW0108
         page.goto(f"{address}/locations/crucible/jobs/small_one/playground")
         if role == "operator":
             launch = page.get_by_role("button", name="Launch run").first

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from dagster import DagsterInstance
 from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from crucible_core import Context, load_experiment, run_experiment
-from crucible_dagster import execute_experiment
 
 FILE = Path(__file__).parents[2] / "examples" / "ensemble" / "ensemble.yaml"
 VOTES = ["majority", "weighted", "best_confidence"]
@@ -92,11 +89,3 @@ def test_cost_and_latency_of_each_model_are_metrics(ensemble: Context) -> None:
     latency = ensemble.metrics["latency"]
     assert set(latency) == {"top", "bottom", "left", "right"}
     assert all(0 < one["median_ms"] <= one["p95_ms"] < 10_000 for one in latency.values())
-
-
-@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
-def test_on_dagster_only_the_latencies_differ(ensemble: Context, executor: Any, home: DagsterInstance) -> None:
-    there = execute_experiment(load_experiment(FILE), instance=home, executor=executor)
-    kept = [name for name in ensemble.differences(there) if not name.startswith(("artifacts", "metrics['latency']"))]
-    assert kept == []
-    assert there.metrics["latency"].keys() == ensemble.metrics["latency"].keys()

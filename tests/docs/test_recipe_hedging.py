@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_dagster import execute_experiment
+from crucible_dagster import execute_experiment, open_instance
 
 FILE = Path(__file__).parents[2] / "examples" / "hedging" / "hedging.yaml"
 
@@ -30,6 +31,14 @@ def hedging(tmp_path_factory: pytest.TempPathFactory) -> Context:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path_factory.mktemp("reports")))
         return run_experiment(load_experiment(FILE))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("home")))
+        with open_instance() as opened:
+            yield opened
 
 
 def of(ctx: Context, arm: str, field: str) -> list[Any]:
@@ -62,6 +71,7 @@ def test_hedging_shortens_the_tail_and_sends_no_more_than_the_budget_allows(hedg
     test = hedging.metrics["bench"]["tests"]["paired_quantile"]
     assert test["estimate"] == pytest.approx(np.quantile(waited, 0.95) - np.quantile(of(hedging, "plain", "ms"), 0.95))
     assert test["confidence_interval"][1] < -50
+    assert hedging.metrics["bench"]["verdicts"][0]["verdict"] == "better"
     assert [gate.status for gate in hedging.trace.gates] == ["passed", "passed"]
 
 

@@ -246,29 +246,22 @@ def test_a_larger_budget_goes_on_with_what_is_paid(server: Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["here", "on Dagster"])
-def test_a_killed_run_goes_on_and_asks_for_nothing_twice(
-    where: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_run_is_resumed_and_nothing_is_paid_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path / "reports"))
     options = {"at_once": 1, "keep_every": 0.0, "samples": 2, "endpoint": server.endpoint}
     changes = [f"ask.{name}={value}" for name, value in options.items()] + ["questions.size=6"]
-    begin = ["run", str(FILE), *(word for one in changes for word in ("--set", one))]
-    begin += ["--dagster"] if where == "on Dagster" else ["--keep", "kept"]
     monkeypatch.setenv("KILL_IN", "10")
-    killed = python("-c", PROGRAM, *begin)
+    killed = python("-c", PROGRAM, "run", str(FILE), "--dagster", *(word for one in changes for word in ("--set", one)))
     assert killed.returncode == -signal.SIGKILL
     assert len(server.requests) == 9
-    if where == "on Dagster":
-        (run,) = re.findall(r"^llm_eval run (\S+)", killed.stdout)
-        done = crucible("resume", run, "--json")
-        assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
-    else:
-        ctx = run_experiment(asking(server, at_once=1, keep_every=0.0), keep="kept")
-        said = {"metrics": ctx.metrics, "outputs": ctx.outputs}
+    (run,) = re.findall(r"^llm_eval run (\S+)", killed.stdout)
+    done = crucible("resume", run, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
     assert len(server.requests) <= 26  # one was on its way, and one had come and was not kept yet
     assert len(said["outputs"]) == 24
     assert said["metrics"]["spent"]["tokens"] == 24 * 1010

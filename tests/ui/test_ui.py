@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import re
 import shutil
@@ -9,18 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster._core.scheduler.instigation import InstigatorStatus
 from playwright.sync_api import FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
 
-from crucible_core import load_experiment
+from crucible_core import StageFailedError, load_experiment
 from crucible_dagster import execute_experiment
 from crucible_dagster.execution import LOCAL
 from crucible_dagster.history.history import History
@@ -195,8 +198,110 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
+# --- hostile texts --------------------------------------------------------------------------------------------------
+
+HOSTILE_STAGES = '''
+import json
+import logging
+from pathlib import Path
+
+from crucible_core import Context, Stage
+
+TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text())
+
+
+class Speak(Stage):
+    """Puts hostile texts wherever a stage can put one."""
+
+    fail: bool = False
+    title: str = ""
+
+    def run(self, ctx: Context) -> Context:
+        for number, text in enumerate(TEXTS):
+            logging.getLogger(__name__).warning("said %s %s", number, text)
+            ctx = ctx.decide(text, text, alternatives=[text])
+            ctx = ctx.put_metric(f"said {number} {text}", text).put_artifact(f"found {number} {text}", text)
+            ctx = ctx.add_output({text: text}).put_metric(f"deep {number}", {text: [text]})
+        if self.fail:
+            raise RuntimeError("\\n".join(["the end", *TEXTS]))
+        return ctx
+'''
+
+
+def hostile_texts(listener: str) -> list[str]:
+    return [
+        f"<script src={listener}/script></script>",
+        f"<img src={listener}/img onerror=alert(1)>",
+        f'"><svg onload="fetch(\'{listener}/svg\')"></svg>',
+        f"<iframe src={listener}/frame></iframe>",
+        f"<style>@import url({listener}/style)</style>",
+        f"![picture]({listener}/markdown.png)",
+        f"[link](javascript:fetch('{listener}/link'))",
+        f"javascript:fetch('{listener}/javascript')",
+        f"data:text/html,<script>fetch('{listener}/data')</script>",
+        f"</title></style></textarea><script>fetch('{listener}/close')</script>",
+        f"<a href=\"javascript:fetch('{listener}/anchor')\">press</a>",
+        f"<base href={listener}/><link rel=stylesheet href={listener}/sheet>",
+    ]
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    """Remembers who asks it for anything."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class Hostile(NamedTuple):
+    """Runs whose texts are hostile."""
+
+    texts: Sequence[str]
+    report: Path
+    failed: str
+    """The id of the one that failed; the other succeeded, and wrote the report."""
+
+
 @pytest.fixture(scope="module")
-def page(deployment: Deployment) -> Iterator[Page]:  # before playwright, whose loop runs on
+def hostile(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    texts = hostile_texts(f"http://127.0.0.1:{server.server_port}")
+    everything = "\n".join(texts)
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "hostile_stages.py").write_text(HOSTILE_STAGES)
+    (folder / "texts.json").write_text(json.dumps(texts))
+    described = {
+        "id": "hostile",
+        "description": everything,
+        "metadata": {"k": everything},
+        "pipeline": [
+            {"name": "speak", "module": "hostile_stages:Speak", "options": {"title": everything}},
+            {"name": "report"},
+        ],
+        "outputs": [{"name": "said", "formats": ["html"], "options": {"title": texts[0]}}],
+    }
+    (folder / "hostile.json").write_text(json.dumps(described))
+    told = load_experiment(folder / "hostile.json")
+    with DagsterInstance.from_config(str(deployment.home)) as instance, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRUCIBLE_OUTPUT_ROOT", str(folder / "reports"))
+        execute_experiment(told, instance=instance)
+        with pytest.raises(StageFailedError) as failed:
+            execute_experiment(told.with_options("speak", {"fail": True}), instance=instance)
+    (report,) = folder.glob("reports/hostile/*/said.html")
+    yield Hostile(texts, report, failed.value.context.run_id)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def page(deployment: Deployment, hostile: Hostile) -> Iterator[Page]:  # both before playwright, whose loop runs on
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
@@ -481,3 +586,57 @@ def test_the_asset_is_materialized_from_its_own_page(page: Page, deployment: Dep
         assert next(iter(history.runs("small-one"))).run_id == run_id
         made = instance.fetch_materializations(AssetKey(["crucible", "small_one"]), limit=5).records
     assert [one.run_id for one in made].count(run_id) == 1
+
+
+@pytest.mark.fault("S7", "a live link in metadata")
+def test_hostile_texts_are_shown_and_do_nothing_in_the_ui_and_in_reports(
+    page: Page, deployment: Deployment, hostile: Hostile
+) -> None:
+    asked: list[str] = []
+    dialogs: list[str] = []
+    listening: dict[str, Callable[[Any], None]] = {
+        "request": lambda one: asked.append(one.url),
+        "dialog": lambda one: (dialogs.append(one.message), one.dismiss()),
+    }
+    said = hostile.texts[1]
+    for event, hears in listening.items():
+        page.on(event, hears)  # type: ignore[call-overload]
+    try:
+        page.goto(hostile.report.as_uri())
+        expect(page.get_by_text(said).first).to_be_visible()
+        inert(page)
+        page.goto(f"{deployment.url}/assets/crucible/hostile?view=events")
+        page.locator("[data-index]").first.click()
+        expect(page.get_by_text(said).first).to_be_visible()
+        inert(page)
+        page.get_by_text("Show Markdown").first.click()
+        expect(page.get_by_role("dialog").get_by_role("heading", name="Decisions", exact=True)).to_be_visible()
+        inert(page)
+        page.goto(f"{deployment.url}/assets/crucible/hostile/decisions?view=events")
+        page.locator("[data-index]").first.click()
+        expect(page.get_by_text("Observed in run").first).to_be_visible()
+        inert(page)
+        page.goto(f"{deployment.url}/runs/{hostile.failed}")
+        expect(page.get_by_text("the end").first).to_be_visible()
+        inert(page)
+    finally:
+        for event, hears in listening.items():
+            page.remove_listener(event, hears)
+    assert Listener.asked == []
+    assert dialogs == []
+    # Not even asked for and refused: everything that a page asked for is its own.
+    own = (deployment.url, "file://", "data:image/", "blob:")
+    assert [one for one in asked if not one.startswith(own)] == []
+    assert any(one.startswith(deployment.url) for one in asked)
+
+
+def inert(page: Page) -> None:
+    """No link of the page, and nothing else in it, is a script that a text has brought."""
+    found = page.evaluate(
+        """() => [...document.querySelectorAll('*')].flatMap(one => [...one.attributes]
+            .filter(each => /^on/i.test(each.name) || /^\\s*(javascript|data:text)/i.test(each.value)
+                && /^(href|src|action|formaction|xlink:href|data)$/i.test(each.name))
+            .map(each => `${one.tagName} ${each.name}=${each.value}`.slice(0, 200)))"""
+    )
+    assert found == []
+    assert page.locator("script", has_text="fetch('http://127").count() == 0
