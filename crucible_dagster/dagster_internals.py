@@ -200,6 +200,62 @@ def postgres_url(instance: DagsterInstance) -> str | None:
     return url if isinstance(url, str) else None
 
 
+def retry_when_code_is_back() -> None:
+    """In a daemon: have a failed run whose code server cannot be reached retried when it can be again.
+
+    Dagster tries once, and then notes that it will not. A machine that is lost takes its code server with it, so that
+    would happen to most of its runs. Nothing is kept but what Dagster has: a failed run that is to be retried and was
+    not. After RETRY_WITHIN seconds Dagster gives it up as it does.
+    """
+    from dagster._core.errors import (  # noqa: PLC0415  # with gRPC
+        DagsterCodeLocationLoadError,
+        DagsterUserCodeUnreachableError,
+    )
+    from dagster._daemon.auto_run_reexecution import auto_run_reexecution, event_log_consumer  # noqa: PLC0415
+
+    consumer = event_log_consumer.EventLogConsumerDaemon
+    if hasattr(consumer, _PATCHED):
+        return
+    retry, iterate = auto_run_reexecution.retry_run, consumer.run_iteration
+    looks = [True]  # a daemon before this one may have left some
+
+    def retry_or_wait(failed_run: DagsterRun, workspace_context: Any) -> None:
+        try:
+            retry(failed_run, workspace_context)
+        except (DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError) as error:
+            record = workspace_context.instance.get_run_record_by_id(failed_run.run_id)
+            if record is None or time.time() - (record.end_time or 0.0) > RETRY_WITHIN:
+                raise
+            looks[0] = True
+            said = str(error).strip().partition("\n")[0]
+            _log.warning("run %s is retried when its code server is back: %s", failed_run.run_id, said)
+
+    def run_iteration(self: Any, workspace_process_context: Any) -> Iterator[Any]:
+        if looks[0]:
+            looks[0] = False
+            left = _left_to_be_retried(workspace_process_context.instance)
+            consume = auto_run_reexecution.consume_new_runs_for_automatic_reexecution
+            yield from consume(workspace_process_context, left, self._logger)
+        yield from iterate(self, workspace_process_context)
+
+    auto_run_reexecution.retry_run = retry_or_wait
+    consumer.run_iteration = run_iteration  # type: ignore[method-assign]
+    setattr(consumer, _PATCHED, True)
+
+
+def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
+    since = datetime.fromtimestamp(time.time() - LOOK_BACK, UTC)
+    tags = {WILL_RETRY_TAG: "true"}
+    wanted = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags=tags, updated_after=since)
+    return [one for one in instance.get_run_records(wanted) if AUTO_RETRY_RUN_ID_TAG not in one.dagster_run.tags]
+
+
+RETRY_WITHIN = 3_600.0
+"""Seconds for which a failed run waits for its code server before it is given up."""
+LOOK_BACK = 24 * RETRY_WITHIN
+"""Older failures are not looked at: long enough that each is either retried or given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class SqliteFolders:
     """Where an instance on SQLite has its databases: `runs.db`, those of the event log, and `schedules.db`."""
@@ -256,60 +312,6 @@ def code_servers_of(workspace: Path) -> list[tuple[str, str, int]]:
         for one in origins
         if isinstance(one, GrpcServerCodeLocationOrigin) and one.port is not None
     ]
-
-
-def retry_when_code_is_back() -> None:
-    """In a daemon: have a failed run whose code server cannot be reached retried when it can be again.
-
-    Dagster tries once, and then notes that it will not. A machine that is lost takes its code server with it, so that
-    would happen to most of its runs. Nothing is kept but what Dagster has: a failed run that is to be retried and was
-    not. After RETRY_WITHIN seconds Dagster gives it up as it does.
-    """
-    from dagster._core.errors import (  # noqa: PLC0415  # with gRPC
-        DagsterCodeLocationLoadError,
-        DagsterUserCodeUnreachableError,
-    )
-    from dagster._daemon.auto_run_reexecution import auto_run_reexecution, event_log_consumer  # noqa: PLC0415
-
-    consumer = event_log_consumer.EventLogConsumerDaemon
-    if hasattr(consumer, _PATCHED):
-        return
-    retry, iterate = auto_run_reexecution.retry_run, consumer.run_iteration
-    looks = [True]  # a daemon before this one may have left some
-
-    def retry_or_wait(failed_run: DagsterRun, workspace_context: Any) -> None:
-        try:
-            retry(failed_run, workspace_context)
-        except (DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError) as error:
-            record = workspace_context.instance.get_run_record_by_id(failed_run.run_id)
-            if record is None or time.time() - (record.end_time or 0.0) > RETRY_WITHIN:
-                raise
-            looks[0] = True
-            said = str(error).strip().partition("\n")[0]
-            _log.warning("run %s is retried when its code server is back: %s", failed_run.run_id, said)
-
-    def run_iteration(self: Any, workspace_process_context: Any) -> Iterator[Any]:
-        if looks[0]:
-            looks[0] = False
-            left = _left_to_be_retried(workspace_process_context.instance)
-            consume = auto_run_reexecution.consume_new_runs_for_automatic_reexecution
-            yield from consume(workspace_process_context, left, self._logger)
-        yield from iterate(self, workspace_process_context)
-
-    auto_run_reexecution.retry_run = retry_or_wait
-    consumer.run_iteration = run_iteration  # type: ignore[method-assign]
-    setattr(consumer, _PATCHED, True)
-
-
-def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
-    since = datetime.fromtimestamp(time.time() - RETRY_WITHIN, UTC)
-    tags = {WILL_RETRY_TAG: "true"}
-    wanted = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags=tags, updated_after=since)
-    return [one for one in instance.get_run_records(wanted) if AUTO_RETRY_RUN_ID_TAG not in one.dagster_run.tags]
-
-
-RETRY_WITHIN = 3_600.0
-"""Seconds for which a failed run waits for its code server before it is given up."""
 
 
 def database_errors() -> tuple[type[Exception], ...]:

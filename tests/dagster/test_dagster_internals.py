@@ -9,9 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from dagster import (
@@ -27,6 +30,7 @@ from dagster import (
     in_process_executor,
 )
 from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.auto_run_reexecution import auto_run_reexecution, event_log_consumer
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._grpc.server import DagsterApiServer
@@ -201,6 +205,37 @@ def test_the_daemon_retries_failed_runs_by_what_is_replaced() -> None:
     assert list(inspect.signature(auto_run_reexecution.retry_run).parameters) == ["failed_run", "workspace_context"]
     iteration = inspect.signature(event_log_consumer.EventLogConsumerDaemon.run_iteration)
     assert list(iteration.parameters) == ["self", "workspace_process_context"]
+
+
+@pytest.mark.fault("the machine is lost")
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")  # Dagster's
+def test_a_run_waits_an_hour_for_its_code_server_before_its_retry_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = event_log_consumer.EventLogConsumerDaemon
+
+    def unreachable(*_: Any) -> None:
+        raise DagsterUserCodeUnreachableError("connection refused")
+
+    monkeypatch.setattr(auto_run_reexecution, "retry_run", unreachable)
+    monkeypatch.setattr(consumer, "run_iteration", consumer.run_iteration)
+    dagster_internals.retry_when_code_is_back()
+    monkeypatch.delattr(consumer, dagster_internals._PATCHED)
+    settings = {"telemetry": {"enabled": False}, "run_retries": {"enabled": True, "max_retries": 1}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=settings) as instance:
+        looks, workspace = consumer(), SimpleNamespace(instance=instance)
+        run = create_run_for_test(instance)
+        instance.report_run_failed(run)
+        waits = []
+        for hours in (0.0, 0.1, 0.9, 1.1):
+            monkeypatch.setattr(
+                dagster_internals, "time", SimpleNamespace(time=lambda h=hours: time.time() + 3_600 * h)
+            )
+            assert not any(looks.run_iteration(workspace))
+            now = instance.get_run_by_id(run.run_id)
+            assert now is not None
+            waits.append(now.tags["dagster/will_retry"])
+        assert waits == ["true", "true", "true", "false"]
 
 
 def test_run_monitoring_takes_a_run_for_dead_unless_it_is_running_or_succeeded() -> None:

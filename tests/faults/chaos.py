@@ -141,6 +141,8 @@ class Chaos:
             Service("webserver", lambda: self.deployment.start("dagster-webserver", *webserver)),
         ]
         self.services[0].process = self.deployment.server
+        for one in self.services[1:]:
+            one.process = one.start()
         self.since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
         switch_on(self.deployment.workspace, "minutely_schedule", self.since)
         self.did["launch"] += 1
