@@ -62,7 +62,7 @@ defs = build_definitions(Path(__file__).parent / "experiments")
 CHAIN = ("draw", "think", "add")
 ENDED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 SILENCE = 8.0
-CALM = 240.0
+CALM = 600.0
 """Seconds after which every run has ended, far above what it takes on a machine that does nothing else."""
 IN_FLIGHT = 4
 
