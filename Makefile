@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 comma := ,
-.PHONY: help demo test test-fast calibration conformance faults chaos fuzz lock sbom audit dev up down status lint docs bench clean
+.PHONY: help demo test test-fast calibration conformance faults chaos rehearsal fuzz lock sbom audit dev up down status lint docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -88,6 +88,9 @@ SEEDS ?= 1 2 3
 SECONDS ?= 60
 chaos: $(VENV)/dev ## Disturb a deployment at random, and check every promise: SEEDS="1 2 3" SECONDS=60
 	$(BIN)/python tests/faults/chaos.py --seeds $(SEEDS) --seconds $(SECONDS)
+
+rehearsal: $(VENV)/dev ## Kill each service of `make up` in turn, take the database away, stop, start: what is then so
+	$(BIN)/python tests/faults/rehearsal.py
 
 dev: $(VENV)/demo ## Open Dagster's UI on the examples
 	$(BIN)/crucible ui examples
