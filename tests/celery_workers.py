@@ -108,7 +108,7 @@ def workers(folder: Path, *queues: str) -> Iterator[tuple[Worker, Worker]]:
             one.end()
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -131,9 +131,9 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests are marked by their folder and fixtures, and the long ones begin first."""
     if not ALL_FAULTS:
-        left_out = [item for item in items if item.get_closest_marker("all_faults")]
+        left_out = [item for item in items if is_long(item)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("all_faults")]
+        items[:] = [item for item in items if not is_long(item)]
     for item in items:
         for marker in markers_of(item):
             item.add_marker(marker)
@@ -146,6 +146,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.callspec.params.get('storage')}"))  # type: ignore[attr-defined]
     # Tests that one worker must run one after another: no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def is_long(item: pytest.Item) -> bool:
+    """Whether it waits for `make faults`: it takes minutes, or repeats others in one more setting.
+
+    Those are several processes on PostgreSQL: several on SQLite, and one on PostgreSQL, are always run. And services on
+    SQLite, which nobody deploys.
+    """
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    storage = given.get("storage")
+    again = storage == "postgres" and "multiprocess" in given.values()
+    services = folder_of(item) == "faults" and {"deployment", "server", "watched"} & set(item.fixturenames)  # type: ignore[attr-defined]
+    return again or bool(item.get_closest_marker("all_faults")) or bool(services and storage == "sqlite")
 
 
 FAST_FOLDERS = {"core", "bench"}

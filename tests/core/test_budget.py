@@ -274,13 +274,13 @@ def test_what_trials_spend_adds_up_and_each_row_has_its_own() -> None:
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_trial_begins_when_the_budget_is_used_up(tmp_path: Path, jobs: int) -> None:
-    seconds = 0.0 if jobs == 1 else 0.2
+    seconds = 0.0 if jobs == 1 else 0.5
     with pytest.raises(StageFailedError) as caught:
         run_experiment(sweep(2.5, seconds), jobs=jobs, keep=tmp_path)
     ctx = caught.value.context
     assert used_up(caught.value).limit == 2.5
     ran = len(ctx.outputs)
-    assert ran == 4 if jobs == 1 else 3 <= ran <= 6, "those that had begun are finished"
+    assert ran == 4 if jobs == 1 else 3 <= ran < 8, f"{ran} ran; those that had begun are finished"
     assert ctx.metrics["spent"]["by_stage"]["trials"]["usd"] == sum(row["spent.usd"] for row in ctx.outputs)
     (decision,) = ctx.trace.decisions
     assert decision.decision == f"{8 - ran} trials of 8 were not run"

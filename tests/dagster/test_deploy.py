@@ -524,6 +524,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.all_faults  # as those of `make up` do, in test_up.py
 def test_the_services_start_and_a_run_launched_in_the_ui_succeeds(deployment: Deployment) -> None:
     run_id = deployment.launch("small_one")
     assert deployment.wait_for(run_id) == "SUCCESS", deployment.log("code-server").read_text()

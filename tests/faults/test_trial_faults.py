@@ -90,7 +90,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-@pytest.mark.parametrize("seed", range(20 if ALL_FAULTS else 10))
+@pytest.mark.parametrize("seed", range(20 if ALL_FAULTS else 5))
 @pytest.mark.fault("R3")
 def test_a_process_that_is_killed_at_any_moment_costs_no_trial(seed: int, tmp_path: Path) -> None:
     dice, way = random.Random(seed), TURNS[seed % len(TURNS)]
@@ -147,7 +147,7 @@ def celery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DagsterIn
 
 
 @pytest.mark.xdist_group("celery_faults")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(3 if ALL_FAULTS else 1))
 @pytest.mark.fault("a Celery worker is killed")
 def test_a_celery_worker_that_is_killed_at_any_moment_costs_no_trial(
     celery: tuple[DagsterInstance, tuple[Worker, Worker]], seed: int, tmp_path: Path
