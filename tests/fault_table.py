@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import sys
 import xml.etree.ElementTree
 from collections import defaultdict
@@ -69,7 +70,9 @@ def add_results(files: Sequence[Path]) -> None:
     now: dict[str, dict[str, Any]] = {}
     for file in files:
         for case in xml.etree.ElementTree.parse(file).iter("testcase"):
-            name = f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name'].partition('[')[0]}"
+            # `test_of_two[postgres]@daemon`: its parameters, and the worker that it shares with others, are left out.
+            test = re.split(r"[\[@]", case.attrib["name"])[0]
+            name = f"{case.attrib['classname'].replace('.', '/')}.py::{test}"
             if name not in known or case.find("skipped") is not None:
                 continue
             date = datetime.now(UTC).date().isoformat()

@@ -1,7 +1,7 @@
 """A rehearsal on the services of `make up`: each is killed, the database is away, all is stopped and started again.
 
-`make rehearsal` prints what it did and what was then so; it takes about ten minutes, and ends with 1 if anything is not
-as it must be. An experiment is scheduled every minute meanwhile.
+`make rehearsal` prints what it did and what was then so; it takes about four minutes, and ends with 1 if anything is
+not as it must be. An experiment is scheduled every minute meanwhile.
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ def rehearse(one: Rehearsal) -> None:
     one.say(f"PostgreSQL away for {OUTAGE} s: all is well again")
     before = len(one.worked())
     one.wait(lambda: len(one.worked()) > before, "a run after the outage")
+    one.say("another tick has been run")
     one.check(one.local("down").returncode == 0, "make down")
     one.check(one.local("up").returncode == 0, "make up")
     ended = {"succeeded", "failed", "canceled"}
@@ -191,7 +192,7 @@ def running_worker(one: Rehearsal) -> int:
 def judge(one: Rehearsal) -> None:
     runs = one.runs()
     states = Counter(run["status"] for run in runs)
-    one.check(states["succeeded"] > 5, ", ".join(f"{number} runs {state}" for state, number in sorted(states.items())))
+    one.check(states["succeeded"] > 1, ", ".join(f"{number} runs {state}" for state, number in sorted(states.items())))
     listed = json.loads(one.crucible("ticks", "nightly.yaml", "--limit", "200", "--json").stdout)["ticks"]
     missed = sum(tick["outcome"] == "missed" for tick in listed)
     one.check(missed == 0, f"{missed} of {len(listed)} ticks missed")
