@@ -117,6 +117,17 @@ def instance(open_instance: OpenInstance) -> Iterator[DagsterInstance]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    """The embedded instance, in a DAGSTER_HOME of the module's own."""
+    from crucible_dagster import open_instance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("home")))
+        with open_instance() as opened:
+            yield opened
+
+
 def pytest_collection_finish() -> None:
     """What all tests that follow would otherwise pay for again and again."""
     if "dagster" in sys.modules:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from dagster import DagsterInstance
 
 from crucible_core import builtin_registry, load_experiment, run_experiment
 from crucible_core.values.spending import spent_in
-from crucible_dagster import execute_experiment, open_instance
+from crucible_dagster import execute_experiment
 
 LEFT_OUT = {
     "digits_sweep": "has times; compared in dagster/test_engines.py",
@@ -22,14 +21,6 @@ IN_SEVERAL_PROCESSES = {"training", "llm_eval"}
 """What has checkpoints, or spends something: a process takes a second."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples_agree")]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("home")))
-        with open_instance() as opened:
-            yield opened
 
 
 @pytest.mark.parametrize(

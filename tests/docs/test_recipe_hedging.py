@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from crucible_core import (
     plan_experiment,
     run_experiment,
 )
-from crucible_dagster import execute_experiment, open_instance
+from crucible_dagster import execute_experiment
 
 FILE = Path(__file__).parents[2] / "examples" / "hedging" / "hedging.yaml"
 
@@ -31,14 +30,6 @@ def hedging(tmp_path_factory: pytest.TempPathFactory) -> Context:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRUCIBLE_OUTPUT_ROOT", str(tmp_path_factory.mktemp("reports")))
         return run_experiment(load_experiment(FILE))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("home")))
-        with open_instance() as opened:
-            yield opened
 
 
 def of(ctx: Context, arm: str, field: str) -> list[Any]:

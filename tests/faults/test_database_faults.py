@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from children import Child, Children
 from dagster import DagsterInstance, DagsterRunStatus
+from disturbed_runs import executed
 from fault_stages import wait_for
 from fault_table import ALL_FAULTS
 from postgres import DATABASE, Postgres, dagster_home
@@ -44,10 +45,6 @@ def stages(folder: Path, *names: str) -> Experiment:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return run_experiment(stages(tmp_path_factory.mktemp("undisturbed"), *STAGES))
-
-
-def executed(folder: Path) -> list[str]:
-    return (folder / "executed").read_text().split() if (folder / "executed").exists() else []
 
 
 # --- statements fail --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import pytest
 from children import PATH, Children
 from click.testing import CliRunner
 from dagster import DagsterInstance, DagsterRunStatus
+from disturbed_runs import arguments_of, executed, status_of
 from fault_stages import wait_for
 from postgres import Postgres, dagster_home
 from upath import UPath
@@ -123,26 +124,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "go").touch()
     return run_experiment(stages(folder, *SIX))
-
-
-def executed(folder: Path) -> list[str]:
-    return (folder / "executed").read_text().split() if (folder / "executed").exists() else []
-
-
-def arguments_of(instance: DagsterInstance, experiment: Experiment, folder: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "home": instance.root_directory,
-        "experiment": experiment.to_json(indent=None),
-        "run_id": str(uuid.uuid4()),
-        "folder": str(folder),
-        **more,
-    }
-
-
-def status_of(instance: DagsterInstance, run_id: str) -> DagsterRunStatus:
-    run = instance.get_run_by_id(run_id)
-    assert run is not None
-    return run.status
 
 
 def newest_run(instance: DagsterInstance) -> str:

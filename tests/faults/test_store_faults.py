@@ -7,7 +7,6 @@ import itertools
 import json
 import signal
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from children import Children
 from dagster import DagsterInstance, DagsterRunStatus
+from disturbed_runs import arguments_of, executed, status_of
 from fault_stages import wait_for
 from fault_table import ALL_FAULTS
 from postgres import Storage, dagster_home
@@ -62,26 +62,6 @@ def stages(folder: Path, *names: str, seed: int = 0) -> Experiment:
     if seed:
         pipeline[0]["options"]["seed"] = seed
     return Experiment.model_validate({"id": "disturbed", "pipeline": pipeline})
-
-
-def executed(folder: Path) -> list[str]:
-    return (folder / "executed").read_text().split() if (folder / "executed").exists() else []
-
-
-def arguments_of(instance: DagsterInstance, experiment: Experiment, folder: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "home": instance.root_directory,
-        "experiment": experiment.to_json(indent=None),
-        "run_id": str(uuid.uuid4()),
-        "folder": str(folder),
-        **more,
-    }
-
-
-def status_of(instance: DagsterInstance, run_id: str) -> DagsterRunStatus:
-    run = instance.get_run_by_id(run_id)
-    assert run is not None
-    return run.status
 
 
 @pytest.mark.fault("the store is read-only or broken")
