@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 
@@ -51,7 +51,9 @@ def versions(_: Subject) -> Iterator[Finding]:
     for name, dist in sorted(installed.items()):
         if name == OURS or name.startswith("dagster"):
             asked = {
-                f"{one.name}{one.specifier}": one for one in map(Requirement, dist.requires or ()) if _holds(one, name)
+                f"{one.name}{one.specifier}": one
+                for one in map(Requirement, dist.requires or ())
+                if counts(one, name, installed)
             }
             for said, one in sorted(asked.items()):
                 found = installed.get(_plain(one.name))
@@ -60,9 +62,12 @@ def versions(_: Subject) -> Iterator[Finding]:
                     yield Finding("error", "versions", wrong, f"pip install '{said}'")
 
 
-def _holds(asked: Requirement, by: str) -> bool:
+def counts(asked: Requirement, by: str, installed: Container[str]) -> bool:
+    """Whether what a package asks for is needed here, where these are installed."""
     if by == OURS:  # Dagster is an extra of ours, and its versions count wherever it is installed
-        return asked.name.startswith("dagster") or _plain(asked.name) == "sqlalchemy"
+        # The bound of SQLAlchemy is that of the extra `postgres`.
+        of_postgres = _plain(asked.name) == "sqlalchemy" and "dagster-postgres" in installed
+        return asked.name.startswith("dagster") or of_postgres
     return asked.marker is None or asked.marker.evaluate({"extra": ""})
 
 

@@ -28,6 +28,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.error import SerializableErrorInfo
+from packaging.requirements import Requirement
 from postgres import DATABASE, DEPLOYED, Postgres, dagster_home, free_port
 from s3fs import S3FileSystem
 from stages_for_tests import experiment_of, registry
@@ -41,6 +42,7 @@ from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.retention import collect
 from crucible_dagster.tags import EXPERIMENT_TAG
 from crucible_dagster.upkeep import place_checks
+from crucible_dagster.upkeep.instance_checks import OURS, counts
 from crucible_dagster.upkeep.store_checks import RESTORING
 
 LONG_AGO = time.time() - 90 * 86_400
@@ -380,3 +382,10 @@ def test_a_code_server_that_does_not_answer_is_found(home: Path) -> None:
     ((severity, check, said),) = found()
     assert (severity, check) == ("error", "code location")
     assert said.startswith(f"code location 'lab' on 127.0.0.1:{port} has no definitions: ")
+
+
+def test_the_bound_of_the_database_s_extra_counts_where_that_is_installed() -> None:
+    bound = Requirement("sqlalchemy<2.1; extra == 'postgres'")
+    assert counts(bound, OURS, {"dagster", "dagster-postgres", "sqlalchemy"})
+    assert not counts(bound, OURS, {"dagster", "sqlalchemy"})
+    assert counts(Requirement("dagster<1.14; extra == 'dagster'"), OURS, {"dagster"})
