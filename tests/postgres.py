@@ -21,7 +21,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,16 @@ import psycopg2.extensions
 import pytest
 import yaml
 
-__all__ = ["DEPLOYED", "Postgres", "Storage", "dagster_home", "environment_of_tests", "free_port", "server"]
+__all__ = [
+    "DEPLOYED",
+    "Postgres",
+    "Storage",
+    "dagster_home",
+    "environment_of",
+    "environment_of_tests",
+    "free_port",
+    "server",
+]
 
 Storage = Literal["sqlite", "postgres"]
 
@@ -232,8 +241,15 @@ def environment_of_tests(postgres: Postgres) -> Iterator[None]:
     It is one database name for all tests, made anew for each: the server that multiprocessing forks step processes from
     keeps the environment it was started in, so that a name of each test's own would not reach them.
     """
+    with environment_of(postgres.environment(DATABASE)):
+        yield
+
+
+@contextmanager
+def environment_of(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have this process, and the ones it starts, see these variables."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in postgres.environment(DATABASE).items():
+        for name, value in settings.items():
             patch.setenv(name, value)
         multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # made for tests, says Python
         yield

@@ -34,6 +34,7 @@ __all__ = [
     "add_settings",
     "launch_queued",
     "scheduler_at",
+    "switch_off",
     "switch_on",
     "switch_sensor_on",
     "workspace_of",
@@ -74,6 +75,13 @@ def switch_on(workspace: WorkspaceProcessContext, schedule: str, since: datetime
         instance.update_instigator_state(state)
     else:
         instance.add_instigator_state(state)
+
+
+def switch_off(workspace: WorkspaceProcessContext, schedule: str) -> None:
+    found = _repository(workspace).get_schedule(schedule)
+    state = workspace.instance.get_instigator_state(found.get_remote_origin_id(), found.selector_id)
+    assert state is not None
+    workspace.instance.update_instigator_state(state.with_status(InstigatorStatus.STOPPED))
 
 
 def switch_sensor_on(workspace: WorkspaceProcessContext, sensor: str, since: datetime) -> None:

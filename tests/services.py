@@ -24,7 +24,7 @@ from crucible_core import Experiment
 from crucible_dagster import job_for
 from crucible_dagster.tags import EXPERIMENT_TAG
 
-__all__ = ["LOCATION", "PATIENCE", "Deployment", "wait_until"]
+__all__ = ["LOCATION", "PATIENCE", "Deployment", "Jobs", "wait_until"]
 
 PATIENCE = 600.0  # far above what anything takes: half a minute takes two on a machine that does much else
 LOCATION = "lab"
@@ -36,6 +36,30 @@ def wait_until(happened: Callable[[], Any], what: str, told: Callable[[], object
         assert time.monotonic() < deadline, f"waited in vain for {what}: {told()}"
         time.sleep(0.1)
     return found
+
+
+class Jobs:
+    """The jobs of a workspace with one code location; one that was asked for once is known when that is away."""
+
+    def __init__(self, workspace: WorkspaceProcessContext) -> None:
+        self._workspace = workspace
+        self._known: dict[str, Any] = {}
+
+    def create_run(self, experiment: Experiment, executor: str, options: Mapping[str, Any]) -> DagsterRun:
+        """A run of the experiment's job as the code server has it, with other options: stage -> options."""
+        job = self._known.get(experiment.id)
+        if job is None:
+            (location,) = self._workspace.create_request_context().code_locations
+            job = location.get_repository("__repository__").get_full_job(experiment.id)
+            self._known[experiment.id] = job
+        config = {stage: {"config": dict(given)} for stage, given in options.items()}
+        return self._workspace.instance.create_run_for_job(
+            job_def=job_for(experiment),
+            run_config={"ops": config, "execution": {"config": {executor: {}}}},
+            remote_job_origin=job.get_remote_origin(),
+            job_code_origin=job.get_python_origin(),
+            tags={EXPERIMENT_TAG: experiment.id},
+        )
 
 
 class Deployment:
@@ -61,24 +85,12 @@ class Deployment:
         self.server_command = (*command, "-f", str(folder / "definitions.py"), "-p", str(self.port))
         self.start_server()
         target = WorkspaceFileTarget([str(folder / "workspace.yaml")])
-        self._jobs: dict[str, Any] = {}
         self.workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
+        self._jobs = Jobs(self.workspace)
 
     def create_run(self, experiment: Experiment, executor: str, options: Mapping[str, Any]) -> DagsterRun:
         """A run of the experiment's job as the code server has it, with other options: stage -> options."""
-        job = self._jobs.get(experiment.id)
-        if job is None:
-            request = self.workspace.create_request_context()
-            job = request.get_code_location(LOCATION).get_repository("__repository__").get_full_job(experiment.id)
-            self._jobs[experiment.id] = job  # for when there is no code server
-        config = {stage: {"config": dict(given)} for stage, given in options.items()}
-        return self.instance.create_run_for_job(
-            job_def=job_for(experiment),
-            run_config={"ops": config, "execution": {"config": {executor: {}}}},
-            remote_job_origin=job.get_remote_origin(),
-            job_code_origin=job.get_python_origin(),
-            tags={EXPERIMENT_TAG: experiment.id},
-        )
+        return self._jobs.create_run(experiment, executor, options)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -14,18 +14,16 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import psycopg2
 import pytest
 from graphql import (
     GraphQLField,
@@ -41,6 +39,7 @@ from graphql import (
     is_list_type,
     is_non_null_type,
 )
+from local_services import LocalServices, environment_of_services, local
 from postgres import free_port
 
 from crucible_dagster.service.logins import make_logins
@@ -49,7 +48,6 @@ from deploy.local.programs import with_programs
 from deploy.local.settings import Settings, UsageError
 from deploy.local.topology import PORTS, services_of
 
-ROOT = Path(__file__).parent.parent.parent
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 CHROMIUM = shutil.which("chromium")
 
@@ -82,25 +80,14 @@ class Answer:
 
 
 @dataclass
-class Service:
-    """What `make up` started."""
+class Service(LocalServices):
+    """What `make up` started, as those who use it reach it."""
 
-    folder: Path
-    environment: Mapping[str, str]
-    port: int
-    passwords: Mapping[str, str]
+    passwords: Mapping[str, str] = field(default_factory=dict)
 
-    def command(self, action: str) -> subprocess.CompletedProcess[str]:
-        return local(self.folder, self.environment, action)
-
-    def states(self) -> dict[str, str]:
-        """What `make status` says of each service."""
-        lines = self.command("status").stdout.splitlines()[1:]
-        return {words[0]: words[1] for words in map(str.split, lines)}
-
-    def pids(self) -> dict[str, int]:
-        lines = self.command("status").stdout.splitlines()[1:]
-        return {words[0]: int(words[2]) for words in map(str.split, lines) if words[1] == "well"}
+    @property
+    def port(self) -> int:
+        return int(self.environment["CRUCIBLE_PORT"])
 
     def ask(
         self,
@@ -125,23 +112,6 @@ class Service:
         body = json.dumps({"query": query, "variables": variables}).encode()
         return self.ask("POST", "/graphql", role, body, {"Content-Type": "application/json"})
 
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        given = dict(re.findall(r"(?m)^(\w+)='(.*)'$", (self.folder / "environment").read_text()))
-        with (
-            contextlib.closing(
-                psycopg2.connect(
-                    user=given["DAGSTER_PG_USER"],
-                    password=given["DAGSTER_PG_PASSWORD"],
-                    host="127.0.0.1",
-                    port=given["DAGSTER_PG_PORT"],
-                    dbname=given["DAGSTER_PG_DB"],
-                )
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(statement)
-            return cursor.fetchall()
-
     def run_succeeds(self) -> bool:
         """Whether a run that an operator launches now succeeds."""
         launched = json.loads(self.graphql(LAUNCH, job="small_one").body)["data"]["launchRun"]
@@ -154,23 +124,6 @@ class Service:
     def _status(self, run_id: str) -> str:
         ((status,),) = self.rows(f"SELECT status FROM runs WHERE run_id = '{run_id}'")
         return status
-
-    def logs(self) -> str:
-        return "\n".join(
-            f"--- {file.name}\n{file.read_text()[-3000:]}" for file in (self.folder / "logs").glob("*.log")
-        )
-
-
-def local(folder: Path, environment: Mapping[str, str], action: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.local", "--folder", folder, "--settings", folder / "no.env", action],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
 
 
 def wait_until(happened: Callable[[], Any], what: str, seconds: float = 120) -> None:
@@ -188,17 +141,7 @@ def service() -> Iterator[Service]:
     experiments.mkdir()
     (experiments / "upped_stages.py").write_text(STAGES)
     (experiments / "small.yaml").write_text(EXPERIMENT)
-    port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE"))}
-    environment = {
-        **clean,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "CRUCIBLE_EXPERIMENTS_FOLDER": str(experiments),
-        "CRUCIBLE_IMPORTABLE": "upped_stages",
-        "CRUCIBLE_PORT": str(port),
-        "DAGSTER_PG_PASSWORD": "p@ss/w:rd?#%&+ $",
-    }
-    made = Service(folder, environment, port, {})
+    made = Service(folder, environment_of_services(experiments, "upped_stages", DAGSTER_PG_PASSWORD="p@ss/w:rd?#%&+ $"))
     try:
         started = made.command("up")
         assert started.returncode == 0, started.stdout + started.stderr + made.logs()

@@ -2,9 +2,9 @@
 
     python tests/faults/chaos.py --seeds 1 2 3 --seconds 60
 
-The topology is that of deploy/: PostgreSQL, a code server behind its proxy, two daemons of which one works, and a
-webserver; what is killed is started again, as a supervisor would. What is done follows from the seed; the moments are
-those of the machine. Exits with 1 if a promise was broken.
+The services are those of `make up`, with two daemons of which one works, and with shorter intervals: what is killed is
+started again by their supervisor. What is done follows from the seed; the moments are those of the machine. Exits with
+1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
+import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -21,26 +24,30 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 import yaml
 from chaos_stages import expected_sum
+from children import PATH
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from postgres import DEPLOYED, Postgres, dagster_home, environment_of_tests, free_port
-from postgres import server as postgres_server
-from scheduler import add_settings, switch_on
-from services import Deployment
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from local_services import ROOT, LocalServices, environment_of_services
+from postgres import environment_of
+from ruamel.yaml import YAML
+from scheduler import switch_off, switch_on
+from services import Jobs
 
 from crucible_core import CrucibleError, Experiment, RunInterrupted, load_experiment
 from crucible_dagster import History
 from crucible_dagster.automation.ticks import find_state, ticks_of
-from crucible_dagster.dagster_internals import reload_code_server, state_of_code_server
 from crucible_dagster.names import root_of
 from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store import StoreError
@@ -52,38 +59,30 @@ from crucible_dagster.tags import SUPERSEDED_TAG, TICK_TAG
 
 __all__ = ["Chaos", "chaos"]
 
-DEFINITIONS = """
-from pathlib import Path
-
-from crucible_dagster import build_definitions
-
-defs = build_definitions(Path(__file__).parent / "experiments")
-"""
 CHAIN = ("draw", "think", "add")
 ENDED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 SILENCE = 8.0
 CALM = 600.0
 """Seconds after which every run has ended, far above what it takes on a machine that does nothing else."""
 IN_FLIGHT = 4
+SERVICES = ("webserver", "viewer", "proxy", "daemon-1", "daemon-2")
+"""Those that no run depends on."""
 
 
 @dataclass
-class Service:
-    """A process that is started again when it ends."""
+class Seen:
+    """What a process of a service had, now and then."""
 
-    name: str
-    start: Callable[[], Any]
-    process: Any = None
-    starts: int = 0
-    seen: list[tuple[int, float, int]] = field(default_factory=list)
-    """Process id, megabytes and open files, now and then."""
+    pid: int
+    megabytes: float
+    files: int
 
 
 class Chaos:
     """One seed: what is done, and what is found."""
 
-    def __init__(self, seed: int, seconds: float, folder: Path, postgres: Postgres, say: Callable[[str], None]) -> None:
-        self.seed, self.seconds, self.folder, self.postgres = seed, seconds, folder, postgres
+    def __init__(self, seed: int, seconds: float, folder: Path, say: Callable[[str], None]) -> None:
+        self.seed, self.seconds, self.folder = seed, seconds, folder
         self.dice = random.Random(seed)
         self.say = say
         self.did: Counter[str] = Counter()
@@ -94,8 +93,8 @@ class Chaos:
         self.collected: set[str] = set()
         self.seeds: dict[str, int] = {}
         """Of the roots of the chains."""
+        self.seen: dict[str, list[Seen]] = defaultdict(list)
         self._stop = threading.Event()
-        self._supervised = threading.Lock()
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -108,15 +107,43 @@ class Chaos:
             self._check()
 
     def _set_up(self, stack: ExitStack) -> None:
-        folder = self.folder
-        self.marks = folder / "marks"
-        for name in ("marks", "experiments", "home"):
-            (folder / name).mkdir()
-        (folder / "definitions.py").write_text(DEFINITIONS)
+        self.marks, self.experiments = self.folder / "marks", self.folder / "experiments"
+        for folder in (self.marks, self.experiments):
+            folder.mkdir()
         self._write("minutely", ["tick"], schedule={"cron": "* * * * *", "missed": "all", "max_catch_up": 5})
         self._write("chain", CHAIN)
-        home = stack.enter_context(dagster_home(folder / "home", "postgres", self.postgres))
-        settings = yaml.safe_load(DEPLOYED.read_text())
+        environment = environment_of_services(
+            self.experiments,
+            "chaos_stages",
+            CRUCIBLE_GRACE_PERIOD="60s",
+            PYTHONPATH=os.pathsep.join([str(ROOT), PATH]),
+        )
+        self.services = LocalServices(self.folder, environment, self._deploy())
+        stack.callback(self.services.command, "down")
+        started = self.services.command("up")
+        if started.returncode != 0:
+            raise RuntimeError(started.stdout + started.stderr + self.services.logs())
+        stack.enter_context(environment_of(self.services.settings()))
+        self.instance = stack.enter_context(DagsterInstance.from_config(str(self.folder / "dagster")))
+        self.store = open_store(self.instance)
+        target = WorkspaceFileTarget([str(self.folder / "dagster" / "workspace.yaml")])
+        self.workspace = stack.enter_context(WorkspaceProcessContext(self.instance, target))
+        self.jobs = Jobs(self.workspace)
+        self.since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
+        switch_on(self.workspace, "minutely_schedule", self.since)
+        self.did["launch"] += 1
+        self.say(f"  0.0 s  {self._launch()}")  # while its job can be asked for
+        watching = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watching.start()
+        stack.callback(watching.join)
+        stack.callback(self._stop.set)
+
+    def _deploy(self) -> Path:
+        """A copy of deploy/ with two daemons and short intervals; the folder that it lies in."""
+        root = self.folder / "checkout"
+        shutil.copytree(ROOT / "deploy", root / "deploy")
+        file = root / "deploy" / "dagster.yaml"
+        settings = yaml.safe_load(file.read_text())
         settings["run_launcher"]["config"] = {"silence_seconds": SILENCE}
         settings["run_coordinator"]["config"]["dequeue_interval_seconds"] = 1
         settings["run_coordinator"]["config"]["user_code_failure_retry_delay"] = 3
@@ -126,60 +153,34 @@ class Chaos:
             "cancel_timeout_seconds": 20,
         }
         settings["concurrency"]["runs"]["max_concurrent_runs"] = IN_FLIGHT
-        add_settings(home, {name: value for name, value in settings.items() if name != "storage"})
-        self.instance = stack.enter_context(DagsterInstance.from_config(str(home)))
-        self.store = open_store(self.instance)
-        self.deployment = Deployment(folder, self.instance, stack, ("dagster", "code-server", "start"))
-        workspace = str(folder / "workspace.yaml")
-        daemon = ("-m", "crucible_dagster.service.daemon", "-w", workspace)
-        webserver = ("-h", "127.0.0.1", "-p", str(free_port()), "-w", workspace)
-        python = Path(sys.executable).name
-        self.services = [
-            Service("code server", lambda: self.deployment.start(*self.deployment.server_command)),
-            Service("daemon", lambda: self.deployment.start(python, *daemon)),
-            Service("second daemon", lambda: self.deployment.start(python, *daemon)),
-            Service("webserver", lambda: self.deployment.start("dagster-webserver", *webserver)),
-        ]
-        self.services[0].process = self.deployment.server
-        for one in self.services[1:]:
-            one.process = one.start()
-        self.since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
-        switch_on(self.deployment.workspace, "minutely_schedule", self.since)
-        self.did["launch"] += 1
-        self.say(f"  0.0 s  {self._launch()}")  # while its job can be asked for
-        watching = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
-        watching.start()
-        stack.callback(watching.join)
-        stack.callback(self._stop.set)
+        file.write_text(yaml.safe_dump(settings))
+        file = root / "deploy" / "compose.yaml"
+        composed = YAML(typ="safe").load(file)
+        composed["services"]["daemon"]["scale"] = 2
+        composed["services"]["code-server"]["healthcheck"]["interval"] = "5s"
+        file.write_text(json.dumps(composed))
+        return root
 
     def _write(self, name: str, stages: Any, **fields: Any) -> None:
         pipeline = [
             {"name": one, "module": f"chaos_stages:{one}", "options": {"folder": str(self.marks)}} for one in stages
         ]
         described = {"id": name, "pipeline": pipeline, **fields}
-        (self.folder / "experiments" / f"{name}.yaml").write_text(json.dumps(described))
+        (self.experiments / f"{name}.yaml").write_text(json.dumps(described))
 
-    def _supervise(self) -> None:
-        """Start again what has ended, and have a code server without definitions load them."""
-        looked = 0.0
-        while not self._stop.wait(0.5):
-            with self._supervised:
-                for one in self.services:
-                    if one.process is None or one.process.poll() is not None:
-                        one.process = one.start()
-                        one.starts += 1
-                if time.monotonic() - looked > 3:
-                    looked = time.monotonic()
-                    with suppress(Exception):
-                        if state_of_code_server("127.0.0.1", self.deployment.port).is_lost:
-                            reload_code_server("127.0.0.1", self.deployment.port)
-                    for one in self.services:
-                        with suppress(psutil.Error):
-                            process = psutil.Process(one.process.pid)
-                            one.seen.append((process.pid, process.memory_info().rss / 2**20, process.num_fds()))
+    def _watch(self) -> None:
+        """See what the processes of the services have."""
+        while not self._stop.wait(3):
+            for name, pid in self._pids().items():
+                with suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    seen = Seen(pid, process.memory_info().rss / 2**20, process.num_fds())
+                    self.seen[name].append(seen)
 
-    def _service(self, name: str) -> psutil.Process:
-        return psutil.Process(next(one.process.pid for one in self.services if one.name == name))
+    def _pids(self) -> dict[str, int]:
+        with suppress(OSError):
+            return self.services.processes()
+        return {}
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -215,13 +216,13 @@ class Chaos:
             return None
         seed = self.dice.randrange(1_000_000)
         executor = self.dice.choice(["in_process", "in_process", "multiprocess"])
-        experiment = load_experiment(self.folder / "experiments" / "chain.yaml")
+        experiment = load_experiment(self.experiments / "chain.yaml")
         experiment = Experiment.model_validate(experiment.with_options("draw", {"seed": seed}).to_dict())
         options: dict[str, dict[str, Any]] = {one: {"folder": str(self.marks)} for one in CHAIN}
         options["draw"]["seed"] = seed
-        run = self.deployment.create_run(experiment, executor, options)
+        run = self.jobs.create_run(experiment, executor, options)
         self.seeds[run.run_id] = seed
-        self.instance.submit_run(run.run_id, self.deployment.workspace.create_request_context())
+        self.instance.submit_run(run.run_id, self.workspace.create_request_context())
         return f"launch {run.run_id[:8]} ({executor})"
 
     def _choose(self, *statuses: DagsterRunStatus) -> DagsterRun | None:
@@ -245,33 +246,44 @@ class Chaos:
             victim.kill()
         return f"kill -9 {victim.pid}, a process of a run or of a step"
 
+    def _kill(self, name: str) -> bool:
+        pid = self._pids().get(name)
+        with suppress(ProcessLookupError):
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
     def _kill_service(self) -> str | None:
-        one = self.dice.choice(self.services[1:])
-        with suppress(psutil.NoSuchProcess):
-            self._service(one.name).kill()
-        return f"kill -9 the {one.name}"
+        name = self.dice.choice(SERVICES)
+        return f"kill -9 the {name}" if self._kill(name) else None
 
     def _kill_inner(self) -> str | None:
-        with suppress(psutil.NoSuchProcess, StopIteration):
-            next(one for one in self._service("code server").children() if "grpc" in _command(one)).kill()
+        with suppress(psutil.NoSuchProcess, StopIteration, KeyError):
+            server = psutil.Process(self._pids()["code-server"])
+            next(one for one in server.children() if "grpc" in _command(one)).kill()
             return "kill -9 the process that has the definitions"
         return None
 
     def _lose_machine(self) -> str | None:
-        with self._supervised, suppress(psutil.NoSuchProcess):
-            proxy = self._service("code server")
-            for one in [proxy, *self._own_processes(services=False)]:
-                if one == proxy or "dagster-webserver" not in " ".join(_command(one)):
-                    with suppress(psutil.NoSuchProcess):
-                        one.kill()
+        pid = self._pids().get("code-server")
+        lost = self._workers()
+        with suppress(psutil.NoSuchProcess):
+            if pid is not None:
+                lost = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True), *lost]
+        for one in lost:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         return "kill -9 the code server with every process of a run"
 
     def _restart_database(self) -> str | None:
-        how, seconds = self.dice.choice(["stop", "kill"]), self.dice.uniform(0, 2)
-        getattr(self.postgres, how)()
+        seconds = self.dice.uniform(0, 2)
+        if self.dice.random() < 0.5:
+            return "kill -9 PostgreSQL" if self._kill("database") else None
+        self.services.supervisor("stop", "database")
         time.sleep(seconds)
-        self.postgres.start()
-        return f"{how} PostgreSQL, and start it {seconds:.1f} s later"
+        self.services.supervisor("start", "database")
+        return f"stop PostgreSQL, and start it {seconds:.1f} s later"
 
     def _resume(self) -> str | None:
         run = self._choose(DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
@@ -328,38 +340,40 @@ class Chaos:
         self.collected |= set(found.removed_runs)
         return f"collect: {len(found.removed_runs)} runs, {found.removed_objects} objects"
 
-    def _own_processes(self, *, services: bool = True) -> list[psutil.Process]:
-        """Every process of this deployment, but this one: what has its DAGSTER_HOME."""
-        spared = set() if services else {one.process.pid for one in self.services[1:]}
+    def _own_processes(self) -> list[psutil.Process]:
+        """Every process that was started with this DAGSTER_HOME."""
         found = []
         for one in psutil.process_iter():
             with suppress(psutil.Error):
                 home = one.environ().get("DAGSTER_HOME")
-                if (
-                    home == self.instance.root_directory
-                    and one.status() != psutil.STATUS_ZOMBIE
-                    and one.pid not in spared
-                ):
+                if home == self.instance.root_directory and one.status() != psutil.STATUS_ZOMBIE:
                     found.append(one)
         return found
 
     # --- what must be so ----------------------------------------------------------------------------------------------
 
     def _rest(self) -> None:
-        """Nothing is disturbed any more, until every run has ended."""
+        """Nothing is disturbed any more, until every run has ended; then no more is started."""
         self.until = datetime.now(UTC)
         begun = time.monotonic()
-        while time.monotonic() < begun + CALM:
-            if all(run.is_finished for run in self.instance.get_runs()) and self._ticks_are_done():
-                break
-            time.sleep(0.5)
+        self._wait_for_runs(begun)
+        self.ticks = self._ticks()
+        switch_off(self.workspace, "minutely_schedule")
+        self._wait_for_runs(begun)
         self.rested = time.monotonic() - begun
+
+    def _wait_for_runs(self, since: float) -> None:
+        while time.monotonic() < since + CALM:
+            with suppress(Exception):  # the database may be on its way up
+                if all(run.is_finished for run in self.instance.get_runs()) and self._ticks_are_done():
+                    return
+            time.sleep(0.5)
 
     def _ticks_are_done(self) -> bool:
         return all(tick.outcome == "run" for tick in self._ticks())
 
     def _ticks(self) -> Any:
-        schedule = load_experiment(self.folder / "experiments" / "minutely.yaml").schedule
+        schedule = load_experiment(self.experiments / "minutely.yaml").schedule
         assert schedule is not None
         state = find_state(self.instance, "minutely_schedule")
         return ticks_of(self.instance, schedule, state, until=self.until, limit=20).ticks
@@ -443,8 +457,8 @@ class Chaos:
                 if stage == "tick":
                     worked[runs[run_id].tags[TICK_TAG]].add(root_of(runs[run_id]))
             found += [f"tick {tick} was worked by {sorted(roots)}" for tick, roots in worked.items() if len(roots) > 1]
-            outcomes = Counter(tick.run_status or tick.outcome for tick in self._ticks())
-            found += [f"tick {tick.time} was {tick.outcome}" for tick in self._ticks() if tick.outcome != "run"]
+            outcomes = Counter(tick.run_status or tick.outcome for tick in self.ticks)
+            found += [f"tick {tick.time} was {tick.outcome}" for tick in self.ticks if tick.outcome != "run"]
             found.append(f"ok {dict(outcomes)}")
 
     def _check_processes(self) -> None:
@@ -453,32 +467,30 @@ class Chaos:
             while time.monotonic() < deadline and self._workers():
                 time.sleep(0.5)
             found += [f"process {one.pid} of a run is left: {' '.join(_command(one))[:150]}" for one in self._workers()]
-            ((connections,),) = self.postgres.execute("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL")
-            if connections > 40:
+            ((connections,),) = self.services.rows("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL")
+            if connections > 50:
                 found.append(f"{connections} connections to PostgreSQL")
-            for one in self.services:
-                own = [(memory, files) for pid, memory, files in one.seen if pid == one.process.pid]
-                half = own[len(own) // 2 :]
-                if len(half) > 3 and (half[-1][0] > 1.2 * half[0][0] + 20 or half[-1][1] > half[0][1] + 20):
-                    found.append(f"the {one.name} grew from {half[0]} to {half[-1]} (megabytes, files)")
-                zombies = [child for child in psutil.Process(one.process.pid).children() if _is_zombie(child)]
-                if len(zombies) > 2:
-                    found.append(f"the {one.name} has {len(zombies)} zombies")
-            starts = {one.name: one.starts for one in self.services if one.starts}
-            found.append(f"ok {connections} connections; started again: {starts}")
-        with self._promise("no process is left when the services were stopped") as found:
             self._stop.set()
-            with self._supervised:
-                for one in self.services:
-                    one.process.terminate()
-                for one in self.services:
-                    with suppress(Exception):
-                        one.process.wait(timeout=45)
+            starts = {}
+            for name, pid in self._pids().items():
+                own = [one for one in self.seen[name] if one.pid == pid]
+                half = own[len(own) // 2 :]
+                starts[name] = len({one.pid for one in self.seen[name]}) - 1
+                if len(half) > 3 and (
+                    half[-1].megabytes > 1.2 * half[0].megabytes + 20 or half[-1].files > half[0].files + 20
+                ):
+                    found.append(f"the {name} grew from {half[0]} to {half[-1]}")
+                zombies = [child for child in psutil.Process(pid).children() if _is_zombie(child)]
+                if len(zombies) > 2:
+                    found.append(f"the {name} has {len(zombies)} zombies")
+            started = {name: number for name, number in starts.items() if number > 0}
+            found.append(f"ok {connections} connections; started again: {started}")
+        with self._promise("no process is left when the services were stopped") as found:
+            self.services.supervisor("stop", *(name for name in self._pids() if name != "database"))
             deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and (left := self._own_processes()):
+            while time.monotonic() < deadline and self._own_processes():
                 time.sleep(0.5)
-            left = self._own_processes()
-            found += [f"process {one.pid} is left: {' '.join(_command(one))[:200]}" for one in left]
+            found += [f"process {one.pid} is left: {' '.join(_command(one))[:200]}" for one in self._own_processes()]
 
     def _workers(self) -> list[psutil.Process]:
         """The processes of runs, and those of steps."""
@@ -528,15 +540,22 @@ def _is_zombie(process: psutil.Process) -> bool:
         return False
 
 
-def chaos(seed: int, seconds: float, folder: Path, postgres: Postgres, say: Callable[[str], None] = print) -> Chaos:
-    """Do it with one seed, on a PostgreSQL within `environment_of_tests`, and say what was done and found."""
-    done = Chaos(seed, seconds, folder, postgres, say)
-    done.run()
-    say(f"seed {seed}, {seconds:.0f} s: did {dict(done.did)}")
-    for name, result in done.checked.items():
-        say(f"  {name}: {result}")
-    for one in done.broken:
-        say(f"  BROKEN: {one}")
+def chaos(seed: int, seconds: float, say: Callable[[str], None] = print) -> Chaos:
+    """Do it with one seed, and say what was done and found."""
+    # Not below a folder of one user's own: root starts PostgreSQL and nginx as another user.
+    folder = Path(tempfile.mkdtemp(prefix="crucible-chaos-"))
+    done = Chaos(seed, seconds, folder, say)
+    try:
+        done.run()
+        say(f"seed {seed}, {seconds:.0f} s: did {dict(done.did)}")
+        for name, result in done.checked.items():
+            say(f"  {name}: {result}")
+        for one in done.broken:
+            say(f"  BROKEN: {one}")
+        if done.broken:
+            say(done.services.logs())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
@@ -546,15 +565,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # of a thread that looks for a code server which was killed
-    failed = []
-    for seed in asked.seeds:
-        with tempfile.TemporaryDirectory(prefix="crucible-chaos-") as folder:
-            with postgres_server() as postgres, environment_of_tests(postgres):
-                done = chaos(seed, asked.seconds, Path(folder), postgres)
-            if done.broken:
-                failed.append(seed)
-                for log in sorted(Path(folder).glob("*.log")):
-                    print(f"--- {log.name}\n{log.read_text(errors='replace')[-3_000:]}")
+    failed = [seed for seed in asked.seeds if chaos(seed, asked.seconds).broken]
     print(
         f"{len(asked.seeds) - len(failed)} of {len(asked.seeds)} seeds kept every promise"
         + (f"; not {failed}" if failed else "")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +24,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from postgres import free_port  # noqa: E402
+from local_services import LocalServices, environment_of_services  # noqa: E402
 
 OUTAGE = 40
 
@@ -56,25 +54,18 @@ schedule: {{cron: "* * * * *", default_status: running, missed: all, max_catch_u
 """
 
 
-class Rehearsal:
+class Rehearsal(LocalServices):
     """The services in a folder of their own, and what was said so far."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.began, self.wrong = folder, time.monotonic(), 0
         experiments = folder / "experiments"
+        super().__init__(folder, environment_of_services(experiments, "rehearsed_stages"))
+        self.began, self.wrong = time.monotonic(), 0
         self.marks = folder / "marks"
         experiments.mkdir()
         self.marks.mkdir()
         (experiments / "rehearsed_stages.py").write_text(STAGES)
         (experiments / "nightly.yaml").write_text(EXPERIMENT.format(marks=self.marks))
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE"))}
-        self.environment = {
-            **clean,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "CRUCIBLE_EXPERIMENTS_FOLDER": str(experiments),
-            "CRUCIBLE_IMPORTABLE": "rehearsed_stages",
-            "CRUCIBLE_PORT": str(free_port()),
-        }
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:5.0f} s  {text}", flush=True)
@@ -82,27 +73,6 @@ class Rehearsal:
     def check(self, holds: bool, text: str) -> None:
         self.wrong += not holds
         self.say(text if holds else f"WRONG: {text}")
-
-    def local(self, action: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy.local", "--folder", str(self.folder), action]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-
-    def crucible(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command with the settings of the services, as deploy/README.md says."""
-        settings = dict(re.findall(r"(?m)^(\w+)='(.*)'$", (self.folder / "environment").read_text()))
-        command = [str(Path(sys.executable).with_name("crucible")), *words]
-        return subprocess.run(
-            command,
-            cwd=self.folder / "experiments",
-            env={**self.environment, "DAGSTER_HOME": str(self.folder / "dagster"), **settings},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def pids(self) -> dict[str, int]:
-        lines = [line.split() for line in self.local("status").stdout.splitlines()[1:]]
-        return {words[0]: int(words[2]) for words in lines if words[1] == "well"}
 
     def wait(self, happened: Callable[[], bool], what: str, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
@@ -113,7 +83,7 @@ class Rehearsal:
 
     def well(self) -> None:
         """Wait until every service is well."""
-        self.wait(lambda: self.local("status").returncode == 0, "every service to be well")
+        self.wait(lambda: self.command("status").returncode == 0, "every service to be well")
 
     def worked(self) -> list[str]:
         """The run ids for which the first stage was executed to its end."""
@@ -135,7 +105,7 @@ def main() -> int:
     try:
         rehearse(rehearsal)
     finally:
-        rehearsal.local("down")
+        rehearsal.command("down")
         if rehearsal.wrong:
             print(f"the logs stay in {folder}/logs")
         else:
@@ -144,7 +114,7 @@ def main() -> int:
 
 
 def rehearse(one: Rehearsal) -> None:
-    started = one.local("up")
+    started = one.command("up")
     one.check(started.returncode == 0, "make up")
     one.wait(lambda: len(one.worked()) > 0, "the first tick")
     for name, pid in one.pids().items():
@@ -155,17 +125,16 @@ def rehearse(one: Rehearsal) -> None:
     worker = running_worker(one)
     os.kill(worker, signal.SIGKILL)
     one.say("kill -9 of a run's process, in its first stage")
-    supervisor = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(one.folder / "supervisord.conf")]
-    subprocess.run([*supervisor, "stop", "database"], capture_output=True, check=True)
+    one.supervisor("stop", "database")
     time.sleep(OUTAGE)
-    subprocess.run([*supervisor, "start", "database"], capture_output=True, check=True)
+    one.supervisor("start", "database")
     one.well()
     one.say(f"PostgreSQL away for {OUTAGE} s: all is well again")
     before = len(one.worked())
     one.wait(lambda: len(one.worked()) > before, "a run after the outage")
     one.say("another tick has been run")
-    one.check(one.local("down").returncode == 0, "make down")
-    one.check(one.local("up").returncode == 0, "make up")
+    one.check(one.command("down").returncode == 0, "make down")
+    one.check(one.command("up").returncode == 0, "make up")
     ended = {"succeeded", "failed", "canceled"}
     one.wait(lambda: {run["status"] for run in one.runs()} <= ended, "every run to end", 400)
     judge(one)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from chaos import chaos
-from postgres import Postgres
 
 # Seeds that found something, and one that is run with every change.
 SEEDS = [pytest.param(1, 20.0), *(pytest.param(seed, 60.0, marks=pytest.mark.all_faults) for seed in (2, 3, 4))]
@@ -16,8 +13,8 @@ SEEDS = [pytest.param(1, 20.0), *(pytest.param(seed, 60.0, marks=pytest.mark.all
 @pytest.mark.fault("the webserver is killed", "the machine is lost")
 @pytest.mark.filterwarnings("ignore")  # of a thread that looks for a code server which was killed
 @pytest.mark.parametrize(("seed", "seconds"), SEEDS)
-def test_whatever_happens_every_promise_is_kept(postgres: Postgres, tmp_path: Path, seed: int, seconds: float) -> None:
-    done = chaos(seed, seconds, tmp_path, postgres)
+def test_whatever_happens_every_promise_is_kept(seed: int, seconds: float) -> None:
+    done = chaos(seed, seconds)
     assert done.broken == []
     assert len(done.checked) == 8
     assert done.did["launch"] > 0
