@@ -15,18 +15,18 @@ help: ## Show this list
 
 # A folder of its own for each set of extras, so that `make demo` does not install what only the tests need.
 $(VENV)/demo: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dagster,examples]'
 	@touch $@
 
 $(VENV)/dev: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/demo
 
 # Zensical reads the sources and imports nothing of ours, so that a site needs neither Dagster nor what the tests need.
 $(VENV)/docs: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
@@ -50,7 +50,7 @@ conformance: $(VENV)/dev ## Run Dagster's own storage suites on PostgreSQL, as i
 
 # In an environment of its own: what guides it is a fuzzer for C, which nobody else needs.
 build/fuzz/venv: pyproject.toml
-	$(PYTHON) -m venv $@
+	$(PYTHON) -m venv --upgrade-deps $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check -e . 'atheris>=3'
 	@touch $@
 
@@ -64,7 +64,7 @@ COMPILE = build/supply/bin/uv pip compile --quiet --no-config --python-version 3
 	--no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS)
 
 build/supply: pyproject.toml
-	$(PYTHON) -m venv $@
+	$(PYTHON) -m venv --upgrade-deps $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5' 'cyclonedx-bom>=5' 'pip-audit>=2.7'
 	@touch $@
 

@@ -50,7 +50,6 @@ __all__ = [
     "SCHEDULED_EXECUTION_TIME_TAG",
     "AssetCheckEvaluationTargetMaterializationData",
     "CheckRunHealthResult",
-    "CodeServerState",
     "DagsterUserCodeProcessError",
     "ExecutionPlan",
     "InMemoryJob",
@@ -77,13 +76,11 @@ __all__ = [
     "notice_killed_runs",
     "open_as_it_is",
     "postgres_url",
-    "reload_code_server",
     "retry_when_code_is_back",
     "role_of_this_process",
     "run_of_this_process",
     "schedule_execution_time_iterator",
     "sqlite_folders",
-    "state_of_code_server",
 ]
 
 # What each step's process would otherwise import itself: most of the second and a half that a step costs then.
@@ -143,39 +140,6 @@ def notice_killed_runs() -> None:
 
     server.DagsterApiServer._check_for_orphaned_runs = check_again_later
     setattr(server.DagsterApiServer, _PATCHED, True)
-
-
-@dataclass(frozen=True, slots=True)
-class CodeServerState:
-    """What a code server answers when it is asked for its definitions."""
-
-    problem: str | None
-    """Why it has none; None if it has."""
-    is_lost: bool = False
-    """Whether that is because a process which has them is gone."""
-
-
-def state_of_code_server(host: str, port: int) -> CodeServerState:
-    """Whether the code server has definitions, not only an open port."""
-    from dagster._core.errors import DagsterUserCodeUnreachableError  # noqa: PLC0415  # with gRPC
-    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415
-
-    try:
-        answer = deserialize_value(DagsterGrpcClient(host=host, port=port).list_repositories())
-    except DagsterUserCodeUnreachableError as error:
-        said = str(error.__cause__ or error)
-        return CodeServerState(said, is_lost="UNAVAILABLE" in said)
-    return CodeServerState(getattr(answer, "message", None))
-
-
-def reload_code_server(host: str, port: int) -> None:
-    """Have the code server load its definitions again, in a new process; runs are not affected.
-
-    Raises what gRPC raises: always, if the old process is gone, because the server then tries to end it.
-    """
-    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415  # with gRPC
-
-    DagsterGrpcClient(host=host, port=port).reload_code(timeout=10)
 
 
 def daemon_command() -> Command:

@@ -162,14 +162,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def is_long(item: pytest.Item) -> bool:
     """Whether it waits for `make faults`: it takes minutes, or repeats others in one more setting.
 
-    Those are several processes on PostgreSQL: several on SQLite, and one on PostgreSQL, are always run. And services on
-    SQLite, which nobody deploys.
+    Of the four of SQLite or PostgreSQL and one process or several, two are always run, which have each of these once:
+    several processes on SQLite, and one on PostgreSQL. Services on SQLite, which nobody deploys, wait too.
     """
     given = item.callspec.params if hasattr(item, "callspec") else {}
     storage = given.get("storage")
-    again = storage == "postgres" and "multiprocess" in given.values()
-    services = folder_of(item) == "faults" and {"deployment", "server", "watched"} & set(item.fixturenames)  # type: ignore[attr-defined]
-    return again or bool(item.get_closest_marker("all_faults")) or bool(services and storage == "sqlite")
+    again = (storage == "postgres" and "multiprocess" in given.values()) or (
+        storage == "sqlite" and "in_process" in given.values()
+    )
+    services = folder_of(item) == "faults" and {"deployment", "server", "proxied", "watched"} & set(item.fixturenames)  # type: ignore[attr-defined]
+    marked = item.get_closest_marker("all_faults")
+    named = marked is not None and (not marked.args or any(value in marked.args for value in given.values()))
+    return again or named or bool(services and storage == "sqlite")
 
 
 FAST_FOLDERS = {"core", "bench"}

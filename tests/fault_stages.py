@@ -92,6 +92,13 @@ def measure(ctx: Context, *, folder: str) -> Context:
     return ctx.add_output({"row": -1, "square": 1}).put_artifact("page", "https://example.org/page")
 
 
+def say_held(folder: str | Path) -> None:
+    """Say which process waits now; who sees the file can read the number."""
+    written = Path(folder) / f"held.{os.getpid()}"
+    written.write_text(str(os.getpid()))
+    written.replace(Path(folder) / "held")
+
+
 @stage
 def hold(ctx: Context, *, folder: str, patience: float = PATIENCE) -> Context:
     """Changes things, says that it has, and waits until it may go on."""
@@ -99,9 +106,7 @@ def hold(ctx: Context, *, folder: str, patience: float = PATIENCE) -> Context:
     ctx.assigns["array"][0, 0] -= 5.0
     ctx.assigns["settings"]["deep"]["held"] = True
     ctx = ctx.decide("hold", "to be killed").add_output("held").put_metric("held", 1)
-    written = Path(folder) / f"held.{os.getpid()}"
-    written.write_text(str(os.getpid()))
-    written.replace(Path(folder) / "held")
+    say_held(folder)
     wait_for(Path(folder) / "go", patience)
     return ctx
 
@@ -110,9 +115,7 @@ def hold(ctx: Context, *, folder: str, patience: float = PATIENCE) -> Context:
 def doze(ctx: Context, *, folder: str, seconds: float = 2 * PATIENCE) -> Context:
     """Sleeps, as a stage does that waits for something slow, and would be successful in the end."""
     mark(folder, "doze")
-    written = Path(folder) / f"held.{os.getpid()}"
-    written.write_text(str(os.getpid()))
-    written.replace(Path(folder) / "held")
+    say_held(folder)
     if not (Path(folder) / "go").exists():
         time.sleep(seconds)
     return ctx.put_metric("slept", True)
@@ -138,7 +141,7 @@ def decide_around(ctx: Context, *, folder: str) -> Context:
     """Decides before, while and after something is away."""
     mark(folder, "decide_around")
     ctx = ctx.decide("before", "all is well")
-    (Path(folder) / "held").write_text(str(os.getpid()))
+    say_held(folder)
     wait_for(Path(folder) / "go")
     ctx = ctx.decide("during", "it is away")
     wait_for(Path(folder) / "back")
@@ -364,7 +367,7 @@ def execute_and_wait(*, call: str, nth: int, **arguments: Any) -> Context:
     folder = Path(arguments["folder"])
 
     def wait(real: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        (folder / "held").write_text(str(os.getpid()))
+        say_held(folder)
         wait_for(folder / "go")
         return real(*given, **named)
 

@@ -62,14 +62,14 @@ class LocalServices:
         return local(self.folder, self.environment, action, self.root)
 
     def states(self) -> dict[str, str]:
-        """What `make status` says of each service."""
-        lines = self.command("status").stdout.splitlines()[1:]
-        return {words[0]: words[1] for words in map(str.split, lines)}
+        """What `make status` says of each service, without a process for every question."""
+        known = Supervisor(self.folder)
+        return {name: known.state(name, process)[0] for name, process in known.processes().items()}
 
     def pids(self) -> dict[str, int]:
         """The processes of the services that are well."""
-        lines = self.command("status").stdout.splitlines()[1:]
-        return {words[0]: int(words[2]) for words in map(str.split, lines) if words[1] == "well"}
+        known = Supervisor(self.folder)
+        return {name: one["pid"] for name, one in known.processes().items() if known.state(name, one)[0] == "well"}
 
     def processes(self) -> dict[str, int]:
         """The processes that run now, well or not."""

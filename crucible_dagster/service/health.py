@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from crucible_dagster.dagster_internals import reload_code_server, state_of_code_server
+from crucible_dagster.service.code_servers import reload_code_server, state_of_code_server
 
 __all__ = ["main"]
 

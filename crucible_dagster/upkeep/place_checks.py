@@ -10,7 +10,8 @@ from pathlib import Path
 
 from crucible_core import CrucibleError, InvalidExperimentError, builtin_registry, load_experiment, plan_experiment
 from crucible_dagster.code_location import experiment_files
-from crucible_dagster.dagster_internals import code_servers_of, state_of_code_server
+from crucible_dagster.dagster_internals import code_servers_of
+from crucible_dagster.service.code_servers import state_of_code_server
 from crucible_dagster.store.files import LocalFiles
 from crucible_dagster.upkeep.findings import Finding, Severity, Subject
 

@@ -11,17 +11,15 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from crucible_core import CrucibleError
 from crucible_dagster.service.logins import make_logins
-from deploy.local.health import read
 from deploy.local.programs import with_programs
 from deploy.local.settings import DEPLOY, ROOT, Settings, UsageError, write_private
-from deploy.local.supervision import HEALTH, Supervisor
+from deploy.local.supervision import Supervisor
 from deploy.local.topology import PORTS, Service, services_of
 
 PATIENCE = 300.0
@@ -99,7 +97,7 @@ def _rows(supervisor: Supervisor) -> tuple[list[tuple[str, ...]], bool]:
     rows: list[tuple[str, ...]] = [("service", "state", "pid", "up for", "said")]
     well = True
     for name, process in supervisor.processes().items():
-        state, said = _state(supervisor.folder, name, process)
+        state, said = supervisor.state(name, process)
         well &= state in {"well", "done"}
         is_up = process["statename"] == "RUNNING"
         age = str(timedelta(seconds=process["now"] - process["start"])) if is_up else ""
@@ -107,25 +105,12 @@ def _rows(supervisor: Supervisor) -> tuple[list[tuple[str, ...]], bool]:
     return rows, well
 
 
-def _state(folder: Path, name: str, process: Mapping[str, Any]) -> tuple[str, str]:
-    known = read(folder / "health", name)
-    if process["statename"] == "EXITED" and known is not None:
-        return "done", ""
-    if process["statename"] != "RUNNING":
-        return process["statename"].lower(), process["spawnerr"]
-    if name == HEALTH:
-        return "well", ""
-    if known is None:
-        return "starting", ""
-    return ("well", "") if known["healthy"] else ("unwell", known["said"])
-
-
 def _wait(supervisor: Supervisor, services: list[Service]) -> bool:
     waiting = {service.name for service in services}
     deadline = time.monotonic() + PATIENCE
     while True:
         processes = supervisor.processes()
-        states = {name: _state(supervisor.folder, name, processes[name])[0] for name in waiting if name in processes}
+        states = {name: supervisor.state(name, processes[name])[0] for name in waiting if name in processes}
         for name in sorted(name for name, state in states.items() if state in {"well", "done"}):
             print(f"{name}: {states[name]}", flush=True)
             waiting.discard(name)

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.local.health import read
 from deploy.local.settings import UsageError, write_private
 from deploy.local.topology import Service
 
@@ -81,6 +82,19 @@ class Supervisor:
     def processes(self) -> dict[str, dict[str, Any]]:
         """What it says of each program: its state, when it was started, its pid."""
         return {one["name"]: one for one in self._ask("getAllProcessInfo")}
+
+    def state(self, name: str, process: Mapping[str, Any]) -> tuple[str, str]:
+        """How the service is, in a word, and what its check or its start said; `process` is that of `processes`."""
+        known = read(self.folder / "health", name)
+        if process["statename"] == "EXITED" and known is not None:
+            return "done", ""
+        if process["statename"] != "RUNNING":
+            return process["statename"].lower(), process["spawnerr"]
+        if name == HEALTH:
+            return "well", ""
+        if known is None:
+            return "starting", ""
+        return ("well", "") if known["healthy"] else ("unwell", known["said"])
 
     def stop(self) -> None:
         """Have it stop everything, the last one first, and wait until it has ended."""

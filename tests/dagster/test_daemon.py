@@ -56,8 +56,7 @@ def experiment(folder: Path, name: str, stage: str, **fields: Any) -> None:
     (folder / "experiments" / f"{name}.yaml").write_text(json.dumps({"id": name, "pipeline": pipeline, **fields}))
 
 
-# As it is deployed; on SQLite, where nobody has two daemons, only with all faults.
-@pytest.fixture(scope="module", params=["postgres", pytest.param("sqlite", marks=pytest.mark.all_faults)])
+@pytest.fixture(scope="module", params=["postgres", "sqlite"])
 def storage(request: pytest.FixtureRequest) -> Storage:
     return request.param
 
@@ -106,6 +105,7 @@ def worked(folder: Path) -> list[str]:
 
 
 @pytest.mark.fault("R7", "the daemon is killed", "two daemons")
+@pytest.mark.all_faults  # as test_one_daemon.py and test_chaos.py
 def test_two_daemons_that_are_killed_and_started_again_have_each_tick_s_and_update_s_work_done_once(
     deployment: Deployment,
 ) -> None:

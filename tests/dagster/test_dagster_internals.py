@@ -6,7 +6,6 @@ import inspect
 import logging
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -242,17 +241,6 @@ def test_run_monitoring_takes_a_run_for_dead_unless_it_is_running_or_succeeded()
     assert "not in [WorkerStatus.RUNNING, WorkerStatus.SUCCESS]" in inspect.getsource(monitor_started_run)
     assert {"RUNNING", "NOT_FOUND"} <= {one.name for one in dagster_internals.WorkerStatus}
     assert dagster_internals.CheckRunHealthResult._fields[:2] == ("status", "msg")
-
-
-def test_a_code_server_that_is_not_there_has_no_definitions_and_cannot_be_told_to_load_them() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # and does not listen
-        port = probe.getsockname()[1]
-        state = dagster_internals.state_of_code_server("127.0.0.1", port)
-        assert state.problem is not None
-        assert state.is_lost
-        with pytest.raises(DagsterUserCodeUnreachableError):
-            dagster_internals.reload_code_server("127.0.0.1", port)
 
 
 def test_only_an_instance_on_postgresql_has_its_address(instance: DagsterInstance, storage: Storage) -> None:

@@ -1,27 +1,20 @@
 """deploy/: what a machine without docker can show of it.
 
-The compose file is held against its schema, the image's install steps run in an environment of their own, and the
-services start from there by the compose file's own commands, on a real PostgreSQL server.
+The compose file is held against its schema, and the image's install steps run in an environment of their own, which
+then runs an experiment on a real PostgreSQL server. test_up.py starts the services.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 import tomllib
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +43,7 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::?([-?])([^}]*))?\}")
 
-pytestmark = pytest.mark.xdist_group("deploy")  # one installation and one set of services for them all
+pytestmark = pytest.mark.xdist_group("deploy")  # one installation for them all
 
 
 # --- the compose file ------------------------------------------------------------------------------------------------
@@ -338,23 +331,13 @@ def test_a_fresh_installation_is_whole_and_has_the_driver_that_the_settings_name
     assert said.stdout == "psycopg2\n"
 
 
-# --- the services ----------------------------------------------------------------------------------------------------
-
 STAGES = """
-import time
-from pathlib import Path
 from crucible_core import Context, stage
 
 @stage
 def measure(ctx: Context, *, shift: float = 2.5) -> Context:
     data = {"old": [1.0, 2.0, 3.0, 4.0, 6.0], "new": [shift + x for x in (1.1, 2.3, 2.9, 4.2, 6.4)]}
     return ctx.assign(bench_data=data).put_metric("best", max(data["new"]))
-
-@stage
-def wait(ctx: Context, *, started: str, seconds: float = 6.0) -> Context:
-    Path(started).touch()
-    time.sleep(seconds)
-    return ctx
 """
 
 EXPERIMENT = """
@@ -365,198 +348,30 @@ pipeline:
   - {name: report}
 """
 
-SLOW_EXPERIMENT = """
-id: slow-one
-pipeline:
-  - {name: wait, module: "deployed_stages:wait", options: {started: STARTED}}
-"""
 
-LAUNCH = """
-mutation ($job: String!) {
-  launchRun(executionParams: {
-    selector: {repositoryLocationName: "crucible", repositoryName: "__repository__", jobName: $job}
-  }) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-  }
-}
-"""
-
-
-@dataclass
-class Deployment:
-    """What compose.yaml starts, started without docker: its commands, environments and paths, moved to a folder."""
-
-    folder: Path
-    image: Path
-    postgres: Postgres
-    database: str
-    running: dict[str, subprocess.Popen[bytes]]
-    ports: Mapping[str, str]
-
-    def moved(self, text: str) -> str:
-        """A value of compose.yaml or the Dockerfile, with its paths, hosts and ports as they are here."""
-        for inside, here in {"/srv/": f"{self.folder}/srv/", "0.0.0.0": "127.0.0.1", **self.ports}.items():
-            text = text.replace(inside, here)
-        return text
-
-    def environment(self, name: str) -> dict[str, str]:
-        settings = {
-            "CRUCIBLE_EXPERIMENTS_FOLDER": "unused",
-            "CRUCIBLE_IMPORTABLE": "deployed_stages",
-            "DAGSTER_PG_PASSWORD": "of the server",
+def test_an_experiment_runs_with_what_the_image_holds(image: Path, postgres: Postgres, tmp_path: Path) -> None:
+    """Compared, reported and kept in PostgreSQL; test_up.py starts the services themselves."""
+    (tmp_path / "deployed_stages.py").write_text(STAGES)
+    (tmp_path / "small.yaml").write_text(EXPERIMENT)
+    (tmp_path / "home").mkdir()
+    with dagster_home(tmp_path / "home", "postgres", postgres) as home:
+        environment = {
+            **clean_environment(),
+            **{name: value for name, value in os.environ.items() if name.startswith("DAGSTER_PG_")},
+            "DAGSTER_HOME": str(home),
+            "PATH": f"{image}{os.pathsep}{os.environ['PATH']}",
         }
-        given = {key: interpolated(value, settings) for key, value in SERVICES[name]["environment"].items()}
-        ours = {key: self.moved(value) for key, value in {**image_environment(), **given}.items() if key != "PATH"}
-        ours |= self.postgres.environment(self.database)
-        ours |= {"CRUCIBLE_CODE_SERVER_HOST": "127.0.0.1", "PATH": f"{self.image}{os.pathsep}{os.environ['PATH']}"}
-        return {**clean_environment(), **ours}
-
-    def start(self, name: str) -> None:
-        with self.log(name).open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [self.moved(word) for word in SERVICES[name]["command"]],
-                env=self.environment(name),
-                cwd=self.folder / "srv" / "crucible",
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def wait_until_healthy(self, *names: str) -> None:
-        """Run the health checks of compose.yaml until they pass."""
-        deadline = time.monotonic() + 120
-        for name in names:
-            _, *check = SERVICES[name]["healthcheck"]["test"]
-            while True:
-                checked = subprocess.run(
-                    [self.moved(word) for word in check], env=self.environment(name), capture_output=True, check=False
-                )
-                if checked.returncode == 0:
-                    break
-                assert self.running[name].poll() is None, self.log(name).read_text()
-                assert time.monotonic() < deadline, self.log(name).read_text() + checked.stderr.decode()
-                time.sleep(0.5)
-
-    def stop(self, name: str) -> int:
-        """Stop a service as `docker stop` does, and return its exit code; nothing that it started stays."""
-        process = self.running.pop(name)
-        process.send_signal(signal.SIGTERM)
-        try:
-            return process.wait(timeout=300)  # Dagster gives calls that are being answered a minute
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-
-    def graphql(self, query: str, **variables: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            self.moved("http://127.0.0.1:3000/graphql"),
-            data=json.dumps({"query": query, "variables": variables}).encode(),
-            headers={"Content-Type": "application/json"},
+        said = subprocess.run(
+            ["crucible", "run", "small.yaml", "--dagster"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["data"]
-
-    def launch(self, job: str) -> str:
-        launched = self.graphql(LAUNCH, job=job)["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return launched["run"]["runId"]
-
-    def status(self, run_id: str) -> str:
-        ((status,),) = self.postgres.execute(f"SELECT status FROM runs WHERE run_id = '{run_id}'", self.database)
-        return status
-
-    def wait_for(self, run_id: str) -> str:
-        deadline = time.monotonic() + 120
-        while (status := self.status(run_id)) not in {"SUCCESS", "FAILURE", "CANCELED"}:
-            assert time.monotonic() < deadline, status
-            time.sleep(0.25)
-        return status
-
-    def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
-
-
-def interpolated(value: str, settings: Mapping[str, str]) -> str:
-    def one(found: re.Match[str]) -> str:
-        name, kind, default = found.groups()
-        return settings[name] if name in settings or kind != "-" else default
-
-    return VARIABLE.sub(one, value)
-
-
-def image_environment() -> dict[str, str]:
-    return dict(word.split("=", 1) for env in instructions("ENV", final=True) for word in shlex.split(env))
-
-
-@pytest.fixture(scope="module")
-def deployment(image: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("deployment")
-    experiments = folder / "srv" / "crucible" / "experiments"
-    experiments.mkdir(parents=True)
-    (folder / "srv" / "dagster").mkdir()
-    shutil.copy(DEPLOY / "dagster.yaml", folder / "srv" / "dagster")
-    shutil.copy(DEPLOY / "workspace.yaml", folder / "srv" / "dagster")
-    (experiments / "deployed_stages.py").write_text(STAGES)
-    (experiments / "small.yaml").write_text(EXPERIMENT)
-    (experiments / "slow.yaml").write_text(SLOW_EXPERIMENT.replace("STARTED", str(folder / "started")))
-    database = postgres.create_database()
-    ports = {"4000": free_port(), "3000": free_port()}
-    with ExitStack() as stack:
-        stack.callback(postgres.drop_database, database)
-        made = Deployment(folder, image, postgres, database, {}, ports)
-        stack.callback(lambda: [made.stop(name) for name in tuple(made.running)])
-        made.start("migrate")
-        assert made.running.pop("migrate").wait(timeout=120) == 0, made.log("migrate").read_text()
-        made.start("code-server")
-        made.wait_until_healthy("code-server")
-        made.start("webserver")
-        made.start("daemon")
-        made.wait_until_healthy("webserver", "daemon")
-        yield made
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-@pytest.mark.all_faults  # as those of `make up` do, in test_up.py
-def test_the_services_start_and_a_run_launched_in_the_ui_succeeds(deployment: Deployment) -> None:
-    run_id = deployment.launch("small_one")
-    assert deployment.wait_for(run_id) == "SUCCESS", deployment.log("code-server").read_text()
-    events = "SELECT dagster_event_type FROM event_logs WHERE run_id = '{}' ORDER BY id"
-    kinds = [kind for (kind,) in deployment.postgres.execute(events.format(run_id), deployment.database)]
-    assert kinds[:2] == ["PIPELINE_ENQUEUED", "PIPELINE_STARTING"]  # the daemon took it from the queue
-    assert list((deployment.folder / "srv" / "crucible" / "reports").rglob("*.md"))
-
-
-def test_nothing_is_written_but_to_the_volumes(deployment: Deployment) -> None:
-    volumes = {deployment.moved(volume.rsplit(":", 1)[1]) for volume in OURS["code-server"]["volumes"][1:]}
-    stray = [
-        path
-        for path in (deployment.folder / "srv").rglob("*")
-        if path.is_file()
-        and not any(path.is_relative_to(volume) for volume in volumes)
-        and path.suffix not in {".yaml", ".py"}
-    ]
-    assert stray == []
-
-
-@pytest.mark.fault("the code server is told to stop")
-def test_a_stop_of_the_code_server_lets_the_run_in_flight_end(deployment: Deployment) -> None:
-    run_id = deployment.launch("slow_one")
-    deadline = time.monotonic() + 60
-    while not (deployment.folder / "started").exists():
-        assert time.monotonic() < deadline, deployment.log("code-server").read_text()
-        time.sleep(0.1)
-    assert deployment.stop("code-server") == 0, deployment.log("code-server").read_text()
-    assert deployment.status(run_id) == "SUCCESS"
-
-
-def test_every_service_stops_when_it_is_told_to(deployment: Deployment) -> None:
-    assert {name: deployment.stop(name) for name in ("daemon", "webserver")} == {"daemon": 0, "webserver": 0}
-    assert not [name for name in deployment.running if name != "code-server"]
+        assert said.returncode == 0, said.stdout + said.stderr
+        assert postgres.execute("SELECT pipeline_name, status FROM runs", environment["DAGSTER_PG_DB"]) == [
+            ("small_one", "SUCCESS")
+        ]
+    assert list((tmp_path / "reports").rglob("*.md"))

@@ -340,6 +340,7 @@ def test_a_run_whose_stage_lost_its_worker_says_so_and_is_resumed(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.all_faults(signal.SIGINT)
 def test_a_run_whose_own_process_ends_is_resumed_and_its_steps_stop(
     celery: tuple[Worker, Worker], instance: DagsterInstance, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -41,11 +41,13 @@ from graphql import (
 )
 from local_services import LocalServices, environment_of_services, local
 from postgres import free_port
+from ruamel.yaml import YAML
 
 from crucible_dagster.service.logins import make_logins
 from crucible_dagster.service.webserver import refusal_of
 from deploy.local.programs import with_programs
-from deploy.local.settings import Settings, UsageError
+from deploy.local.settings import DEPLOY, Settings, UsageError
+from deploy.local.supervision import Supervisor
 from deploy.local.topology import PORTS, services_of
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -57,13 +59,27 @@ pytestmark = [
 ]
 
 STAGES = """
+import time
+from pathlib import Path
 from crucible_core import Context, stage
 
 @stage
 def measure(ctx: Context, *, shift: float = 2.5) -> Context:
     return ctx.put_metric("best", shift)
+
+@stage
+def wait(ctx: Context, *, started: str, seconds: float = 6.0) -> Context:
+    Path(started).touch()
+    time.sleep(seconds)
+    return ctx
 """
 EXPERIMENT = "id: small-one\npipeline: [{name: measure, module: 'upped_stages:measure'}]\n"
+SLOW_EXPERIMENT = """
+id: slow-one
+pipeline:
+  - {name: wait, module: "upped_stages:wait", options: {started: STARTED}}
+  - {name: report}
+"""
 
 LAUNCH = """mutation ($job: String!) { launchRun(executionParams: {selector: {
   repositoryLocationName: "crucible", repositoryName: "__repository__", jobName: $job}}) {
@@ -112,16 +128,20 @@ class Service(LocalServices):
         body = json.dumps({"query": query, "variables": variables}).encode()
         return self.ask("POST", "/graphql", role, body, {"Content-Type": "application/json"})
 
+    def launch(self, job: str) -> str:
+        """Have an operator launch a run; its id."""
+        launched = json.loads(self.graphql(LAUNCH, job=job).body)["data"]["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
     def run_succeeds(self) -> bool:
         """Whether a run that an operator launches now succeeds."""
-        launched = json.loads(self.graphql(LAUNCH, job="small_one").body)["data"]["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
+        run_id = self.launch("small_one")
         ended = {"SUCCESS", "FAILURE", "CANCELED"}
-        wait_until(lambda: self._status(run_id) in ended, f"run {run_id}", 120)
-        return self._status(run_id) == "SUCCESS"
+        wait_until(lambda: self.status(run_id) in ended, f"run {run_id}", 120)
+        return self.status(run_id) == "SUCCESS"
 
-    def _status(self, run_id: str) -> str:
+    def status(self, run_id: str) -> str:
         ((status,),) = self.rows(f"SELECT status FROM runs WHERE run_id = '{run_id}'")
         return status
 
@@ -141,6 +161,7 @@ def service() -> Iterator[Service]:
     experiments.mkdir()
     (experiments / "upped_stages.py").write_text(STAGES)
     (experiments / "small.yaml").write_text(EXPERIMENT)
+    (experiments / "slow.yaml").write_text(SLOW_EXPERIMENT.replace("STARTED", str(experiments / "started")))
     made = Service(folder, environment_of_services(experiments, "upped_stages", DAGSTER_PG_PASSWORD="p@ss/w:rd?#%&+ $"))
     try:
         started = made.command("up")
@@ -628,7 +649,38 @@ def test_the_ui_works_in_a_browser_that_has_logged_in(service: Service, role: Ro
     assert (refused, said) == ([], [])
 
 
-# --- what is killed comes back ---------------------------------------------------------------------------------------
+# --- what is stopped ends well, and what is killed comes back --------------------------------------------------------
+
+
+@pytest.mark.fault("the code server is told to stop")
+def test_a_run_in_flight_ends_before_the_code_server_does(service: Service) -> None:
+    run_id = service.launch("slow_one")
+    wait_until((service.folder / "experiments" / "started").exists, "the first stage")
+    stopped = ("code-server", "daemon", "webserver")
+    service.supervisor("stop", *stopped)
+    assert service.status(run_id) == "SUCCESS", service.logs()
+    kinds = service.rows(f"SELECT dagster_event_type FROM event_logs WHERE run_id = '{run_id}' ORDER BY id LIMIT 2")
+    assert kinds == [("PIPELINE_ENQUEUED",), ("PIPELINE_STARTING",)]  # the daemon took it from the queue
+    assert list((service.folder / "crucible" / "reports").rglob("*.md"))
+    processes = Supervisor(service.folder).processes()
+    assert {name: (processes[name]["statename"], processes[name]["exitstatus"]) for name in stopped} == dict.fromkeys(
+        stopped, ("STOPPED", 0)
+    )
+    service.supervisor("start", *stopped)
+    wait_until(lambda: set(service.states().values()) == {"well", "done"}, "all to be well", 400)
+
+
+def test_nothing_is_written_but_to_the_volumes(service: Service) -> None:
+    composed = YAML(typ="safe").load(DEPLOY / "compose.yaml")["services"]["code-server"]["volumes"]
+    volumes = [service.folder / volume.rsplit(":/srv/", 1)[1] for volume in composed if ":/srv/" in volume]
+    assert len(volumes) == 3
+    stray = [
+        path
+        for part in ("crucible", "dagster")
+        for path in (service.folder / part).rglob("*")
+        if path.is_file() and path.suffix != ".yaml" and not any(path.is_relative_to(volume) for volume in volumes)
+    ]
+    assert stray == []
 
 
 @pytest.mark.fault("R1", "the webserver is killed", "the code server is killed", "the daemon is killed")

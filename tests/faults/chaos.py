@@ -157,7 +157,8 @@ class Chaos:
         file = root / "deploy" / "compose.yaml"
         composed = YAML(typ="safe").load(file)
         composed["services"]["daemon"]["scale"] = 2
-        composed["services"]["code-server"]["healthcheck"]["interval"] = "5s"
+        composed["services"]["code-server"]["healthcheck"]["interval"] = "3s"
+        composed["services"]["daemon"]["healthcheck"]["interval"] = "10m"  # it costs as much as a start of Dagster
         file.write_text(json.dumps(composed))
         return root
 

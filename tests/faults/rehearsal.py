@@ -83,7 +83,7 @@ class Rehearsal(LocalServices):
 
     def well(self) -> None:
         """Wait until every service is well."""
-        self.wait(lambda: self.command("status").returncode == 0, "every service to be well")
+        self.wait(lambda: set(self.states().values()) <= {"well", "done"}, "every service to be well")
 
     def worked(self) -> list[str]:
         """The run ids for which the first stage was executed to its end."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from scheduler import add_settings
 from services import Deployment, wait_until
 
 from crucible_core import Experiment
-from crucible_dagster.dagster_internals import state_of_code_server
 from crucible_dagster.execute.orphan_watch import INTERVAL
 from crucible_dagster.rerun.resume import resume_run
+from crucible_dagster.service.code_servers import state_of_code_server
 from crucible_dagster.service.launcher import HeartbeatRunLauncher
 from crucible_dagster.store.collection import verify_store
 from crucible_dagster.store.io_manager import open_store
@@ -120,7 +120,7 @@ class Server(Deployment):
     def inner(self) -> psutil.Process:
         """Behind a proxy, the process that has the definitions."""
         children = psutil.Process(self.server.pid).children()
-        return next(one for one in children if "grpc" in one.cmdline())
+        return next(one for one in children if "grpc" in _command(one))
 
     def is_healthy(self) -> bool:
         return state_of_code_server("127.0.0.1", self.port).problem is None
@@ -310,6 +310,39 @@ def test_runs_whose_code_server_is_killed_go_on_and_another_code_server_is_start
     for run in runs:
         assert run.end() is DagsterRunStatus.SUCCESS, run.messages()
         assert run.executed() == list(STAGES)
+
+
+@pytest.mark.fault("the code server is killed")
+def test_a_code_server_that_is_killed_while_it_starts_is_started_by_the_next_check(proxied: Server) -> None:
+    assert state_of_code_server("127.0.0.1", free_port()).is_lost  # nothing listens there
+    first = proxied.inner()
+    first.kill()
+    check = threading.Thread(target=proxied.check_health)
+    check.start()
+    proxy = psutil.Process(proxied.server.pid)
+    second = wait_until(
+        lambda: next((one for one in proxy.children() if one.pid != first.pid and "grpc" in _command(one)), None),
+        "the process that is to have the definitions",
+        proxied.logs,
+    )
+    second.kill()
+    check.join()
+    state = state_of_code_server("127.0.0.1", proxied.port)
+    assert "exited with return code -9 while starting up" in str(state.problem)
+    assert state.is_lost
+    said = proxied.check_health()
+    assert (said.returncode, said.stderr.splitlines()[-1]) == (1, "it was told to load them again")
+    wait_until(proxied.is_healthy, "a new process with the definitions", proxied.logs)
+    run = proxied.new_run()
+    run.go_on()
+    run.launch()
+    assert run.end() is DagsterRunStatus.SUCCESS, run.messages()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 @pytest.mark.fault("R1", "the machine is lost")

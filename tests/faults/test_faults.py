@@ -991,6 +991,7 @@ def test_of_attempts_at_one_step_the_first_result_counts_and_the_others_are_refu
 
 
 @pytest.mark.fault("R2", "a run's process is killed", "a step outlives its run's process")
+@pytest.mark.all_faults("postgres")
 def test_a_step_whose_run_worker_was_killed_ends_itself_and_its_result_never_counts(
     instance: DagsterInstance, children: Children, folder: Path
 ) -> None:
@@ -1192,8 +1193,18 @@ def test_a_run_that_needs_a_pickle_is_refused_where_there_are_to_be_none(
 # --- a run is cancelled -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("how", ["interrupted", "terminated", "cancelled"])
+# In several processes, only one of the three is always run.
+@pytest.mark.parametrize(
+    ("how", "executor"),
+    [
+        ("interrupted", "in_process"),
+        ("interrupted", "multiprocess"),
+        ("terminated", "in_process"),
+        ("cancelled", "in_process"),
+        pytest.param("terminated", "multiprocess", marks=pytest.mark.all_faults),
+        pytest.param("cancelled", "multiprocess", marks=pytest.mark.all_faults),
+    ],
+)
 @pytest.mark.fault("a run is cancelled")
 def test_a_run_that_was_stopped_goes_on(
     sqlite: DagsterInstance, children: Children, folder: Path, undisturbed: Context, how: str, executor: str

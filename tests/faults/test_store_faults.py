@@ -66,6 +66,7 @@ def stages(folder: Path, *names: str, seed: int = 0) -> Experiment:
 
 @pytest.mark.fault("the store is read-only or broken")
 @pytest.mark.parametrize("call", ["fsync", "link"])
+@pytest.mark.all_faults("link")
 def test_a_disk_that_fails_from_any_write_on_fails_the_run_by_name_and_it_goes_on_on_a_whole_one(
     sqlite: DagsterInstance, children: Children, tmp_path: Path, call: str
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_run_that_is_cancelled_in_the_middle_of_a_write_leaves_the_old_value_o
 
 
 @pytest.mark.fault("a step's process is killed")
+@pytest.mark.all_faults("postgres")
 def test_a_step_that_is_killed_fails_its_stage_by_name_and_the_run_goes_on_at_it(
     instance: DagsterInstance, children: Children, folder: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_step_that_is_killed_fails_its_stage_by_name_and_the_run_goes_on_at_it
 
 
 @pytest.mark.fault("R10")
+@pytest.mark.all_faults("postgres")
 def test_a_process_that_runs_many_experiments_does_not_grow(
     instance: DagsterInstance, children: Children, folder: Path, storage: Storage
 ) -> None:
