@@ -13,20 +13,21 @@ comma := ,
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-# A folder of its own for each set of extras, so that `make demo` does not install what only the tests need.
-$(VENV)/demo: pyproject.toml
+# The pip that comes with Python takes twice as long to install all this as its newest version.
+$(BIN)/python:
 	$(PYTHON) -m venv --upgrade-deps $(VENV)
+
+# A mark of its own for each set of extras, so that `make demo` does not install what only the tests need.
+$(VENV)/demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dagster,examples]'
 	@touch $@
 
-$(VENV)/dev: pyproject.toml
-	$(PYTHON) -m venv --upgrade-deps $(VENV)
+$(VENV)/dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/demo
 
 # Zensical reads the sources and imports nothing of ours, so that a site needs neither Dagster nor what the tests need.
-$(VENV)/docs: pyproject.toml
-	$(PYTHON) -m venv --upgrade-deps $(VENV)
+$(VENV)/docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 

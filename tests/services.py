@@ -31,10 +31,11 @@ LOCATION = "lab"
 
 
 def wait_until(happened: Callable[[], Any], what: str, told: Callable[[], object] = str) -> Any:
-    deadline = time.monotonic() + PATIENCE
+    begun = time.monotonic()
     while not (found := happened()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}: {told()}"
-        time.sleep(0.1)
+        waited = time.monotonic() - begun
+        assert waited < PATIENCE, f"waited in vain for {what}: {told()}"
+        time.sleep(min(1.0, 0.1 + waited / 20))  # each look may ask the database
     return found
 
 

@@ -284,6 +284,7 @@ def test_a_run_whose_process_is_gone_is_resumed_without_force_while_its_code_ser
 
 
 @pytest.mark.fault("the code server is killed")
+@pytest.mark.all_faults  # always run: the next one, and chaos
 def test_runs_whose_code_server_is_killed_go_on_and_another_code_server_is_started(proxied: Server) -> None:
     runs = [proxied.new_run(executor) for executor in ("in_process", "multiprocess")]
     for run in runs:
@@ -425,7 +426,8 @@ def test_runs_that_are_queued_at_once_are_each_run_once_and_no_more_at_a_time_th
 @pytest.mark.fault(
     "R1", "R3", "R5", "the database is away for longer", "the code server's thread that notices killed runs"
 )
-@pytest.mark.parametrize("seconds", [12, pytest.param(40, marks=pytest.mark.all_faults)])
+@pytest.mark.parametrize("seconds", [12, 40])
+@pytest.mark.all_faults  # always run: a second without PostgreSQL, and chaos
 def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is_noticed(
     watched: Server, storage: Storage, request: pytest.FixtureRequest, seconds: int
 ) -> None:

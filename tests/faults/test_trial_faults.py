@@ -90,7 +90,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-@pytest.mark.parametrize("seed", range(20 if ALL_FAULTS else 5))
+@pytest.mark.parametrize("seed", range(20 if ALL_FAULTS else 3))
 @pytest.mark.fault("R3")
 def test_a_process_that_is_killed_at_any_moment_costs_no_trial(seed: int, tmp_path: Path) -> None:
     dice, way = random.Random(seed), TURNS[seed % len(TURNS)]
