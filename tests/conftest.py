@@ -141,9 +141,12 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests are marked by their folder and fixtures, and the long ones begin first."""
-    if not ALL_FAULTS:
-        left_out = [item for item in items if is_long(item)]
-        config.hook.pytest_deselected(items=left_out)
+    long = [item for item in items if is_long(item)]
+    if ALL_FAULTS:
+        for item in long:
+            item.add_marker("all_faults")
+    else:
+        config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if not is_long(item)]
     for item in items:
         for marker in markers_of(item):
@@ -156,7 +159,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if folder_of(item) == "faults" and shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.callspec.params.get('storage')}"))  # type: ignore[attr-defined]
     # Tests that one worker must run one after another: no worker is left alone with them at the end.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    # Then the faults, each of which may take half a minute; the short ones fill the end.
+    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None) * (2 - (folder_of(item) == "faults")))
 
 
 def is_long(item: pytest.Item) -> bool:

@@ -160,8 +160,11 @@ def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> 
     from ruamel.yaml import YAML  # noqa: PLC0415  # experiments made in code do not need YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
+    yaml = YAML(typ="safe", pure=pure)
+    if pure:
+        yaml.Scanner = _scanner(shown)
     try:
-        events = YAML(typ="safe", pure=pure).parse(text)
+        events = yaml.parse(text)
         yield from events if number is None else _of_document(events, number)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -171,6 +174,23 @@ def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> 
         raise _Unparsable(_frequent_mistake(line, reason) or reason, at) from None
     except (YAMLError, UnicodeError, ValueError) as error:
         raise _Unparsable(str(error).splitlines()[0], Location(shown)) from None
+
+
+def _scanner(shown: str) -> type:
+    """The scanner of the Python parser, which stops at what is nested too deep: it would read a thousand brackets more
+    before the builder sees the first, in a time that grows with their square.
+    """
+    from ruamel.yaml.scanner import Scanner  # noqa: PLC0415  # as above
+
+    class Bounded(Scanner):
+        def fetch_flow_collection_start(self, *given: Any, **named: Any) -> None:
+            if len(self.flow_context) >= MAX_DEPTH:
+                mark = self.reader.get_mark()
+                at = Location(shown, mark.line + 1, mark.column + 1)
+                raise InvalidExperimentError(f"nested more than {MAX_DEPTH} deep", location=at)
+            super().fetch_flow_collection_start(*given, **named)
+
+    return Bounded
 
 
 def _frequent_mistake(line: str, reason: str) -> str | None:

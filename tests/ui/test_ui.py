@@ -343,13 +343,14 @@ def launch(page: Page) -> str:
 
 def wait_for_run(deployment: Deployment, run_id: str) -> DagsterRunStatus:
     with DagsterInstance.from_config(str(deployment.home)) as instance:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             run = instance.get_run_by_id(run_id)
             if run is not None and run.is_finished:
                 return run.status
-            time.sleep(0.2)
-    raise AssertionError(f"run {run_id} did not finish")
+            time.sleep(0.5)
+        told = [entry.message for entry in instance.all_logs(run_id)]
+    raise AssertionError(f"run {run_id} did not finish: {told}")
 
 
 def metrics_of(deployment: Deployment, run_id: str) -> Mapping[str, Any]:
