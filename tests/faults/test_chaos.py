@@ -9,6 +9,7 @@ from chaos import chaos
 SEEDS = [pytest.param(1, 15.0), *(pytest.param(seed, 60.0, marks=pytest.mark.all_faults) for seed in (2, 3, 4))]
 
 
+@pytest.mark.xdist_group("chaos")  # it takes minutes, so it begins early
 @pytest.mark.fault("R1", "R2", "R3", "R5", "R7", "chaos", "the daemon is killed", "the code server is killed")
 @pytest.mark.fault("the webserver is killed", "the machine is lost")
 @pytest.mark.filterwarnings("ignore")  # of a thread that looks for a code server which was killed
