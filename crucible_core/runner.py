@@ -156,7 +156,7 @@ def run_stage(
     name, policy = definition["name"], definition["retry"]
     if not definition["enabled"]:
         return _record(context, StageSkipped(stage=name, reason="enabled: false"), audience)
-    if context.experiment.__dict__["budget"] is not None:
+    if context.experiment.budget is not None:
         from crucible_core.attempts.failures import stop_over_budget  # noqa: PLC0415  # few experiments have one
 
         stop_over_budget(planned, context, audience)
@@ -242,7 +242,7 @@ def _check(result: object, planned: PlannedStage, context: Context) -> None:
         (result.experiment is context.experiment or result.experiment == context.experiment)
         and result.run_id == context.run_id
         and result.experiment_id == context.experiment_id
-        and (result.trace is context.trace or result.trace.extends(context.trace))
+        and result.trace.extends(context.trace)
     )
     if not same_run:
         raise ValueError(

@@ -17,11 +17,18 @@ from typing import Any
 
 import psutil
 
-__all__ = ["PATH", "PATIENCE", "Child", "Children"]
+__all__ = ["PATH", "PATIENCE", "Child", "Children", "clean_environment"]
 
 PATIENCE = 300.0  # far above what anything takes on a machine that does much else
 
 PATH = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+
+def clean_environment(*prefixes: str) -> dict[str, str]:
+    """This environment without what is set for Dagster and Crucible, nor what begins with one of the prefixes."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE", *prefixes))
+    }
 
 
 class Child:

@@ -158,26 +158,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         shared = {"home", "server", "proxied"} & set(getattr(item, "fixturenames", ()))
         if folder_of(item) == "faults" and shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.callspec.params.get('storage')}"))  # type: ignore[attr-defined]
-    # Tests that one worker must run one after another: no worker is left alone with them at the end.
-    # Then the faults, each of which may take half a minute; the short ones fill the end.
-    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None) * (2 - (folder_of(item) == "faults")))
+    items.sort(key=turn)
+
+
+def turn(item: pytest.Item) -> int:
+    """When a test begins, so that no worker is left alone with long ones: the short ones fill the end."""
+    if item.get_closest_marker("xdist_group") is not None:
+        return 0  # with others that the same worker must run
+    return 1 if folder_of(item) == "faults" else 2  # each of the faults may take half a minute
 
 
 def is_long(item: pytest.Item) -> bool:
     """Whether it waits for `make faults`: it takes minutes, or repeats others in one more setting.
 
-    Of the four of SQLite or PostgreSQL and one process or several, two are always run, which have each of these once:
-    several processes on SQLite, and one on PostgreSQL. Services on SQLite, which nobody deploys, wait too.
+    Of four settings, SQLite or PostgreSQL in one process or several, two are always run: several processes on SQLite,
+    and one process on PostgreSQL. Services on SQLite, which nobody deploys, wait too.
     """
     given = item.callspec.params if hasattr(item, "callspec") else {}
     storage = given.get("storage")
     again = (storage == "postgres" and "multiprocess" in given.values()) or (
         storage == "sqlite" and "in_process" in given.values()
     )
-    services = folder_of(item) == "faults" and {"deployment", "server", "proxied", "watched"} & set(item.fixturenames)  # type: ignore[attr-defined]
+    services = {"deployment", "server", "proxied", "watched"} & set(getattr(item, "fixturenames", ()))
     marked = item.get_closest_marker("all_faults")
     named = marked is not None and (not marked.args or any(value in marked.args for value in given.values()))
-    return again or named or bool(services and storage == "sqlite")
+    return again or named or bool(folder_of(item) == "faults" and services and storage == "sqlite")
 
 
 FAST_FOLDERS = {"core", "bench"}

@@ -17,7 +17,7 @@ from typing import TypeVar
 from crucible_core import InvalidExperimentError, load_experiment
 from crucible_core.ir.loading import is_experiment
 
-__all__ = ["PAYLOADS", "paced"]
+__all__ = ["PAYLOADS", "load", "paced"]
 
 T = TypeVar("T")
 
@@ -98,7 +98,8 @@ PAYLOADS: Mapping[str, str] = {
 }
 
 
-def _load(file: Path) -> str:
+def load(file: Path) -> str:
+    """What the loader says of a file that it refuses, or that it did not."""
     try:
         load_experiment(file)
     except InvalidExperimentError as error:
@@ -137,7 +138,7 @@ def _read_all() -> Iterator[dict[str, object]]:
         file = folder / ("e.json" if name.startswith("json") else "e.yaml")
         file.write_bytes(text.encode())
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        read, said = paced(lambda file=file: _load(file))
+        read, said = paced(lambda file=file: load(file))
         found, _ = paced(lambda file=file: is_experiment(file))
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         yield {"name": name, "seconds": read, "to_find": found, "megabytes": grown, "said": said[:300]}

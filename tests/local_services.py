@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+from children import clean_environment
 from postgres import free_port
 
 from deploy.local.supervision import Supervisor
@@ -24,9 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 def environment_of_services(experiments: Path, importable: str, **settings: str) -> dict[str, str]:
     """What `make up` is started with: these experiments and settings, a free port, and nothing that is set here."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE"))}
     return {
-        **clean,
+        **clean_environment(),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "CRUCIBLE_EXPERIMENTS_FOLDER": str(experiments),
         "CRUCIBLE_IMPORTABLE": importable,

@@ -24,7 +24,7 @@ from crucible_core import Experiment
 from crucible_dagster import job_for
 from crucible_dagster.tags import EXPERIMENT_TAG
 
-__all__ = ["LOCATION", "PATIENCE", "Deployment", "Jobs", "wait_until"]
+__all__ = ["LOCATION", "PATIENCE", "Deployment", "Jobs", "command_of", "inner_servers", "wait_until"]
 
 PATIENCE = 600.0  # far above what anything takes: half a minute takes two on a machine that does much else
 LOCATION = "lab"
@@ -37,6 +37,18 @@ def wait_until(happened: Callable[[], Any], what: str, told: Callable[[], object
         assert waited < PATIENCE, f"waited in vain for {what}: {told()}"
         time.sleep(min(1.0, 0.1 + waited / 20))  # each look may ask the database
     return found
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty if it has ended."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def inner_servers(proxy: int) -> list[psutil.Process]:
+    """The processes that have the definitions, or are to have them, behind the proxy that `code-server start` is."""
+    return [one for one in psutil.Process(proxy).children() if "grpc" in command_of(one)]
 
 
 class Jobs:

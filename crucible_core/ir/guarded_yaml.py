@@ -177,8 +177,9 @@ def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> 
 
 
 def _scanner(shown: str) -> type:
-    """The scanner of the Python parser, which stops at what is nested too deep: it would read a thousand brackets more
-    before the builder sees the first, in a time that grows with their square.
+    """The scanner of the Python parser, which refuses brackets that are nested too deep as it meets them.
+
+    Else it reads a thousand more before the builder sees the first, in a time that grows with their square.
     """
     from ruamel.yaml.scanner import Scanner  # noqa: PLC0415  # as above
 

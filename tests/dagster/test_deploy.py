@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from children import clean_environment
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
@@ -298,7 +299,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("path")
     (path / "python").symlink_to(Path(sys.executable).resolve())
     environment = {
-        **clean_environment(),
+        **clean_environment("PYTHON"),
         "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
     }
     for run in instructions("RUN", final=False):
@@ -308,11 +309,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
     return installed / "bin"
-
-
-def clean_environment() -> dict[str, str]:
-    """This environment, but for what the tests put into it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE", "PYTHON"))}
 
 
 @pytest.mark.fault("another driver is installed", "S8")
@@ -356,13 +352,12 @@ def test_an_experiment_runs_with_what_the_image_holds(image: Path, postgres: Pos
     (tmp_path / "home").mkdir()
     with dagster_home(tmp_path / "home", "postgres", postgres) as home:
         environment = {
-            **clean_environment(),
-            **{name: value for name, value in os.environ.items() if name.startswith("DAGSTER_PG_")},
+            **clean_environment("PYTHON"),
+            **postgres.environment(os.environ["DAGSTER_PG_DB"]),
             "DAGSTER_HOME": str(home),
-            "PATH": f"{image}{os.pathsep}{os.environ['PATH']}",
         }
         said = subprocess.run(
-            ["crucible", "run", "small.yaml", "--dagster"],
+            [image / "crucible", "run", "small.yaml", "--dagster"],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import commands
 import pytest
+from children import clean_environment
 
 import crucible_dagster
 
@@ -37,7 +38,7 @@ def dg(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     home.mkdir(exist_ok=True)
     found = [str(project / "src"), str(Path(crucible_dagster.__file__).parent.parent)]
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "CRUCIBLE"))},
+        **clean_environment(),
         **{"HOME": str(home), "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"},
         **{"PYTHONPATH": os.pathsep.join(found), "COLUMNS": "200"},
     }

@@ -43,7 +43,7 @@ from local_services import ROOT, LocalServices, environment_of_services
 from postgres import environment_of
 from ruamel.yaml import YAML
 from scheduler import switch_off, switch_on
-from services import Jobs
+from services import Jobs, command_of, inner_servers
 
 from crucible_core import CrucibleError, Experiment, RunInterrupted, load_experiment
 from crucible_dagster import History
@@ -60,7 +60,6 @@ from crucible_dagster.tags import SUPERSEDED_TAG, TICK_TAG
 __all__ = ["Chaos", "chaos"]
 
 CHAIN = ("draw", "think", "add")
-ENDED = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 SILENCE = 8.0
 CALM = 600.0
 """Seconds after which every run has ended, far above what it takes on a machine that does nothing else."""
@@ -129,8 +128,7 @@ class Chaos:
         target = WorkspaceFileTarget([str(self.folder / "dagster" / "workspace.yaml")])
         self.workspace = stack.enter_context(WorkspaceProcessContext(self.instance, target))
         self.jobs = Jobs(self.workspace)
-        self.since = datetime.now(UTC) - timedelta(minutes=2, seconds=30)
-        switch_on(self.workspace, "minutely_schedule", self.since)
+        switch_on(self.workspace, "minutely_schedule", datetime.now(UTC) - timedelta(minutes=2, seconds=30))
         self.did["launch"] += 1
         self.say(f"  0.0 s  {self._launch()}")  # while its job can be asked for
         watching = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -175,8 +173,7 @@ class Chaos:
             for name, pid in self._pids().items():
                 with suppress(psutil.Error):
                     process = psutil.Process(pid)
-                    seen = Seen(pid, process.memory_info().rss / 2**20, process.num_fds())
-                    self.seen[name].append(seen)
+                    self.seen[name].append(Seen(pid, process.memory_info().rss / 2**20, process.num_fds()))
 
     def _pids(self) -> dict[str, int]:
         with suppress(OSError):
@@ -260,9 +257,8 @@ class Chaos:
         return f"kill -9 the {name}" if self._kill(name) else None
 
     def _kill_inner(self) -> str | None:
-        with suppress(psutil.NoSuchProcess, StopIteration, KeyError):
-            server = psutil.Process(self._pids()["code-server"])
-            next(one for one in server.children() if "grpc" in _command(one)).kill()
+        with suppress(psutil.NoSuchProcess, IndexError, KeyError):
+            inner_servers(self._pids()["code-server"])[0].kill()
             return "kill -9 the process that has the definitions"
         return None
 
@@ -467,7 +463,9 @@ class Chaos:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline and self._workers():
                 time.sleep(0.5)
-            found += [f"process {one.pid} of a run is left: {' '.join(_command(one))[:150]}" for one in self._workers()]
+            found += [
+                f"process {one.pid} of a run is left: {' '.join(command_of(one))[:150]}" for one in self._workers()
+            ]
             ((connections,),) = self.services.rows("SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL")
             if connections > 50:
                 found.append(f"{connections} connections to PostgreSQL")
@@ -491,12 +489,12 @@ class Chaos:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline and self._own_processes():
                 time.sleep(0.5)
-            found += [f"process {one.pid} is left: {' '.join(_command(one))[:200]}" for one in self._own_processes()]
+            found += [f"process {one.pid} is left: {' '.join(command_of(one))[:200]}" for one in self._own_processes()]
 
     def _workers(self) -> list[psutil.Process]:
         """The processes of runs, and those of steps."""
         marks = ("--multiprocessing-fork", "multiprocessing.forkserver")
-        return [one for one in self._own_processes() if any(mark in " ".join(_command(one)) for mark in marks)]
+        return [one for one in self._own_processes() if any(mark in " ".join(command_of(one)) for mark in marks)]
 
     def _check_store(self) -> None:
         with self._promise("nothing is damaged but what was, and nothing is there that nothing refers to") as found:
@@ -525,13 +523,6 @@ class Chaos:
 def root_of_id(chaos: Chaos, run_id: str) -> str:
     run = chaos.instance.get_run_by_id(run_id)
     return run_id if run is None else root_of(run)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def _is_zombie(process: psutil.Process) -> bool:

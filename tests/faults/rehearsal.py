@@ -19,12 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import psutil
-
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from local_services import LocalServices, environment_of_services  # noqa: E402
+from local_services import LocalServices, environment_of_services
 
 OUTAGE = 40
 

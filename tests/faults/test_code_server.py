@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from fault_table import ALL_FAULTS
 from postgres import DEPLOYED, Postgres, Storage, dagster_home, free_port
 from scheduler import add_settings
-from services import Deployment, wait_until
+from services import Deployment, inner_servers, wait_until
 
 from crucible_core import Experiment
 from crucible_dagster.execute.orphan_watch import INTERVAL
@@ -119,8 +119,7 @@ class Server(Deployment):
 
     def inner(self) -> psutil.Process:
         """Behind a proxy, the process that has the definitions."""
-        children = psutil.Process(self.server.pid).children()
-        return next(one for one in children if "grpc" in _command(one))
+        return inner_servers(self.server.pid)[0]
 
     def is_healthy(self) -> bool:
         return state_of_code_server("127.0.0.1", self.port).problem is None
@@ -320,9 +319,8 @@ def test_a_code_server_that_is_killed_while_it_starts_is_started_by_the_next_che
     first.kill()
     check = threading.Thread(target=proxied.check_health)
     check.start()
-    proxy = psutil.Process(proxied.server.pid)
-    second = wait_until(
-        lambda: next((one for one in proxy.children() if one.pid != first.pid and "grpc" in _command(one)), None),
+    (second,) = wait_until(
+        lambda: [one for one in inner_servers(proxied.server.pid) if one.pid != first.pid],
         "the process that is to have the definitions",
         proxied.logs,
     )
@@ -338,12 +336,6 @@ def test_a_code_server_that_is_killed_while_it_starts_is_started_by_the_next_che
     run.go_on()
     run.launch()
     assert run.end() is DagsterRunStatus.SUCCESS, run.messages()
-
-
-def _command(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):
-        return process.cmdline()
-    return []
 
 
 @pytest.mark.fault("R1", "the machine is lost")
