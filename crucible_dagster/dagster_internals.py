@@ -67,6 +67,7 @@ __all__ = [
     "code_servers_of",
     "create_execution_plan",
     "daemon_command",
+    "daemons_are_well",
     "database_errors",
     "execute_run",
     "has_out_of_range_cron_interval",
@@ -147,6 +148,13 @@ def daemon_command() -> Command:
     from dagster._daemon.cli import run_command  # noqa: PLC0415  # everything that a daemon needs
 
     return run_command
+
+
+def daemons_are_well(instance: DagsterInstance) -> bool:
+    """Whether each daemon that the instance needs has given a sign of life, as `dagster-daemon liveness-check` asks."""
+    from dagster._daemon.controller import all_daemons_live  # noqa: PLC0415  # what a daemon needs
+
+    return all_daemons_live(instance)
 
 
 def is_on_sqlite(home: str) -> bool:

@@ -21,8 +21,14 @@ from typing import Any, Protocol
 
 from dagster import DagsterInstance
 
-from crucible_dagster.dagster_internals import daemon_command, postgres_url, retry_when_code_is_back
+from crucible_dagster.dagster_internals import (
+    daemon_command,
+    daemons_are_well,
+    postgres_url,
+    retry_when_code_is_back,
+)
 from crucible_dagster.execution import open_instance
+from crucible_dagster.service.daemon_health import sign_of_life
 
 __all__ = ["INTERVAL", "LOCK_LOST", "DaemonLock", "lock_of", "main"]
 
@@ -108,20 +114,27 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s - crucible - %(levelname)s - %(message)s", level=logging.INFO)
     with open_instance() as instance:
         lock = lock_of(instance)
-        _wait_for(lock)
-    watch = threading.Thread(target=_keep, args=(lock, _end_this_process), name="crucible-daemon-lock", daemon=True)
-    watch.start()
-    retry_when_code_is_back()
-    daemon_command().main(sys.argv[1:], prog_name="crucible_dagster.service.daemon")
+        _wait_for(lock, instance)
+        _deny_life(instance)
+        watch = threading.Thread(
+            target=_keep, args=(lock, instance, _end_this_process), name="crucible-daemon-lock", daemon=True
+        )
+        watch.start()
+        retry_when_code_is_back()
+        try:
+            daemon_command().main(sys.argv[1:], prog_name="crucible_dagster.service.daemon")
+        finally:
+            _deny_life(instance)
 
 
-def _wait_for(lock: DaemonLock) -> None:
+def _wait_for(lock: DaemonLock, instance: DagsterInstance) -> None:
     said = ""
     while True:
         try:
             if lock.take():
                 return
             why = "another daemon of this instance is running"
+            _show_life(instance)
         except Exception as error:  # noqa: BLE001  # whatever the driver raises while the database is away
             why = f"the lock cannot be taken: {error}"
         if why != said:
@@ -130,17 +143,30 @@ def _wait_for(lock: DaemonLock) -> None:
         time.sleep(INTERVAL)
 
 
-def _keep(lock: DaemonLock, end: Callable[[], None]) -> None:
+def _keep(lock: DaemonLock, instance: DagsterInstance, end: Callable[[], None]) -> None:
     while True:
         time.sleep(INTERVAL)
         try:
             kept = lock.take()
+            if kept:
+                _show_life(instance)
         except Exception:  # noqa: BLE001  # while the database is away, no daemon does anything
             kept = True
         if not kept:
             _log.error("another daemon has taken over while the database was away; this one ends")
             end()
             return
+
+
+def _show_life(instance: DagsterInstance) -> None:
+    if daemons_are_well(instance):
+        file = sign_of_life(Path(instance.root_directory))
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+
+
+def _deny_life(instance: DagsterInstance) -> None:
+    sign_of_life(Path(instance.root_directory)).unlink(missing_ok=True)
 
 
 def _end_this_process() -> None:

@@ -32,8 +32,10 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.auto_run_reexecution import auto_run_reexecution, event_log_consumer
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster._daemon.types import DaemonHeartbeat
 from dagster._grpc.server import DagsterApiServer
 from dagster._grpc.types import ExecuteExternalJobArgs
+from dagster._time import get_current_timestamp
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 from postgres import Storage
@@ -191,6 +193,14 @@ def test_the_daemon_s_command_takes_a_workspace() -> None:
     command = dagster_internals.daemon_command()
     assert command.name == "run"
     assert "-w" in {option for parameter in command.params for option in parameter.opts}
+
+
+def test_daemons_that_never_ran_are_not_well_and_those_that_have_just_said_so_are(tmp_path: Path) -> None:
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        assert not dagster_internals.daemons_are_well(instance)
+        for kind in instance.get_required_daemon_types():
+            instance.add_daemon_heartbeat(DaemonHeartbeat(get_current_timestamp(), kind, "daemon", []))
+        assert dagster_internals.daemons_are_well(instance)
 
 
 def test_the_thread_that_notices_killed_runs_calls_what_is_replaced() -> None:

@@ -40,12 +40,18 @@ class Daemon:
 
     def __init__(self, deployment: Deployment) -> None:
         module = ("-m", "crucible_dagster.service.daemon", "-w", str(deployment.folder / "workspace.yaml"))
+        self._environment = deployment.environment
         self.process: subprocess.Popen[bytes] = deployment.start(Path(sys.executable).name, *module)
         self.log = max(deployment.folder.glob("*.log"), key=lambda file: int(file.stem.rpartition(" ")[2]))
 
     @property
     def said(self) -> str:
         return self.log.read_text()
+
+    def is_well(self) -> bool:
+        """As its health check in deploy/ says: for the instance, whichever daemon of it works."""
+        check = [sys.executable, "-m", "crucible_dagster.service.daemon_health"]
+        return subprocess.run(check, env=self._environment, capture_output=True, check=False).returncode == 0
 
     def works(self) -> bool:
         assert self.process.poll() is None, self.said
@@ -55,15 +61,19 @@ class Daemon:
 @pytest.mark.fault("R7", "the daemon is killed", "two daemons")
 def test_a_second_daemon_stands_by_and_takes_over_when_the_first_is_killed(deployment: Deployment) -> None:
     first = Daemon(deployment)
+    assert not first.is_well()
     wait_until(first.works, "the first daemon", lambda: first.said)
+    wait_until(first.is_well, "the health of the first daemon", lambda: first.said)
     second = Daemon(deployment)
     wait_until(lambda: STANDS_BY in second.said, "the second daemon", lambda: second.said)
     assert not second.works()
     first.process.kill()
     first.process.wait(timeout=30)
     wait_until(second.works, "the second daemon to take over", lambda: second.said)
+    wait_until(second.is_well, "the health of the second daemon", lambda: second.said)
     second.process.terminate()
     assert second.process.wait(timeout=60) == 0, second.said
+    assert not second.is_well()
 
 
 @pytest.mark.fault("two daemons")
