@@ -29,6 +29,8 @@ settings.load_profile("crucible")
 FORBID_SKIPS = "CRUCIBLE_FORBID_SKIPS"
 HERE = Path(__file__).parent
 
+gc.disable()  # until the tests are collected: what they import stays
+
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -134,6 +136,7 @@ def pytest_collection_finish() -> None:
         from migration_scripts import read_migration_scripts_once
 
         read_migration_scripts_once()
+    gc.enable()
     gc.collect()
     gc.freeze()  # the modules that are loaded by now stay: no later collection looks through them again
 

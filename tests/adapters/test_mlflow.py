@@ -11,13 +11,11 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from crucible_adapters.mlflow import MlflowObserver
 from crucible_adapters.mlflow.export import export_context
@@ -27,6 +25,10 @@ from crucible_core.cli import main
 from crucible_core.metrics import results
 from crucible_core.registry import Registry, builtin_registry
 from crucible_dagster import execute_experiment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 HERE = Path(__file__).parent
 PATIENCE = 300.0
@@ -73,6 +75,8 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture
 def client(server: str) -> MlflowClient:
+    from mlflow import MlflowClient  # as long as Dagster to import, and only one worker needs it
+
     return MlflowClient(server)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -32,7 +33,12 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+# When they are asked for: every worker that runs tests imports this file.
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -48,7 +54,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield full if full in MODULES else node.module
 
 
-IMPORTS = {name: set(imported(tree)) for name, tree in TREES.items()}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    return {name: set(imported(tree)) for name, tree in trees().items()}
 
 
 def room(module: str) -> str:
@@ -66,12 +74,12 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_import_runs_in_a_circle() -> None:
-    assert circle({name: (found & MODULES.keys()) - {name} for name, found in IMPORTS.items()}) == []
+    assert circle({name: (found & MODULES.keys()) - {name} for name, found in imports().items()}) == []
 
 
 def test_no_import_runs_in_a_circle_of_folders() -> None:
     rooms: dict[str, set[str]] = {}
-    for name, found in IMPORTS.items():
+    for name, found in imports().items():
         if "." in name:
             others = {room(other) for other in found if other in MODULES and "." in other}
             rooms.setdefault(room(name), set()).update(others - {room(name)})
@@ -85,7 +93,7 @@ def test_a_circle_would_be_found() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
-    for name, found in IMPORTS.items():
+    for name, found in imports().items():
         if name.partition(".")[0] == package:
             ours = {other.partition(".")[0] for other in found} & set(PACKAGES)
             assert ours <= FLOORS[package], f"{name} imports {sorted(ours - FLOORS[package])}"
@@ -104,15 +112,15 @@ def texts(tree: ast.AST) -> Iterator[str]:
 def test_neither_the_core_nor_the_statistics_name_the_adapter_in_any_form() -> None:
     # As a module that could be imported by name; `pip install 'crucible-dagster[stats]'` is the name of the project.
     named = re.compile(r"(?<![-\w])(crucible_dagster|dagster)\b")
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if name.partition(".")[0] in ("crucible_dagster", "crucible_adapters"):
             continue
-        assert not {other for other in IMPORTS[name] if named.match(other)}, name
+        assert not {other for other in imports()[name] if named.match(other)}, name
         assert not [text for text in texts(tree) if named.search(text)], name
 
 
 def test_the_statistics_know_nothing_of_the_core() -> None:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if name.partition(".")[0] == "crucible_bench":
             assert not [text for text in texts(tree) if "crucible_core" in text], name
 
