@@ -15,29 +15,53 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 from postgres import free_port
 
-__all__ = ["PASSWORD", "Worker", "redis_server", "workers"]
+__all__ = ["PASSWORD", "Redis", "Worker", "redis_server", "workers"]
 
 BIN = Path(sys.executable).parent
 TESTS = Path(__file__).parent
 PASSWORD = f"redis-{secrets.token_hex(8)}"
 
 
+class Redis:
+    """The one of Debian's `redis-server`, in memory only, with a password: what it holds is lost when it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("redis-server is not installed: apt-get install redis-server")
+        self._log = folder / "redis.log"
+        port = str(free_port())
+        self._command = (program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD)
+        self.url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after it was killed, and wait until it answers."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(self._command, stdout=log)
+        wait_until(lambda: b"Ready to accept connections" in self._log.read_bytes())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(timeout=30)
+
+    def has_key(self, pattern: str) -> bool:
+        """Whether there is a key like that, such as that of a queue with messages."""
+        with redis.Redis.from_url(self.url) as client:
+            return bool(client.keys(pattern))
+
+
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """The URL of a Redis of Debian's `redis-server`, in memory only, with a password."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    port = free_port()
-    settings = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD)
-    with (folder / "redis.log").open("wb") as log, subprocess.Popen([program, *settings], stdout=log) as process:
-        try:
-            wait_until(lambda: b"Ready to accept connections" in (folder / "redis.log").read_bytes())
-            yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
-        finally:
-            process.kill()
+def redis_server(folder: Path) -> Iterator[Redis]:
+    """One whose log lies in the folder."""
+    started = Redis(folder)
+    try:
+        yield started
+    finally:
+        started.kill()
 
 
 class Worker:

@@ -3,6 +3,8 @@
 `dagster-celery` hands each step to Celery and waits for its result. If the worker is killed, no result comes, and it
 would wait forever. So this asks the workers, by Celery's own means, which of them has the step. A step of trials that
 none has any more is handed out again, since it runs only the trials that have no row; any other step ends the run.
+While the broker does not answer, the run waits; a step that it lost before a worker had it is handed out again, and the
+end of one whose result it lost is read from the event log.
 
 The broker and the result backend are those of the environment, where Celery looks for them first: their URLs may hold
 passwords, and stand in no file and no run config.
@@ -23,6 +25,7 @@ from dagster import (
     ExecutorDefinition,
     InitExecutorContext,
     multiple_process_executor_requirements,
+    serialize_value,
 )
 from dagster_celery import celery_executor as plain_executor
 from dagster_celery.core_execution_loop import core_celery_execution_loop
@@ -45,10 +48,18 @@ CHECK_SECONDS = 5.0
 ANSWER_SECONDS = 0.5
 """For which their answers are waited for."""
 MOST_MISSED = 3
-"""Questions in a row after which a step that no worker has is lost."""
+"""Questions in a row after which a step that no worker has, and none is offered, is lost."""
 MOST_TIMES = 3
 """That a step of trials is handed out, if its worker dies each time."""
 PLAIN_BACKEND = "rpc://"
+BEGUN = "in celery worker"
+"""Of the event of a worker that begins a step."""
+ENDS = {
+    DagsterEventType.STEP_SUCCESS,
+    DagsterEventType.STEP_FAILURE,
+    DagsterEventType.STEP_UP_FOR_RETRY,
+    DagsterEventType.STEP_SKIPPED,
+}
 
 
 class WatchedCeleryExecutor(CeleryExecutor):
@@ -123,6 +134,12 @@ class _Watch:
         self._context = context
         self._tasks: list[_Task] = []
         self._checked = time.monotonic()
+        with app.connection_for_write() as connection:
+            errors: tuple[type[Exception], ...] = (*connection.connection_errors, OperationalError)
+        self.unreachable = (*errors, *getattr(app.backend, "connection_errors", ()))
+        """What is raised while the broker or the result backend does not answer."""
+        self.outages = 0
+        self._is_away = False
 
     def submit(self, app: Any, context: Any, step: Any, queue: str, priority: int, known_state: Any) -> _Task:
         """Hand out a step, in the place of the function of `dagster-celery`."""
@@ -133,28 +150,58 @@ class _Watch:
                 warnings.filterwarnings("ignore", "Task name")
                 return _submit_task(app, context, step, queue, priority, known_state)
 
-        made = _Task(self, step.key, submit)
+        made = _Task(self, step.key, queue, submit)
         self._tasks.append(made)
         return made
 
     def begun(self, step_key: str) -> int:
         """How often a worker has begun the step, by the event log."""
         events = self._context.instance.all_logs(self._context.run_id, of_type=DagsterEventType.ENGINE_EVENT)
-        return sum(one.step_key == step_key and "in celery worker" in one.message for one in events)
+        return sum(one.step_key == step_key and BEGUN in one.message for one in events)
+
+    def end(self, step_key: str, begun: int) -> list[str]:
+        """What a worker that began the step after so many others had for its result; empty if it has not ended."""
+        entries = [one for one in self._context.instance.all_logs(self._context.run_id) if one.step_key == step_key]
+        begins = [index for index, one in enumerate(entries) if BEGUN in one.message]
+        if len(begins) <= begun:
+            return []
+        events = [one.dagster_event for one in entries[begins[-1] :] if one.dagster_event is not None]
+        return [serialize_value(one) for one in events] if any(one.event_type in ENDS for one in events) else []
 
     def look(self) -> None:
         """Ask the workers for the tasks that have no result, unless they were asked a moment ago."""
         if time.monotonic() - self._checked < CHECK_SECONDS:
             return
-        open_tasks = [task for task in self._tasks if not task.result.ready()]
+        open_tasks = [task for task in self._tasks if task.result is not None and not task.result.ready()]
         ids = [task.result.id for task in open_tasks]
         answers = self._app.control.inspect(timeout=ANSWER_SECONDS).query_task(*ids) or {}
         held = {task_id for tasks in answers.values() for task_id in tasks}
         for task in open_tasks:
-            task.heard(held=task.result.id in held)
+            is_held = task.result.id in held
+            # Workers that do not answer may be about to: the broker may have been away for them too.
+            nowhere = bool(answers) and not is_held and (task.outages < self.outages or not self._offers(task.queue))
+            task.heard(held=is_held, nowhere=nowhere)
         if not answers and open_tasks:
             self.say("no Celery worker answers; the steps wait for one", step_key=None)
         self._checked = time.monotonic()
+        self._is_away = False
+
+    def missed(self, error: Exception) -> None:
+        """The broker or the result backend did not answer."""
+        if not self._is_away:
+            self.say(
+                f"Celery's broker or result backend does not answer; the steps wait for it: {error}", step_key=None
+            )
+            self.outages += 1
+        self._is_away = True
+
+    def _offers(self, queue: str) -> bool:
+        """Whether the broker has messages in the queue that no worker has taken."""
+        with self._app.connection_for_read() as connection:
+            try:
+                return bool(connection.default_channel.queue_declare(queue, passive=True).message_count)
+            except connection.channel_errors:  # there is no such queue: in Redis, one without messages
+                return False
 
     def say(self, message: str, *, step_key: str | None) -> None:
         self._context.log.warning(message if step_key is None else f"step {step_key}: {message}")
@@ -163,50 +210,79 @@ class _Watch:
 class _Task:
     """A step's result in Celery; where its worker died, that of the step handed out again."""
 
-    def __init__(self, watch: _Watch, step_key: str, submit: Callable[[], Any]) -> None:
+    def __init__(self, watch: _Watch, step_key: str, queue: str, submit: Callable[[], Any]) -> None:
+        self.queue = queue
+        self.result: Any = None
+        """None while the broker has not taken it."""
         self._watch = watch
         self._step_key = step_key
         self._submit = submit
         self._times = 1
         self._begun = 0
+        self.outages = 0
+        """Those of the watch before it was handed out."""
         self._taken = False
         self._missed = 0
+        self._nowhere = 0
         self._is_lost = False
         self._is_revoked = False
-        self.result = submit()
+        self._logged: list[str] = []
+        """Its result, where that was read from the event log."""
+        self._reached(self._hand_out)
 
     def ready(self) -> bool:
-        if self._is_lost:
-            return True
-        if not self.result.ready():
-            self._watch.look()
-            return self._is_lost
-        if isinstance(self.result.result, WorkerLostError):
-            self._again()
-            return self._is_lost
-        return True
+        return self._is_over or self._reached(self._is_ready)
 
     def get(self) -> Any:
         if self._is_lost:
             raise CrucibleError("the Celery worker that ran it died")
-        return self.result.get()
+        return self._logged or self.result.get()
 
     def revoke(self) -> None:
         """End it, also where it runs already: what its trials have given is kept."""
         self._is_revoked = True
-        self.result.revoke(terminate=True)
+        if self.result is not None:
+            self.result.revoke(terminate=True)
 
-    def heard(self, *, held: bool) -> None:
+    def heard(self, *, held: bool, nowhere: bool) -> None:
+        """What the workers and the broker say of it."""
         self._taken = self._taken or held
         self._missed = 0 if held else self._missed + 1
-        if self._missed < MOST_MISSED:
-            return
+        self._nowhere = self._nowhere + 1 if nowhere else 0
         # A worker may have died before it was asked for the first time.
-        if self._taken or self._watch.begun(self._step_key) > self._begun:
+        is_gone = self._missed >= MOST_MISSED and (self._taken or self._has_begun())
+        if is_gone or self._nowhere >= MOST_MISSED:
             self.result.revoke()  # a broker may deliver it once more, long after
-            self._again()
+            self._without_result()
 
-    def _again(self) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return self._is_lost or bool(self._logged)
+
+    def _has_begun(self) -> bool:
+        return self._watch.begun(self._step_key) > self._begun
+
+    def _is_ready(self) -> bool:
+        if self.result is None:
+            self._hand_out()
+        if not self.result.ready():
+            self._watch.look()
+            return self._is_over
+        # A worker may also have had its result, or begun, while the result backend was away.
+        if isinstance(self.result.result, (WorkerLostError, *self._watch.unreachable)):
+            self._without_result()
+            return self._is_over
+        return True
+
+    def _without_result(self) -> None:
+        """Celery will give none: it has ended all the same, no worker has begun it, or one has died that had."""
+        self._logged = self._watch.end(self._step_key, self._begun)
+        if self._logged:
+            return
+        if not self._has_begun() and not self._is_revoked:
+            self._watch.say("the broker lost it before a worker began; it is handed out again", step_key=self._step_key)
+            self._hand_out()
+            return
         name = step_name(self._step_key)
         if self._is_revoked or self._times == MOST_TIMES or (sharing(name) is None and name != STAGE):
             self._is_lost = True
@@ -215,5 +291,19 @@ class _Task:
         self._watch.say("its worker died; another runs what is missing", step_key=self._step_key)
         self._times += 1
         self._begun = self._watch.begun(self._step_key)
-        self._taken, self._missed = False, 0
+        self._hand_out()
+
+    def _hand_out(self) -> bool:
+        self.result = None
+        self._taken, self._missed, self._nowhere = False, 0, 0
+        self.outages = self._watch.outages
         self.result = self._submit()
+        return True
+
+    def _reached(self, ask: Callable[[], bool]) -> bool:
+        """What it gives; False if the broker or the result backend does not answer."""
+        try:
+            return ask()
+        except self._watch.unreachable as error:
+            self._watch.missed(error)
+            return False

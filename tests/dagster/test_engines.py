@@ -14,7 +14,8 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing import Any
 import dagster_celery.core_execution_loop as celery_loop
 import pytest
 import yaml
-from celery_workers import PASSWORD, Worker, redis_server, wait_until, workers
-from dagster import DagsterInstance, DagsterInvalidConfigError, validate_run_config
+from celery import Celery
+from celery_workers import PASSWORD, Redis, Worker, redis_server, wait_until, workers
+from dagster import DagsterInstance, DagsterInvalidConfigError, RunsFilter, validate_run_config
 from test_executors_agree import (  # noqa: F401  # they are collected here too, to be run on Celery
     test_a_blocking_gate_that_fails_gives_the_same_error_with_the_whole_context,
     test_decisions_and_a_skipped_stage_are_recorded_alike,
@@ -63,14 +65,20 @@ def instance(open_instance: Callable[[], AbstractContextManager[DagsterInstance]
 
 
 @pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with redis_server(tmp_path_factory.mktemp("broker")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
 def celery(
-    instance: DagsterInstance, s3: str, tmp_path_factory: pytest.TempPathFactory
+    broker: Redis, instance: DagsterInstance, s3: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Worker, Worker]]:
     """Two workers, and this process set to hand out steps to them."""
     folder = tmp_path_factory.mktemp("celery")
-    with redis_server(folder) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(celery_executor.BROKER_VARIABLE, url)
-        patch.setenv(celery_executor.BACKEND_VARIABLE, url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(celery_executor.BROKER_VARIABLE, broker.url)
+        patch.setenv(celery_executor.BACKEND_VARIABLE, broker.url)
         patch.setenv("CRUCIBLE_STORE", f"{s3}/celery")
         patch.setenv("DAGSTER_HOME", instance.root_directory)
         # Waiting, most of it, for what is there already.
@@ -296,7 +304,7 @@ def test_what_a_killed_worker_had_is_run_by_another_without_help(
     first, _ = celery
 
     def kill() -> None:
-        wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 4)
+        wait_until(lambda: marks(folder) >= 4)
         first.main.kill()
 
     thread = threading.Thread(target=kill)
@@ -354,7 +362,7 @@ def test_a_run_whose_own_process_ends_is_resumed_and_its_steps_stop(
     command = [sys.executable, "-c", program, "run", str(file), "--dagster"]
     environment = {**os.environ, "DAGSTER_HOME": instance.root_directory}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: (folder / "ran").exists() and len(ran(folder)) >= 3)
+        wait_until(lambda: marks(folder) >= 3)
         process.send_signal(how)
         process.wait(timeout=60)
     run_id = instance.get_run_records(limit=1)[0].dagster_run.run_id
@@ -384,6 +392,86 @@ def test_the_steps_of_a_queue_go_to_the_workers_that_listen_to_it(
 def test_a_setting_of_another_executor_is_refused(execution: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is (not )?of the executor celery"):
         Experiment.model_validate({"id": "x", "pipeline": [{"name": "bench"}], "execution": execution})
+
+
+@contextmanager
+def beside(act: Callable[[], None]) -> Iterator[None]:
+    """Act in a thread of its own meanwhile. Raises what it raised."""
+    with ThreadPoolExecutor() as pool:
+        acted = pool.submit(act)
+        yield
+        acted.result()
+
+
+@pytest.mark.usefixtures("hasty", "celery")
+@pytest.mark.fault("the broker is restarted")
+@pytest.mark.all_faults  # always run: the next two
+def test_a_broker_that_is_restarted_while_trials_run_costs_none(
+    broker: Redis, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    folder = tmp_path / "marks"
+    described = on_celery(folder, seconds=0.4)
+    with beside(lambda: restart(broker, lambda: marks(folder) >= 4, away=3.0)):
+        found = execute_experiment(described, instance=instance)
+    assert rows(found) == rows(run_experiment(on_celery(tmp_path / "direct")))
+    assert len(ran(folder)) == len({*ran(folder)}) == 12
+
+
+@pytest.mark.usefixtures("hasty", "celery")
+@pytest.mark.fault("the broker is restarted")
+def test_a_stage_that_ends_while_the_broker_is_away_has_ended(
+    broker: Redis, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip", "mark")]
+    stages[2]["options"] = {"folder": str(tmp_path), "seconds": 2.0}  # type: ignore[assignment]
+    described = Experiment.model_validate(
+        {"id": "ends", "seed": 42, "pipeline": stages, "execution": {"executor": "celery"}}
+    )
+    with beside(lambda: restart(broker, lambda: marks(tmp_path) == 1, away=5.0)):
+        found = execute_experiment(described, instance=instance)
+    assert found.completed_stages == ("load", "flip", "mark")
+    assert len(ran(tmp_path)) == 1
+    assert "does not answer; the steps wait for it" in said(instance, "ends")
+
+
+def marks(folder: Path) -> int:
+    """How many times `mark` ran."""
+    return len(ran(folder)) if (folder / "ran").exists() else 0
+
+
+def restart(broker: Redis, when: Callable[[], bool], away: float) -> None:
+    """Kill it when that is so, and start it again so many seconds later."""
+    wait_until(when)
+    broker.kill()
+    time.sleep(away)
+    broker.start()
+
+
+@pytest.mark.usefixtures("hasty", "celery")
+@pytest.mark.fault("the broker is restarted")
+def test_a_step_that_a_broker_forgot_before_a_worker_had_it_is_handed_out_again(
+    broker: Redis, instance: DagsterInstance
+) -> None:
+    stages = [{"name": one, "module": f"trial_stages:{one}"} for one in ("load", "flip")]
+    execution = {"executor": "celery", "queue": "later"}
+    described = Experiment.model_validate({"id": "forgotten", "pipeline": stages, "execution": execution})
+
+    def forget() -> None:
+        restart(broker, lambda: broker.has_key("later*"), away=0.5)
+        wait_until(lambda: "handed out again" in said(instance, described.id))
+        with Celery(broker=broker.url) as app:
+            wait_until(lambda: app.control.add_consumer("later", reply=True))
+
+    with beside(forget):
+        found = execute_experiment(described, instance=instance)
+    assert found.completed_stages == ("load", "flip")
+    assert said(instance, described.id).count("it is handed out again") == 1
+
+
+def said(instance: DagsterInstance, job: str) -> str:
+    """What the log of its runs says; nothing before there is one."""
+    runs = instance.get_runs(RunsFilter(job_name=job))
+    return "\n".join(entry.message for run in runs for entry in instance.all_logs(run.run_id))
 
 
 @pytest.mark.fault("the broker is restarted")

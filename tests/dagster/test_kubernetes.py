@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from dagster import DagsterRun
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._config import process_config
+from dagster._core.test_utils import create_run_for_test
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 from dagster_k8s.launcher import K8sRunLauncher
 from kubernetes.client import ApiClient
+from postgres import free_port
 
 from crucible_dagster.compile.executors import without_token
+from crucible_dagster.service.k8s_launcher import PatientK8sRunLauncher
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 VALUES: dict[str, Any] = yaml.safe_load((FOLDER / "values.yaml").read_text())
@@ -50,36 +58,20 @@ def read(kind: str, given: Mapping[str, Any]) -> Any:
     return known
 
 
+def config_of(folder: Path, **given: Any) -> dict[str, Any]:
+    """The launcher's settings, but for where the cluster is."""
+    file = folder / "config"
+    file.write_text(CLUSTER)
+    config: dict[str, Any] = copy.deepcopy(VALUES["runLauncher"]["config"]["customRunLauncher"]["config"])
+    return {**config, "load_incluster_config": False, "kubeconfig_file": str(file), **given}
+
+
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> K8sRunLauncher:
-    """The launcher with the settings that the chart's template makes of the values."""
-    values = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
-    told = values["runK8sConfig"]
-    names = {
-        "containerConfig": "container_config",
-        "podSpecConfig": "pod_spec_config",
-        "jobSpecConfig": "job_spec_config",
-    }
-    assert told.keys() == names.keys()
-    cluster = tmp_path_factory.mktemp("cluster") / "config"
-    cluster.write_text(CLUSTER)
-    config = {
-        "load_incluster_config": False,
-        "kubeconfig_file": str(cluster),
-        "job_namespace": "crucible",
-        "image_pull_policy": values["imagePullPolicy"],
-        "service_account_name": "crucible-dagster",
-        "dagster_home": VALUES["global"]["dagsterHome"],
-        "instance_config_map": "crucible-dagster-instance",
-        "postgres_password_secret": VALUES["global"]["postgresqlSecretName"],
-        "env_config_maps": values["envConfigMaps"],
-        "env_secrets": values["envSecrets"],
-        "fail_pod_on_run_failure": values["failPodOnRunFailure"],
-        "run_k8s_config": {names[name]: part for name, part in told.items()},
-    }
-    checked = process_config(K8sRunLauncher.config_type(), copy.deepcopy(config))
+    """The launcher with its settings."""
+    checked = process_config(PatientK8sRunLauncher.config_type(), config_of(tmp_path_factory.mktemp("cluster")))
     assert checked.success, checked.errors
-    return K8sRunLauncher(**checked.value)
+    return PatientK8sRunLauncher(**checked.value)
 
 
 def job(launcher: K8sRunLauncher, *, step: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -195,6 +187,108 @@ def test_a_run_has_its_password_from_the_secret_and_no_secret_is_in_the_values(l
     assert password["valueFrom"]["secretKeyRef"] == {"name": "crucible-postgresql", "key": "postgresql-password"}
     assert not VALUES["generatePostgresqlPasswordSecret"]
     assert "assword:" not in (FOLDER / "values.yaml").read_text()
+
+
+def test_the_launcher_s_names_are_those_that_the_chart_makes() -> None:
+    settings = VALUES["runLauncher"]["config"]["customRunLauncher"]["config"]
+    names = VALUES["global"]
+    assert settings["dagster_home"] == names["dagsterHome"]
+    assert settings["postgres_password_secret"] == names["postgresqlSecretName"]
+    assert settings["instance_config_map"] == f"{names['fullnameOverride']}-instance"
+    assert (settings["service_account_name"], names["serviceAccountName"]) == (names["fullnameOverride"], "")
+    namespace, _ = yaml.safe_load_all((FOLDER / "namespace.yaml").read_text())
+    assert settings["job_namespace"] == namespace["metadata"]["name"]
+
+
+class Cluster:
+    """An API server that says one thing of every Job, or is away."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[int, dict[str, Any]] = (200, {"status": {"active": 1}})
+        cluster = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                code, body = cluster.answer
+                said = json.dumps(body).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        self._handler = Handler
+        self.port = free_port()
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def watched(cluster: Cluster, tmp_path: Path) -> Iterator[DagsterInstance]:
+    """An instance with the launcher, whose cluster that is."""
+    config = config_of(tmp_path, unanswered_seconds=5.0)
+    file = Path(config["kubeconfig_file"])
+    file.write_text(file.read_text().replace("127.0.0.1:1", f"127.0.0.1:{cluster.port}"))
+    launcher = {"module": PatientK8sRunLauncher.__module__, "class": PatientK8sRunLauncher.__name__, "config": config}
+    settings = {"run_launcher": launcher, "run_monitoring": {"enabled": True}}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=settings) as instance:
+        yield instance
+
+
+@pytest.mark.fault("the Kubernetes API does not answer")
+def test_a_run_is_dead_when_the_cluster_says_so_or_has_not_answered_for_long(
+    cluster: Cluster, watched: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("crucible_dagster.service.k8s_launcher.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def monitored(run: DagsterRun) -> DagsterRunStatus:
+        record = watched.get_run_record_by_id(run.run_id)
+        assert record is not None
+        monitor_started_run(watched, None, record, logging.getLogger("daemon"))  # type: ignore[arg-type]
+        found = watched.get_run_by_id(run.run_id)
+        assert found is not None
+        return found.status
+
+    def started() -> DagsterRun:
+        return create_run_for_test(watched, job_name="digits", status=DagsterRunStatus.STARTED)
+
+    first, second = started(), started()
+    assert monitored(first) is DagsterRunStatus.STARTED
+    cluster.stop()
+    assert monitored(first) is DagsterRunStatus.STARTED
+    now[0] += 4.0
+    assert monitored(first) is DagsterRunStatus.STARTED
+    cluster.start()
+    assert monitored(first) is DagsterRunStatus.STARTED
+    cluster.stop()
+    now[0] += 4.0  # it has answered meanwhile: the time begins anew
+    assert monitored(first) is DagsterRunStatus.STARTED
+    now[0] += 6.0
+    assert monitored(first) is DagsterRunStatus.FAILURE
+    cluster.start()
+    cluster.answer = (404, {"kind": "Status", "reason": "NotFound", "code": 404})
+    assert monitored(second) is DagsterRunStatus.FAILURE
 
 
 def test_the_namespace_admits_only_restricted_pods_and_no_traffic_from_outside() -> None:

@@ -337,12 +337,13 @@ class Chaos:
         return f"collect: {len(found.removed_runs)} runs, {found.removed_objects} objects"
 
     def _own_processes(self) -> list[psutil.Process]:
-        """Every process that was started with this DAGSTER_HOME."""
+        """Every process that was started with this DAGSTER_HOME, but not what this one has for the runs it resumes."""
         found = []
         for one in psutil.process_iter():
             with suppress(psutil.Error):
                 home = one.environ().get("DAGSTER_HOME")
-                if home == self.instance.root_directory and one.status() != psutil.STATUS_ZOMBIE:
+                is_ours = home == self.instance.root_directory and one.ppid() != os.getpid()
+                if is_ours and one.status() != psutil.STATUS_ZOMBIE:
                     found.append(one)
         return found
 

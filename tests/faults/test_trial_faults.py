@@ -132,13 +132,13 @@ def celery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DagsterIn
     """An instance on this machine, and two of Celery's workers for its steps."""
     folder = tmp_path_factory.mktemp("celery")
     with (
-        redis_server(folder) as url,
+        redis_server(folder) as broker,
         pytest.MonkeyPatch.context() as patch,
         dagster_home(folder / "home", "sqlite") as home,
         DagsterInstance.from_config(str(home)) as instance,
     ):
         for name in (celery_executor.BROKER_VARIABLE, celery_executor.BACKEND_VARIABLE):
-            patch.setenv(name, url)
+            patch.setenv(name, broker.url)
         patch.setenv("DAGSTER_HOME", str(home))
         patch.setattr(celery_loop, "TICK_SECONDS", 0.05)
         patch.setattr(celery_executor, "CHECK_SECONDS", 1.0)
