@@ -37,12 +37,12 @@ class PatientK8sRunLauncher(K8sRunLauncher):
 
     @classmethod
     def config_type(cls) -> Mapping[str, Any]:
-        own = Field(float, is_required=False, default_value=UNANSWERED)
-        return {**super().config_type(), "unanswered_seconds": own}
+        theirs: Mapping[str, Any] = super().config_type()  # type: ignore[no-untyped-call]
+        return {**theirs, "unanswered_seconds": Field(float, is_required=False, default_value=UNANSWERED)}
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """As Dagster's launcher says; RUNNING while the cluster has not answered for less than `unanswered_seconds`."""
-        found = super().check_run_worker_health(run)
+        found: CheckRunHealthResult = super().check_run_worker_health(run)
         if found.status is not WorkerStatus.UNKNOWN or NO_JOB in (found.msg or ""):
             self._unanswered.pop(run.run_id, None)
             return found
