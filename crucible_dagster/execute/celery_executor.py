@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
+from celery.exceptions import TaskRevokedError
 from dagster import (
     DagsterEvent,
     DagsterEventType,
@@ -172,7 +173,7 @@ class _Watch:
         """Ask the workers for the tasks that have no result, unless they were asked a moment ago."""
         if time.monotonic() - self._checked < CHECK_SECONDS:
             return
-        open_tasks = [task for task in self._tasks if task.result is not None and not task.result.ready()]
+        open_tasks = [task for task in self._tasks if task.is_open()]
         ids = [task.result.id for task in open_tasks]
         answers = self._app.control.inspect(timeout=ANSWER_SECONDS).query_task(*ids) or {}
         held = {task_id for tasks in answers.values() for task_id in tasks}
@@ -233,16 +234,20 @@ class _Task:
     def ready(self) -> bool:
         return self._is_over or self._reached(self._is_ready)
 
+    def is_open(self) -> bool:
+        """Whether the broker has taken it, and nothing is known of its end."""
+        return not self._is_over and self.result is not None and not self.result.ready()
+
     def get(self) -> Any:
         if self._is_lost:
-            raise CrucibleError("the Celery worker that ran it died")
+            raise TaskRevokedError if self._is_revoked else CrucibleError("the Celery worker that ran it died")
         return self._logged or self.result.get()
 
     def revoke(self) -> None:
         """End it, also where it runs already: what its trials have given is kept."""
         self._is_revoked = True
         if self.result is not None:
-            self.result.revoke(terminate=True)
+            self._reached(lambda: self.result.revoke(terminate=True))
 
     def heard(self, *, held: bool, nowhere: bool) -> None:
         """What the workers and the broker say of it."""
@@ -279,12 +284,15 @@ class _Task:
         self._logged = self._watch.end(self._step_key, self._begun)
         if self._logged:
             return
-        if not self._has_begun() and not self._is_revoked:
+        if self._is_revoked:
+            self._is_lost = True
+            return
+        if not self._has_begun():
             self._watch.say("the broker lost it before a worker began; it is handed out again", step_key=self._step_key)
             self._hand_out()
             return
         name = step_name(self._step_key)
-        if self._is_revoked or self._times == MOST_TIMES or (sharing(name) is None and name != STAGE):
+        if self._times == MOST_TIMES or (sharing(name) is None and name != STAGE):
             self._is_lost = True
             self._watch.lost.append(f"step {self._step_key!r}")
             return
@@ -293,17 +301,16 @@ class _Task:
         self._begun = self._watch.begun(self._step_key)
         self._hand_out()
 
-    def _hand_out(self) -> bool:
+    def _hand_out(self) -> None:
         self.result = None
         self._taken, self._missed, self._nowhere = False, 0, 0
         self.outages = self._watch.outages
         self.result = self._submit()
-        return True
 
-    def _reached(self, ask: Callable[[], bool]) -> bool:
-        """What it gives; False if the broker or the result backend does not answer."""
+    def _reached(self, ask: Callable[[], object]) -> bool:
+        """Whether it gives something; not if the broker or the result backend does not answer."""
         try:
-            return ask()
+            return bool(ask())
         except self._watch.unreachable as error:
             self._watch.missed(error)
             return False
