@@ -85,3 +85,7 @@ WORKER_TAG = "crucible/worker"
 
 CELERY_QUEUE_TAG = "dagster-celery/queue"
 """On an op: the tag of `dagster-celery` for the queue that its steps are put into."""
+
+
+LAUNCHED_FOR_TAGS = (SCHEDULE_NAME_TAG, TICK_TAG, CRON_TAG, SENSOR_NAME_TAG, UPDATE_TAG, UPDATED_TAG)
+"""On a run that a schedule or a trigger launched, or that goes on from such a run: which tick or update it is of."""

@@ -43,10 +43,11 @@ from crucible_dagster.history.history import History
 from crucible_dagster.history.recorded import recorded_experiment, recorded_run
 from crucible_dagster.history.run_record import LaunchedBy, RunRecord, changed_since, kept_stages, launch_tags
 from crucible_dagster.names import last_step, op_names, root_of, step_name
+from crucible_dagster.origins import location_of
 from crucible_dagster.processes import is_gone
 from crucible_dagster.store import ContextStore, StoreError
 from crucible_dagster.store.io_manager import open_store
-from crucible_dagster.tags import ASSIGNS_TAG, FRESH_TAG
+from crucible_dagster.tags import ASSIGNS_TAG, FRESH_TAG, LAUNCHED_FOR_TAGS, LOCATION_TAG
 
 __all__ = ["Resumption", "plan_resumption", "resume_run"]
 
@@ -76,7 +77,7 @@ class Resumption:
             PARENT_TAG: self.parent.run_id,
             ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
-            **{tag: value for tag, value in self.parent.tags.items() if tag == ASSIGNS_TAG},
+            **self._kept_tags(),
         }
         apart = _executor_of(self.run_config, self.experiment) != "in_process"
         with (
@@ -99,6 +100,12 @@ class Resumption:
         if error is not None:
             raise error
         return context
+
+    def _kept_tags(self) -> dict[str, str]:
+        """What the new run is of, as the one that it goes on from: its assigns, its tick or update."""
+        kept = {tag: value for tag, value in self.parent.tags.items() if tag in {ASSIGNS_TAG, *LAUNCHED_FOR_TAGS}}
+        location = location_of(self.parent)
+        return {**kept, LOCATION_TAG: location} if location and kept.keys() - {ASSIGNS_TAG} else kept
 
     def _rest(self, job: ReconstructableJob) -> ExecutionPlan:
         """The steps that have no result in Dagster's event log, with the results of the others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from crucible_core import (
 )
 from crucible_core.cli import main
 from crucible_dagster import execute_experiment
+from crucible_dagster.automation.ticks import what_became_of
 from crucible_dagster.execution import job_in_processes
 from crucible_dagster.history.history import History
 from crucible_dagster.rerun.replay import replay_run
@@ -31,6 +33,7 @@ from crucible_dagster.rerun.resume import resume_run
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.store.objects import object_name
 from crucible_dagster.store.retention import collect
+from crucible_dagster.tags import LOCATION_TAG, SCHEDULE_NAME_TAG, TICK_TAG
 
 EXECUTORS = ["in_process", "multiprocess"]
 
@@ -90,6 +93,19 @@ def test_what_the_event_log_knows_is_enough_for_dagster_s_own_reexecution(
     assert again.success
     assert steps_of(instance, again.run_id) == {"fail_until", "choose", "add"}
     assert open_store(instance).load(again.run_id, "add").metrics == {"attempt": 2, "total": 2.0}
+
+
+def test_a_tick_whose_run_failed_and_was_resumed_is_that_of_the_resumed_run(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    midnight = datetime(2026, 5, 4, tzinfo=UTC)
+    of_tick = {SCHEDULE_NAME_TAG: "nightly", TICK_TAG: midnight.isoformat(), LOCATION_TAG: "lab:__repository__"}
+    failed = fail(flaky(tmp_path), instance, tags=of_tick)
+    resumed = resume_run(instance, failed)
+    runs = [instance.get_run_by_id(one) for one in (failed, resumed.run_id)]
+    assert [{tag: run.tags[tag] for tag in of_tick} for run in runs if run is not None] == [of_tick, of_tick]
+    tick = what_became_of(midnight, [run for run in runs if run is not None], None)
+    assert (tick.outcome, tick.run_id, tick.run_status) == ("run", resumed.run_id, "succeeded")
 
 
 def test_a_run_can_be_resumed_more_than_once(instance: DagsterInstance, tmp_path: Path) -> None:

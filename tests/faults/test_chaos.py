@@ -6,7 +6,10 @@ import pytest
 from chaos import chaos
 
 # Seeds that found something, and one that is run with every change.
-SEEDS = [pytest.param(1, 15.0), *(pytest.param(seed, 60.0, marks=pytest.mark.all_faults) for seed in (2, 3, 4, 13, 28))]
+SEEDS = [
+    pytest.param(1, 15.0),
+    *(pytest.param(seed, 60.0, marks=pytest.mark.all_faults) for seed in (2, 3, 4, 13, 28, 29)),
+]
 
 
 @pytest.mark.xdist_group("chaos")  # it takes minutes, so it begins early
