@@ -141,9 +141,25 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # the modules that are loaded by now stay: no later collection looks through them again
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, metavar="N", help="run at most N cases of each test")
+
+
+def some_of(items: list[pytest.Item], cases: int) -> list[pytest.Item]:
+    """At most so many cases of each test, at equal distances."""
+    found: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [item for every in found.values() for item in every[:: -(-len(every) // cases)]]
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests are marked by their folder and fixtures, and the long ones begin first."""
+    if (cases := config.getoption("--cases")) is not None:
+        chosen = some_of(items, cases)
+        config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+        items[:] = chosen
     long = [item for item in items if is_long(item)]
     if ALL_FAULTS:
         for item in long:
