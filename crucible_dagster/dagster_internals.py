@@ -126,7 +126,9 @@ def run_of_this_process() -> tuple[str, InstanceRef | None] | None:
 def notice_killed_runs() -> None:
     """In a code server: have the thread that notices killed runs survive a database that is away.
 
-    An error that it does not handle ends it for good, and no killed run of this code server is noticed any more.
+    An error that it does not handle ends it for good, and no killed run of this code server is noticed any more. A code
+    server that is to end, and has no run in flight, tries for RECORD_WITHIN seconds: its database may be gone for good,
+    and the run monitoring of the instance notices killed runs too.
     """
     server: Any = sys.modules.get("dagster._grpc.server")
     if server is None or hasattr(server.DagsterApiServer, _PATCHED):
@@ -138,6 +140,11 @@ def notice_killed_runs() -> None:
             check(self)
         except Exception as error:  # noqa: BLE001  # of any database
             _log.warning("whether runs were killed cannot be recorded yet, and is looked at again: %s", error)
+            if not self._shutdown_once_executions_finish_event.is_set():
+                return
+            gives_up = vars(self).setdefault(_GIVES_UP, time.monotonic() + RECORD_WITHIN)
+            if time.monotonic() > gives_up and not any(process.is_alive() for process, _ in self._executions.values()):
+                self._server_termination_event.set()
 
     server.DagsterApiServer._check_for_orphaned_runs = check_again_later
     setattr(server.DagsterApiServer, _PATCHED, True)
@@ -222,6 +229,8 @@ def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
     return [one for one in instance.get_run_records(wanted) if AUTO_RETRY_RUN_ID_TAG not in one.dagster_run.tags]
 
 
+RECORD_WITHIN = 60.0
+"""Seconds for which a code server that is to end tries to record which of its runs were killed."""
 RETRY_WITHIN = 3_600.0
 """Seconds for which a failed run waits for its code server before it is given up."""
 LOOK_BACK = 24 * RETRY_WITHIN
@@ -295,6 +304,7 @@ def database_errors() -> tuple[type[Exception], ...]:
 
 
 _PATCHED = "_crucible_replaced"
+_GIVES_UP = "_crucible_gives_up"
 _log = logging.getLogger("crucible")
 _configuring, _capturing = threading.RLock(), threading.RLock()
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +207,37 @@ def test_daemons_that_never_ran_are_not_well_and_those_that_have_just_said_so_ar
 def test_the_thread_that_notices_killed_runs_calls_what_is_replaced() -> None:
     assert "self._check_for_orphaned_runs()" in inspect.getsource(DagsterApiServer._cleanup_thread)
     assert list(inspect.signature(DagsterApiServer._check_for_orphaned_runs).parameters) == ["self"]
+
+
+@pytest.mark.fault("the code server's thread that notices killed runs")
+def test_a_code_server_that_is_to_end_does_not_wait_for_ever_for_a_database_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DagsterApiServer, "_check_for_orphaned_runs", DagsterApiServer._check_for_orphaned_runs)
+    monkeypatch.setattr(DagsterApiServer, dagster_internals._PATCHED, None, raising=False)
+    monkeypatch.delattr(DagsterApiServer, dagster_internals._PATCHED)
+    dagster_internals.notice_killed_runs()
+    clock = SimpleNamespace(now=1_000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(dagster_internals, "time", clock)
+    gone = dagster_internals.InstanceRef.from_dir(str(tmp_path))
+    (tmp_path / "history").touch()  # where the database was
+    ended, in_flight = SimpleNamespace(is_alive=lambda: False), SimpleNamespace(is_alive=lambda: True)
+    server: Any = DagsterApiServer.__new__(DagsterApiServer)
+    server._execution_lock, server._executions = threading.Lock(), {"one": (ended, gone), "two": (in_flight, gone)}
+    server._shutdown_once_executions_finish_event = threading.Event()
+    server._server_termination_event = threading.Event()
+
+    def ends() -> bool:
+        server._check_for_orphaned_runs()
+        return bool(server._server_termination_event.is_set())
+
+    assert not ends()
+    server._shutdown_once_executions_finish_event.set()
+    assert not ends()
+    clock.now += dagster_internals.RECORD_WITHIN + 1.0
+    assert not ends()
+    server._executions["two"] = (ended, gone)
+    assert ends()
 
 
 def test_the_daemon_retries_failed_runs_by_what_is_replaced() -> None:
