@@ -36,6 +36,7 @@ from kombu.exceptions import OperationalError
 
 from crucible_core import CrucibleError
 from crucible_core.ir.trials_stage import STAGE
+from crucible_core.values.redaction import scrub
 from crucible_dagster.names import sharing, step_name
 from crucible_dagster.processes import worker_of_this_step
 from crucible_dagster.tags import WORKER_TAG
@@ -190,9 +191,8 @@ class _Watch:
     def missed(self, error: Exception) -> None:
         """The broker or the result backend did not answer."""
         if not self._is_away:
-            self.say(
-                f"Celery's broker or result backend does not answer; the steps wait for it: {error}", step_key=None
-            )
+            said = scrub(str(error))  # the addresses have passwords
+            self.say(f"Celery's broker or result backend does not answer; the steps wait for it: {said}", step_key=None)
             self.outages += 1
         self._is_away = True
 
