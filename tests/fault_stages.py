@@ -212,8 +212,12 @@ def execute(
     executor: Any = None,
     slow_watch: bool = False,
     limit: int | None = None,
+    opened: Callable[[], None] = lambda: None,
 ) -> Context:
-    """Run an experiment, and say so in `folder` right before; with a limit to the size of files, if one is given."""
+    """Run an experiment, and say so in `folder` right before; with a limit to the size of files, if one is given.
+
+    `opened` is called when the instance is open.
+    """
     from crucible_core import Experiment
     from crucible_dagster import execute_experiment
     from crucible_dagster.execute import orphan_watch
@@ -223,6 +227,7 @@ def execute(
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with _instance(home) as instance:
+        opened()
         (Path(folder) / f"begun {run_id}").touch()
         return execute_experiment(
             Experiment.model_validate_json(experiment), instance=instance, run_id=run_id, executor=executor
@@ -277,10 +282,11 @@ def execute_and_die(*, call: str, nth: int, **arguments: Any) -> Context:
     return execute(**arguments)
 
 
-def resume(*, home: str, run_id: str) -> Context:
+def resume(*, home: str, run_id: str, opened: Callable[[], None] = lambda: None) -> Context:
     from crucible_dagster.rerun.resume import resume_run
 
     with _instance(home) as instance:
+        opened()
         return resume_run(instance, run_id)
 
 
@@ -377,13 +383,11 @@ def execute_and_wait(*, call: str, nth: int, **arguments: Any) -> Context:
 
 def execute_on_a_bad_database(*, how: str, seed: int, share: float, **arguments: Any) -> Context:
     """Run an experiment on a database of which a share of the statements fails: see `spoil_statements`."""
-    spoil_statements(how, seed, share, Path(arguments["folder"]))
-    return execute(**arguments)
+    return execute(**arguments, opened=lambda: spoil_statements(how, seed, share, Path(arguments["folder"])))
 
 
 def resume_on_a_bad_database(*, how: str, seed: int, share: float, folder: str, **arguments: Any) -> Context:
-    spoil_statements(how, seed, share, Path(folder))
-    return resume(**arguments)
+    return resume(**arguments, opened=lambda: spoil_statements(how, seed, share, Path(folder)))
 
 
 def spoil_statements(how: str, seed: int, share: float, folder: Path) -> None:
@@ -398,6 +402,7 @@ def spoil_statements(how: str, seed: int, share: float, folder: Path) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
     from sqlalchemy.engine.default import DefaultDialect
+    from sqlalchemy.exc import OperationalError
 
     dice = random.Random(seed)
 
@@ -421,7 +426,10 @@ def spoil_statements(how: str, seed: int, share: float, folder: Path) -> None:
     def after(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         # On PostgreSQL, Dagster has each statement committed by itself.
         if context.dialect.driver == "psycopg2" and not statement.lstrip().upper().startswith("SELECT"):
-            spoil("psycopg2", statement)
+            try:
+                spoil("psycopg2", statement)
+            except psycopg2.OperationalError as error:  # as SQLAlchemy raises what the driver does
+                raise OperationalError(statement, parameters, error) from error
 
     commit = DefaultDialect.do_commit
 

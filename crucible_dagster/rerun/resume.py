@@ -94,7 +94,7 @@ class Resumption:
                 root_run_id=root_of(self.parent),
                 apart=apart,
             )
-        context, error = outcome(self.experiment, self.instance, run.run_id)
+            context, error = outcome(self.experiment, self.instance, run.run_id)
         if apart:
             Audience.of(tracing_here(observers)).retell(context, error)
         if error is not None:
@@ -137,7 +137,8 @@ def resume_run(
 
     Raises as `plan_resumption` before anything is run, and then what `execute_experiment` raises.
     """
-    planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
+    with database_in_words(instance):
+        planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
     return planned.execute(observers=observers, fresh=fresh)
 
 
