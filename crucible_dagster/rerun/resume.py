@@ -137,8 +137,7 @@ def resume_run(
 
     Raises as `plan_resumption` before anything is run, and then what `execute_experiment` raises.
     """
-    with database_in_words(instance):
-        planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
+    planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
     return planned.execute(observers=observers, fresh=fresh)
 
 
@@ -156,49 +155,52 @@ def plan_resumption(
     no result yet, and the code as it is now. `force` resumes a run that Dagster believes to be running, if it is not
     known whether its process is alive.
 
-    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to resume from;
-    InvalidExperimentError for options of a stage that has a result already, for wrong ones, and for secrets that are
-    not known any more.
+    Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to resume from, or if the
+    database fails; InvalidExperimentError for options of a stage that has a result already, for wrong ones, and for
+    secrets that are not known any more.
     """
-    registry = builtin_registry() if registry is None else registry
-    record = recorded_run(History(instance), run)
-    parent = instance.get_run_by_id(record.run_id)
-    assert parent is not None
-    recorded = recorded_experiment(record)
-    recorded = restored(recorded, _as_typed(recorded, parent.run_config))
-    experiment = recorded if override is None else override(recorded)
-    plan = plan_experiment(experiment, registry)
-    steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
-    changed = _changed_options(recorded, experiment)
-    store = open_store(instance)
-    for stage in changed:
-        owner = _owner_of_result(instance, store, parent, steps[stage])
-        if owner is not None:
-            raise InvalidExperimentError(
-                f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
-                "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
-            )
-    owners = {step: owner for step in steps.values() if (owner := _owner_of_result(instance, store, parent, step))}
-    for one in plan:
-        if one.definition.enabled and steps[one.name] not in owners:
-            check_known(one.definition, type(one.stage))
-    shown_experiment(experiment, [type(one.stage) for one in plan], plan.resources, first=len(plan))
-    if owners:
-        step, owner = list(owners.items())[-1]
-        try:
-            store.check(owner, step)
-        except StoreError as error:
-            raise CrucibleError(f"run {parent.run_id} cannot be resumed; run the experiment again: {error}") from error
-    kept = record.model_copy(update={"stages": tuple(kept_stages(record, steps.values() - owners.keys()).values())})
-    warnings = [
-        f"stage {name!r} keeps its result of run {owner}, although its code has changed since"
-        for name, owner in changed_since(kept, plan)
-    ]
-    if before := _resumed_before(instance, parent):
-        warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run beside that")
-    parent = _give_up(instance, parent, record, force=force)
-    config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
-    return Resumption(instance, parent, experiment, registry, config, tuple(warnings))
+    with database_in_words(instance):
+        registry = builtin_registry() if registry is None else registry
+        record = recorded_run(History(instance), run)
+        parent = instance.get_run_by_id(record.run_id)
+        assert parent is not None
+        recorded = recorded_experiment(record)
+        recorded = restored(recorded, _as_typed(recorded, parent.run_config))
+        experiment = recorded if override is None else override(recorded)
+        plan = plan_experiment(experiment, registry)
+        steps = dict(zip((definition.name for definition in experiment.pipeline), op_names(experiment), strict=True))
+        changed = _changed_options(recorded, experiment)
+        store = open_store(instance)
+        for stage in changed:
+            owner = _owner_of_result(instance, store, parent, steps[stage])
+            if owner is not None:
+                raise InvalidExperimentError(
+                    f"stage {stage!r} has a result in run {owner}, so its options cannot be changed any more: run the "
+                    "experiment again instead (with `cache: true`, stages that do not depend on it are not run again)"
+                )
+        owners = {step: owner for step in steps.values() if (owner := _owner_of_result(instance, store, parent, step))}
+        for one in plan:
+            if one.definition.enabled and steps[one.name] not in owners:
+                check_known(one.definition, type(one.stage))
+        shown_experiment(experiment, [type(one.stage) for one in plan], plan.resources, first=len(plan))
+        if owners:
+            step, owner = list(owners.items())[-1]
+            try:
+                store.check(owner, step)
+            except StoreError as error:
+                raise CrucibleError(
+                    f"run {parent.run_id} cannot be resumed; run the experiment again: {error}"
+                ) from error
+        kept = record.model_copy(update={"stages": tuple(kept_stages(record, steps.values() - owners.keys()).values())})
+        warnings = [
+            f"stage {name!r} keeps its result of run {owner}, although its code has changed since"
+            for name, owner in changed_since(kept, plan)
+        ]
+        if before := _resumed_before(instance, parent):
+            warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run beside that")
+        parent = _give_up(instance, parent, record, force=force)
+        config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
+        return Resumption(instance, parent, experiment, registry, config, tuple(warnings))
 
 
 def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
