@@ -50,7 +50,7 @@ CHECK_SECONDS = 5.0
 ANSWER_SECONDS = 0.5
 """For which their answers are waited for."""
 MOST_MISSED = 3
-"""Questions in a row after which a step that no worker has, and none is offered, is lost."""
+"""Questions in a row after which a step that no worker has is lost."""
 MOST_TIMES = 3
 """That a step of trials is handed out, if its worker dies each time."""
 PLAIN_BACKEND = "rpc://"
@@ -255,7 +255,7 @@ class _Task:
         self._missed = 0 if held else self._missed + 1
         self._nowhere = self._nowhere + 1 if nowhere else 0
         # A worker may have died before it was asked for the first time.
-        is_gone = self._missed >= MOST_MISSED and (self._taken or self._has_begun())
+        is_gone = self._missed >= MOST_MISSED and (self._taken or self._watch.begun(self._step_key) > self._begun)
         if is_gone or self._nowhere >= MOST_MISSED:
             self.result.revoke()  # a broker may deliver it once more, long after
             self._without_result()
@@ -263,9 +263,6 @@ class _Task:
     @property
     def _is_over(self) -> bool:
         return self._is_lost or bool(self._logged)
-
-    def _has_begun(self) -> bool:
-        return self._watch.begun(self._step_key) > self._begun
 
     def _is_ready(self) -> bool:
         if self.result is None:
@@ -287,7 +284,8 @@ class _Task:
         if self._is_revoked:
             self._is_lost = True
             return
-        if not self._has_begun():
+        begun = self._watch.begun(self._step_key)
+        if begun == self._begun:
             self._watch.say("the broker lost it before a worker began; it is handed out again", step_key=self._step_key)
             self._hand_out()
             return
@@ -298,7 +296,7 @@ class _Task:
             return
         self._watch.say("its worker died; another runs what is missing", step_key=self._step_key)
         self._times += 1
-        self._begun = self._watch.begun(self._step_key)
+        self._begun = begun
         self._hand_out()
 
     def _hand_out(self) -> None:
