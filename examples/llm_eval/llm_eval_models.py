@@ -7,6 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from typing import NamedTuple
 
@@ -45,8 +46,9 @@ def ask_server(endpoint: str, key: SecretStr, timeout: float, **body: object) ->
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
             said = json.load(response)
     except urllib.error.HTTPError as error:
-        with error:
-            reason = f"{address}: {error.code} {error.reason}: {error.read(500).decode(errors='replace')}"
+        reason = f"{address}: {error.code} {error.reason}"
+        with error, suppress(OSError, HTTPException):  # the connection may break here too
+            reason += f": {error.read(500).decode(errors='replace')}"
         if error.code not in TRANSIENT:
             raise RuntimeError(reason) from None
         failure = NoReplyError(reason)

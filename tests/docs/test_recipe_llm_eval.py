@@ -54,6 +54,9 @@ sys.exit(main())
 class Server(ThreadingHTTPServer):
     """Speaks the form of chat completions, and names the species by the petals alone."""
 
+    # Eight questions are asked at once: with the default of 5, connections wait for seconds, or are reset under load.
+    request_queue_size = 64
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
         self.lock = threading.Lock()
@@ -203,7 +206,8 @@ def test_a_question_without_an_answer_is_left_out_and_said(server: Server) -> No
     failed = [row for row in ctx.outputs if "error" in row]
     assert {row["item"] for row in failed} == {item["item"]}
     assert len(failed) == 4
-    assert all("503" in row["error"] and row["right"] is None for row in failed)
+    assert [row["error"] for row in failed if "503" not in row["error"]] == []
+    assert {row["right"] for row in failed} == {None}
     assert ctx.metrics["failed_share"] == pytest.approx(4 / 24)
     assert {one.gate: one.status for one in ctx.trace.gates}["answered"] == "failed"
     assert {group["n"] for group in ctx.metrics["bench"]["groups"].values()} == {10}
