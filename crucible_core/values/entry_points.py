@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint, distribution, distributions
 
 __all__ = ["installed_entries"]
@@ -11,8 +14,23 @@ def installed_entries(group: str) -> list[EntryPoint]:
     """The entry points of a group, by name and value.
 
     As `importlib.metadata.entry_points`, which reads the entry points of everything that is installed: this one looks
-    for the group's name in each text, and reads those that have it, in a third of the time.
+    for the group's name in each text, and reads those that have it, in a third of the time. It looks again once
+    something was installed: a run without a registry of its own asks each time.
     """
+    return list(_found(group, tuple(_state(place) for place in sys.path)))
+
+
+def _state(place: str) -> tuple[str, int, int] | None:
+    # Of the folder that packages are installed in: importlib.metadata too reads it again when it has changed.
+    try:
+        found = os.stat(place or ".")  # noqa: PTH116  # for every direct run
+    except (OSError, ValueError):
+        return None
+    return place, found.st_ino, found.st_mtime_ns
+
+
+@lru_cache(maxsize=32)
+def _found(group: str, _: tuple[tuple[str, int, int] | None, ...]) -> list[EntryPoint]:
     section = f"[{group}]"
     offering = {one.name for one in distributions() if section in (one.read_text("entry_points.txt") or "")}
     # Of two distributions of one name, the first on the path is the installed one.

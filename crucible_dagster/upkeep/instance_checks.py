@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Container, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from dagster import RunRecord as StoredRun
@@ -47,7 +48,7 @@ SHOWN = 10
 def versions(_: Subject) -> Iterator[Finding]:
     """Whether Dagster, its libraries and this package are of versions that go together."""
     # Of several of one name, the first on the path is the one that is imported.
-    installed = {_plain(dist.name): dist for dist in reversed([*distributions()]) if dist.name}
+    installed = {name: dist for dist in reversed([*distributions()]) if (name := _name(dist))}
     for name, dist in sorted(installed.items()):
         if name == OURS or name.startswith("dagster"):
             asked = {
@@ -60,6 +61,12 @@ def versions(_: Subject) -> Iterator[Finding]:
                 if found is not None and not one.specifier.contains(found.version, prereleases=True):
                     wrong = f"{name} {dist.version} needs {said}, and {found.version} is installed"
                     yield Finding("error", "versions", wrong, f"pip install '{said}'")
+
+
+def _name(dist: Distribution) -> str:
+    # `dist.name` parses all of its metadata, page-long descriptions too: a second for a few hundred packages.
+    said = re.search(r"^Name:\s*(\S+)", dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "", re.MULTILINE)
+    return _plain(said[1]) if said else ""
 
 
 def counts(asked: Requirement, by: str, installed: Container[str]) -> bool:

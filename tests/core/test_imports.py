@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,19 @@ def test_the_entry_points_are_those_that_python_finds() -> None:
     for group in ("crucible.stages", "crucible.commands", "console_scripts"):
         known = {(entry.name, entry.value) for entry in importlib.metadata.entry_points(group=group)}
         assert {(entry.name, entry.value) for entry in installed_entries(group)} == known
+
+
+def test_what_is_installed_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Path("site").absolute()
+    site.mkdir()
+    os.utime(site, (0, 0))  # for file systems that tell times apart by milliseconds only
+    monkeypatch.syspath_prepend(site)
+    assert installed_entries("of.a.test") == []
+    about = site / "later-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: later\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[of.a.test]\na = later:a\n")
+    assert [entry.value for entry in installed_entries("of.a.test")] == ["later:a"]
 
 
 @pytest.mark.slow
