@@ -7,6 +7,7 @@ is imported once, and a run's process is there, to be killed, at once.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import pickle
@@ -253,8 +254,6 @@ def execute_at_home(*, start: str, experiment: str, run_id: str, folder: str) ->
 
 def execute_many(*, count: int, run_id: str, folder: str, **arguments: Any) -> list[dict[str, float]]:
     """Run an experiment so many times in this process, and say what the process has after each tenth of them."""
-    import gc
-
     import psutil
 
     me, found = psutil.Process(), []
@@ -477,6 +476,7 @@ def serve() -> None:
     assert crucible_dagster.rerun.resume
     read_migration_scripts_once()
     _open_storage()
+    gc.freeze()  # what is there stays: no process looks through it again
     for line in sys.stdin:
         command = json.loads(line)
         if "wait" in command:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import math
 import re
 import textwrap
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -72,12 +74,20 @@ def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
     Pydantic's `use_attribute_docstrings` would read this file once per class whenever the package is imported.
     """
+    for name, text in _texts_below_fields(model).items():
+        schema["properties"][model.model_fields[name].alias or name]["description"] = text
+
+
+@functools.cache
+def _texts_below_fields(model: type[BaseModel]) -> Mapping[str, str]:
     (found,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(found, ast.ClassDef)
+    texts = {}
     for statement, below in pairwise(found.body):
         match statement, below:
             case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
-                schema["properties"][model.model_fields[name].alias or name]["description"] = inspect.cleandoc(text)
+                texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 class Node(BaseModel):
