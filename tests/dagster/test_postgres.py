@@ -95,7 +95,8 @@ def test_processes_that_open_fresh_storage_together_all_succeed(postgres: Postgr
                 if one.stdout.readline() != b"opened\n":
                     break  # what went wrong is said below
         ended = [(one.communicate(timeout=60)[1].decode(), one.returncode) for one in opening]
-    assert [code for _, code in ended] == [0] * len(opening), ended
+    # Joined, because pytest shortens a text within a list.
+    assert [code for _, code in ended] == [0] * len(opening), "\n".join(said for said, _ in ended)
     for database in databases:
         assert postgres.execute("SELECT count(*) FROM alembic_version", database) == [(1,)]
         postgres.drop_database(database)
