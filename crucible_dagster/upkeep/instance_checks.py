@@ -64,8 +64,9 @@ def versions(_: Subject) -> Iterator[Finding]:
 
 
 def _name(dist: Distribution) -> str:
-    # `dist.name` parses all of its metadata, page-long descriptions too: a second for a few hundred packages.
-    said = re.search(r"^Name:\s*(\S+)", dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "", re.MULTILINE)
+    # `dist.name` parses all of its metadata, page-long descriptions too: five times the work.
+    texts = map(dist.read_text, ("METADATA", "PKG-INFO", ""))  # the last is of distutils
+    said = re.search(r"^Name:\s*(\S+)", next(filter(None, texts), ""), re.MULTILINE)
     return _plain(said[1]) if said else ""
 
 
