@@ -6,13 +6,15 @@ import contextlib
 import fcntl
 import functools
 import importlib
+import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dagster import (
     DagsterError,
@@ -88,6 +90,8 @@ LOCAL = Path(__file__).parent / "local"
 """Where the settings of an instance on this machine lie."""
 OLD_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 """What earlier versions wrote, without what a UI needs: a queue, and an end for runs whose process was lost."""
+OPENS_WITHIN = 10.0
+"""Seconds, far above what it takes to make the tables on a server and to open the instance."""
 FULL = 1 << 18
 """Bytes; with fewer left, a database on the disk cannot be changed."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -180,18 +184,21 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
 
 
 def _open_in_turn(home: Path) -> DagsterInstance:
-    if not home.is_dir() or not is_on_sqlite(str(home)):
+    if not home.is_dir():
         return DagsterInstance.get()  # which says what is wrong with the folder
-    with _alone(home):
+    on_sqlite = is_on_sqlite(str(home))
+    # A server's tables are made as it is opened. When it is away, each says so after its own attempts to connect.
+    with _alone(home, patience=math.inf if on_sqlite else OPENS_WITHIN):
         instance = DagsterInstance.get()
-        make_tables(instance)
+        if on_sqlite:
+            make_tables(instance)
     return instance
 
 
 def _open_embedded(home: Path) -> DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
-    with _alone(home):
+    with _alone(home, patience=math.inf):
         if not settings.exists() or settings.read_text() == OLD_SETTINGS:
             shutil.copyfile(LOCAL / "dagster.yaml", settings)
         instance = DagsterInstance.from_config(str(home))
@@ -200,16 +207,25 @@ def _open_embedded(home: Path) -> DagsterInstance:
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """While no other process opens the instance: two that open fresh SQLite storage at once both make its tables, and
-    both may fail.
+def _alone(home: Path, patience: float) -> Iterator[None]:
+    """While no other process opens the instance: two that open fresh storage at once both make its tables, and both
+    may fail. Who has waited for `patience` seconds goes on.
     """
     with contextlib.ExitStack() as stack:
         # A home that cannot be written to has its storage elsewhere, or nothing to make.
         with contextlib.suppress(OSError):
             lock = stack.enter_context((home / ".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            given_up = time.monotonic() + patience
+            while not _locked(lock) and time.monotonic() < given_up:
+                time.sleep(0.01)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import subprocess
 import sys
@@ -14,17 +15,18 @@ from dagster import DagsterInstance
 from postgres import Postgres, dagster_home
 
 from crucible_core import Experiment
-from crucible_dagster import execute_experiment
+from crucible_dagster import execute_experiment, execution
 
 PYPROJECT = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())
 
 OPEN = """
 import os, sys
-from dagster import DagsterInstance
+from crucible_dagster.execution import open_instance
 print("ready", flush=True)
+os.environ["DAGSTER_HOME"] = sys.argv[1]
 for database in map(str.strip, sys.stdin):
     os.environ["DAGSTER_PG_DB"] = database
-    with DagsterInstance.from_config(sys.argv[1]) as instance:
+    with open_instance() as instance:
         instance.get_runs_count()
         instance.all_asset_keys()
         instance.all_instigator_state()
@@ -100,6 +102,18 @@ def test_processes_that_open_fresh_storage_together_all_succeed(postgres: Postgr
     for database in databases:
         assert postgres.execute("SELECT count(*) FROM alembic_version", database) == [(1,)]
         postgres.drop_database(database)
+
+
+@pytest.mark.fault("R8")
+def test_nobody_waits_for_ever_for_one_that_is_opening(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "OPENS_WITHIN", 0.2)
+    with dagster_home(tmp_path, "postgres", postgres) as home, (home / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        with execution.open_instance() as instance:
+            assert instance.get_runs_count() == 0
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
