@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dagster import (
     DagsterError,
@@ -212,18 +212,18 @@ def _alone(home: Path, patience: float) -> Iterator[None]:
     may fail. Who has waited for `patience` seconds goes on.
     """
     with contextlib.ExitStack() as stack:
-        # A home that cannot be written to has its storage elsewhere, or nothing to make.
-        with contextlib.suppress(OSError):
-            lock = stack.enter_context((home / ".lock").open("w"))
+        with contextlib.suppress(OSError):  # a file system without locks
+            folder = os.open(home, os.O_RDONLY)  # locked itself: a home on a server need not be one to write to
+            stack.callback(os.close, folder)
             given_up = time.monotonic() + patience
-            while not _locked(lock) and time.monotonic() < given_up:
+            while not _locked(folder) and time.monotonic() < given_up:
                 time.sleep(0.01)
         yield
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(descriptor: int) -> bool:
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
 

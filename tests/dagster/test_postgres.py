@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -109,11 +110,13 @@ def test_nobody_waits_for_ever_for_one_that_is_opening(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "OPENS_WITHIN", 0.2)
-    with dagster_home(tmp_path, "postgres", postgres) as home, (home / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with dagster_home(tmp_path, "postgres", postgres) as home:
+        locked = os.open(home, os.O_RDONLY)
+        fcntl.flock(locked, fcntl.LOCK_EX)
         monkeypatch.setenv("DAGSTER_HOME", str(home))
         with execution.open_instance() as instance:
             assert instance.get_runs_count() == 0
+        os.close(locked)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
