@@ -18,7 +18,7 @@ from crucible_core.ir.option_schema import file_name, merge_options, option_tree
 from crucible_core.trials.table import Arm, TrialsError, arms_of, find_arm
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["STAGE", "every_stage", "with_trials_stage"]
+__all__ = ["STAGE", "every_stage", "runs_trials", "with_trials_stage"]
 
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
@@ -38,11 +38,16 @@ def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
     return _Lowering(experiment, resolver).lowered()
 
 
+def runs_trials(definition: StageDef) -> bool:
+    """Whether the entry is the stage `trials`. That stage itself is not imported: few experiments have it."""
+    return definition.module == MODULE
+
+
 def every_stage(experiment: Experiment) -> Iterator[StageDef]:
     """The entries of the pipeline, and those of the stages of its trials."""
     for definition in experiment.pipeline:
         yield definition
-        if definition.module == MODULE:
+        if runs_trials(definition):
             inside: Any = (definition.options or {}).get("stages") or ()
             yield from map(StageDef.model_validate, inside)
 

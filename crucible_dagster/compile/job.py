@@ -55,10 +55,10 @@ from crucible_core import (
     Stage,
 )
 from crucible_core.ir.secrets import has_secrets, hide
+from crucible_core.ir.trials_stage import runs_trials
 from crucible_core.observers import Observers
-from crucible_core.plan import plan_of
+from crucible_core.plan import PlannedStage, plan_of
 from crucible_core.report.markdown import escape_markdown_lines
-from crucible_core.stages.trials import RunTrials
 from crucible_dagster.compile.executors import executor_for
 from crucible_dagster.compile.op_config import check_at_launch, option_fields, showable_options
 from crucible_dagster.compile.run_settings import settings_fields, settings_of, variants_as_partitions
@@ -113,7 +113,7 @@ def graph_for(
         upstream: dict[str, _Dependency] = {}
         if index > 0:
             upstream = {"upstream": DependencyDefinition(names[index - 1])}
-        workers = worker_names(names[index], one.stage.workers) if isinstance(one.stage, RunTrials) else []
+        workers = _workers_of(one, names[index])
         if workers:
             ops.append(worker_op(first=index == 0, resources=needed))
             dependencies |= {NodeInvocation(name=ops[-1].name, alias=name, tags=tags): upstream for name in workers}
@@ -137,6 +137,16 @@ def graph_for(
         dependencies=dependencies,
         output_mappings=[_KeptOutput("result", judge or names[-1], "result")],
     )
+
+
+def _workers_of(planned: PlannedStage, step: str) -> list[str]:
+    """The names of the ops in which a sweep's trials run."""
+    if not runs_trials(planned.definition):
+        return []
+    from crucible_core.stages.trials import RunTrials  # noqa: PLC0415  # few experiments have trials
+
+    assert isinstance(planned.stage, RunTrials)
+    return worker_names(step, planned.stage.workers)
 
 
 def _checked_resources(resources: Mapping[str, Any]) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from crucible_core import (
 from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.observers import Audience
 from crucible_core.plan import plan_stage
-from crucible_core.stages.trials import RunTrials
 from crucible_dagster.execute.captured_logs import captured_logs
 from crucible_dagster.execute.compiled import RUN_KEY, compiled_of, plan_with_resources
 from crucible_dagster.execute.event_log import EventLogObserver
@@ -55,6 +54,8 @@ def worker_op(*, first: bool, resources: tuple[str, ...] = ()) -> OpDefinition:
 
 
 def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
+    from crucible_core.stages.trials import RunTrials  # noqa: PLC0415  # few experiments have trials
+
     compiled = compiled_of(context)
     manager: ContextIOManager = getattr(context.resources, STORE_KEY)
     shared = sharing(context.op_handle.name)

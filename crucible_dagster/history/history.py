@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dagster import (
     AssetKey,
@@ -44,7 +44,6 @@ from crucible_core.trials.log import TrialLog
 from crucible_core.values.messages import closest, error_text, listing, printable
 from crucible_core.values.series import Series
 from crucible_dagster.history.gate_results import gates_of_run
-from crucible_dagster.history.group_changes import GroupChange, RecordedBenches, adjust_together, compare_groups
 from crucible_dagster.history.record_diff import Change, changes_between, varied_options
 from crucible_dagster.history.run_record import RunRecord, read_run_record
 from crucible_dagster.history.summaries import (
@@ -68,6 +67,9 @@ from crucible_dagster.names import dagster_name, sharing, step_name
 from crucible_dagster.store import ContextStore
 from crucible_dagster.store.io_manager import open_store
 from crucible_dagster.tags import EXPERIMENT_TAG, OTHER_JOB_TAG
+
+if TYPE_CHECKING:
+    from crucible_dagster.history.group_changes import GroupChange
 
 __all__ = [
     "Change",
@@ -329,6 +331,8 @@ class History:
 
         Raises CrucibleError if one of the runs does not exist.
         """
+        from crucible_dagster.history.group_changes import adjust_together  # noqa: PLC0415  # as below
+
         found = [self.compare(runs[0], other, values=values) for other in runs[1:]]
         groups = adjust_together([one.groups for one in found])
         return tuple(replace(one, groups=adjusted) for one, adjusted in zip(found, groups, strict=True))
@@ -351,7 +355,7 @@ class History:
         named = tuple(self._summary(one) for one in ids)
         numbers = [self._numbers(one, notes) for one in named]
         changed = changes_between(*records)
-        groups = self._compare_groups(ids, RecordedBenches(*records), notes)
+        groups = self._compare_groups(ids, records, notes)
         differ: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         if values and (other := self._from_context(ids[1], lambda context: context, notes)) is not None:
             differ = self._from_context(
@@ -536,8 +540,13 @@ class History:
         return self._from_context(run.run_id, lambda context: dict(results(context)), notes) or {}
 
     def _compare_groups(
-        self, ids: tuple[str, str], benches: RecordedBenches, notes: list[str]
+        self, ids: tuple[str, str], records: tuple[RunRecord | None, RunRecord | None], notes: list[str]
     ) -> tuple[GroupChange, ...]:
+        # `bench` takes a tenth of a second to import, and every step's process has this module.
+        from crucible_dagster.history.group_changes import RecordedBenches, compare_groups  # noqa: PLC0415
+
+        benches = RecordedBenches(*records)
+
         def compared(a: Context, b: Context) -> tuple[GroupChange, ...]:
             return compare_groups(a, b, benches, names=(f"a ({ids[0][:8]})", f"b ({ids[1][:8]})"))
 

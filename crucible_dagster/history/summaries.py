@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from dagster import (
     DagsterRun,
@@ -31,10 +31,12 @@ from crucible_core import (
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import closest, listing
 from crucible_dagster.history.gate_results import GatesVerdict, verdict_of_run
-from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.record_diff import Change
 from crucible_dagster.history.run_record import Launch, RunRecord, launch_of
 from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
+
+if TYPE_CHECKING:  # `bench`, in processes that compare nothing
+    from crucible_dagster.history.group_changes import GroupChange
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
