@@ -19,7 +19,7 @@ from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, Un
 from crucible_core.ir.experiment import Experiment, StageDef
 from crucible_core.ir.secrets import secrets_of
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.stage import ComparesGroups, Stage, declares_settings, takes_seed, wrong_default
+from crucible_core.stage import ComparesGroups, Stage, nature_of, takes_seed
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_core.values.messages import error_text
@@ -226,8 +226,10 @@ def _plan(
     except UnknownStageError as error:
         error.location = experiment.location("pipeline", index, "module" if definition.module else "name")
         raise
-    options = definition.options or {}
-    seeded = seed is not None and "seed" not in options and takes_seed(found) and definition.enabled
+    # Read from its fields as they are, as in `run_stage`.
+    fields = definition.__dict__
+    options, enabled = fields["options"] or {}, fields["enabled"]
+    seeded = seed is not None and "seed" not in options and takes_seed(found) and enabled
     if seeded:
         options = {**options, "seed": seed}
     try:
@@ -246,19 +248,20 @@ def _plan(
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
         raise _refuse(experiment, index, reason) from error
-    if (wrong := wrong_default(found)) is not None:
-        raise _refuse(experiment, index, wrong)
-    if definition.timeout is not None and definition.enabled:
+    wrong_default, declares_settings, checks = nature_of(found)
+    if wrong_default is not None:
+        raise _refuse(experiment, index, wrong_default)
+    if fields["timeout"] is not None and enabled:
         from crucible_core.ir.whole_checks import why_not_elsewhere  # noqa: PLC0415  # few stages have one
 
         if (said := why_not_elsewhere(found)) is not None:
             raise _refuse(experiment, index, said, "timeout")
-    if declares_settings(found) and definition.enabled:
+    if declares_settings and enabled:
         from crucible_core.ir.settings import mistakes_in_settings  # noqa: PLC0415  # few stages have some
 
         if refused := list(mistakes_in_settings(experiment, definition.name, found.settings)):  # type: ignore[attr-defined]
             raise InvalidExperimentError.of(refused)
-    if ask and found.check is not Stage.check and definition.enabled:
+    if ask and checks and enabled:
         _ask(stage, experiment, index)
     return _new(PlannedStage, (definition, stage))
 

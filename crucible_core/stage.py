@@ -147,8 +147,17 @@ def stage(function: Callable[..., Context | Awaitable[Context]]) -> type[Stage]:
 
 
 @functools.lru_cache(maxsize=1024)
-def wrong_default(stage: type[Stage]) -> str | None:
-    """Why the default of one of the stage's options is not valid, or None."""
+def nature_of(stage: type[Stage]) -> tuple[str | None, bool, bool]:
+    """What planning asks of a class, once: each attribute of a pydantic model's class is slow to read.
+
+    Why the default of an option is not valid, or None; whether there are settings outside the pipeline (a class
+    variable `settings`); whether it has a `check` of its own.
+    """
+    settings = isinstance(getattr(stage, "settings", None), tuple)
+    return _wrong_default(stage), settings, stage.check is not Stage.check
+
+
+def _wrong_default(stage: type[Stage]) -> str | None:
     for name, field in stage.model_fields.items():
         if not field.is_required() and field.default_factory is None:
             try:
@@ -163,12 +172,6 @@ def wrong_default(stage: type[Stage]) -> str | None:
 def takes_seed(stage: type[Stage]) -> bool:
     """Whether the stage has an option `seed`."""
     return any(file_name(name, field) == "seed" for name, field in stage.model_fields.items())
-
-
-@functools.lru_cache(maxsize=1024)
-def declares_settings(stage: type[Stage]) -> bool:
-    """Whether the stage has settings outside the pipeline: a class variable `settings`."""
-    return isinstance(getattr(stage, "settings", None), tuple)
 
 
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from crucible_core.ir.option_schema import file_name, merge_options, option_tree
 from crucible_core.trials.table import Arm, TrialsError, arms_of, find_arm
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["STAGE", "every_stage", "runs_trials", "with_trials_stage"]
+__all__ = ["MODULE", "STAGE", "every_stage", "with_trials_stage"]
 
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
+"""Few experiments have that stage: whether an entry is it, is asked of its `module`, so that it is not imported."""
 GATE: Final = "failed_trials"
 MOST_RANKED: Final = 200
 """Arms; each two of them are compared, which takes a second or two for so many."""
@@ -38,16 +39,11 @@ def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
     return _Lowering(experiment, resolver).lowered()
 
 
-def runs_trials(definition: StageDef) -> bool:
-    """Whether the entry is the stage `trials`. That stage itself is not imported: few experiments have it."""
-    return definition.module == MODULE
-
-
 def every_stage(experiment: Experiment) -> Iterator[StageDef]:
     """The entries of the pipeline, and those of the stages of its trials."""
     for definition in experiment.pipeline:
         yield definition
-        if runs_trials(definition):
+        if definition.module == MODULE:
             inside: Any = (definition.options or {}).get("stages") or ()
             yield from map(StageDef.model_validate, inside)
 

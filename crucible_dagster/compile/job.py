@@ -55,7 +55,7 @@ from crucible_core import (
     Stage,
 )
 from crucible_core.ir.secrets import has_secrets, hide
-from crucible_core.ir.trials_stage import runs_trials
+from crucible_core.ir.trials_stage import MODULE as TRIALS
 from crucible_core.observers import Observers
 from crucible_core.plan import PlannedStage, plan_of
 from crucible_core.report.markdown import escape_markdown_lines
@@ -113,7 +113,7 @@ def graph_for(
         upstream: dict[str, _Dependency] = {}
         if index > 0:
             upstream = {"upstream": DependencyDefinition(names[index - 1])}
-        workers = _workers_of(one, names[index])
+        workers = _workers_of(one, names[index]) if one.definition.module == TRIALS else []
         if workers:
             ops.append(worker_op(first=index == 0, resources=needed))
             dependencies |= {NodeInvocation(name=ops[-1].name, alias=name, tags=tags): upstream for name in workers}
@@ -141,8 +141,6 @@ def graph_for(
 
 def _workers_of(planned: PlannedStage, step: str) -> list[str]:
     """The names of the ops in which a sweep's trials run."""
-    if not runs_trials(planned.definition):
-        return []
     from crucible_core.stages.trials import RunTrials  # noqa: PLC0415  # few experiments have trials
 
     assert isinstance(planned.stage, RunTrials)

@@ -42,7 +42,7 @@ from crucible_core import (
 from crucible_core.attempts.coroutines import finished
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import secrets_of, shown_experiment
-from crucible_core.ir.trials_stage import runs_trials
+from crucible_core.ir.trials_stage import MODULE as TRIALS
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import ask_again, plan_stage
 from crucible_core.runner import run_always
@@ -145,7 +145,7 @@ def _run_step(
         later = functools.partial(_always_after, launched, index, compiled.registry)
         one = _StepAttempt(context, manager, compiled, planned, step, traced, later)
         folder = kept_in(context.run_id, _kept_of(manager, context))
-        plan = trials_of(plan, manager, context.run) if runs_trials(planned.definition) else plan
+        plan = trials_of(plan, manager, context.run) if planned.definition.module == TRIALS else plan
         with plan_with_resources(plan, compiled, context).running(context.run_id), folder:
             after = one.run(before) if adopted is None else one.adopt(adopted, before)
     audience = Audience((*traced, *compiled.observers), compiled.failed_observers)

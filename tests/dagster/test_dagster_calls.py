@@ -5,6 +5,8 @@ Whoever raises a number here says why beside it.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +66,23 @@ def test_a_step_calls_so_many_functions() -> None:
             lambda experiment: execute_experiment(experiment, registry=REGISTRY, instance=instance), 4, OURS
         )
     assert per_step <= STEP
+
+
+def test_a_code_location_imports_no_stage_that_its_experiments_do_not_have(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text("id: plain\npipeline: [{name: validate}]\n")
+    program = "import crucible_dagster.definitions, sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "CRUCIBLE_EXPERIMENTS": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = set(done.stdout.split())
+    assert "crucible_core.stages.validate" in found
+    unwanted = {"crucible_core.stages.bench", "crucible_core.stages.trials", "numpy", "pandas", "scipy"}
+    assert found.isdisjoint(unwanted), found & unwanted
 
 
 # --- how often an experiment is planned -------------------------------------------------------------------------------
