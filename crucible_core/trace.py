@@ -83,7 +83,8 @@ class _Event:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return _event_adapter().dump_json(self).decode()  # type: ignore[arg-type]
+        # As a list of one: one adapter is made in each process, and not two.
+        return _events_adapter().dump_json((self,))[1:-1].decode()  # type: ignore[arg-type]
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # Events were pydantic models once, and stored values may hold pickles of them: until version 1.0.
@@ -200,18 +201,10 @@ Event = Annotated[
 Ending = StageSucceeded | StageFailed | StageSkipped
 
 
-# JSON has no infinities, and gates may.
-_AS_TEXT = ConfigDict(ser_json_inf_nan="strings")
-
-
-@functools.cache
-def _event_adapter() -> TypeAdapter[Event]:
-    return TypeAdapter(Event, config=_AS_TEXT)
-
-
 @functools.cache
 def _events_adapter() -> TypeAdapter[tuple[Event, ...]]:
-    return TypeAdapter(tuple[Event, ...], config=_AS_TEXT)
+    # JSON has no infinities, and gates may.
+    return TypeAdapter(tuple[Event, ...], config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 class Trace(PersistentList[Event]):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from multiprocessing import forkserver
 from typing import Any
 
-from crucible_core import Stage
+from crucible_core import Stage, Trace
 
 __all__ = ["VARIABLE", "announce_stage_modules"]
 
@@ -57,3 +57,4 @@ def _import_announced() -> None:
 
 
 _import_announced()
+Trace.from_json("[]")  # what reads and writes a trace is made here, once, and not by every step
