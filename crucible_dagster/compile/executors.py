@@ -7,7 +7,11 @@ and Kubernetes are extras, imported for the experiments that ask for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import forkserver
 from typing import Any
 
 from dagster import (
@@ -21,12 +25,22 @@ from dagster import (
     multiprocess_executor,
 )
 
-from crucible_core import Experiment, MissingExtraError
+from crucible_core import Experiment, MissingExtraError, Stage
 from crucible_core.ir.vocabulary import ExecutorName
-from crucible_dagster.compile.preload import announce_stage_modules
 from crucible_dagster.dagster_internals import PRELOADED_MODULES
 
-__all__ = ["ALWAYS", "EXECUTORS", "executor_for", "without_token"]
+__all__ = ["ALWAYS", "EXECUTORS", "PRELOAD", "executor_for", "without_token"]
+
+PRELOAD = "CRUCIBLE_PRELOAD"
+"""The environment variable with the search path and the modules for the server that steps are forked from.
+
+Python passes names of modules to the server and nothing else, not even the search path of its parent; and some modules
+stand beside an experiment file.
+"""
+# Variables that change but matter to no stage: our own message, and the name of the test that pytest runs.
+NOT_MEANT = frozenset({PRELOAD, "PYTEST_CURRENT_TEST"})
+
+_environment_of_server: dict[str, str] = {}
 
 
 def _celery() -> ExecutorDefinition:
@@ -83,13 +97,34 @@ def _create(init: InitExecutorContext) -> Executor:
     settings: dict[str, Any] = dict(config) if isinstance(config, Mapping) else {}
     if name == "multiprocess" and not settings.get("start_method"):
         # Dagster's own default, spawn, imports everything again for every step.
-        announce_stage_modules()
+        _announce_stage_modules()
         settings["start_method"] = {"forkserver": {"preload_modules": list(PRELOADED_MODULES)}}
     if name == "k8s":
         settings["step_k8s_config"] = without_token(settings.get("step_k8s_config") or {})
     create = EXECUTORS[name]().executor_creation_fn  # type: ignore[index]  # the selector admits these names only
     assert create is not None
     return create(init._replace(executor_config=settings))
+
+
+def _announce_stage_modules() -> None:
+    """Have a server that is started from now on import the modules of this process's stages.
+
+    Step processes get the environment that the server was started with; if it has changed since, the server is stopped.
+    """
+    modules = {stage.__module__ for stage in _all_below(Stage)} - {"__main__"}
+    os.environ[PRELOAD] = json.dumps({"path": sys.path, "modules": sorted(modules)})
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_MEANT}
+    if _environment_of_server and environment != _environment_of_server:
+        # The only way to end the server; otherwise the next steps would get the old environment.
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    _environment_of_server.clear()
+    _environment_of_server.update(environment)
+
+
+def _all_below(cls: type[Any]) -> Iterable[type[Any]]:
+    for below in cls.__subclasses__():
+        yield below
+        yield from _all_below(below)
 
 
 def without_token(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Whoever raises a number here says why beside it.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_dagster import execute_experiment, job_for
+from crucible_dagster.compile.executors import PRELOAD
 
 OURS = tuple(str(Path(crucible_core.__file__).parents[1] / name) for name in ("crucible_core", "crucible_dagster"))
 
@@ -73,7 +75,12 @@ def test_a_code_location_imports_no_stage_that_its_experiments_do_not_have(tmp_p
     program = "import crucible_dagster.definitions, sys\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "CRUCIBLE_EXPERIMENTS": str(tmp_path)},
+        # As in a process that a stage has started: what is announced is for the server of step processes alone.
+        env={
+            **os.environ,
+            "CRUCIBLE_EXPERIMENTS": str(tmp_path),
+            PRELOAD: json.dumps({"modules": ["crucible_core.stages.bench"]}),
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,
