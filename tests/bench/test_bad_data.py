@@ -257,6 +257,7 @@ TABLES_ONLY = {"chi_square_test", "effect_size cramers_v", "fisher_exact_test"}
 ONCE = [name for name in RUNS if not name.endswith("one-sided") and not name.startswith("effect_size")]
 
 
+@pytest.mark.slow
 def test_memory_grows_no_faster_than_the_data() -> None:
     # A matrix of all pairs would take half a gigabyte; what is kept is some vectors and batches of fixed size.
     rng, n = np.random.default_rng(8), 8_000

@@ -102,6 +102,7 @@ def test_units_and_direction_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "bounded", "coins"])
+@pytest.mark.slow
 def test_looking_every_night_for_fifty_nights_errs_with_at_most_alpha(kind: str) -> None:
     alpha, runs, rng, wrong = 0.2, (600 if kind == "normal" else 120), np.random.default_rng(17), 0
     for _ in range(runs):

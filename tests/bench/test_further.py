@@ -164,6 +164,7 @@ def test_brunner_munzel_and_its_interval_agree_about_one_half(n: int, m: int) ->
         assert result.significant == (not result.confidence_interval[0] <= 0.5 <= result.confidence_interval[1])
 
 
+@pytest.mark.slow
 def test_random_divisions_are_near_all_of_them_and_know_no_first_group() -> None:
     rng = np.random.default_rng(32)
     x, y = rng.normal(0.8, 1.0, 7), rng.normal(0.0, 2.0, 12)
@@ -344,6 +345,7 @@ def test_exact_friedman_reaches_the_printed_table() -> None:
 
 
 @pytest.mark.parametrize(("n", "step"), [(12, 0.0), (12, 0.6), (70, 0.3)])
+@pytest.mark.slow
 def test_kendalls_w_covers_its_population_value(n: int, step: float) -> None:
     # 12 sum (E rank_j - (k + 1) / 2)**2 / (k (k**2 - 1)) for independent unit normals around 0, step, 2 step
     means = step * np.arange(3)

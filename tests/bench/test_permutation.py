@@ -148,6 +148,7 @@ def test_too_few_resamples_for_the_tail_are_refused() -> None:
 
 
 @pytest.mark.parametrize("test", ["permutation", "paired_permutation"])
+@pytest.mark.slow
 def test_a_million_values_need_little_memory(test: str) -> None:
     rng = np.random.default_rng(0)
     groups = {"x": rng.normal(0.01, 1, 500_000), "y": rng.normal(0, 1, 500_000)}

@@ -120,6 +120,7 @@ def test_a_ratio_of_sizes_is_kept() -> None:
     assert plan.n == (needed, 3 * needed)
 
 
+@pytest.mark.slow
 def test_simulated_power_of_the_bootstrap_and_the_rank_tests_is_near_theory() -> None:
     # Asymptotic relative efficiency 3 / pi for normal data: the rank tests need about 5 % more.
     theory = power_of("ttest", 0.8, 25).power

@@ -155,6 +155,7 @@ def test_a_sweep_of_one_or_without_a_pair_to_test_is_refused() -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("means", [[0.0] * 6, [0.0, 0.0, -0.5, -0.5, -3.0, -3.0]])
+@pytest.mark.slow
 def test_the_truly_best_is_among_the_kept(paired: bool, means: list[float]) -> None:
     rng = np.random.default_rng(2)
     runs, lost, kept = 300, 0, 0
