@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # The tests start hundreds of interpreters; each would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# There is a process of tests for each core: threads of numpy's beside them only wait for a core, and burn it meanwhile.
+test test-fast faults: export OMP_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 comma := ,
 .PHONY: help demo test test-fast calibration conformance faults chaos rehearsal fuzz lock sbom audit dev up down status lint docs bench clean

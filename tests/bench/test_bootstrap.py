@@ -96,6 +96,7 @@ def test_exchanging_groups_and_shuffling_values_changes_nothing_but_the_sign() -
 
 
 @pytest.mark.parametrize("n", [3, 5000, 300_000])
+@pytest.mark.slow
 def test_memory_stays_within_one_copy_of_a_group_and_a_constant(n: int) -> None:
     x = np.random.default_rng(n).normal(size=n)
     groups = {"x": x, "y": x[::-1] + 0.1}
@@ -122,6 +123,7 @@ def test_two_values_per_group_still_give_numbers_and_name_the_lost_resamples() -
 
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])
+@pytest.mark.slow
 def test_a_statistic_along_an_axis_gives_the_same_interval_faster(method: Any) -> None:
     rng = np.random.default_rng(6)
     x, y = rng.exponential(size=33), rng.normal(size=29)

@@ -64,6 +64,7 @@ def test_values_and_p_values_agree_with_scipy(test: str, groups: Any, side: Any)
 
 @pytest.mark.parametrize("x", [[1.0, 2, 3, 4, 5, 6], [1.0, 1, 2, 3, 3, 4]])
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.slow
 def test_exact_spearman_counts_every_order(x: list[float], side: Any) -> None:
     y = [2.0, 1, 4, 3, 6, 6]
     observed = stats.spearmanr(x, y).statistic
@@ -175,6 +176,7 @@ def test_units_signs_places_and_order_do_not_matter(
         ("kendall", 2 / math.pi * math.asin(0.6)),
     ],
 )
+@pytest.mark.slow
 def test_intervals_cover_the_truth(test: str, truth: float) -> None:
     rng, runs, covered = np.random.default_rng(3), 600, 0
     for _ in range(runs):

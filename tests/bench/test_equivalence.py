@@ -170,6 +170,7 @@ def test_a_result_is_plain_json() -> None:
 
 @pytest.mark.parametrize("delta", [-1.0, 0.0, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("n", [6, 14])
+@pytest.mark.slow
 def test_whatever_the_truth_a_false_verdict_has_at_most_the_chance_alpha(delta: float, n: int) -> None:
     rng = np.random.default_rng(7)
     runs, alpha, margin = 700, 0.1, 1.0

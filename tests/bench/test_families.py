@@ -111,6 +111,7 @@ def test_critical_values_are_those_of_demsars_table() -> None:
 
 
 @pytest.mark.parametrize(("loadings", "df"), [((0.3, 0.8, 0.6), 7), ((0.99, 0.9, 0.2), 12), ((0.707,) * 5, 30)])
+@pytest.mark.slow
 def test_the_many_one_maximum_is_a_multivariate_t(loadings: tuple[float, ...], df: int) -> None:
     # scipy integrates the same probability over a multivariate t by quasi-Monte Carlo.
     correlation = np.outer(loadings, loadings)
@@ -133,6 +134,7 @@ def test_tukey_agrees_with_r_on_plant_growth() -> None:
 
 
 @pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.slow
 def test_tukey_kramer_and_games_howell_agree_with_scipy_and_statsmodels(equal: bool) -> None:
     family = tukey_hsd(UNEVEN, alpha=0.1) if equal else games_howell(UNEVEN, alpha=0.1)
     theirs = stats.tukey_hsd(*UNEVEN.values(), equal_var=equal)
@@ -368,6 +370,7 @@ def test_the_chance_of_any_false_difference_by_games_and_howell_is_near_alpha() 
 
 
 @pytest.mark.parametrize("run", [dunn, nemenyi])
+@pytest.mark.slow
 def test_the_chance_of_any_false_difference_of_ranks_is_at_most_alpha(run: Any) -> None:
     rng, runs = np.random.default_rng(11), 300
     missed = sum(

@@ -51,6 +51,7 @@ def test_every_division_is_counted_as_by_scipy(side: Any) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.slow
 def test_random_divisions_come_near_every_one(side: Any) -> None:
     groups = {"x": RNG.normal(0.4, 1, 10), "y": RNG.normal(0, 1, 8)}
     oracle = stats.permutation_test(tuple(groups.values()), mean_difference, n_resamples=np.inf, alternative=side)

@@ -134,6 +134,7 @@ def test_simulated_power_of_the_bootstrap_and_the_rank_tests_is_near_theory() ->
     assert plan.power == pytest.approx(power_of("anova", 0.4, (20,) * 3).power, abs=0.04 + 3.5 * plan.power_error)
 
 
+@pytest.mark.slow
 def test_simulated_power_is_exact_where_few_values_leave_few_outcomes() -> None:
     # Groups of 3 and 3 reach p = 0.1 only in full separation: P(max x < min y or the reverse), integrated by scipy.
     shift = 1.5
@@ -294,6 +295,7 @@ def test_the_power_of_the_corrected_test_is_what_correlated_folds_find() -> None
 
 
 @pytest.mark.parametrize("test", ["brunner_munzel", "permutation", "paired_permutation", "sign", "welch_anova"])
+@pytest.mark.slow
 def test_simulated_powers_of_the_other_tests_are_near_what_theory_says(test: Any) -> None:
     options: dict[str, Any] = {"simulations": 300, "resamples": 199}
     if test == "welch_anova":

@@ -263,6 +263,7 @@ def test_fisher_of_a_larger_table_is_near_what_r_documents() -> None:
 
 @given(data=st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=3, max_size=3))
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_fisher_counts_every_small_table(data: list[list[int]]) -> None:
     cells = np.array(data)
     assume(cells.sum(0).all() and cells.sum(1).all())

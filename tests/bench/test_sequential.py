@@ -54,6 +54,7 @@ def test_the_betting_sequence_is_the_set_of_means_that_no_capital_refutes() -> N
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+@pytest.mark.slow
 def test_over_all_paths_of_ten_coins_the_true_mean_is_left_out_with_at_most_alpha(p: float) -> None:
     missed = 0.0
     for path in itertools.product((0.0, 1.0), repeat=10):

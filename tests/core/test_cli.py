@@ -770,6 +770,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     sorted(HERE.parent.glob("examples/**/*.yaml")) + sorted(HERE.glob("interchange/*.json")),
     ids=lambda f: f.name,
 )
+@pytest.mark.slow
 def test_the_schema_accepts_the_examples(file: Path) -> None:
     schema = json.loads(crucible_here("schema").stdout)
     experiment = load_experiment(file).to_dict()

@@ -713,6 +713,7 @@ def test_every_verdict_of_the_watch_has_a_status() -> None:
 
 
 @pytest.mark.parametrize("bounds", [None, [0, 1]])
+@pytest.mark.slow
 def test_looking_every_night_for_a_month_keeps_the_error_rate(bounds: list[float] | None) -> None:
     """Of months that lose just the margin, at most alpha have a night that fails, and at most alpha one that passes.
 

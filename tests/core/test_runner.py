@@ -909,6 +909,7 @@ def test_runs_in_different_threads_do_not_hear_each_other() -> None:
             assert heard == list(ctx.trace.events)
 
 
+@pytest.mark.slow
 def test_many_decisions_are_told_without_getting_slower_and_slower() -> None:
     heard: list[Event] = []
     started = time.process_time()
