@@ -22,7 +22,7 @@ __all__ = ["MODULE", "STAGE", "every_stage", "with_trials_stage"]
 
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
-"""Few experiments have that stage: whether an entry is it, is asked of its `module`, so that it is not imported."""
+"""The `module` of its entry. Who compares it need not import the stage itself, which few experiments have."""
 GATE: Final = "failed_trials"
 MOST_RANKED: Final = 200
 """Arms; each two of them are compared, which takes a second or two for so many."""
