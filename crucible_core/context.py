@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crucible_core.ir.experiment import Experiment
-from crucible_core.observers import current_attempt
+from crucible_core.observers import Attempt, current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
 from crucible_core.values.arguments import (
     check_instance,
@@ -82,13 +82,15 @@ class Context:
             changed = changed._with(name, value)
         return changed
 
-    def _with(self, name: str, value: object) -> Context:
-        # dataclasses.replace would check and convert all eight fields again, at ten times the cost.
+    def _with(self, name: str, value: object, attempt: Attempt | None = None) -> Context:
+        # dataclasses.replace would check and convert all eight fields again, at ten times the cost. `attempt` is the
+        # current one, if the caller has looked it up.
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields[name] = value
         _set(changed, "__dict__", fields)
-        attempt = current_attempt.get()
+        if attempt is None:
+            attempt = current_attempt.get()
         if attempt is not None and attempt.run_id == fields["run_id"]:
             attempt.derived = changed
         return changed
@@ -127,7 +129,7 @@ class Context:
         if not isinstance(name, str):
             raise not_a_name(name)
         shown = value if type(value) in _NUMBERS else self._masked(value)
-        return self._with("metrics", self.metrics.put(name, shown))
+        return self._with("metrics", self.metrics.put(name, shown), attempt)
 
     def get_metric(self, name: str, default: Any = None) -> Any:
         """The metric, or `default` if there is none of that name."""

@@ -144,7 +144,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
         from crucible_core.ir.resources import plan_resources  # noqa: PLC0415  # few experiments have some
 
         resources = plan_resources(experiment, registry, mistakes)
-    if not mistakes:
+    if experiment.gates and not mistakes:
         mistakes += check_gates(experiment, (one.stage for one in planned if one.definition.enabled))
     if experiment.variants and experiment.variant is None and not mistakes:
         for name, changes in experiment.variants.items():

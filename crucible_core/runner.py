@@ -70,7 +70,7 @@ def run_experiment(
 
         plan = replace(plan, trials=settings_of(jobs, keep))
     audience = Audience.of(observers)
-    shown = shown_experiment(plan.experiment, [type(one.stage) for one in plan.stages], plan.resources)
+    shown = shown_experiment(plan.experiment, [type(stage) for _, stage in plan.stages], plan.resources)
     if resources is not None:
         from crucible_core.values.resources import ready_made  # noqa: PLC0415  # as above
 
@@ -173,7 +173,7 @@ def run_stage(
             attempt = Attempt(context.run_id, name, audience, planned.safe)
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
-                result = _run_once(planned, context, attempt, audience)
+                result = _run_once(planned, context, attempt, audience, definition["timeout"])
                 break
             except interrupts:
                 raise
@@ -202,10 +202,12 @@ def run_stage(
         raise RunInterrupted(name, _record(context, event, audience)) from interrupt
 
 
-def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience) -> Context:
+def _run_once(
+    planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience, timeout: object
+) -> Context:
     token = current_attempt.set(attempt)
     try:
-        if planned.definition.__dict__["timeout"] is None:
+        if timeout is None:
             result = planned.stage.run(context)
             if not isinstance(result, Context) and isinstance(result, Awaitable):
                 from crucible_core.attempts.coroutines import finished  # noqa: PLC0415  # few stages are asynchronous
@@ -238,11 +240,12 @@ def _check(result: object, planned: PlannedStage, context: Context) -> None:
         raise TypeError(
             f"stage {planned.name!r} returned {what}; run() must return the Context: `return ctx.put_metric(...)`"
         )
+    made, given = result.__dict__, context.__dict__
     same_run = (
-        (result.experiment is context.experiment or result.experiment == context.experiment)
-        and result.run_id == context.run_id
-        and result.experiment_id == context.experiment_id
-        and result.trace.extends(context.trace)
+        (made["experiment"] is given["experiment"] or made["experiment"] == given["experiment"])
+        and made["run_id"] == given["run_id"]
+        and made["experiment_id"] == given["experiment_id"]
+        and made["trace"].extends(given["trace"])
     )
     if not same_run:
         raise ValueError(

@@ -314,6 +314,7 @@ def test_bad_counts_give_numbers_or_a_refusal_that_says_why(k: Any, n: Any) -> N
 # --- planning ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # it simulates
 @pytest.mark.parametrize("test", get_args(PlannedTest))
 @pytest.mark.parametrize("effect", [0.0, 1e-300, -0.5, 1e3, 1e300, math.nan])
 def test_odd_plans_give_a_probability_or_a_refusal(test: Any, effect: float) -> None:

@@ -101,11 +101,11 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
 
 def texts(tree: ast.AST) -> Iterator[str]:
     """The string constants of a source that are not documentation."""
-    documentation = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+    documentation = set()
+    for node in ast.walk(tree):  # an expression comes before what it consists of
+        if isinstance(node, ast.Expr):
+            documentation.add(id(node.value))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             yield node.value
 
 
