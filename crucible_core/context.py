@@ -28,7 +28,7 @@ from crucible_core.values.series import with_point
 __all__ = ["Context"]
 
 # Looked up once: a Context is copied three times for every stage that runs.
-_new, _set = object.__new__, object.__setattr__
+_new = object.__new__
 _NUMBERS = frozenset({int, float, bool})
 
 
@@ -88,7 +88,7 @@ class Context:
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields[name] = value
-        _set(changed, "__dict__", fields)
+        _set_fields(changed, fields)
         if attempt is None:
             attempt = current_attempt.get()
         if attempt is not None and attempt.run_id == fields["run_id"]:
@@ -101,7 +101,7 @@ class Context:
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields["trace"] = fields["trace"].append(event)
-        _set(changed, "__dict__", fields)
+        _set_fields(changed, fields)
         return changed
 
     def assign(self, /, *given: Any, **named: Any) -> Context:
@@ -319,3 +319,7 @@ class Context:
         )
 
     _repr_html_ = html_of_run
+
+
+# As `changed.__dict__ = fields`, which a frozen class refuses.
+_set_fields = vars(Context)["__dict__"].__set__

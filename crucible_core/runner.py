@@ -173,7 +173,7 @@ def run_stage(
             attempt = Attempt(context.run_id, name, audience, planned.safe)
             inputs = AttemptInputs(planned.stage, context) if policy and attempts <= policy.max_retries else None
             try:
-                result = _run_once(planned, context, attempt, audience, definition["timeout"])
+                result = _run_once(planned, context, attempt, audience, definition["timeout"] is not None)
                 break
             except interrupts:
                 raise
@@ -202,12 +202,10 @@ def run_stage(
         raise RunInterrupted(name, _record(context, event, audience)) from interrupt
 
 
-def _run_once(
-    planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience, timeout: object
-) -> Context:
+def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audience: Audience, timed: bool) -> Context:
     token = current_attempt.set(attempt)
     try:
-        if timeout is None:
+        if not timed:
             result = planned.stage.run(context)
             if not isinstance(result, Context) and isinstance(result, Awaitable):
                 from crucible_core.attempts.coroutines import finished  # noqa: PLC0415  # few stages are asynchronous

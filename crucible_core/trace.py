@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-_new, _set = object.__new__, object.__setattr__
+_new = object.__new__
 _now = functools.partial(datetime.now, UTC)
 
 
@@ -53,7 +53,7 @@ class _Event:
         event = _new(cls)
         values["stage"] = stage
         values["at"] = _now()
-        _set(event, "__dict__", values)
+        _set_fields(event, values)
         return event
 
     @property
@@ -89,6 +89,10 @@ class _Event:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # Events were pydantic models once, and stored values may hold pickles of them: until version 1.0.
         self.__dict__.update(state.get("__dict__", state))
+
+
+# As `event.__dict__ = values`, which a frozen class refuses.
+_set_fields = vars(_Event)["__dict__"].__set__
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

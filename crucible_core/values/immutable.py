@@ -36,7 +36,7 @@ class PersistentList(Sequence[T], Generic[T]):
         buffer, size = self._buffer, self._size
         if len(buffer) == size:
             buffer.append(item)
-        if len(buffer) <= size or buffer[size] is not item:
+        if buffer[size] is not item:
             buffer = [*buffer[:size], item]
         view = _new(type(self))
         view._buffer = buffer

@@ -63,7 +63,7 @@ class Series(Mapping[str, float]):
         point = (step, value)
         if len(buffer) == size:
             buffer.append(point)
-        if len(buffer) <= size or buffer[size] is not point:
+        if buffer[size] is not point:
             buffer = [*buffer[:size], point]
         one = _new(Series)
         one._buffer = buffer
