@@ -121,11 +121,7 @@ class PersistentDict(Mapping[str, V], Generic[V]):
     def put(self, key: str, value: V) -> Self:
         buffer, size = self._buffer, self._size
         if len(buffer) == size and buffer.setdefault(key, value) is value and len(buffer) == size + 1:
-            # Not by `_view`: a call less, once for every metric.
-            view = _new(type(self))
-            view._buffer = buffer
-            view._size = size + 1
-            return view
+            return self._view(buffer, size + 1)
         return self.merge({key: value})
 
     def merge(self, items: Mapping[str, V]) -> Self:
