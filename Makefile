@@ -59,7 +59,7 @@ build/fuzz/venv: pyproject.toml
 	@touch $@
 
 FUZZ_SECONDS ?= 60
-fuzz: build/fuzz/venv ## Look for files that the loader does not bear, for FUZZ_SECONDS=60; its corpus stays in build/fuzz
+fuzz: build/fuzz/venv ## Look for files that break the loader, for FUZZ_SECONDS=60; its corpus stays in build/fuzz
 	build/fuzz/venv/bin/python tests/core/fuzz_loading.py -max_total_time=$(FUZZ_SECONDS) -max_len=20000 $(FUZZ_ARGS)
 
 # What the image is made of: pyproject.toml has the ranges, the lock one version of each with the hashes of its files.
