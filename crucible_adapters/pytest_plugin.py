@@ -1,6 +1,6 @@
 """A plugin of pytest: `pytest experiments/ --crucible` runs each experiment file, and each gate is a test.
 
-pytest imports this module wherever it is installed with this project, so it imports nothing of it before it is used.
+pytest imports this module wherever both are installed, so it imports nothing of the project before it is used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunExperiment(Protocol):
         options: Mapping[str, Mapping[str, Any]] | None = None,
         assigns: Mapping[str, Any] | None = None,
     ) -> Context:
-        """Run an experiment, or that in a file relative to the test's; `options` are stage -> option -> value."""
+        """Run an experiment, or the one in a file, relative to the test's; `options` is stage -> option -> value."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,7 +56,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def _may_be_experiment(path: Path) -> bool:
-    """Whether the file has a pipeline: a folder may have other data."""
+    """Whether the file has a pipeline: a folder may contain other files too."""
     try:
         return HAS_PIPELINE.search(path.read_text(encoding="utf-8")) is not None
     except (OSError, UnicodeDecodeError):
@@ -81,7 +81,7 @@ class ExperimentFile(pytest.File):
             yield GateItem.from_parent(self, name=f"gate[{gate.name}]", gate=gate.name)
 
     def ended(self) -> tuple[Context | None, BaseException | None]:
-        """The last Context and the error that ended the run; it is run when this is first asked for."""
+        """The last Context and the error that ended the run. The first call runs the experiment."""
         from crucible_core import CrucibleError, GateFailedError, StageFailedError, run_experiment  # noqa: PLC0415
 
         if self._ended is None:
@@ -131,7 +131,7 @@ class RunItem(_Item):
 
 
 class GateItem(_Item):
-    """Passes if the gate does. An undecided gate is skipped, one that only warns is expected to fail."""
+    """Passes if the gate does. An undecided gate is skipped; a gate that only warns counts as an expected failure."""
 
     def __init__(self, *, gate: str, **known: Any) -> None:
         super().__init__(**known)

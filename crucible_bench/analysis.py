@@ -1,7 +1,7 @@
 """A whole comparison as declared: its tests, its family and its verdicts, from groups of numbers.
 
 The `bench` stage and `crucible compare` call this. Every choice follows from the declaration, from the sizes of the
-groups and from the kind of their values, never from how large they are.
+groups and from the kind of their values, never from the values themselves.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _OF_MEANS: Final = frozenset({"anova", "one_sample_ttest", "paired_ttest", "stud
 _MOST_NAMED: Final = 6
 _ONLY_PAIRS: Final = frozenset({"clustered", "resampled", "stratified"})
 _LARGE_ENOUGH: Final = 10
-"""Values of the smallest group from which Games-Howell comparisons keep their level."""
+"""Games-Howell comparisons keep their level if the smallest group has at least this many values."""
 
 MOST_KEPT: Final = 1_000
 """How many values a comparison keeps of each group, for charts."""
@@ -146,20 +146,20 @@ else all groups at once |
     | baseline | the group that the others are compared with | for an ab_test, the first group |
     | margin | the smallest difference that matters, in units of the data; gives a verdict for each pair | no verdicts |
     | non_inferiority | whether "not worse by the margin" is a verdict too | False |
-    | rope | for paired and resampled: differences of at most that are practically none; gives Bayesian probabilities \
+    | rope | for paired and resampled: the largest difference that is practically none; gives Bayesian probabilities \
 for each pair, beside its test | none |
     | higher_is_better | which direction is good, for verdicts, sweeps and rankings | True |
     | leaderboard | whether groups are also ranked by their means, as in a sweep | False |
     | reference | for one_sample: the number that the group is compared with | |
     | quantile | for independent and paired: compare this quantile of the groups, such as 0.95, not their means | none |
-    | folds | for resampled: the folds of the cross-validation; needed, or test_share | |
+    | folds | for resampled: the number of folds of the cross-validation; declare this or test_share | |
     | repeats | for resampled: how often the cross-validation was repeated, each time with other folds | 1 |
-    | test_share | for resampled: size of a test set over that of its training set | 1 / (folds - 1) |
+    | test_share | for resampled: the size of a test set divided by that of its training set | 1 / (folds - 1) |
     | resamples | of the bootstrap and of permutation tests, at least 100 | 10,000 |
     | seed | for everything that is drawn at random; equal seeds give equal results | 0 |
-    | clusters | for clustered: the cluster of each item, of shape (n,); or of each group's own values, by its name, \
-as answers by their question | |
-    | strata | for stratified: the task of each score, of shape (n,); or of each group's own scores, by its name | |
+    | clusters | for clustered: the cluster of each item, of shape (n,); or a mapping of each group's name to the \
+clusters of its own values, such as the questions of its answers | |
+    | strata | for stratified: the task of each score, of shape (n,); or a mapping of each group's name to its tasks | |
     | measure | what the numbers are, such as accuracy, for the sentence and for reports | |
 
     Raises CannotTestError, a ValueError, if the declaration contradicts itself or has an unknown word (the message
@@ -202,10 +202,10 @@ def analyse(
 ) -> Comparison:
     """`compare`, with the declaration as one value.
 
-    `groups` are name -> values of shape (n,), or `{"successes": k, "n": n}`; `clusters` has the cluster of each item,
-    or of each group's own values by its name, for the design `clustered`; for `stratified` it has the tasks. Raises
-    CannotTestError if the declaration contradicts itself or the data do not fit it, ValueError for a number out of
-    range.
+    `groups` maps names to values of shape (n,), or to `{"successes": k, "n": n}`. For the design `clustered`,
+    `clusters` has the cluster of each item, or maps each group's name to the clusters of its own values; for
+    `stratified` it has the tasks in the same form. Raises CannotTestError if the declaration contradicts itself or
+    the data do not fit it, ValueError for a number out of range.
     """
     if not isinstance(groups, Mapping):
         raise CannotTestError("groups", f"they are a mapping of names to values, not a {type(groups).__name__}")
@@ -400,14 +400,14 @@ class _Analyst:
     def _quantile(self, name: str, quantile: float) -> GroupQuantile:
         values = np.asarray(self.groups[name], dtype=np.float64)
         interval = None
-        if self.declared.design == "independent":  # where values belong together, it says nothing of the differences
+        if self.declared.design == "independent":  # where values belong together, it says nothing about the differences
             level = levels(self.declared.alpha, self.declared.confidence_level)[1]
             interval = quantile_interval(values, quantile, confidence_level=level)
         return GroupQuantile(float(np.quantile(values, quantile)), interval)
 
     def _mean_interval(self, summary: GroupSummary) -> Interval | None:
-        """Interval of one mean by t, of a share by Clopper and Pearson; None for paired designs, where it says nothing
-        about the differences.
+        """The interval of one mean by t, or of a share by Clopper and Pearson. None for paired designs, where it says
+        nothing about the differences.
         """
         if self.declared.design not in {"independent", "one_sample"} or summary.sd is None:
             return None
@@ -954,7 +954,7 @@ _SPECIAL: Final[Mapping[TestName, Special]] = MappingProxyType(
         "quantile": _quantiles,
     }
 )
-"""The tests that need more of the declaration than `run_test` takes."""
+"""The tests that need more from the declaration than `run_test` takes."""
 
 _OF_MEASUREMENTS: Final[frozenset[str]] = frozenset(
     {

@@ -80,7 +80,7 @@ class JudgedTest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """n, mean, sd (the n - 1 one; None for a single value) and median, in the units of the data."""
+    """n, mean, sd (with n - 1; None for a single value) and median, in the units of the data."""
 
     n: Count
     mean: Number
@@ -149,8 +149,8 @@ class PairResult:
     p_adjusted: Number
     significant: Flag
     effect_size: Number | None = None
-    """That of the two groups alone: the one asked for if their test defines it; None if the groups do not allow one.
-    Its interval is not simultaneous."""
+    """The effect size of the two groups alone: the declared one, if their test defines it. None if the groups do not
+    allow one. Its interval is not simultaneous."""
     effect_size_name: EffectSizeName | None = None
     effect_size_interval: Interval | None = None
     note: str | None = None
@@ -205,7 +205,7 @@ class MarginResult:
     margin. `p_equivalence` is the larger of the two one-sided p-values (TOST), `p_non_inferiority` the one on the bad
     side, `p_difference` the two-sided one against no difference.
 
-    `more_replicates` is a planning number, per group (or pairs): with that many more, the expected 1 - alpha interval
+    `more_replicates` is for planning: with that many more values per group (or pairs), the expected 1 - alpha interval
     is as short as the margin, and always decides, whatever the true difference. It depends on the spread seen here, not
     on the difference seen here. It is 0 if there is a verdict already, and None if a billion would not be enough.
     """
@@ -238,9 +238,9 @@ class MarginResult:
 
 @dataclass(frozen=True, slots=True)
 class BayesianResult:
-    """How probable it is that the first of two groups is better by more than `rope`, that the second is, and neither.
+    """The probabilities that the first of two groups is better by more than `rope`, that the second is, and neither.
 
-    The three probabilities are the posterior's, and add up to 1. `n` is the number of pairs or folds. It is a statement
+    The three are posterior probabilities and add up to 1. `n` is the number of pairs or folds. It is a statement
     beside the test, not a test: it has no level of significance, and nothing corrects it for the number of pairs.
     """
 
@@ -266,8 +266,8 @@ class BayesianResult:
 class Contender:
     """A configuration of a sweep or a leaderboard: its mean, and the evidence that another one is better.
 
-    `p_value` is corrected for the comparisons with all others; `beaten_by` names the one with the strongest evidence,
-    None for the leader.
+    `p_value` is corrected for the comparisons with all others. `beaten_by` names the configuration with the strongest
+    evidence of being better; None for the leader.
     """
 
     name: str
@@ -277,15 +277,15 @@ class Contender:
     beaten_by: str | None
     kept: Flag
     interval: Interval | None = None
-    """Of the mean of this configuration alone; None if it has none."""
+    """The interval of the mean of this configuration alone; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class BestMean:
     """The mean of the group that came out best of `picked_from`.
 
-    `interval` allows for its having been picked by the same data, `uncorrected` is what it would be if the group had
-    been named beforehand. All are in units of the data.
+    `interval` allows for the group having been picked by the same data; `uncorrected` is the interval as it would be if
+    the group had been named beforehand. All are in units of the data.
     """
 
     name: str
@@ -324,7 +324,7 @@ class BestSet:
     decisions: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
     mean: BestMean | None = None
-    """The leader's mean with an interval that allows for its having been picked; None if it has no interval."""
+    """The leader's mean with an interval that allows for the leader having been picked; None if there is none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -339,7 +339,7 @@ class Ranking:
     `groups` are ordered from the best to the worst, and so are their `mean_ranks`; 1 is the best possible. `cliques`
     are the largest sets of groups in which no two are shown to differ: the diagram's bars. `critical_difference` is
     None for the Wilcoxon-Holm procedure, which has none. `friedman` and `iman_davenport` are (statistic, df...,
-    p-value) of the test that all groups are alike, Friedman's p-value exact for few groups and data sets.
+    p-value) of the test that all groups are alike; Friedman's p-value is exact for few groups and data sets.
     """
 
     procedure: RankingProcedure
@@ -365,9 +365,9 @@ class Ranking:
 class PlannedPower:
     """The power of a comparison as it was planned, computed without the data.
 
-    `power` is the probability of seeing `smallest_effect` with `n` replicates per group, `wanted` the probability
-    wanted. `curve` has pairs (n, power), from a quarter of the planned n, at least 3, to four times as much; it is
-    empty for tests whose power is simulated.
+    `power` is the probability of seeing `smallest_effect` with `n` replicates per group; `wanted` is the power
+    that was asked for. `curve` has pairs (n, power), from a quarter of the planned n (at least 3) to four times it; it
+    is empty for tests whose power is simulated.
     """
 
     test: str
@@ -428,7 +428,7 @@ class PreferredPair:
 
 @dataclass(frozen=True, slots=True)
 class PositionBias:
-    """How often the arm that is shown first wins, ties counted half, where each pair is shown in both orders alike.
+    """How often the arm that is shown first wins, with ties counted half and both orders of a pair counted alike.
 
     One half is no bias. `n` is the number of comparisons of pairs that were shown in both orders.
     """
@@ -442,10 +442,10 @@ class PositionBias:
 class Preferences:
     """Arms that were compared two at a time by judges.
 
-    `arms` are ordered from the strongest to the weakest, those without a finite strength last; `reference` is the arm
-    of strength zero, None if it is their mean. `n` comparisons are of `items` items, None if none are named. `pairs`
-    are by all judges, `judged` by each one, if judges are named and there are at most 200 of these. `left_out`
-    comparisons have no winner.
+    `arms` are ordered from the strongest to the weakest, those without a finite strength last. `reference` is the arm
+    of strength zero; None if zero is their mean. There are `n` comparisons of `items` items, which is None if none are
+    named. `pairs` count all judges together, `judged` each judge alone, if judges are named and there are at most 200
+    such entries. `left_out` comparisons have no winner.
     """
 
     arms: tuple[ArmStrength, ...]
@@ -464,10 +464,10 @@ class Preferences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswersUsed:
-    """The answers of which every value is made, where a value is pass@k or majority@k of one item.
+    """The answers that the values are made of, where each value is pass@k or majority@k of one item.
 
-    `answers` is the number of all answers by group, `fewest` and `most` how many a compared item has. `items_left_out`
-    items lack k answers of some group.
+    `answers` has the number of all answers of each group; `fewest` and `most` are the numbers of answers to a compared
+    item. `items_left_out` items have fewer than k answers of some group.
     """
 
     statistic: Literal["pass", "majority"]
@@ -505,7 +505,7 @@ class Compared:
     """The name of the numbers, such as accuracy."""
     groups: Mapping[str, ComparedGroup]
     iqm: Mapping[str, InterquartileMean] = field(default_factory=dict)
-    """Of the design `stratified`: each group's interquartile mean, by its name."""
+    """For the design `stratified`: each group's interquartile mean, by its name."""
     quantile: Number | None = None
     """The quantile that is compared in place of the mean; None if none was declared."""
     quantiles: Mapping[str, GroupQuantile] = field(default_factory=dict)
@@ -515,7 +515,7 @@ class Compared:
     p_adjusted: tuple[Number, ...] | None = None
     """The adjusted p-value of each of `tests`, if there are several."""
     untested: tuple[Untested, ...] = ()
-    """What was to be tested of all groups at once, or judged against the margin or the rope, and could not be."""
+    """Tests of all groups at once, and judgements against the margin or the rope, that could not be made."""
     comparisons: FamilyResult | None = None
     """The pairs of more than two groups, as one family."""
     verdicts: tuple[MarginResult, ...] = ()
@@ -542,7 +542,7 @@ class Compared:
     def decisions(self) -> tuple[tuple[str, Choice], ...]:
         """Every choice with its subject: those of the whole, then those of its tests and other parts.
 
-        A test's choice of itself is left out where a rule has chosen the test: its reason is the rule's.
+        Where a rule has chosen a test, the test's own reason for itself is left out: the rule's reason stands for it.
         """
         by_rule = {choice.decision for _, choice in self.choices}
         parts: list[tuple[str, tuple[Choice, ...]]] = [
@@ -573,7 +573,7 @@ class Compared:
 
     @property
     def family_size(self) -> int:
-        """How many tests of all groups at once the adjusted p-values count, those that could not be run included."""
+        """How many tests of all groups at once the adjusted p-values count, including those that could not be run."""
         return len(self.tests) + sum(one.test not in ("margin", "rope") for one in self.untested)
 
     @property
@@ -590,7 +590,7 @@ class Compared:
 
     @property
     def replicate(self) -> str:
-        """The name of one more observation of each group."""
+        """What further observations are called, in the plural: values per group, pairs, folds or clusters."""
         if self.answers is not None and self.design == "paired":
             return "items"
         return {"clustered": "clusters", "paired": "pairs", "resampled": "folds"}.get(self.design, "values per group")

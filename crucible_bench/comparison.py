@@ -28,7 +28,7 @@ _MOST_REASONS: Final = 3
 
 
 class UnreadableComparisonError(ValueError):
-    """The data are not a comparison that this version of the package can read; the message says why, in a sentence."""
+    """The data are not a comparison that this version of the package can read; the message is a sentence saying why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class Comparison(Compared):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Comparison:
-        """The comparison that `to_json` wrote. Raises as `from_dict`, and for text that is not a JSON object."""
+        """The comparison that `to_json` wrote. Raises as `from_dict` does, and for text that is not a JSON object."""
         try:
             data = json.loads(text)
         except ValueError as error:

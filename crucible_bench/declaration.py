@@ -49,7 +49,7 @@ STUDY_COMPARES: Final[Mapping[StudyName, Comparing]] = MappingProxyType({"ab_tes
 class Declaration:
     """What is compared and how, declared before the data are seen; `compare` explains each field.
 
-    `outcome` None is binary for groups of booleans, of successes of n, or of the numbers 0 and 1 only, else continuous.
+    `outcome` None means binary for groups of booleans, of successes of n, or of only 0 and 1, else continuous.
     `baseline` is the group that others are compared with; `leaderboard` ranks the groups beside whatever else is
     compared, as a sweep does; `study` determines which comparisons there are:
 
@@ -87,7 +87,7 @@ class Declaration:
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """The problems that exist whatever the data are, one sentence each: unknown words, else contradictions."""
+        """The problems that do not depend on the data, one sentence each: unknown words, or else contradictions."""
         return [*_unknown_words(self), *_not_numbers(self)] or list(_contradictions(self))
 
     @property

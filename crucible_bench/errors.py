@@ -11,7 +11,7 @@ class CannotTestError(ValueError):
     """The test cannot be run on these data, so there is no result to report.
 
     `test` is the name that was asked for; `reason` says why it cannot be run and what to do instead. The message has
-    both, so that a traceback adds nothing.
+    both, so nobody needs the traceback.
     """
 
     explains_itself: ClassVar[bool] = True
@@ -25,7 +25,7 @@ class CannotTestError(ValueError):
         return type(self), (self.test, self.reason)
 
 
-# What can be asked for besides a test, and cannot be had.
+# What can be asked for besides a test, with the words for its failure.
 _OTHERS = {
     "auto": "no test can be chosen",
     "baseline": "the groups cannot be compared with a baseline",

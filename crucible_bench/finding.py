@@ -56,7 +56,7 @@ MOST_SHOWN = 6
 def finding(comparison: Compared) -> str:
     """The result in one sentence, or a few where several pairs were compared.
 
-    It is the result of the test declared first: to pick the smallest p would be to pick the result.
+    It is that of the test declared first: picking the smallest p would be picking the result.
     """
     if comparison.preferences is not None:
         return _finding_of_preferences(comparison, comparison.preferences)
@@ -177,7 +177,7 @@ _WITHOUT_DIRECTION = frozenset(
 
 
 class Found(NamedTuple):
-    """What is needed to say in which direction two groups differ, if the test has a direction."""
+    """What is needed to say in which direction two groups differ, if the test has one."""
 
     effect_name: EffectSizeName | None
     effect: float | None
@@ -474,16 +474,16 @@ def measured(comparison: Compared) -> str:
 
 
 def _interval(what: str, interval: Interval, note: str | None, null_value: float) -> str:
-    """An interval by its name, or that there is none and why."""
+    """An interval with its name; or a note that there is none, and why."""
     if is_open(interval, null_value):
         return f"no interval ({note})" if note else "no interval"
     return f"{what} {format_interval(interval)}"
 
 
 def estimates_effect(test: TestResult | PairResult) -> bool:
-    """Whether the estimate is the effect size, whose numbers would say nothing more.
+    """Whether the estimate is itself the effect size, so that the effect size's numbers would add nothing.
 
-    Of a difference of proportions, the estimate's interval says enough, also where it is one-sided.
+    For a difference of proportions, the estimate's interval says enough, even where it is one-sided.
     """
     same = (test.estimate, test.confidence_interval) == (test.effect_size, test.effect_size_interval)
     return same or test.effect_size_name == "risk_difference"

@@ -139,7 +139,7 @@ def _of_family(comparison: Compared, family: FamilyResult) -> str:
             against = _against_margin(comparison, pair.first, pair.second, margin)
             shown.append(f"{found.in_words(pair.first, pair.second, '')}{against}")
         if margin and shown[-1].endswith(margin):
-            margin = "the margin"  # its value was said
+            margin = "the margin"  # its value is given only once
     more = f"; and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
     more += f"; {len(family.untested)} not tested" if family.untested else ""
     return f"{family_head(comparison, family)}: {'; '.join(shown)}{more}."

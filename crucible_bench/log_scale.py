@@ -43,7 +43,7 @@ def _logarithms(name: str, values: Any) -> Any:
 
 
 def as_ratios(comparison: Comparison) -> Comparison:
-    """A comparison of logarithms in the units of the data: estimates are ratios, means geometric means."""
+    """A comparison of logarithms, written in the units of the data: estimates are ratios, means geometric means."""
     best = comparison.best
     if best is not None:
         mean = best.mean

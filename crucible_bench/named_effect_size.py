@@ -45,7 +45,7 @@ class EffectSize:
 
 
 class Home(NamedTuple):
-    """The tests whose computation defines an effect size: of independent groups, and of groups of one length."""
+    """The tests whose computation defines an effect size: for independent groups, and for groups of equal length."""
 
     independent: TestName | None
     paired: TestName | None
@@ -103,7 +103,7 @@ def effect_size(
     | cohens_d | two | Cohen 1988; in pooled standard deviations |
     | cohens_dav | two, paired or not | Bonett 2008, Cumming 2012; in root mean square standard deviations |
     | cohens_dz | two, paired | Cohen 1988; in standard deviations of the differences |
-    | cohens_g | two, paired | Cohen 1988; the share of pairs that the first wins, from one half |
+    | cohens_g | two, paired | Cohen 1988; the share of pairs that the first wins, minus one half |
     | cohens_h | two of outcomes | Cohen 1988; difference of arcsines |
     | common_language | two | McGraw & Wong 1992, Vargha & Delaney 2000; P(X > Y) + P(X = Y) / 2 |
     | cramers_v | rows of counts | Cramer 1946 |
@@ -125,8 +125,8 @@ def effect_size(
     | spearman_rho | two, paired | Spearman 1904 |
     | variance_ratio | two | Snedecor 1934 |
 
-    Where one exists for independent groups and for paired ones, the first is computed unless `paired`. `test` asks for
-    the version of one test among those that define the effect size. Outcomes are booleans, or 0 and 1.
+    An effect size that exists for independent and for paired groups is that of independent ones, unless `paired`.
+    `test` asks for the version of one of the tests that define the effect size. Outcomes are booleans, or 0 and 1.
 
     Raises CannotTestError, which carries the effect size's name, for one that does not exist or does not fit the
     groups, and for data that leave it undefined; ValueError for a level out of range.

@@ -62,10 +62,10 @@ class TestResult:
 
     Differences are the first group minus the second, in the units of the data; effect sizes have no unit. `significant`
     is `p_value <= alpha`. `statistic` and `p_value` are always finite. An interval end is infinite only on the open
-    side of a one-sided test's interval, or if no finite end has the confidence asked for; `notes` then says so. So an
-    interval that is open at both ends is none. The effect size's interval is always two-sided. A ratio whose
+    side of a one-sided test's interval, or if no finite end has the confidence asked for; `notes` then says so. An
+    interval that is open at both ends counts as none. The effect size's interval is always two-sided. A ratio whose
     denominator is zero is infinite, and `notes` says so. The effect size and its name are None if the data leave it
-    undefined, as a standardized difference of values that do not vary.
+    undefined, such as a standardized difference of values that do not vary.
     """
 
     __test__: ClassVar[bool] = False  # the name would otherwise make pytest collect it
@@ -111,7 +111,7 @@ def with_infinite_ratio(result: Any) -> Any:
 class Untested:
     """A comparison that the data do not allow: the test that was to be run, on which groups, and why it could not.
 
-    It counts in its family all the same, so that the others are corrected for as many as were declared.
+    It still counts in its family, so that the others are corrected for all comparisons that were declared.
     """
 
     test: str
@@ -133,7 +133,7 @@ class Settings:
 
     @property
     def effect_size(self) -> EffectSizeName:
-        """The effect size to report, of a test that defines one."""
+        """The effect size to report, for a test that defines one."""
         assert self.asked_effect_size is not None
         return self.asked_effect_size
 
@@ -149,7 +149,7 @@ class Settings:
 
     @property
     def sides(self) -> str:
-        """How the method's name ends."""
+        """The words for the alternative, with which the method's name ends."""
         return "two-sided" if self.alternative == "two-sided" else f"one-sided ({self.alternative})"
 
     def bounded(self, interval: Interval, least: float = -math.inf, most: float = math.inf) -> Interval:
@@ -252,7 +252,7 @@ def conclude(
 
 
 def is_open(interval: Interval, null_value: float = 0.0) -> bool:
-    """Whether an interval is open at both ends, which says nothing; that of a ratio (`null_value` 1) begins at 0."""
+    """Whether an interval is open at both ends and so says nothing; for a ratio (`null_value` 1), the low end is 0."""
     return interval == (0.0 if null_value == 1.0 else -math.inf, math.inf)
 
 

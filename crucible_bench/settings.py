@@ -1,4 +1,4 @@
-"""What a caller may ask of a test, checked before any number is looked at."""
+"""The settings that a caller may give a test, checked before any number is looked at."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ CORRECTION_ALIASES: Mapping[str, CorrectionName] = {"benjamini_hochberg": "fdr"}
 
 
 FamilyName = Literal["dunn", "dunnett", "games_howell", "nemenyi", "pairwise", "tukey_hsd"]
-"""How many groups are compared two by two; `pairwise` is the declared test on every pair, with the correction."""
+"""How several groups are compared two by two; `pairwise` is the declared test on every pair, with the correction."""
 
 
 Comparing = Literal["all_pairs", "baseline"]
@@ -264,7 +264,7 @@ StudyName = Literal["ab_test", "ablation", "multiple_datasets", "sweep"]
 
 
 Looks = Literal["always_valid", "once"]
-"""How often a comparison is looked at: `always_valid` keeps its error rate, however often."""
+"""How often a comparison is looked at: `always_valid` keeps its error rate however often that is."""
 
 
 TEST_NAMES: Final[tuple[TestName, ...]] = get_args(TestName)
@@ -284,7 +284,7 @@ OTHER_TESTS: Final[Mapping[TestName, str]] = MappingProxyType(
         "quantile": "compare_quantiles",
     }
 )
-"""The function of this package that computes each test which `run_test` cannot: groups alone are not enough for it."""
+"""For each test that `run_test` cannot compute, because it needs more than groups: the function that computes it."""
 
 
 QUANTILE_TESTS: Final[Mapping[Design, TestName]] = MappingProxyType(

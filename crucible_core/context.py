@@ -11,6 +11,7 @@ from crucible_core.ir.experiment import Experiment
 from crucible_core.observers import Attempt, current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
 from crucible_core.values.arguments import (
+    check_experiment,
     check_instance,
     check_mapping,
     check_run_id,
@@ -68,12 +69,13 @@ class Context:
 
         Data that the experiment carries for its stages is copied: a stage that changes it affects its own run only.
         """
+        check_experiment(experiment, Experiment)
         if assigns is not None:
             check_mapping("assigns", assigns)
-        if run_id is not None:
-            check_instance("run_id", run_id, str, "a text")
-        own = experiment.with_own_data()
-        return cls(experiment.id, run_id or new_run_id(), own, assigns=PersistentDict(assigns))
+        if run_id is None:
+            run_id = new_run_id()
+        check_instance("run_id", run_id, str, "a text")
+        return cls(experiment.id, run_id, experiment.with_own_data(), assigns=PersistentDict(assigns))
 
     def _replace(self, **changes: object) -> Context:
         """The Context with these fields replaced, as they are: not checked, not converted."""
@@ -97,7 +99,7 @@ class Context:
 
     def _record(self, event: Event) -> Context:
         """The Context with one more event in its trace."""
-        # Like _with, but no work of the stage: called twice for every stage.
+        # Like _with, but this is not the stage's own work: called twice for every stage.
         changed = _new(type(self))
         fields = self.__dict__.copy()
         fields["trace"] = fields["trace"].append(event)
@@ -122,12 +124,12 @@ class Context:
 
     def put_metric(self, name: str, value: Any) -> Context:
         """Set one metric. Raises TypeError if the name is not a string."""
-        attempt = current_attempt.get()
-        # Not `self.run_id`: where the reads of a stage are recorded, that would count as one of them.
-        if attempt is not None and attempt.updates is not None and attempt.updates.run_id == self.__dict__["run_id"]:
-            attempt.updates.metric(name, value)
         if not isinstance(name, str):
             raise not_a_name(name)
+        attempt = current_attempt.get()
+        if attempt is not None and attempt.updates is not None:
+            # Not `self.run_id`: where the reads of a stage are recorded, that would count as one of them.
+            attempt.updates.metrics(self.__dict__["run_id"], {name: value})
         shown = value if type(value) in _NUMBERS else self._masked(value)
         return self._with("metrics", self.metrics.put(name, shown), attempt)
 
@@ -139,37 +141,40 @@ class Context:
         return name in self.metrics
 
     def update_metric(self, name: str, update: Callable[[Any], Any], default: Any = None) -> Context:
-        """Replace the metric by `update(current value)`; a missing one counts as `default`."""
+        """Replace the metric by `update(current value)`; `default` stands for a missing one."""
         return self.put_metric(name, update(self.metrics.get(name, default)))
 
     def merge_metrics(self, metrics: Mapping[str, Any]) -> Context:
         """Set several metrics. Raises TypeError if a name is not a string."""
-        shown = {name: self._masked(value) for name, value in checked_names(metrics).items()}
-        return self._with("metrics", self.metrics.merge(shown))
+        attempt, values = current_attempt.get(), checked_names(metrics)
+        if attempt is not None and attempt.updates is not None:
+            attempt.updates.metrics(self.__dict__["run_id"], values)
+        shown = {name: self._masked(value) for name, value in values.items()}
+        return self._with("metrics", self.metrics.merge(shown), attempt)
 
     def log_metric(self, name: str, value: float, *, step: int | None = None) -> Context:
-        """Add a point to a metric that is a series, such as a loss over epochs; a missing one is begun.
+        """Add a point to a metric that is a series, such as a loss over epochs; the first point starts the series.
 
         A missing `step` is the one after the last, from 0. The metric is a Series: its points, and `last`, `min`, `max`
-        and `mean`, which gates and tables name `loss.last`. Observers hear every point, also if the stage fails later.
-        Raises TypeError for what is not a number, and CrucibleError if `put_metric` has set the metric.
+        and `mean`, which gates and tables name `loss.last`. Observers get every point, even if the stage fails later.
+        Raises TypeError for a value that is not a number, and CrucibleError if `put_metric` has set the metric.
         """
         attempt = current_attempt.get()
         hear = None if attempt is None or attempt.updates is None else attempt.hears(self.__dict__["run_id"])
         return self._with("metrics", with_point(self.metrics, name, value, step, hear))
 
     def log_metrics(self, values: Mapping[str, float], *, step: int | None = None) -> Context:
-        """As log_metric, for several series."""
+        """`log_metric` for several series. Raises as it does."""
         changed = self
         for name, value in values.items():
             changed = changed.log_metric(name, value, step=step)
         return changed
 
     def spend(self, name: str, amount: float) -> Context:
-        """Count what was spent, as by `ctx.spend("usd", 0.02)`: in the metric `spent.usd`, and there by stage.
+        """Count what was spent, for example `ctx.spend("usd", 0.02)`: in the metric `spent.usd`, and by stage.
 
-        Raises BudgetExceededError if the run has spent more now than the experiment's `budget` allows: it is counted.
-        Raises TypeError for what is not a number, and ValueError for one that is negative or not finite.
+        Raises BudgetExceededError if the run has now spent more than the experiment's `budget` allows; the amount still
+        counts. Raises TypeError for an amount that is not a number, ValueError for one that is negative or not finite.
         """
         from crucible_core.values.spending import check, counted  # noqa: PLC0415  # few stages need it
 
@@ -221,16 +226,16 @@ class Context:
     def checkpoint(self, name: str, value: Any) -> Context:
         """Keep a value of the running stage, by pickle, for `restore`; it is an artifact, `checkpoint.STAGE.NAME`.
 
-        It is there at once, whole, even if the process is killed: not only in the Context that is returned.
+        It is kept at once and as a whole, even if the process is killed before the stage returns.
         """
         from crucible_core.values.lineage import save  # noqa: PLC0415
 
         return self.put_artifact(*save(self, checked_name(name), value))
 
     def restore(self, name: str, default: Any = None) -> Any:
-        """The last checkpoint of the running stage, with the same options up to it, and seed, in this run or before.
+        """The running stage's last checkpoint of that name, in this run or one that it resumes or retries.
 
-        Before are the runs that this one resumes or retries. The default if there is none.
+        It counts only if the seed and the options up to this stage were the same. `default` if there is none.
         """
         from crucible_core.values.lineage import restore  # noqa: PLC0415
 
@@ -249,8 +254,8 @@ class Context:
         """Record a choice in the trace, under the stage that is running.
 
         `confidence` is from 0 to 1. `depends_on` are earlier decisions, such as `ctx.trace.decisions[-1]`, or their
-        ids. `metadata` is whatever else there is to say of it, and becomes JSON types. Raises ValueError for another
-        confidence, CrucibleError for a decision that is not in the trace, TypeError for metadata that are no mapping.
+        ids. `metadata` is whatever else there is to say about it, and becomes JSON types. Raises ValueError for another
+        confidence, CrucibleError for a decision that is not in the trace, TypeError for metadata that is not a mapping.
         """
         from crucible_core.values.decisions import fields_of  # noqa: PLC0415  # few stages decide
 
@@ -265,7 +270,7 @@ class Context:
         return self._record(event)
 
     def merge(self, *others: Context) -> Context:
-        """The Context with what each of the others, which threads or tasks have made of this one, has more, in order.
+        """The Context plus what each of the others, which threads or tasks have made from it, has added, in order.
 
         Raises CrucibleError if two of them have set a name to different values; points of one series are joined.
         """
@@ -281,7 +286,7 @@ class Context:
 
     @property
     def stage(self) -> str:
-        """The name in the pipeline of the stage that is running; empty before the first one."""
+        """The name of the stage that is running, or that was the last to run; empty before the first one."""
         return self.trace.events[-1].stage if len(self.trace) else ""
 
     @property
@@ -294,7 +299,7 @@ class Context:
         return name in self.completed_stages
 
     def differences(self, other: Context) -> tuple[str, ...]:
-        """Where the results of two runs differ, for example ("metrics['accuracy']",); times and ids do not count.
+        """Where the results of two runs differ, for example ("metrics['accuracy']",); times and ids are ignored.
 
         Metrics, outputs, artifacts, assigns, decisions and how each stage ended are compared. NaN equals NaN, arrays
         and data frames are compared element by element, and types must be the same.

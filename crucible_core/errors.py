@@ -1,10 +1,10 @@
-"""The root of all errors, and those raised before the first stage; `run_errors` has those of a run that had begun."""
+"""The root of all errors, and those raised before the first stage; `run_errors` has those of a run that has begun."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "CrucibleError",
@@ -35,7 +35,10 @@ class Portable(BaseException):
 
 
 class CrucibleError(Portable, Exception):
-    """The root of every error that crucible_core and crucible_dagster raise."""
+    """The root of the errors of crucible_core, crucible_adapters and crucible_dagster.
+
+    A wrong argument may also be a TypeError or a ValueError, as its function says.
+    """
 
 
 def _rebuild(cls: type[Portable], args: tuple[Any, ...], state: dict[str, Any]) -> Portable:
@@ -89,8 +92,8 @@ class InvalidExperimentError(CrucibleError):
         first.others = tuple(others)
         return first
 
-    def within(self, what: str) -> InvalidExperimentError:
-        """The same mistakes, each message prefixed with `what`."""
+    def within(self, what: str) -> Self:
+        """Itself, after the messages of its mistakes were prefixed with `what`."""
         for error in self.each():
             error.args = (f"{what}{error.message}", *error.args[1:])
         return self

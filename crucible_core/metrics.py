@@ -46,7 +46,7 @@ def entries_of(value: Any) -> list[tuple[str, Any]]:
 
 
 def results(ctx: Context) -> Iterator[tuple[str, Any]]:
-    """The numbers to follow from run to run: every metric; of a comparison, its findings but not its settings.
+    """The numbers to follow from run to run: every metric; for a comparison, its findings but not its settings.
 
     A boolean counts as 1 or 0.
     """

@@ -43,7 +43,7 @@ class Observer:
         """Called every few seconds while a stage runs, with the numbers that it put since the last call."""
 
     def on_context(self, context: Any) -> None:
-        """Called with the Context after each stage, and after the gates; that of a failed run is `error.context`."""
+        """Called with the Context after each stage, and after the gates; that of a failed stage is `error.context`."""
 
     def on_points(self, stage: str, points: Sequence[Point]) -> None:
         """Called with every point that a stage logs in a series, in order: many at once, at most a second later."""
@@ -162,7 +162,7 @@ class Audience:
             observer.run_ended(error.__cause__ if isinstance(error, _Retold) else error)
         except Exception as raised:  # noqa: BLE001
             self.note_failure(observer, "run_ended", raised)
-        return False  # what ended the run is not an observer's to withhold
+        return False  # an observer must not suppress what ended the run
 
 
 _UNHEARD = contextlib.nullcontext()
@@ -183,12 +183,12 @@ class Attempt:
     def __init__(self, run_id: str, stage: str, audience: Audience, readable: Callable[[str], str] = safe_text) -> None:
         self.run_id = run_id
         self.readable = readable
-        """What a text of a decision becomes: without the stage's secrets."""
+        """Makes a text of a decision readable: without the stage's secrets."""
         self.heard: list[Event] = []
         """The decisions so far: they are kept if the attempt fails and returns no Context."""
         self.own_updates = Updates(run_id, stage, audience) if audience.wants_updates else None
         outer = current_attempt.get()
-        # Of a run within a stage, which nobody watches, the work is that of the stage.
+        # If nobody watches a run within a stage, its work counts as that of the stage.
         self.updates: Updates | None = (
             self.own_updates if self.own_updates is not None or outer is None else outer.updates
         )
@@ -197,7 +197,7 @@ class Attempt:
         """The last Context that was made from another one, if any was."""
 
     def hears(self, run_id: str) -> Callable[[str, int, float], None] | None:
-        """What takes the points of a Context's series, if it is of this run and anybody listens."""
+        """What takes the points of a Context's series, if the Context is of this run and any observer listens."""
         return self.updates.point if self.updates is not None and self.updates.run_id == run_id else None
 
     def hear(self, event: Event) -> None:

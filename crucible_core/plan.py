@@ -6,7 +6,7 @@ Made once, and passed to whatever needs it: the runner, the gates, the `validate
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,10 @@ from pydantic_core import to_json
 
 from crucible_core.errors import InvalidExperimentError, InvalidOptionsError, UnknownStageError
 from crucible_core.ir.experiment import Experiment, StageDef
+from crucible_core.ir.option_schema import takes_seed
 from crucible_core.ir.secrets import secrets_of
 from crucible_core.registry import Registry, builtin_registry
-from crucible_core.stage import ComparesGroups, Stage, nature_of, takes_seed
+from crucible_core.stage import Stage, nature_of
 from crucible_core.values.arguments import check_experiment, check_instance
 from crucible_core.values.jsonable import safe_text, type_name
 from crucible_core.values.messages import error_text
@@ -33,7 +34,6 @@ __all__ = [
     "PlannedStage",
     "advice",
     "ask_again",
-    "check_gates",
     "current_plan",
     "plan_experiment",
     "plan_of",
@@ -76,7 +76,7 @@ class Plan(Sequence[PlannedStage]):
     registry: Registry
     reports: ReportFolder = field(compare=False, repr=False)
     trials: TrialSettings | None = None
-    """How its trials are run and kept, if it has some."""
+    """How its trials are run, and where the run keeps rows and checkpoints; None for the defaults."""
     resources: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What makes each resource, by its name."""
 
@@ -102,7 +102,7 @@ class Plan(Sequence[PlannedStage]):
 
     @contextlib.contextmanager
     def running(self, run_id: str = "") -> Iterator[None]:
-        """Makes this plan `current_plan`, for as long as its stages run: the `validate` stage reads it there.
+        """Makes this plan the `current_plan` while its stages run: the `validate` stage reads it there.
 
         The stages of the run have its resources, which are closed at the end.
         """
@@ -145,6 +145,8 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
 
         resources = plan_resources(experiment, registry, mistakes)
     if experiment.gates and not mistakes:
+        from crucible_core.ir.whole_checks import check_gates  # noqa: PLC0415  # few experiments have some
+
         mistakes += check_gates(experiment, (one.stage for one in planned if one.definition.enabled))
     if experiment.variants and experiment.variant is None and not mistakes:
         for name, changes in experiment.variants.items():
@@ -168,7 +170,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
 def ask_again(plan: Plan) -> None:
     """Call the `check` of the enabled stages of a plan that was made a while ago.
 
-    Raises InvalidOptionsError for the first that finds itself impossible now, with the rest as its `others`.
+    Raises InvalidOptionsError for the first stage that cannot succeed now, with the rest as its `others`.
     """
     mistakes: list[InvalidExperimentError] = []
     for index, one in enumerate(plan):
@@ -212,7 +214,7 @@ def _plan_each(
 def plan_stage(experiment: Experiment, index: int, registry: Registry) -> PlannedStage:
     """The stage at `index` of the pipeline (from 0), found and its options checked; its `check` is not called.
 
-    Raises as `plan_experiment`.
+    Raises as `plan_experiment` does.
     """
     return _plan(experiment, index, experiment.seed, registry, experiment.folder)
 
@@ -272,7 +274,7 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
     Raises pydantic.ValidationError, or whatever a validator of the stage raises.
     """
     for value in options.values():
-        if type(value) is dict:  # it may be for a model with a default of its own
+        if type(value) is dict:  # it may stand for a model with a default of its own
             from crucible_core.ir.option_values import completed  # noqa: PLC0415  # few options are mappings
 
             options = completed(stage, options)
@@ -285,24 +287,32 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
 
 def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
     """Raises InvalidOptionsError if the `check` of the stage finds a problem."""
-    try:
-        problems = stage.check(experiment) or ()
-        said = "; ".join([problems] if isinstance(problems, str) else problems)
-    except InvalidExperimentError:  # it says where the mistake is
-        raise
-    except Exception as error:
-        raise _refuse(experiment, index, f"its check failed: {type_name(error)}: {error_text(error)}") from error
-    if said:
+    if said := "; ".join(_sentences(stage.check, experiment, index)):
         raise _refuse(experiment, index, said)
 
 
+def _sentences(method: Callable[[Experiment], Iterable[str]], experiment: Experiment, index: int) -> list[str]:
+    """What `check` or `advise` of a stage says. Raises InvalidOptionsError if it raises something else."""
+    try:
+        said = method(experiment) or ()
+        return [said] if isinstance(said, str) else list(said)
+    except InvalidExperimentError:  # it says where the mistake is
+        raise
+    except Exception as error:
+        reason = f"its {method.__name__} failed: {type_name(error)}: {error_text(error)}"
+        raise _refuse(experiment, index, reason) from error
+
+
 def advice(plan: Plan) -> list[str]:
-    """The warnings of the enabled stages about an experiment that can be run."""
+    """The warnings of the enabled stages about an experiment that can be run.
+
+    Raises InvalidOptionsError if the `advise` of a stage raises.
+    """
     return [
         f"stage {one.name!r}: {said}"
-        for one in plan
+        for index, one in enumerate(plan)
         if one.definition.enabled
-        for said in one.stage.advise(plan.experiment)
+        for said in _sentences(one.stage.advise, plan.experiment, index)
     ]
 
 
@@ -319,14 +329,3 @@ def _refuse_seed(experiment: Experiment, index: int, said: str) -> InvalidOption
         stage=experiment.pipeline[index].name,
         location=experiment.location("seed"),
     )
-
-
-def check_gates(experiment: Experiment, stages: Iterable[Stage]) -> list[InvalidExperimentError]:
-    """The mistakes in the gates that can be found before the first of these stages runs."""
-    # Only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
-    if not any(gate.no_regression is not None and gate.no_regression.group for gate in experiment.gates or ()):
-        return []
-    from crucible_core.ir.whole_checks import check_groups  # noqa: PLC0415  # as above
-
-    comparing = [stage for stage in stages if isinstance(stage, ComparesGroups)]
-    return check_groups(experiment, [(stage.metric, getattr(stage, "groups", None)) for stage in comparing])

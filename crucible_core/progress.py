@@ -32,7 +32,7 @@ QUICK = 1e-3
 
 
 class Progress(Generic[T]):
-    """Made by `progress`: iterate over it, or enter it by `with` and advance it by hand, from any thread."""
+    """Made by `progress`: iterate over it, or use it in a `with` block and advance it by hand, from any thread."""
 
     def __init__(self, iterable: Iterable[T] | None, total: float | None, description: str | None) -> None:
         if total is None and iterable is not None:
@@ -60,7 +60,7 @@ class Progress(Generic[T]):
 
     def _iterate(self, iterable: Iterable[T]) -> Iterator[T]:
         with self:
-            # Reading the clock may cost more than an item: of quick ones, only every 16th reads it.
+            # Reading the clock may cost more than an item: if items are quick, only every 16th reads it.
             quick = min(QUICK, self._updates.interval / MAX_STRIDE) if self._updates else QUICK
             done, stride, last = 0, 1, perf_counter()
             try:
@@ -125,10 +125,10 @@ def progress(iterable: None = None, total: float | None = None, description: str
 def progress(
     iterable: Iterable[T] | None = None, total: float | None = None, description: str | None = None
 ) -> Progress[T]:
-    """The items of `iterable`; the observers of the run are sent the progress.
+    """The items of `iterable`; the observers of the run get the progress.
 
-    `total` is the number of items by default. Without an iterable, enter the result by `with` and advance it by hand:
-    `bar.advance(amount)`. An item counts when the next one is asked for. Raises ValueError for a negative total.
+    `total` is the number of items by default. Without an iterable, use the result in a `with` block and advance it by
+    hand: `bar.advance(amount)`. An item counts when the next one is asked for. Raises ValueError for a negative total.
     """
     return Progress(iterable, total, description)
 

@@ -37,7 +37,8 @@ class Registry:
         importable: Collection[str] | str | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> None:
-        check_mapping("Registry", stages or {})
+        check_mapping("Registry", {} if stages is None else stages)
+        check_mapping("Registry(resources=...)", {} if resources is None else resources)
         checked: dict[str, type[Stage] | EntryPoint] = dict(stages or {})
         for name, found in checked.items():
             if not isinstance(found, EntryPoint):
@@ -79,10 +80,14 @@ class Registry:
         return len(self._stages)
 
     def __or__(self, more: Mapping[str, type[Stage]] | Registry) -> Registry:
-        """A registry with these stages too; if both have a name, the right one wins."""
-        added, resources = (more._stages, more.resources) if isinstance(more, Registry) else (more, {})
-        joined = {**self.resources, **resources}
-        return Registry({**self._stages, **added}, importable=self.importable, resources=joined)
+        """A registry with these stages too; for a name that both have, the right operand wins.
+
+        Of two registries, only what both allow may be imported.
+        """
+        if not isinstance(more, Registry):
+            return Registry({**self._stages, **more}, importable=self.importable, resources=self.resources)
+        stages, resources = {**self._stages, **more._stages}, {**self.resources, **more.resources}
+        return Registry(stages, importable=_both(self.importable, more.importable), resources=resources)
 
     def __bool__(self) -> bool:
         return True  # `registry or builtin_registry()` must not replace an empty one
@@ -93,7 +98,7 @@ class Registry:
     def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[Stage]:
         """The stage class of a pipeline entry; modules are also looked for in `folder`, the experiment file's.
 
-        Raises UnknownStageError.
+        Raises UnknownStageError if there is none.
         """
         module = definition.module
         found = self._stages.get(module or definition.name)
@@ -143,6 +148,14 @@ def builtin_registry() -> Registry:
     listed = os.environ.get(IMPORTABLE_VARIABLE)
     importable = None if listed is None else [part.strip() for part in listed.split(",") if part.strip()]
     return Registry(found, importable=importable)
+
+
+def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    from crucible_core.beside.references import below  # noqa: PLC0415  # few registries are joined
+
+    return frozenset(name for name in one if below(name, other)) | {name for name in other if below(name, one)}
 
 
 def _is_stage(value: Any) -> bool:

@@ -32,7 +32,7 @@ from crucible_core.trace import (
 )
 from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.lineage import Kept, kept_in
-from crucible_core.values.messages import UNUSED
+from crucible_core.values.messages import LOST, UNUSED
 
 __all__ = ["run_always", "run_experiment", "run_gates", "run_stage", "run_stages"]
 
@@ -54,10 +54,10 @@ def run_experiment(
 
     A Plan is run as it is; an Experiment is planned first, with the stages of `registry`, by default those of
     `builtin_registry()`. The first stage finds `assigns` in `ctx.assigns`. Each of `observers` is an Observer, or a
-    function that is called with every event of the trace as it happens. If it has `trials`, they are run in `jobs`
-    processes; their rows are kept in the folder `keep` as they end, and those that are there are not run again. Runs
-    with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do. Each of
-    `resources` is in `ctx.resources` as it is, in place of what the experiment declares; it is not closed.
+    function that is called with every event of the trace as it happens. The experiment's `trials` are run in
+    `jobs` processes; their rows are kept in the folder `keep` as they end, and trials whose rows are there are not run
+    again. Runs with the same `keep` go on from each other's checkpoints; without it, runs with the same `run_id` do.
+    Each of `resources` is in `ctx.resources` as it is, in place of what the experiment declares; it is not closed.
 
     Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError before the first stage if the pipeline
     cannot be run as written. Then it raises StageFailedError (with the Context so far) if a stage raises;
@@ -81,11 +81,11 @@ def run_experiment(
         context = run_stages(plan.stages, context, audience)
         if plan.experiment.gates:
             context = run_gates(plan, context, audience)
+            if audience.wants_contexts:
+                audience.show(context)
             gates = context.trace.gates
             if any(one.blocks for one in gates):
                 raise GateFailedError(context, gates)
-            if audience.wants_contexts:
-                audience.show(context)
     return context
 
 
@@ -113,9 +113,9 @@ def run_always(
     *,
     interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
 ) -> None:
-    """Run those of the stages that run `always`, after the stage that failed: `error.context` is then their last one.
+    """Of the stages after the one that failed, run those with `always`; `error.context` is then their last Context.
 
-    One that fails too is a record in its trace. Raises RunInterrupted as `run_stage` does.
+    If one of them fails too, its trace records that. Raises RunInterrupted as `run_stage` does.
     """
     for planned in stages:
         if planned.definition.always and planned.definition.enabled:
@@ -128,7 +128,7 @@ def run_always(
 def run_gates(plan: Plan, context: Context, observers: Audience | Observers = (), past: Past | None = None) -> Context:
     """Judge the gates after the last stage: the Context with a GateJudged in its trace for each.
 
-    Without `past`, regression gates are undecided. The reports that the run has written are written again, with them.
+    Without `past`, regression gates are undecided. The reports of the run are written again, with the gates in them.
     """
     audience = Audience.of(observers)
     for result in judge_gates(context, plan, past):
@@ -145,7 +145,7 @@ def run_stage(
 ) -> Context:
     """Run one stage on `context`, with its retries, and return the Context with the stage's record in its trace.
 
-    Each attempt begins with what the stage was given as it was, whatever the one before has changed in place.
+    Each attempt begins with what the stage was given, without what the attempt before may have changed in place.
 
     Raises StageFailedError if its last attempt raised (or called sys.exit), RunInterrupted if one of `interrupts` was
     raised. The Context of either holds the decisions made until then, and what the stage had put.
@@ -163,8 +163,9 @@ def run_stage(
     started = perf_counter()
     attempts = 1
     attempt: Attempt | None = None
+    after: Context | None = None
     try:
-        # Not by `_record`, here and at the end: a call less, twice for every stage.
+        # Without `_record`, here and at the end: that saves a call, twice for every stage.
         begun = StageStarted.now(name)
         if audience.observers:
             audience.tell(begun)
@@ -190,10 +191,13 @@ def run_stage(
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
+        after = result._record(succeeded)
         if audience.observers:
             audience.tell(succeeded)
-        return result._record(succeeded)
+        return after
     except interrupts as interrupt:
+        if after is not None:  # it came while an observer heard of the success
+            raise RunInterrupted(name, after) from interrupt
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         from crucible_core.attempts.failures import failed, with_unfinished  # noqa: PLC0415  # few stages fail
 
@@ -222,6 +226,11 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
     _check(result, planned, context)
     if result is context and (attempt.derived or attempt.heard):
         _log.warning(UNUSED, planned.name)
+    elif attempt.heard:
+        from crucible_core.values.decisions import lost  # noqa: PLC0415  # few stages decide
+
+        for decision in lost(attempt.heard, result.trace.since(context.trace)):
+            _log.warning(LOST, planned.name, decision)
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
         for event in result.trace[len(context.trace) :]:
@@ -232,7 +241,7 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
 
 
 def _check(result: object, planned: PlannedStage, context: Context) -> None:
-    """Raises TypeError or ValueError if that is not a Context made from the one that the stage was given."""
+    """Raises TypeError or ValueError if the result is not a Context made from the one that the stage was given."""
     if not isinstance(result, Context):
         what = "None" if result is None else f"{type(result).__name__} {result!r:.80}"
         raise TypeError(

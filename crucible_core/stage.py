@@ -9,21 +9,14 @@ import sys
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import Parameter
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Protocol,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
 from crucible_core.context import Context
 from crucible_core.ir.description import StageDescription, description_of
 from crucible_core.ir.experiment import Experiment
-from crucible_core.ir.option_schema import file_name
+from crucible_core.ir.option_schema import wrong_default
 
 __all__ = ["Stage", "StageDescription", "stage", "state_of_source"]
 
@@ -43,7 +36,7 @@ class Stage(BaseModel):
     """Whether it works on the results of trials, such as `bench`: the stages of a trial end before it."""
 
     instead: ClassVar[Mapping[str, str]] = {}
-    """What to write instead of an option that the stage does not have, but its users may know from elsewhere."""
+    """What to write instead of an option that users may know from elsewhere, but the stage does not have."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -86,8 +79,8 @@ def state_of_source(module: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-# For the classes below this one: pydantic reads the source of each, and builds what reads its options. This one has
-# none, and is imported by everybody.
+# For the classes below this one: pydantic reads the source of each, and builds a validator for its options. This class
+# has no options, and everybody imports it.
 Stage.model_config["use_attribute_docstrings"] = True
 Stage.model_config["defer_build"] = False
 
@@ -148,30 +141,13 @@ def stage(function: Callable[..., Context | Awaitable[Context]]) -> type[Stage]:
 
 @functools.lru_cache(maxsize=1024)
 def nature_of(stage: type[Stage]) -> tuple[str | None, bool, bool]:
-    """What planning asks of a class, once: each attribute of a pydantic model's class is slow to read.
+    """What planning needs to know of a class, read once: attributes of a pydantic model's class are slow to read.
 
     Why the default of an option is not valid, or None; whether there are settings outside the pipeline (a class
     variable `settings`); whether it has a `check` of its own.
     """
     settings = isinstance(getattr(stage, "settings", None), tuple)
-    return _wrong_default(stage), settings, stage.check is not Stage.check
-
-
-def _wrong_default(stage: type[Stage]) -> str | None:
-    for name, field in stage.model_fields.items():
-        if not field.is_required() and field.default_factory is None:
-            try:
-                kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-                TypeAdapter(kind).validate_python(field.default)
-            except ValidationError as error:
-                return f"the default of option {name} is not valid: {error.errors()[0]['msg'].removeprefix('Input ')}"
-    return None
-
-
-@functools.lru_cache(maxsize=1024)
-def takes_seed(stage: type[Stage]) -> bool:
-    """Whether the stage has an option `seed`."""
-    return any(file_name(name, field) == "seed" for name, field in stage.model_fields.items())
+    return wrong_default(stage), settings, stage.check is not Stage.check
 
 
 def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str, Any]:
@@ -179,15 +155,3 @@ def _option_types(function: Callable[..., Any], options: list[str]) -> dict[str,
     annotations = {name: kind for name, kind in function.__annotations__.items() if name in options}
     holder = type("Options", (), {"__annotations__": annotations})
     return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)
-
-
-@runtime_checkable
-class ComparesGroups(Protocol):
-    """A stage that compares groups of numbers, as `bench` does."""
-
-    @property
-    def metric(self) -> str:
-        """The metric that gets its result."""
-
-    def read_groups(self, ctx: Context, /) -> Mapping[str, Any]:
-        """The numbers of this Context that it compares, by the name of their group."""

@@ -58,7 +58,7 @@ class _Event:
 
     @property
     def id(self) -> str:
-        """Short, and its own within a run; it follows from the event, so that stored events have the same one."""
+        """A short id, unique within a run. It follows from the event, so that stored events have the same one."""
         from crucible_core.values.decisions import id_of  # noqa: PLC0415  # few are asked for it
 
         return id_of(self)
@@ -83,7 +83,7 @@ class _Event:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        # As a list of one: one adapter is made in each process, and not two.
+        # As a list of one, so that each process makes only one adapter.
         return _events_adapter().dump_json((self,))[1:-1].decode()  # type: ignore[arg-type]
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -136,11 +136,11 @@ class StageFailed(_Raised):
     traceback: str
     """The traceback within the stage's own code, as text; empty if the message explains itself."""
     unfinished: tuple[str, ...] = ()
-    """What it had put, and is in the Context: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th on."""
+    """What it had put, which is in the Context: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th on."""
 
     @property
     def reason(self) -> str:
-        """As of every error; only the message if that explains itself."""
+        """`ValueError: too small`, or only the message if that explains itself."""
         return super().reason if self.traceback or not self.message else self.message
 
 
@@ -178,13 +178,14 @@ class Decision(_Event):
     depends_on: tuple[str, ...] = ()
     """The ids of the earlier decisions that it depends on."""
     metadata: Mapping[str, Any] | None = None
-    """Whatever else the stage says of it, as JSON types."""
+    """Whatever else the stage says about it, as JSON types."""
 
     def __post_init__(self) -> None:
         if self.confidence is not None:
             self.__dict__["confidence"] = checked_share(self.confidence)
         if not isinstance(self.alternatives, tuple):
-            self.__dict__["alternatives"] = tuple(self.alternatives)
+            several = [self.alternatives] if isinstance(self.alternatives, str) else self.alternatives
+            self.__dict__["alternatives"] = tuple(several)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -207,7 +208,7 @@ Ending = StageSucceeded | StageFailed | StageSkipped
 
 @functools.cache
 def _events_adapter() -> TypeAdapter[tuple[Event, ...]]:
-    # JSON has no infinities, and gates may.
+    # JSON has no infinities, but gates may have some.
     return TypeAdapter(tuple[Event, ...], config=ConfigDict(ser_json_inf_nan="strings"))
 
 
@@ -227,7 +228,7 @@ class Trace(PersistentList[Event]):
 
     @property
     def parents(self) -> dict[str, str]:
-        """Event -> the start of its stage, by their ids; those of no stage, and the starts, are not in it."""
+        """Event -> the start of its stage, by their ids; the starts, and events of no stage, are not in it."""
         from crucible_core.values.decisions import parents_of  # noqa: PLC0415  # as above
 
         return parents_of(self)

@@ -56,17 +56,17 @@ def build_definitions(
     strict: bool = False,
     resources: Mapping[str, Any] = {},  # is only read
 ) -> Definitions:
-    """A job, an asset with its checks and, where the file asks for them, what runs it again, for each experiment.
+    """For each experiment: a job, an asset with its checks and, if the file asks for them, schedules and sensors.
 
     `paths` are files, folders (every experiment in a .yaml, .yml or .json file below them) or glob patterns. Merge the
-    result with your own by `Definitions.merge`. Each of `resources`, a Dagster resource, takes the place of what the
-    experiments declare under its name.
+    result with your own by `Definitions.merge`. Each of `resources` is a Dagster resource and replaces the one that
+    the experiments declare under its name.
 
-    A file with a mistake does not keep the others from the UI: a job `broken_<file>` says what is wrong, and fails with
-    that, and the code location logs a warning. With `strict`, and in `dg check defs` and
+    A file with a mistake does not hide the others: a job `broken_<file>` says what is wrong and fails with that
+    message, and the code location logs a warning. With `strict`, and in `dg check defs` and
     `dagster definitions validate`, InvalidExperimentError is raised instead, with every mistake of every file.
 
-    Raises InvalidExperimentError for a path where there is no experiment.
+    Raises InvalidExperimentError for a path without an experiment.
     """
     experiments, mistakes = load_experiments(experiment_files(paths))
     return definitions_of(experiments, registry, mistakes=mistakes, strict=strict, resources=resources)
@@ -92,9 +92,9 @@ def definitions_of(
     strict: bool = True,
     resources: Mapping[str, Any] = {},  # is only read
 ) -> Definitions:
-    """The definitions of the experiments; those of `beside` are in the same location, in another component.
+    """The definitions of the experiments; those in `beside` belong to other components of the same location.
 
-    Mistakes are the `mistakes` made so far, those in these experiments, ids that become the same, and `deps` that form
+    Mistakes are those in `mistakes`, those in these experiments, ids that become the same name, and `deps` that form
     a circle. With `strict`, InvalidExperimentError is raised with all of them; otherwise see `build_definitions`.
     """
     begin_run_of_this_process()
@@ -159,7 +159,7 @@ def _clashes(experiments: Sequence[Experiment]) -> list[InvalidExperimentError]:
 def _without_clashes(
     beside: Sequence[Experiment], compiled: Iterable[_Compiled]
 ) -> tuple[list[_Compiled], list[InvalidExperimentError]]:
-    """Those that go together with the ones before them, and the mistakes of the others."""
+    """Those that do not clash with the ones before them, and the mistakes of the others."""
     kept, found = list[_Compiled](), list[InvalidExperimentError]()
     for one in compiled:
         clashes = _clashes([*beside, *(other.experiment for other in kept), one.experiment])
@@ -171,7 +171,7 @@ def _without_clashes(
 def experiment_files(paths: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
     """The experiment files that `paths` name, each once, in order.
 
-    Raises InvalidExperimentError for a path where there is nothing.
+    Raises InvalidExperimentError for a path where no file is found.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found: dict[Path, None] = {}
@@ -196,7 +196,7 @@ def _expand(path: Path) -> Iterator[Path]:
 
 
 def _files_below(folder: Path, reports: Path) -> Iterator[Path]:
-    """The files with a fitting suffix, except hidden ones, reports, and those of virtual environments."""
+    """The files with a matching suffix, except hidden ones, reports, and those of virtual environments."""
     for inside in sorted(folder.iterdir()):
         if inside.name.startswith("."):
             continue

@@ -1,4 +1,4 @@
-"""The only place that touches what Dagster does not promise to keep; a test pins each name."""
+"""The only module that uses Dagster's internals, which may change; a test pins each name."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ __all__ = [
     "sqlite_folders",
 ]
 
-# What each step's process would otherwise import itself: most of the second and a half that a step costs then.
+# Otherwise each step's process would import these itself: most of the 1.5 seconds that a step would then cost.
 PRELOADED_MODULES = (
     "dagster",
     "dagster._core.execution.api",
@@ -105,12 +105,12 @@ ROLES: dict[str, Literal["run", "step"]] = {
 
 
 def role_of_this_process() -> Literal["run", "step"] | None:
-    """What Dagster started this process for: `run`, by a code server; `step`, by the process of a run; else None.
+    """Why Dagster started this process: `run`, by a code server; `step`, by the process of a run; else None.
 
-    Both have a parent in `multiprocessing`, and only the parent of a step is the process that runs the run.
+    Both have a parent in `multiprocessing`, but only the parent of a step is the process that executes the run.
     """
     target = getattr(multiprocessing.current_process(), "_target", None)
-    # Whatever can be called: in a worker of Celery it is an object of billiard's, without a name.
+    # The target may be any callable: in a Celery worker it is an object of billiard, without a name.
     return ROLES.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}")
 
 
@@ -124,11 +124,11 @@ def run_of_this_process() -> tuple[str, InstanceRef | None] | None:
 
 
 def notice_killed_runs() -> None:
-    """In a code server: have the thread that notices killed runs survive a database that is away.
+    """In a code server: keep alive the thread that notices killed runs, also while the database is not available.
 
-    An error that it does not handle ends it for good, and no killed run of this code server is noticed any more. A code
-    server that is to end, and has no run in flight, tries for RECORD_WITHIN seconds: its database may be gone for good,
-    and the run monitoring of the instance notices killed runs too.
+    An unhandled error would end the thread, and killed runs of this code server would no longer be noticed. A code
+    server that is told to end and has no run in flight tries for RECORD_WITHIN seconds only: its database may be gone
+    for good, and the run monitoring of the instance notices killed runs too.
     """
     server: Any = sys.modules.get("dagster._grpc.server")
     if server is None or hasattr(server.DagsterApiServer, _PATCHED):
@@ -158,14 +158,14 @@ def daemon_command() -> Command:
 
 
 def daemons_are_well(instance: DagsterInstance) -> bool:
-    """Whether each daemon that the instance needs has given a sign of life, as `dagster-daemon liveness-check` asks."""
+    """Whether each daemon that the instance needs is alive, as `dagster-daemon liveness-check` would say."""
     from dagster._daemon.controller import all_daemons_live  # noqa: PLC0415  # what a daemon needs
 
     return all_daemons_live(instance)
 
 
 def is_on_sqlite(home: str) -> bool:
-    """Whether the instance of a DAGSTER_HOME has its runs in SQLite. Opens nothing.
+    """Whether the instance of a DAGSTER_HOME keeps its runs in SQLite. Opens nothing.
 
     Raises what Dagster raises for settings that it refuses.
     """
@@ -174,17 +174,17 @@ def is_on_sqlite(home: str) -> bool:
 
 
 def postgres_url(instance: DagsterInstance) -> str | None:
-    """The address of the PostgreSQL database that has the instance's runs; None if it is no PostgreSQL."""
+    """The address of the PostgreSQL database that has the instance's runs; None if they are in another database."""
     url = getattr(instance.run_storage, "postgres_url", None)
     return url if isinstance(url, str) else None
 
 
 def retry_when_code_is_back() -> None:
-    """In a daemon: have a failed run whose code server cannot be reached retried when it can be again.
+    """In a daemon: if the code server of a failed run cannot be reached, retry the run when it can be reached again.
 
-    Dagster tries once, and then notes that it will not. A machine that is lost takes its code server with it, so that
-    would happen to most of its runs. Nothing is kept but what Dagster has: a failed run that is to be retried and was
-    not. After RETRY_WITHIN seconds Dagster gives it up as it does.
+    Dagster tries once and then gives up. A lost machine takes its code server with it, so Dagster would give up most of
+    its runs. No state is kept beyond Dagster's own: a failed run that is to be retried and has no retry yet. After
+    RETRY_WITHIN seconds, Dagster gives up as usual.
     """
     from dagster._core.errors import (  # noqa: PLC0415  # with gRPC
         DagsterCodeLocationLoadError,
@@ -196,7 +196,7 @@ def retry_when_code_is_back() -> None:
     if hasattr(consumer, _PATCHED):
         return
     retry, iterate = auto_run_reexecution.retry_run, consumer.run_iteration
-    looks = [True]  # a daemon before this one may have left some
+    looks = [True]  # an earlier daemon may have left runs to retry
 
     def retry_or_wait(failed_run: DagsterRun, workspace_context: Any) -> None:
         try:
@@ -230,16 +230,16 @@ def _left_to_be_retried(instance: DagsterInstance) -> list[RunRecord]:
 
 
 RECORD_WITHIN = 60.0
-"""Seconds for which a code server that is to end tries to record which of its runs were killed."""
+"""How many seconds a code server that is told to end tries to record which of its runs were killed."""
 RETRY_WITHIN = 3_600.0
-"""Seconds for which a failed run waits for its code server before it is given up."""
+"""How many seconds a failed run waits for its code server before it is given up."""
 LOOK_BACK = 24 * RETRY_WITHIN
-"""Older failures are not looked at: long enough that each is either retried or given up."""
+"""Seconds; older failures are ignored. By then each of them has been retried or given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class SqliteFolders:
-    """Where an instance on SQLite has its databases: `runs.db`, those of the event log, and `schedules.db`."""
+    """The folders with an SQLite instance's databases: `runs.db`, those of the event log, and `schedules.db`."""
 
     runs: Path
     events: Path
@@ -266,9 +266,9 @@ def sqlite_folders(home: str) -> SqliteFolders | None:
 
 
 def open_as_it_is(home: str) -> DagsterInstance:
-    """The instance of a DAGSTER_HOME, without making the tables that a PostgreSQL database lacks.
+    """The instance of a DAGSTER_HOME, without creating tables that are missing in PostgreSQL.
 
-    Nothing connects to PostgreSQL before something is asked of it. SQLite files that are missing are made, so look
+    It connects to PostgreSQL only when it is first queried. Missing SQLite files are created, so check for them
     first. Raises what Dagster raises for settings that it refuses, and ModuleNotFoundError for a missing driver.
     """
     ref = InstanceRef.from_dir(home)
@@ -296,10 +296,10 @@ def code_servers_of(workspace: Path) -> list[tuple[str, str, int]]:
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """What is raised when the instance's database does not do what it is told, or cannot be reached."""
+    """The exceptions that are raised when the instance's database refuses something, or cannot be reached."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  # which Dagster imports with its storage
 
-    postgres = sys.modules.get("dagster_postgres.utils")  # there, if an instance is on PostgreSQL
+    postgres = sys.modules.get("dagster_postgres.utils")  # imported only if an instance is on PostgreSQL
     return (SQLAlchemyError,) if postgres is None else (SQLAlchemyError, postgres.DagsterPostgresException)
 
 
@@ -311,14 +311,14 @@ _configuring, _capturing = threading.RLock(), threading.RLock()
 
 @contextlib.contextmanager
 def in_this_process(instance: DagsterInstance) -> Iterator[None]:
-    """Around a run in this process, beside which there may be others in threads.
+    """Wrap a run in this process; other threads may execute runs at the same time.
 
-    Dagster configures Python's `logging` when a run begins, even if its settings name no handlers. `logging` then takes
-    its own lock and waits for those of all handlers; a handler of another run, which holds one, waits for `logging`.
-    Without handlers in the settings there is nothing to configure; with them, runs are one after another.
+    Dagster configures Python's `logging` when a run begins, even if its settings name no handlers. This can deadlock:
+    `logging` takes its own lock and waits for the locks of all handlers, while a handler of another run holds its lock
+    and waits for `logging`. So without handlers in the settings nothing is configured; with them, runs take turns.
 
-    Standard output belongs to the process. Two runs that redirect it in turn would leave it redirected, so one of them
-    does, and its log has what the others print.
+    Standard output belongs to the process. If two runs redirected it, it could stay redirected. So only one of them
+    redirects it, and its log also has what the others print.
     """
     logs = instance.compute_log_manager
     if "capture_logs" not in vars(logs):

@@ -1,7 +1,7 @@
 """The code location of workspace.yaml: the experiments of the folder that CRUCIBLE_EXPERIMENTS names.
 
-It may name several, separated as in PATH; unset, it is `examples`. In a project of your own, `build_definitions`
-is all that a definitions.py needs.
+It may name several folders, separated as in PATH; the default is `examples`. In a project of your own, a
+definitions.py only needs to call `build_definitions`.
 """
 
 import os
@@ -12,6 +12,6 @@ from crucible_dagster.code_location import build_definitions
 
 defs = Definitions.merge(
     build_definitions(os.environ.get("CRUCIBLE_EXPERIMENTS", "examples").split(os.pathsep)),
-    # Of runs that an asset launches; a job has its own. In a process for each step they would take seconds longer.
+    # For runs launched from an asset; jobs have their own. A process for each step would take seconds longer.
     Definitions(executor=in_process_executor),
 )

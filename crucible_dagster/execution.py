@@ -85,15 +85,15 @@ __all__ = [
 INTERRUPTS = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 OURS = {CrucibleError.__name__, StoreError.__name__, RefusedWriteError.__name__}
 SECRETS_VARIABLE = "_CRUCIBLE_EXPERIMENT_{}"
-"""Holds the stages of an experiment that have secrets, for the processes that rebuild its job."""
+"""The environment variable with those stages that have secrets, for the processes that rebuild the job."""
 LOCAL = Path(__file__).parent / "local"
-"""Where the settings of an instance on this machine lie."""
+"""The folder with the settings of an instance on this machine."""
 OLD_SETTINGS = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
-"""What earlier versions wrote, without what a UI needs: a queue, and an end for runs whose process was lost."""
+"""What earlier versions wrote. A UI also needs a queue, and an end for runs whose process was lost."""
 OPENS_WITHIN = 10.0
-"""Seconds, far above what it takes to make the tables on a server and to open the instance."""
+"""Seconds; far more than it takes to create the tables on a server and to open the instance."""
 FULL = 1 << 18
-"""Bytes; with fewer left, a database on the disk cannot be changed."""
+"""Bytes; with less free space, a database on the disk cannot be written to."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -113,18 +113,18 @@ def execute_experiment(
 ) -> Context:
     """Run the experiment's job on a Dagster instance and return the Context read back from its store.
 
-    The first stage finds `assigns` in `ctx.assigns`, as they are stored; so does that of a run which resumes or retries
-    this one.
+    The first stage finds `assigns` in `ctx.assigns`, as they were stored. So does the first stage of a run that resumes
+    or retries this one.
 
     `instance` defaults to that of DAGSTER_HOME, or to an embedded one in `.crucible/dagster` in the folder of the
     experiment's project. `executor` defaults to that of the experiment. `observers` get each event as it happens; under
-    `multiprocess`, when the run is over. `launched_by` becomes a tag of the run, like the name of the user. `fresh`
-    runs every stage, even those with `cache: true`. `tags` are further tags of the run. Each of `resources` is in
-    `ctx.resources`, in place of what the experiment declares, if the run is in this process.
+    `multiprocess`, they get them when the run is over. `launched_by` becomes a tag of the run, like the user's name.
+    `fresh` runs every stage, even those with `cache: true`. `tags` are further tags of the run. Each of `resources`
+    replaces in `ctx.resources` what the experiment declares; this needs a run in this process.
 
-    Raises what `run_experiment` raises: StageFailedError holds the Context as it stood. CrucibleError says what is
-    wrong with the instance's database if it cannot be used, and under `multiprocess` which stage other processes cannot
-    import: stages must be importable by module and name there.
+    Raises what `run_experiment` raises; StageFailedError holds the Context at that time. Raises CrucibleError if the
+    instance's database cannot be used, or under `multiprocess`, if other processes cannot import a stage: they need to
+    find it by module and name. The message says what is wrong.
     """
     plan = plan_of(experiment, registry)
     experiment = plan.experiment
@@ -147,7 +147,7 @@ def execute_experiment(
                 f"the executor {chosen} runs the steps in other processes, to which objects cannot be passed: declare "
                 f'{listing(resources)} under `resources:` in the experiment file, or use `executor="in_process"`'
             )
-        # Under `multiprocess` they hear of the whole run when it is over.
+        # Under `multiprocess`, they get all events when the run is over.
         stack.enter_context(Audience.of(without_tracers(observers) if in_process else ()).during(experiment.id, run_id))
         with database_in_words(instance):
             EXECUTE[chosen](plan, instance, run_id, observers, all_tags, resources or {})
@@ -185,9 +185,9 @@ def open_instance(folder: Path | None = None) -> DagsterInstance:
 
 def _open_in_turn(home: Path) -> DagsterInstance:
     if not home.is_dir():
-        return DagsterInstance.get()  # which says what is wrong with the folder
+        return DagsterInstance.get()  # it says what is wrong with the folder
     on_sqlite = is_on_sqlite(str(home))
-    # A server's tables are made as it is opened. When it is away, each says so after its own attempts to connect.
+    # Opening creates a server's tables. While a server is away, each process finds that out by its own attempts.
     with _alone(home, patience=math.inf if on_sqlite else OPENS_WITHIN):
         instance = DagsterInstance.get()
         if on_sqlite:
@@ -208,12 +208,12 @@ def _open_embedded(home: Path) -> DagsterInstance:
 
 @contextlib.contextmanager
 def _alone(home: Path, patience: float) -> Iterator[None]:
-    """While no other process opens the instance: two that open fresh storage at once both make its tables, and both
-    may fail. Who has waited for `patience` seconds goes on.
+    """Wait until no other process opens the instance: two that open fresh storage at the same time both create its
+    tables, and both may fail. After waiting for `patience` seconds, go on anyway.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a file system without locks
-            folder = os.open(home, os.O_RDONLY)  # locked itself: a home on a server need not be one to write to
+            folder = os.open(home, os.O_RDONLY)  # the folder itself is locked, because it may not be writable
             stack.callback(os.close, folder)
             given_up = time.monotonic() + patience
             while not _locked(folder) and time.monotonic() < given_up:
@@ -230,7 +230,7 @@ def _locked(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def database_in_words(instance: DagsterInstance) -> Iterator[None]:
-    """What the instance's database refuses, as a CrucibleError of one sentence."""
+    """Turn an error of the instance's database into a CrucibleError with one sentence."""
     try:
         yield
     except database_errors() as error:
@@ -242,7 +242,7 @@ def database_in_words(instance: DagsterInstance) -> Iterator[None]:
 def _why_of_database(error: Exception, home: Path | None) -> str:
     if not isinstance(error, database_errors()):
         return str(error)
-    cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error  # of many attempts to connect
+    cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error  # after many attempts to connect
     said = " ".join(str(getattr(cause, "orig", None) or cause).split())
     with contextlib.suppress(OSError):
         if home is not None and shutil.disk_usage(home).free < FULL:
@@ -256,7 +256,7 @@ def _why_of_database(error: Exception, home: Path | None) -> str:
 
 
 def make_tables(instance: DagsterInstance) -> None:
-    """Each storage makes its tables when it is first used."""
+    """Use each storage once, because it creates its tables at the first use."""
     instance.get_runs_count()
     instance.all_asset_keys()
     instance.all_instigator_state()
@@ -293,7 +293,7 @@ def outcome(
 
 
 def _failed_events(instance: DagsterInstance, run_id: str) -> list[tuple[str | None, list[Any], str]]:
-    """What failed: the step, if it was one, the error with its causes as Dagster keeps them, and what Dagster says."""
+    """What failed: the step or None, the error with its causes as Dagster stores them, and Dagster's message."""
     found = []
     for entry in instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}):
         event = entry.dagster_event
@@ -308,7 +308,7 @@ def _failed_events(instance: DagsterInstance, run_id: str) -> list[tuple[str | N
 
 def _why(failed: Sequence[tuple[str | None, list[Any], str]]) -> str:
     for step, chain, _ in failed:
-        # Our own error if there is one; otherwise the innermost, below what Dagster wraps around it.
+        # Our own error if there is one; otherwise the innermost error, without Dagster's wrappers.
         ours = [error for error in chain if error.cls_name in OURS]
         if chain:
             return f"{f'step {step}: ' if step else ''}{(ours or chain[-1:])[0].message.strip()}"
@@ -362,9 +362,9 @@ def launch(
     apart: bool,
     **more: Any,
 ) -> DagsterRun:
-    """Run the job from this process, as a run that Dagster's UI lists with the others of the job.
+    """Run the job from this process, as a run that Dagster's UI lists with the job's other runs.
 
-    `apart` says whether its steps have processes of their own; `more` goes to Dagster's `create_run_for_job`.
+    `apart` says whether the steps run in other processes; `more` goes to Dagster's `create_run_for_job`.
     """
     definition = job.get_definition()
     run = instance.create_run_for_job(
@@ -385,9 +385,9 @@ def _config(executor: ExecutorName, **settings: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def job_in_processes(experiment: Experiment, registry: Registry, observers: Observers) -> Iterator[ReconstructableJob]:
-    """The experiment's job in a form that other processes can rebuild; in this one, `observers` get the events.
+    """The experiment's job in a form that other processes can rebuild; `observers` get the events of this process.
 
-    Raises CrucibleError for a stage that other processes cannot import, and for secrets that do not reach them.
+    Raises CrucibleError for a stage that other processes cannot import, and for secrets that cannot be sent to them.
     """
     token = uuid.uuid4().hex
     stages = [registry.resolve(one, folder=experiment.folder) for one in experiment.pipeline]
@@ -403,7 +403,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
                 f"secret options do not reach the workers of the executor {executor}: read the secret in the stage, "
                 "from an environment variable that the workers have"
             )
-        # In the environment of the processes that this one starts: Dagster keeps the arguments with the run.
+        # Passed through the environment of child processes, because Dagster stores the arguments with the run.
         with_secrets = tuple(one for one, kind in zip(experiment.pipeline, stages, strict=True) if has_secrets(kind))
         with_secrets = with_secrets or experiment.pipeline[:1]  # those of resources are in it anyway
         os.environ[secret] = experiment.model_copy(update={"pipeline": with_secrets}).to_json(indent=None)
@@ -426,7 +426,7 @@ def job_in_processes(experiment: Experiment, registry: Registry, observers: Obse
         os.environ.pop(secret, None)
 
 
-# For the jobs that this process executes: observers cannot be passed to another process.
+# The observers of jobs that this process executes; they cannot be passed to another process.
 _observers: dict[str, Observers] = {}
 
 
@@ -453,7 +453,7 @@ def rebuild_job(
     options_changed: bool = False,
     token: str = "",
 ) -> JobDefinition:
-    """Make in another process the job that `execute_experiment` was given; every argument is JSON."""
+    """Rebuild, in another process, the job that `execute_experiment` was given; every argument is JSON."""
     made = Experiment.model_validate_json(experiment)
     if (secret := os.environ.get(SECRETS_VARIABLE.format(token))) is not None:
         made = restored(made, Experiment.model_validate_json(secret))
@@ -477,7 +477,7 @@ def _references(experiment: Experiment, registry: Registry) -> dict[str, str]:
 
 
 def _references_of_resources(resources: Mapping[str, Any], experiment: Experiment) -> dict[str, str]:
-    """Those that are found in the registry, by their names there."""
+    """References to the factories of resources in the registry, by their names there."""
     found = {}
     for name, one in resources.items():
         module = (experiment.resources or {})[name].module or name

@@ -1,8 +1,8 @@
 """From the names of an experiment file to the names that Dagster accepts.
 
 Dagster allows letters, digits and underscores, and reserves some words; `-` and `.` become `_`. Two names that would
-become the same are refused, and so is a reserved word: the original stays readable in tags and metadata, and no name
-is changed in any other way.
+become the same are refused, and so are reserved words. Names are not changed in any other way, and the original name
+can be read in tags and metadata.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def worker_names(step: str, workers: int) -> list[str]:
 
 
 def sharing(worker: str) -> tuple[str, int] | None:
-    """The step whose trials the op of this name shares, and its number from 1; None if the op shares none."""
+    """The step whose trials the op of this name runs a share of, and the op's number from 1; None for other ops."""
     step, found, number = worker.rpartition(_WORKER)
     return (step, int(number)) if found and number.isdecimal() else None
 
@@ -110,7 +110,7 @@ def variants_job_name(experiment: Experiment) -> str:
 
 
 def last_step(experiment: Experiment) -> str:
-    """The step whose result is that of the run."""
+    """The step whose result is the result of the run."""
     return gates_step(experiment) or op_names(experiment)[-1]
 
 
@@ -129,7 +129,7 @@ def check_names(experiment: Experiment) -> tuple[str, ...]:
 
 
 def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
-    """A mistake for each experiment whose name in Dagster is that of one before it."""
+    """A mistake for each experiment that has the same name in Dagster as an earlier one."""
     taken: dict[str, Experiment] = {}
     for experiment in experiments:
         other = taken.setdefault(dagster_name(experiment.id), experiment)
@@ -145,7 +145,7 @@ def same_names(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentE
 
 
 def root_of(run: DagsterRun) -> str:
-    """The run that this one executes again, or itself."""
+    """The id of the first run that this one re-executes, or its own id."""
     return run.root_run_id or run.run_id
 
 
@@ -155,10 +155,10 @@ def asset_key(experiment: Experiment) -> AssetKey:
 
 
 def decisions_key(experiment: Experiment) -> AssetKey:
-    """The asset that the decisions of its stages are observations of."""
+    """The asset whose observations are the decisions of the experiment's stages."""
     return AssetKey([*asset_path(experiment), "decisions"])
 
 
 def step_name(step_key: str) -> str:
-    """The name of the op: in a run that materializes an asset, Dagster puts the name of the experiment before it."""
+    """The name of the op. In a run that materializes an asset, the step key has the experiment's name before it."""
     return step_key.rpartition(".")[2]

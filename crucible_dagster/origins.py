@@ -1,4 +1,4 @@
-"""Which code location a run belongs to: Dagster's UI lists a run on its job's pages by that, and nowhere without it."""
+"""The code location that a run belongs to: without it, Dagster's UI does not list the run on its job's pages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from crucible_dagster.tags import LOCATION_TAG
 __all__ = ["LOCATION", "is_launched_here", "location_of", "origin_of"]
 
 LOCATION = "crucible"
-"""The code location of `crucible ui`, and of runs launched from a process if nothing else is known."""
-REPOSITORY = "__repository__"  # that of any Definitions
+"""The code location of `crucible ui`; also of runs launched from a process, if no other is known."""
+REPOSITORY = "__repository__"  # the name that Dagster gives the repository of any Definitions
 
 
 def origin_of(instance: DagsterInstance, job: str, location: str | None = None) -> RemoteJobOrigin:
     """The origin of a run of the job that this process launches.
 
-    `location` is a code location and repository, as `location:repository`; by default those of the job's newest run
-    that has any, so that runs from a command line stand beside those that the UI of the same project launched.
+    `location` is a code location and repository, as `location:repository`. It defaults to that of the job's newest run
+    that has one, so that runs from a command line are listed with those launched from the project's UI.
     """
     if location is None:
         newest = next(iter(instance.get_runs(RunsFilter(job_name=job), limit=1)), None)
@@ -36,6 +36,6 @@ def location_of(run: DagsterRun) -> str:
 
 
 def is_launched_here(run: DagsterRun) -> bool:
-    """Whether a process launched the run itself: its code location is only a name, which nothing can be loaded from."""
+    """Whether a process launched the run itself; then its code location is only a name, and cannot be loaded."""
     origin = run.remote_job_origin
     return origin is None or isinstance(origin.repository_origin.code_location_origin, RegisteredCodeLocationOrigin)

@@ -1,4 +1,4 @@
-"""Which process runs a run, whether it is still alive, and what the processes of its steps begin with."""
+"""Which process executes a run, whether it is still alive, and how the processes of its steps start."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["is_elsewhere", "is_gone", "pool_of_this_step", "without_the_script",
 
 
 def worker_of_this_step() -> str:
-    """Host, process id and start of the process that runs the run: this one, or the one that started it for a step.
+    """Host, process id and start of the process that executes the run: this one, or the one that started it for a step.
 
-    The parent of the process that runs a run is no worker: it is a code server, which starts many.
+    The parent of the process that executes a run is not the worker: it is a code server, which starts many.
     """
     parent = multiprocessing.parent_process() if role_of_this_process() == "step" else None
     pid = os.getpid() if parent is None or parent.pid is None else parent.pid
@@ -35,7 +35,7 @@ def pool_of_this_step() -> int | None:
 
 
 def is_gone(worker: str) -> bool:
-    """Whether the process is known to have ended; False for one of another host, or if the system does not say."""
+    """Whether the process is known to have ended; False on another host, or if the system does not say."""
     host, _, rest = worker.partition(" ")
     pid, _, start = rest.partition(" ")
     if host != socket.gethostname() or not pid.isdigit() or not start:
@@ -44,7 +44,7 @@ def is_gone(worker: str) -> bool:
 
 
 def is_elsewhere(worker: str) -> bool:
-    """Whether the process is, or was, another host's."""
+    """Whether the process is, or was, on another host."""
     return worker.partition(" ")[0] != socket.gethostname()
 
 
@@ -52,7 +52,7 @@ _starting_steps: ContextVar[bool] = ContextVar("crucible_starting_steps", defaul
 
 
 class _Script(ModuleType):
-    """`__main__`, of which multiprocessing sees neither file nor name where the processes of steps are started."""
+    """`__main__` without its file and name, for multiprocessing, where the processes of steps are started."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in {"__file__", "__spec__"} and _starting_steps.get():
@@ -62,9 +62,9 @@ class _Script(ModuleType):
 
 @contextlib.contextmanager
 def without_the_script() -> Iterator[None]:
-    """Processes that this thread starts do not run the script of this one again, as multiprocessing has them do.
+    """Keep processes that this thread starts from running this process's script again, as multiprocessing would do.
 
-    The stages of such a run are imported from modules, so its steps need nothing of the script; and a script without
+    The stages of such a run are imported from modules, so its steps need nothing from the script. And a script without
     `if __name__ == "__main__":` would start its run again in each of them.
     """
     script = sys.modules["__main__"]
@@ -78,11 +78,11 @@ def without_the_script() -> Iterator[None]:
 
 
 def _start_of(pid: int) -> str | None:
-    """When the process started, in ticks since the system did: process ids are used again."""
+    """When the process started, in ticks since the system start; needed because process ids are reused."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    # The second field, the name of the program, may hold blanks and brackets itself.
+    # The second field, the program's name, may contain spaces and brackets.
     fields = status.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else fields[19]

@@ -7,7 +7,7 @@ FRESH_TAG = "crucible/fresh"
 
 
 ASSIGNS_TAG = "crucible/assigns"
-"""On a run that was given assigns, or goes on from such a run: the run that has them in the store."""
+"""On a run that was given assigns, or continues such a run: the run under which the store has them."""
 
 
 LAUNCHED_BY_TAG = "crucible/launched_by"
@@ -18,11 +18,11 @@ USER_TAG = "user"
 
 
 VARIANT_TAG = "crucible/variant"
-"""On a run: the variant of the experiment that it ran, or nothing."""
+"""On a run: the variant of the experiment that it ran; empty for none."""
 
 
 PARTITION_TAG = "dagster/partition"
-"""Dagster's own tag for the partition that a run is of."""
+"""Dagster's own tag for the partition of a run."""
 
 
 TICK_TAG = "crucible/tick"
@@ -34,11 +34,11 @@ UPDATE_TAG = "crucible/update"
 
 
 LOCATION_TAG = "crucible/location"
-"""On a run that the command line launches for a tick: the code location and repository of the schedule."""
+"""On a run launched from the command line for a tick: the code location and repository of the schedule."""
 
 
 SUPERSEDED_TAG = "crucible/superseded"
-"""On a run: which run does the work that this one was launched for, or why none does."""
+"""On a run that does no work: which run does the work that it was launched for, or why none does."""
 
 
 SCHEDULE_NAME_TAG = "dagster/schedule_name"
@@ -52,8 +52,7 @@ EXPERIMENT_TAG = "crucible/experiment"
 
 
 OTHER_JOB_TAG = "crucible/other_job"
-"""On a run of the experiment that is not of its own job, but of its asset or of the job of its variants: the id of the
-experiment."""
+"""On a run of the experiment's asset or of its variants' job, but not of its own job: the id of the experiment."""
 
 
 GATES_TAG = "crucible/gates"
@@ -61,11 +60,11 @@ GATES_TAG = "crucible/gates"
 
 
 OPTIONS_TAG = "crucible/options"
-"""On a run: `changed` if it has other options than those of its file and variant, as by `--set` or in the Launchpad."""
+"""On a run: `changed` if its options differ from its file and variant, because of `--set` or the Launchpad."""
 
 
 CRON_TAG = "crucible/cron"
-"""On a run: the cron schedule and time zone by which its tick came."""
+"""On a run: the cron schedule and time zone of its tick."""
 
 
 UPDATED_TAG = "crucible/updated"
@@ -76,11 +75,11 @@ PINNED_TAG = "crucible/pinned"
 
 
 COLLECTED_TAG = "crucible/collected"
-"""On a run: `true` if what it kept in the context store was removed because it was old."""
+"""On a run: `true` if its values were removed from the context store because they were old."""
 
 
 WORKER_TAG = "crucible/worker"
-"""On a run whose steps do not run below its process: that process, as host, process id and start."""
+"""On a run whose steps are not child processes of its process: that process, as host, process id and start."""
 
 
 CELERY_QUEUE_TAG = "dagster-celery/queue"
@@ -88,4 +87,4 @@ CELERY_QUEUE_TAG = "dagster-celery/queue"
 
 
 LAUNCHED_FOR_TAGS = (SCHEDULE_NAME_TAG, TICK_TAG, CRON_TAG, SENSOR_NAME_TAG, UPDATE_TAG, UPDATED_TAG)
-"""On a run that a schedule or a trigger launched, or that goes on from such a run: which tick or update it is of."""
+"""On a run launched by a schedule or a trigger, or that continues such a run: its tick or its update."""

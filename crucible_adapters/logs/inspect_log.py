@@ -13,9 +13,9 @@ from crucible_adapters.logs.records import Answer, LoadLogs, Log, LogError, clus
 __all__ = ["LoadInspect"]
 
 WORDS = {"c": 1.0, "p": 0.5, "i": 0.0, "n": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
-"""Correct, partly correct, incorrect, no answer: what Inspect's own metrics make of a score."""
+"""Word -> number, as in Inspect's own metrics; c, p, i, n: correct, partly correct, incorrect, no answer."""
 HEADERS = ("header.json", "_journal/start.json")
-"""Where a log says what it is of: when it is complete, and before."""
+"""The archive entries that describe the evaluation: in a complete log, and in one that is not complete yet."""
 
 
 class LoadInspect(LoadLogs):
@@ -28,9 +28,9 @@ class LoadInspect(LoadLogs):
     scorer: str | None = None
     """The scorer whose scores are read (default: the only one)."""
     part: str | None = None
-    """If the scorer gives several values: the name of one."""
+    """The name of the value to read, if the scorer gives several."""
     incomplete: bool = False
-    """Read also what there is of an evaluation that was cancelled, failed or still runs."""
+    """Also read the part that exists of an evaluation that was cancelled, failed or is still running."""
 
     def read(self, path: Path) -> Iterator[Log]:
         files = sorted(one for one in path.iterdir() if one.suffix in (".eval", ".json")) if path.is_dir() else [path]
@@ -137,7 +137,7 @@ def _listed(held: Mapping[str, Any], path: Path) -> list[Any]:
 
 
 def _content(asked: Any) -> Any:
-    """The question without the ids that messages get anew in each evaluation."""
+    """The question without the ids of its messages, which are different in each evaluation."""
     if not isinstance(asked, list):
         return asked
     return [{key: one[key] for key in one if key != "id"} if isinstance(one, Mapping) else one for one in asked]

@@ -1,4 +1,4 @@
-"""Reading files that anybody may have made: no more than a limit is unpacked, and every failure is one sentence."""
+"""Reading files from sources that are not trusted: unpacking stops at a limit, and every error is one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crucible_adapters.logs.records import MEGABYTE, LogError
 
 __all__ = ["Archive", "parse", "read_all", "read_lines"]
 
-ZSTANDARD = 93  # its number in a zip file
+ZSTANDARD = 93  # the number of this compression method in a zip file
 LOCAL_HEADER = 30
 WINDOW = 2**27
 
@@ -38,7 +38,7 @@ def read_all(path: Path, max_megabytes: int) -> bytes:
 def read_lines(path: Path, max_megabytes: int) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, of each line that is not blank, and the line.
 
-    Raises LogError as `read_all`; a line that is longer than the limit is never held.
+    Raises LogError as `read_all` does; a line longer than the limit is never held in memory.
     """
     left = max_megabytes * MEGABYTE
     try:
@@ -75,7 +75,7 @@ class Archive:
     """A zip file whose entries are unpacked one at a time, together no more than the limit."""
 
     def __init__(self, path: Path, file: IO[bytes], max_megabytes: int) -> None:
-        """Raises LogError if it is no zip file."""
+        """Raises LogError if the file is not a zip file."""
         self._path = path
         self._file = file
         self._max_megabytes = max_megabytes
@@ -87,13 +87,13 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """The names of the entries, in order; the last one counts of those that share a name."""
+        """The names of the entries, in order; if several share a name, the last one counts."""
         return list(self._zip.NameToInfo)
 
     def read(self, name: str) -> dict[str, Any]:
         """The JSON object of one entry.
 
-        Raises LogError if it is damaged, not JSON, or more than what is left of the limit.
+        Raises LogError if it is damaged, not JSON, or larger than what is left of the limit.
         """
         where = f"{self._path}: {name}"
         info = self._zip.NameToInfo[name]
@@ -107,8 +107,8 @@ class Archive:
         return parse(held, where)
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        """The entry, or a little more of it than what is left of the limit."""
-        if info.compress_type == ZSTANDARD and not hasattr(zipfile, "ZIP_ZSTANDARD"):  # it has, from Python 3.14
+        """The whole entry; if it is larger than what is left of the limit, only a little more than that."""
+        if info.compress_type == ZSTANDARD and not hasattr(zipfile, "ZIP_ZSTANDARD"):  # Python 3.14 and later have it
             return self._unpacked_by_zstandard(info)
         with self._zip.open(info) as entry:
             return entry.read(self._left + 1)

@@ -16,14 +16,14 @@ from crucible_core.values.messages import listing
 __all__ = ["LoadLmEval"]
 
 NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
-"""How `--log_samples` names a file; the results of the same date are beside it."""
+"""How `--log_samples` names a file; the file with the results of the same date is beside it."""
 
 
 class LoadLmEval(LoadLogs):
     """Loads sample logs of the lm-evaluation-harness (`samples_TASK_DATE.jsonl`) as outputs, one for each document.
 
     An output has `group`, `task`, `model`, `item` (the document's number), `epoch`, `cluster`, `score`, `answer` and
-    `target`. The model is that of `results_DATE.json` in the same folder, if there is one. `metrics["logs"]` has what
+    `target`. The model is read from `results_DATE.json` in the same folder, if there is one. `metrics["logs"]` has what
     each group holds.
     """
 
@@ -37,7 +37,7 @@ class LoadLmEval(LoadLogs):
             named = NAME.fullmatch(file.name)
             if named is None:
                 raise LogError(f"{file} is not named samples_TASK_DATE.jsonl, as the log of a task is")
-            # A folder may have tasks that are not asked for, whose metrics are others.
+            # A folder may have tasks that are not wanted, with other metrics.
             wanted = self.tasks is None or named["task"] in self.tasks
             answers = tuple(self._answers(file)) if wanted else ()
             yield Log(file, named["task"], self._model(file.with_name(f"results_{named['date']}.json")), answers)
@@ -91,7 +91,7 @@ class LoadLmEval(LoadLogs):
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The sample logs in the folder, or in the one of the model below it.
+    """The sample logs in the folder, or in the model's folder below it.
 
     Raises LogError if there is none, or if one task has several.
     """

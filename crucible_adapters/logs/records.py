@@ -25,7 +25,7 @@ MEGABYTE = 1_000_000
 
 
 class LogError(CrucibleError, ValueError):
-    """A log cannot be read, or logs do not fit together. The message says all: a traceback adds nothing."""
+    """A log cannot be read, or logs do not fit together. The message is enough; a traceback would add nothing."""
 
     explains_itself: ClassVar[bool] = True
 
@@ -36,9 +36,9 @@ class Answer:
 
     item: str
     epoch: int
-    """From 1: which of the answers to the item."""
+    """Which answer to the item this is, counted from 1."""
     score: float | None
-    """None if there is none: the sample failed, or its score is not a number."""
+    """None if the sample failed, or its score is not a number."""
     answer: str | None
     target: str | None
     cluster: str | None
@@ -65,12 +65,12 @@ class LoadLogs(Stage):
     tasks: list[str] | None = Field(default=None, min_length=1)
     """The tasks to read (default: all). If a group has several, its items are named `TASK/ITEM`."""
     cluster: str | None = None
-    """The field of an item that says which items are not independent, such as `passage`; a dot leads into a mapping
+    """The field of an item that says which items are not independent, such as `passage`; a dot goes into a mapping
     (default: each item is a cluster of its own)."""
     same_questions: bool = True
-    """Refuse logs that asked different questions under the name of one item."""
+    """Refuse logs in which the same item has different questions."""
     max_megabytes: int = Field(default=2_000, ge=1)
-    """The most that one log may hold when it is unpacked, in MB."""
+    """The largest size of one log after unpacking, in MB."""
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[Log]:
@@ -164,7 +164,7 @@ def _summary(logs: Sequence[Log], outputs: Sequence[Mapping[str, Any]]) -> dict[
 def cluster_in(fields: Any, name: str | None, where: str) -> str | None:
     """The item's cluster as text; None if no field is named.
 
-    Raises LogError if the item has no such field, or something there that is not a name.
+    Raises LogError if the item has no such field, or its value is not a name.
     """
     if name is None:
         return None
@@ -180,14 +180,14 @@ def cluster_in(fields: Any, name: str | None, where: str) -> str | None:
 
 
 def digest_of(*values: Any) -> str:
-    """The same for the same JSON values."""
+    """A digest that is equal for equal JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def the_one(option: str, chosen: str | None, found: Sequence[str], where: str) -> str:
-    """The chosen one of those that were found; the only one if none is chosen.
+    """The name in `found` that was chosen, or the only one if none was chosen.
 
-    Raises LogError if it is not there, or if there are several and none is chosen.
+    Raises LogError if the chosen one is not there, or if there are several and none was chosen.
     """
     if chosen is None and len(found) == 1:
         return found[0]

@@ -19,7 +19,7 @@ INTERRUPTED = "KeyboardInterrupt"
 def export_context(client: MlflowClient, context: Context, experiment: str | None = None) -> str:
     """Log a run that is over, by its last Context, and return the id of MLflow's run.
 
-    A run that MLflow has already is not made again: what is new is added to it.
+    A run that MLflow already has is not created again; only what is new is added to it.
     """
     began, ended = times_of(context.trace)
     run = TrackedRun.of(client, experiment or context.experiment_id, context.experiment_id, context.run_id, began)
@@ -42,7 +42,7 @@ def export_context(client: MlflowClient, context: Context, experiment: str | Non
 @click.option("--tracking-uri", metavar="URI", help="MLflow's server or store (default: MLFLOW_TRACKING_URI).")
 @click.option("--experiment", metavar="NAME", help="The experiment in MLflow (default: that of the run).")
 def to_mlflow(runs: tuple[str, ...], tracking_uri: str | None, experiment: str | None) -> None:
-    """Copy runs to MLflow: their options, numbers, artifacts, gates and findings. What is there is not made again.
+    """Copy runs to MLflow: their options, numbers, artifacts, gates and findings. What MLflow already has is kept.
 
     RUN is the id of a run, or the beginning of one.
     """

@@ -1,4 +1,4 @@
-"""MLflow as an observer: one run of MLflow for each run, in however many processes that is executed."""
+"""MLflow as an observer: one MLflow run for each run, no matter how many processes execute it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class MlflowObserver(Observer):
     """An observer that logs any number of runs to MLflow: `observers=[MlflowObserver()]`.
 
     Options become params, numbers metrics, files artifacts; gates, the finding and what identifies the run become tags.
-    `tracking_uri` is by default that of MLFLOW_TRACKING_URI, as for MLflow itself. MLflow's experiment is
-    named `experiment`, by default as the experiment is. A run that MLflow has already is gone on with. After an error,
-    nothing more of that run is sent.
+    `tracking_uri` defaults to MLFLOW_TRACKING_URI, as for MLflow itself. `experiment` is the name of
+    MLflow's experiment; it defaults to the experiment's id. A run that MLflow already has is continued. After an
+    error, nothing more of that run is sent.
 
     Raises MissingExtraError if MLflow is not installed.
     """
@@ -40,7 +40,7 @@ class MlflowObserver(Observer):
         self._tell(context.run_id, self._of(context.experiment_id, context.run_id), TrackedRun.log, context)
 
     def on_event(self, event: Event) -> None:
-        # On Dagster, what ended the run says less than what failed its stage.
+        # On Dagster, the error that ended the run says less than the one that failed the stage.
         if isinstance(event, StageFailed):
             self._tell_innermost(TrackedRun.tag, {"crucible.failure": f"stage {event.stage}: {event.reason}"})
 
@@ -48,7 +48,7 @@ class MlflowObserver(Observer):
         self._tell_innermost(TrackedRun.log_numbers, metrics, int(time() * 1_000))
 
     def on_points(self, stage: str, points: Sequence[Any]) -> None:  # noqa: ARG002
-        """The points of series, each with `name`, `value`, `step` and `at`, in seconds since 1970."""
+        """Log points of series; each has `name`, `value`, `step`, and `at` in seconds since 1970."""
         found = [(one.name, one.value, int(one.at * 1_000), one.step) for one in points]
         self._tell_innermost(TrackedRun.log_series, found)
 
@@ -68,7 +68,7 @@ class MlflowObserver(Observer):
 
     def _of(self, experiment_id: str, run_id: str) -> TrackedRun | None:
         if run_id not in self._runs:
-            self._runs[run_id] = None  # if this fails, it is not tried again
+            self._runs[run_id] = None  # if the next line fails, it is not tried again
             self._runs[run_id] = TrackedRun.of(self.client, self.experiment or experiment_id, experiment_id, run_id)
         return self._runs[run_id]
 
@@ -78,7 +78,7 @@ class MlflowObserver(Observer):
             self._tell(run_id, self._runs.get(run_id), what, *arguments)
 
     def _tell(self, run_id: str, run: TrackedRun | None, what: Callable[..., None], *arguments: Any) -> None:
-        """Nothing more is sent of a run after an error: MLflow's client has tried for minutes by then."""
+        """After an error nothing more of the run is sent: by then, MLflow's client has tried for minutes."""
         if run is None:
             return
         try:

@@ -4,9 +4,9 @@
 | --- | --- |
 | the experiment's id | the experiment |
 | options of the stages, the seed, the variant | params `STAGE.OPTION`, `seed`, `variant` |
-| the numbers to follow, as History has them | metrics; the step is the number of stages that had ended |
+| the numbers that History shows | metrics; the step is the number of stages that had ended |
 | a series | the metric of its name, with each point and step |
-| an artifact that is a file or a folder | artifacts below its name; tag `crucible.logged.NAME`: which file it was |
+| an artifact that is a file or a folder | artifacts below its name; tag `crucible.logged.NAME`: name, size and time |
 | any other artifact | tag `crucible.artifact.NAME` |
 | a gate | tag `crucible.gate.NAME`: its status and its sentence |
 | the finding | tags `crucible.finding` and `mlflow.note.content`, which MLflow shows as the description |
@@ -56,12 +56,12 @@ class TrackedRun:
     """A run of MLflow that stands for one run here."""
 
     def __init__(self, client: MlflowClient, run: Run, run_id: str) -> None:
-        """What the run has already is not logged again: another process may have executed the stages before."""
+        """What MLflow's run already has is not logged again: another process may have executed earlier stages."""
         self.client = client
         self.mlflow_id = run.info.run_id
         self.run_id = run_id
         self.step = 0
-        """How many stages had ended when it was last logged."""
+        """How many stages had ended at the last call of `log`."""
         self._params = dict(run.data.params)
         self._numbers = dict(run.data.metrics)
         self._tags = dict(run.data.tags)
@@ -71,7 +71,7 @@ class TrackedRun:
     def of(
         cls, client: MlflowClient, experiment: str, experiment_id: str, run_id: str, began: datetime | None = None
     ) -> TrackedRun:
-        """The one that has the run's id as its tag, or else a new one.
+        """The MLflow run that has the run's id as a tag, or else a new one.
 
         Raises CrucibleError if the experiment was deleted in MLflow.
         """
@@ -97,21 +97,21 @@ class TrackedRun:
         self._log_params(context)
         self.log_numbers(dict(results(context)), at)
         for name, value in context.metrics.items():
-            if isinstance(value, Series) and name_in_mlflow(name) not in self._series:  # nobody heard its points
+            if isinstance(value, Series) and name_in_mlflow(name) not in self._series:  # no observer got its points
                 self.log_series([(name, number, at, step) for step, number in value.points])
         self.tag(dict(_tags(context)))
         for name, value in context.artifacts.items():
             self._log_artifact(name, value)
 
     def log_numbers(self, numbers: Mapping[str, float], at: int) -> None:
-        """Log those that are new or have changed; `at` is in milliseconds since 1970."""
+        """Log the numbers that are new or have changed; `at` is in milliseconds since 1970."""
         named = {name_in_mlflow(name): float(value) for name, value in numbers.items()}
         new = {name: value for name, value in named.items() if self._numbers.get(name) != value}
         self.log_points([(name, value, at, self.step) for name, value in new.items()])
         self._numbers.update(new)
 
     def log_series(self, points: Sequence[tuple[str, float, int, int]]) -> None:
-        """As `log_points`, of series: `log` then leaves them out."""
+        """Log points of series, as `log_points` does; `log` then leaves these series out."""
         self.log_points(points)
         self._series.update(name_in_mlflow(name) for name, *_ in points)
 
@@ -130,8 +130,8 @@ class TrackedRun:
         self._tags.update(new)
 
     def end(self, status: str, at: datetime) -> None:
-        """FINISHED, FAILED or KILLED."""
-        # Otherwise it prints an address among what the program says, which may be JSON.
+        """End the run with the status FINISHED, FAILED or KILLED."""
+        # Otherwise MLflow prints an address into the program's output, which may be JSON.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.client.set_terminated(self.mlflow_id, status, _milliseconds(at))
 
@@ -162,7 +162,7 @@ class TrackedRun:
 
 
 def name_in_mlflow(name: str) -> str:
-    """The name if MLflow takes it; else a similar one, with a digest, so that two stay two."""
+    """The name if MLflow accepts it; else a similar one with a digest, so that two names stay different."""
     allowed = re.sub(r"[^\w.\- :/]", "_", name)
     if posixpath.normpath(allowed) != allowed or allowed[:1] in ("/", ".") or not allowed.strip():
         allowed = f"_{re.sub('[/.]', '_', allowed)}"

@@ -24,8 +24,8 @@ _TEST: Final = "missing values"
 class MissingValue:
     """A place in a group that a comparison cannot use.
 
-    "missing": None, NaN, NaT, pandas' NA or a masked value. Of paired groups also "partner missing": another group
-    misses this position; and "without partner": another group ends before it.
+    `reason` is "missing" for None, NaN, NaT, pandas' NA or a masked value. In paired groups it may also be "partner
+    missing" (another group has no value at this position) or "without partner" (another group ends before it).
     """
 
     group: str
@@ -35,7 +35,7 @@ class MissingValue:
 
 @dataclass(frozen=True, slots=True)
 class CompleteGroups:
-    """The groups without what was dropped, values and types as given, and the record of each place dropped."""
+    """The groups without the dropped values, otherwise as they were given, and a record of each place dropped."""
 
     groups: Mapping[str, Values]
     dropped: tuple[MissingValue, ...]
@@ -75,11 +75,11 @@ def find_missing(groups: Mapping[str, Values], *, paired: bool = False) -> tuple
 
 
 def drop_missing(groups: Mapping[str, Values], *, paired: bool = False) -> CompleteGroups:
-    """The groups without their missing values; with `paired`, without every position at which any group has none.
+    """The groups without their missing values; with `paired`, without every position at which any group lacks a value.
 
-    Dropping is right if values are missing for reasons that have nothing to do with them (Rubin 1976: completely at
-    random). A model that fails on hard questions looks too good if it is compared on the rest; count failures instead.
-    Errors as for `find_missing`.
+    Dropping is right if the reasons why values are missing have nothing to do with the values (Rubin 1976: completely
+    at random). A model that fails on hard questions looks too good if it is compared on the rest; count failures
+    instead. Raises as `find_missing` does.
     """
     found = _unusable(groups, paired)
     kept: dict[str, Values] = {}
@@ -109,7 +109,7 @@ def is_missing(value: Any) -> bool:
 def _unusable(
     groups: Mapping[str, Values], paired: bool
 ) -> dict[str, tuple[_Positions | None, tuple[MissingValue, ...]]]:
-    """Per group the positions that are kept, None for all, and the places that are dropped."""
+    """For each group, the positions that are kept (None for all) and the places that are dropped."""
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(_TEST, f"groups must be a mapping of name to numbers, not {type(groups).__name__}")
     missing = {name: _mask(name, values) for name, values in groups.items()}

@@ -1,4 +1,4 @@
-"""Means and sums of squares that survive large offsets."""
+"""Means and sums of squares that stay accurate with large offsets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from crucible_bench.data.sample import Vector, scaled
 
-# Below this the squares of deviations, of values scaled to at most 1, have lost digits to underflow.
+# For values scaled to at most 1: below this, the squares of deviations have lost digits to underflow.
 LEAST_SQUARES: Final = 1e-280
 
 

@@ -32,7 +32,7 @@ class Successes:
 def read_outcomes(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]:
     """Groups of outcomes, shape (n,) each: booleans, or the numbers 0 and 1.
 
-    Refused with CannotTestError: any other number, and all that `read_groups` refuses, missing outcomes included.
+    Raises CannotTestError for any other number, and for what `read_groups` refuses, including missing outcomes.
     """
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(test, f"groups must be a mapping of name to outcomes, not {type(groups).__name__}")
@@ -50,7 +50,7 @@ def read_outcomes(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]
 
 
 def read_successes(test: str, name: str, successes: int, n: int) -> Successes:
-    """Successes of n, checked: whole numbers with 0 <= k <= n and n >= 1."""
+    """Successes of n, checked. Raises CannotTestError unless they are whole numbers with 0 <= k <= n and n >= 1."""
     k, total = read_count(test, f"successes of {name!r}", successes), read_count(test, f"n of {name!r}", n)
     if total == 0:
         raise CannotTestError(test, f"{name!r} has n = 0: without observations there is no proportion")
@@ -60,7 +60,7 @@ def read_successes(test: str, name: str, successes: int, n: int) -> Successes:
 
 
 def read_count(test: str, what: str, value: Any) -> int:
-    """A count: a whole number from 0 to 2**53, of any numeric type but bool."""
+    """A count: a whole number from 0 to 2**53, of any numeric type but bool. Raises CannotTestError otherwise."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise CannotTestError(test, f"{what} must be a count, a whole number, not {value!r}")
     if not isinstance(value, (int, np.integer)) and not (math.isfinite(value) and float(value).is_integer()):
@@ -114,7 +114,7 @@ def are_zero_or_one(values: Any) -> bool:
 
 
 def refuse_tuples_of_counts(groups: Mapping[str, Any]) -> None:
-    """Refuse groups that are all pairs (k, n): two values, or k successes of n, which nobody can tell."""
+    """Refuse groups that are all tuples (k, n): nobody can tell whether they are two values or k successes of n."""
     pairs = {name: values for name, values in groups.items() if type(values) is tuple and len(values) == 2}
     if not groups or len(pairs) < len(groups):
         return
@@ -134,7 +134,7 @@ def outcome_table(test: str, groups: Mapping[str, Values]) -> dict[str, tuple[in
 
 
 def booleans_as_numbers(groups: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Groups of booleans only as the numbers 0 and 1; every other group, and what is no mapping, as it is."""
+    """The groups, those of booleans alone as the numbers 0 and 1; other groups, and any non-mapping, unchanged."""
     if not isinstance(cast(object, groups), Mapping):
         return groups
     return {name: as_numbers(values) if are_booleans(values) else values for name, values in groups.items()}

@@ -52,7 +52,7 @@ class PairDifferences:
 
 
 def pair_differences(test: str, samples: tuple[Sample, ...]) -> PairDifferences:
-    """The differences of two groups of one length; CannotTestError for two lengths."""
+    """The differences of two groups of the same length. Raises CannotTestError if the lengths differ."""
     check_lengths(test, samples)
     first, second = samples
     exponent = scale_exponent(samples)
@@ -76,7 +76,7 @@ def check_lengths(test: str, samples: tuple[Sample, ...]) -> None:
 
 
 def check_blocks(test: str, samples: tuple[Sample, ...]) -> int:
-    """The number of blocks, values at one position belonging together; CannotTestError for several lengths."""
+    """The number of blocks: values at the same position are one block. Raises CannotTestError if lengths differ."""
     sizes = {sample.name: sample.n for sample in samples}
     if len(set(sizes.values())) > 1:
         raise CannotTestError(

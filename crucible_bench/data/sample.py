@@ -46,10 +46,10 @@ class Sample:
 def read_groups(test: str, groups: Mapping[str, Values]) -> tuple[Sample, ...]:
     """The groups in the mapping's order.
 
-    Accepted: sequences and one-dimensional arrays of real numbers. Refused with CannotTestError: names that are empty
-    or not text or differ only in surrounding blanks, anything that is not one-dimensional, empty groups, missing and
-    infinite values, text, and complex numbers. Booleans are refused too, because they are outcomes and not
-    measurements: use a test for proportions, or pass the numbers 0 and 1 to compare means.
+    Groups are sequences or one-dimensional arrays of real numbers. Raises CannotTestError for names that are empty, not
+    text, or differ only in surrounding blanks; for anything that is not one-dimensional; for empty groups, missing and
+    infinite values, text and complex numbers; and for booleans, because they are outcomes and not measurements: use a
+    test for proportions, or pass the numbers 0 and 1 to compare means.
     """
     if not isinstance(cast(object, groups), Mapping):
         raise CannotTestError(test, f"groups must be a mapping of name to numbers, not {type(groups).__name__}")
@@ -95,7 +95,7 @@ def read_sample(test: str, name: str, values: Values) -> Sample:
 
 
 def scale_exponent(samples: Iterable[Sample]) -> int:
-    """The e for which every value divided by 2**e lies in [-1, 1].
+    """An exponent e such that every value divided by 2**e lies in [-1, 1].
 
     Squares of numbers near 1e300 overflow and those near 1e-300 vanish. Dividing by a power of two is exact, so the
     tests compute on the scaled values and scale the estimates back.
@@ -145,7 +145,7 @@ def _numbers(test: str, name: str, values: Any) -> Vector:
 
 
 def _from_sequence(test: str, name: str, values: list[Any]) -> Vector:
-    # Types are looked at one by one: numpy would turn True into 1.0 and, in a mixed list, "7" into a string of 1.0.
+    # Types are checked one by one: numpy would turn True into 1.0 and, in a mixed list with "7", 1.0 into a string.
     for kind in {type(value) for value in values}:
         if issubclass(kind, (bool, np.bool_)):
             raise _booleans(test, name)

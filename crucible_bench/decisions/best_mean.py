@@ -38,13 +38,13 @@ def mean_of_best(
     the worse side leaves out alpha / (2 k), so that it holds for all k groups at once, whichever is picked: the
     projection interval of Andrews, Kitagawa & McCloskey (2024), with Student's t in place of the normal distribution.
     The end on the better side leaves out alpha / 2 if the groups are independent. It needs no correction: the higher
-    the mean of a group, the more probably it is picked, so the event that its mean is far too low becomes no more
-    probable by picking (Chebyshev's inequality for a rising and a falling function). Values that belong together
+    the mean of a group, the more likely it is picked, so picking does not make it more likely that its mean is far
+    too low (Chebyshev's inequality for a rising and a falling function). Values that belong together
     (`paired`, or another design in `difference`) leave out alpha / (2 k) on this side too.
 
-    So the mean is covered with at least 1 - alpha (or `confidence_level`), under the assumptions of one group's
-    interval: t of a mean, with the design's standard error, and Clopper-Pearson of a share. Intervals that adapt to how
-    far the best is ahead (Zrnic & Fithian 2024) are shorter where it is far ahead.
+    So the interval covers the mean with probability 1 - alpha (or `confidence_level`) or more, under the assumptions of
+    one group's interval: t for a mean, with the design's standard error, and Clopper-Pearson for a share. Intervals
+    that adapt to how far the best is ahead (Zrnic & Fithian 2024) are shorter where it is far ahead.
 
     Raises CannotTestError for fewer than two groups, if the best one has a single value or no spread, and for data that
     no test takes; ValueError for a level out of range.

@@ -21,7 +21,7 @@ PairDesign = Literal["clustered", "independent", "paired", "resampled"]
 
 
 class Difference(Protocol):
-    """First minus second, as far as judging it goes: `MeanDifference`, or `ShareDifference` for outcomes."""
+    """First minus second, with what judging it needs: a `MeanDifference`, or a `ShareDifference` for outcomes."""
 
     @property
     def df(self) -> float: ...
@@ -75,8 +75,8 @@ _ASSUMPTIONS: Final[Mapping[PairDesign, tuple[str, ...]]] = MappingProxyType(
 class Differences:
     """Makes differences of one design; `clusters` is for `clustered`, `test_share` for `resampled`.
 
-    `of_shares` is whether independent or paired values are outcomes, the numbers 0 and 1, whose shares are compared by
-    their scores instead of their means by t; None means that this is so if all values are 0 or 1.
+    `of_shares` says whether independent or paired values are outcomes (the numbers 0 and 1): then shares are compared
+    by their scores, not means by t. None means yes if all values are 0 or 1.
     """
 
     design: PairDesign = "independent"
@@ -113,7 +113,7 @@ class Differences:
         return *_ASSUMPTIONS[self.design], normal
 
     def __call__(self, test: str, samples: tuple[Sample, Sample]) -> Difference:
-        """First minus second. Raises CannotTestError under the rules of the design's test."""
+        """First minus second. Raises CannotTestError for what the test of the design refuses."""
         if self.quantile is not None:
             paired = self.design == "paired"
             return QuantileDifference.of(test, samples, self.quantile, paired, self.resamples, self.seed)

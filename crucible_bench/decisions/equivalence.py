@@ -32,28 +32,27 @@ def judge_margin(
     non_inferiority: bool = False,
     alpha: float = 0.05,
 ) -> MarginResult:
-    """Judge the first of two groups against the second by mean and margin, the difference that would matter.
+    """Judge the first of two groups against the second by their means and a margin, the difference that would matter.
 
-    `groups` are name -> values of shape (n,), `margin` is in their units; of outcomes (booleans, or only the numbers 0
-    and 1) it is a difference of shares. The first rule that holds gives the verdict;
-    (l, u) is the 1 - 2 alpha interval and (L, U) the 1 - alpha interval of the difference, turned so that positive is
-    good:
+    `groups` maps names to values of shape (n,). `margin` is in their units; for outcomes (booleans, or only the numbers
+    0 and 1) it is a difference of shares. The first rule that holds gives the verdict. (l, u) is the 1 - 2 alpha
+    interval and (L, U) the 1 - alpha interval of the difference, with its sign chosen so that positive is good:
 
     | verdict | holds when | source |
     | --- | --- | --- |
     | equivalent | -margin < l and u < margin | TOST, Schuirmann 1987 |
     | better | 0 < L | the two-sided test |
     | worse | U < 0 | the two-sided test |
-    | non_inferior, if asked | -margin < l | one-sided test against the margin |
+    | non_inferior, if asked for | -margin < l | one-sided test against the margin |
     | inconclusive | otherwise | |
 
     Whatever the true difference, the chance of a false verdict is at most alpha. Better and worse cost alpha / 2 each;
     beyond the margin, every false verdict lies in a single one-sided event. A difference that is not zero but lies
     within the margin is equivalent, with a note: the margin says that it does not matter.
 
-    The test is Welch's t-test, or that of pairs, or that of the design in `difference`. Shares are judged by their
-    scores (Miettinen & Nurminen 1985; of pairs Tango 1998), of which `two_proportions` and `mcnemar_midp` are the test
-    of no difference: t intervals of outcomes near 0 and 1 are too short.
+    The test is Welch's t-test, or that of pairs, or that of the design in `difference`. Shares are judged by score
+    intervals (Miettinen & Nurminen 1985; for pairs Tango 1998), because t intervals of outcomes near 0 and 1 are too
+    short; `two_proportions` and `mcnemar_midp` are the matching tests of no difference.
 
     Raises CannotTestError for a margin that is not a positive number and for data that the test refuses, ValueError for
     an alpha that is not below 1/2.
@@ -91,13 +90,13 @@ def judge_new_value(
 ) -> MarginResult:
     """Judge one new value against k earlier ones of the same kind, by the verdicts of `judge_margin`.
 
-    The interval is that of the prediction of a new observation, turned around: value - mean +- t s sqrt(1 + 1/k), with
+    The interval is the prediction interval of a new observation, turned around: value - mean +- t s sqrt(1 + 1/k), with
     k - 1 degrees of freedom (Hahn & Meeker 1991, chapter 4; as a test of one case against a small sample: Crawford &
     Howell 1998). The new value is assumed to vary as the earlier ones do. `earlier` has shape (k,); the margin is in
     its units.
 
     `more_replicates` is how many more earlier values would decide; None if no number would, because the new value's own
-    variation is too large for the margin. Raises as `judge_margin`, and CannotTestError for fewer than two earlier
+    variation is too large for the margin. Raises as `judge_margin` does, and CannotTestError for fewer than two earlier
     values or for values that are all equal.
     """
     test, alpha = "margin", _checked(alpha, margin)

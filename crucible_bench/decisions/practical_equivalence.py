@@ -1,4 +1,4 @@
-"""How probable it is that one of two is better in practice, or neither: Bayesian, beside the tests."""
+"""The probability that one of two groups is better in practice, or neither is: Bayesian, beside the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BayesianTest = Literal["correlated_ttest", "signed_rank"]
 
 _NAME: Final = "rope"
 _PRIOR: Final = 0.5
-"""The weight of the prior's one difference of zero, where each pair has a weight of 1."""
+"""The prior is one difference of zero with this weight; each pair has a weight of 1."""
 _BATCH: Final = 1 << 17
 _EPS: Final = float(np.finfo(np.float64).eps)
 
@@ -41,7 +41,7 @@ def practical_equivalence(
 ) -> BayesianResult:
     """The probabilities that the first of two groups is better by more than `rope`, that the second is, and neither.
 
-    `groups` are two rows of one length, shape (n,), whose values belong together pair by pair. The region of practical
+    `groups` are two rows, each of shape (n,), whose values belong together pair by pair. The region of practical
     equivalence (rope) is the differences of at most `rope`, in units of the data, in either direction.
 
     | test | values | posterior | source |
@@ -52,13 +52,13 @@ the mean difference, variance s**2 (1/k + n_test / n_train) | Corani & Benavoli 
 pairs and for one prior difference of zero with the weight 0.5; a draw goes to the most probable of the three regions \
 of the mean of two differences | Benavoli et al. 2014, 2017 |
 
-    Both are those of Benavoli, Corani, Demsar & Zaffalon 2017. `test_share` is for correlated_ttest, as in
+    Both are as in Benavoli, Corani, Demsar & Zaffalon 2017. `test_share` is for correlated_ttest, as in
     `corrected_resampled_ttest`; `draws` and `seed` are for signed_rank. A pair is judged by itself: nothing corrects
     for the number of pairs.
 
-    Raises CannotTestError for a rope that is not a positive number, other than two groups of one length, fewer than two
-    pairs and, for correlated_ttest, differences that are all equal; ValueError for an unknown test, a `test_share` that
-    is not positive, and fewer than 100 draws.
+    Raises CannotTestError for a rope that is not a positive number, for anything but two groups of the same length with
+    two pairs or more and, for correlated_ttest, for differences that are all equal. Raises ValueError for an unknown
+    test, a `test_share` that is not positive, and fewer than 100 draws.
     """
     if test not in get_args(BayesianTest):
         raise ValueError(f"unknown Bayesian test {test!r}; known: {', '.join(get_args(BayesianTest))}")
@@ -143,7 +143,7 @@ def _by_signed_ranks(pair: tuple[Sample, Sample], rope: float, draws: int, seed:
     n = differences.values.size
     if n < 2:
         raise CannotTestError(_NAME, "one pair has no spread to judge by; at least two pairs are needed")
-    # In the order of their sizes: then the order of the pairs changes nothing, and exchanging the groups mirrors all.
+    # Sorted by size: then the order of the pairs changes nothing, and exchanging the groups mirrors the result.
     values = differences.values[np.argsort(np.abs(differences.values), kind="stable")]
     regions = _Regions(np.concatenate(([0.0], values)), differences, rope)
     prior = np.concatenate(([_PRIOR], np.ones(n)))
@@ -158,14 +158,14 @@ class _Regions:
     """Where the mean of two differences lies: above the rope, within it, below it."""
 
     def __init__(self, values: Vector, differences: PairDifferences, rope: float) -> None:
-        """`values` has shape (n + 1,), that of the prior first."""
+        """`values` has shape (n + 1,); the first value is the prior's."""
         self.order = np.argsort(values, kind="stable")
         ordered = values[self.order]
         try:
             twice = math.ldexp(2.0 * rope, -differences.exponent)
         except OverflowError:
             twice = 4.0  # scaled differences are at most 1, so every sum lies within
-        # Sums that differ from the border by rounding lie on it, and count half on either side.
+        # Sums that differ from the border only by rounding lie on it, and count half on either side.
         near = 2.0 * float(differences.error.max()) + 4.0 * _EPS * twice
         self.above = [np.searchsorted(ordered, twice - ordered + off, side) for off, side in _sides(near)]
         self.below = [np.searchsorted(ordered, -twice - ordered + off, side) for off, side in _sides(near)]

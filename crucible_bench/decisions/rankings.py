@@ -39,12 +39,12 @@ def rank_over_blocks(
     | nemenyi | mean ranks further apart than the critical difference q sqrt(k (k + 1) / (6 N)) | Demsar 2006 |
     | wilcoxon_holm | signed-rank tests of all pairs, corrected by Holm | Benavoli, Corani & Mangili 2016 |
 
-    Either bounds the chance of any false difference by itself when all methods are alike, so the answer does not wait
-    for Friedman's test; that test is reported with it. When some methods do differ, wilcoxon_holm keeps the bound for
-    the others, while nemenyi's verdict on a pair moves with the rest (Benavoli, Corani & Mangili 2016).
+    When all methods are alike, either procedure by itself bounds the chance of any false difference, so it does not
+    depend on Friedman's test, which is reported beside it. When some methods do differ, wilcoxon_holm keeps the bound
+    for the others, while nemenyi's verdict on a pair depends on the rest (Benavoli, Corani & Mangili 2016).
 
-    At least three groups and two data sets; one score per data set and method (average replicates first, or they count
-    as data sets).
+    It needs at least three groups, two data sets, and one score per data set and method (average replicates first, or
+    they count as data sets).
 
     Raises CannotTestError for fewer, for unequal lengths and for data without any order.
     """
@@ -59,7 +59,7 @@ def rank_over_blocks(
     means = ranks.mean(axis=0)
     if procedure == "nemenyi":
         family = nemenyi(groups, alpha=alpha)
-        if higher_is_better:  # a group of higher values has the higher rank there, and the better, lower one above
+        if higher_is_better:  # `nemenyi` gives higher values higher ranks; `means` gives them the better, lower ones
             family = replace(family, estimate_name="difference of mean ranks, from the lowest value")
         difference = range_quantile(1.0 - family.confidence_level, k, math.inf) * math.sqrt(k * (k + 1.0) / (12.0 * n))
     else:
@@ -113,8 +113,8 @@ def indistinguishable_from_best(
     1984, without their equal variances). Comparing all with the leader instead would ignore that the leader was chosen
     by the same data.
 
-    The mean of each has its own interval by the design. The leader's mean has another one, which allows for its having
-    been picked, by `mean_of_best`. `confidence_level` is that of both (by default 1 - alpha).
+    The mean of each has its own interval by the design. The leader's mean has another one, by `mean_of_best`, which
+    allows for the leader having been picked. `confidence_level` is that of both (by default 1 - alpha).
 
     A pair without any spread is judged by the exact permutation test. A pair that cannot be tested, such as one with a
     single value, is evidence for neither; `notes` says why.
@@ -127,7 +127,7 @@ def indistinguishable_from_best(
         raise CannotTestError(test, "the best of fewer than two configurations needs no test")
     of = (difference or Differences("paired" if paired else "independent")).of(samples)
     k = len(samples)
-    wins = np.ones((k, k))  # one-sided p-value that the row's mean is better than the column's
+    wins = np.ones((k, k))  # p-values of the one-sided tests that the row's mean is better than the column's
     refused: list[CannotTestError] = []
     for i in range(k):
         for j in range(i):
@@ -177,7 +177,7 @@ def indistinguishable_from_best(
 def _mean_of_leader(
     samples: Sequence[Sample], higher_is_better: bool, of: Differences, alpha: float, confidence_level: float | None
 ) -> tuple[BestMean | None, tuple[str, ...]]:
-    """The mean of the best with its interval, or why it has none."""
+    """The mean of the best with its interval, or the reason why it has none."""
     groups = {sample.name: sample.values for sample in samples}
     try:
         mean = mean_of_best(
@@ -195,7 +195,7 @@ def _tests(of: Differences) -> str:
 
 
 def _evidence(of: Differences, pair: tuple[Sample, Sample]) -> tuple[float, float]:
-    """The one-sided p-values that the first is higher, and that it is lower."""
+    """The one-sided p-values for the first being higher, and for it being lower."""
     still = None
     if not of.of_shares and min(sample.n for sample in pair) > 1:
         if of.design == "independent":

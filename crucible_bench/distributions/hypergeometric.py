@@ -23,7 +23,7 @@ _FLAT = 700.0
 
 
 def fisher_tail(first: int, margins: Margins, alternative: Alternative, *, mid_p: bool = False) -> float:
-    """Fisher's exact p-value (1935); two-sided, all tables no more probable than the observed one, as in R.
+    """Fisher's exact p-value (1935); two-sided, it sums all tables no more probable than the observed one, as in R.
 
     With `mid_p`, half of the observed table counts (Lancaster 1961), and two-sided it is twice the smaller tail (Hirji,
     Tan & Elashoff 1991).

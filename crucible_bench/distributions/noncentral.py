@@ -10,7 +10,7 @@ from scipy import optimize, special
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(256)
 _LONG_SERIES = 1e3
-_FAR = 9.0  # a standard normal goes further with probability 1e-19
+_FAR = 9.0  # a standard normal exceeds it with probability 1e-19
 _F_AS_T = 1e7
 
 
@@ -41,7 +41,7 @@ def noncentral_t_cdf(t: float, df: float, delta: float) -> float:
     if t > max(_LONG_SERIES, math.sqrt(df / 2.0)):
         return _averaged_over_z(t, df, delta)
     found = float(special.nctdtr(df, delta, t))
-    return 1.0 if math.isnan(found) else found  # what it says of a delta far below 0, where all but 1e-15 lies below t
+    return 1.0 if math.isnan(found) else found  # nan is for a delta far below 0, where all but 1e-15 lies below t
 
 
 def noncentral_f_interval(f: float, df: tuple[float, float], confidence_level: float) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def noncentral_f_interval(f: float, df: tuple[float, float], confidence_level: f
 
 
 def noncentral_chi_square_interval(value: float, df: float, confidence_level: float) -> tuple[float, float]:
-    """The same, from one observation `value` of a chi-square on `df`."""
+    """The same, from one observation `value` of a chi-square on `df` degrees of freedom."""
     tail = (1.0 - confidence_level) / 2.0
     spread = 2.0 * math.sqrt(df + value)
     return _ends_from_zero(lambda noncentrality: float(special.chndtr(value, df, noncentrality)), value, spread, tail)

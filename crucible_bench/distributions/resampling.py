@@ -39,7 +39,7 @@ def bca_interval(deviations: Vector, acceleration: float, tail: float) -> tuple[
     """Bias-corrected accelerated interval (Efron 1987), as deviations from the estimate.
 
     `deviations`, shape (B,), are the replicates minus the estimate. Where the correction is undefined (all replicates
-    on one side, or a skewness that turns the quantiles round) the percentile interval is used instead, and the choice
+    on one side, or a skewness that reverses the quantiles) the percentile interval is used instead, and the choice
     says so.
     """
     z = np.array([special.ndtri(tail), -special.ndtri(tail)])

@@ -17,7 +17,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)  # for the means
 _MORE_NODES, _MORE_WEIGHTS = np.polynomial.legendre.leggauss(144)  # for those of many groups, whose extremes are sharp
 _MANY: Final = 20
 _S_NODES, _S_WEIGHTS = np.polynomial.legendre.leggauss(88)  # for the standard deviation
-_REACH: Final = 9.0  # a standard normal goes further with probability 1e-19
+_REACH: Final = 9.0  # a standard normal exceeds it with probability 1e-19
 _VANISHED: Final = 76.0  # a range or maximum beyond it has a probability below the smallest double
 _FAR_TAIL: Final = 1e-300
 _COARSE: Final = 80
@@ -76,7 +76,7 @@ def _normal_range_tail(w: Vector, groups: int) -> Vector:
 
 @lru_cache(maxsize=32)
 def _log_range_tail(groups: int) -> tuple[interpolate.CubicSpline, float]:
-    """The logarithm of the tail by a spline, and where it ends; nine digits, for all pairs of so many groups."""
+    """The logarithm of the tail as a spline, and where it ends; nine digits, for all pairs of so many groups."""
     w = np.linspace(0.0, _VANISHED, _KNOTS)
     tail = np.concatenate([_normal_range_tail(part, groups) for part in np.array_split(w, 16)])
     kept = int(np.count_nonzero(tail > _FAR_TAIL))
@@ -134,7 +134,7 @@ def _averaged(tail: _Tail, value: float, df: float) -> float:
         return 0.0
     kept = np.flatnonzero(heights > _NEGLIGIBLE * heights.max())
     top = int(np.argmax(heights))
-    # In two parts, because it may rise for long, like a power, and then break off.
+    # In two parts, because the integrand may rise for long, like a power, and then drop.
     ends = coarse[max(0, kept[0] - 1)], coarse[top], coarse[min(_COARSE - 1, kept[-1] + 1)]
     total = 0.0
     for start, end in itertools.pairwise(ends):

@@ -14,7 +14,7 @@ from crucible_bench.errors import CannotTestError
 from crucible_bench.result import Choice, Effect, Settings
 
 _LEAST_DF: Final = 2.0
-"""With fewer degrees of freedom, as of two values, the effect size has no mean that could be corrected."""
+"""With fewer degrees of freedom, as with two values, the effect size has no mean that could be corrected."""
 
 
 def standardized_difference(test: str, first: Moments, second: Moments, settings: Settings) -> Effect:
@@ -54,10 +54,10 @@ def standardized_mean(
 ) -> Effect:
     """Cohen's d_z: the mean of the paired differences over their standard deviation (Cohen 1988).
 
-    Or Hedges' g_z, d_z times the exact factor that removes its bias (Hedges 1981): 0.80 for five pairs. Two pairs have
-    none, and keep d_z. The interval inverts the noncentral t distribution and is exact for independent normal
-    differences. If they are not independent, the caller gives the mean's standard error, its degrees of freedom, those
-    of the standard deviation if they are not one less than there are differences, and the basis of its interval.
+    Or Hedges' g_z: d_z times the exact factor that removes its bias (Hedges 1981), 0.80 for five pairs. For two pairs
+    there is no such factor, and d_z stays. The interval inverts the noncentral t distribution and is exact for
+    independent normal differences. If they are not independent, the caller gives the mean's standard error, its degrees
+    of freedom, those of the standard deviation unless they are n - 1, and the basis of the interval.
     """
     sd = math.sqrt(difference.variance)
     dz = difference.mean / sd
@@ -75,7 +75,7 @@ def _average_variance(first: Moments, second: Moments, settings: Settings) -> Ef
     """d_av, the difference over the root mean square of the sds (Bonett 2008), and g_av without its bias.
 
     Delacre et al. (2021) call them d*_s and g*_s. The interval is that of Welch's t, taken as noncentral t with Welch's
-    degrees of freedom, in the other unit: it leaves out zero where Welch's test rejects.
+    degrees of freedom, in the unit of d_av: it leaves out zero where Welch's test rejects.
     """
     variances, sizes = (first.variance, second.variance), (first.n, second.n)
     error, df = standard_error(variances, sizes)
@@ -86,7 +86,7 @@ def _average_variance(first: Moments, second: Moments, settings: Settings) -> Ef
         # Satterthwaite's degrees of freedom of the mean of the two variances, by shares so that nothing underflows.
         parts = [variance / sum(variances) for variance in variances]
         own = 1.0 / sum(part**2 / (n - 1.0) for part, n in zip(parts, sizes, strict=True))
-        value *= bias_factor(max(2.0, own))  # fewer are estimated where one of two values decides; d then has no mean
+        value *= bias_factor(max(2.0, own))  # `own` may be below 2, from two values; d then has no mean
     choice = Choice(
         "noncentral-t interval for the effect size, with Welch's standard error and degrees of freedom",
         "it agrees with Welch's test about zero and needs no equal variances; the variances' ratio is taken as "

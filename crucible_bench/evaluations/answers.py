@@ -38,7 +38,7 @@ __all__ = [
 Statistic: TypeAlias = Literal["pass", "majority"]
 
 MOST_TEXTS: Final = 1_000
-"""Answers with their texts to one item: beyond it, a double cannot hold the number of draws."""
+"""The most texts as answers to one item: with more, a double cannot hold the number of draws."""
 _MOST_NAMED: Final = 3
 _FEW_ITEMS: Final = 30
 
@@ -69,7 +69,7 @@ class AnswersAtK:
         return f"{self.statistic}@{self.k}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types, as far as the names of the items are."""
+        """The fields as JSON types, provided that the names of the items are."""
         plain: dict[str, Any] = plain_json({field.name: getattr(self, field.name) for field in fields(self)})
         return plain
 
@@ -79,11 +79,11 @@ def pass_at_k(
 ) -> AnswersAtK:
     """The chance that at least one of k answers to an item is right, averaged over the items.
 
-    `answers` and `items` have shape (n,): whether each answer is right (booleans, or 0 and 1), and its item. Of an item
-    with n answers of which c are right the number is 1 - C(n - c, k) / C(n, k): the share of draws of k answers without
-    replacement that contain a right one, which is unbiased (Chen et al. 2021, "Evaluating large language models trained
-    on code"). It is computed from whole numbers. The interval is that of a mean over items, between 0 and 1: Wilson's,
-    for as many independent outcomes as the items' numbers are worth.
+    `answers` and `items` have shape (n,): whether each answer is right (booleans, or 0 and 1), and its item. For an
+    item with n answers, c of them right, the number is 1 - C(n - c, k) / C(n, k), the share of draws of k answers
+    without replacement that contain a right one, which is unbiased (Chen et al. 2021, "Evaluating large language models
+    trained on code"). It is computed from whole numbers. The interval is that of a mean over items, between 0 and 1:
+    Wilson's, for as many independent outcomes as the items' numbers are worth.
 
     An item with fewer than k answers is refused; `fewer="drop"` leaves it out and lists it in `left_out`. Raises
     CannotTestError for that, for fewer than two items and for answers that are not outcomes; ValueError for a k below 1
@@ -110,8 +110,8 @@ def majority_at_k(
     chance. Texts are equal only if they are the same, so write them in one way first (Wang et al. 2023,
     "Self-consistency improves chain of thought reasoning"). All draws are counted; none is simulated.
 
-    Interval, `fewer` and errors are those of `pass_at_k`; also refused: an item without its expected answer, and more
-    than 1,000 texts to one item.
+    The interval, `fewer` and the errors are as in `pass_at_k`. CannotTestError is also raised for an item without an
+    expected answer, and for more than 1,000 texts to one item.
     """
     return at_k(
         "majority", "answers", answers, items, k, expected=expected, fewer=fewer, confidence_level=confidence_level
@@ -334,7 +334,7 @@ def with_answers(
     used: AnswersUsed,
     clusters: Clusters | None = None,
 ) -> Comparison:
-    """A comparison of numbers per item, with what they are made of and each arm's interval over its items.
+    """A comparison of numbers per item, to which are added what they are made of and each arm's interval over items.
 
     `values` are those that were compared; `clusters` has the cluster of each item, if the items have some.
     """

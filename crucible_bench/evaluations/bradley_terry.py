@@ -44,10 +44,10 @@ def bradley_terry(first: Codes, second: Codes, scores: Vector, clusters: Codes, 
 
     `first`, `second`, `scores` and `clusters` have shape (n,): the places of the two arms, 1 if the first won, 0 if the
     second did and 0.5 for a tie, and the number of the cluster, from 0, of at least two. The log odds that i beats j
-    are the difference of their strengths (Bradley & Terry 1952). A tie is half a win of both: the expected score is
+    are the difference of their strengths (Bradley & Terry 1952). A tie is half a win for both: the expected score is
     then the model's chance of a win, and the estimate that of a fractional logit (Papke & Wooldridge 1996). The
-    covariance is the sandwich over clusters with the factor G / (G - 1), which needs no more of the model than the
-    expected score. The arms must be connected in both directions, as `sides` says, or the strengths are not finite.
+    covariance is the sandwich over clusters with the factor G / (G - 1); of the model, it relies on the expected score
+    alone. The arms must be connected in both directions, as `sides` says, or the strengths are not finite.
     """
     strengths = np.zeros(arms)
     information = np.zeros((arms, arms))
@@ -73,7 +73,7 @@ def bradley_terry(first: Codes, second: Codes, scores: Vector, clusters: Codes, 
 def sides(first: Codes, second: Codes, scores: Vector, arms: int) -> tuple[Codes, Codes]:
     """Shape (arms,) each: which arms are connected by comparisons, and which by wins or ties in both directions.
 
-    Strengths are finite among arms of the same second number, and only there (Ford 1957).
+    Connected arms have the same number. Strengths are finite only among arms with one second number (Ford 1957).
     """
     won, tied = scores == 1.0, scores == 0.5
     above = np.concatenate([first[won | tied], second[~won]])

@@ -16,7 +16,7 @@ from crucible_bench.result import Interval
 __all__ = ["ROUNDING", "MeanShare", "mean_share"]
 
 ROUNDING: Final = 1e-24
-"""A variance that is none: values up to 1 that differ by 1e-12 do so by rounding."""
+"""A variance up to this counts as zero: values up to 1 that differ by 1e-12 differ only by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class MeanShare:
     df: float
 
     def interval(self, confidence_level: float) -> Interval:
-        """Wilson's interval for the effective number of outcomes, with the quantile of t for that of the normal.
+        """Wilson's interval for the effective number of outcomes, with the quantile of t in place of the normal one.
 
         It stays between 0 and 1, has a width where all values are equal, and for large n is the mean's t interval
         (Wilson 1927; for clusters Korn & Graubard 1998 and Franco, Little, Louis & Slud 2019).
@@ -55,7 +55,7 @@ class MeanShare:
 def mean_share(values: Vector, codes: NDArray[Any] | None = None) -> MeanShare:
     """The mean of values between 0 and 1, shape (n,), n >= 2, and how much it varies.
 
-    `codes` are the numbers of the values' clusters, from 0, at least two of them; without, every value is one. The
+    `codes` number the values' clusters from 0, at least two of them; without `codes`, each value is a cluster. The
     variance is CR2 with Satterthwaite's degrees of freedom, as in `clustered_mean` (Bell & McCaffrey 2002). Where all
     clusters' averages are equal it is taken from the share itself, one outcome per cluster. Never raises.
     """

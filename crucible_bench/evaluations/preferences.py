@@ -62,14 +62,14 @@ def compare_preferences(
     """Compare arms by preferences: each record says which of two arms a judge preferred.
 
     `first`, `second`, `winner`, `judge` and `item` are the names of the records' fields: the arm shown first, the other
-    one, the winner, and by choice who judged and what was judged, such as the prompt. The winner is the name of one of
+    one, the winner, and optionally who judged and what was judged, such as the prompt. The winner is the name of one of
     the two arms or of its field, such as `model_a`; or one of the words in `ties`. `groups` are the arms to compare, in
-    this order (default: all); comparisons with others are ignored. With `baseline`, every arm is compared with it,
-    otherwise all pairs are that were compared.
+    this order (default: all); comparisons with others are ignored. With `baseline`, every arm is compared with it;
+    otherwise the result has all pairs that were compared.
 
     The result's `comparisons` are win rates with ties counted half: Wilson's intervals for as many independent outcomes
     as the items are worth, by the cluster-robust variance CR2 over items, and the test that they invert. `preferences`
-    has the rest: wins, ties and losses by judge, Bradley and Terry's strengths (log odds, ties half a win of both) with
+    has the rest: wins, ties and losses by judge, Bradley and Terry's strengths (log odds, a tie half a win each) with
     intervals by the sandwich over items and t, and how often the arm shown first wins. Arms without a finite strength,
     because one side won everything or nothing connects them, have a reason instead.
 
@@ -222,7 +222,7 @@ def _read(place: int, record: Any, fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _score(place: int, winner: str, arms: tuple[str, str], fields: Mapping[str, str], ties: Sequence[str]) -> float:
-    """1 if the first arm won, 0 if the second did, one half for a tie; an arm's name goes before a field's."""
+    """1 if the first arm won, 0 if the second did, one half for a tie; an arm's name precedes a field's."""
     for names in (arms, (fields["first"], fields["second"])):
         if winner in names:
             return 1.0 if winner == names[0] else 0.0
@@ -267,7 +267,7 @@ def _places_of_pairs(read: _Records, baseline: str | None) -> list[tuple[int, in
 def _family(
     read: _Records, baseline: str | None, correction: CorrectionName, alpha: float, level: float
 ) -> tuple[FamilyResult, tuple[Untested, ...]]:
-    """The win rates as a family of pairs, and the arms of which nothing can be said."""
+    """The win rates as a family of pairs, and the arms about which nothing can be said."""
     found: list[tuple[tuple[str, str], MeanShare]] = []
     untested: list[Untested] = []
     never = 0
@@ -414,7 +414,7 @@ def _pairs(read: _Records, baseline: str | None, level: float, judge: int | None
 def _strengths(
     read: _Records, baseline: str | None, level: float
 ) -> tuple[tuple[ArmStrength, ...], str | None, list[str]]:
-    """Every arm, the reference of the strengths, and what is to be said of them."""
+    """Every arm, the reference of the strengths, and notes about them."""
     count = len(read.arms)
     connected, both_ways = sides(read.first, read.second, read.scores, count)
     sizes = np.bincount(both_ways)
@@ -484,10 +484,10 @@ def _arm(
 
 
 def _position(read: _Records, level: float) -> tuple[PositionBias | None, tuple[str, ...]]:
-    """How often the arm shown first wins where both orders count alike, and what is to be said of the orders.
+    """How often the arm shown first wins where both orders count alike, and notes about the orders.
 
     For every pair it is the mean of the first-shown arm's rates in the two orders; the pairs are weighted by their
-    numbers of comparisons. The variance is over items, of the scores from the mean of their own order.
+    numbers of comparisons. The variance is over items, of the scores minus the mean of their own order.
     """
     count = len(read.arms)
     order = read.first * count + read.second

@@ -60,9 +60,9 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> BootstrapInterval:
-    """The interval of `statistic(x, y, ...)`, a function of the samples, float64 vectors of shapes (n,), to a number.
+    """The interval of `statistic(x, y, ...)`, which takes the samples as float64 vectors, shape (n,), to a number.
 
-    The samples are resampled separately, or together, position by position, when `paired`. With `clusters`, one label
+    The samples are resampled separately or, if `paired`, together, position by position. With `clusters`, one label
     per position of one sample or of paired ones, whole clusters are resampled (Davison & Hinkley 1997, section 3.8;
     Cameron & Miller 2015), so that resamples differ in length where clusters do. "percentile" (Efron 1979) reads the
     quantiles of the replicates; "bca" (Efron 1987) corrects them for bias and skewness. The skewness is estimated by
@@ -73,9 +73,9 @@ def bootstrap_interval(
     once per batch; None looks for a parameter called axis.
 
     Raises CannotTestError if the statistic is not finite for the samples, or for more than one resample in twenty
-    (fewer are left out and noted). It is raised too for a sample of one value, unequal pairs, fewer than two clusters,
-    clusters of samples that are not paired, and data that no test takes. Raises ValueError for a level, method, number
-    of resamples or seed out of range.
+    (fewer are left out and noted). It is also raised for a sample of one value, paired samples of different lengths,
+    fewer than two clusters, clusters of unpaired samples, and data that no test takes. Raises ValueError for a level,
+    method, number of resamples or seed out of range.
     """
     level = levels(0.05, confidence_level)[1]
     if method not in get_args(BootstrapMethod):
@@ -151,7 +151,7 @@ def _read(samples: Sequence[Values], paired: bool) -> tuple[Sample, ...]:
 
 
 def _evaluated(statistic: Callable[..., float], data: Sequence[Sample], *kept: Any) -> float:
-    """The statistic of the samples, or of the values at the positions kept of each."""
+    """The statistic of the samples, or of each sample's values at the positions `kept`."""
     vectors = (
         [sample.values[positions] for sample, positions in zip(data, kept, strict=True)]
         if kept

@@ -25,7 +25,7 @@ Divisions: TypeAlias = NDArray[np.bool_]
 
 _NOISE: Final = 1e-10
 _FEW: Final = 8
-"""Values of the smaller group up to which t rejects too often."""
+"""If the smaller group has at most this many values, t rejects too often."""
 _EVERY_UP_TO: Final = 20_000
 _CELLS: Final = 1 << 20
 
@@ -36,8 +36,8 @@ def brunner_munzel_test(samples: tuple[Sample, ...], settings: Settings) -> Test
     Unlike Mann-Whitney's, it keeps its level when the groups differ in spread or shape. Where t is too rough, test and
     interval use the studentized permutation distribution (Neubert & Brunner 2007; Pauly, Asendorf & Konietschke 2016):
     every division of the values up to 20,000 of them, else random ones if a group has at most 8 values. If the groups
-    do not overlap, t is infinite: the p-value is then that of the divisions that separate the values as far, at any n,
-    and the interval is Feng and Cliff's (2004) for such groups.
+    do not overlap, t is infinite: the p-value is then the share of divisions that separate the values as well, at any
+    n, and the interval is Feng and Cliff's (2004) for such groups.
     """
     x, y = samples
     for sample in samples:
@@ -106,7 +106,7 @@ def _interval(found: _Studentized, by: _Distribution, samples: tuple[Sample, ...
 
 
 class _Distribution(Protocol):
-    """That of t if neither group tends to higher values."""
+    """The distribution of t if neither group tends to higher values."""
 
     def p_value(self, alternative: Alternative) -> tuple[float, str, Choice]: ...
 
@@ -155,7 +155,7 @@ class _Student:
 
 @dataclass(frozen=True, slots=True)
 class _Permuted:
-    """`statistics` has those of all divisions, or of random ones and the observed one; `drawn` is then not None."""
+    """`statistics` has one per division: of all, or of random ones and the observed one; then `drawn` is not None."""
 
     found: _Studentized
     statistics: Vector

@@ -33,9 +33,9 @@ class Rule:
 class TestChoice:
     """The test chosen for a design, its alternatives, the reason, and the source.
 
-    `preparation` says what must be done to the values first, empty for nothing. `information` repeats the assumption
-    checks that were passed in: they are shown to the reader and had no influence on the choice. `notes` are about
-    sizes.
+    `preparation` says what must be done to the values first; it is empty if nothing must. `information` repeats the
+    assumption checks that were passed in: they are shown to the reader and had no influence on the choice. `notes` are
+    about sizes.
     """
 
     __test__ = False
@@ -52,7 +52,7 @@ class TestChoice:
     notes: tuple[str, ...]
 
     def choice(self) -> Choice:
-        """The same as a result's decision."""
+        """The choice as a decision of a result."""
         return Choice(self.test, f"{self.reason} ({self.source})", tuple(self.alternatives))
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class TestChoice:
 def choose_test(
     outcome: Outcome, sizes: Sequence[int], *, design: Design = "independent", checks: Sequence[str] = ()
 ) -> TestChoice:
-    """The test for a design: what an outcome is, how many groups of which sizes, and how their values belong together.
+    """The test for a design: the kind of outcome, the number and sizes of the groups, how their values belong together.
 
     | outcome | design | groups | test |
     | --- | --- | --- | --- |
@@ -377,6 +377,6 @@ def _notes(rule: Rule, sizes: tuple[int, ...]) -> tuple[str, ...]:
 
 _OF_MEANS: Final = ("one_sample_ttest", "paired_ttest", "repeated_measures_anova", "ttest", "welch_anova")
 SHOWS_ITS_SHAPE: Final = 20
-"""Values from which on strong skewness is seen in the sample, and noted, when the test errs because of it."""
+"""From this many values on, skewness that makes the test err shows in the sample, and is noted."""
 
 _HOLDS_WITH_SPREADS: Final = 9

@@ -55,8 +55,8 @@ _EPS: Final = float(np.finfo(np.float64).eps)
 class ClusteredMean:
     """A mean with its cluster-robust standard error and t interval.
 
-    `df` are Satterthwaite's. `design_effect` is the variance over that of as many independent values: what clusters
-    cost.
+    `df` are Satterthwaite's. `design_effect` is the variance divided by that of as many independent values: what the
+    clusters cost.
     """
 
     value: float
@@ -119,15 +119,15 @@ def clustered_ttest(
     a regression on the group with an effect of each cluster. Clusters that one group lacks are left out.
 
     The standard error is CR2, which is unbiased for independent values, with Satterthwaite's degrees of freedom (Bell &
-    McCaffrey 2002; Pustejovsky & Tipton 2018; as in R's clubSandwich). For clusters of one size they are one less than
-    there are clusters, and the result is the paired t-test of the clusters' means: for answers to the same questions
+    McCaffrey 2002; Pustejovsky & Tipton 2018; as in R's clubSandwich). For clusters of one size they are the number of
+    clusters minus one, and the result is the paired t-test of the clusters' means: for answers to the same questions
     the paired standard error of Miller (2024, "Adding error bars to evals"), for several questions on shared documents
     his clustered one with a small-sample factor.
 
     The effect size is Hedges' g_z: the mean difference over the standard deviation of one difference, times Hedges'
     factor for the degrees of freedom of that standard deviation. These are Satterthwaite's (1946) of the sum of the
-    variation between and within clusters, so about n - 1 if clusters do not matter, and one less than there are
-    clusters if nothing else does.
+    variation between and within clusters, so about n - 1 if clusters do not matter, and the number of clusters
+    minus one if nothing else does.
 
     Raises CannotTestError for fewer than two clusters, for differences or cluster averages that are all equal, for
     groups on different items and for data that no test takes; ValueError for levels out of range.
@@ -189,7 +189,7 @@ _EFFECT_INTERVAL: Final = Choice(
 
 @dataclass(frozen=True, slots=True)
 class _ClusteredDifference(MeanDifference):
-    """`more` is how many more clusters there would be, of sizes like those that there are."""
+    """`more` is how many more clusters there would be, of sizes like the existing ones."""
 
     def half_width(self, tail: float, more: int) -> float:
         count = self.counts[0]
@@ -198,7 +198,7 @@ class _ClusteredDifference(MeanDifference):
 
 
 def clustered_difference(test: str, samples: tuple[Sample, Sample], clusters: ClustersOfGroups) -> MeanDifference:
-    """The mean difference within clusters, its standard error cluster-robust as that of `clustered_ttest`."""
+    """The mean difference within clusters, with the cluster-robust standard error of `clustered_ttest`."""
     robust = _robust(test, samples, clusters)
     variance = robust.error**2 * robust.count
     return _ClusteredDifference(
@@ -269,7 +269,7 @@ def _robust(test: str, samples: tuple[Sample, Sample], clusters: ClustersOfGroup
 
 
 def _of_positions(test: str, samples: tuple[Sample, Sample], clusters: Clusters) -> _Robust:
-    """From differences position by position, n >= 2; CannotTestError where they or the clusters' averages are equal."""
+    """From differences by position, n >= 2. CannotTestError if they, or the clusters' averages, are all equal."""
     codes = read_clusters(test, clusters, samples[0].n)
     pairs = pair_differences(test, samples)
     of = moments(pairs.values, 0)
@@ -375,7 +375,7 @@ class _Robust:
     """A mean of clusters' averages and its CR2 standard error, divided by 2**exponent.
 
     `single` has the mean, and the variance of one difference. `within` is the share of the squared error that is from
-    variation within clusters, None if that cannot be seen.
+    variation within clusters; None if it cannot be estimated.
     """
 
     samples: tuple[Sample, Sample]
@@ -407,8 +407,8 @@ class _Robust:
         rounding: float,
         left_out: int | None = None,
     ) -> _Robust:
-        """From the clusters' weights, the distances of their averages from the mean, and the variances of the averages
-        that are from within.
+        """From the clusters' weights, the distances of their averages from the mean, and the parts of the averages'
+        variances that come from within clusters.
 
         For p the share of a cluster in the weights, the adjustment of CR2 is 1 / sqrt(1 - p), and with q = p**2 /
         (1 - p) the degrees of freedom are 1 / (sum p**2 + (sum q)**2 - sum q**2): Bell and McCaffrey's for a mean.

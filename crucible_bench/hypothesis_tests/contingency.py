@@ -50,7 +50,7 @@ def chi_square_test(
     counted as (b + 1) / (B + 1), whose chi-square is as large. The effect size is Cramer's V (1946), its interval the
     noncentralities under which chi-square is not extreme (Smithson 2003), divided by n and the smaller dimension.
 
-    If only one column has counts, nothing speaks against independence: p is 1, and V may be anything.
+    If only one column has counts, there is no evidence against independence: p is 1, and V may be anything.
 
     Raises CannotTestError for a table with fewer than two rows or columns, an empty row or column beside two others, or
     cells that are not counts. `table` is row name -> counts, of shape (columns,).
@@ -113,7 +113,7 @@ def fisher_exact_test(
     conditional maximum-likelihood odds ratio. Its interval inverts both one-sided exact tests, as in R; "greater" asks
     for an odds ratio above 1. For a larger table (Freeman & Halton 1951) the effect size is Cramer's V, as in
     `chi_square_test`. All tables are counted column by column, with equal states merged (the idea of Mehta & Patel
-    1983). If that takes long, the p-value is (b + 1) / (B + 1) of seeded random tables.
+    1983). If that takes too long, the p-value is (b + 1) / (B + 1) from seeded random tables.
 
     Raises CannotTestError for what `chi_square_test` refuses, and for a one-sided question about a larger table.
     """

@@ -237,9 +237,9 @@ def _one_up_to_rounding(value: float) -> float:
 
 
 def _is_rough(x: Vector, y: Vector) -> bool:
-    """Whether ties leave random orders a correlation that is far from normal, so that approximations are too.
+    """Whether, with these ties, the correlation of random orders is far from normal, so that approximations are rough.
 
-    By its third and fourth standardized cumulants (Pitman 1937), which follow from those of the two sets of ranks.
+    Judged by its third and fourth standardized cumulants (Pitman 1937), which follow from those of both sets of ranks.
     """
     n = x.size
     if np.unique(x).size == np.unique(y).size == n:
@@ -292,9 +292,9 @@ def _by_orders(
 
 
 def _one_way_round(x: Vector, y: Vector) -> tuple[Vector, Vector, bool]:
-    """The pairs in one order and direction, whatever those given, and whether the coefficient has changed its sign.
+    """The pairs in a standard order and direction, and whether that has changed the sign of the coefficient.
 
-    So the random orders depend neither on the order of the pairs nor on the signs of the measurements.
+    So the random orders depend neither on the given order of the pairs nor on the signs of the measurements.
     """
     ways = []
     for turn_x, turn_y in itertools.product((False, True), repeat=2):

@@ -16,7 +16,7 @@ _SMALL_GROUP = 5
 
 
 def kruskal_wallis_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Rank test that two or more groups have one distribution (Kruskal & Wallis 1952), tie-corrected."""
+    """Rank test that two or more groups have the same distribution (Kruskal & Wallis 1952), tie-corrected."""
     sizes = [sample.n for sample in samples]
     pooled = np.concatenate([sample.values for sample in samples])
     ranks = midranks(pooled)

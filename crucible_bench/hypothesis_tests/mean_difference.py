@@ -20,7 +20,7 @@ class MeanDifference:
     """First minus second and its standard error, both divided by 2**exponent, and Student's degrees of freedom.
 
     `variances` (divided by 4**exponent) and `counts` are those of the two groups, or of the differences within pairs,
-    or of the clusters. `floor` (divided by 4**exponent) is the part of the squared error that more values do not lower.
+    or of the clusters. `floor` (divided by 4**exponent) is the part of the squared error that more values cannot lower.
     """
 
     value: float
@@ -49,7 +49,7 @@ class MeanDifference:
         return unscaled(test, self.value - reach, self.exponent), unscaled(test, self.value + reach, self.exponent)
 
     def half_width(self, tail: float, more: int) -> float:
-        """Half the interval's length, divided by 2**exponent, if each count grew by `more` and the spread stayed."""
+        """Half the interval's length, divided by 2**exponent, if each count grew by `more` with the same spread."""
         error, df = standard_error(self.variances, tuple(count + more for count in self.counts))
         return -float(special.stdtrit(df, tail)) * math.hypot(error, math.sqrt(self.floor))
 

@@ -16,10 +16,10 @@ from crucible_bench.wording import counted
 
 @dataclass(frozen=True, slots=True)
 class NoSpread:
-    """The difference of the means, of which every value is an equal share, and its permutation p-value (Fisher 1935).
+    """The difference of the means of values without spread, and its permutation p-value (Fisher 1935).
 
-    The observed arrangement of the values is the most extreme one, so its probability is the one-sided p-value; of
-    groups that are equal, every arrangement is alike.
+    The observed arrangement of the values is the most extreme one, so its probability is the one-sided p-value. If the
+    groups are equal, all arrangements are alike.
     """
 
     difference: float
@@ -29,7 +29,7 @@ class NoSpread:
     reason: str
 
     def p_value(self, alternative: Alternative) -> float:
-        """The probability of a difference as far out, when values could be exchanged."""
+        """The probability of a difference at least as extreme, if the values can be exchanged."""
         if self.difference == 0.0:
             return 1.0
         if alternative == "two-sided":
@@ -38,7 +38,7 @@ class NoSpread:
 
 
 def no_spread_of_pairs(test: str, samples: tuple[Sample, ...]) -> NoSpread | None:
-    """Of pairs that all differ by the same; None if they do not."""
+    """For pairs that all differ by the same amount; None if they do not."""
     pairs = pair_differences(test, samples)
     if not pairs.is_constant:
         return None
@@ -50,7 +50,7 @@ def no_spread_of_pairs(test: str, samples: tuple[Sample, ...]) -> NoSpread | Non
 
 
 def no_spread_of_groups(samples: tuple[Sample, ...]) -> NoSpread | None:
-    """Of independent groups that are each constant; None if one is not."""
+    """For independent groups that are each constant; None if one is not."""
     first, second = samples
     if not (first.is_constant and second.is_constant):
         return None

@@ -20,7 +20,7 @@ _FEWEST_OF_SHAPE = 5
 
 @dataclass(frozen=True, slots=True)
 class Normality:
-    """W is near 1 for normal data; a small p-value is evidence against them.
+    """W is near 1 for normal data; a small p-value is evidence against normality.
 
     Skewness and excess kurtosis of a normal distribution are 0. A large p-value shows nothing: with few values every
     distribution passes, with many none does. Look at the moments.
@@ -71,8 +71,8 @@ def shapiro_wilk(values: Values) -> Normality:
 def skewness_of_mean(groups: Sequence[Any]) -> float | None:
     """The skewness of a mean, or of the difference of two, if it is above 0.2 and not within two standard errors of 0.
 
-    `groups` are one or two groups of numbers, shape (n,). Cochran's (1977) rule n > 25 skewness**2 is that the mean's
-    is below 0.2. None otherwise, and for fewer than five values, which show no shape. Never raises.
+    `groups` are one or two groups of numbers, shape (n,). Cochran's (1977) rule n > 25 skewness**2 says that the mean's
+    skewness is below 0.2. None otherwise, and for fewer than five values, which show no shape. Never raises.
     """
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
     largest = max(float(np.abs(values).max(initial=0.0)) for values in arrays)
@@ -92,8 +92,8 @@ def skewness_of_mean(groups: Sequence[Any]) -> float | None:
 
 
 def is_skewed_mean(third: float, variance: float, count: float) -> bool:
-    """The same of a weighted mean, by its third central moment and variance, both above 0, and the number of values
-    that it is worth. Never raises.
+    """Whether a weighted mean is so skewed, by its third central moment and variance, both above 0, and the number of
+    values that it is worth. Never raises.
     """
     noise = 2.0 * math.sqrt(6.0) / count
     return count >= _FEWEST_OF_SHAPE and abs(third) > max(_MOST_SKEWED, noise) * variance**1.5

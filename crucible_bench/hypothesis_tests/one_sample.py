@@ -64,13 +64,13 @@ def one_sample_test(
 
     | test | asks about | effect size, against the reference |
     | --- | --- | --- |
-    | sign | the median | cohens_g: the share of values above, from one half |
+    | sign | the median | cohens_g: the share of values above, minus one half |
     | ttest | the mean | hedges_gz: its distance in standard deviations, without bias |
     | wilcoxon | the centre of symmetry | rank_biserial |
 
-    It is the test of pairs with the reference for every second value (Student 1908; Wilcoxon 1945; Dixon & Mood 1946).
+    It is the test of pairs with the reference as each second value (Student 1908; Wilcoxon 1945; Dixon & Mood 1946).
     The estimate and its interval are the location itself, not its distance from the reference. "greater" asks whether
-    the values are higher than the reference. A number that was itself measured is no reference: compare two groups.
+    the values are higher than the reference. A number that was itself measured is not a reference: compare two groups.
 
     Raises CannotTestError for values that are too few or all equal, that have nothing to rank or count, or that no test
     takes; ValueError for a reference that is not finite, an unknown test and levels out of range.
@@ -114,7 +114,7 @@ def _check(definition: _Definition, differences: PairDifferences, reference: flo
 
 
 def _against(reference: float, definition: _Definition, settings: Settings, result: TestResult) -> TestResult:
-    """The result of the pairs, reworded for one sample and its reference."""
+    """The result of the test of pairs, reworded for one sample and its reference."""
     low, high = result.confidence_interval
     estimate, low, high = (end + reference for end in (result.estimate, low, high))
     if not math.isfinite(estimate) or any(

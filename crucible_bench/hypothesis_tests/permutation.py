@@ -32,11 +32,11 @@ def permutation_test(samples: tuple[Sample, ...], settings: Settings) -> TestRes
 
     If there are at most 20000 divisions of the values into such groups, all are counted. Otherwise B random ones are,
     and the p-value is (b + 1) / (B + 1), never 0 (Phipson & Smyth 2010). The interval holds the shifts that the same
-    divisions do not reject (Garthwaite 1996), so it agrees with the test. Two-sided, both are twice the smaller tail.
+    divisions do not reject (Garthwaite 1996), so it agrees with the test. Two-sided, both use twice the smaller tail.
     """
     name: TestName = "permutation"
     exponent = scale_exponent(samples)
-    # Which group is drawn depends on sizes and names, not on places: exchanging the groups only turns the sign.
+    # Which group is drawn depends on sizes and names, not on places: exchanging the groups only changes the sign.
     drawn, rest = sorted(samples, key=lambda sample: (sample.n, sample.name))
     first, second = (np.sort(scaled(sample.values, exponent)) for sample in (drawn, rest))
     found = _divisions(first, second, settings)
@@ -113,7 +113,7 @@ def paired_permutation_test(samples: tuple[Sample, ...], settings: Settings) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rearranged:
-    """Per rearrangement that differs from the data, the shift at which both have one mean; scaled, shape (<= B,).
+    """For each rearrangement that differs from the data, the shift that makes both means equal; scaled, shape (<= B,).
 
     A rearrangement's difference is at least the observed one exactly where this shift is at most zero, so the shifts
     give both the p-value and the interval. `same` counts random ones that rearrange nothing.

@@ -55,7 +55,7 @@ def proportion_test(
     """Exact binomial test that the probability behind `successes` of `n` outcomes is `reference` (in [0, 1]).
 
     The two-sided p-value is twice the smaller tail, the one that belongs to the Clopper-Pearson interval (Fay 2010).
-    The effect size is Cohen's h (1988) against the reference. Errors as for `proportion_interval`; ValueError for a
+    The effect size is Cohen's h (1988) against the reference. Raises as `proportion_interval`, and ValueError for a
     reference that is not a probability.
     """
     name: TestName = "proportion"
@@ -108,8 +108,8 @@ def compare_proportions(
 
     `run_test("two_proportions", ...)` computes the same from single outcomes.
 
-    Raises CannotTestError for other than two groups and for numbers that are not counts, ValueError for levels out of
-    range.
+    Raises CannotTestError for more or fewer than two groups and for numbers that are not counts, ValueError for levels
+    out of range.
     """
     settings = read_settings(
         "two_proportions",
@@ -127,13 +127,13 @@ def compare_proportions(
 
 
 def two_proportions_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """The test that two independent groups of outcomes (0 or 1) have one probability.
+    """The test that two independent groups of outcomes (0 or 1) have the same probability.
 
     It is Pearson's chi-square (1900) with N - 1 in place of N, or, where an expected count is below 1, Fisher's with
     the mid-p-value (Campbell 2007; Lydersen, Fagerland & Laake 2009). The effect size is the difference itself; its
-    interval inverts the score of which that chi-square is the square (Miettinen & Nurminen 1985), so both agree about
-    zero. Intervals of the risk ratio (Koopman 1984) and the odds ratio (Miettinen & Nurminen 1985) invert score tests
-    too; Cohen's h (1988) has a hybrid interval (Zou & Donner 2008) of Wilson's.
+    interval inverts the score whose square is that chi-square (Miettinen & Nurminen 1985), so both agree about zero.
+    Intervals of the risk ratio (Koopman 1984) and the odds ratio (Miettinen & Nurminen 1985) invert score tests too;
+    that of Cohen's h (1988) is a hybrid (Zou & Donner 2008) of Wilson's intervals.
     """
     first, second = (_counted(sample) for sample in samples)
     return _compared(first, second, independent_shares("two_proportions", (samples[0], samples[1])), settings)
@@ -185,7 +185,7 @@ def compare_paired_proportions(
 
 
 def mcnemar_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """McNemar's exact test (1947) that two outcomes per pair have one probability: a binomial of the discordant pairs.
+    """McNemar's exact test (1947) that both outcomes of a pair are equally probable: binomial in the discordant pairs.
 
     The estimate is the difference of the two proportions with Tango's (1998) score interval. If no pair differs, p is
     1. The other effect sizes are about the pairs that differ.
@@ -289,7 +289,7 @@ def _two_proportion_effect(first: Successes, second: Successes, of: IndependentS
 
 
 def _cohens_h(first: Successes, second: Successes, tail: float) -> Effect:
-    """From each group's Wilson interval: the normal one of the arcsine covers only 81 % near 0 and 1."""
+    """From each group's Wilson interval: the normal interval of the arcsine covers only 81 % near 0 and 1."""
     (l1, u1), (l2, u2) = (map(arcsine, wilson(group.successes, group.n, tail)) for group in (first, second))
     one, other = arcsine(first.share), arcsine(second.share)
     h = one - other
@@ -390,7 +390,7 @@ def _paired_effect(name: TestName, of: PairedShares, settings: Settings) -> Effe
         )
     low, high = clopper_pearson(b, b + c, settings.tail)
     choice = Choice("Clopper-Pearson interval for the effect size", "exact, given the number of discordant pairs")
-    if settings.effect_size == "cohens_g":  # Cohen (1988), chapter 5: the share of the first, from one half
+    if settings.effect_size == "cohens_g":  # Cohen (1988), chapter 5: the share of the first, minus one half
         return Effect("cohens_g", b / (b + c) - 0.5, (low - 0.5, high - 0.5), choice)
     notes = () if c else ("no pair is won by the second: the odds ratio is infinite",)
     ends = low / (1.0 - low), high / (1.0 - high) if high < 1.0 else math.inf

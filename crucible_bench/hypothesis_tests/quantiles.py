@@ -52,16 +52,16 @@ def compare_quantiles(
     """The quantile of the first group minus that of the second, in the units of the data, with a bootstrap interval.
 
     `groups` are two rows of numbers, shapes (n,) and (m,); `quantile` is 0.95 for the 95th percentile. With `paired`,
-    value i of both belongs together, and pairs are resampled; the estimate is still the difference of the two groups'
+    values i of both form a pair, and pairs are resampled; the estimate is still the difference of the two groups'
     quantiles, not the quantile of the differences. The quantile of a sample is interpolated as by default in numpy and
     R (definition 7 of Hyndman & Fan 1996).
 
-    The interval has the quantiles of the resampled differences (Efron 1979). For quantiles, such an interval errs by
-    the order of 1/sqrt(n) only (Falk & Kaufmann 1991), while BCa has no acceleration to take from a jackknife. The
-    p-value is that of the test which the interval inverts: of B resamples, twice (b + 1) / (B + 1), where b lie on the
-    other side of zero. There is no effect size: the difference has the units of the data.
+    The ends of the interval are quantiles of the resampled differences (Efron 1979). For quantiles, the coverage error
+    of such an interval is of the order of 1/sqrt(n) (Falk & Kaufmann 1991); BCa would need an acceleration, which a
+    jackknife cannot give here. The p-value is that of the test that the interval inverts: twice (b + 1) / (B + 1) if b
+    of B resamples lie on the other side of zero. There is no effect size: the difference has the units of the data.
 
-    Raises CannotTestError for other than two groups, fewer values than `needed` for the interval to have two ends,
+    Raises CannotTestError for more or fewer than two groups, too few values for an interval with two ends (`needed`),
     pairs of different lengths, and data that no test takes; ValueError for a quantile, a level, a number of resamples
     or a seed out of range.
     """
@@ -121,7 +121,7 @@ def compare_quantiles(
 
 
 def quantile_interval(values: Values, quantile: float, *, confidence_level: float = 0.95) -> Interval:
-    """The interval of one group's quantile between two of its values, of shape (n,), whatever their distribution.
+    """An interval of a group's quantile that runs between two of its values, shape (n,), whatever their distribution.
 
     The number of values below the quantile is binomial, so that the confidence is at least `confidence_level`
     (Conover 1999, section 3.2). An end is infinite if there are too few values for it.
@@ -142,7 +142,7 @@ def quantile_interval(values: Values, quantile: float, *, confidence_level: floa
 def needed(quantile: float, tail: float) -> int:
     """The fewest values for an interval that leaves `tail` out at either end.
 
-    All of n values lie below the quantile q with probability q**n; fewer could not bound it from above.
+    All of n values lie below the quantile q with probability q**n: with fewer values, nothing bounds it from above.
     """
     return math.ceil(math.log(tail) / math.log(max(quantile, 1.0 - quantile)) - 1e-9)
 
@@ -208,7 +208,7 @@ class QuantileDifference:
         return min(1.0, 2.0 * min(self.upper_tail(), self.lower_tail()))
 
     def half_width(self, tail: float, more: int) -> float:
-        """Half the interval's length, divided by 2**exponent, if each group had `more` values: it goes by 1/sqrt(n)."""
+        """Half the length, divided by 2**exponent, if each group had `more` further values: it falls as 1/sqrt(n)."""
         rank = math.floor((self.replicates.size + 1) * tail + 1e-9)
         n = min(sample.n for sample in self.samples)
         return float(self.replicates[-rank] - self.replicates[rank - 1]) / 2.0 * math.sqrt(n / (n + more))

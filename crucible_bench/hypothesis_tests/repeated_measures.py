@@ -21,8 +21,8 @@ _NOISE = 1e-29  # rounding of the values, squared
 def repeated_measures_anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """F test that two or more conditions, measured on the same subjects, have equal means.
 
-    Both degrees of freedom are multiplied by Greenhouse and Geisser's epsilon; the notes give the p-values of Huynh and
-    Feldt's and of no correction too. The effect size is partial eta squared.
+    Both degrees of freedom are multiplied by Greenhouse and Geisser's epsilon; the notes also give the p-values with
+    Huynh and Feldt's correction and with none. The effect size is partial eta squared.
     """
     table = _table(samples)
     epsilon, huynh_feldt = _epsilons(table)
@@ -103,7 +103,7 @@ def _table(samples: tuple[Sample, ...]) -> _Table:
 def _epsilons(table: _Table) -> tuple[float, float]:
     """Greenhouse and Geisser's (1959) and Huynh and Feldt's (1976) epsilon, the second at most 1.
 
-    Epsilon (Box 1954) is 1 if the differences between conditions have one variance, and smaller the more these differ.
+    Epsilon (Box 1954) is 1 if the differences between conditions vary equally, and the smaller the less equally.
     """
     n, p = table.n, len(table.covariance) - 1.0
     relative = table.covariance / table.error

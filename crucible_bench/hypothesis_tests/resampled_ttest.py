@@ -35,8 +35,8 @@ def corrected_resampled_ttest(
     `groups` holds two rows of k scores, one per fold, in one order (Nadeau & Bengio 2003). `test_share` is the size of
     a test set over the size of its training set, 1/9 for ten folds. The default is 1/(k - 1), which is right only for
     one run of k-fold cross-validation. Ten times ten folds give k = 100 scores and need 1/9; random splits of 80 to 20
-    need 1/4. The effect size is Hedges' g_z between folds: d_z without its bias, whose factor is the one of independent
-    differences, because the equal correlation only divides the variance between folds by one number.
+    need 1/4. The effect size is Hedges' g_z between folds: d_z times the factor for independent differences, which
+    removes its bias here too, because equal correlations only divide the variance between folds by a constant.
 
     Raises CannotTestError for fewer than two folds, differences that are all equal and data that no test takes;
     ValueError for a share that is not positive and for levels out of range.
@@ -59,8 +59,8 @@ def corrected_resampled_test(
 ) -> TestResult:
     """Student's t with the variance factor 1/k + n_test / n_train in place of 1/k (Nadeau & Bengio 2003).
 
-    Were the folds' differences normal with one correlation rho, the factor would be 1/k + rho / (1 - rho), and t with
-    its noncentral-t interval exact. Nadeau & Bengio put n_test / (n_test + n_train) for rho.
+    If the folds' differences were normal with one correlation rho, the factor would be 1/k + rho / (1 - rho), and t and
+    its noncentral-t interval would be exact. Nadeau & Bengio use n_test / (n_test + n_train) as rho.
     """
     if test_share is not None and not (test_share > 0.0 and math.isfinite(test_share)):
         raise ValueError(
@@ -116,9 +116,9 @@ def corrected_resampled_test(
 
 
 def resampled_difference(test: str, samples: tuple[Sample, Sample], test_share: float | None = None) -> MeanDifference:
-    """The mean difference over folds, its standard error corrected as that of `corrected_resampled_ttest`.
+    """The mean difference over folds, with the corrected standard error of `corrected_resampled_ttest`.
 
-    More folds of the same data lower only the part 1/k of the error, so even many may not decide.
+    More folds of the same data lower only the part 1/k of the error, so even many folds may not decide.
     """
     plain = paired_difference(test, samples)
     k = plain.counts[0]

@@ -53,8 +53,8 @@ def run_test(
     """Compare groups of numbers (mapping of name to shape (n,)) with the named test.
 
     `alternative` "greater" asks whether the first group is higher, "less" whether it is lower; the estimate's interval
-    then has one end. `confidence_level` is by default 1 - alpha. `effect_size` is one the test defines, the first of
-    its row:
+    then has one end. `confidence_level` is by default 1 - alpha. `effect_size` is one that the test defines, by
+    default the first in its row:
 
     | test | groups | effect sizes |
     | --- | --- | --- |

@@ -56,7 +56,7 @@ class ShareDifference(abc.ABC):
 
     @abc.abstractmethod
     def _grown(self, more: int) -> ShareDifference:
-        """The same shares of so many more outcomes in each group."""
+        """The same shares with that many more outcomes in each group."""
 
     def upper_tail(self, than: float = 0.0) -> float:
         """The one-sided p-value against a difference of at most `than`."""
@@ -84,7 +84,7 @@ class ShareDifference(abc.ABC):
         return low, high
 
     def half_width(self, tail: float, more: int) -> float:
-        """Half the interval's length if each group grew by `more` and the shares stayed."""
+        """Half the interval's length if each group grew by `more` with the same shares."""
         low, high = self._grown(more)._score_interval(tail)
         return (high - low) / 2.0
 
@@ -111,11 +111,11 @@ class IndependentShares(ShareDifference):
 
     @property
     def value(self) -> float:
-        return (self.k * self.m - self.j * self.n) / (self.n * self.m)  # one rounding, in whole numbers before
+        return (self.k * self.m - self.j * self.n) / (self.n * self.m)  # whole numbers until one division
 
     @property
     def least_expected(self) -> float:
-        """The smallest expected count of the table if both probabilities are one."""
+        """The smallest expected count of the table if both probabilities are equal."""
         total, both = self.n + self.m, self.k + self.j
         return min(self.n, self.m) * min(both, total - both) / total
 

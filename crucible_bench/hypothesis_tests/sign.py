@@ -16,7 +16,7 @@ from crucible_bench.wording import counted
 def sign_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Exact sign test (Arbuthnott 1710; Dixon & Mood 1946) that the median difference within pairs is zero.
 
-    Differences of zero are dropped, those within the rounding error of what was subtracted included. The median's
+    Differences of zero are dropped, including those within the rounding error of what was subtracted. The median's
     interval runs between order statistics of all differences (Thompson 1936).
     """
     pairs = pair_differences("sign", samples)
@@ -51,7 +51,7 @@ def sign_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 
 def _share_of_positive(positive: int, n: int, settings: Settings) -> Effect:
-    """Cohen's g (1988, chapter 5): the share of positive signs, from one half."""
+    """Cohen's g (1988, chapter 5): the share of positive signs, minus one half."""
     low, high = clopper_pearson(positive, n, settings.tail)
     choice = Choice("Clopper-Pearson interval for the effect size", "exact, given the number of nonzero differences")
     return Effect("cohens_g", positive / n - 0.5, (low - 0.5, high - 0.5), choice)

@@ -16,7 +16,7 @@ from crucible_bench.vocabulary import TestName
 
 
 def levene_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Levene's (1960) test that groups have one variance: analysis of variance of |x - group mean|."""
+    """Levene's (1960) test that groups have equal variances: analysis of variance of |x - group mean|."""
     return _deviations_test("levene", samples, settings, "mean")
 
 

@@ -65,10 +65,10 @@ def iqm_interval(
 
     `values` and `strata`, the task of each value, have shape (n,), with the same number of values, at least two, in
     every task. The interquartile mean is the mean of the middle half of all values together: int(n / 4) of them are cut
-    off at either end. Values are drawn anew within each task, and the interval has the quantiles of the replicates
+    off at either end. Values are drawn anew within each task; the ends are quantiles of the replicates
     (Agarwal, Schwarzer, Castro, Courville & Bellemare 2021, and their package rliable).
 
-    Raises CannotTestError for unequal numbers of values per task, fewer than two, labels that are missing, and data
+    Raises CannotTestError for unequal numbers of values per task, fewer than two per task, missing labels, and data
     that no test takes; ValueError for a level, number of resamples or seed out of range.
     """
     level, resamples, seed = _checked(confidence_level, resamples, seed)
@@ -85,11 +85,11 @@ def probability_of_improvement(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> BootstrapInterval:
-    """P(X > Y) + P(X = Y) / 2 of the first group's scores X and the second's Y, averaged over tasks, with its interval.
+    """P(X > Y) + P(X = Y) / 2 for the first group's scores X and the second's Y, averaged over tasks, with interval.
 
     `groups` are two rows of scores; `strata` has the task of each value, for both groups or by the name of the group.
-    It is the probability of improvement of Agarwal et al. (2021): of each task Mann and Whitney's U over the number of
-    pairs of seeds. The interval is that of `iqm_interval`, each group drawn by itself. Raises as `compare_iqm`.
+    It is the probability of improvement of Agarwal et al. (2021): for each task, Mann and Whitney's U per pair of
+    seeds. The interval is as in `iqm_interval`, each group drawn by itself. Raises as `compare_iqm` does.
     """
     level, resamples, seed = _checked(confidence_level, resamples, seed)
     arms, _ = _read_two(groups, strata)
@@ -113,14 +113,14 @@ def compare_iqm(
     """The difference of two groups' interquartile means over tasks and seeds, such as of two algorithms' scores.
 
     `groups` are two rows of scores, shapes (n,) and (m,); `strata` has the task of each value, for both groups or by
-    the name of the group. Both groups have the same tasks, and each the same number of values in every task, which need
-    not be that of the other. Nothing else pairs the values.
+    the name of the group. Both groups have the same tasks. Each group has the same number of values in every task, and
+    the two numbers may differ. Nothing else pairs the values.
 
     The estimate's interval, and that of the effect size P(first > second), averaged over tasks, are those of
     `iqm_interval` and `probability_of_improvement`. Bootstrap intervals are too short for few seeds, so the p-value is
-    that of a permutation test: groups are exchanged at random within each task, and (b + 1) / (B + 1) of such
-    differences are at least as large (Phipson & Smyth 2010). It keeps its level whatever the number of seeds, as a test
-    of no difference in any task.
+    that of a permutation test: values are exchanged at random between the groups within each task, and p is (b + 1) /
+    (B + 1) if b of B such differences are at least as large (Phipson & Smyth 2010). As a test of no difference in any
+    task, it keeps its level whatever the number of seeds.
 
     Raises CannotTestError for other than two groups, tasks that only one group has, unequal numbers of values per task,
     fewer than two, missing labels, and data that no test takes; ValueError for a level, number of resamples or seed out
@@ -213,7 +213,7 @@ def _improvement(first: _Codes, second: _Codes) -> Vector:
     """P(X > Y) + P(X = Y) / 2, averaged over tasks, of `_codes`; one number for each of the leading dimensions."""
     count = int(max(first.max(), second.max())) + 1
     x, y = _counted(first, count), _counted(second, count)
-    below = np.cumsum(y, axis=-1) - 0.5 * y  # of each code, how many of the second are below it
+    below = np.cumsum(y, axis=-1) - 0.5 * y  # for each code, how many of the second are below it
     won = np.einsum("...i,...i->...", x, below)
     return cast(Vector, (won / (first.shape[-2] * second.shape[-2])).mean(axis=-1))
 
@@ -226,7 +226,7 @@ def _counted(codes: _Codes, count: int) -> Vector:
 
 
 def _codes(first: _Scores, second: _Scores) -> tuple[_Codes, _Codes]:
-    """The scores by their order among those of both groups in their task, from 0; equal ones have one code."""
+    """The scores as their order among both groups' scores of the task, from 0; equal scores share one code."""
     both = np.concatenate((first, second))
     codes = np.stack([np.unique(task, return_inverse=True)[1].ravel() for task in both.T], axis=1)
     return codes[: len(first)], codes[len(first) :]
@@ -300,7 +300,7 @@ def _interval_of(
 def _notes(arms: Sequence[_Arm], level: float) -> Iterator[str]:
     seeds = min(arm.seeds for arm in arms)
     if seeds < _FEW_SEEDS:
-        # The variance of n values drawn anew is (n - 1) / n of that of n new ones.
+        # The variance of n values drawn anew is (n - 1) / n times that of n new ones.
         short = math.sqrt((seeds - 1.0) / seeds)
         covers = 2.0 * float(special.ndtr(special.ndtri((1.0 + level) / 2.0) * short)) - 1.0
         yield (

@@ -67,7 +67,7 @@ def welch_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
 
 
 def student_ttest(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
-    """Student's t-test (Student 1908; Fisher 1925) of two groups of one variance, pooled; one may have 1 value."""
+    """Student's t-test (Student 1908; Fisher 1925) of two groups with one pooled variance; one may have 1 value."""
     name: TestName = "student_ttest"
     df = float(sum(sample.n for sample in samples) - 2)
     if df < 1.0:

@@ -23,7 +23,7 @@ _ENOUGH: Final = 12  # values, for any number of groups
 def welch_anova_test(samples: tuple[Sample, ...], settings: Settings) -> TestResult:
     """Welch's (1951) F test that the means of two or more groups are equal, whatever their variances.
 
-    His degrees of freedom are for groups that are not small: for ten groups of three values of one variance the test
+    His degrees of freedom are for groups that are not small: for ten groups of three values with equal variances, it
     rejects in 14 %. Where there are four groups or more and the smallest has few values for their number, the p-value
     is that of the parametric bootstrap of the same statistic (Krishnamoorthy, Lu & Mathew 2007), which keeps its level.
     """

@@ -14,7 +14,7 @@ from crucible_bench.vocabulary import CorrectionName
 
 
 def adjust_p_values(p_values: Sequence[float], method: CorrectionName) -> tuple[float, ...]:
-    """Adjusted p-values, shape (m,), in the order given; compare each with alpha as you would an unadjusted one.
+    """Adjusted p-values, shape (m,), in the given order; compare each with alpha like an unadjusted one.
 
     | method | bounds the chance of any false rejection, for tests that are | source |
     | --- | --- | --- |

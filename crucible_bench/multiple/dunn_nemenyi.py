@@ -37,7 +37,7 @@ def dunn(
     """Differences of mean ranks after Kruskal-Wallis, all pairs or each against `control` (Dunn 1964).
 
     `groups` are name -> values of shape (n,). Ranks are those of all groups together. The variance is corrected for
-    ties and is right when all groups are alike: a pair that is alike among others that differ is judged approximately
+    ties and is right when all groups are alike: if other groups differ, a pair that is alike is judged approximately
     (Fligner 1984). The intervals are for the mean rank differences, with that same variance: half of their width is the
     critical difference.
 

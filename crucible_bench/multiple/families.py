@@ -156,7 +156,7 @@ def _of_any_pair(name: str, groups: tuple[str, ...]) -> str:
 
 
 def _notes_of_pairs(results: Sequence[TestResult]) -> Iterator[str]:
-    """The notes of the tests, each once, with the pairs that it is about; without them if it is about all."""
+    """The notes of the tests, each once, with the pairs that it is about; without pairs if it is about all of them."""
     about: dict[str, list[str]] = {}
     for result in results:
         for note in dict.fromkeys(result.notes):

@@ -35,8 +35,8 @@ def tukey_hsd(
 ) -> FamilyResult:
     """All pairs of means by Tukey's honestly significant difference, unequal n by Tukey-Kramer.
 
-    Each |t| with the pooled variance, times sqrt(2), against the studentized range (Tukey 1953; Kramer 1956). Exact
-    for normal groups of one size and one variance, conservative for unequal sizes (Hayter 1984).
+    Compares each |t| with the pooled variance, times sqrt(2), with the studentized range (Tukey 1953; Kramer 1956). It
+    is exact for normal groups of equal size and variance, and conservative for unequal sizes (Hayter 1984).
 
     `groups` are name -> values of shape (n,). Raises CannotTestError for fewer than two groups and for data without
     variation within groups, ValueError for levels out of range.
@@ -70,10 +70,10 @@ def games_howell(
     confidence_level: float | None = None,
     effect_size: EffectSizeName | None = None,
 ) -> FamilyResult:
-    """All pairs of means without assuming one variance (Games & Howell 1976).
+    """All pairs of means without assuming equal variances (Games & Howell 1976).
 
-    Each pair's Welch |t|, times sqrt(2), against the studentized range on that pair's Satterthwaite degrees of
-    freedom. Approximate, and liberal for small groups (Games & Howell 1976; Dunnett 1980), which a note says.
+    Compares each pair's Welch |t|, times sqrt(2), with the studentized range on that pair's Satterthwaite degrees of
+    freedom. It is approximate, and liberal for small groups (Games & Howell 1976; Dunnett 1980); a note says so.
 
     `groups` are name -> values of shape (n,), n at least 2. Raises CannotTestError if all are smaller, for fewer than
     two groups and for data in which no pair varies, ValueError for levels out of range. A pair in which neither group

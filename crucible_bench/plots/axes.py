@@ -34,7 +34,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The place of a number in pixels; of one outside the axis, the axis's end."""
+        """The place of a number in pixels; for a number outside the axis, the axis's end."""
         place = math.log10(value) if self.log else (value - self.base) / self.unit
         share = (place - self.low) / (self.high - self.low)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)

@@ -55,7 +55,7 @@ def mean_of(values: Sequence[float]) -> float:
 def swarm(places: Sequence[float], size: float, room: float) -> list[float]:
     """An offset for each place, given in ascending order, such that dots of this size touch at most.
 
-    Dots pile up symmetrically around 0; where a pile is higher than `room` to either side, all is pressed together.
+    Dots pile up symmetrically around 0; where a pile is higher than `room` to either side, all offsets are scaled down.
     """
     offsets: list[float] = []
     for index, place in enumerate(places):

@@ -76,7 +76,7 @@ def superscript(power: int) -> str:
 def numerals(values: Iterable[float], digits: int = 3, *, lengths: Iterable[float] = ()) -> Callable[[float], str]:
     """A way of writing these numbers with the same decimals: `digits` significant ones in their spread.
 
-    Up to three more where the shortest of the intervals' `lengths` would else show fewer than two.
+    Up to three more where the shortest of the intervals' `lengths` would otherwise show fewer than two.
     """
     shown = [value for value in values if math.isfinite(value)]
     largest = max(map(abs, shown), default=0.0)

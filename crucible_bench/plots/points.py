@@ -65,7 +65,7 @@ def line_of_points(
 
 
 def _stretches(points: Iterable[Pair]) -> Iterable[list[Pair]]:
-    """The points without those that are no finite number, cut where these are."""
+    """The finite points, as stretches that end where a point is not finite."""
     stretch: list[Pair] = []
     for point in points:
         if math.isfinite(point[1]):

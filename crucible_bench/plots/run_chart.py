@@ -48,11 +48,11 @@ def run_chart(
 ) -> Picture:
     """Metrics over runs, each a sequence of (run's label, value), the oldest run first.
 
-    Series are put side by side by the labels of their runs (the same label again is the next run of that name), runs in
-    the order in which they first appear. None, NaN and infinities are gaps. `bands` gives each value of a series its
+    Series are aligned by the labels of their runs (the same label again is the next run of that name), with runs in the
+    order in which they first appear. None, NaN and infinities are gaps. `bands` gives each value of a series its
     (low, high), None where there is none or no end; `bounds` draws a dashed line across a series, such as a gate's.
 
-    Series are drawn `together` on one axis where their numbers are of one size, else in panels above each other; say
+    Series are drawn `together` on one axis where their numbers are of similar size, else in stacked panels; say
     True or False to choose. `measure` is the title of the common axis. Of more than 200 runs the last 200 are drawn,
     and of more than 12 series the first 12; the picture says so.
 
@@ -151,7 +151,7 @@ def _from(one: _Series, first: int) -> _Series:
 
 
 def _of_one_size(series: Sequence[_Series]) -> bool:
-    """Whether one axis shows the ups and downs of all: no series takes less than a sixth of it."""
+    """Whether one axis shows how each series varies: none takes less than a sixth of it."""
     spans = [(min(numbers), max(numbers)) for one in series if (numbers := one.numbers())]
     if len(spans) < 2:
         return True

@@ -92,7 +92,7 @@ def shape(kind: int, x: float, y: float, size: float) -> str:
 
 
 def _moves(points: Iterable[tuple[float, float]]) -> str:
-    """A line through the points as the data of a path; across and upright pieces in their shorter form."""
+    """A line through the points as the data of a path; horizontal and vertical pieces in their shorter form."""
     data, last = "", ("", "")
     for x, y in points:
         place = _number(x), _number(y)
@@ -137,7 +137,7 @@ class Drawing:
     def lines(
         self, every: Iterable[Iterable[tuple[float, float]]], classes: str, *, width: float = 1, dash: str = ""
     ) -> None:
-        """Many lines of one look as one path."""
+        """Many lines of the same style as one path."""
         data = "".join(map(_moves, every))
         if data:
             self.path(data, f"line {classes}", width=width, dash=dash)
@@ -146,7 +146,7 @@ class Drawing:
         self.path(_moves(points) + "Z", f"fill {classes}", opacity=opacity)
 
     def areas(self, every: Iterable[Iterable[tuple[float, float]]], classes: str, *, opacity: float = 1) -> None:
-        """Many areas of one look as one path."""
+        """Many areas of the same style as one path."""
         data = "".join(f"{_moves(points)}Z" for points in every)
         if data:
             self.path(data, f"fill {classes}", opacity=opacity)

@@ -89,7 +89,7 @@ def cut(text: str, room: float, size: float = 12) -> str:
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels, each as near to its own as it gets with `gap` between neighbours and all within the bounds.
+    """Places for labels, each as near to its own as `gap` between neighbours and the bounds allow.
 
     Where the bounds have no room for all, the gap shrinks.
     """

@@ -1,4 +1,4 @@
-"""Exact power of the tests of proportions: sums over all outcomes, with the rejections of the very tests."""
+"""Exact power of the tests of proportions: sums over all outcomes that the tests themselves reject."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crucible_bench.distributions.hypergeometric import MOST_CELLS, fisher_tail,
 from crucible_bench.hypothesis_tests.share_difference import LEAST_EXPECTED
 from crucible_bench.vocabulary import Alternative
 
-_REACH: Final = 9.0  # standard deviations; a binomial goes further with a probability that no power shows
+_REACH: Final = 9.0  # standard deviations; a binomial exceeds it with a probability too small to matter
 _ROWS: Final = 1 << 20
 _SLACK: Final = 1e-12
 
@@ -58,7 +58,7 @@ def mcnemar_power(
 def two_proportions_power(
     sizes: tuple[int, int], first: float, second: float, alpha: float, alternative: Alternative
 ) -> float:
-    """The power of the N - 1 chi-square of two proportions, of Fisher's mid-p where an expected count is below 1."""
+    """The power of the N - 1 chi-square of two proportions, or Fisher's mid-p where an expected count is below 1."""
     (n, m), total = sizes, sum(sizes)
     rows, row_weights = _likely(n, first)
     columns, column_weights = _likely(m, second)

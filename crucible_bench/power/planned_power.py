@@ -46,11 +46,11 @@ def foresee(
 
     The power is that of the first declared test, at the declared alpha. If a family of pairs is corrected, alpha is
     divided by the number of pairs: Bonferroni's bound. Benjamini and Yekutieli's correction may have less power than
-    that, the others have a little more. `smallest_effect` is standardized as in `power_of`, and of outcomes a
-    difference of shares; `power` is the wanted probability of seeing it.
+    that, the others have a little more. `smallest_effect` is standardized as in `power_of`; for outcomes it is a
+    difference of shares. `power` is the wanted probability of seeing it.
 
     The power for outcomes depends on the share to start from, `baseline`, and for pairs on the share `discordant` of
-    pairs that differ. What is not said is assumed, and the warning says so: shares around one half, where the power is
+    pairs that differ. What is not given is assumed, and the warning says so: shares around one half, where the power is
     least, and as many pairs that differ as if the groups erred independently of each other.
 
     Never raises: a problem with the plan is a warning too.

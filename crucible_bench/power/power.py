@@ -138,7 +138,7 @@ def power_of(
     seed: int = 0,
     draw: Draw | None = None,
 ) -> Plan:
-    """The power of a test with `n` values per group (one number for two groups alike, for pairs, for one sample).
+    """The power of a test with `n` values per group (one number for two equal groups, for pairs, for one sample).
 
     | test | effect size | how | source |
     | --- | --- | --- | --- |
@@ -157,9 +157,9 @@ Nadeau & Bengio 2003 |
     | kruskal_wallis, welch_anova | f, groups evenly spaced | simulation | |
 
     `sd_ratio` is the second group's sd over the first's, for ttest and what is simulated of two groups. `test_share` is
-    that of `corrected_resampled_ttest`: the size of a test set over that of its training set, 1/(k - 1) if left out. Of
-    paired outcomes `discordant` cannot be smaller than the difference; two models of 80 % that err independently differ
-    on 32 % of the questions, similar ones on far fewer. A simulation runs the very test `simulations` times on normal
+    that of `corrected_resampled_ttest`: the size of a test set over that of its training set, 1/(k - 1) if left out. In
+    paired outcomes, `discordant` cannot be smaller than the difference; two models that err independently on 20 % each
+    differ on 32 % of the questions, similar ones on far fewer. A simulation runs the test `simulations` times on normal
     noise, or on what `draw(generator, size)` returns (shape (size,), one unit being the standard deviation); equal
     seeds give equal powers.
 
@@ -340,7 +340,7 @@ class _Question:
             share(name, value)
 
     def check_share(self, effect: float) -> None:
-        """Refuse a difference that would bring a proportion out of [0, 1]."""
+        """Refuse a difference that would take a proportion out of [0, 1]."""
         if not abs(effect) <= self.largest(effect):
             limit = f"baseline {self.baseline:g}" if self.baseline is not None else f"discordant {self.discordant:g}"
             raise ValueError(

@@ -90,7 +90,7 @@ def watch_baseline(
     them values are assumed to be normal, with one standard deviation: the t-mixture sequence (Wang & Ramdas 2025),
     narrowest after about `tightest_at` values. The evidence of a measured baseline and of the later values is one
     game with one alpha (`t_mixture_change`, `betting_change`), not two intervals that must both hold. Over fifty nights
-    without a change, normal values alarm in 1 to 2 % at an alpha of 5 %; the rest is the price of all later nights.
+    without a change, normal values give an alarm in 1 to 2 % at an alpha of 5 %; later nights may use up the rest.
 
     A value is one run's. Answers to one set of questions, asked again every night, are not new values: average them.
 

@@ -74,11 +74,11 @@ def betting_sequence(
     For each possible mean m, one capital bets that the values are higher and another that they are lower, with bets
     that follow the variance seen so far. If either has grown by a factor of 2 / alpha, m is left out. Both capitals are
     monotone in m, so what is left is an interval. Its ends are rounded outwards to `breaks` steps between the bounds.
-    No assumption but the bounds and a mean that stays the same (given the past).
+    The only assumptions are the bounds and a mean that stays the same (given the past).
 
     `caps` are the shares of its capital that a bet may put at risk, one half being what the paper recommends; over
-    several the capital is split evenly at the start. Values far from 0 and 1 that hardly vary, as scores of whole runs
-    do, need one near 1.
+    several the capital is split evenly at the start. Values far from 0 and 1 that hardly vary, such as scores of whole
+    runs, need a cap near 1.
 
     `values` have shape (n,), in the order in which they came. Raises CannotTestError for values outside the bounds and
     for invalid bounds, ValueError for caps that do not lie between 0 and 1 and for fewer than 10 breaks.
@@ -160,7 +160,7 @@ def t_mixture_sequence(values: Values, *, alpha: float = 0.05, tightest_at: int 
     (Gonen et al. 2005), is a martingale whatever the standard deviation; the means against which it is below 1 / alpha
     stay. With G = 1 + t g and R = (sqrt(G) / alpha)**(2 / t) these have t-statistic**2 < (t - 1) (R - 1) / (1 - R / G).
     The interval is infinite while R >= G, and as long as all values are equal. `tightest_at`, to be chosen before
-    looking, sets g: that of the mixture which is narrowest after so many values (Howard et al. 2021).
+    looking, sets g: that of the mixture that is narrowest after this many values (Howard et al. 2021).
 
     `values` have shape (n,). Raises CannotTestError for data that no test takes, ValueError for an alpha or
     `tightest_at` out of range.
@@ -197,7 +197,7 @@ def t_mixture_change(
     and the pooled sum of squares. It never becomes shorter than the error of the earlier mean allows.
 
     `before` and `values` have shapes (m,) and (n,). Raises CannotTestError if fewer than two earlier values differ, and
-    as `t_mixture_sequence`.
+    otherwise as `t_mixture_sequence` does.
     """
     test, alpha = "t_mixture", share("alpha", alpha)
     first, later = read_sample(test, "baseline", before), read_sample(test, "values", values)

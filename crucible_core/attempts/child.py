@@ -1,8 +1,8 @@
 """The process that stages with a time limit run in, one after another: this module is what it executes.
 
-It is a new interpreter, not a fork: threads and locks of the process that wants it are not copied half-way. It ends by
-itself when nobody wants it any more, when its parent is gone, and, from a thread that does not need Python's lock, soon
-after a stage's time is over.
+It is a new interpreter, not a fork: threads and locks of its parent are not copied half-way. It ends by itself when it
+is no longer needed, when its parent is gone and, from a thread that does not need Python's lock, soon after a stage's
+time is over.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
 IDLE: Final = 60.0
 """Seconds for which the process waits for another stage."""
 GRACE: Final = 5.0
-"""Seconds that a stage has to end after it was interrupted."""
+"""Seconds within which a stage must end after an interrupt."""
 
 
 class Job(NamedTuple):
@@ -56,7 +56,7 @@ class Job(NamedTuple):
     path: Sequence[str]
     log_level: int
     updates_every: float | None
-    """Seconds between two updates of progress, if anybody takes them."""
+    """Seconds between two updates of progress, if an observer takes them."""
 
 
 class Work(NamedTuple):
@@ -66,7 +66,7 @@ class Work(NamedTuple):
     planned: PlannedStage
     context: Context
     folder: Any
-    """That of the run."""
+    """The folder of the run."""
     allow_pickle: bool
     resources: Mapping[str, Maker]
 
@@ -82,11 +82,11 @@ class Raised(NamedTuple):
     explains_itself: bool
     traceback: str
     put: SharedValue
-    """What the stage had put, a Put."""
+    """What the stage had put into its Context: a Put."""
 
 
 def serve(connection: int, stacks: int) -> None:
-    """Run the stages that come by the connection, a file descriptor; `stacks` is the file for the last traceback."""
+    """Run the stages that arrive on `connection`, a file descriptor; `stacks` is the file for the last traceback."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     parent = _Parent(Connection(connection))
@@ -156,7 +156,7 @@ class _Parent:
 
 
 class _Attempt(Attempt):
-    """Tells the parent at once what is spent: that counts also if this process is killed."""
+    """Tells the parent at once what is spent, so that it counts even if this process is killed."""
 
     __slots__ = ("_derived", "_parent", "_spent")
 
@@ -218,7 +218,7 @@ def _raised(error: BaseException, put: Put) -> Raised:
     explains = bool(getattr(error, "explains_itself", False))
     try:
         sent: SharedValue | None = pickled(error, None)
-        pickled(error, None).load()  # as the parent will: some can only be pickled
+        pickled(error, None).load()  # as the parent will: some can be pickled, but not loaded
     except Exception:  # noqa: BLE001  # whatever a user's class does here
         sent = None
     kind = type(error)
@@ -228,7 +228,7 @@ def _raised(error: BaseException, put: Put) -> Raised:
 
 
 def _sent(put: Put) -> SharedValue:
-    """What can be sent of it: the rest must not hide why the stage failed."""
+    """As much of it as can be sent: the rest must not hide why the stage failed."""
     metrics, artifacts = ({name: one for name, one in part.items() if _can_be_sent(one)} for part in put[:2])
     return pickled(Put(metrics, artifacts, list(filter(_can_be_sent, put.outputs))), None)
 

@@ -1,4 +1,4 @@
-"""Runs what an `async def run` returns to its end, from a plain function."""
+"""Runs the coroutine that an `async def run` returns, to its end, from a plain function."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ T = TypeVar("T")
 def finished(work: Awaitable[T]) -> T:
     """What the awaitable gives, run in an event loop of its own.
 
-    The loop is that of a thread of its own if one runs in this thread already, as in a notebook. An interrupt here
-    reaches the coroutine as CancelledError; it is raised when the coroutine has ended.
+    If a loop already runs in this thread, as in a notebook, the new loop runs in a thread of its own. An interrupt here
+    reaches the coroutine as CancelledError; it is raised again when the coroutine has ended.
     """
     try:
         if _is_in_a_loop():
             return _InThread(partial(_awaited, work)).result()
-        # An interrupt cancels the task: by asyncio itself for Python's own handler of Ctrl-C; any other one leaves the
-        # loop, and closing it cancels what it has left.
+        # An interrupt cancels the task. With Python's own handler of Ctrl-C, asyncio does that; any other interrupt
+        # leaves the loop, and closing the loop cancels what is left in it.
         return asyncio.run(_awaited(work))
     except BaseException as error:
         error.__traceback__ = _below_this_module(error.__traceback__)

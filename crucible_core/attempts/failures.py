@@ -1,4 +1,4 @@
-"""An attempt that raised: as an event, and what it had put into its Context and did not return."""
+"""An attempt that raised: its event, and what it had put into its Context without returning it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Put", "failed", "put_since", "retried", "shown_traceback", "stop_ove
 
 
 def stop_over_budget(planned: PlannedStage, context: Context, audience: Audience) -> None:
-    """Raises StageFailedError if the stage would begin when the run has spent more than its budget."""
+    """Raises StageFailedError if the run has spent more than its budget when the stage is about to begin."""
     try:
         check(context, before=planned.name)
     except BudgetExceededError as error:
@@ -37,7 +37,7 @@ def failed(
     message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else error_text(error)
     told = getattr(error, "shown_traceback", None)  # of a stage that ran in a process of its own
     if told is None:
-        # A refusal of data says all there is to say in its message.
+        # The message of a refusal of data says everything.
         told = "" if getattr(error, "explains_itself", False) else shown_traceback(error)
     return StageFailed(
         stage=planned.name,
@@ -51,7 +51,7 @@ def failed(
 
 
 def retried(planned: PlannedStage, attempt: int, delay: float, error: BaseException) -> StageRetried:
-    """The event of an attempt that raised, and that another one follows."""
+    """The event of an attempt that raised and is followed by another one."""
     said = readable_text(planned.safe(error_text(error)))
     return StageRetried(stage=planned.name, attempt=attempt, delay=delay, error_type=type_name(error), message=said)
 
@@ -70,7 +70,7 @@ _OURS = (_HERE + sep, f"{_CORE}{sep}runner.py", f"{_CORE}{sep}stage.py")
 
 
 class Put(NamedTuple):
-    """What was added to a Context, except for its assigns: those of half a stage are for no other one."""
+    """What was added to a Context, except for its assigns: what half a stage assigned is not for other stages."""
 
     metrics: Mapping[str, Any]
     artifacts: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Put(NamedTuple):
 
 
 def with_unfinished(context: Context, attempt: Attempt | None) -> tuple[Context, tuple[str, ...]]:
-    """The Context that the attempt began with, and what it had put when it raised; and the names of that."""
+    """The Context that the attempt began with, plus what it had put when it raised; and the names of the latter."""
     if attempt is None:
         return context, ()
     for event in attempt.heard:
@@ -94,7 +94,7 @@ def with_unfinished(context: Context, attempt: Attempt | None) -> tuple[Context,
     if attempt.derived is None:
         return context, ()
     put = put_since(context, attempt.derived)
-    # What was spent is no half of anything: it is spent.
+    # What was spent counts in full, whether or not the stage ended.
     names = [f"metrics.{name}" for name in put.metrics if name != SPENT] + [
         f"artifacts.{name}" for name in put.artifacts
     ]
@@ -104,7 +104,7 @@ def with_unfinished(context: Context, attempt: Attempt | None) -> tuple[Context,
 
 
 def put_since(before: Context, after: Context | None) -> Put:
-    """What the later one of two Contexts has more."""
+    """What the later of two Contexts has in addition."""
     if after is None:
         return Put({}, {}, [])
     return Put(

@@ -1,7 +1,7 @@
 """Runs a stage with a time limit in a process of its own, since only a process can be ended whatever it does.
 
 A thread, a signal or a cancelled coroutine does not stop a loop in C. The process is kept for the next such stage, so
-that what its modules cost to import is paid once; it is not kept after it had to be stopped.
+that its modules are imported only once; it is not kept after it had to be stopped.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ __all__ = ["run_in_own_process"]
 STARTING: Final = 60.0
 """Seconds that the process has to start, and to import the stage's modules, beyond the stage's own time."""
 LONGEST_WAIT: Final = 3600.0
-"""What the operating system's `poll` takes is limited."""
+"""Seconds: the operating system limits what its `poll` takes."""
 
 
 def run_in_own_process(planned: PlannedStage, context: Context, attempt: Attempt) -> Any:
-    """What the stage returns on `context`, if it does within the `timeout` of its definition.
+    """What the stage returns for `context`, if it returns within the `timeout` of its definition.
 
     Its events, log lines, progress and metrics are those of `attempt`. If its time is over it is interrupted; if it has
     not ended some seconds later, the process is killed with all that it has started.
 
-    Raises StageTimeoutError then, StageDiedError if the process dies by itself, CrucibleError if what the stage is
-    given cannot be sent to another process, and what the stage raises.
+    Raises StageTimeoutError if the time is over, StageDiedError if the process dies by itself, CrucibleError if what
+    the stage is given cannot be sent to another process, and whatever the stage raises.
     """
     seconds = planned.definition.timeout
     assert seconds is not None
@@ -67,7 +67,7 @@ def run_in_own_process(planned: PlannedStage, context: Context, attempt: Attempt
 def _reply(context: Context, stage: str, job: Job, attempt: Attempt) -> tuple[str, Any]:
     process = _take()
     if process is None or not process.begins(job, attempt):
-        # One that was waiting may have ended just now, for want of work.
+        # A waiting process may have ended just now, because it had no work.
         process = _Process()
         if not process.begins(job, attempt):
             raise StageDiedError(stage, process.stop())
@@ -121,7 +121,7 @@ def _job(planned: PlannedStage, context: Context, attempt: Attempt, seconds: flo
 
 
 def _portable(plan: Plan | None) -> Plan | None:
-    """The plan, if it can be sent: what is asked of it there, where reports go, has a second answer."""
+    """The plan, if it can be sent. It is only asked where reports go, which can be answered without it."""
     try:
         plan = plan and replace(plan, resources={})
         pickled(plan, None)
@@ -140,7 +140,7 @@ def _culprit(context: Context) -> str:
 
 
 def _of_this_run(result: Any, given: Context, attempt: Attempt) -> Any:
-    """The Context with the experiment and the events of this process, of which it holds copies."""
+    """The Context with this process's own experiment and events in place of the copies that it holds."""
     if not isinstance(result, Context) or not result.trace.extends(given.trace):
         return result
     heard = {event: event for event in attempt.heard}
@@ -166,7 +166,7 @@ def _error_of(raised: Raised) -> BaseException:
 
 
 def _timed_out(process: _Process, context: Context, stage: str, job: Job, attempt: Attempt) -> StageTimeoutError:
-    """The error for a stage whose time is over, when its process is gone."""
+    """The error for a stage whose time is over and whose process is gone."""
     try:
         _, value = process.interrupt(attempt, job.grace)
     except (EOFError, _LateError):
@@ -191,9 +191,9 @@ class _Process:
         self.owner = os.getpid()
         self.output = _output()
         self.last_stack = ""
-        """Where it was, once it was stopped, if it ended itself because the stage's time was over."""
+        """The stack at which it ended itself because the stage's time was over; set when it was stopped."""
         self._spent: Any = None
-        """What the run has spent, when the stage last said so."""
+        """What the run has spent, as the stage last reported it."""
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `stop`
         self._connection, theirs = Pipe()
         descriptors = theirs.fileno(), self._stacks.fileno()
@@ -207,7 +207,7 @@ class _Process:
         theirs.close()
 
     def begins(self, job: Job, attempt: Attempt) -> bool:
-        """Whether the process has the stage now, and has imported it: its time begins."""
+        """Whether the process has received and imported the stage: the stage's time begins now."""
         self._spent = None
         try:
             self._connection.send(tuple(job))
@@ -250,7 +250,7 @@ class _Process:
                     return kind, value
 
     def count_spending(self, context: Context, attempt: Attempt) -> None:
-        """What a stage has spent counts also if its process could not send what it had put."""
+        """What a stage has spent counts even if its process could not send what it had put."""
         if attempt.derived is None and self._spent is not None:
             attempt.derived = context._replace(metrics=context.metrics.put(SPENT, self._spent))
 
@@ -305,12 +305,12 @@ _lock = threading.Lock()
 
 
 def _take() -> _Process | None:
-    """A process that waits for work, whose output goes where this one's does."""
+    """A process that waits for work and whose output goes where this one's does."""
     output = _output()
     with _lock:
         for process in list(_waiting):
             if process.owner != os.getpid():
-                _waiting.remove(process)  # of the process that this one is a fork of
+                _waiting.remove(process)  # a process of the one that this is a fork of
             elif not process.is_alive or process.output != output:
                 _waiting.remove(process)
                 process.stop()

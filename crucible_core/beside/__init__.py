@@ -52,16 +52,16 @@ def _package_at(folder: Path) -> str:
 
 
 def find_module(name: str, folder: Path, *, installed_first: bool = False) -> str:
-    """The name to import `name` by, as an experiment file in the folder, or a module beside it, means it.
+    """The name by which to import what an experiment file in the folder, or a module beside it, calls `name`.
 
-    `installed_first`: what is installed under that name is preferred to what is beside the file.
+    With `installed_first`, what is installed under that name is preferred to what is beside the file.
     """
     package, top = package_of(folder), name.partition(".")[0]
     return f"{package}.{name}" if _is_beside(package, top, installed_first=installed_first) else name
 
 
 def name_of_stored(module: str, folder: Path | None) -> str:
-    """The name to import a module by that a stored value names; `folder` is that of the experiment it was stored for.
+    """The name by which to import the module of a stored value; `folder` is that of the experiment it was stored for.
 
     The value may have been stored when the module had its plain name, or when the folder was elsewhere.
     """
@@ -73,7 +73,7 @@ def name_of_stored(module: str, folder: Path | None) -> str:
     return module if folder is None else find_module(module, folder)
 
 
-# Top-level modules that were found beside: asked for again and again, and it stays so for as long as the process runs.
+# Top-level modules that were found beside the file: asked for often, and fixed as long as the process runs.
 _beside: set[tuple[str, str, bool]] = set()
 
 
@@ -104,7 +104,7 @@ def _elsewhere(top: str) -> ModuleSpec | None:
 
 
 def _place(spec: ModuleSpec) -> list[Path]:
-    # Links to modules are not followed: what is imported from it is looked for beside the link.
+    # Links to modules are not followed: what such a module imports is looked for beside the link.
     files = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or ())
     return [Path(file).parent.resolve() / Path(file).name for file in files]
 

@@ -26,7 +26,7 @@ class ModuleError(InvalidExperimentError):
 def import_module(name: str, folder: Path | None, *, installed_first: bool = False) -> ModuleType:
     """The module that an experiment file in `folder` names.
 
-    Raises ModuleError if there is none, or importing it fails, with the line that fails.
+    Raises ModuleError if there is none, or if importing it fails: the message then names the failing line.
     """
     full = name if folder is None else find_module(name, folder, installed_first=installed_first)
     try:

@@ -10,7 +10,7 @@ from crucible_core.beside.importing import import_module
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["referred", "remedy"]
+__all__ = ["below", "referred", "remedy"]
 
 
 def referred(
@@ -22,10 +22,10 @@ def referred(
 ) -> Any:
     """What the reference names; modules are also looked for in `folder`, the experiment file's.
 
-    `importable` are the packages that may be imported (None: any). `what` a module has of what `is_one` is said in the
-    error for a name that it does not have.
+    `importable` are the packages that may be imported (None: any). `what` names what `is_one` accepts: the error for an
+    unknown name lists what the module has of that.
 
-    Raises InvalidExperimentError if it is not allowed here, or cannot be imported.
+    Raises InvalidExperimentError if the reference is not allowed here, or cannot be imported.
     """
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
@@ -44,7 +44,7 @@ def referred(
 
 
 def remedy(module: str | None) -> str:
-    """What to write in place of the `module` of a stage that was not found, or of none."""
+    """What to write in place of the `module` of a stage that was not found, or of a missing `module`."""
     if module is None:
         return "; or name its class with `module: package.module:Class`"
     if module.startswith("Elixir."):
@@ -55,11 +55,16 @@ def remedy(module: str | None) -> str:
     return ""
 
 
+def below(module_name: str, importable: Set[str]) -> bool:
+    """Whether the module is one of these packages, or in one."""
+    parts = module_name.split(".")
+    return any(".".join(parts[:length]) in importable for length in range(1, len(parts) + 1))
+
+
 def _check_importable(module_name: str, importable: Set[str] | None) -> None:
     if importable is None:
         return
-    parts = module_name.split(".")
-    if not any(".".join(parts[:length]) in importable for length in range(1, len(parts) + 1)):
+    if not below(module_name, importable):
         raise InvalidExperimentError(
             f"importing {module_name!r} is not allowed here; importable: {listing(importable)} "
             "(set by CRUCIBLE_IMPORTABLE or Registry(importable=...))"

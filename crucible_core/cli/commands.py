@@ -93,7 +93,7 @@ def run(
 
 
 def _summary_file() -> Path:
-    """Raises CrucibleError if this is no job on GitHub."""
+    """The file of the job's summary. Raises CrucibleError if this is not a job on GitHub."""
     file = os.environ.get(GITHUB_SUMMARY)
     if not file:
         raise CrucibleError(f"--github-summary writes to the file that {GITHUB_SUMMARY} names, and it is not set")
@@ -101,14 +101,14 @@ def _summary_file() -> Path:
 
 
 def _with_jobs(experiment: Experiment, jobs: int) -> Experiment:
-    """Raises InvalidExperimentError if the experiment has no trials."""
+    """The experiment with `jobs` processes. Raises InvalidExperimentError if it has no trials."""
     if experiment.trials is None:
         raise InvalidExperimentError(f"--jobs is for experiments with `trials`, and {experiment.id!r} has none")
     return experiment.model_copy(update={"trials": experiment.trials.model_copy(update={"jobs": jobs})})
 
 
 def _kept_in(folder: str, runner: Runner | None) -> TrialSettings:
-    """Raises InvalidExperimentError for a run elsewhere."""
+    """The settings for `--keep`. Raises InvalidExperimentError for a run in another place."""
     from crucible_core.trials.log import settings_of  # noqa: PLC0415  # few experiments have trials
 
     if runner is not None:

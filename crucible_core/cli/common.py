@@ -140,7 +140,7 @@ def _append_head(file: Path, ctx: Context) -> None:
 
 
 def _not_passed(ctx: Context, *, strict: bool) -> list[GateResult]:
-    """The gates that failed as errors; if `strict`, those of severity error that are undecided too."""
+    """The gates that failed as errors; with `strict`, also the undecided ones of severity error."""
     errors = {gate.name for gate in ctx.experiment.gates or () if gate.severity == "error"}
     undecided = errors if strict else ()
     return [one for one in ctx.trace.gates if one.fails or (one.status == "undecided" and one.gate in undecided)]
@@ -155,7 +155,7 @@ def chosen(experiment: Experiment, variant: str | None, seed: int | None) -> Exp
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     """The experiment with options replaced as `--set` says.
 
-    Raises InvalidExperimentError, with what was given after `--set`, for text that is not STAGE.OPTION=VALUE, a stage
+    Raises InvalidExperimentError, which quotes the text after `--set`, for text that is not STAGE.OPTION=VALUE, a stage
     that the pipeline does not have, a value that cannot be read, and a part of an option that does not exist.
     """
     for override in overrides:
@@ -261,7 +261,7 @@ def _explain(ctx: Context, code: int, partial: str | None) -> None:
     if code == INTERRUPTED:
         say(f"\ninterrupted in stage {failed.stage!r}")
     else:
-        # What has no frames, such as a stage that returned no Context, says nothing that the next line does not say.
+        # A traceback without frames, as of a stage that returned no Context, would only repeat the next line.
         frames = f"{failed.traceback.rstrip()}\n\n" if "\n  File " in failed.traceback else ""
         say(f"\n{frames}error: stage {failed.stage!r} failed: {failed.reason}")
     say(f"partial results: {partial}")

@@ -39,7 +39,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# On each command, as it is used without the group too.
+# On each command, because commands are used without the group too.
 HELP = {"help_option_names": ["-h", "--help"]}
 
 COMMANDS_GROUP = "crucible.commands"
@@ -59,7 +59,7 @@ class Runner:
     options: Sequence[click.Option] = ()
     """Further options of `crucible run` that go with this runner; their values reach `run` by name."""
     resumable: bool = False
-    """Whether `crucible resume` can continue a failed run of it."""
+    """Whether `crucible resume` can continue a failed run of this runner."""
 
 
 class LazyCommand(click.Command):
@@ -88,7 +88,7 @@ class LazyCommand(click.Command):
 
 @contextlib.contextmanager
 def _our_words() -> Iterator[None]:
-    """Print a mistake in the command line as every other mistake: `error: ...`, after how the command is used."""
+    """Print a mistake in the command line like every other mistake: `error: ...`, below the usage line."""
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, click.exceptions.Abort):
@@ -130,7 +130,7 @@ class CommandGroup(click.Group):
             return None
         try:
             return _load(entry, click.Command)
-        except CrucibleError as error:  # said when the command is called; the others work
+        except CrucibleError as error:  # reported when the command is called; the others work
             return LazyCommand(cmd_name, f"({error})", "", prepare=functools.partial(_refuse, error))
 
 
@@ -193,7 +193,7 @@ def _entries(group: str) -> list[EntryPoint]:
 
 
 def _load(entry: EntryPoint, kind: type[T]) -> T:
-    """Raises CrucibleError."""
+    """The object of an entry point. Raises CrucibleError if it cannot be loaded or is not a `kind`."""
     what = f"the entry point {entry.name!r} ({entry.value}) of {entry.group}"
     try:
         found = entry.load()

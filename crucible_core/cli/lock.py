@@ -19,10 +19,10 @@ from crucible_core.ir.loading import load_experiment, lock_file
 from crucible_core.ir.lock import Lock
 from crucible_core.ir.registration import lock_of, registration_of
 from crucible_core.ir.secrets import shown_experiment
+from crucible_core.ir.whole_checks import ComparesGroups
 from crucible_core.plan import plan_experiment
 from crucible_core.registry import builtin_registry
 from crucible_core.report.output_files import write_atomically
-from crucible_core.stage import ComparesGroups
 
 __all__ = ["lock"]
 
@@ -39,7 +39,7 @@ def lock(file: str, check: bool, renew: bool) -> None:
     """Write down what the experiment in FILE declares, before it is run.
 
     The arms, the comparisons and the gates, with each value, go into NAME.lock.yaml beside the file. Runs of a locked
-    file say whether they are as it was locked, and label comparisons that it did not declare exploratory.
+    file say whether they match the lock, and label as exploratory the comparisons that the lock did not declare.
     """
     with input_errors(), nothing_else_on_stdout():
         beside = lock_file(Path(file))
@@ -80,6 +80,6 @@ def _lines(data: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _quoted(value: Any) -> str:
-    """As JSON, which YAML includes but for characters that it wants escaped."""
+    """As JSON, which is YAML except for characters that YAML wants escaped."""
     written = json.dumps(value, ensure_ascii=False)
     return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in written)

@@ -75,15 +75,15 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        # Known to the thread that the line is of: the secrets of the running stage's options.
+        # The thread that logs a line knows the secrets of the options of the stage it runs.
         attempt = current_attempt.get()
         return plain((shown_text if attempt is None else attempt.readable)(super().format(record)))
 
 
 def show_log_lines_as_text() -> None:
-    """Let no log line of a stage give the terminal orders, or tell a secret.
+    """Keep control characters and secrets out of the log lines of stages.
 
-    Unless the program has log handlers of its own.
+    Has no effect if the program has log handlers of its own.
     """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PlainFormatter())

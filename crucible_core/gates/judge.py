@@ -1,8 +1,8 @@
 """Judging a run by its gates: pure functions of its Context, and of those of earlier runs if there are any.
 
 A gate passes if the data show that its rule holds, and fails if they show that it does not. Otherwise it is undecided:
-a metric is not a number, a baseline cannot be compared, or an interval allows both. A gate that names what the run does
-not have fails.
+a metric is not a number, a baseline cannot be compared, or an interval allows both. A gate that names something that
+the run does not have fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def judge_gate(
     *,
     numbers: RunNumbers | None = None,
 ) -> GateResult:
-    """The result of one gate, which may be one that the experiment does not have. Never raises."""
+    """The result of one gate, which need not be one of the experiment's. Never raises."""
     numbers = RunNumbers(ctx) if numbers is None else numbers
     try:
         if gate.no_regression is None:
@@ -57,7 +57,7 @@ def judge_gate(
             verdict = Regression(gate.no_regression, ctx, planned, past, numbers).judge()
     except NotComparedError as error:
         verdict = error.verdict
-    except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not end a run that went well
+    except Exception as error:  # noqa: BLE001  # a gate that cannot be judged must not fail a run that succeeded
         verdict = Verdict("undecided", f"it cannot be judged: {reason_of(error)}")
     lenient = verdict.status == "undecided" and (gate.undecided == "warn" or verdict.needs_more_runs)
     return GateResult(

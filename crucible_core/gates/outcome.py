@@ -20,7 +20,7 @@ SHOWN = 8
 class EarlierRun(NamedTuple):
     run_id: str
     read: Callable[[], Context]
-    """Returns its Context after the last stage; raises if that can no longer be read."""
+    """Returns the run's Context after its last stage; raises if that can no longer be read."""
 
 
 class Past(Protocol):
@@ -32,7 +32,7 @@ class Past(Protocol):
     def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
         """The runs between that one and the one being judged, oldest first. Raises CrucibleError.
 
-        Those with other options than the file's are among them only with `any_options`.
+        Runs with other options than the file's are included only with `any_options`.
         """
 
 
@@ -43,7 +43,7 @@ class Verdict:
     numbers: Mapping[str, float | int | None] = field(default_factory=dict)
     baseline_runs: tuple[str, ...] = ()
     needs_more_runs: bool = False
-    """Undecided because there are too few earlier runs: if this run failed for it, there might never be enough."""
+    """Undecided because there are too few earlier runs. If this run failed for that, there might never be enough."""
 
 
 class NotComparedError(Exception):
@@ -63,7 +63,7 @@ class UndecidedError(NotComparedError):
 
 
 class UnknownNameError(NotComparedError):
-    """The gate names something that the run does not have. It fails: in every further run it would say as little."""
+    """The gate names something that the run does not have. It fails, because a later run would not decide it either."""
 
     status = "failed"
 
@@ -84,9 +84,9 @@ class RunNumbers:
         """Name -> its different values: more than one if two metrics have that name."""
 
     def get(self, name: str) -> float | int:
-        """A boolean stays one.
+        """The number of that name; a boolean stays a boolean.
 
-        Raises UnknownNameError if no metric has the name, UndecidedError if it is not a number, or not one alone.
+        Raises UnknownNameError if no metric has the name, UndecidedError if it is not a number, or if several have it.
         """
         if self._found is None:
             from crucible_core.metrics import every_value  # noqa: PLC0415  # only where there are gates

@@ -21,7 +21,7 @@ from crucible_core.gates.outcome import (
 )
 from crucible_core.ir.gates import NoRegression
 from crucible_core.ir.vocabulary import GateStatus
-from crucible_core.stage import ComparesGroups
+from crucible_core.ir.whole_checks import ComparesGroups
 from crucible_core.values.messages import closest, listing
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Regression:
         return f"no earlier run of the experiment{' without a variant' if experiment.variants else ''} passed{options}"
 
     def _comparable(self, runs: Sequence[EarlierRun]) -> tuple[list[tuple[str, list[float]]], str]:
-        """Id and values of the runs that can be compared, and why others cannot. Raises UndecidedError if none can."""
+        """The ids and values of runs that can be compared, and why others cannot. Raises UndecidedError if none can."""
         found, reasons = [], []
         for run in runs:
             try:
@@ -133,7 +133,7 @@ class Regression:
         return [float(value) for value in read_sample("margin", rule.group, values).values]
 
     def _in_order(self, values: list[float], earlier: Context) -> list[float]:
-        """Values of an earlier run in the order of this one's pairs. Raises ValueError if the pairs are others."""
+        """Values of an earlier run in the order of this one's pairs. Raises ValueError if the pairs differ."""
         named = getattr(self._stage(), "pairs", None) if self.rule.paired else None
         if named is None:
             return values

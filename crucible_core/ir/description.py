@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_orig
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from crucible_core.ir.option_schema import file_name
+from crucible_core.ir.option_schema import file_name, schema_of
 from crucible_core.values.jsonable import to_jsonable
 
 __all__ = ["StageDescription", "description_of"]
@@ -40,7 +40,7 @@ def description_of(stage: type[BaseModel]) -> StageDescription:
         optional=[name for name, field in fields.items() if not field.is_required()],
         types={name: _type_name(field.annotation) for name, field in fields.items()},
         defaults={name: to_jsonable(_default(field)) for name, field in fields.items() if not field.is_required()},
-        schema=to_jsonable(stage.model_json_schema()),
+        schema=to_jsonable(schema_of(stage)),
     )
 
 

@@ -72,8 +72,8 @@ class RetryPolicy(Node):
     max_delay: float | None = Field(default=None, ge=0, le=86_400, strict=True)
     """Seconds that no delay exceeds, whatever `backoff` and `jitter` make of it."""
     on: tuple[Text, ...] | None = Field(default=None, min_length=1)
-    """The exceptions after which there is another attempt, their subclasses included (default: all): `TimeoutError`, or
-    `package.module.Class`, by its name or one that a loaded module gives it. Nothing is imported for it."""
+    """The exceptions, with their subclasses, after which there is another attempt (default: all): `TimeoutError`, or
+    `package.module.Class`, which may be a name that a loaded module gives the class. Nothing is imported for this."""
 
     @field_validator("on")
     @classmethod
@@ -104,7 +104,7 @@ class RetryPolicy(Node):
             return False
         if self.on is None or not isinstance(error, Exception):
             return isinstance(error, Exception)
-        kinds = getattr(error, "kinds", None) or kinds_of(error)  # of one that came from another process by its name
+        kinds = getattr(error, "kinds", None) or kinds_of(error)  # of an error that came from another process as a name
         return any(name in kinds or _loaded(name) in type(error).__mro__ for name in self.on)
 
     def delay_after(self, attempt: int, *, draw: Callable[[], float] = random.random) -> float:
@@ -129,7 +129,7 @@ def kinds_of(error: BaseException) -> tuple[str, ...]:
 
 
 def _loaded(name: str) -> object:
-    """What a module that is loaded already has under that name: many packages offer a class of a module below them."""
+    """What a loaded module has under that name: many packages offer a class that a module below them defines."""
     module, _, attribute = name.rpartition(".")
     return vars(sys.modules[module]).get(attribute) if module in sys.modules else None
 
@@ -149,9 +149,9 @@ class StageDef(Node):
     """Seconds after which an attempt at the stage is ended. Such a stage runs in a process of its own."""
     retry: RetryPolicy | None = None
     always: bool = Field(default=False, strict=True)
-    """`true`: the stage runs also after one before it has failed, as a report or a cleanup."""
+    """`true`: the stage runs even if one before it has failed, as for a report or a cleanup."""
     cache: bool = Field(default=False, strict=True)
-    """`true`: on Dagster, an earlier result of the same code, options and inputs is used again."""
+    """`true`: on Dagster, an earlier result of the same code, options and inputs is reused."""
 
     @field_validator("cache")
     @classmethod
@@ -166,10 +166,10 @@ class StageDef(Node):
 
 
 class ResourceDef(Node):
-    """What stages find in `ctx.resources`, and no run keeps, such as a client: made when one first asks for it."""
+    """Something that stages find in `ctx.resources` and no run keeps, such as a client: made when first asked for."""
 
     module: Text | None = None
-    """Its factory: `package.module:Attribute`, or one of the registry by its name (default: that of the resource)."""
+    """Its factory: `package.module:Attribute`, or the name of one in the registry (default: the resource's name)."""
     options: Options | None = None
     """The arguments of the factory, which is a function, a class or a pydantic model."""
 
@@ -213,7 +213,7 @@ class Stats(Node):
     multiple_testing_correction: CorrectionSpelling | None = None
     bootstrap_iterations: int | None = Field(default=None, ge=1, strict=True)
     options: Options | None = None
-    """`bootstrap_iterations`, as the original also reads it from here; the rest is carried."""
+    """`bootstrap_iterations`, which the original reads from here too; the rest is kept, and not used."""
 
     @field_validator("options")
     @classmethod
@@ -229,7 +229,7 @@ class Stats(Node):
 
     @property
     def correction(self) -> CorrectionName | None:
-        """`multiple_testing_correction` by its one name."""
+        """`multiple_testing_correction` under its standard name."""
         asked = self.multiple_testing_correction
         return CORRECTION_ALIASES.get(asked or "", cast("CorrectionName | None", asked))
 
@@ -258,9 +258,9 @@ class Execution(Node):
 
     executor: ExecutorName = "in_process"
     max_concurrent: int | None = Field(default=None, ge=1, strict=True)
-    """Steps at once under `multiprocess` (default: the number of cores) and `k8s` (default: any number)."""
+    """How many steps run at once with `multiprocess` (default: the number of cores) and `k8s` (default: any number)."""
     queue: Name | None = None
-    """Of Celery's workers (default: `dagster`)."""
+    """The queue of Celery's workers (default: `dagster`)."""
 
     @model_validator(mode="after")
     def _of_the_executor(self) -> Self:
@@ -327,18 +327,18 @@ class Experiment(Node):
     seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
     """The seed of every stage that has an option `seed` without a value."""
     variants: dict[Name, dict[Name, Options]] | None = None
-    """Variant -> stage -> options that replace those of the pipeline when that variant is run."""
+    """Variant -> stage -> options that replace those of the pipeline when the variant is run."""
     variant: Name | None = None
-    """The variant whose options the pipeline has already; a run records it."""
+    """The variant whose options the pipeline already has; a run records it."""
     resources: dict[Name, ResourceDef] | None = None
-    """What stages need and no run can keep, by its name in `ctx.resources`."""
+    """What stages need and no run can keep, such as clients, by name; in `ctx.resources`."""
     outputs: tuple[OutputSpec, ...] | None = None
     """The reports that the `report` stage writes."""
     reliability: Reliability | None = None
     trials: Trials | None = None
     """Arms and replicates: a part of the pipeline is run once for each."""
     budget: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]] | None = None
-    """What a run may spend, by name, such as `{usd: 5.0, tokens: 1e6}`; stages count it by `ctx.spend`."""
+    """What a run may spend, by name, such as `{usd: 5.0, tokens: 1e6}`; stages count it with `ctx.spend`."""
     lock: Lock | None = None
     """What was declared before the data were seen: NAME.lock.yaml beside the file, which a run records."""
     schedule: Schedule | None = None
@@ -447,7 +447,7 @@ class Experiment(Node):
     @field_validator("gates")
     @classmethod
     def _baselines_that_there_are(cls, gates: tuple[Gate, ...] | None, info: ValidationInfo) -> Any:
-        # An experiment that names no variants may be compared with earlier runs, when it had some.
+        # An experiment without variants may be compared with earlier runs, when it still had some.
         variants = info.data.get("variants") or {}
         for index, gate in enumerate(gates or ()):
             asked = gate.no_regression and gate.no_regression.baseline.variant
@@ -472,7 +472,7 @@ class Experiment(Node):
     @property
     def folder(self) -> Path | None:
         """The folder of the file it was read from, where stage modules are looked for too."""
-        # Asked twice for every run: by its name, a private attribute takes as long as a stage.
+        # Asked twice for every run: by name, reading a private attribute takes as long as a stage.
         source = (self.__pydantic_private__ or {}).get("_source")
         return Path(source.path).parent if source else None
 
@@ -560,7 +560,7 @@ class Experiment(Node):
     def index_of(self, stage: str, *place: str | int) -> int:
         """The position in the pipeline, from 0, of the stage of that name; `place` is where it was asked for.
 
-        Raises UnknownStageError.
+        Raises UnknownStageError if there is no such stage.
         """
         names = [definition.name for definition in self.pipeline]
         if stage not in names:

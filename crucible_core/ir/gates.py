@@ -43,7 +43,7 @@ class Baseline(Node):
     variant: Name | None = None
     """The newest run of this variant that succeeded."""
     any_options: bool = Field(default=False, strict=True)
-    """Whether runs with other options than those of the file and its variants count: changed by `--set`, or typed."""
+    """Whether runs count whose options differ from the file and its variants, by `--set` or by config."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +84,7 @@ class Baseline(Node):
 
 
 class NoRegression(Node):
-    """A run is not worse than its baseline by the margin or more, as far as the data show."""
+    """The rule that a run is not worse than its baseline by the margin or more, as far as the data show."""
 
     group: Text | None = None
     """The group of the `bench` stage whose values are compared."""
@@ -98,7 +98,7 @@ class NoRegression(Node):
     """The loss that would matter, in units of the data."""
     higher_is_better: bool = Field(default=True, strict=True)
     paired: bool = Field(default=False, strict=True)
-    """Value i of both runs belongs together: the same fold, example or seed."""
+    """Values at the same position of both runs belong together: the same fold, example or seed."""
     alpha: float | None = Field(default=None, gt=0, lt=0.5, strict=True)
     """The chance of a false verdict (default: that of `reliability.stats`, or 0.05)."""
     looks: Looks = "once"

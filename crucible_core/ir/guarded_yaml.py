@@ -24,7 +24,7 @@ MAX_SCALAR = 100_000
 
 
 MAX_SECOND_TRY = 20_000
-"""Characters that the Python parser, the slow one, reads: half a second at most, whatever they are."""
+"""The most characters that the slow Python parser is given: half a second at most, whatever they are."""
 
 
 Place = tuple[str | int, ...]
@@ -140,7 +140,7 @@ def is_flow(text: str) -> bool:
 
 
 def parse_flow(text: str) -> Any:
-    """A list, a mapping or a quoted text, without comments. Raises ValueError, worded for the user, for another."""
+    """A list, mapping or quoted text, without comments. Raises ValueError, worded for the user, for anything else."""
     what, kind = _KINDS[text[0]]
     reason = ""
     try:
@@ -179,7 +179,7 @@ def _events(text: str, shown: str, number: int | None = None, *, pure: bool) -> 
 def _scanner(shown: str) -> type:
     """The scanner of the Python parser, which refuses brackets that are nested too deep as it meets them.
 
-    Else it reads a thousand more before the builder sees the first, in a time that grows with their square.
+    Otherwise it reads a thousand more before the builder sees the first, in a time that grows with their square.
     """
     from ruamel.yaml.scanner import Scanner  # noqa: PLC0415  # as above
 

@@ -32,15 +32,15 @@ __all__ = ["LOCK", "experiment_from", "is_experiment", "load_document", "load_ex
 
 MAX_BYTES = 1_000_000
 MAX_MISTAKES = 100
-"""To word one takes up to a millisecond, and nobody reads more."""
+"""Wording a mistake takes up to a millisecond, and nobody reads more of them."""
 LOCK = ".lock.yaml"
 
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     """Read an experiment from a YAML (`.yaml`, `.yml`) or JSON (`.json`) file.
 
-    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link is
-    where it is, unless the modules of its stages are only beside the file that it leads to.
+    Nothing is imported: stages are looked up when the experiment is run, validated or compiled. A symbolic link counts
+    as being in its own folder, unless the modules of its stages are only beside the file that it leads to.
 
     If there is a NAME.lock.yaml beside it, the experiment has it as its `lock`.
 
@@ -68,7 +68,7 @@ def lock_file(file: Path) -> Path:
 
 
 def _locked(experiment: Experiment, file: Path) -> Experiment:
-    """The experiment with the lock in that file, if there is one. Raises InvalidExperimentError if it is none."""
+    """The experiment with the lock in that file, if it exists. Raises InvalidExperimentError if it is not a lock."""
     if experiment.lock is not None or not file.is_file():
         return experiment
     data, source = load_document(file)
@@ -92,7 +92,7 @@ def _has_modules(folder: Path, experiment: Experiment) -> bool:
 def is_experiment(file: Path) -> bool:
     """Whether a YAML or JSON file is an experiment, right or wrong, and not one of the other files in its folder.
 
-    An experiment is a mapping with `id` or `pipeline`; a component of `dg`, of whatever type, is none. A file that
+    An experiment is a mapping with `id` or `pipeline`; a component of `dg`, of whatever type, is not one. A file that
     cannot be read, or has both words and cannot be parsed, counts as one, so that its mistake is reported.
     """
     from crucible_core.ir.guarded_yaml import parse_json, parse_yaml  # noqa: PLC0415  # as below
@@ -123,7 +123,7 @@ _KEY = r"""["']?(id|pipeline)["']?\s*:"""
 
 def _begins_an_entry(text: str, place: int) -> bool:
     """Whether a key may be there: at the beginning of a line or of a mapping, or after a comma."""
-    # Looked for from the key backwards, and not far: forwards it would be asked anew at every blank of a long run.
+    # Searched backwards from the key, and not far: a forward search would start anew at every blank of a long run.
     before = text[max(0, place - MAX_INDENT) : place]
     stated = before.rstrip(" \t\r\n{-")
     return not stated or stated[-1] == "," or not {"\n", "{"}.isdisjoint(before[len(stated) :])
@@ -141,9 +141,9 @@ def load_document(path: str | os.PathLike[str], *, number: int | None = None) ->
 
     A file of several YAML documents is refused, unless `number` (0 is the first) selects one.
 
-    Raises InvalidExperimentError.
+    Raises InvalidExperimentError for a file that cannot be read or parsed.
     """
-    # Not for those who read no file: it compiles ten patterns.
+    # Only for those who read a file: it compiles ten patterns.
     from crucible_core.ir.guarded_yaml import json_positions, parse_json, parse_yaml  # noqa: PLC0415
 
     file = Path(path)
@@ -176,7 +176,7 @@ def _experiments_in(folder: Path) -> list[str]:
 def experiment_from(data: Any, source: Source | None) -> Experiment:
     """The experiment that plain data describes; mistakes are located in `source`, where the data was read.
 
-    Raises InvalidExperimentError.
+    Raises InvalidExperimentError for data that do not describe an experiment.
     """
     if not isinstance(data, dict):
         raise InvalidExperimentError(

@@ -10,10 +10,10 @@ __all__ = ["Lock"]
 
 
 class Lock(Node):
-    """What `crucible lock` wrote beside an experiment file; a run carries it, and says what is different."""
+    """What `crucible lock` wrote beside an experiment file. A run records it, and says what differs from it."""
 
     version: int = Field(default=1, strict=True, ge=1, le=1)
-    """Of the form of this file."""
+    """The version of the format of this file."""
     experiment: Name
     """The id of the experiment."""
     locked: Text

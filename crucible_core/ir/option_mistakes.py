@@ -22,7 +22,7 @@ def describe_options(
 ) -> list[tuple[str, Place]]:
     """A sentence for each mistake in the options of the stage `name`, and the place in them that it is about.
 
-    `kind` is the word for what has these options, if it is no stage.
+    `kind` is the word for what has these options, if it is not a stage.
     """
     secrets = [str(one) for one in secrets_in(model, options).values()]
     return [

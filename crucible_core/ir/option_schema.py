@@ -13,13 +13,26 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-__all__ = ["MAX_NESTING", "NO_DEFAULT", "Bound", "Kind", "Option", "file_name", "merge_options", "option_tree"]
+__all__ = [
+    "MAX_NESTING",
+    "NO_DEFAULT",
+    "Bound",
+    "Kind",
+    "Option",
+    "file_name",
+    "merge_options",
+    "option_tree",
+    "schema_of",
+    "takes_seed",
+    "wrong_default",
+]
 
 Kind = Literal[
     "text",
@@ -77,12 +90,12 @@ class Option:
     """One option of a stage, or a part of one: a field of a nested model, an item of a list, an alternative."""
 
     name: str
-    """As in the experiment file; empty for an item and an alternative."""
+    """The name in the experiment file; empty for an item and an alternative."""
     kind: Kind
     description: str | None = None
     required: bool = False
     default: Any = NO_DEFAULT
-    """JSON-able."""
+    """The default as JSON types."""
     nullable: bool = False
     """Whether null is allowed too."""
     choices: tuple[Any, ...] = ()
@@ -96,7 +109,7 @@ class Option:
     takes_others: bool = False
     """Whether names other than those of `children` are allowed."""
     text_keys: bool = True
-    """For a mapping: whether its keys are texts. Those of others are written as numbers in YAML, as texts in JSON."""
+    """For a mapping: whether its keys are texts. Other keys are written as numbers in YAML and as texts in JSON."""
     _schema: _Schema = field(default_factory=dict, repr=False)
     _defs: _Schema = field(default_factory=dict, repr=False)
 
@@ -155,8 +168,13 @@ _ANYTHING = Option("", "anything")
 @functools.lru_cache(maxsize=1024)
 def option_tree(stage: type[BaseModel]) -> Option:
     """The options of a stage: an option of kind `model`, whose children they are."""
-    schema = stage.model_json_schema(schema_generator=_LenientSchema)
+    schema = schema_of(stage)
     return _read("", schema, schema.get("$defs", {}))
+
+
+def schema_of(stage: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a stage's options; a type that has none can be anything."""
+    return stage.model_json_schema(schema_generator=_LenientSchema)
 
 
 def merge_options(stage: type[BaseModel], options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +199,26 @@ def _merge(tree: Option, options: Mapping[str, Any], changes: Mapping[str, Any])
 def file_name(name: str, field: FieldInfo) -> str:
     """The name of a field in an experiment file: its alias, if it has one."""
     return field.validation_alias if isinstance(field.validation_alias, str) else field.alias or name
+
+
+@functools.lru_cache(maxsize=1024)
+def takes_seed(stage: type[BaseModel]) -> bool:
+    """Whether the stage has an option `seed`."""
+    return any(file_name(name, one) == "seed" for name, one in stage.model_fields.items())
+
+
+def wrong_default(stage: type[BaseModel]) -> str | None:
+    """Why the default of an option is not valid, if one is not."""
+    for name, one in stage.model_fields.items():
+        if not one.is_required() and one.default_factory is None:
+            kind: Any = Annotated[(one.annotation, *one.metadata)] if one.metadata else one.annotation
+            try:
+                TypeAdapter(kind).validate_python(one.default)
+            except ValidationError as error:
+                return f"the default of option {name} is not valid: {error.errors()[0]['msg'].removeprefix('Input ')}"
+            except PydanticSchemaGenerationError:
+                continue  # a class that pydantic cannot check (`arbitrary_types_allowed`)
+    return None
 
 
 class _LenientSchema(GenerateJsonSchema):

@@ -1,6 +1,6 @@
 """A stage's options as data of an experiment file: what is in effect, and one part of it replaced.
 
-Of an option that is a model, an experiment file, a variant, `--set` and run config give the fields that they change.
+For an option that is a model, an experiment file, a variant, `--set` and run config give the fields that they change.
 The other fields keep the values of the option's own default, which need not be those of the model's class.
 """
 
@@ -30,7 +30,7 @@ def completed(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, A
 
     Raises pydantic_core.PydanticSerializationError for a default that is not data.
     """
-    # Only a mapping may be for a model with a default of its own; most options are none.
+    # Only a mapping can stand for a model with a default of its own; most options are not mappings.
     return _completed(model, options, _NOTHING) if dict in map(type, options.values()) else dict(options)
 
 

@@ -17,7 +17,7 @@ from crucible_core.values.messages import shorten
 __all__ = ["Change", "Registration", "lock_of", "registration_of", "terms_of"]
 
 _HOW_IT_IS_RUN: Final = frozenset({"engine", "jobs", "options", "stages", "workers"})
-"""Options of the stage `trials` that do not change a result, and those that are among the stages here."""
+"""Options of the stage `trials` that do not change a result, or that are listed with the stages here."""
 _OF_ALL: Final = (
     *("seed", "variant", "reliability", "backend", "dataset", "experiment_type", "model_version"),
     *("training_config", "baseline", "resources"),
@@ -28,7 +28,7 @@ _MOST_SHOWN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that is not as it was locked; None is one that is not there."""
+    """One thing that is not as it was locked; None stands for something that is not there."""
 
     place: tuple[str, ...]
     then: Any
@@ -44,12 +44,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A run's experiment beside its lock."""
+    """A run's experiment compared with its lock."""
 
     lock: Lock
     changes: tuple[Change, ...]
     order: tuple[str, ...]
-    """The names of the stages as they are run."""
+    """The names of the stages in the order in which they are run."""
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ class Factories(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedResource:
-    """A resource whose factory is found and whose options are checked: called, it makes it."""
+    """A resource whose factory is found and whose options are checked. Calling this makes the resource."""
 
     name: str
     factory: Callable[..., Any]
@@ -103,7 +103,7 @@ def _plan(experiment: Experiment, name: str, definition: ResourceDef, registry: 
 
 
 def factory_of(experiment: Experiment, name: str, definition: ResourceDef, registry: Factories) -> Callable[..., Any]:
-    """The factory of a declared resource. Raises InvalidExperimentError."""
+    """The factory of a declared resource. Raises InvalidExperimentError if there is none that can make it."""
     module = definition.module
     if module is not None and ":" in module and module not in registry.resources:
         from crucible_core.beside.references import referred  # noqa: PLC0415  # not for registered ones
@@ -146,7 +146,7 @@ def model_of(factory: Callable[..., Any]) -> type[BaseModel]:
     parameter that cannot be given by its name.
     """
     if _is_model(factory):
-        # To check options is not to connect; and an unknown one is a mistake unless the class says otherwise.
+        # Checking options must not connect. An unknown option is a mistake unless the class says otherwise.
         base: Any = factory
 
         class Checked(base):  # type: ignore[misc]
@@ -190,7 +190,7 @@ def _read(model: type[BaseModel], options: Mapping[str, Any]) -> BaseModel:
 
 
 def sent(makers: Mapping[str, Maker]) -> dict[str, Maker]:
-    """The same for another process: in the place of what cannot be sent there, what says so to those who ask."""
+    """The same for another process; what cannot be sent there is replaced by an error for those who ask for it."""
     found = dict(makers)
     for name, maker in makers.items():
         if isinstance(maker, Ready):
@@ -203,7 +203,7 @@ def sent(makers: Mapping[str, Maker]) -> dict[str, Maker]:
 
 @contextlib.contextmanager
 def resources_during(run_id: str, makers: Mapping[str, Maker]) -> Iterator[None]:
-    """While a part of the run works in this process: its stages have them, and their secrets stay out of all texts."""
+    """Gives stages the resources while a part of the run works here, and keeps their secrets out of all texts."""
     known = [text for one in makers.values() if isinstance(one, PlannedResource) for text in one.secrets]
     secrets.OF_RESOURCES.extend(known)
     try:
@@ -216,7 +216,7 @@ def resources_during(run_id: str, makers: Mapping[str, Maker]) -> Iterator[None]
 
 @dataclass(frozen=True, slots=True)
 class Having:
-    """The resources of a run, on their way to another process: called there, `resources_during`."""
+    """The resources of a run, to be sent to another process and called there as `resources_during`."""
 
     run_id: str
     makers: Mapping[str, Maker]

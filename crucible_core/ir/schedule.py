@@ -1,4 +1,4 @@
-"""When an experiment is run again without a person."""
+"""When an experiment is run again automatically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Automation", "Schedule", "Trigger", "number_out_of_range"]
 _CRON_WORDS = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
 _CRON_FIELDS = re.compile(r"(\S+ ){4}\S+")
 _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
-# Of a list or a range; not the steps behind a slash. Names and the rest are left to what runs the schedule.
+# Numbers of a list or a range, not the steps after a slash. The rest is left to what runs the schedule.
 _NUMBERS = re.compile(r"(?<![\w/#])[0-9]{1,9}(?![\w#])")
 
 
@@ -70,7 +70,7 @@ class Schedule(Node):
     default_status: ScheduleStatus = "stopped"
     """Whether the schedule is on when it is first deployed; the switch in the UI overrides it."""
     missed: MissedTicks = "latest"
-    """Ticks that passed while no daemon was running: run the `latest` of them, or `all`, or `skip` those too late."""
+    """Ticks that passed while no daemon was running: run the `latest` or `all`, or `skip` those that are too late."""
     max_catch_up: int | None = Field(default=None, ge=1, le=100, strict=True)
     """With `missed: all`: how many ticks to look back for missed ones (default: 10)."""
     max_late: float | None = Field(default=None, ge=0, le=31 * 86_400, strict=True)
@@ -90,7 +90,7 @@ class Trigger(Node):
     """Runs the experiment again when an asset that it depends on (`deps`) is updated."""
 
     on_update: OnUpdate
-    """`any`: when one of the assets is updated; `all`: when each of them was since the last run that this started."""
+    """`any`: when one of the assets is updated; `all`: when each was updated since the last run that this started."""
     default_status: ScheduleStatus = "stopped"
     """Whether the trigger is on when it is first deployed; the switch in the UI overrides it."""
     variant: Name | None = None

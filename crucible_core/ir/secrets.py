@@ -38,7 +38,7 @@ __all__ = [
 Options = Mapping[str, Any]
 SECRETS: Final = (Secret, SecretStr, SecretBytes)
 _SHORTEST = 4
-"""Shorter texts occur in any message by chance: they are not looked for there."""
+"""Shorter texts occur in any message by chance, so they are not looked for there."""
 
 OF_RESOURCES: Final[list[str]] = []
 """The secrets of the resources of the runs that are at work in this process: every stage may hold them."""
@@ -47,7 +47,7 @@ OF_RESOURCES: Final[list[str]] = []
 @functools.lru_cache(maxsize=1024)
 def has_secrets(model: type[BaseModel]) -> bool:
     """Whether any option of the stage is a secret or contains one."""
-    # The tree is made of the JSON schema, which takes as long as many runs: only of those that it may say something of.
+    # Making the tree from the JSON schema takes as long as many runs, so it is made only for types that may need it.
     return _may_hold(model, set()) and option_tree(model).secret
 
 
@@ -120,7 +120,7 @@ def _secretive(resources: Mapping[str, Any]) -> dict[str, type[BaseModel]]:
 
 
 def restored(experiment: Experiment, *sources: Experiment | None) -> Experiment:
-    """The experiment, each masked value replaced by the one at its place in the first source that has it."""
+    """The experiment, with each masked value replaced by the one at its place in the first source that has it."""
     for source in sources:
         if source is None:
             continue
@@ -166,7 +166,7 @@ def secrets_of(stage: BaseModel, options: Options | None) -> tuple[str, ...]:
     """
     stage = cast(
         "BaseModel", getattr(stage, "__wrapped__", stage)
-    )  # as `functools.wraps` has it, of what is put around a stage
+    )  # as `functools.wraps` sets it on what is put around a stage
     if not has_secrets(type(stage)):
         return tuple(OF_RESOURCES)
     values = [*_held(stage), *(one for _, one in _leaves(secrets_in(type(stage), options)))]
@@ -183,7 +183,7 @@ def is_secret_at(model: type[BaseModel], place: Sequence[str | int]) -> bool:
     for step in place:
         inside = _item(option, step) if isinstance(step, int) else option.part(step)
         if inside is None or (inside.kind == "anything" and option.kind not in {"model", "mapping", "list"}):
-            return option.secret  # a step that is no part of the value, such as the name of an alternative
+            return option.secret  # a step that is not a part of the value, such as the name of an alternative
         option = inside
     return option.secret
 

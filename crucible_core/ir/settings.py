@@ -10,7 +10,8 @@ from pydantic_core import to_json
 
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
-from crucible_core.values.messages import describe_mistake, without_echoes
+from crucible_core.values.jsonable import type_name
+from crucible_core.values.messages import describe_mistake, error_text, without_echoes
 
 __all__ = ["Settings", "mistakes_in_settings"]
 
@@ -44,7 +45,7 @@ class Settings(NamedTuple, Generic[M]):
 def mistakes_in_settings(experiment: Experiment, name: str, declared: object) -> Iterator[InvalidExperimentError]:
     """What is wrong with the settings that the stage of this name declares, where the file has it.
 
-    Anything but Settings is a class variable of the stage's own.
+    A class variable `settings` of another type is the stage's own, and is not checked.
     """
     if not isinstance(declared, Settings):
         return
@@ -60,3 +61,8 @@ def mistakes_in_settings(experiment: Experiment, name: str, declared: object) ->
             said = describe_mistake(mistake, declared.model)
             location = experiment.location(*place, *mistake["loc"])
             yield InvalidExperimentError(f"{declared.place} (of stage {name!r}): {said}", location=location)
+    except InvalidExperimentError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a validator of the model raises
+        said = f"{declared.place} (of stage {name!r}) cannot be checked: {type_name(error)}: {error_text(error)}"
+        yield InvalidExperimentError(said, location=experiment.location(*place))

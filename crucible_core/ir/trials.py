@@ -25,7 +25,7 @@ class Engine(Node):
     kind: Text = "loky"
     """`loky`: processes on this machine; `dask`, `ray`: a cluster."""
     address: Text | None = None
-    """Of the cluster's scheduler."""
+    """The address of the cluster's scheduler."""
 
     @field_validator("kind")
     @classmethod
@@ -37,25 +37,25 @@ class Engine(Node):
 
 
 class Until(Node):
-    """Goes on with more replicates until the differences from the baseline are known so well."""
+    """Goes on with more replicates until the differences from the baseline are known well enough."""
 
     width: float = Field(gt=0, strict=True, allow_inf_nan=False)
-    """The widest interval of a difference with which it ends, in units of the measure."""
+    """It ends when no interval of a difference is wider than this, in units of the measure."""
     at_most: int = Field(ge=2, strict=True)
-    """The number of replicates with which it ends in any case."""
+    """It ends at this number of replicates in any case."""
     alpha: float = Field(default=0.05, gt=0, lt=1, strict=True)
     """The probability that one of the intervals, at any of the looks, leaves out its difference."""
 
 
 class Search(Node):
-    """Chooses the arms by what the earlier ones measured, with optuna."""
+    """Chooses the arms by what earlier ones measured, with optuna."""
 
     sampler: Literal["random", "tpe"] = "tpe"
-    """What chooses them."""
+    """The sampler of optuna that chooses them."""
     budget: int = Field(ge=1, strict=True)
     """How many arms are chosen."""
     batch: int = Field(default=10, ge=1, strict=True)
-    """How many of them before the next ones are chosen."""
+    """How many of them are run before the next ones are chosen."""
     space: dict[Text, Data]
     """`stage.option` -> its choices, as a list, or `{low:, high:}`, with `log: true` for a logarithmic scale."""
     higher_is_better: bool | None = None
@@ -103,9 +103,9 @@ class Trials(Node):
     replicates: int = Field(default=1, ge=1, strict=True)
     """How often each arm is run, each time with another seed."""
     until: Until | None = None
-    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
+    """Goes on, `replicates` at a time, until the differences from the baseline are known well enough."""
     search: Search | None = None
-    """Chooses the arms by what the earlier ones measured."""
+    """Chooses the arms by what earlier ones measured."""
     measure: Text | None = None
     """The metric of a trial that `bench` compares."""
     baseline: Text | dict[Text, Data] | None = None
@@ -115,7 +115,7 @@ class Trials(Node):
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS, strict=True)
     """On Dagster: the number of ops among which the trials are divided."""
     jobs: int = Field(default=1, ge=1, strict=True)
-    """Processes, in each worker on Dagster."""
+    """The number of processes; on Dagster, of each worker."""
     engine: Engine | None = None
     """What runs the processes (default: `{kind: loky}`)."""
     from_: Name | None = Field(default=None, alias="from")

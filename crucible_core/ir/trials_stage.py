@@ -22,10 +22,10 @@ __all__ = ["MODULE", "STAGE", "every_stage", "with_trials_stage"]
 
 STAGE: Final = "trials"
 MODULE: Final = "crucible_core.stages.trials:RunTrials"
-"""The `module` of its entry. Who compares it need not import the stage itself, which few experiments have."""
+"""The `module` of its entry, for comparisons that need not import the stage itself, which few experiments have."""
 GATE: Final = "failed_trials"
 MOST_RANKED: Final = 200
-"""Arms; each two of them are compared, which takes a second or two for so many."""
+"""The most arms that are ranked: all pairs are compared, which takes a second or two for so many."""
 
 
 def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
@@ -34,7 +34,7 @@ def with_trials_stage(experiment: Experiment, resolver: Resolver) -> Experiment:
     The trial's stages are those from the first one that an arm or the seed of a replicate reaches up to the first one
     that gathers. `bench` stages after them that say nothing else compare the measure of the arms, paired by replicate.
 
-    Raises UnknownStageError or InvalidExperimentError for trials that cannot be.
+    Raises UnknownStageError or InvalidExperimentError for trials that are not possible.
     """
     return _Lowering(experiment, resolver).lowered()
 
@@ -198,7 +198,7 @@ class _Lowering:
     # --- the other stages ---
 
     def _gathering(self, index: int, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A stage after the trials: one that compares groups, and says nothing of its data, compares the arms."""
+        """A stage after the trials: one that compares groups, and says nothing about its data, compares the arms."""
         options = dict(entry.get("options") or {})
         named = _option_names(self.models[index])
         if not named >= {"data", "group_by", "value", "pair_by"} or {"data", "group_by"} & options.keys():
@@ -236,7 +236,7 @@ class _Lowering:
         return {**entry, "options": {**defaults, **options}}
 
     def _can_be_ranked(self, design: str, options: Mapping[str, Any]) -> bool:
-        """Whether a comparison with something else can also have the arms by their means, in little time."""
+        """Whether a comparison of another kind can also rank the arms by their means, in little time."""
         ranked = design in ("clustered", "independent", "paired", "resampled") and "preferences" not in options
         return ranked and 2 < len(self.arms) <= MOST_RANKED
 

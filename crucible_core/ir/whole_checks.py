@@ -1,17 +1,17 @@
-"""What can be told of an experiment before its first stage, beyond each field and each stage by itself."""
+"""Checks of an experiment as a whole before its first stage, beyond each field and each stage by itself."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from crucible_core.errors import InvalidExperimentError
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.schedule import number_out_of_range
 from crucible_core.values.messages import closest, listing
 
-__all__ = ["check_crons", "check_groups", "why_not_elsewhere"]
+__all__ = ["ComparesGroups", "check_crons", "check_gates", "why_not_elsewhere"]
 
 
 def check_crons(experiment: Experiment) -> list[InvalidExperimentError]:
@@ -37,7 +37,32 @@ def why_not_elsewhere(stage: type) -> str | None:
     )
 
 
-def check_groups(
+@runtime_checkable
+class ComparesGroups(Protocol):
+    """A stage that compares groups of numbers, as `bench` does, so that a gate can watch one of them.
+
+    It may also have `groups`, the names of its groups if they are known before the run; a method `pairs(ctx)`, what
+    each pair of values is called; and `quantile`, which it compares instead of the mean.
+    """
+
+    @property
+    def metric(self) -> str:
+        """The metric that gets its result."""
+
+    def read_groups(self, ctx: Any, /) -> Mapping[str, Any]:
+        """The numbers of this Context that it compares, by the name of their group."""
+
+
+def check_gates(experiment: Experiment, stages: Iterable[object]) -> list[InvalidExperimentError]:
+    """The mistakes in the gates that can be found before the first of these stages runs."""
+    # Only if needed: a runtime-checkable Protocol is slow, and there may be thousands of stages.
+    if not any(gate.no_regression is not None and gate.no_regression.group for gate in experiment.gates or ()):
+        return []
+    comparing = [stage for stage in stages if isinstance(stage, ComparesGroups)]
+    return _check_groups(experiment, [(stage.metric, getattr(stage, "groups", None)) for stage in comparing])
+
+
+def _check_groups(
     experiment: Experiment, comparing: Sequence[tuple[str, Collection[str] | None]]
 ) -> list[InvalidExperimentError]:
     """The mistakes in the gates that watch a group.

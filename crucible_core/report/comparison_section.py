@@ -194,7 +194,7 @@ def _results(comparison: Comparison) -> Iterator[Table]:
 
 
 def _beside(left: Table, right: Table) -> Table:
-    """One table of two; what has no row of the right one, as a pair that was not tested, has dashes there."""
+    """The two tables as one; rows that the right one lacks, as for a pair that was not tested, have dashes there."""
     no_row = ("–",) * len(right.columns)
     rows = tuple((*one, *other) for one, other in itertools.zip_longest(left.rows, right.rows, fillvalue=no_row))
     return Table((*left.columns, *right.columns), rows, left.numeric | right.numeric)

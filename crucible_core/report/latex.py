@@ -94,7 +94,7 @@ def _latex_char(char: str) -> str:
 
 
 def _latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[str]) -> str:
-    """Tables that fit the page: long texts are wrapped, in smaller print; many rows make several tables."""
+    """A table that fits the page: long texts are wrapped, in smaller print; many rows make several tables."""
     align = "".join("r" if column in numeric else "l" for column in columns)
     widths, fits = _latex_widths([columns, *rows], [column in numeric for column in columns])
     head = [_latex_row(columns, widths), r"\midrule"] if any(column.strip() for column in columns) else []

@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm: `n` trials that are counted, their mean (None without one) and what is known of it."""
+    """One arm: its `n` trials that count, their mean (None without one) and what is known about it."""
 
     name: str
     n: int
@@ -89,7 +89,7 @@ class Leaderboard:
 def leaderboard_of(ctx: Context, rows: Sequence[Row]) -> Leaderboard:
     """The arms of these rows of trials, by the first comparison of the run that ranks them.
 
-    Without such a comparison, their means are those of the measure that the sweep names, and nothing is said of ranks.
+    Without such a comparison, their means are those of the measure that the sweep names, and the arms have no ranks.
     """
     arms = {one.name: one for one in _arms(rows, _measure(ctx))}
     for comparison in comparisons(ctx).values():

@@ -1,4 +1,4 @@
-"""What a report says of a locked experiment: whether the run is as it was locked, and what is exploratory."""
+"""What a report says about a locked experiment: whether the run is as it was locked, and what is exploratory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["as_data", "label", "labelled_as", "registration_in", "registration_s
 
 
 def registration_in(ctx: Context) -> Registration | None:
-    """The run's experiment beside its lock; None if it was not locked."""
+    """The run's experiment compared with its lock; None if it was not locked."""
     if ctx.experiment.lock is None:
         return None
     from crucible_core.ir.registration import registration_of  # noqa: PLC0415  # few experiments are locked
@@ -25,7 +25,7 @@ def registration_in(ctx: Context) -> Registration | None:
 
 
 def label(registration: Registration | None, metric: str) -> str:
-    """What is before the finding of a comparison that was not declared."""
+    """The words before the finding of a comparison that was not declared."""
     return "Exploratory: " if registration is not None and registration.exploratory(metric) else ""
 
 

@@ -132,7 +132,7 @@ def _headlines(ctx: Context) -> list[str]:
 
 
 def _to_open_with(ctx: Context) -> list[tuple[str, Any]]:
-    """The numbers of a run without a comparison, but for what it spent; of a series its last one, after the others."""
+    """The numbers of a run without a comparison, except what it spent; series come last, by their last value."""
     of_spending = f"{SPENT}." if spent_in(ctx.metrics) else None
     numbers = [one for one in results(ctx) if of_spending is None or not one[0].startswith(of_spending)]
     series = {name for name, value in ctx.metrics.items() if isinstance(value, Series)}
@@ -249,7 +249,7 @@ def _outputs_table(ctx: Context) -> Table | None:
 
 
 def decisions_table(events: Iterable[Event]) -> Table:
-    """One row per decision; columns that few decisions have are there if one has something to say."""
+    """One row per decision; columns that few decisions fill are there only if one does."""
     decisions = [event for event in events if isinstance(event, Decision)]
     texts = {one.id: one.decision for one in decisions} if any(one.depends_on for one in decisions) else {}
     rows = [

@@ -12,7 +12,7 @@ __all__ = ["spending_table"]
 
 
 def spending_table(metrics: Mapping[str, Any], limits: Mapping[str, float] | None) -> Table:
-    """A row for each thing that was spent, or for which there is a budget: how much, of how much, by which stage."""
+    """A row for each thing that was spent, or has a budget: the amount, the budget, the amount of each stage."""
     spent = spent_in(metrics)
     rows = tuple(
         (

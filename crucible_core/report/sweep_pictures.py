@@ -17,7 +17,7 @@ __all__ = ["sweep_pictures"]
 
 MOST_SERIES = 5
 LEAST_LEVELS = 3
-"""Values of a number that make a curve."""
+"""The fewest values of a number that make a curve."""
 
 Row = Mapping[str, Any]
 

@@ -95,7 +95,7 @@ def _decisions(trace: Trace) -> dict[str, list[str]]:
 
 
 def _diff_decisions(stage: str, left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    if left == right:  # at once, however often a decision was made
+    if left == right:  # a quick answer, however often a decision was made
         return
     for kind, low, high, start, end in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if kind != "equal":

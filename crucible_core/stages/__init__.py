@@ -1,4 +1,4 @@
-"""The built-in stages, each an entry point of the group `crucible.stages`: validate, data_checks, bench, report."""
+"""The built-in stages, entry points of the group `crucible.stages`: validate, data_checks, bench, report, trials."""
 
 from __future__ import annotations
 

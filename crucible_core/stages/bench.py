@@ -97,7 +97,7 @@ class PreferenceFields(BaseModel):
     winner: str = "winner"
     """The field with the winner: the name of an arm or of its field, or a word for a tie."""
     judge: str | None = None
-    """The field with the judge."""
+    """The field with the name of the judge."""
     item: str | None = None
     """The field with what was judged, such as the prompt; comparisons of one item are not independent."""
     ties: list[str] = Field(default=["tie"], min_length=1)
@@ -182,12 +182,12 @@ class Bench(Stage):
     """With a margin: whether "not worse by the margin" is a verdict too."""
     rope: float | None = Field(default=None, gt=0)
     """With `design: paired` or `resampled`: the region of practical equivalence, in units of the data. Each pair gets
-    Bayesian probabilities beside its test: of one being better by more than that, of practical equality, of the other.
+    Bayesian probabilities beside its test: that the first is better by more than that, that the second is, or neither.
     """
     higher_is_better: bool = True
     """Which direction is good, for verdicts, sweeps and rankings."""
     leaderboard: bool = False
-    """Whether the groups are also ranked by their means, with those that may be the best, as in a sweep."""
+    """Whether the groups are also ranked by their means, and which may be the best is shown, as in a sweep."""
     reference: float | None = None
     """With `design: one_sample`: the number that the one group is compared with."""
     quantile: float | None = Field(default=None, gt=0, lt=1)
@@ -242,7 +242,7 @@ class Bench(Stage):
         yield from self.declaration(experiment).problems()
 
     def _several_designs(self, experiment: Experiment) -> Iterator[str]:
-        """What to do about tests of several designs, which the original runs beside each other on the same groups."""
+        """What to write for tests of several designs, which the original runs together on the same groups."""
         fitting = TESTS_OF_DESIGN[self._declared_design(experiment)]
         others = [test for test in self._tests(experiment) if test != "auto" and test not in fitting]
         if others and len(others) < len(self._tests(experiment)):
@@ -405,7 +405,7 @@ class Bench(Stage):
         return power_as_planned(declared, groups, **self.planned.model_dump())
 
     def read_groups(self, ctx: Context) -> dict[str, Any]:
-        """The groups that this stage compares, by name, in order; also of a run that has ended.
+        """The groups that this stage compares, by name, in order; also from the Context of a run that has ended.
 
         Raises CannotTestError if they are not there, or if values are missing and `missing` is `refuse`.
         """
@@ -449,7 +449,7 @@ class Bench(Stage):
         return "all_pairs" if self._is_of_answers and open_to_choice and list(tests) == ["auto"] else self.compare
 
     def _design(self, experiment: Experiment) -> Design:
-        """The design of the values that are compared: items are pairs, of which some may share a cluster."""
+        """The design of the values that are compared: items are pairs, some of which may share a cluster."""
         if self._is_of_answers:
             return "clustered" if self.pair_by and self.clusters else "paired"
         return self._declared_design(experiment)

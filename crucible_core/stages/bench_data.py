@@ -51,8 +51,8 @@ class ComparedGroups(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupsInMapping:
-    """`assigns.NAME` or `metrics.NAME`; `clusters` is such a place too, with the cluster of each position, or of
-    each group's values by the name of the group.
+    """`assigns.NAME` or `metrics.NAME`. `clusters` is such a place too, with the cluster of each position, or a
+    mapping of each group's name to the clusters of its values.
     """
 
     data: str
@@ -79,7 +79,7 @@ class GroupsInMapping:
 
 @dataclass(frozen=True, slots=True)
 class GroupsInOutputs:
-    """Fields of the outputs: the group's name, the number, and by choice the pair and the cluster.
+    """Fields of the outputs: the group's name, the number, and optionally the pair and the cluster.
 
     Without pairs, a cluster is all that values of several groups share.
     """

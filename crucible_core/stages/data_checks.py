@@ -21,7 +21,7 @@ _OWN_STAGE = (
 
 
 class UnusableExamplesError(CrucibleError, ValueError):
-    """The examples cannot be checked, or fail the checks. The message says all: a traceback adds nothing."""
+    """The examples cannot be checked, or fail the checks. The message says it all: a traceback adds nothing."""
 
     explains_itself: ClassVar[bool] = True
 

@@ -118,7 +118,7 @@ def _write(ctx: Context, outputs: Sequence[OutputSpec]) -> Context:
         else:
             sys.stdout.write(text)
             sys.stdout.flush()
-    if unwritten:  # after the others: those are not lost
+    if unwritten:  # after the others, so that those are not lost
         raise CrucibleError("; ".join(unwritten))
     return ctx
 

@@ -52,7 +52,7 @@ __all__ = ["RunTrials", "run_trial"]
 
 PARTS: Final = ("assigns", "metrics", "artifacts", "outputs")
 COLUMNS: Final = ("arm", "replicate", "seed", "status", "seconds", "stage", "error", "reused")
-# What a trial does not depend on, or what its key has by itself.
+# What a trial does not depend on, or what is in its key already.
 NOT_OF_A_TRIAL: Final = dict.fromkeys(
     ("automation", "gates", "lock", "outputs", "schedule", "trigger", "variant", "variants")
 )
@@ -84,9 +84,9 @@ class RunTrials(Stage):
     replicates: int = Field(default=1, ge=1)
     """How often each arm is run, each time with another seed."""
     until: Until | None = None
-    """Goes on, `replicates` at a time, until the differences from the baseline are known so well."""
+    """Goes on, `replicates` at a time, until the differences from the baseline are known well enough."""
     search: Search | None = None
-    """Chooses the arms by what the earlier ones measured."""
+    """Chooses the arms by what earlier ones measured."""
     measure: str | None = None
     """The metric of a trial that is compared."""
     baseline: str | None = None
@@ -94,7 +94,7 @@ class RunTrials(Stage):
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     """On Dagster: the number of ops among which the trials are divided."""
     jobs: int = Field(default=1, ge=1)
-    """Processes, in each worker on Dagster."""
+    """The number of processes; on Dagster, of each worker."""
     engine: Engine | None = None
     """What runs the processes (default: `{kind: loky}`)."""
     seed: int = Field(default=0, ge=0)
@@ -141,7 +141,7 @@ class RunTrials(Stage):
         return ()
 
     def _arms(self) -> Sequence[Arm]:
-        """The arms; of a search, one for each value that shows whether the others can be."""
+        """The arms; for a search, one for each value that shows whether the other values are possible."""
         if self.search is None:
             return arms_of(self.arms, self.grid)
         return [arm_of({key: value}, ()) for key, values in self.search.space.items() for value in ends_of(values)]
@@ -206,7 +206,7 @@ class RunTrials(Stage):
             )
         costs = sweep.costs
         if costs.spent:
-            # Before anything else may fail: it is paid.
+            # Before anything else may fail, because it was paid.
             ctx = ctx._with("metrics", counted(ctx.metrics, ctx.stage, costs.spent))
         if costs.not_run:
             ctx = ctx.decide(
@@ -226,7 +226,7 @@ class RunTrials(Stage):
         return ctx
 
     def _rounds(self, table: list[Row]) -> Iterator[list[Trial]]:
-        """The trials of each round; `table` has by then the rows of those before."""
+        """The trials of each round; `table` then has the rows of the rounds before."""
         if self.search is not None:
             yield from searched(table, str(self.measure), self.replicates, self.seed, **self.search.model_dump())
             return
@@ -235,7 +235,7 @@ class RunTrials(Stage):
         while round_ := list(islice(trials, len(arms) * self.replicates)):
             yield round_
             if self.until is None or all(row.get(str(self.measure)) is None for row in table[-len(round_) :]):
-                return  # none of the last round measured anything: more of them would not either
+                return  # no trial of the last round measured anything, so more would not either
             if widest(self._differences(table)) <= self.until.width:
                 return
 
@@ -389,7 +389,7 @@ def _with_stages(sweep: RunTrials, experiment: Experiment, task: _Task) -> _Read
 
 
 def _columns(trial: Trial) -> Row:
-    """What the table says of the trial, also if its row was kept when the arm had another name."""
+    """What the table says about the trial, even if its row was kept when the arm had another name."""
     return {"arm": trial.arm.name, **trial.arm.varied, "replicate": trial.replicate, "seed": trial.seed}
 
 
@@ -407,7 +407,7 @@ class _Sweep:
     having: Having | None
 
     def rows(self, trials: Sequence[Trial]) -> list[Row]:
-        """The row of each trial: as it is kept already, or else as it is when the trial has been run.
+        """The row of each trial: the one that is kept already, or else the one of running it now.
 
         When the budget is used up, no other trial begins: what is left has no row.
         """
@@ -528,7 +528,7 @@ class _InMemory:
 
 
 def _shared(ctx: Context, file: Path | None, *, must_pickle: bool) -> tuple[SharedValue | _InMemory, str]:
-    """What each trial loads, and a digest of what a trial can see of it. Raises TrialsError if it must be pickled."""
+    """What each trial loads, and a digest of what it sees. Raises TrialsError if it must be pickled and cannot be."""
     base = replace(ctx, trace=Trace())
     try:
         shared = pickled(base, file)
@@ -549,7 +549,7 @@ def _seen(ctx: Context, part: str) -> Any:
     values = getattr(ctx, part)
     if part != "metrics" or SPENT not in values:
         return values
-    return {name: value for name, value in values.items() if name != SPENT}  # what was paid before is no input
+    return {name: value for name, value in values.items() if name != SPENT}  # what was paid before is not an input
 
 
 def _digest_of(part: Iterable[Any]) -> str:
@@ -561,7 +561,7 @@ def _digest_of(part: Iterable[Any]) -> str:
 def _with_resources(
     before: str, makers: Mapping[str, Maker], identify: Callable[[Any], str | None], run_id: str
 ) -> str:
-    """The digest, with the code of what makes the resources; of this run alone if that is not known."""
+    """The digest, with the code of what makes the resources; valid for this run only if that is not known."""
     code = [
         [name, (identify(one.factory) if isinstance(one, PlannedResource) else None) or run_id]
         for name, one in makers.items()
@@ -570,7 +570,7 @@ def _with_resources(
 
 
 def _digest_of_arm(stages: Sequence[PlannedStage], identify: Callable[[Any], str | None], run_id: str) -> str:
-    """A digest of the stages of an arm, their code and options; of this run alone if the code of one is not known."""
+    """A digest of an arm's stages, their code and options; valid for this run only if some code is not known."""
     parts = [
         [one.name, one.definition.enabled, one.stage.model_dump_json(), identify(type(one.stage)) or run_id]
         for one in stages

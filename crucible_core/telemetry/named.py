@@ -20,7 +20,7 @@ _log = logging.getLogger("crucible")
 def named_observers() -> tuple[Observer, ...]:
     """The observers that CRUCIBLE_OBSERVERS names, separated by commas; each is made by its entry point.
 
-    One that cannot be made is logged, once in a process, and left out: a run must not fail because nobody hears of it.
+    One that cannot be made is logged, once in a process, and left out: a missing observer must not fail a run.
     """
     asked = [name.strip() for name in os.environ.get(OBSERVERS_VARIABLE, "").split(",") if name.strip()]
     if not asked:

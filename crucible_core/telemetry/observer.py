@@ -103,7 +103,7 @@ class OpenTelemetryObserver(Observer):
         attributes: Attributes = MappingProxyType({}),
         began: datetime | None = None,
     ) -> RunSpans:
-        """Makes the spans of one run; `parent` is used if the observer has none."""
+        """What makes the spans of one run; `parent` is used if the observer has none."""
         return RunSpans(
             self.tracer_provider,
             experiment_id,

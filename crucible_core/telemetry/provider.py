@@ -21,7 +21,7 @@ __all__ = [
 _log = logging.getLogger("crucible")
 
 TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
-"""If any of them is in the environment, with OpenTelemetry's meaning, runs are traced."""
+"""Runs are traced if any of these variables is set; their meaning is OpenTelemetry's."""
 
 NEEDS_EXTRA = "needs the extra 'otel': pip install 'crucible-dagster[otel]'"
 PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}

@@ -13,7 +13,7 @@ _COLUMN = f"{SPENT}."
 
 
 class Costs:
-    """Adds up what trials have spent in this run: one that an earlier run has kept was paid there."""
+    """Adds up what trials have spent in this run. A trial that an earlier run has kept was paid there."""
 
     def __init__(self, limits: Mapping[str, float] | None, before: Mapping[str, float], shares: int) -> None:
         """`before` is what the stages before the trials have spent; `shares` divide the rest of the budget."""

@@ -1,7 +1,7 @@
 """Runs tasks in other processes: joblib hands them out, to processes of this machine or to a cluster.
 
 No pool keeps what its processes have done when one of them is killed. So each process writes what it did to the log,
-and what is not there is done again: the task that a process died of alone, and once.
+and what is not there is done again; a task during which a process died is tried once more, alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Task(Protocol):
         """What the result depends on."""
 
     def died(self, why: str) -> Row:
-        """The row of a task that no process survives."""
+        """The row of a task during which its processes died."""
 
 
 class Having(Protocol):
@@ -66,9 +66,9 @@ def run_in_processes(
 ) -> Iterator[tuple[str, Row]]:
     """Run each task in one of `jobs` processes and yield its key and row as it ends; the processes keep the rows.
 
-    A task is made `ready` when its turn comes, and sent so to the process that runs it. When `stops` becomes true, no
-    more tasks are sent, and those that were end; they are sent one by one then, to a process that is free. A process
-    has the resources of `having` until `end_processes`; one of a cluster, which nobody ends, for each batch of tasks.
+    A task is made `ready` when its turn comes, and is sent in that form. With `stops`, tasks are sent one by one to
+    free processes; when it becomes true, no more are sent, and those that were sent end. A process has the resources of
+    `having` until `end_processes`; a process of a cluster, which nobody ends, has them for each batch of tasks.
 
     Raises MissingExtraError if joblib or the cluster's package is missing, CrucibleError if the cluster does not
     answer.
@@ -108,7 +108,7 @@ def run_in_processes(
 
 
 def _results(joblib: Any, jobs: int, stops: Callable[[], bool] | None, calls: Iterator[Any]) -> Iterator[Any]:
-    """The results of the calls as they come; of a backend that cannot give them so, as of Ray, some at a time."""
+    """The results of the calls as they come; some at a time from a backend that cannot do that, such as Ray."""
     parallel = joblib.Parallel(n_jobs=jobs, batch_size=1)
     if parallel._backend.supports_return_generator:
         ahead = "2 * n_jobs" if stops is None else "n_jobs"
@@ -122,7 +122,7 @@ def _results(joblib: Any, jobs: int, stops: Callable[[], bool] | None, calls: It
 
 
 def _found(left: dict[str, T], log: TrialLog) -> Iterator[tuple[str, Row]]:
-    """What processes have kept of what they did, before they could say so."""
+    """The rows that processes have kept, but have not been able to report."""
     for key, row in log.rows(left).items():
         if row is not None:
             del left[key]
@@ -225,9 +225,9 @@ def _backend(joblib: Any, kind: str, address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_no_daemon() -> Iterator[None]:
-    """In a process of a pool, such as Celery's, joblib starts none: a pool ends its processes, but not theirs.
+    """In a process of a pool, such as Celery's, joblib starts no processes: a pool would not end them.
 
-    Those of this module end by themselves, so it is told that this process is of no pool.
+    The processes of this module end by themselves, so joblib is told that this process is not of a pool.
     """
     config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
     before = dict(config)

@@ -1,9 +1,9 @@
 """What is kept of each trial: a line as soon as it ends, appended by the process that ran it.
 
 `trials/<experiment>/<run>/<writer>` has lines of one process: a key, a space, and the trial's row as JSON. A key is
-what the result of a trial depends on, so a line that is there for a key need not be made again, in whichever run. A key
-with nothing behind it says that the trial has begun. When the rows of a run are gathered, its files are put together:
-`trials/<experiment>/<run>/compacted-<id>`. At all times each line is in a file, and in two is as good as in one.
+what the result of a trial depends on, so a trial whose key has a line need not be run again, in any run. A key with
+nothing behind it says that the trial has begun. When the rows of a run are gathered, its files are put together:
+`trials/<experiment>/<run>/compacted-<id>`. At all times each line is in some file; that it is in two does no harm.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
+from crucible_core.values.arguments import check_instance
+
 __all__ = ["TRIALS", "FolderFiles", "LogFiles", "Row", "TrialLog", "TrialSettings", "settings_of"]
 
 Row = dict[str, Any]
 
 TRIALS = "trials"
 LINES_PER_FILE = 1_000
-"""An object store writes a file anew for each line. A file of so many lines is not written to any more."""
+"""An object store writes a file anew for each line, so a file with this many lines gets no more."""
 COMPACTED = "compacted-"
 COMPACTED_BYTES = 4 << 20
 FEW = 8
-"""Files of another run, which may still be going on, are not looked at for compaction if there are no more."""
+"""Up to this many files of another run, which may still be going on, are left as they are."""
 
 
 class LogFiles(Protocol):
@@ -60,13 +62,18 @@ class TrialSettings(NamedTuple):
     identify: Callable[[type], str | None] | None = None
     """A digest of the code of a stage, or None if it is not known; by default, of its module's source."""
     fresh: bool = False
-    """Whether trials are run that an earlier run has kept."""
+    """Whether to run trials again that an earlier run has kept."""
 
 
 def settings_of(jobs: int | None, keep: str | os.PathLike[str] | None) -> TrialSettings:
-    """Those of a run in this process, whose rows are kept in the folder `keep`. Raises ValueError for no jobs."""
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs is a number of processes of at least 1, not {jobs}")
+    """The settings of a run in this process, whose rows are kept in the folder `keep`.
+
+    Raises WrongArgumentError if `jobs` is not a whole number, ValueError if it is below 1.
+    """
+    if jobs is not None:
+        check_instance("jobs", jobs, int, "a number of processes")
+        if jobs < 1:
+            raise ValueError(f"jobs is a number of processes of at least 1, not {jobs}")
     return TrialSettings(jobs, None if keep is None else FolderFiles(Path(keep).absolute()))
 
 
@@ -137,7 +144,7 @@ class TrialLog:
     def rows(self, keys: Iterable[str], *, fresh: bool = False) -> dict[str, Row | None]:
         """For each key, in order, the row that succeeded in any run, or failed in this one, or None. Raises OSError.
 
-        Those of another run say so: `reused`. With `fresh`, only those of this run.
+        Rows of another run have `reused: true`. With `fresh`, only rows of this run are found.
         """
         found: dict[str, Row | None] = dict.fromkeys(keys)
         runs = [f"{self._experiment}/{run}" for run in self._files.children(self._experiment)]
@@ -165,9 +172,9 @@ class TrialLog:
         return [key for key, ended in began.items() if not ended]
 
     def compact(self) -> None:
-        """Put the files of this run together, and those that are full of others that were read. Raises OSError.
+        """Put the files of this run together, and the full files of other runs that were read. Raises OSError.
 
-        For the process that gathers the rows of the run: what another one still appends here, it has already.
+        For the process that gathers the rows of the run: it already has whatever others still append here.
         """
         for folder in {self._run, *self._crowded}:
             self._compact(folder)

@@ -1,4 +1,4 @@
-"""Arms that are chosen by what the earlier ones measured: optuna's ask and tell, replayed from the table."""
+"""Arms that are chosen by what earlier ones measured: optuna's ask and tell, replayed from the table."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def searched(
     space: Mapping[str, Any],
     higher_is_better: bool | None,
 ) -> Iterator[list[Trial]]:
-    """The trials of each batch of arms; `table` has by then the rows of those before.
+    """The trials of each batch of arms; `table` then has the rows of the batches before.
 
-    What is asked for follows from the seed and from the mean of the measure of each arm, so a search that is gone on
-    with asks for the same arms. One that is asked for again is not run again; one that measured nothing has failed.
+    Which arms are chosen follows from the seed and from each arm's mean of the measure, so a search that is continued
+    chooses the same arms. An arm that is chosen again is not run again; one that measured nothing has failed.
 
-    Raises MissingExtraError.
+    Raises MissingExtraError if optuna is not installed.
     """
     try:
         import optuna  # noqa: PLC0415  # an extra
@@ -41,7 +41,7 @@ def searched(
         raise MissingExtraError("searching for the best options", "optuna") from error
     samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that it has made a study
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise it reports that it has made a study
     study = optuna.create_study(
         sampler=samplers[sampler](seed=seed % 2**32),
         direction="maximize" if higher_is_better is not False else "minimize",
@@ -72,7 +72,7 @@ def searched(
 
 
 def ends_of(values: Any) -> list[Any]:
-    """The values of an option that show whether all others can be: each choice, or both ends of the range."""
+    """The values of an option that show whether all are possible: each choice, or both ends of the range."""
     return values if isinstance(values, list) else [values["low"], values["high"]]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["SharedValue", "digest_of", "pickled"]
 
 ALIGNMENT = 64
-"""In bytes: arrays that are mapped begin as those in memory do."""
+"""In bytes: mapped arrays are aligned like those in memory."""
 
 
 class SharedValue:
@@ -23,7 +23,7 @@ class SharedValue:
         self._places = places
 
     def load(self) -> Any:
-        """The value, for one trial: what that changes in place stays its own. Raises OSError."""
+        """The value, for one trial: what the trial changes in place stays its own. Raises OSError."""
         if not self._places:
             return pickle.loads(self._header)  # noqa: S301  # pickled by this run
         with self._path.open("rb") as stream:

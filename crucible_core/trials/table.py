@@ -30,7 +30,7 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 
 class TrialsError(ValueError):
-    """Trials that cannot be, or cannot be gathered; `place` is where that is said, below `trials`."""
+    """Trials that are not possible, or cannot be gathered; `place` is where the mistake is, below `trials`."""
 
     explains_itself = True
 
@@ -58,7 +58,7 @@ class Trial(NamedTuple):
 
 
 def arms_of(arms: Mapping[str, Changes] | None, grid: Mapping[str, Sequence[Any]] | None) -> tuple[Arm, ...]:
-    """Each arm, once for each combination of the grid's values. Without arms and grid: one arm, as the file says.
+    """Each arm, once for each combination of the grid's values. Without arms and grid: one arm, the file as it is.
 
     Raises TrialsError if two of them have the same options, or if there are more than `MOST_TRIALS`.
     """
@@ -189,7 +189,7 @@ def _shown(label: str, value: Any) -> str:
 
 
 def _distinct(name: str, taken: Collection[str]) -> str:
-    """Long values that begin alike would give two arms one name."""
+    """A name that is not taken: long values that begin alike would give two arms the same name."""
     number = 2
     found = name
     while found in taken:

@@ -1,4 +1,4 @@
-"""When a sweep has replicates enough: each difference from the baseline has an interval that is narrow."""
+"""When a sweep has enough replicates: each difference from the baseline has a narrow interval."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def checked_name(name: object) -> str:
 
 
 def checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The mapping. Raises TypeError if it is none, or one of its names is not a string."""
+    """The mapping. Raises TypeError if it is not one, or one of its names is not a string."""
     check_mapping("this", values)
     for name in values:
         checked_name(name)
@@ -82,7 +82,7 @@ def checked_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def checked_share(confidence: Any) -> float:
-    """The confidence of a decision as a plain float, which goes into JSON. Raises ValueError."""
+    """The confidence of a decision as a plain float, for JSON. Raises ValueError if it is not from 0 to 1."""
     try:
         share = float(confidence)
     except (TypeError, ValueError, OverflowError):
@@ -93,7 +93,7 @@ def checked_share(confidence: Any) -> float:
 
 
 def not_a_name(name: object) -> TypeError:
-    """The error for it."""
+    """The error for a name that is not a string."""
     return TypeError(f"a name in a Context is a string, not {name!r:.80}")
 
 
@@ -107,7 +107,7 @@ def check_run_id(run_id: str) -> None:
 
 
 def new_run_id() -> str:
-    """A random one: as `str(uuid.uuid4())`, at a third of its cost, which a run of a few stages feels."""
+    """A random run id, like `str(uuid.uuid4())` at a third of its cost, which matters to a run of a few stages."""
     text = os.urandom(16).hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 

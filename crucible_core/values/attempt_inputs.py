@@ -17,12 +17,12 @@ C = TypeVar("C")
 class AttemptInputs(Generic[S]):
     """The stage with its options, and the values of a Context, as they are now.
 
-    Values in memory are copied, which takes the memory of one more of each; those from a store are read from it again,
-    and only if there is another attempt. What cannot be copied, such as an open connection, is passed on as it is.
+    Values in memory are copied, which takes the same memory again; those from a store are read from it again, and only
+    if there is another attempt. What cannot be copied, such as an open connection, is passed on as it is.
     """
 
     def __init__(self, stage: S, context: Any) -> None:
-        memo: dict[int, Any] = {}  # two names of one object are those of one copy
+        memo: dict[int, Any] = {}  # two names of one object become two names of one copy
         (self.stage,) = _copies([stage], memo)
         self._experiment = context.experiment.with_own_data()
         self._parts: Mapping[str, Callable[[], Any]] = {
@@ -55,6 +55,6 @@ def _copies(values: list[Any], memo: dict[int, Any]) -> list[Any]:
     try:
         return copy.deepcopy(values, memo)
     except Exception:  # noqa: BLE001  # whatever a user's class does here
-        memo.clear()  # it may have halves of copies now
+        memo.clear()  # it may hold unfinished copies now
         memo.update(known)
         return values if len(values) == 1 else [_copies([value], memo)[0] for value in values]

@@ -1,4 +1,4 @@
-"""What a decision says, and how events name each other: by ids that are made of what they are."""
+"""What a decision says, and how events name each other: by ids that are made from their content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crucible_core.values.arguments import check_mapping
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import cut
 
-__all__ = ["fields_of", "id_of", "made_readable", "parents_of"]
+__all__ = ["fields_of", "id_of", "lost", "made_readable", "parents_of"]
 
 
 def id_of(event: Any) -> str:
@@ -28,6 +28,14 @@ def id_of(event: Any) -> str:
     )
     said = "\0".join((event.kind, f"{event.at.timestamp():.6f}", *about))
     return hashlib.blake2s(said.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+
+
+def lost(heard: Iterable[Any], kept: Sequence[Any]) -> list[str]:
+    """The decisions among these events that are not among the kept ones."""
+    ids = set(map(id, kept))
+    missing = [event for event in heard if event.kind == "decision" and id(event) not in ids]
+    # Those of another process are equal, but not the same objects.
+    return [event.decision for event in missing if event not in kept]
 
 
 def parents_of(events: Iterable[Any]) -> dict[str, str]:
@@ -54,7 +62,7 @@ def fields_of(
 ) -> dict[str, Any]:
     """The fields of a decision that comes next in the trace; each text is as `readable` returns it.
 
-    Raises CrucibleError if it depends on one that is not there, TypeError for metadata that are no mapping.
+    Raises CrucibleError if it depends on one that is not there, TypeError for metadata that is not a mapping.
     """
     instead = (alternatives,) if isinstance(alternatives, str) else alternatives
     said: dict[str, Any] = {

@@ -13,9 +13,9 @@ __all__ = ["installed_entries"]
 def installed_entries(group: str) -> list[EntryPoint]:
     """The entry points of a group, by name and value.
 
-    As `importlib.metadata.entry_points`, which reads the entry points of everything that is installed: this one looks
-    for the group's name in each text, and reads those that have it, in a third of the time. It looks again once
-    something was installed: a run without a registry of its own asks each time.
+    `importlib.metadata.entry_points` reads the entry points of everything that is installed. This looks for the group's
+    name in each text first, and reads only those that have it, in a third of the time. It looks again when something
+    has been installed, because a run without a registry of its own asks each time.
     """
     return list(_found(group, tuple(_state(place) for place in sys.path)))
 

@@ -56,7 +56,7 @@ class PersistentList(Sequence[T], Generic[T]):
         return self._size >= earlier._size and all(a is b or a == b for a, b in zip(earlier, self, strict=False))
 
     def since(self, earlier: PersistentList[T]) -> list[T]:
-        """What this sequence, which extends `earlier`, has more; nothing that is in a store is read."""
+        """The items that this sequence has after `earlier`, which it extends; nothing in a store is read."""
         return self._buffer[earlier._size : self._size]
 
     @overload

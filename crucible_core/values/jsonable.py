@@ -75,7 +75,7 @@ _INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}  # as JSON has them
 
 
 def as_number(value: Any) -> float | int | None:
-    """The value as a number that can be compared with a bound; None for what is not a number, NaN among them.
+    """The value as a number that can be compared with a bound; None for what is not a number, including NaN.
 
     A boolean is one: it counts as 1 or 0. Decimal, Fraction, and numbers of numpy become int or float.
     """
@@ -112,7 +112,7 @@ def safe_text(text: str) -> str:
 
 
 def shown_text(text: str) -> str:
-    """As `safe_text`, without the secrets that can be known everywhere: not those of a stage's options."""
+    """As `safe_text`, without the secrets that are known everywhere, unlike those of a stage's options."""
     from crucible_core.values.redaction import scrub  # noqa: PLC0415  # few runs fail or log
 
     return safe_text(scrub(text))

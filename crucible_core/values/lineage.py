@@ -1,7 +1,7 @@
 """The folder of a run, which the runs that resume or retry it share, and the checkpoints that stages keep in it.
 
-Whatever runs stages says where the folder of a run is; nothing is made before a stage asks for it. Of a Context that no
-run has, as in a test of a stage, it is a temporary folder of this process.
+Whatever runs stages says where the folder of a run is; nothing is made before a stage asks for it. For a Context that
+belongs to no run, as in a test of a stage, it is a temporary folder of this process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _part: ContextVar[str] = ContextVar("crucible_part_of_run", default="")
 
 @contextlib.contextmanager
 def kept_in(run_id: str, kept: Kept) -> Iterator[None]:
-    """While the run's stages run in this process."""
+    """Says where the run's folder is, while its stages run in this process."""
     before = _RUNS.get(run_id)
     _RUNS[run_id] = kept
     try:
@@ -55,7 +55,7 @@ def kept_in(run_id: str, kept: Kept) -> Iterator[None]:
 
 @contextlib.contextmanager
 def part_of_run(name: str) -> Iterator[None]:
-    """While a part of a run works that has a folder of its own inside of the run's: a trial."""
+    """While a part of a run, such as a trial, runs with a folder of its own inside the run's."""
     token = _part.set(name)
     try:
         yield
@@ -85,7 +85,7 @@ def folder_of(run_id: str) -> Any:
 def save(ctx: Any, name: str, value: Any) -> tuple[str, str]:
     """Keep the value as the stage's checkpoint of that name; returns the artifact's name and path.
 
-    It replaces the one before only when all of it is written: whoever is killed leaves one of the two.
+    It replaces the one before only when all of it is written: a killed process leaves one of the two.
     """
     path = _checkpoint(ctx, name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def save(ctx: Any, name: str, value: Any) -> tuple[str, str]:
 
 
 def restore(ctx: Any, name: str, default: Any) -> Any:
-    """The stage's last checkpoint of that name in this run and those that it goes on from, or the default."""
+    """The stage's last checkpoint of that name in this run or those that it continues, or the default."""
     try:
         content = _checkpoint(ctx, name).read_bytes()
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def _checkpoint(ctx: Any, name: str) -> Any:
     stage = _stage_of(ctx)
     names = [one.name for one in ctx.experiment.pipeline]
     until = ctx.experiment.pipeline[: names.index(stage) + 1] if stage in names else ()
-    # With other options, its own or of a stage before it, an earlier attempt did not do what this one would have done.
+    # With other options, of this stage or one before it, an earlier attempt did not do what this one would do.
     asked = to_jsonable_python([[[one.module, one.options] for one in until], ctx.experiment.seed])
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     return folder_of(ctx.run_id) / "checkpoints" / f"{quote(stage or '-', '')}-{key}" / f"{quote(name, '')}.pickle"

@@ -1,4 +1,4 @@
-"""Contexts that threads or tasks of a stage have made of one Context, made one Context again."""
+"""Merges the Contexts that threads or tasks of a stage have made from one Context."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PARTS = ("metrics", "artifacts", "assigns")
 
 
 def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
-    """The Context with what each of the others has more, in their order; `attempt` hears what it has not heard.
+    """The Context with what each of the others has added, in their order; `attempt` hears what it has not heard.
 
-    Raises CrucibleError for a Context that was not made of this one, and for a name that two of them have set to
+    Raises CrucibleError for a Context that was not made from this one, and for a name that two of them have set to
     different values; BudgetExceededError if they have spent too much together.
     """
     # By `vars`, and not by attributes: where the reads of a stage are recorded, none of this counts as one.
@@ -57,13 +57,13 @@ def merged(base: Any, others: Sequence[Any], attempt: Any) -> Any:
 
 
 def changed_entries(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a part of a Context that are new, or other objects. Of what is in a store, nothing is read."""
+    """The entries of a part of a Context that are new, or are other objects. Nothing in a store is read."""
     earlier, missing = _entries(before), object()
     return {name: value for name, value in _entries(after).items() if earlier.get(name, missing) is not value}
 
 
 def _entries(part: Any) -> Mapping[str, Any]:
-    """The values, and in place of those that are in a store whatever stands for them."""
+    """The values; in place of those in a store, whatever stands for them."""
     return part.entries() if hasattr(part, "entries") else part  # type: ignore[no-any-return]
 
 
@@ -92,7 +92,7 @@ def _added(before: Any, after: Any) -> list[Any]:
 
 
 def _found(part: str, before: Any, parts: Sequence[Any]) -> dict[str, Any]:
-    """Name -> value, of what any of them has set."""
+    """Name -> value, for what any of them has set."""
     given: dict[str, list[tuple[int, Any]]] = {}
     for number, one in enumerate(parts, 1):
         for name, value in changed_entries(before, one).items():
@@ -109,7 +109,7 @@ def _value(part: str, name: str, before: Any, given: Sequence[tuple[int, Any]]) 
         return _joined(was, values)
     if part == "metrics" and name == SPENT and all(map(is_spending, values)):
         return joined(was, values)
-    # A copy from another process is not what it was there, but no change.
+    # A copy from another process is another object, but not a change.
     changed = [(number, value) for number, value in given if was is None or not same(value, was)] or given[:1]
     (first, value), *rest = changed
     for number, other in rest:
@@ -122,7 +122,7 @@ def _value(part: str, name: str, before: Any, given: Sequence[tuple[int, Any]]) 
 
 
 def _joined(was: Series | None, given: Sequence[Series]) -> Series:
-    """The series with the points that each has more, those of the first one first."""
+    """The series with the points that each has added, those of the first one first."""
     points = [] if was is None else was.points
     return Series([*points, *(point for one in given for point in one.points[len(points) :])])
 

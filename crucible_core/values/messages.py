@@ -35,6 +35,11 @@ UNUSED = (
     "method returns a new Context: `ctx = ctx.put_metric(...)`, then `return ctx`"
 )
 
+LOST = (
+    "stage %r decided %r on a Context that it did not return: the trace has no such decision. Every method returns a "
+    "new Context: `ctx = ctx.decide(...)`, then `return ctx`"
+)
+
 
 def as_written(text: str) -> str:
     """The text with the modules beside an experiment file named as the file names them."""
@@ -67,7 +72,7 @@ def printable(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text; of a longer one its first `limit` characters, and how many more there are."""
+    """The text; if it is longer, its first `limit` characters and how many more there are."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 
@@ -81,7 +86,7 @@ def listing(names: Iterable[str]) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """`str(error)` without secrets, also of an exception that has no text of its own."""
+    """`str(error)` without secrets, even if the exception cannot give its text."""
     from crucible_core.values.redaction import scrub  # noqa: PLC0415  # for errors only
 
     try:
@@ -91,7 +96,7 @@ def error_text(error: BaseException) -> str:
 
 
 def path_hint(error: BaseException) -> str:
-    """For a file with a relative path that was not found: what the path is relative to; nothing for other errors."""
+    """For a relative path to a file that was not found: what the path is relative to; nothing for other errors."""
     if not isinstance(error, FileNotFoundError):
         return ""
     here = ""
@@ -155,7 +160,7 @@ _PLAIN_WORDS = {
 
 
 def without_echoes(mistakes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Pydantic's errors without those of a key that is missing because it was misspelt, which the unknown key says."""
+    """Pydantic's errors without those of missing keys that were misspelt: the error of the unknown key covers them."""
     found = list(mistakes)
     unknown: dict[tuple[str | int, ...], list[str]] = {}  # by the place that they are in: there may be thousands
     for one in found:
@@ -181,7 +186,7 @@ def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    from pydantic import BaseModel  # noqa: PLC0415  # who words no mistake of a model does not wait for it
+    from pydantic import BaseModel  # noqa: PLC0415  # only for mistakes in a model
 
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

@@ -14,7 +14,7 @@ MOST_OF_A_VALUE = 120
 
 
 class Run(Protocol):
-    """What is shown of a Context, which this module cannot name: it is one floor below."""
+    """What is shown of a Context, whose class this module cannot import: it is one layer below."""
 
     experiment_id: str
     run_id: str

@@ -16,8 +16,8 @@ MARKERS = (".crucible", "pyproject.toml", ".git")
 def project_folder(start: Path | None = None, *, here: str | None = None) -> Path:
     """The nearest folder with `.crucible`, `pyproject.toml` or `.git`, from `start` upward; else the working directory.
 
-    `start` is the folder of an experiment file; by default the working directory. `here` is the working directory that
-    is meant, by default that of now.
+    `start` is the folder of an experiment file; by default the working directory. `here` replaces the
+    current working directory.
     """
     here = here or os.getcwd()  # noqa: PTH109  # as texts: with paths it takes as long as several stages
     folder = os.path.normpath(os.path.join(here, start or ""))  # noqa: PTH118  # `..` is resolved, links are not
@@ -31,15 +31,15 @@ def project_folder(start: Path | None = None, *, here: str | None = None) -> Pat
 def report_folder(start: Path | None = None) -> Path:
     """The folder that CRUCIBLE_OUTPUT_ROOT names, or `reports` in that of the project. No experiment file can set it.
 
-    Raises CrucibleError as `absolute`.
+    Raises CrucibleError as `absolute` does.
     """
     return ReportFolder(start).path
 
 
 class ReportFolder:
-    """`report_folder` as of now. The project's folder is searched for when it is first asked for: most runs never do.
+    """`report_folder` as of now. The project's folder is searched for only when it is first needed: most runs never do.
 
-    Raises CrucibleError as `absolute`.
+    Raises CrucibleError as `absolute` does.
     """
 
     __slots__ = ("_found", "_here", "_start")

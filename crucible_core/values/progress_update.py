@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from time import perf_counter, time
@@ -39,12 +39,12 @@ class ProgressUpdate:
     key: int
     """Distinguishes the pieces of work of one stage."""
     description: str
-    """What is done; by default the stage's name."""
+    """What the work is; by default the stage's name."""
     count: float
     total: float | None
-    """None if unknown."""
+    """The whole of it; None if unknown."""
     seconds: float
-    """Since the work began."""
+    """The time since the work began."""
     ended: bool = False
     """The last update, whether or not all of it was done."""
 
@@ -109,6 +109,11 @@ class Updates:
     def progress(self, update: ProgressUpdate) -> None:
         for observer in self._observers:
             self._call(observer, observer.on_progress, update)
+
+    def metrics(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """A stage has put metrics into a Context of this run."""
+        for name, value in values.items() if run_id == self.run_id else ():
+            self.metric(name, value)
 
     def metric(self, name: str, value: Any) -> None:
         """A stage has put a metric. Those of a quick stage are not sent: its trace and result have them."""

@@ -33,15 +33,15 @@ class Attempt(Protocol):
 SHORTEST: Final = 8
 """Shorter values of the environment occur in any text by chance."""
 LONGEST_WORD: Final = 16
-"""A value that is one plain word, such as `crucible`, is looked for only from this length on."""
+"""A value that is one plain word, such as `crucible`, is looked for only if it has at least this length."""
 
 _ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY", "CREDENTIAL", "CREDENTIALS")
 _WORDS = {"KEY", "KEYS", "PASS", "TOKENS", "SECRETS", "PASSWORDS", "DSN"}
-# What comes after such a word and makes the whole the name of something that may be known.
+# Endings after such a word that make the whole the name of something that is not secret.
 _OPEN = {"FILE", "PATH", "DIR", "ID", "NAME", "URL", "URI", "SOCK", "TYPE", "PUBLIC", "ENABLED", "TIMEOUT", "TTL"}
 
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]*|[A-Z]+")
-# Beginning with what is rare, and with no two parts that take the same characters: linear in any text.
+# Each begins with something rare, and no two parts take the same characters: the time is linear in any text.
 _IN_URL = re.compile(r"://([^\s/?#:@\"'<>]*):([^\s/?#\"'<>]+)@")
 _ALONE_IN_URL = re.compile(r"://([^\s/?#:@\"'<>]{16,})@")
 _IN_QUERY = re.compile(r"([?&;][\w.%-]{1,60}=)([^\s&;#\"'<>)\]}]{4,})")
@@ -58,7 +58,7 @@ _QUERY_NAME = re.compile(
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """The text with masks in the place of `secrets` (the longest first), of the environment's, and of marked ones.
 
-    A secret is found too where it is written as in Python, in JSON or in a URL.
+    A secret is also found where it is written as in Python, in JSON or in a URL.
     """
     for secret in (*secrets, *secrets_of_environment()):
         if secret and secret in text:
@@ -77,13 +77,13 @@ def masked(value: Any, attempt: Attempt | None = None, run_id: str = "") -> Any:
     """The value with masks in every text in it: a text, or lists, tuples and mappings that hold some.
 
     Any other object is left as it is; so is a value with nothing to mask, which is returned itself. The secrets of a
-    stage's options are known to the attempt at it that runs, if it is one of the run.
+    stage's options are known to the running attempt at the stage, if it is of the run.
     """
     return _masked(value, attempt.readable if attempt is not None and attempt.run_id == run_id else scrub)
 
 
 def _masked(value: Any, readable: Callable[[str], str], above: tuple[int, ...] = ()) -> Any:
-    if len(above) > MAX_DEPTH or id(value) in above:  # deeper than that, and in a value that is within itself,
+    if len(above) > MAX_DEPTH or id(value) in above:  # at greater depth, and in a value that contains itself,
         return value  # nothing is shown
     inside = (*above, id(value))
     match value:
@@ -102,8 +102,8 @@ def _masked(value: Any, readable: Callable[[str], str], above: tuple[int, ...] =
 
 def secrets_of_environment() -> tuple[str, ...]:
     """The secrets that the environment holds now, the longest first."""
-    # To decode it all takes a hundred microseconds, and it is asked for every text: whether it is what it was is asked
-    # of the bytes behind it, where Python has them.
+    # Decoding all of it takes a hundred microseconds, and every text needs it. So the bytes behind it, where Python has
+    # them, tell whether it has changed.
     raw = getattr(os.environ, "_data", None)
     if raw is None or raw != _last[0]:
         _last[:] = [dict(raw or {}), _secrets_in(os.environ)]
@@ -141,7 +141,7 @@ def _can_be_found(value: str) -> bool:
 def _written(secret: str) -> tuple[str, ...]:
     """How it is written in Python, in JSON and in a URL, where that differs from the secret itself."""
     found = {repr(secret)[1:-1], json.dumps(secret)[1:-1]}
-    with contextlib.suppress(UnicodeEncodeError):  # a half surrogate is in no URL
+    with contextlib.suppress(UnicodeEncodeError):  # a URL has no half surrogates
         found |= {quote(secret), quote(secret, safe="")}
     return tuple(found - {secret})
 

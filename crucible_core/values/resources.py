@@ -1,7 +1,7 @@
 """What stages need and no run can keep, such as a client or a connection: made on first use, closed at the end.
 
 Whatever runs stages says which resources a run has; in each process a resource is made when a stage first asks for it,
-and closed when the part of the run in that process is over. They are known by the run, and not by the thread or the
+and closed when the part of the run in that process is over. They belong to the run, and not to the thread or the
 Context: threads of a stage have them too, and a Context is the same with and without them.
 """
 
@@ -36,7 +36,7 @@ class UnknownResourceError(CrucibleError, KeyError):
 
 
 Maker = Callable[[], Any]
-"""Makes a resource, or whatever gives it as a context manager."""
+"""Makes a resource, or a context manager that gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Unsent:
     why: str
 
     def __call__(self) -> Any:
-        """Raises CrucibleError."""
+        """Raises CrucibleError, which says why it could not be sent."""
         raise CrucibleError(
             f"the resource {self.name!r} was passed to the run as an object, which cannot be sent to the process of "
             f"this stage: {self.why}; declare it under `resources:` in the experiment file, to be made in each process"
@@ -82,7 +82,7 @@ class Resources(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """The resource, made now if nobody has asked for it before.
 
-        Raises UnknownResourceError, and what its factory raises; then the next one who asks has it made again.
+        Raises UnknownResourceError, and what its factory raises; the next request then has it made again.
         """
         if name not in self.makers:
             has = f"this run has: {listing(self.makers)}" if self.makers else "this run has none"
@@ -140,7 +140,7 @@ class Resources(Mapping[str, Any]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Close one of them; the rest is what ended the run, if anything did."""
+        """Close one of them; the other arguments are what ended the run, if anything did."""
         try:
             closed = close(kind, error, trace)
             if isinstance(closed, Awaitable):
@@ -151,7 +151,7 @@ class Resources(Mapping[str, Any]):
             if raised is not error:
                 said = "closing the resource %r failed: %s: %s; the run's result does not change"
                 _log.error(said, name, type_name(raised), self._readable(error_text(raised)))
-        return False  # what ended the run is not a resource's to withhold
+        return False  # a resource must not suppress what ended the run
 
     def __contains__(self, name: object) -> bool:
         return name in self.makers
@@ -174,7 +174,7 @@ async def _awaited(work: Awaitable[Any]) -> Any:
 
 
 def ready_made(given: Mapping[str, Any]) -> dict[str, Maker]:
-    """Resources that were passed to a run. Raises CrucibleError for what is no mapping of names."""
+    """Resources that were passed to a run. Raises TypeError for anything but a mapping of names."""
     from crucible_core.values.arguments import checked_names  # noqa: PLC0415  # few runs get some
 
     return {name: Ready(value) for name, value in checked_names(given).items()}
@@ -195,7 +195,7 @@ def resources_of(run_id: str) -> Resources:
 
 @contextlib.contextmanager
 def held(run_id: str, makers: Mapping[str, Maker], readable: Callable[[str], str] = str) -> Iterator[None]:
-    """While a part of the run works in this process; the last of them closes what was made."""
+    """Holds the resources while a part of the run works in this process; the last part closes what was made."""
     with _lock:
         resources, count = _RUNS.get(run_id, (None, 0))
         _RUNS[run_id] = (Resources(makers, readable) if resources is None else resources, count + 1)

@@ -36,7 +36,7 @@ class Series(Mapping[str, float]):
     __slots__ = ("_buffer", "_size")
 
     def __init__(self, points: Sequence[tuple[int, float]]) -> None:
-        """Of pairs of a step and a value. Raises ValueError for none."""
+        """From pairs of a step and a value. Raises ValueError if there are none."""
         if not points:
             raise ValueError("a series has at least one point")
         # Shared with the versions that it came from, as by PersistentList: each sees its own first `_size` points.
@@ -58,7 +58,7 @@ class Series(Mapping[str, float]):
         return [value for _, value in self.points]
 
     def extended(self, step: int, value: float) -> Series:
-        """With one more point."""
+        """The series with one more point."""
         buffer, size = self._buffer, self._size
         point = (step, value)
         if len(buffer) == size:
@@ -144,7 +144,7 @@ def with_point(
 ) -> PersistentDict[Any]:
     """The metrics with a point more in that series; `hear` is called with its name, step and value.
 
-    Raises TypeError for a name, value or step that is not one, and CrucibleError for a metric that is not a series.
+    Raises TypeError for a wrong type of name, value or step, and CrucibleError for a metric that is not a series.
     """
     if type(value) is not float:
         if isinstance(value, str | bytes):

@@ -61,7 +61,7 @@ class BudgetExceededError(CrucibleError):
 def counted(metrics: PersistentDict[Any], stage: str, amounts: Mapping[str, Any]) -> PersistentDict[Any]:
     """The metrics with that much more spent by the stage.
 
-    Raises TypeError for a name or an amount that is not one, ValueError for an amount that is negative or not finite,
+    Raises TypeError for a wrong type of name or amount, ValueError for an amount that is negative or not finite,
     and CrucibleError if `put_metric` has set the metric `spent` to something else.
     """
     before = metrics.get(SPENT)
@@ -95,7 +95,7 @@ def _amount(name: str, given: Any) -> float:
 
 
 def joined(before: Any, given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was spent `before`, and what each of the others has more: they have all gone on from it."""
+    """What was spent `before`, plus what each of the others, which all began with that, has added."""
     earlier = before[BY_STAGE] if is_spending(before) else {}
     by_stage = {stage: {**of_stage} for stage, of_stage in earlier.items()}
     for one in given:
@@ -117,7 +117,7 @@ def spent_in(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    """What the later metrics of two have more."""
+    """What was spent between the metrics `before` and `after`."""
     earlier = spent_in(before)
     return {name: one - earlier.get(name, 0) for name, one in spent_in(after).items() if one != earlier.get(name)}
 
@@ -129,7 +129,7 @@ def carried(after: Mapping[str, Any], before: PersistentDict[Any]) -> Persistent
 
 
 def over(limits: Mapping[str, float] | None, spent: Mapping[str, float]) -> str | None:
-    """The name of the first budget of which more is spent than its limit."""
+    """The name of the first budget whose limit is exceeded."""
     passed = (name for name, limit in (limits or {}).items() if spent.get(name, 0) > limit * (1 + ROUNDING))
     return next(passed, None)
 
@@ -159,12 +159,12 @@ def is_final(error: BaseException) -> bool:
 
 
 def stages_of(metrics: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Stage -> how much of that it has spent."""
+    """Stage -> how much it has spent of what `name` names."""
     found = metrics.get(SPENT)
     by_stage = found[BY_STAGE] if is_spending(found) else {}
     return {stage: one[name] for stage, one in by_stage.items() if name in one}
 
 
 def is_spending(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether that is what this module keeps as the metric `spent`."""
+    """Whether the value is what this module keeps as the metric `spent`."""
     return isinstance(value, Mapping) and isinstance(value.get(BY_STAGE), Mapping)

@@ -37,10 +37,10 @@ Notify = Callable[["Alert"], None]
 ATTEMPTS = 5
 """How many times a notifier that raises is called for one alert."""
 PATIENCE = 30.0
-"""Seconds after which the rest waits for the next evaluation: Dagster ends one after 60."""
+"""Seconds after which the rest waits for the next evaluation: Dagster stops an evaluation after 60."""
 SETTLES = 60.0
-"""Seconds for which an event may be there before the run's status and tags say the same, or before an event with a
-lower id is: Dagster stores the event first, and ids are given out before they can be seen."""
+"""Seconds by which an event may be visible before the run's status and tags agree with it, or before an event with a
+lower id is visible: Dagster stores the event first, and the database gives out ids before the rows can be seen."""
 EVENTS = 100
 MAX_SENTENCE = 1_000
 
@@ -62,7 +62,7 @@ _FACTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A failure that somebody should know of."""
+    """A failure that somebody should know about."""
 
     kind: AlertKind
     experiment: str
@@ -76,11 +76,11 @@ class Alert:
     link: str | None = None
     """The run's page, if `ui` was given."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What else is known: `job`, and those of `variant`, `schedule`, `tick`, `sensor`, `updated` that there are."""
+    """What else is known: `job`; and `variant`, `schedule`, `tick`, `sensor` and `updated`, if the run has them."""
 
     @property
     def key(self) -> str:
-        """The same for the same failure, so that a second notification can be recognized."""
+        """A text that is the same for the same failure, so that a repeated notification can be recognized."""
         return f"{self.run_id} {self.kind} {self.gate or ''}".rstrip()
 
 
@@ -97,13 +97,13 @@ def failure_sensor(
     """A sensor that calls `notify` once for each failed run, and for each failed gate of severity `error`.
 
     Add it to your Definitions, with the experiments. `experiments` are ids; by default, all experiments of this code
-    location, and runs launched from a command line. With `gates`, a run that failed because of a gate is reported by
-    its gates alone. A run that Dagster is about to retry is not reported. `ui` is the address of the webserver, for
-    links. `minimum_interval_seconds` is Dagster's own, by default 30.
+    location, and runs launched from a command line. With `gates`, a run that failed because of a gate is reported once
+    for each such gate, not as a failed run. A run that Dagster is about to retry is not reported. `ui` is the address
+    of the webserver, for links. `minimum_interval_seconds` is Dagster's setting, by default 30.
 
     Each failure is reported at least once: if `notify` raises, it is called again, up to five times in all, and if the
-    process is killed during an evaluation, everything since the last one is reported again. A run that Dagster is still
-    recording the end of is looked at again, for a minute. An alert that cannot be sent never hides another failure.
+    process is killed during an evaluation, everything since the last one is reported again. If Dagster is still
+    recording the end of a run, it is looked at again, for a minute. An alert that cannot be sent never hides another.
     """
     wanted = None if experiments is None else frozenset(experiments)
 
@@ -144,9 +144,9 @@ class _Evaluation:
         known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
         self._start = context.last_sensor_start_time
         self._seen: dict[str, int] = known.get("seen", {})
-        """Kind of event -> the storage id up to which no look is needed any more."""
+        """Kind of event -> the storage id up to which everything is done."""
         self._recent: dict[str, dict[str, tuple[float, bool]]] = known.get("recent", {})
-        """Kind -> storage id of an event after that -> when it was first seen, and whether it was dealt with."""
+        """Kind -> storage id of a later event -> when it was first seen, and whether it is done."""
         if not known or known.get("start") != self._start:
             self._skip_what_was_before()
         self._again: dict[str, int] = known.get("again", {})
@@ -184,7 +184,7 @@ class _Evaluation:
         now, recent = time.time(), self._recent.setdefault(kind, {})
         first, done = recent.get(str(record.storage_id), (now, False))
         if not done:
-            # A process that dies right after it stored the event never sets the status, and the run has ended even so.
+            # A process that dies right after storing the event never sets the status, but the run has still ended.
             done = self._is_settled(record.run_id) or now - first >= SETTLES
             if done:
                 self._report(record.run_id, kind)
@@ -210,7 +210,7 @@ class _Evaluation:
             del recent[str(number)]
 
     def _skip_what_was_before(self) -> None:
-        """What happened before the sensor was switched on, or while it was off, is not reported."""
+        """Do not report what happened before the sensor was switched on, or while it was off."""
         for kind, event_type in _EVENTS.items():
             filtered = RunStatusChangeRecordsFilter(event_type, before_timestamp=self._start)
             found = self._instance.fetch_run_status_changes(filtered, limit=1).records
@@ -238,7 +238,7 @@ class _Evaluation:
             del self._again[key]
 
     def _report(self, run_id: str, kind: _Kind, *, only: Collection[str] | None = None) -> set[str]:
-        """Report the run, or `only` these alerts of it; returns the keys of all its alerts."""
+        """Report all alerts of the run, or `only` these; returns the keys of those that the run has."""
         found = set()
         for alert in self._alerts(run_id, kind):
             if only is not None and alert.key not in only:
@@ -302,7 +302,7 @@ class _Evaluation:
 def _why(instance: DagsterInstance, run_id: str) -> tuple[str | None, str]:
     try:
         failure = History(instance).run(run_id).failure
-    except CrucibleError as error:  # what the run left cannot be read, and somebody should know of the failure anyway
+    except CrucibleError as error:  # what the run left cannot be read, but somebody should still know about it
         return None, str(error)
     return (failure.stage, failure.reason) if failure else (None, "no cause is recorded")
 

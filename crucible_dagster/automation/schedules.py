@@ -1,4 +1,4 @@
-"""The schedule of an experiment: which runs a tick launches, late ticks and missed ones among them.
+"""The schedule of an experiment: which runs a tick launches, also if it is late or was missed.
 
 Dagster's daemon evaluates a schedule once for the newest tick that has passed, and again if that was interrupted; it
 ignores older ticks. Every run that is launched for a tick is tagged with it, and `crucible_dagster.execute.run_claims`
@@ -59,7 +59,7 @@ def schedule_name(experiment: Experiment) -> str:
 def schedule_for(experiment: Experiment, job: JobDefinition) -> ScheduleDefinition | None:
     """The schedule that the experiment asks for.
 
-    Raises InvalidExperimentError for times that Dagster refuses.
+    Raises InvalidExperimentError for a cron schedule or time zone that Dagster refuses.
     """
     schedule = experiment.schedule
     if schedule is None:
@@ -92,7 +92,7 @@ def tick_tags(schedule: Schedule, tick: datetime) -> dict[str, str]:
 
 
 class _Evaluation:
-    """A schedule that is evaluated for one tick."""
+    """The evaluation of a schedule for one tick."""
 
     def __init__(self, name: str, schedule: Schedule, context: ScheduleEvaluationContext) -> None:
         self.name = name
@@ -102,7 +102,7 @@ class _Evaluation:
 
     def request(self, tick: datetime) -> RunRequest:
         tags = {**tick_tags(self.schedule, tick), **tags_of_variant(self.schedule.variant)}
-        # By this key, Dagster finds the run that it created before it was interrupted.
+        # With this key, Dagster finds the run that it had created before it was interrupted.
         return RunRequest(run_key=tags[TICK_TAG], run_config=config_of_variant(self.schedule.variant), tags=tags)
 
     @property
@@ -112,8 +112,8 @@ class _Evaluation:
     def of_earlier_ones(self, run_ids: Iterable[str]) -> Iterator[str]:
         """The runs that the evaluation of another tick created.
 
-        A run that this tick's evaluation created, before it was interrupted or in a second daemon, is found by Dagster
-        by its key and submitted; if it were cancelled here, Dagster would still find it and create no other.
+        This tick's own evaluation may have created a run before it was interrupted, or in another daemon. Dagster finds
+        it by its key and submits it. If it were cancelled here, Dagster would still find it and create no other.
         """
         for run_id in run_ids:
             run = self.instance.get_run_by_id(run_id)
@@ -121,7 +121,7 @@ class _Evaluation:
                 yield run_id
 
     def ticks(self, until: datetime, limit: int) -> Ticks | None:
-        """The last ticks before `until`; None if it is not known since when the schedule has been on."""
+        """The last ticks before `until`; None if it is not known since when ticks are expected."""
         log_key = self._context.log_key
         state = state_of_tick(self.instance, self.name, log_key[-1] if log_key else None)
         return None if state is None else ticks_of(self.instance, self.schedule, state, until=until, limit=limit)
@@ -141,7 +141,7 @@ def _skip(evaluation: _Evaluation) -> Requests:
 
 
 def _is_launched(evaluation: _Evaluation) -> bool:
-    """Whether the tick was interrupted after its run was submitted; a run that was not submitted is cancelled."""
+    """Whether the tick's run was submitted before an interruption. A run that was not submitted is cancelled."""
     ticks = evaluation.ticks(evaluation.tick + timedelta(seconds=1), 1)
     if ticks is None or not ticks.ticks:
         return False
@@ -165,7 +165,7 @@ MISSED: Mapping[MissedTicks, Callable[[_Evaluation], Requests]] = {"all": _all, 
 
 
 def run_missed(instance: DagsterInstance, experiment: Experiment, tick: Tick, location: str) -> str | None:
-    """Run the experiment in this process for a tick that was missed; what failed, if something did."""
+    """Run the experiment in this process for a missed tick. Returns what failed, or None."""
     assert experiment.schedule is not None
     supersede(instance, tick.never_submitted, "Never submitted; its tick is run from the command line.")
     tags = {

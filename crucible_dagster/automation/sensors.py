@@ -15,9 +15,9 @@ __all__ = ["automation_for"]
 def automation_for(experiment: Experiment) -> AutomationConditionSensorDefinition | None:
     """The sensor that evaluates the condition of this asset alone.
 
-    One sensor for several assets launches them in one run, and a run is of one experiment.
+    A sensor for several assets would launch them in one run, but a run belongs to one experiment.
 
-    Raises InvalidExperimentError for times that Dagster refuses, or would run more often than the file says.
+    Raises InvalidExperimentError for times that Dagster refuses, or that it would run more often than the file says.
     """
     automation = experiment.automation
     if automation is None:

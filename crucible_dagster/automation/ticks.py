@@ -1,4 +1,4 @@
-"""The ticks of a schedule and what happened to each: Dagster itself knows only those that a daemon looked at."""
+"""The ticks of a schedule and what happened to each. Dagster itself knows only ticks that a daemon evaluated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 Outcome = Literal["run", "skipped", "missed", "due"]
-"""`due`: it came within the last two minutes, and nothing is known of it yet."""
+"""`due`: the tick came within the last two minutes, and nothing is known about it yet."""
 
 DUE_SECONDS = 120.0
 NOT_STARTED = DagsterRunStatus.NOT_STARTED
@@ -76,7 +76,7 @@ class Ticks:
     on: bool
     """Whether the schedule is switched on."""
     since: datetime | None
-    """From when ticks are expected: when it was switched on, or its times were changed; None if not known."""
+    """When ticks are expected from: when it was switched on, or its times were changed; None if not known."""
     ticks: tuple[Tick, ...]
 
     @property
@@ -88,10 +88,10 @@ class Ticks:
 
 
 def check_times(experiment: Experiment) -> None:
-    """Raise InvalidExperimentError if its schedule or automation has times that Dagster does not run."""
+    """Raise InvalidExperimentError if the schedule or automation has times that Dagster cannot run."""
     for key, one in (("schedule", experiment.schedule), ("automation", experiment.automation)):
         cron = one and one.cron
-        # Dagster only warns of steps that are larger than their field, and then runs more often than the file says.
+        # For a step larger than its field, Dagster only warns, and then runs more often than the file says.
         if cron and (not is_valid_cron_schedule(cron) or has_out_of_range_cron_interval(cron)):
             raise InvalidExperimentError(
                 f"{key}.cron: {cron!r} is not a cron schedule that Dagster can run: one of its fields (minute, "
@@ -103,7 +103,7 @@ def check_times(experiment: Experiment) -> None:
 def times_before(schedule: Schedule, until: datetime, *, since: datetime, limit: int) -> list[datetime]:
     """The last `limit` times from `since` on and before `until`, oldest first."""
     backwards = schedule_execution_time_iterator(until.timestamp(), schedule.cron, schedule.timezone, ascending=False)
-    # Not the times themselves: of one zone, Python compares what clocks show, and an hour of each year is there twice.
+    # Timestamps: within one zone Python compares local times, and when clocks go back, an hour occurs twice.
     before = (time for time in backwards if time.timestamp() < until.timestamp())
     newest = itertools.islice(before, limit)
     return list(itertools.takewhile(lambda time: time.timestamp() >= since.timestamp(), newest))[::-1]
@@ -131,7 +131,7 @@ def ticks_of(
     With `now`, a tick of the last two minutes is due and not missed; without it, none is due.
     """
     name, location = state.instigator_name, f"{state.selector.location_name}:{state.selector.repository_name}"
-    # Two daemons, retries and what is executed again: several runs may be for one tick.
+    # Several runs may belong to one tick: of two daemons, of retries, of re-executions.
     runs = _runs_of(instance, name, location, limit=8 * limit + 20)
     begin = since or _since(schedule, state, runs)
     if begin is None:
@@ -142,7 +142,7 @@ def ticks_of(
     for tick in instance.get_ticks(
         state.instigator_origin_id, state.selector_id, after=earliest - 1, before=until.timestamp() + 1
     ):
-        if tick.timestamp not in looked_at or tick.status.value == "SKIPPED":  # two daemons: two for one time
+        if tick.timestamp not in looked_at or tick.status.value == "SKIPPED":  # two daemons make two ticks for one time
             looked_at[tick.timestamp] = tick
     found = []
     for time in times:
@@ -160,11 +160,11 @@ def what_became_of(
     owner: str | None = None,
     now: datetime | None = None,
 ) -> Tick:
-    """What happened to a tick, by the runs that were launched for it (oldest first) and by Dagster's record of it.
+    """What happened to a tick, judged by the runs launched for it (oldest first) and by Dagster's record of it.
 
-    `owner` is the run that claimed it, or None if none did.
+    `owner` is the run that claimed it; None if no run did.
     """
-    # The run that claimed the tick has it, even if it was cancelled right before it was submitted.
+    # The run that claimed the tick counts, even if it was cancelled right before it was submitted.
     own = [run for run in runs if SUPERSEDED_TAG not in run.tags or root_of(run) == owner]
     waiting = tuple(run.run_id for run in own if run.status is NOT_STARTED)
     launched = [run for run in own if run.status is not NOT_STARTED]
@@ -198,7 +198,7 @@ def _status_of(run: DagsterRun) -> RunStatus:
 
 
 def _owner(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> str | None:
-    """Which run has the tick, where several might."""
+    """The run that claimed the tick, if there are several."""
     launched = [run for run in runs if run.status is not NOT_STARTED]
     if len({root_of(run) for run in launched}) < 2 and not any(SUPERSEDED_TAG in run.tags for run in launched):
         return None
@@ -217,7 +217,7 @@ def _runs_of(instance: DagsterInstance, name: str, location: str, *, limit: int)
 
 
 def _tick_of(run: DagsterRun) -> float | None:
-    # Runs from before there was a tag of our own have Dagster's.
+    # Runs of earlier versions have only Dagster's tag, not ours.
     said = run.tags.get(TICK_TAG) or run.tags.get(SCHEDULED_EXECUTION_TIME_TAG) or ""
     with suppress(ValueError):
         return datetime.fromisoformat(said).timestamp()
@@ -225,9 +225,9 @@ def _tick_of(run: DagsterRun) -> float | None:
 
 
 def _since(schedule: Schedule, state: InstigatorState, runs: Mapping[float, Sequence[DagsterRun]]) -> datetime | None:
-    """Since when ticks have come by the schedule as it is now.
+    """Since when ticks have followed the schedule as it is now.
 
-    Dagster records when a schedule was switched on, but not when its times were changed: the tags of the runs show it.
+    Dagster records when a schedule was switched on, but not when its times were changed; the runs' tags show that.
     """
     data: Any = state.instigator_data
     start = data.start_timestamp if data else None
@@ -248,9 +248,9 @@ def _since(schedule: Schedule, state: InstigatorState, runs: Mapping[float, Sequ
 
 
 def find_state(instance: DagsterInstance, name: str, location: str | None = None) -> InstigatorState:
-    """What Dagster keeps of the schedule of that name.
+    """What Dagster has stored about the schedule of that name.
 
-    Raises CrucibleError if it has no such schedule, or several, in several code locations, and none is given.
+    Raises CrucibleError if there is no such schedule, or if several code locations have one and none is given.
     """
     known = _states(instance)
     found = [state for state in known if state.instigator_name == name]
@@ -272,7 +272,7 @@ def state_of_tick(instance: DagsterInstance, name: str, tick_id: str | None) -> 
     """The state of the schedule that is being evaluated for a tick; None if it is not known."""
     found = [state for state in _states(instance) if state.instigator_name == name]
     if len(found) > 1:
-        # In several code locations: Dagster gives an evaluation the id of its tick, but not its location.
+        # Several code locations have it, and Dagster gives an evaluation the id of its tick but not its location.
         found = [
             state
             for state in found

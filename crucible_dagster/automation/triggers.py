@@ -1,6 +1,6 @@
 """The trigger of an experiment: a sensor that launches a run when assets that it depends on were updated.
 
-Its cursor is the last materialization that it has seen of each asset; several updates between two evaluations are one
+Its cursor holds the last materialization seen of each asset; several updates between two evaluations launch one
 run. Each run is tagged with the materializations that it was launched for, and `crucible_dagster.execute.run_claims`
 ensures that one run does the work.
 """
@@ -77,7 +77,7 @@ def trigger_for(experiment: Experiment, job: JobDefinition) -> SensorDefinition 
 
 
 def _seen(context: SensorEvaluationContext, assets: Mapping[str, AssetKey]) -> tuple[dict[str, int], float | None]:
-    """Asset -> the last materialization of it that was looked at, or was there when the trigger was switched on."""
+    """Asset -> its last materialization that was seen, or that existed when the trigger was switched on."""
     start = context.last_sensor_start_time
     known: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
     seen: dict[str, int] = known.get("seen", {})
@@ -98,7 +98,7 @@ def _newest(instance: DagsterInstance, key: AssetKey, **bounds: Any) -> EventLog
 def _update_tags(updates: Mapping[str, EventLogRecord]) -> dict[str, str]:
     ids = sorted(f"{dep} {record.storage_id}" for dep, record in updates.items())
     by = "; ".join(
-        f"{dep} #{record.storage_id}{f' of run {record.run_id}' if record.run_id else ''}"  # some are reported by hand
+        f"{dep} #{record.storage_id}{f' of run {record.run_id}' if record.run_id else ''}"  # none if reported by hand
         for dep, record in updates.items()
     )
     return {

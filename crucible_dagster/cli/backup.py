@@ -24,7 +24,7 @@ folder_argument = click.argument("folder", type=click.Path(file_okay=False, path
 def backup(folder: Path, as_json: bool) -> None:
     """Copy the instance's database, and then the context store, into FOLDER.
 
-    FOLDER must be empty, or not there. Runs may go on meanwhile, but neither `crucible store gc` nor `crucible prune`.
+    FOLDER must be empty or not exist. Runs may go on meanwhile; do not run `crucible store gc` or `crucible prune`.
     """
     with input_errors(), open_existing_instance() as instance, database_in_words(instance):
         made = back_up(instance, folder)
@@ -44,7 +44,7 @@ def restore(folder: Path, replace: bool, as_json: bool) -> None:
     """Put the backup in FOLDER back into the instance and into its context store. Stop the services first.
 
     The instance is that of DAGSTER_HOME, or the one under .crucible/ in the project's folder; it must have no runs. If
-    the command is killed, call it again.
+    the command is killed, run it again.
     """
     with input_errors():
         done = put_back(folder, open_instance, replace=replace)

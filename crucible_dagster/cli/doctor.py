@@ -40,7 +40,7 @@ def doctor(folder: Path | None, workspace: Path | None, deep: bool, strict: bool
 
     The instance is that of DAGSTER_HOME, or the one under .crucible/ in the project of FOLDER. FOLDER has the
     experiment files; without it, they are those of CRUCIBLE_EXPERIMENTS or, without DAGSTER_HOME, of the working
-    directory. It changes nothing. The exit code is 1 if there is an error.
+    directory. The command changes nothing. The exit code is 1 if there is an error.
     """
     with input_errors(), nothing_else_on_stdout():
         found = examine(folder, workspace=workspace, deep=deep)

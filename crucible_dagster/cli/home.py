@@ -16,7 +16,7 @@ __all__ = ["existing_home", "open_existing_instance"]
 
 
 def open_existing_instance() -> DagsterInstance:
-    """As `execution.open_instance`, but makes none; says whose runs these are if that is not this folder.
+    """Open the instance as `execution.open_instance` does, but create none; say which project the runs are from.
 
     Raises CrucibleError if there is no instance yet.
     """

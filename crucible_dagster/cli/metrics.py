@@ -1,4 +1,4 @@
-"""The command that gives Prometheus its figures: `crucible metrics`."""
+"""The command that prints or serves figures for Prometheus: `crucible metrics`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ STORE_EVERY = 300.0
 def metrics(port: int | None, host: str, store_every: float) -> None:
     """Print figures of the instance for Prometheus, or serve them.
 
-    The instance is that of DAGSTER_HOME, or the one under .crucible/. It only reads. Whoever reaches the port sees the
-    names of experiments and stages, and how long they take.
+    The instance is that of DAGSTER_HOME, or the one under .crucible/. It only reads. Anyone who can reach the port sees
+    the names of experiments and stages, and how long they take.
     """
     with input_errors(), open_as_it_is(str(existing_home())) as instance:
         meter = Meter(instance, open_store(instance), store_every)
@@ -52,7 +52,7 @@ def metrics(port: int | None, host: str, store_every: float) -> None:
 
 
 class MetricsServer(ThreadingHTTPServer):
-    """Answers GET /metrics, and nothing else."""
+    """Answers only GET /metrics."""
 
     daemon_threads = True
 
@@ -64,7 +64,7 @@ class MetricsServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: MetricsServer
-    timeout = 10  # a client that says nothing keeps no thread
+    timeout = 10  # so that a silent client does not hold a thread
     server_version = "crucible"
     sys_version = ""
 
@@ -80,5 +80,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # a line for each time it is asked
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # it would print a line for each request
         pass

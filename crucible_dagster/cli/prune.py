@@ -42,8 +42,8 @@ MAX_LISTED = 20
 def prune(days: float, keep_last: int, delete: bool, as_json: bool) -> None:
     """Remove old runs of experiments, from Dagster and from the context store.
 
-    Kept are runs that are newer, pinned (`crucible store pin`), not over, or resumed by a run that is kept; and runs of
-    other jobs. Reports stay. `crucible store gc` removes Contexts only, and keeps what Dagster has of the runs.
+    Runs are kept if they are newer, pinned (`crucible store pin`), not over, or resumed by a run that is kept. Runs of
+    other jobs and reports are kept too. `crucible store gc` removes only Contexts, nothing from Dagster.
     """
     with input_errors(), open_existing_instance() as instance, database_in_words(instance):
         found = prune_runs(instance, days=days, keep_last=keep_last, delete=delete)

@@ -1,4 +1,4 @@
-"""The commands that rerun something, and that explain it: `crucible resume`, `replay`, `why`."""
+"""The commands that run something again, or explain why it ran: `crucible resume`, `replay`, `why`."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def resume(run: str, overrides: tuple[str, ...], fresh: bool, force: bool, gates
 def replay(run: str, as_json: bool) -> None:
     """Run a recorded run again, without Dagster, and compare the results.
 
-    RUN is its id, or at least the first four characters of it. For every result, it says whether it has the same digest
-    as then. The exit code is 1 if one differs.
+    RUN is its id, or at least the first four characters of it. For each result, the command says whether its digest
+    is the same as then. The exit code is 1 if one differs.
     """
     with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
         console = make_console(sys.stderr)
@@ -141,5 +141,5 @@ def _print_why(found: Why) -> None:
 def _short(digest: str | None) -> str:
     if digest is None:
         return "-"
-    # That of code has the version of Python before it.
+    # The digest of code has the version of Python before it.
     return digest if len(digest) < 40 or " " in digest else digest.rpartition(":")[2][:SHORT]

@@ -121,7 +121,7 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
         return
     if trace is not None:
         text = render_trace(_ask(lambda history: history.context(run)).trace, trace)
-        # JSON escapes what a terminal would obey by itself.
+        # JSON already escapes control characters that a terminal would obey.
         click.echo(text if trace == "json" else plain(text.replace("\r\n", "\n")).rstrip("\n"))
         return
     details = _ask(lambda history: history.run(run))
@@ -140,8 +140,8 @@ def show(run: str, ir: bool, trace: TraceFormat | None, as_json: bool) -> None:
 def compare(runs: tuple[str, ...], values: bool, as_json: bool) -> None:
     """Show how runs differ: two side by side, or more in one table.
 
-    RUNS are ids, or at least the first four characters of them. Of more than two, the groups of each are compared with
-    those of the first.
+    RUNS are ids, or at least the first four characters of them. If there are more than two, the groups of each are
+    compared with those of the first.
     """
     if len(runs) == 1:
         raise click.UsageError(f"name another run to compare {runs[0]} with")
@@ -164,8 +164,8 @@ def compare(runs: tuple[str, ...], values: bool, as_json: bool) -> None:
 def trials(run: str, failed: bool, as_csv: bool, parquet: str | None, as_json: bool) -> None:
     """List the trials of one run: which arm, which replicate, how it ended, what it measured.
 
-    RUN is its id, or at least the first four characters of it. Of a run that has not gathered its trials, those that
-    ended so far are listed.
+    RUN is its id, or at least the first four characters of it. If the run has not gathered its trials yet, those that
+    have ended so far are listed.
     """
     found = _ask(lambda history: history.trials(run))
     shown = [row for row in found if row["status"] != "succeeded"] if failed else found
@@ -185,7 +185,7 @@ def trials(run: str, failed: bool, as_csv: bool, parquet: str | None, as_json: b
 
 
 def _write_table(records: Sequence[Mapping[str, Any]], parquet: str | None) -> None:
-    """As Parquet into that file, or as CSV on standard output."""
+    """Write the records to the file as Parquet, or to standard output as CSV."""
     if parquet is None:
         click.echo(csv_of_records(records), nl=False)
         return
@@ -208,7 +208,7 @@ def _comparison_to_json(found: RunComparison) -> dict[str, Any]:
 def _history() -> Iterator[History]:
     """The history of the instance that `crucible run --dagster` uses; wrong input ends the program with a message.
 
-    What the modules of stored values print while they are read goes to standard error.
+    Reading stored values may import modules; what these print goes to standard error.
     """
     with input_errors(), nothing_else_on_stdout(), open_existing_instance() as instance:
         yield History(instance)
@@ -240,7 +240,7 @@ def _yaml(record: RunRecord) -> str:
 
 
 class _Careful(SafeRepresenter):
-    """Quotes every text but names, and the names that some version of YAML reads as something else."""
+    """Quotes every text except names; quotes names too if some version of YAML would not read them as text."""
 
     def text(self, text: str) -> Any:
         plain_name = _NAME.fullmatch(text) is not None and text.lower() not in _NOT_TEXT
@@ -454,7 +454,7 @@ def _print_comparisons(console: Console, found: tuple[RunComparison, ...]) -> No
         changes = [{one.name: one for one in getattr(comparison, part)} for comparison in found]
         rows = []
         for name in dict.fromkeys(name for one in changes for name in one):
-            # The value of the first run is also that of those which do not differ from it.
+            # Runs that do not differ from the first one have its value.
             first = next(one[name].a for one in changes if name in one)
             rows.append((name, *map(_side, [first, *(one[name].b if name in one else first for one in changes)])))
         _print_section(console, title, ("what differs", *names), tuple(rows))

@@ -42,8 +42,8 @@ def store() -> None:
 def gc(days: float, delete: bool, as_json: bool) -> None:
     """Remove the values of old runs.
 
-    A run is kept if it is newer, pinned, still running, or was resumed by a run that is kept; so is everything written
-    within the last day. Dagster's own records of the runs, with their metrics and reports, stay.
+    A run is kept if it is newer, pinned, still running, or resumed by a run that is kept. Everything written within
+    the last day is kept too, and so are Dagster's own records of the runs, with their metrics and reports.
     """
     with input_errors(), open_existing_instance() as instance:
         found = collect(instance, days=days, delete=delete)

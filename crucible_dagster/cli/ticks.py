@@ -81,7 +81,7 @@ def ticks(
 
 
 def _scheduled(instance: DagsterInstance, named: str) -> tuple[Experiment, Schedule]:
-    """The experiment of that file, or of that id as it was last run, and its schedule."""
+    """The experiment in that file, or with that id as it was last run, and its schedule."""
     if _is_file(named):
         experiment = load_experiment(named)
     else:

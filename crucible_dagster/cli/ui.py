@@ -35,9 +35,9 @@ __all__ = ["ui"]
 HOST = "127.0.0.1"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 QUIET = 10.0
-"""Seconds without a word while Dagster starts."""
+"""Seconds after which a message says that Dagster is still starting."""
 PATIENCE = 20.0
-"""Seconds that Dagster's processes have for their own end, before they are killed."""
+"""Seconds that Dagster's processes have to end by themselves, before they are killed."""
 
 
 @click.command()
@@ -46,8 +46,8 @@ PATIENCE = 20.0
 def ui(folder: str, port: int) -> None:
     """Open Dagster's UI on the experiments of a folder.
 
-    FOLDER is the working directory if it is not given. Runs are those of the instance that `crucible run --dagster`
-    uses here: that of DAGSTER_HOME, or the one under .crucible/. It runs until Ctrl-C.
+    FOLDER defaults to the working directory. The UI shows the runs of the instance that `crucible run --dagster` uses
+    here: that of DAGSTER_HOME, or the one under .crucible/. The command runs until Ctrl-C.
     """
     with input_errors():
         if importlib.util.find_spec("dagster_webserver") is None:
@@ -55,14 +55,14 @@ def ui(folder: str, port: int) -> None:
         experiments = Path(folder).absolute()
         files = experiment_files(experiments)
         _check_port(port)
-        with open_instance(experiments) as instance:  # as `crucible run --dagster` of a file there
-            make_tables(instance)  # here, before the several processes that would make them at once
+        with open_instance(experiments) as instance:  # the same as for `crucible run --dagster` of a file there
+            make_tables(instance)  # now, before several processes make them at the same time
             if not os.environ.get("DAGSTER_HOME"):
                 _migrate(instance)
             home = instance.root_directory
     environment = {**os.environ, "DAGSTER_HOME": home, "CRUCIBLE_EXPERIMENTS": str(experiments)}
     for number in STOPPING:
-        signal.signal(number, _stop)  # SIGINT too: a shell has it ignored in what it starts in the background
+        signal.signal(number, _stop)  # SIGINT too: a shell makes background processes ignore it
     try:
         with _dagster_dev(environment, port) as server:
             _wait_for(server, port)
@@ -87,7 +87,7 @@ def _check_port(port: int) -> None:
 
 
 def _migrate(instance: DagsterInstance) -> None:
-    """Bring the databases of an earlier version up to date, without what Dagster says about it."""
+    """Bring the databases of an earlier version up to date, without Dagster's log lines about it."""
     storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
     versions = [storage.alembic_version() for storage in storages if storage is not None]
     if all(version is None or version[0] == version[1] for version in versions):
@@ -103,10 +103,10 @@ def _migrate(instance: DagsterInstance) -> None:
 
 @contextlib.contextmanager
 def _dagster_dev(environment: Mapping[str, str], port: int) -> Iterator[subprocess.Popen[str]]:
-    """Webserver, daemon and code server; all of them have ended when this is left."""
+    """Run webserver, daemon and code server; all of them have ended when the context is left."""
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(LOCAL / "workspace.yaml")]
     command += ["-h", HOST, "-p", str(port), "--log-level", "warning"]
-    # In a session of their own: Ctrl-C reaches this process alone, which then ends them in Dagster's own way.
+    # In a session of their own: Ctrl-C reaches only this process, which then ends them in the way Dagster does.
     server = subprocess.Popen(  # noqa: S603  # our own arguments
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -130,7 +130,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _pass_on(lines: Iterable[str]) -> None:
-    """Print what Dagster warns of, each thing once; what a run says is in its own log."""
+    """Print each of Dagster's warnings once. The lines of runs are left out: they are in the runs' own logs."""
     said, hidden = set[str](), False
     for line in (safe_text(click.unstyle(line.rstrip("\n"))) for line in lines):
         record, text = _RECORD.fullmatch(line), line
@@ -141,7 +141,7 @@ def _pass_on(lines: Iterable[str]) -> None:
         elif _NOISE.search(line):
             hidden = True
         elif line and not line[0].isspace():
-            hidden = False  # nothing that goes on from the line before
+            hidden = False  # not a continuation of the line before
         told = record["text"] if record else line
         if not hidden and told not in said:
             said.add(told)

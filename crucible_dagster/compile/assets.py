@@ -36,7 +36,7 @@ __all__ = ["asset_for", "circle_of_deps", "decisions_of", "materializable"]
 GROUP = "crucible"
 DECISIONS_GROUP = "crucible_decisions"
 KINDS = {"crucible", "python"}
-# What Dagster 1.13 accepts (measured): anything else makes it refuse the whole code location.
+# What Dagster 1.13 accepts (found by trying): for anything else it refuses the whole code location.
 _TAG = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _TEAM = re.compile(r"team:.+", re.DOTALL)
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
@@ -69,14 +69,14 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
         **({"tags": ", ".join(tags)} if len(fitting) < len(tags) else {}),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BetaWarning)  # whose warning is for us, not for the author of an experiment
+        warnings.simplefilter("ignore", BetaWarning)  # the warning is for us, not for the author of an experiment
         references = list(_code_references(experiment, registry))
         if references:
             metadata["dagster/code_references"] = CodeReferencesMetadataValue(code_references=references)
     return AssetSpec(
         key=key,
         deps=deps,
-        # Without one, Dagster's page tells its reader which argument to write into which code.
+        # Without a description, Dagster's page tells the reader which argument to add to the code.
         description=escape_markdown_lines(experiment.description or f"Stages: {', '.join(stages)}."),
         group_name=GROUP,
         owners=[owner] if owner is not None and owned else None,
@@ -88,7 +88,7 @@ def asset_for(experiment: Experiment, registry: Registry | None = None) -> Asset
 
 
 def materializable(spec: AssetSpec, graph: ExperimentGraph) -> AssetsDefinition:
-    """The asset that the ops of the experiment's job materialize, from its own page and by automation too."""
+    """The asset that the ops of the experiment's job materialize; its own page and automation can launch it too."""
     return AssetsDefinition(
         keys_by_input_name={},
         keys_by_output_name={"result": spec.key},
@@ -120,7 +120,7 @@ def _run_of_asset(context: InitResourceContext) -> Callable[[ExperimentGraph], C
     return compiled
 
 
-# One object: the assets of a code location share their resources, and Dagster tells them apart by identity.
+# One object: the assets of a code location share their resources, and Dagster compares those by identity.
 _RUN_OF_ASSET = ResourceDefinition(
     _run_of_asset,
     config_schema=settings_of_any_experiment(),
@@ -129,7 +129,7 @@ _RUN_OF_ASSET = ResourceDefinition(
 
 
 def circle_of_deps(experiments: Iterable[Experiment]) -> Iterator[InvalidExperimentError]:
-    """A mistake if experiments depend on each other in a circle, which would then trigger each other for ever."""
+    """A mistake if experiments depend on each other in a circle: they would trigger each other for ever."""
     known = {asset_key(one).to_user_string(): one for one in experiments}
     # An experiment that depends on itself is refused elsewhere, with a message of its own.
     among = {key: [dep for dep in one.deps or () if dep in known and dep != key] for key, one in known.items()}
@@ -161,7 +161,7 @@ def _code_references(experiment: Experiment, registry: Registry) -> Iterator[Loc
 
 @functools.lru_cache(maxsize=1024)
 def _place_of(stage: type[Stage]) -> tuple[str, int] | None:
-    """File and line of a stage's definition; None if it has none, such as one typed at a prompt."""
+    """File and line of a stage's definition; None if it is in no file, for example if it was typed at a prompt."""
     made = inspect.unwrap(stage.function) if issubclass(stage, FunctionStage) else stage
     try:
         file = inspect.getsourcefile(made)

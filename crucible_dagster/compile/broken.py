@@ -1,4 +1,4 @@
-"""What stands for a file that cannot be loaded: a job that says what is wrong, and fails with that."""
+"""The stand-in for a file that cannot be loaded: a job that says what is wrong, and fails with that message."""
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import re
@@ -17,7 +17,7 @@ __all__ = ["broken_jobs"]
 
 
 def broken_jobs(mistakes: Iterable[InvalidExperimentError], taken: Iterable[str]) -> Iterator[JobDefinition]:
-    """A job for each file with mistakes, named `broken_` and the file's name; no name is one of `taken`."""
+    """A job for each file with mistakes, named `broken_` plus the file's name; names in `taken` are avoided."""
     by_file: dict[str, list[str]] = {}
     for mistake in (one for found in mistakes for one in found.each()):
         where = f"{mistake.location}: " if mistake.location else ""

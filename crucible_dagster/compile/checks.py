@@ -35,7 +35,7 @@ from crucible_dagster.store.io_manager import open_store
 
 
 def checks_for(experiment: Experiment, registry: Registry | None = None) -> Sequence[AssetChecksDefinition]:
-    """One executable asset check per gate. Raises InvalidExperimentError if two gates would be one check."""
+    """One executable asset check per gate. Raises InvalidExperimentError if two gates would be the same check."""
     registry = builtin_registry() if registry is None else registry
     names = check_names(experiment)
     return [
@@ -60,12 +60,12 @@ def _check_for(experiment: Experiment, registry: Registry, gate: Gate, name: str
                 metadata={"experiment": experiment.id, "gate": MetadataValue.json(gate.to_dict())},
             )
         ],
-        can_subset=True,  # then it may leave out its result
+        can_subset=True,  # only then may the check yield no result
     )
     def check(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
         run = context.instance.get_run_by_id(context.op_execution_context.run_id)
         if run is not None and is_judged_in(run):
-            return  # Materialize selects the checks too, and this run's stages were judged in it already
+            return  # Materialize also selects the checks, but the run itself has judged its stages already
         result = _judge_newest(context.instance, experiment, registry, gate)
         yield AssetCheckResult(
             passed=result.status == "passed",

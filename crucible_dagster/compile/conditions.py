@@ -1,4 +1,4 @@
-"""The condition by which the asset of an experiment materializes itself: Dagster's own."""
+"""The automation condition of an experiment's asset, made of Dagster's own conditions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a job's steps are distributed over processes.
 
-A pipeline is a straight line: in one process its steps cost milliseconds, in a process each they cost seconds and gain
+A pipeline is a straight line. Steps in one process cost milliseconds; steps in a process each cost seconds and gain
 nothing. So one process is the default; `execution:` in the experiment file or in the Launchpad asks for more. Celery
 and Kubernetes are extras, imported for the experiments that ask for them.
 """
@@ -34,10 +34,10 @@ __all__ = ["ALWAYS", "EXECUTORS", "PRELOAD", "executor_for", "without_token"]
 PRELOAD = "CRUCIBLE_PRELOAD"
 """The environment variable with the search path and the modules for the server that steps are forked from.
 
-Python passes names of modules to the server and nothing else, not even the search path of its parent; and some modules
-stand beside an experiment file.
+Python passes only names of modules to the server, not even the search path of its parent; and some modules are in the
+folder of an experiment file.
 """
-# Variables that change but matter to no stage: our own message, and the name of the test that pytest runs.
+# Variables that change but do not matter to stages: our own message, and the name of the test that pytest runs.
 NOT_MEANT = frozenset({PRELOAD, "PYTEST_CURRENT_TEST"})
 
 _environment_of_server: dict[str, str] = {}
@@ -66,13 +66,13 @@ EXECUTORS: Mapping[ExecutorName, Callable[[], ExecutorDefinition]] = {
     "k8s": _k8s,
 }
 ALWAYS: tuple[ExecutorName, ...] = ("in_process", "multiprocess")
-"""Those that every job offers; of the others, its own."""
+"""The executors that every job offers; of the others, a job offers only the one that it asks for."""
 
 
 def executor_for(experiment: Experiment) -> ExecutorDefinition:
     """The executor that the experiment asks for, unless the Launchpad chooses another.
 
-    Raises MissingExtraError.
+    Raises MissingExtraError if the package of the executor is not installed.
     """
     execution = experiment.execution
     chosen: ExecutorName = execution.executor if execution else "in_process"
@@ -115,7 +115,7 @@ def _announce_stage_modules() -> None:
     os.environ[PRELOAD] = json.dumps({"path": sys.path, "modules": sorted(modules)})
     environment = {name: value for name, value in os.environ.items() if name not in NOT_MEANT}
     if _environment_of_server and environment != _environment_of_server:
-        # The only way to end the server; otherwise the next steps would get the old environment.
+        # There is no other way to end the server; if it stayed, the next steps would get the old environment.
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
     _environment_of_server.clear()
     _environment_of_server.update(environment)
@@ -128,9 +128,9 @@ def _all_below(cls: type[Any]) -> Iterable[type[Any]]:
 
 
 def without_token(step: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of the pods of steps, without the token of the service account unless it asks for that.
+    """The settings for the pods of steps; they get no token of the service account unless the settings ask for one.
 
-    Only the run itself starts pods: a stage has nothing to ask of the cluster.
+    Only the run itself starts pods; a stage does not need access to the cluster.
     """
     spec = dict(step.get("pod_spec_config") or {})
     if not {"automount_service_account_token", "automountServiceAccountToken"} & spec.keys():

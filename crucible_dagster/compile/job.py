@@ -1,19 +1,19 @@
-"""From an experiment to a Dagster job: functions, IR in, definitions out, no I/O.
+"""From an experiment to a Dagster job: functions that turn the IR into definitions, without I/O.
 
 | experiment             | Dagster                                                                        |
 | ---------------------- | ------------------------------------------------------------------------------ |
 | the experiment         | a job, and the asset `crucible/<id>` of the same graph: `compile.assets`       |
 | a stage                | an op                                                                          |
 | its options            | the op's config, typed; the file's values are its defaults                     |
-| `seed:`, `variants:`   | the config of the resource `experiment`; the variants also as those of a job    |
+| `seed:`, `variants:`   | config of the resource `experiment`; variants also as the partitions of a job   |
 | the Context            | the ops' one output, kept by the context store                                 |
 | a metric               | metadata of the op's output, and of the asset's materialization                |
 | a decision             | an observation of `crucible/<id>/decisions`                                    |
 | progress, log lines    | lines of the run's log: `crucible_dagster.execute.event_log`                   |
 | an artifact            | a link, or a path, in the metadata of the asset's materialization              |
 | a failure              | a `Failure` with the stage, its options, the traceback and the trace           |
-| `retry:`               | done by `run_stage`, inside the op, as without Dagster                         |
-| `cache:`               | done by the op: an earlier result from the store in place of running the stage |
+| `retry:`               | done by `run_stage` inside the op, the same as without Dagster                 |
+| `cache:`               | done by the op: it takes an earlier result from the store, if there is one     |
 | `gates:`               | an op after the stages, and asset checks: `crucible_dagster.compile.checks`    |
 | `execution:`           | the job's executor, which the Launchpad can change                             |
 | `schedule:`            | a schedule: `crucible_dagster.automation.schedules`                            |
@@ -82,13 +82,13 @@ def job_for(
     observers: Observers = (),
     resources: Mapping[str, Any] = {},  # is only read
 ) -> JobDefinition:
-    """Compile the experiment into a job with one op per stage; `observers` hear what happens in this process.
+    """Compile the experiment into a job with one op per stage; `observers` get the events in this process.
 
     An Experiment is planned first, with the stages of `registry`, by default those of `builtin_registry()`. Each of
-    `resources`, a Dagster resource or any object, is in `ctx.resources`, in place of what the experiment declares.
+    `resources`, a Dagster resource or any object, replaces in `ctx.resources` what the experiment declares.
 
-    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError as `run_experiment` would, and for names
-    that Dagster refuses.
+    Raises UnknownStageError, InvalidOptionsError or InvalidExperimentError as `run_experiment` does, and
+    InvalidExperimentError for names that Dagster refuses.
     """
     plan = plan_of(experiment, registry)
     return job_of(graph_for(plan, observers=observers, resources=resources))
@@ -100,7 +100,7 @@ def graph_for(
     observers: Observers = (),
     resources: Mapping[str, Any] = {},  # is only read
 ) -> ExperimentGraph:
-    """The ops of the experiment, one after the other. Raises as `job_for`."""
+    """The ops of the experiment, one after the other. Raises what `job_for` raises."""
     experiment = plan.experiment
     needed = _checked_resources(resources)
     names = op_names(experiment)
@@ -148,7 +148,7 @@ def _workers_of(planned: PlannedStage, step: str) -> list[str]:
 
 
 def _checked_resources(resources: Mapping[str, Any]) -> tuple[str, ...]:
-    """Their names. Raises CrucibleError for one that Dagster's ops cannot ask for."""
+    """The names of the resources. Raises CrucibleError for a name that Dagster's ops cannot require."""
     for name in resources:
         if not name.isidentifier() or name in (STORE_KEY, RUN_KEY, EXPERIMENT_KEY, "io_manager"):
             taken = "has the name of one of the job's own" if name.isidentifier() else "needs a name as a variable has"
@@ -157,10 +157,10 @@ def _checked_resources(resources: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _KeptOutput(OutputMapping):
-    """The output of a graph, which the context store keeps as it does that of the op.
+    """The output of a graph, kept by the context store like the output of the op.
 
-    By itself, Dagster's definition of it names the default I/O manager. A run of the asset does not need that, and its
-    run config could not be made: "requires io_manager_key io_manager, but no resource has been provided".
+    Otherwise Dagster's definition names the default I/O manager. A run of the asset does not have that, so making its
+    run config would fail: "requires io_manager_key io_manager, but no resource has been provided".
     """
 
     def get_definition(self, is_dynamic: bool) -> Any:
@@ -174,9 +174,9 @@ def job_of(graph: ExperimentGraph) -> JobDefinition:
 
 
 def variants_job_of(graph: ExperimentGraph) -> JobDefinition | None:
-    """The same with the variants as partitions, for a backfill over all of them; None if there are none.
+    """The same job with the variants as partitions, for a backfill over all of them; None if there are none.
 
-    A job of its own: in the Launchpad of a job with partitions, Dagster asks for one at every launch.
+    It is a separate job because in the Launchpad of a job with partitions, Dagster asks for one at every launch.
     """
     experiment, registry = graph.compiled.experiment, graph.compiled.registry
     options_of = functools.partial(_op_config, experiment, registry, graph.compiled.op_names)
@@ -210,7 +210,7 @@ def _job(graph: ExperimentGraph, *, tags: Mapping[str, str] = {}, **more: Any) -
 
 
 def _experiment_resource(compiled: CompiledExperiment) -> ResourceDefinition:
-    """The experiment with the settings of one run, which Dagster has checked before it creates the run."""
+    """The experiment with the settings of one run, which Dagster checks before it creates the run."""
 
     def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
         settings_of(compiled.experiment, config)
@@ -244,7 +244,7 @@ def _op_config(
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """Options of a stage, told apart by what is not secret in them: what is made of an op is shown and kept."""
+    """Options of a stage, compared without their secrets: what an op is made of is shown and kept."""
 
     shown: str
     """As JSON, secrets masked."""
@@ -252,7 +252,7 @@ class _Options:
 
 
 def _possible_options(plan: Plan) -> tuple[tuple[_Options, ...], ...]:
-    """Of each stage, its options by the file, then by each variant that changes them."""
+    """For each stage: its options in the file, then in each variant that changes them."""
     experiment = plan.experiment
     names = experiment.variants if experiment.variants and experiment.variant is None else ()
     all_of_them = [experiment, *(experiment.with_variant(name, plan.registry) for name in names)]
@@ -279,8 +279,8 @@ def _op_for(
 ) -> OpDefinition:
     """The op of a stage of this name; the first of the `possible` options are its defaults.
 
-    Made once, however many experiments have such a stage: within a code location, definitions of one name must be one
-    object. Its name in a job is that of the pipeline entry.
+    Made only once, no matter how many experiments have such a stage: in a code location, definitions with the same name
+    must be the same object. In a job, the op has the name of the pipeline entry.
     """
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """From a stage's options to op config: typed fields in the Launchpad, checked before a run is created.
 
-Each option's kind has a config type of Dagster:
+Each kind of option has a config type in Dagster:
 
 | option                             | Dagster                                                             |
 | ---------------------------------- | ------------------------------------------------------------------- |
@@ -16,10 +16,10 @@ Each option's kind has a config type of Dagster:
 | any of these, or null              | Noneable                                                            |
 | anything else                      | Any, with its type in the description                               |
 
-Dagster checks these types on screen. The rest (bounds, patterns, dates, several options together) is checked by the
-stage's own model in `check_at_launch`. Dagster calls it with the config of each op before it creates a run, whether a
-person, a schedule or a program launches the run. The options that the file sets are the defaults of the job's own
-fields, so that config which sets some options keeps the others.
+Dagster checks these types on screen. The rest (bounds, patterns, dates, options that depend on each other) is checked
+by the stage's own model in `check_at_launch`. Dagster calls it with the config of each op before it creates a run, no
+matter who or what launches the run. The options that the file sets are the defaults of the job's fields, so that config
+that sets only some options keeps the others.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ def check_at_launch(
     """A check of an op's config. Dagster calls it before it creates a run, and again where the run is executed.
 
     `possible` are the options that the config may change: those of the file, then those of its variants, since the op
-    does not know which variant is run. The check raises RefusedConfigError, with the same words as
-    `plan_experiment`, for config that fits none of them. Config that fits only a variant which is not run is refused by
-    the run's first step.
+    does not know which variant is run. The check raises RefusedConfigError, with the same message as
+    `plan_experiment`, for config that fits none of them. Config that fits only a variant other than the one that is
+    run is refused by the run's first step.
     """
 
     def check(config: Mapping[str, Any]) -> Mapping[str, Any]:
         refused: list[tuple[str, Any]] = []
         typed = typed_options(stage, possible[0], config)
-        # Such as which modules are imported: whoever may launch a run need not be allowed to write files.
+        # Such as the modules to import: somebody who may launch a run is not always allowed to write files.
         fixed = sorted(typed.keys() & getattr(stage, "only_in_file", ()))
         if fixed and not any(equal_options(typed[fixed[0]], options.get(fixed[0])) for options in possible):
             raise RefusedConfigError(f"stage {name!r}: {fixed[0]!r} is set in the experiment file, not for one run")
@@ -100,7 +100,7 @@ def check_at_launch(
                 return config
             except ValidationError as error:
                 refused = refused or describe_options(name, stage, merge_options(stage, options, typed), error)
-            except Exception:  # noqa: BLE001  # a validator that breaks: the run's first step reports it in full
+            except Exception:  # noqa: BLE001  # the validator has a bug: the run's first step reports it in full
                 return config
         raise RefusedConfigError("\n".join(said for said, _ in refused)) from None
 
@@ -121,19 +121,19 @@ def _field(option: Option, given: Any, depth: int) -> Field:
     elif given is not None and given is not NO_DEFAULT and not _is_hidden(option, given):
         settings = {"default_value": given}
     elif not option.required or given is not NO_DEFAULT:
-        # Given, and hidden: what the file says counts unless something is typed.
+        # The file sets a value that is not shown: it counts unless something is typed.
         # A field whose default is None is hidden in the Launchpad; one that is merely optional is offered.
         settings = {"is_required": False}
     return Field(kind, description=describe_option(option), **settings)
 
 
 def _is_hidden(option: Option, default: Any) -> bool:
-    # The stars that stand for a secret would replace it, and run config cannot say infinity.
+    # The stars that mask a secret would be taken for its value, and run config cannot express infinity.
     return option.secret or (isinstance(default, float) and not math.isfinite(default))
 
 
 def _config_type(option: Option, options: Mapping[str, Any], depth: int) -> Any:
-    # An Enum has nothing inside, so it may stand at any depth.
+    # An Enum contains nothing, so it is allowed at any depth.
     made = _CONFIG_TYPES[option.kind](option, options, depth) if depth < MAX_NESTING or option.choices else dagster.Any
     return Noneable(made) if option.nullable else made
 
@@ -154,7 +154,7 @@ def _list(option: Option, _: Mapping[str, Any], depth: int) -> Any:
 
 
 def _mapping(option: Option, _: Mapping[str, Any], depth: int) -> Any:
-    # Dagster's Map and Permissive refuse keys that are numbers, as `0: 1.5` in the Launchpad's YAML is.
+    # Dagster's Map and Permissive refuse keys that are numbers, such as `0: 1.5` in the Launchpad's YAML.
     if option.item is None or not option.text_keys:
         return dagster.Any
     return Map(str, _config_type(option.item, {}, depth + 1))
@@ -200,14 +200,14 @@ _CONFIG_TYPES: Mapping[Kind, Callable[[Option, Mapping[str, Any], int], Any]] = 
 
 @functools.cache
 def enum_of(values: tuple[str, ...]) -> Enum:
-    # Within a job, enums of one name must be one object: so the name is made of the values, and each enum is made once.
+    # In a job, enums with the same name must be the same object, so the name has the values and each is made once.
     plain = all(re.fullmatch(r"[A-Za-z0-9_]+", value) and not _LOOKS_JOINED.search(value) for value in values)
     name = "_or_".join(value if plain else _escaped(value) for value in values)
     return Enum(name, [EnumValue(value, value) for value in values])
 
 
 _LOOKS_JOINED = re.compile(r"(?:^|_)or(?:_|$)|_\d+_")
-"""Parts of a text that would make it look like two texts, or like one with an escaped letter in it."""
+"""Parts of a text that make it look like two texts, or like a text with an escaped letter."""
 
 
 def _escaped(value: str) -> str:

@@ -1,4 +1,4 @@
-"""What the server that step processes are forked from imports, so that no step has to. Nobody else imports it."""
+"""Imported only by the server that step processes are forked from: it imports modules once, for all steps."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def _import_announced() -> None:
 
 
 _import_announced()
-Trace.from_json("[]")  # what reads and writes a trace is made here, once, and not by every step
+Trace.from_json("[]")  # the code that reads and writes a trace is built here once, not in every step

@@ -1,16 +1,16 @@
-"""The lines that a running stage, and what it calls, writes to Python's `logging`, in Dagster's log of the run.
+"""The lines that a running stage, and the code it calls, writes to Python's `logging`, in Dagster's log of the run.
 
-Dagster forwards such lines only if its instance's settings name their loggers; this needs no settings, and does not
-repeat a line that Dagster has forwarded. While a stage runs, a handler of its own listens on the root logger, which all
-lines reach, and on those loggers of the stage's packages that pass nothing on to it. Two things besides are changed for
-that time, because a logger drops a line below its level before any handler sees it: the level of the stage's own
-package loggers, if nobody has set one, and the root logger's, only for a run that asks for the DEBUG or INFO lines of
+Dagster forwards such lines only if its instance's settings name their loggers. This needs no settings, and does not
+repeat a line that Dagster has forwarded. While a stage runs, it has a handler on the root logger, which gets all lines,
+and on the loggers of the stage's packages that do not propagate to the root logger. A logger drops a line below its
+level before any handler sees it, so two levels are changed for that time too: that of the stage's own package loggers,
+if nobody has set one, and that of the root logger, but only for a run that asks for the DEBUG or INFO lines of
 libraries.
 
-Python's `warnings` are not captured. Their one hook, `warnings.showwarning`, belongs to the whole process, and
-`warnings.catch_warnings`, in any thread, saves and restores it: a hook of a stage can be lost while the stage runs, or
-come back after it. They go to stderr, as everywhere, and so to Dagster's compute logs; a program that calls
-`logging.captureWarnings(True)` has them as lines of the logger `py.warnings`, which are captured as any other's.
+Python's `warnings` are not captured. Their only hook, `warnings.showwarning`, belongs to the whole process, and
+`warnings.catch_warnings` in any thread saves and restores it. A stage's hook could be lost while the stage runs, or
+come back afterwards. Warnings go to stderr as usual, and so to Dagster's compute logs. In a program that calls
+`logging.captureWarnings(True)` they are lines of the logger `py.warnings`, which are captured like all others.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ MAX_TEXT = 10_000
 def captured_logs(
     log: logging.Logger, packages: Collection[str], settings: RunSettings, secrets: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Pass what is logged while a stage runs on to `log`, which is Dagster's, with masks in the place of `secrets`.
+    """Pass the lines logged while a stage runs on to Dagster's `log`, with `secrets` masked.
 
-    Of the loggers of `packages`, those of the stage, from `settings.log_level` on, and of all others from
-    `settings.library_log_level` on: at most a thousand lines of either. Lines of threads that the stage started are
-    among them unless another stage runs in this process at the same time. Afterwards handlers and levels are what they
-    were.
+    `packages` are those of the stage: their loggers are passed on from `settings.log_level` on, all others from
+    `settings.library_log_level` on, with at most a thousand lines of each kind. Lines of threads that the stage started
+    are included unless another stage runs in this process at the same time. Afterwards handlers and levels are as
+    before.
     """
     step = _StepLog(log, packages, settings, secrets)
     try:
@@ -51,7 +51,7 @@ def captured_logs(
             undone.enter_context(_listening(step))
             for name in packages:
                 undone.enter_context(_lowered(name, step.levels[True], unset=logging.NOTSET))
-            # WARNING is Python's own level of the root logger: a program that sets another one means it.
+            # WARNING is Python's default level of the root logger: a program that sets another one does so on purpose.
             undone.enter_context(_lowered("", step.levels[False], unset=logging.WARNING))
             yield
     finally:
@@ -78,7 +78,7 @@ class _StepLog:
         if record.levelno < self.levels[own] or not self._log.isEnabledFor(record.levelno):
             return
         if getattr(self._busy, "here", False):
-            return  # what Dagster's storage logs while it keeps a line
+            return  # a line that Dagster's storage logs while it stores a line
         with self._lock:
             self._lines[own] += 1
             if self._lines[own] > MAX_LINES:
@@ -99,12 +99,12 @@ class _StepLog:
 
 _current: ContextVar[_StepLog | None] = ContextVar("crucible_step_log", default=None)
 _running: list[_StepLog] = []
-"""Those of all threads of this process."""
+"""The step logs of all threads of this process."""
 
 
 @contextlib.contextmanager
 def _listening(step: _StepLog) -> Iterator[None]:
-    """Have a handler on the root logger, and on those of the step's packages that pass nothing on to it."""
+    """Put a handler on the root logger, and on loggers of the step's packages that do not propagate to it."""
     handler = _StepHandler(step)
     own = map(logging.getLogger, step.packages)
     loggers = [logging.getLogger(), *(logger for logger in own if not logger.propagate)]
@@ -122,7 +122,7 @@ def _listening(step: _StepLog) -> Iterator[None]:
 
 
 class _StepHandler(logging.Handler):
-    """Passes on the lines of one step, of all that reach it."""
+    """Passes on those lines that belong to its step."""
 
     def __init__(self, step: _StepLog) -> None:
         super().__init__()
@@ -130,21 +130,21 @@ class _StepHandler(logging.Handler):
         self._process = os.getpid()
 
     def handle(self, record: logging.LogRecord) -> bool:
-        # Without the lock of a handler: keeping a line may take the database's time, in which no other thread should
-        # wait for its own.
+        # Without the lock of a handler: to store a line, the database may need time, and other threads should not wait
+        # for that.
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A thread that a stage started does not know its step; if several run, nobody does.
+        # A thread that a stage started does not know its step; if several steps run, it cannot be found out.
         own = _current.get() or (_running[0] if len(_running) == 1 else None)
-        # In a fork of this process nothing is passed on: Dagster's connections to its database are not for two.
+        # A fork of this process passes nothing on: two processes must not share Dagster's database connections.
         if own is self._step and os.getpid() == self._process:
             try:
                 own.take(record)
-            except Exception:  # noqa: BLE001  # as every handler: a log line must not end a stage
+            except Exception:  # noqa: BLE001  # like any handler: a log line must not end a stage
                 self.handleError(record)
-        # Python prints what no handler takes; these are here to listen, not to silence.
+        # Python prints lines that have no handler; this handler only listens and must not silence them.
         last = logging.lastResort
         if last and self._step in _running[:1] and record.levelno >= last.level and _is_unheard(record.name):
             last.handle(_without_secrets(record, self._step))
@@ -161,7 +161,7 @@ def _without_secrets(record: logging.LogRecord, step: _StepLog) -> logging.LogRe
 
 
 def _is_unheard(name: str) -> bool:
-    """Whether no handler but those of steps is told of this logger's lines."""
+    """Whether no handler except those of steps gets this logger's lines."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         if any(not isinstance(handler, _StepHandler) for handler in logger.handlers):
@@ -173,17 +173,17 @@ def _is_unheard(name: str) -> bool:
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 _levels: dict[str, tuple[int, list[int]]] = {}
-"""Logger -> the level that it had, and those that the steps which run now want."""
+"""Logger -> the level it had, and the levels that the running steps want."""
 _changing = threading.Lock()
 
 
 @contextlib.contextmanager
 def _lowered(name: str, level: int, *, unset: int) -> Iterator[None]:
-    """Let lines of this level through, unless the program has set the logger's level to another one than `unset`."""
+    """Let lines of this level through, unless the program has set the logger to a level other than `unset`."""
     logger = logging.getLogger(name or None)
     with _changing:
         before, wanted = _levels.get(name, (logger.level, []))
-        # Never above what was in effect: others may be listening too.
+        # Never above the level in effect: others may be listening too.
         target = min(level, logger.getEffectiveLevel())
         asks = logger.level == min(wanted, default=unset)
         if asks:
@@ -201,7 +201,7 @@ def _restore(logger: logging.Logger, name: str, target: int) -> None:
     before, wanted = _levels[name]
     left = list(wanted)
     left.remove(target)
-    # Whoever has set another level meanwhile has the last word.
+    # If somebody has set another level meanwhile, it stays.
     if logger.level == min(wanted):
         logger.setLevel(min(left, default=before))
     if left:
@@ -214,14 +214,14 @@ def _restore(logger: logging.Logger, name: str, target: int) -> None:
 
 
 def _for_dagster(record: logging.LogRecord, secrets: Sequence[str]) -> logging.LogRecord:
-    """A copy, because Dagster's handler rewrites what it is given; the traceback is in the text, which it keeps."""
+    """A copy, because Dagster's handler changes the record; the traceback goes into the text, which it keeps."""
     level = max(level for level in _LEVELS if level <= max(record.levelno, logging.DEBUG))
     changed: dict[str, Any] = {
         "msg": cut(visible_text(f"{as_written(record.name)}: {scrub(_text_of(record), secrets)}"), MAX_TEXT),
         "args": None,
         "exc_info": None,
         "exc_text": None,
-        # Dagster's UI knows these levels only, and shows no run that has a line of another.
+        # Dagster's UI knows only these levels, and cannot show a run that has a line with another one.
         "levelno": level,
         "levelname": logging.getLevelName(level),
     }
@@ -231,7 +231,7 @@ def _for_dagster(record: logging.LogRecord, secrets: Sequence[str]) -> logging.L
 def _text_of(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
-    except Exception:  # noqa: BLE001  # arguments that do not fit, which logging forgives
+    except Exception:  # noqa: BLE001  # the arguments do not fit the text; logging does not raise either
         text = f"{record.msg} (its arguments do not fit: {record.args!r:.200})"
     if record.exc_info and record.exc_info[0] is not None:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"

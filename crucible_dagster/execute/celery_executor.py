@@ -1,13 +1,13 @@
-"""Dagster's executor for Celery, with an eye on the workers.
+"""Dagster's executor for Celery, which also watches the workers.
 
 `dagster-celery` hands each step to Celery and waits for its result. If the worker is killed, no result comes, and it
-would wait forever. So this asks the workers, by Celery's own means, which of them has the step. A step of trials that
-none has any more is handed out again, since it runs only the trials that have no row; any other step ends the run.
-While the broker does not answer, the run waits; a step that it lost before a worker had it is handed out again, and the
-end of one whose result it lost is read from the event log.
+would wait forever. So this executor asks the workers which of them has the step. If none has it any more, a step of
+trials is handed out again, because it runs only the trials without a row; any other step ends the run. While the broker
+does not answer, the run waits. A step that the broker lost before a worker got it is handed out again; if only its
+result was lost, the end of the step is read from the event log.
 
-The broker and the result backend are those of the environment, where Celery looks for them first: their URLs may hold
-passwords, and stand in no file and no run config.
+Broker and result backend are set by environment variables, where Celery looks first: their URLs may contain passwords,
+so they are in no file and no run config.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from crucible_dagster.tags import WORKER_TAG
 __all__ = ["BACKEND_VARIABLE", "BROKER_VARIABLE", "celery_executor"]
 
 BROKER_VARIABLE, BACKEND_VARIABLE = "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"
-"""Celery's own, which go before its other settings."""
+"""Celery's own variables; they take precedence over its other settings."""
 CHECK_SECONDS = 5.0
-"""Between two questions to the workers."""
+"""The time between two queries to the workers."""
 ANSWER_SECONDS = 0.5
-"""For which their answers are waited for."""
+"""How long to wait for the workers' answers."""
 MOST_MISSED = 3
-"""Questions in a row after which a step that no worker has is lost."""
+"""After so many queries in a row without a worker that has the step, the step is lost."""
 MOST_TIMES = 3
-"""That a step of trials is handed out, if its worker dies each time."""
+"""How often a step of trials is handed out, if its worker dies each time."""
 PLAIN_BACKEND = "rpc://"
 BEGUN = "in celery worker"
-"""Of the event of a worker that begins a step."""
+"""Part of the event that a worker logs when it begins a step."""
 ENDS = {
     DagsterEventType.STEP_SUCCESS,
     DagsterEventType.STEP_FAILURE,
@@ -72,10 +72,10 @@ class WatchedCeleryExecutor(CeleryExecutor):
         self._settings: dict[str, Any] = self.app_args()  # type: ignore[no-untyped-call]
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[DagsterEvent]:
-        """Raises CrucibleError if the broker does not answer, or if the worker of a step died."""
+        """Execute the steps. Raises CrucibleError if the broker does not answer, or if the worker of a step died."""
         app = make_app(self._settings)
         _check_broker(app)
-        # The process of its first step is a worker, which goes on whatever happens to the run.
+        # The process of the first step is a Celery worker, which goes on no matter what happens to the run.
         plan_context.instance.add_run_tags(plan_context.run_id, {WORKER_TAG: worker_of_this_step()})
         watch = _Watch(app, plan_context)
         try:
@@ -139,16 +139,16 @@ class _Watch:
         with app.connection_for_write() as connection:
             errors: tuple[type[Exception], ...] = (*connection.connection_errors, OperationalError)
         self.unreachable = (*errors, *getattr(app.backend, "connection_errors", ()))
-        """What is raised while the broker or the result backend does not answer."""
+        """The exceptions that mean that the broker or the result backend does not answer."""
         self.outages = 0
         self._is_away = False
 
     def submit(self, app: Any, context: Any, step: Any, queue: str, priority: int, known_state: Any) -> _Task:
-        """Hand out a step, in the place of the function of `dagster-celery`."""
+        """Hand out a step; replaces the function of `dagster-celery`."""
 
         def submit() -> Any:
             with warnings.catch_warnings():
-                # `dagster-celery` makes its task anew for each step, and Celery keeps the first.
+                # `dagster-celery` creates its task again for each step, but Celery keeps the first one.
                 warnings.filterwarnings("ignore", "Task name")
                 return _submit_task(app, context, step, queue, priority, known_state)
 
@@ -157,12 +157,12 @@ class _Watch:
         return made
 
     def begun(self, step_key: str) -> int:
-        """How often a worker has begun the step, by the event log."""
+        """How often a worker has begun the step, according to the event log."""
         events = self._context.instance.all_logs(self._context.run_id, of_type=DagsterEventType.ENGINE_EVENT)
         return sum(one.step_key == step_key and BEGUN in one.message for one in events)
 
     def end(self, step_key: str, begun: int) -> list[str]:
-        """What a worker that began the step after so many others had for its result; empty if it has not ended."""
+        """The result of a worker that began the step after `begun` others; empty if the step has not ended."""
         entries = [one for one in self._context.instance.all_logs(self._context.run_id) if one.step_key == step_key]
         begins = [index for index, one in enumerate(entries) if BEGUN in one.message]
         if len(begins) <= begun:
@@ -171,7 +171,7 @@ class _Watch:
         return [serialize_value(one) for one in events] if any(one.event_type in ENDS for one in events) else []
 
     def look(self) -> None:
-        """Ask the workers for the tasks that have no result, unless they were asked a moment ago."""
+        """Ask the workers which tasks without a result they have, unless they were asked a moment ago."""
         if time.monotonic() - self._checked < CHECK_SECONDS:
             return
         open_tasks = [task for task in self._tasks if task.is_open()]
@@ -180,7 +180,7 @@ class _Watch:
         held = {task_id for tasks in answers.values() for task_id in tasks}
         for task in open_tasks:
             is_held = task.result.id in held
-            # Workers that do not answer may be about to: the broker may have been away for them too.
+            # Silent workers may answer soon: perhaps they could not reach the broker either.
             nowhere = bool(answers) and not is_held and (task.outages < self.outages or not self._offers(task.queue))
             task.heard(held=is_held, nowhere=nowhere)
         if not answers and open_tasks:
@@ -189,7 +189,7 @@ class _Watch:
         self._is_away = False
 
     def missed(self, error: Exception) -> None:
-        """The broker or the result backend did not answer."""
+        """Note that the broker or the result backend did not answer."""
         if not self._is_away:
             said = scrub(str(error))  # the addresses have passwords
             self.say(f"Celery's broker or result backend does not answer; the steps wait for it: {said}", step_key=None)
@@ -201,7 +201,7 @@ class _Watch:
         with self._app.connection_for_read() as connection:
             try:
                 return bool(connection.default_channel.queue_declare(queue, passive=True).message_count)
-            except connection.channel_errors:  # there is no such queue: in Redis, one without messages
+            except connection.channel_errors:  # there is no such queue; in Redis, an empty queue does not exist
                 return False
 
     def say(self, message: str, *, step_key: str | None) -> None:
@@ -209,33 +209,33 @@ class _Watch:
 
 
 class _Task:
-    """A step's result in Celery; where its worker died, that of the step handed out again."""
+    """A step's result in Celery. If its worker died, it is the result of the step as it was handed out again."""
 
     def __init__(self, watch: _Watch, step_key: str, queue: str, submit: Callable[[], Any]) -> None:
         self.queue = queue
         self.result: Any = None
-        """None while the broker has not taken it."""
+        """None until the broker has accepted the task."""
         self._watch = watch
         self._step_key = step_key
         self._submit = submit
         self._times = 1
         self._begun = 0
         self.outages = 0
-        """Those of the watch before it was handed out."""
+        """The number of outages before the step was handed out."""
         self._taken = False
         self._missed = 0
         self._nowhere = 0
         self._is_lost = False
         self._is_revoked = False
         self._logged: list[str] = []
-        """Its result, where that was read from the event log."""
+        """The step's result, if it was read from the event log."""
         self._reached(self._hand_out)
 
     def ready(self) -> bool:
         return self._is_over or self._reached(self._is_ready)
 
     def is_open(self) -> bool:
-        """Whether the broker has taken it, and nothing is known of its end."""
+        """Whether the broker has accepted it, and nothing is known about its end."""
         return not self._is_over and self.result is not None and not self.result.ready()
 
     def get(self) -> Any:
@@ -244,20 +244,20 @@ class _Task:
         return self._logged or self.result.get()
 
     def revoke(self) -> None:
-        """End it, also where it runs already: what its trials have given is kept."""
+        """End it, even if it is running already; the results of its trials are kept."""
         self._is_revoked = True
         if self.result is not None:
             self._reached(lambda: self.result.revoke(terminate=True))
 
     def heard(self, *, held: bool, nowhere: bool) -> None:
-        """What the workers and the broker say of it."""
+        """Take note of what the workers and the broker say about it."""
         self._taken = self._taken or held
         self._missed = 0 if held else self._missed + 1
         self._nowhere = self._nowhere + 1 if nowhere else 0
-        # A worker may have died before it was asked for the first time.
+        # The worker may have died before it was first asked.
         is_gone = self._missed >= MOST_MISSED and (self._taken or self._watch.begun(self._step_key) > self._begun)
         if is_gone or self._nowhere >= MOST_MISSED:
-            self.result.revoke()  # a broker may deliver it once more, long after
+            self.result.revoke()  # the broker may deliver it again much later
             self._without_result()
 
     @property
@@ -270,14 +270,14 @@ class _Task:
         if not self.result.ready():
             self._watch.look()
             return self._is_over
-        # A worker may also have had its result, or begun, while the result backend was away.
+        # A worker may still have begun it, or finished it, while the result backend was away.
         if isinstance(self.result.result, (WorkerLostError, *self._watch.unreachable)):
             self._without_result()
             return self._is_over
         return True
 
     def _without_result(self) -> None:
-        """Celery will give none: it has ended all the same, no worker has begun it, or one has died that had."""
+        """Celery will give no result: the step has ended anyway, no worker has begun it, or its worker has died."""
         self._logged = self._watch.end(self._step_key, self._begun)
         if self._logged:
             return
@@ -306,7 +306,7 @@ class _Task:
         self.result = self._submit()
 
     def _reached(self, ask: Callable[[], object]) -> bool:
-        """Whether it gives something; not if the broker or the result backend does not answer."""
+        """Whether `ask` returns something true; False if the broker or the result backend does not answer."""
         try:
             return bool(ask())
         except self._watch.unreachable as error:

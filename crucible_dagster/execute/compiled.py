@@ -1,4 +1,4 @@
-"""What the ops of a job look up: the experiment, and the settings of one run."""
+"""What the ops of a job need to know: the experiment, and the settings of one run."""
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of a resource's context as a class.
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from crucible_core.observers import Observers
 from crucible_core.values.resources import ready_made
 
 EXPERIMENT_KEY = "experiment"
-"""The job's resource with the settings of a run as its config."""
+"""The job's resource; its config has the settings of a run."""
 
 
 RUN_KEY = "crucible_run"
-"""The resource that the ops ask for. In a job it is that of EXPERIMENT_KEY; all assets share another, with the settings
-of a run as its config."""
+"""The resource that the ops require. In a job it is the same as EXPERIMENT_KEY; all assets share another one, whose
+config has the settings of a run."""
 
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -28,7 +28,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What was set for one run, beside the options of its stages."""
+    """What was set for one run, besides the options of its stages."""
 
     variant: str | None = None
     seed: int | None = None
@@ -42,7 +42,7 @@ DEFAULTS = RunSettings()
 
 @dataclass(frozen=True, slots=True)
 class CompiledExperiment:
-    """What the ops of a job look up: it reaches them as the job's resource `experiment`."""
+    """What the ops of a job need to know; they get it through the job's resource `experiment`."""
 
     plan: Plan
     observers: Observers
@@ -63,13 +63,13 @@ class CompiledExperiment:
         return self.plan.registry
 
     def of_run(self, settings: RunSettings) -> "CompiledExperiment":
-        """The same with the settings of one run, whose steps in this process share its plan."""
+        """The same with the settings of one run. The run's steps in this process share the plan."""
         return replace(self, settings=settings, failed_observers=set(), _plans={})
 
     def plan_of(self, launched: Experiment) -> Plan:
         """The plan of the experiment as it was launched: the job's own, unless something was chosen for this run.
 
-        Raises InvalidExperimentError.
+        Raises InvalidExperimentError if that cannot be planned.
         """
         if launched is self.plan.experiment:  # nothing was chosen: no need to compare
             return self.plan
@@ -82,7 +82,7 @@ class CompiledExperiment:
 
 
 def plan_with_resources(plan: Plan, compiled: CompiledExperiment, context: OpExecutionContext) -> Plan:
-    """The plan with those of its resources that Dagster has made for this step."""
+    """The plan with the resources that Dagster has made for this step."""
     if not compiled.resources:
         return plan
     given = {name: getattr(context.resources, name) for name in compiled.resources}
@@ -90,7 +90,7 @@ def plan_with_resources(plan: Plan, compiled: CompiledExperiment, context: OpExe
 
 
 class ExperimentGraph(GraphDefinition):
-    """The ops of an experiment, which are a job's and its asset's."""
+    """The ops of an experiment, shared by its job and its asset."""
 
     def __init__(self, compiled: CompiledExperiment, **definition: Any) -> None:
         super().__init__(**definition)
@@ -107,12 +107,12 @@ def compiled_of(context: OpExecutionContext) -> CompiledExperiment:
 
 
 def is_of_asset(context: OpExecutionContext) -> bool:
-    """Whether the step materializes the experiment's asset, whose ops stand within a node of the asset job."""
+    """Whether the step materializes the experiment's asset; its ops are inside a node of the asset job."""
     return len(context.op_handle.path) > 1
 
 
 def experiments_in(context: OpExecutionContext) -> list[str]:
-    """The ids of the experiments that the run is of."""
+    """The ids of the experiments in this run."""
     graphs = [node.definition for node in context.job_def.graph.nodes]
     return [one.compiled.experiment.id for one in graphs if isinstance(one, ExperimentGraph)]
 

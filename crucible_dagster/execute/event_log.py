@@ -62,7 +62,7 @@ class EventLogObserver(Observer):
             self._dagster.log.info(cut(visible_text(update.describe()), MAX_TEXT))
 
     def _is_due(self, update: ProgressUpdate, now: float) -> bool:
-        # The first and the last update are logged at once, unless there are many bars: loops within loops.
+        # The first and the last update are logged at once, unless there are many bars, as with nested loops.
         last = self._last.get(update.description)
         at_once = (update.ended or update.count == 0) and self._free > 0
         if not at_once and (last is None or now - last < INTERVAL):

@@ -1,6 +1,6 @@
 """Errors as Dagster's UI shows them: what went wrong, without the frames of Dagster and of this package.
 
-Dagster shows the error that a process hands over to it as it is, and any other with the whole stack of its own.
+Dagster shows an error that another process passes to it unchanged, and any other error with its whole own stack.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ OURS = tuple(f'File "{ROOT / name}/' for name in ("crucible_core", "crucible_dag
 
 
 class _AsTold(DagsterUserCodeProcessError):
-    """Dagster shows the one of `user_code_process_error_infos`."""
+    """Of such an error, Dagster shows only what is in `user_code_process_error_infos`."""
 
     def __init__(self, *args: Any) -> None:
         Exception.__init__(self, *args)
 
 
 class StepFailure(Failure, _AsTold):
-    """Ends a step, which is not retried; below it, only the frames of the user's own code are shown."""
+    """Ends a step without a retry; of the traceback, only the frames of the user's own code are shown."""
 
     def __init__(
         self, said: str, *, cause: BaseException | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
         said = shown_text(said)
         super().__init__(description=said, metadata=metadata, allow_retries=False)
-        # One that tells a secret is left out: what it says, without it, is in the message.
+        # A cause that reveals a secret is left out; the message has its text with the secret masked.
         secretive = cause is None or scrub(told := "".join(traceback.format_exception(cause))) != told
         shown = None if cause is None or secretive else _without_our_frames(cause)
         self.user_code_process_error_infos = [SerializableErrorInfo(said, [], Failure.__name__, shown)]

@@ -5,7 +5,7 @@
 | the gate                   | an asset check of `crucible/<id>`; executed, it judges the newest run and runs no stage |
 | its result in a run        | an evaluation of the check, with its numbers as metadata                                |
 | undecided                  | not passed, as a warning                                                                |
-| `blocking: true`           | the check blocks; a run that does not pass it fails, and materializes nothing           |
+| `blocking: true`           | a blocking check: a run that does not pass it fails, and materializes nothing           |
 | the verdict over all gates | the run's tag `crucible/gates`                                                          |
 """
 
@@ -49,7 +49,7 @@ __all__ = ["gates_op"]
 
 @functools.cache
 def gates_op() -> OpDefinition:
-    """The op after the stages: one object, however many experiments use it."""
+    """The op after the stages. It is one object, no matter how many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         compiled = compiled_of(context)
@@ -78,20 +78,20 @@ def _judge_run(
     step = context.op_handle.name
     before = upstream
     if upstream.run_id != context.run_id:
-        # Only this step is executed again: the result of another run's stages is judged as a new run.
+        # Only this step is executed again: the results of another run's stages are judged as a new run.
         before = upstream._replace(run_id=context.run_id)
         record = record_run(experiment, plan, compiled.op_names, context.run, manager.store.digest_of_secret)
         manager.store.put_run_record(context.run_id, record.to_json())
     forget_verdict(context.instance, context.run)
     after = manager.find_result(context.run_id, step)
-    # A result without gates is of an earlier version, which kept them in the event log only.
+    # A result without gates comes from an earlier version, which kept them only in the event log.
     if after is None or not after.trace.gates:
-        # As it is now: a run whose variant was typed has its tag since its first step.
+        # Read again: if the variant was chosen in the run config, the first step has added its tag.
         run = context.instance.get_run_by_id(context.run_id) or context.run
         earlier_runs = EarlierRuns(context.instance, manager.store, run, step)
         audience = Audience((*traced, *compiled.observers), compiled.failed_observers)
         judged = run_gates(plan, after or before, audience, earlier_runs)
-        # Before the verdict, so that a run that fails a gate has its Context too.
+        # Before the verdict, so that a run that fails a gate also has a Context.
         after = judged if after else manager.commit(judged, context.run_id, step, attempt=new_attempt())
         if audience.wants_contexts:
             audience.show(after)
@@ -102,7 +102,7 @@ def _judge_run(
         say(f"gate {one.gate} {one.status}: {one.sentence}")
     blocked = any(one.blocks for one in results)
     shown = materialization(after, chart_of_runs(context.instance, after))
-    if not blocked:  # before the evaluations, which are of this materialization
+    if not blocked:  # before the evaluations, which refer to this materialization
         yield from result_of(context, after, shown)
     target = {} if blocked else _target(context.instance, experiment, context.run_id)
     for one in results:

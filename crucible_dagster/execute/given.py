@@ -1,7 +1,7 @@
 """The assigns that a run was launched with: kept in the store as the Context before the first stage.
 
-They are values, which run config cannot hold. The runs that resume or retry a run, or execute it again, have its tag,
-and begin with them too.
+Run config cannot hold such values. Runs that resume, retry or re-execute a run get its tag, so they begin with the same
+assigns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crucible_dagster.tags import ASSIGNS_TAG
 __all__ = ["given_to", "keep_given"]
 
 BEFORE_FIRST = "before-first"
-"""In the place of a step, none of which can have this name."""
+"""Used like the name of a step; no step can have this name."""
 
 
 def keep_given(store: ContextStore, plan: Plan, run_id: str, assigns: Mapping[str, Any]) -> dict[str, str]:
@@ -36,12 +36,12 @@ def keep_given(store: ContextStore, plan: Plan, run_id: str, assigns: Mapping[st
 
 
 def given_to(store: ContextStore, run: DagsterRun) -> Context | None:
-    """The Context before the first stage of a run that was given assigns, or goes on from one that was.
+    """The Context before the first stage of a run that was given assigns, or that continues such a run; else None.
 
-    Raises StoreError if it is not in the store any more, or damaged, and CrucibleError for a tag that names no run.
+    Raises StoreError if it is damaged or no longer in the store, and CrucibleError if the tag is not a run id.
     """
     owner = run.tags.get(ASSIGNS_TAG)
     if owner is None:
         return None
-    check_run_id(owner)  # whoever may launch runs can write any tag, and this one is a part of a path
+    check_run_id(owner)  # anyone who may launch runs can set any tag, and this one becomes part of a path
     return store.load(owner, BEFORE_FIRST)

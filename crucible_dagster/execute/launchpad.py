@@ -1,4 +1,4 @@
-"""Which options somebody typed in the Launchpad, which also writes out every default."""
+"""Finds the options that somebody typed in the Launchpad, which also fills in every default."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crucible_core.stage import Stage
 def typed_options(stage: type[Stage], options: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `config` that differs from `options` and the stage's defaults.
 
-    Dagster's Launchpad writes out every default, so a value that would be there anyway was not chosen by anyone.
+    Dagster's Launchpad fills in every default, so a value that is there in any case was not chosen by anyone.
     """
-    # Keys that YAML reads as numbers are texts, as in an experiment file.
+    # Keys that YAML reads as numbers become texts, as in an experiment file.
     return _typed(option_tree(stage), completed(stage, options), to_jsonable_python(config))
 
 

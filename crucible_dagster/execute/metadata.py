@@ -1,4 +1,4 @@
-"""What Dagster shows of a Context: metrics to plot, the report, the trace, decisions, failures."""
+"""What Dagster shows from a Context: metrics to plot, the report, the trace, decisions, failures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def metric_metadata(before: Context | None, after: Context) -> Metadata:
 def materialization(ctx: Context, chart: Picture | None = None) -> AssetMaterialization:
     """The run's result on the asset's page: the report, the metrics, what ran, the artifacts.
 
-    `chart` shows the run and earlier ones, in the report.
+    `chart` is a picture of this run and earlier ones, for the report.
     """
     said = headline(ctx)
     metadata: Metadata = {
@@ -81,15 +81,15 @@ def _report(ctx: Context, chart: Picture | None) -> str:
     if size <= MAX_MARKDOWN:
         return markdown_of(document, picture_bytes=MAX_MARKDOWN - size)
     kept = words.encode()[: MAX_MARKDOWN - 100].decode(errors="ignore")
-    # Whole lines, so that no row of a table and no mark-up is left open.
+    # Only whole lines, so that no table row and no mark-up is cut in the middle.
     return f"{kept.rpartition(chr(10))[0]}\n\n… cut after {MAX_MARKDOWN:,} of {size:,} bytes\n"
 
 
 def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
     """A decision, in the run's log and on the page of `crucible/<id>/decisions`.
 
-    Not on the page of the experiment's asset: Dagster plots an asset's numbers from its last hundred events, and a few
-    decisions in each run would leave room for a dozen runs, with gaps between them.
+    It is not on the page of the experiment's asset: Dagster plots an asset's numbers from its last hundred events. With
+    a few decisions in each run, there would be room for only a dozen runs, with gaps between them.
     """
     metadata: Metadata = {
         "stage": MetadataValue.text(decision.stage),
@@ -114,7 +114,7 @@ def observation(experiment: Experiment, decision: Decision) -> AssetObservation:
 
 
 def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
-    """What is shown of a failed stage: which, with what options, why, and what ran before it."""
+    """What is shown for a failed stage: its name, its options, why it failed, and what ran before it."""
     failed = ctx.trace.endings[planned.name]
     assert isinstance(failed, StageFailed)
     options = hide(type(planned.stage), to_jsonable(planned.stage))
@@ -128,7 +128,7 @@ def failure_metadata(planned: PlannedStage, ctx: Context) -> Metadata:
 
 
 def _free_name(name: str, kind: str, taken: Metadata) -> str:
-    """The name, or the name with its kind if something else on the page has that name already."""
+    """The name; with its kind added if something else on the page already has that name."""
     return name if name not in taken else f"{name} ({kind})"
 
 
@@ -170,7 +170,7 @@ def _text(text: str) -> MetadataValue[Any]:
 
 
 def inline_code(text: str) -> str:
-    """A line as code in Markdown, whatever it holds; unlike a block, it is wrapped."""
+    """A line as Markdown code, no matter what it contains; unlike a code block, it is wrapped."""
     fence = "`" * (max((len(run) for run in _backtick_runs(text)), default=0) + 1)
     return f"{fence} {text} {fence}"
 
@@ -188,14 +188,14 @@ def _artifact(value: Any) -> MetadataValue[Any]:
     rendered = to_jsonable(value)
     if not isinstance(rendered, str):
         return _value(value)
-    # Dagster makes a live link of any URL, `javascript:` included.
+    # Dagster makes a clickable link of any URL, even of `javascript:`.
     if urlsplit(rendered).scheme in {"http", "https"}:
         return MetadataValue.url(rendered)
     return MetadataValue.path(rendered) if rendered.startswith("/") else _text(rendered)
 
 
 def _table(ctx: Context) -> MetadataValue[Any]:
-    # Three columns: with one more for the time, the page's own column of values is cut off at 1440 pixels.
+    # Three columns: with one more for the time, the page would cut off its column of values at 1440 pixels.
     records = [
         TableRecord({"stage": _cell(stage), "outcome": outcome, "note": _cell(note or time)})
         for stage, outcome, time, note in stages_table(ctx.trace.events).rows
@@ -216,5 +216,5 @@ def _leaderboard(ctx: Context) -> Metadata:
 
 
 def _cell(text: str) -> str:
-    # A whole id is not wrapped, and would make the table, and so the page's column, too wide to be shown.
+    # A whole id is not wrapped and would make the table, and with it the page's column, too wide.
     return cut(_RUN_ID.sub(r"\1", text), MAX_TEXT)

@@ -1,4 +1,4 @@
-"""The observers of a step that its process makes for itself: OpenTelemetry's, and those that the environment names."""
+"""The observers that the process of a step makes itself: OpenTelemetry's, and those that the environment names."""
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import contextlib
@@ -19,10 +19,10 @@ __all__ = ["observed_step"]
 
 @contextlib.contextmanager
 def observed_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> Iterator[Observers]:
-    """Around a step: the observers that its process makes, besides those that the job was given.
+    """Wrap a step: the observers that its process makes, in addition to those that the job was given.
 
-    One that the environment names hears in each step that the run starts, and in the last one, or one that raises, that
-    it ended.
+    An observer that the environment names is told in each step that the run starts. The last step, or one that raises,
+    tells it that the run ended.
     """
     named = named_observers()
     with traced_step(context, compiled) as traced:

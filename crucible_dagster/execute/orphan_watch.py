@@ -1,8 +1,8 @@
 """A step whose run is over, or whose worker has died, stops itself.
 
-When the process that runs a job is killed, the processes of its steps live on; and a run that was declared dead may
-still be running. The store refuses what such an orphan writes; this ends the orphan. A run whose code server has died
-is no orphan: it has the store and the database, so it goes on, ends and reports that.
+When the process that runs a job is killed, the processes of its steps live on. A run that was declared dead may also
+still be running. The store refuses what such an orphan writes; this module ends the orphan. A run whose code server has
+died is not an orphan: it still has the store and the database, so it goes on and reports its end.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class OrphanWatch:
             if self._pool is not None and os.getppid() != self._pool:
                 self._stop(now=True)
             if not self._done.is_set() and self._is_finished():
-                # A process of Celery's ignores signals; the worker makes another in its place. One with a role is for
-                # this run alone.
+                # A Celery process ignores signals, and its worker replaces it when it ends. A process with a role
+                # belongs to this run alone.
                 self._stop(now=role is not None or self._pool is not None)
                 return
 
@@ -72,7 +72,7 @@ class OrphanWatch:
             if now:
                 os._exit(ORPHAN_EXIT_CODE)
             if self._steps_thread is threading.main_thread():
-                # A signal, because it wakes what sleeps or waits; the caller of the run may be in this thread too.
+                # A signal, because it interrupts sleeping and waiting; the run's caller may use this thread too.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def stop(self) -> None:
@@ -82,9 +82,9 @@ class OrphanWatch:
 
 @contextlib.contextmanager
 def watch_for_orphan(instance: DagsterInstance, run_id: str) -> Iterator[OrphanWatch]:
-    """OrphanWatch over the run while one of its steps works."""
+    """Watch over the run with an OrphanWatch while one of its steps is running."""
     orphan_watch = OrphanWatch(instance, run_id)
-    # The storage of an ephemeral instance is this process's alone, and not made for two threads.
+    # The storage of an ephemeral instance belongs to this process alone, and is not made for two threads.
     if not instance.is_ephemeral:
         threading.Thread(target=orphan_watch.run, name="crucible-watch", daemon=True).start()
     try:

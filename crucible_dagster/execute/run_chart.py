@@ -28,8 +28,8 @@ NOT_DRAWN = ("p_value", "p_adjusted")
 def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
     """The run's metrics and those of earlier runs; None if there is nothing to compare with.
 
-    Only the first few: those bounded by a gate come first, then those that vary, then those that never changed. It is
-    one query: the numbers are those of the asset's last materializations.
+    Only a few metrics are shown: first those with a gate, then those that vary, then those that never changed. This
+    takes one query: the numbers come from the asset's last materializations.
     """
     ours = dict(islice(_drawable(ctx), CONSIDERED))
     if not ours:

@@ -1,10 +1,10 @@
 """At most one run does the work of a tick or of an update, however many are launched for it.
 
-Two daemons launch every tick twice, and nothing in Dagster prevents the second run: it looks whether there is a run,
-then creates one. So the runs settle it themselves. Each is tagged with what it was launched for, and claims that before
-its first stage, by creating a file in the context store that must not exist yet. One run gets it; the others end as
-cancelled. No matter what is killed when, the claim belongs to that run and to those that execute it again. Of the
-retries that two daemons launch of one run, one claims to be the retry.
+Two daemons launch every tick twice, and nothing in Dagster prevents the second run: it checks whether there is a run,
+and then creates one. So the runs settle it themselves. Each run is tagged with what it was launched for. Before its
+first stage it claims that, by creating a file in the context store that must not exist yet. One run gets the claim; the
+others end as cancelled. No matter what is killed and when, the claim belongs to that run and its re-executions. If two
+daemons launch a retry of the same run, only one of the retries gets the claim.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ __all__ = [
 
 
 RETRY_NUMBER_TAG = "dagster/retry_number"
-"""Of a run that Dagster launched because another one failed; not of one that a person launched from it."""
+"""On a run that Dagster launched because another one failed; not on one that a person launched from it."""
 _WHAT: Mapping[str, str] = {SCHEDULE_NAME_TAG: TICK_TAG, SENSOR_NAME_TAG: UPDATE_TAG}
 
 
 def claim_key(run: DagsterRun) -> str | None:
     """What the run was launched for; None unless a schedule or a trigger launched it."""
-    # Both tags, because the UI copies tags that are not Dagster's own to a run that is launched by hand from another.
+    # Both tags must be there: the UI copies tags other than Dagster's own to a run that is launched from another.
     for launcher, what in _WHAT.items():
         if launcher in run.tags and what in run.tags:
             return f"{location_of(run)} {run.tags[launcher]} {run.tags[what]}"
@@ -94,10 +94,10 @@ def _end_superseded(run: DagsterRun, owner: str, why: str, instance: DagsterInst
 
 
 def begin_run_of_this_process() -> None:
-    """In a process that a code server started for a run: end it if another one runs this very run, else let it beat.
+    """In a process started for a run: end it if another process executes the same run, else start its heartbeat.
 
-    To be called when the definitions are loaded. Right after that, Dagster lets a second process of a run end by
-    itself, and takes its end for that of the run.
+    Call it when the definitions are loaded. Right after that, Dagster would let a second process of a run end by
+    itself, and would take its end for the end of the run.
     """
     launched = run_of_this_process()
     if launched is None or launched in _begun:
@@ -106,7 +106,7 @@ def begin_run_of_this_process() -> None:
     run_id, ref = launched
     if ref is None:
         return
-    # Without a store the first stage fails, and says why.
+    # Without a store, the first stage fails and says why.
     with contextlib.suppress(CrucibleError, OSError):
         with DagsterInstance.from_ref(ref) as instance:
             run = instance.get_run_by_id(run_id)
@@ -122,9 +122,9 @@ _begun: list[tuple[str, InstanceRef | None]] = []
 
 
 def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: DagsterInstance) -> None:
-    """End this process if another one of this machine runs the very same run: two daemons took it from the queue.
+    """End this process if another one on this machine executes the same run: two daemons took it from the queue.
 
-    Only when the run is over: to Dagster, the end of any of its processes is the end of the run.
+    It ends only when the run is over, because Dagster takes the end of any of its processes for the end of the run.
     """
     mine = worker_of_this_step()
     first = store.claim(f"process of {run.run_id}", run.run_id, mine)
@@ -142,7 +142,7 @@ def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: Da
 
 
 def supersede(instance: DagsterInstance, run_ids: Iterable[str], why: str) -> None:
-    """Cancel runs that were created and never submitted: if one is still submitted, Dagster does not start it."""
+    """Cancel runs that were created but never submitted; if one is submitted later, Dagster does not start it."""
     for run_id in run_ids:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.status is DagsterRunStatus.NOT_STARTED:

@@ -1,13 +1,13 @@
 """Reusing earlier results of stages: `cache: true` in the experiment file.
 
 An earlier result of a stage is reused if the code that it can reach, its options and everything that it looked at in
-the Context are the same. What it looks at is noted while it runs, and stored with the result; beside it the files and
-environment variables that its options and its code name, except files that it wrote itself. Other files, the network
-and the clock are not seen.
+the Context are the same. What the stage looks at is noted while it runs, and stored with the result. The files and
+environment variables that its options and its code name are stored too, except files that it wrote itself. Other files,
+the network and the clock are not checked.
 
-Below `reuse/<digest of code and options>/` of the store, each set of things that such a stage once looked at has a
-`.reads` file, and each result with these things as they were a `.result` file; so a look-up costs as many small
-reads as there are different sets, and no listing of results.
+In `reuse/<digest of code and options>/` of the store, there is one `.reads` file for each set of things that such a
+stage has looked at, and one `.result` file for each state of these things. So a look-up costs as many small reads as
+there are different sets, and lists no results.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ from crucible_dagster.store.store import REUSE
 __all__ = ["Hit", "StageCache", "StageKey", "described_read", "key_of"]
 
 Part = dict[str, JsonValue]
-"""`part`, `then`, `now`: something a result depends on, in the earlier run and in this one; `values` for people."""
+"""`part`: what a result depends on; `then`, `now`: in the earlier run and in this one; `values`: as text for people."""
 
 MAX_SHOWN = 60
 MAX_DIGESTED = 256 * 1024 * 1024
-"""Of a larger file, size and time of change stand for its content."""
+"""Bytes; for a larger file, its size and modification time are used instead of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageKey:
-    """What of a stage is known before it runs."""
+    """What is known about a stage before it runs."""
 
     experiment_id: str
     name: str
-    """In the pipeline."""
+    """The stage's name in the pipeline."""
     stage: str
     code: ReachableCode | str
-    """Or why it is not known: then nothing is reused."""
+    """The code, or why it is not known: then nothing is reused."""
     options: Mapping[str, str]
-    """Name -> digest of its value."""
+    """Option -> digest of its value."""
     shown: Mapping[str, str]
-    """Part -> its value for people, where it is short."""
+    """Part -> its value as text for people, if it is short."""
 
     @property
     def folder(self) -> str:
@@ -85,7 +85,7 @@ class StageKey:
 
     @property
     def unknown(self) -> str | None:
-        """Why nothing is reused, if so."""
+        """Why nothing can be reused; None if something can."""
         return self.code if isinstance(self.code, str) else None
 
     @property
@@ -107,18 +107,18 @@ class StageKey:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An earlier result that fits."""
+    """An earlier result that can be reused."""
 
     run_id: str
     reads: Mapping[Read, str]
     context: Context
-    """With the result in it, and the decisions that the stage took then; without the records of its start and end."""
+    """The Context with the result and the decisions that the stage made; without the events of its start and end."""
 
 
 def key_of(planned: PlannedStage, experiment_id: str, digest_of_secret: Callable[[Any], str]) -> StageKey:
     kind, code = type(planned.stage), code_of_stage(planned.stage)
-    # As given, because a secret is masked among those in effect; those in effect, because of defaults; and as they are
-    # in memory, because of what is not among those in effect, such as private attributes.
+    # Three forms: as given, because secrets are masked in the effective options; the effective ones, because they have
+    # the defaults; and as they are in memory, because that includes other values, such as private attributes.
     given, effective = planned.definition.options or {}, to_jsonable(planned.stage)
     held = {} if isinstance(code, str) else dict(code.options)
     if has_secrets(kind):
@@ -128,13 +128,13 @@ def key_of(planned: PlannedStage, experiment_id: str, digest_of_secret: Callable
     names = sorted({**given, **effective, **held})
     options = {name: _digest([given.get(name), effective.get(name), held.get(name)]) for name in names}
     shown = {f"option {name}": _short(json.dumps(value)) for name, value in effective.items()}
-    # Without the module's package: a module beside the experiment file is named after its folder.
+    # Without the module's package, because a module beside the experiment file is named after its folder.
     module, _, name = stage_identity(kind)[0].partition(":")
     return StageKey(experiment_id, planned.name, f"{module.rpartition('.')[2]}:{name}", code, options, shown)
 
 
 def written_names(before: Context, after: Context) -> dict[str, frozenset[str]]:
-    """Part -> the names that a stage gave a value to, even the same as before."""
+    """Part -> the names that a stage set, even to the same value as before."""
     return {
         part: frozenset(name for name, entry in entries_of(getattr(after, part)).items() if was.get(name) is not entry)
         for part in PARTS
@@ -165,12 +165,12 @@ class StageCache:
         self._store = store
 
     def find(self, key: StageKey, before: Context) -> Hit | None:
-        """The newest earlier result of this stage that depends on nothing that is different now."""
+        """The newest earlier result of this stage whose dependencies are all unchanged; None if there is none."""
         if key.unknown is not None:
             return None
         try:
             names = self._store.files.children(key.folder)
-        except OSError:  # an index that cannot be read is as good as none
+        except OSError:  # if the index cannot be read, nothing is reused
             return None
         for name in names:
             if not name.endswith(".reads"):
@@ -195,7 +195,7 @@ class StageCache:
         return {read: self._now(before, read) for read in reads}
 
     def seen(self, before: Context, reads: Mapping[Read, str], inputs: Mapping[Read, str]) -> dict[Read, str]:
-        """Everything that the stage depended on, when it has run: of its files, those that it did not write."""
+        """Everything that the stage depended on, after it has run; files that it wrote itself are left out."""
         found = {read: self._with_classes(before, read, digest) for read, digest in reads.items()}
         kept = {
             read: digest for read, digest in inputs.items() if read[0] != "file" or self._now(before, read) == digest
@@ -203,7 +203,7 @@ class StageCache:
         return {**found, **kept}
 
     def shown(self, key: StageKey, before: Context, reads: Iterable[Read]) -> dict[str, str]:
-        """Part -> its value for people, where it is short."""
+        """Part -> its value as text for people, if it is short."""
         values = {described_read(read): _shown_read(before, read) for read in reads}
         return {**key.shown, **{part: value for part, value in values.items() if value is not None}}
 
@@ -217,7 +217,7 @@ class StageCache:
         reads: Mapping[Read, str],
         written: Mapping[str, frozenset[str]],
     ) -> str | None:
-        """Offer a result, as committed, to later runs. Returns why it cannot be, if it cannot."""
+        """Offer a committed result to later runs. Returns why it cannot be reused, or None if it can."""
         never = [described_read(read) for read, digest in reads.items() if digest == NEVER_THE_SAME]
         delta = _delta(before, after, written)
         if key.unknown is not None:
@@ -248,7 +248,7 @@ class StageCache:
         return None
 
     def compare_with_last(self, key: StageKey, before: Context) -> tuple[str | None, list[Part]]:
-        """The last run with a result of this stage of this experiment, and what the result depends on, then and now."""
+        """The last run with a result of this stage in this experiment, and what that depends on, then and now."""
         last = self._read(key.last)
         if last is None:
             return None, []
@@ -278,7 +278,7 @@ class StageCache:
         return self._with_classes(before, read, digest_of_read(before, read))
 
     def _with_classes(self, before: Context, read: Read, digest: str) -> str:
-        """The digest of what was read; where it is an object of a class, with the code of that class."""
+        """The digest of what was read, together with the code of the classes of pickled objects in it."""
         match read:
             case ("resources",):
                 factories = [getattr(one, "factory", None) for one in resources_of(before.run_id).makers.values()]
@@ -302,14 +302,14 @@ class StageCache:
         return NEVER_THE_SAME if code is None else _digest([digest, code])
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        # Not worth failing for: the stage runs.
+        # No reason to fail: the stage just runs.
         try:
             return read_document(self._store.files.read(name), name)
         except Exception:  # noqa: BLE001
             return None
 
     def _damage(self, found: Mapping[str, Any]) -> str | None:
-        """What is wrong with the objects of a result, or None: then they are as new to the garbage collection."""
+        """What is wrong with the objects of a result. If nothing is, mark them as new for the garbage collection."""
         try:
             for ref in _refs(found["delta"]):
                 self._store.objects.check(ref, "the earlier result")
@@ -343,7 +343,7 @@ class StageCache:
 
 
 def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]]) -> dict[str, Any] | None:
-    """What a stage wrote, in references; None if that is not all it did."""
+    """What a stage added, as references; None if it also changed something else."""
     delta: dict[str, Any] = {}
     shared = {entry[1] for part in PARTS for entry in _refs_of(getattr(before, part)).values()} - {None}
     for part in PARTS:
@@ -352,7 +352,7 @@ def _delta(before: Context, after: Context, written: Mapping[str, frozenset[str]
             return None
         changed = {name: entry for name, entry in later.items() if name in written[part] or earlier.get(name) != entry}
         if part == "metrics":
-            changed.pop(SPENT, None)  # a result that is used again is not paid again
+            changed.pop(SPENT, None)  # a reused result is not paid for again
         if any(entry[1] in shared for name, entry in changed.items() if earlier.get(name) != entry):
             return None
         delta[part] = [[name, *entry] for name, entry in changed.items()]
@@ -384,7 +384,7 @@ def _refs(delta: Mapping[str, Any]) -> Iterator[Ref]:
 
 
 def _find_file(name: str, folder: Path | None) -> Path | None:
-    """The file, from the working directory or the folder of the experiment; None if there is none."""
+    """The file in the working directory or in the experiment's folder; None if there is none."""
     for path in (Path(name), *([folder / name] if folder is not None else [])):
         with contextlib.suppress(OSError, ValueError):
             if path.is_file():
@@ -417,7 +417,7 @@ def _shown_read(before: Context, read: Read) -> str | None:
 
 
 def _changed_pieces(then: Mapping[str, str], now: Mapping[str, str]) -> list[str | None]:
-    """The pieces of the code that differ, then and now; for a number, with the number."""
+    """The pieces of the code that differ, then and now; a number is shown with its value."""
     sides: list[list[str]] = [[], []]
     for name in sorted(name for name in {*then, *now} if then.get(name) != now.get(name)):
         for side, digest in zip(sides, (then.get(name), now.get(name)), strict=True):

@@ -1,7 +1,7 @@
-"""What an op does: run one stage, on the Context that the store has for it, and report it to Dagster.
+"""What an op does: run one stage on the Context that the store has for it, and report to Dagster.
 
-In this order: an event is written to the store, then sent to Dagster, whose event log drops messages while its database
-is unavailable.
+Each event is first written to the store and then sent to Dagster, because Dagster's event log drops messages while its
+database is unavailable.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
@@ -97,7 +97,7 @@ INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
 
 
 def run_step(context: OpExecutionContext, upstream: Context | None) -> Iterator[Any]:
-    """The generator that an op's compute function is."""
+    """The generator that serves as an op's compute function."""
     compiled = compiled_of(context)
     with observed_step(context, compiled) as traced:
         yield from _run_step(context, compiled, upstream, traced)
@@ -117,7 +117,7 @@ def _run_step(
         shown = launched
         if begins:
             shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], plan.resources, first=index)
-        if begins and plan is compiled.plan:  # any other has just been made
+        if begins and plan is compiled.plan:  # any other plan was made just now
             ask_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
@@ -167,7 +167,7 @@ def result_of(
 ) -> Iterator[Any]:
     """The step's result, and the materialization of the asset if it is the run's last step.
 
-    In a run that the asset launched, Dagster makes the materialization of the output and its metadata.
+    In a run that was launched from the asset, Dagster makes the materialization from the output and its metadata.
     """
     if shown is None or not is_of_asset(context):
         if shown is not None:
@@ -191,7 +191,7 @@ class _StepAttempt:
         later: Callable[[], list[PlannedStage]],
     ) -> None:
         self.later = later
-        """The stages after this one that run also if it fails."""
+        """The later stages that run even if this one fails."""
         self.dagster = context
         self.manager = manager
         self.planned = planned
@@ -222,7 +222,7 @@ class _StepAttempt:
         return self._run_tracked(before, cache, key, why)
 
     def adopt(self, found: Context, before: Context) -> Context:
-        """Make the result that the step has in the run which this one resumes its result in this one."""
+        """Take over the result that the step has in the run which this run resumes."""
         parent = found.run_id
         self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {parent}")
         return self._commit(found._replace(experiment=before.experiment, run_id=self.dagster.run_id), {})
@@ -234,7 +234,7 @@ class _StepAttempt:
         notes: dict[str, Any],
         seen: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Context:
-        """Run the stage and commit what it returns; what it has `seen` is put among the notes."""
+        """Run the stage and commit what it returns; what it has `seen` is added to the notes."""
         run_id = self.dagster.run_id
         packages = packages_of(type(self.planned.stage))
         secrets = secrets_of(self.planned.stage, self.planned.definition.options)
@@ -244,7 +244,7 @@ class _StepAttempt:
                     self.raw = self._run_stage(planned, before)
             except StageFailedError as error:
                 if _reveals(error.__cause__, secrets):
-                    error.__cause__ = None  # what it says, without them, is in the trace
+                    error.__cause__ = None  # its text, without the secrets, is in the trace
                 if self.audience.wants_contexts:
                     self.audience.show(untracked(error.context))
                 lost = self.manager.store.save_failure(error, run_id, self.step, attempt=self.attempt)
@@ -263,7 +263,7 @@ class _StepAttempt:
             return self._commit(self.raw, notes)
 
     def _run_stage(self, planned: PlannedStage, before: Context) -> Context:
-        """Run it; if it fails, also the later stages that run always: Dagster runs no step after one that failed."""
+        """Run it; if it fails, also run the later `always` stages: after a failed step, Dagster runs no other."""
         try:
             return run_stage(planned, before, self.audience, interrupts=INTERRUPTS)
         except StageFailedError as error:
@@ -336,33 +336,33 @@ class _StepAttempt:
 
 
 def _always_after(launched: Experiment, index: int, registry: Registry) -> list[PlannedStage]:
-    """The stages after that one that run also if it fails."""
+    """The stages after the one at `index` that run even if it fails."""
     places = range(index + 1, len(launched.pipeline))
     always = [one for one in places if launched.pipeline[one].always and launched.pipeline[one].enabled]
     return [plan_stage(launched, one, registry) for one in always]
 
 
 def _adoptable(manager: ContextIOManager, run: DagsterRun, step: str, stage: str, shown: Experiment) -> Context | None:
-    """The step's result in the run that this one resumes, if that run's process died before it reported it."""
+    """The step's result in the run that this one resumes, if that run's process died before reporting it."""
     if run.parent_run_id is None or run.tags.get(RESUME_RETRY_TAG) != "true":
         return None
     if not manager.store.has_result(run.parent_run_id, step):
         return None
     found = manager.store.load(run.parent_run_id, step)
-    # Otherwise its options were changed meanwhile.
+    # If not, its options were changed meanwhile.
     same = shown.pipeline[shown.index_of(stage)] in found.experiment.pipeline
     return found if same and found.experiment.seed == shown.seed else None
 
 
 def _kept_stages(manager: ContextIOManager, run: DagsterRun, *, adopted: str | None) -> dict[str, StageRecord]:
-    """Step -> what the run that this one continues has recorded of it, for the steps that are not executed again."""
+    """Step -> its record in the run that this one continues, for the steps that are not executed again."""
     if run.parent_run_id is None or run.step_keys_to_execute is None:
         return {}
     try:
         text = manager.store.run_record(run.parent_run_id)
         executed = {key for key in run.step_keys_to_execute if key != adopted}
         return {} if text is None else kept_stages(read_run_record(text), executed)
-    except CrucibleError:  # damaged: what is known is the code of now
+    except CrucibleError:  # the record is damaged; only the current code is known
         return {}
 
 
@@ -374,7 +374,7 @@ class _TrackedStage:
         self._reads = reads
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_TrackedStage":
-        """For another attempt: a copy of the stage, whose reads are those of the same step."""
+        """For another attempt: copy the stage, but keep collecting the reads of the same step."""
         return _TrackedStage(copy.deepcopy(self.__wrapped__, memo), self._reads)
 
     def run(self, ctx: Context) -> Context:
@@ -382,7 +382,7 @@ class _TrackedStage:
         try:
             given = tracked(ctx, self._reads)
             if (attempt := current_attempt.get()) is not None:
-                attempt.derived = None  # by the stage
+                attempt.derived = None  # the stage itself has derived nothing yet
             after: object = self.__wrapped__.run(given)
             if isinstance(after, Awaitable):
                 after = finished(after)
@@ -394,7 +394,7 @@ class _TrackedStage:
 
 
 def _kept_of(manager: ContextIOManager, context: OpExecutionContext) -> Kept:
-    """The folder of the first of the runs that this one resumes or retries, directly or through others."""
+    """The folder of the first run in the chain of runs that this one resumes or retries."""
     first, instance = context.run, context.instance
 
     def find() -> Any:
@@ -430,7 +430,7 @@ def begun(context: OpExecutionContext, upstream: Context | None, shown: Experime
 
 
 def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionContext, steps: Sequence[str]) -> None:
-    """Refuse from now on what is still running of the run that this one replaces."""
+    """From now on, refuse results of steps that are still running in the run that this one replaces."""
     replaced = context.run.parent_run_id
     parent = context.instance.get_run_by_id(replaced) if replaced is not None else None
     if parent is not None and parent.is_finished:
@@ -439,13 +439,13 @@ def _close_what_is_run_again(manager: ContextIOManager, context: OpExecutionCont
 
 
 def _reveals(error: BaseException | None, secrets: Sequence[str]) -> bool:
-    """Whether a secret is in what the exception says, in what it holds, or in what it was raised from."""
+    """Whether a secret is in the text of the exception or of its causes, or in the data it holds."""
     if error is None:
         return False
     said = "".join(traceback.format_exception(error))
     try:
         held = pickle.dumps(error)
-    except Exception:  # noqa: BLE001  # whatever a user's exception class does here; it is not kept then
+    except Exception:  # noqa: BLE001  # a user's exception class may raise anything; then it is not kept
         held = b""
     known = (*secrets, *secrets_of_environment())
     return scrub(said, secrets) != said or any(one.encode("utf-8", "surrogateescape") in held for one in known)
@@ -457,10 +457,10 @@ def _reads_of(before: Context) -> Reads:
 
 
 def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Experiment:
-    """The experiment of the file, changed by the variant that was chosen, then by what was typed for this run.
+    """The experiment in the file, changed by the chosen variant, then by the options typed for this run.
 
-    What the Launchpad's editor is filled with at first does not count as typed: the file's options and defaults, and
-    those of the variant if the run is of a variant's partition.
+    Values that the Launchpad fills in at first do not count as typed: the file's options and defaults, and the
+    variant's if the run belongs to a variant's partition.
     """
     file, settings = compiled.experiment, compiled.settings
     experiment = file if settings.variant is None else file.with_variant(settings.variant, compiled.registry)
@@ -480,9 +480,9 @@ def as_launched(compiled: CompiledExperiment, context: OpExecutionContext) -> Ex
 
 
 def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> None:
-    """Tag a run that assets launched as one of its experiment, as a job does by itself.
+    """Tag a run that was launched from an asset with its experiment; a job does that by itself.
 
-    Raises StepFailure if it is of several experiments: a run has one record, one Context and one verdict.
+    Raises StepFailure if there are several experiments: a run has one record, one Context and one verdict.
     """
     if not is_of_asset(context):
         return
@@ -497,15 +497,15 @@ def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> N
 
 def _tag_with_variant(context: OpExecutionContext, launched: Experiment) -> None:
     tagged, runs = context.run.tags.get(VARIANT_TAG, ""), launched.variant or ""
-    # A run that executes another one again has that one's tags, also where another variant, or none, was chosen for it.
+    # A re-execution has the tags of the original run, even if another variant, or none, was chosen for it.
     if tagged != runs and (runs or tagged in (launched.variants or ())):
         context.instance.add_run_tags(context.run_id, {VARIANT_TAG: runs})
 
 
 def _tag_with_options(context: OpExecutionContext, launched: Experiment) -> None:
-    """Mark a run that has other options than its file and variant: by default it is no baseline of later ones."""
+    """Mark a run whose options differ from its file and variant: by default it is not a baseline for later runs."""
     tagged = bool(context.run.tags.get(OPTIONS_TAG))
-    # A run that executes another one again goes on from that one's results.
+    # A re-execution continues from the results of the original run.
     changed = launched.options_changed or (tagged and context.run.parent_run_id is not None)
     if changed != tagged:
         context.instance.add_run_tags(context.run_id, {OPTIONS_TAG: "changed" if changed else ""})

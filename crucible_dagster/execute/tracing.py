@@ -1,4 +1,4 @@
-"""OpenTelemetry on Dagster: the steps of one run are spans of one trace, in however many processes they run."""
+"""OpenTelemetry on Dagster: the steps of a run are spans of one trace, no matter how many processes run them."""
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
 import contextlib
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["PARENT_TAGS", "is_last_step", "parent_tags", "traced_step", "tracing_here", "without_tracers"]
 
 PARENT_TAGS = ("traceparent", "tracestate")
-"""Run tags that name the span which a run is part of: those of W3C Trace Context, as any propagator injects them."""
+"""Run tags that name the parent span of a run: those of W3C Trace Context, as any propagator injects them."""
 
 _log = logging.getLogger("crucible")
 
 
 @contextlib.contextmanager
 def traced_step(context: OpExecutionContext, compiled: "CompiledExperiment") -> Iterator[Observers]:
-    """Around a step: the observers that make spans of it; none if tracing is not configured.
+    """Wrap a step: the observers that make spans for it; none if tracing is not configured.
 
-    The span of the run is ended by its last step, or by one that raises.
+    The run's last step, or a step that raises, ends the span of the run.
     """
     tracers = _tracers(compiled)
     if not tracers:
@@ -85,15 +85,15 @@ def parent_tags() -> dict[str, str]:
 
 
 def tracing_here(observers: Observers) -> Observers:
-    """The observers that get the events of a run when it is over: without those that would trace it again.
+    """The observers that get the events of a run when it is over, without those that would trace it again.
 
-    The processes of its steps have traced it already if the environment, which they share, asks for it.
+    If the shared environment asks for tracing, the processes of the steps have traced the run already.
     """
     return without_tracers(observers) if environment_asks() else observers
 
 
 def without_tracers(observers: Observers) -> Observers:
-    """The observers that are not OpenTelemetry's: each step reports to those itself."""
+    """The observers other than OpenTelemetry's: each step reports to OpenTelemetry itself."""
     explicit = _explicit(observers)
     return [observer for observer in observers if observer not in explicit]
 
@@ -112,7 +112,7 @@ def _tracers(compiled: "CompiledExperiment") -> "list[OpenTelemetryObserver]":
 
 
 def _explicit(observers: Observers) -> "list[OpenTelemetryObserver]":
-    """Those that were passed explicitly: then their module is loaded."""
+    """OpenTelemetry observers that were passed explicitly; there can be some only if their module is loaded."""
     otel: Any = sys.modules.get("crucible_core.telemetry.observer")
     return [one for one in observers if otel is not None and isinstance(one, otel.OpenTelemetryObserver)]
 

@@ -1,7 +1,7 @@
 """The ops that share the trials of an experiment: each runs a part of the table, and keeps the rows in the store.
 
-They are static, so that every executor of Dagster runs them. The op of the stage `trials` after them finds every row in
-the store, and runs what is missing.
+They are static, so that every Dagster executor can run them. The op of the stage `trials` comes after them; it finds
+the rows in the store, and runs the trials that are missing.
 """
 
 # Not `from __future__ import annotations`: Dagster reads the annotation of an op's context as a class.
@@ -37,7 +37,7 @@ __all__ = ["worker_op"]
 
 @functools.cache
 def worker_op(*, first: bool, resources: tuple[str, ...] = ()) -> OpDefinition:
-    """The op that runs a share of the trials: one object, however many experiments use it."""
+    """The op that runs a share of the trials. It is one object, no matter how many experiments use it."""
 
     def compute(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Any]:
         _run_share(context, inputs.get("upstream"))
@@ -87,7 +87,7 @@ def _run_share(context: OpExecutionContext, upstream: Context | None) -> None:
             run_stage(share, begun(context, upstream, shown), audience, interrupts=INTERRUPTS)
         except StageFailedError as error:
             if isinstance(error.__cause__, BudgetExceededError):
-                context.log.warning(f"nothing to do: {error}")  # the op `trials` fails by it
+                context.log.warning(f"nothing to do: {error}")  # the op `trials` will fail with it
                 return
             raise StepFailure(str(error), cause=error.__cause__) from error.__cause__
         except RunInterrupted as interrupt:

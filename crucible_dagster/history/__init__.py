@@ -1,1 +1,1 @@
-"""What ran, read from Dagster's own storage."""
+"""The history of runs, read from Dagster's own storage."""

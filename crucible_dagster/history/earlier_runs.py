@@ -1,4 +1,4 @@
-"""The earlier runs that a gate asks for, from Dagster's run storage and the context store."""
+"""The earlier runs that a gate needs, from Dagster's run storage and the context store."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
 class EarlierRuns:
     """The runs before one run, of the same experiment and the same variant.
 
-    A run and those that execute it again, such as retries, count as one: each continues from the results of the one
-    before, and would be compared with itself, or counted twice. The newest usable one represents all.
+    A run and its re-executions, such as retries, count as one run. Each continues from the results of the one before,
+    so a run would be compared with itself, or counted twice. The newest usable run represents all of them.
     """
 
     def __init__(self, instance: DagsterInstance, store: ContextStore, run: DagsterRun, step: str) -> None:
-        """`step` is the one whose result is the result of a run."""
+        """`step` is the last step, whose result is the result of the run."""
         self._instance = instance
         self._store = store
         self._run = run
@@ -39,9 +39,9 @@ class EarlierRuns:
         self._history = History(instance, store=store)
 
     def baseline(self, baseline: Baseline) -> Sequence[EarlierRun]:
-        """The runs that the baseline means, newest first.
+        """The runs that the baseline stands for, newest first.
 
-        Raises CrucibleError if a pinned run does not exist, or cannot be a baseline.
+        Raises CrucibleError if a pinned run does not exist, or cannot be used as a baseline.
         """
         if baseline.run is not None:
             return [self._pinned(baseline.run)]
@@ -55,7 +55,7 @@ class EarlierRuns:
         return [self._earlier(one.run_id) for one in islice(others, baseline.last_runs or 1)]
 
     def since(self, run_id: str, *, any_options: bool = False) -> Sequence[EarlierRun]:
-        """The runs after that one and before this, oldest first; with other options than the file's if `any_options`.
+        """The runs between that one and this one, oldest first; `any_options` includes those with changed options.
 
         Runs that failed a gate are included: without them, the low values would be missing.
         """
@@ -91,11 +91,11 @@ class EarlierRuns:
     def _context(self, run_id: str) -> Context:
         if self._store.find(run_id, self._step) is not None:
             return self._store.load(run_id, self._step)
-        return self._history.context(run_id)  # of another pipeline, or resumed from another run
+        return self._history.context(run_id)  # it had another pipeline, or was resumed from another run
 
 
 def _variant(run: DagsterRun) -> str:
-    return run.tags.get(VARIANT_TAG, "")  # a re-execution of a run with a variant may have an empty one
+    return run.tags.get(VARIANT_TAG, "")  # in a re-execution of a run with a variant, the tag may be empty
 
 
 def _is_exploratory(run: DagsterRun) -> bool:
@@ -107,12 +107,12 @@ def _succeeded(run: DagsterRun) -> bool:
 
 
 def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[DagsterRun]:
-    """The runs of the same experiment that were created before and have ended, newest first."""
+    """The runs of the same experiment that were created before this one and have ended, newest first."""
     yield from _runs_of(instance, run.tags.get(EXPERIMENT_TAG, ""), run.run_id)
 
 
 def _one_of_each(runs: Iterable[DagsterRun], but: set[str]) -> Iterator[DagsterRun]:
-    """The first run of each group of re-executions, except the groups of `but`."""
+    """The first run of each group of re-executions, except the groups in `but`."""
     known = set(but)
     for run in runs:
         if root_of(run) not in known:
@@ -126,8 +126,8 @@ def newest_judged_run(instance: DagsterInstance, experiment: str) -> DagsterRun 
 
 
 def _runs_of(instance: DagsterInstance, experiment: str, before: str | None) -> Iterator[DagsterRun]:
-    # By the job's name, which has an index; the tag distinguishes experiments with the same job name. Runs of
-    # its asset and of the job of its variants have other names, and a tag that no other run has.
+    # Found by the job's name, which has an index; the tag tells apart experiments with the same job name. Runs of the
+    # asset and of the variants' job have other job names, but a tag that no other run has.
     of_job = RunsFilter(job_name=dagster_name(experiment), statuses=ENDED)
     of_others = RunsFilter(tags={OTHER_JOB_TAG: experiment}, statuses=ENDED)
     both = (_records(instance, filters, before) for filters in (of_job, of_others))

@@ -25,7 +25,7 @@ GIT_LASTS = 60.0
 
 
 class Recorded(BaseModel):
-    # Additions of a newer version are ignored; changes come with another format version.
+    # Fields added by a newer version are ignored; other changes come with a new format version.
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
@@ -42,7 +42,7 @@ class GitState(Recorded):
 def git_state(folder: Path) -> GitState | None:
     """What git says about the folder; None without a repository, a commit or git.
 
-    Git is called at most once a minute per folder: what runs was imported before anyway.
+    Git is called at most once a minute per folder: the code that runs was imported earlier anyway.
     """
     return _git_state(folder, int(time.monotonic() / GIT_LASTS))
 
@@ -65,10 +65,10 @@ def _commit_alone(folder: Path) -> GitState | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # Inside a hook of git, these variables would lead to the repository of the hook. Nothing is locked, and no program
-    # that a repository's own settings name is run.
+    # Inside a git hook, these variables would point to the hook's repository. Git locks nothing and runs no program
+    # that a repository's own settings name.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(  # noqa: S603  # the arguments are those of this module
+    done = subprocess.run(  # noqa: S603  # the arguments come from this module
         ["git", "-c", "core.fsmonitor=false", *arguments],  # noqa: S607  # whichever git the user has
         cwd=folder,
         env={**environment, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
@@ -115,6 +115,6 @@ def _distribution_of(top: str) -> Mapping[str, str]:
     origin = getattr(sys.modules.get(top), "__file__", None) or ""
     if not {"site-packages", "dist-packages"} & set(Path(origin).parts):
         return {}
-    # It reads the files of every installed distribution, which takes half a second where there are many.
+    # This reads the files of every installed distribution, which can take half a second.
     names = importlib.metadata.packages_distributions().get(top, [])
     return {name: version for name in names if (version := _version(name)) is not None}

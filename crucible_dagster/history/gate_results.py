@@ -42,7 +42,7 @@ __all__ = [
 
 
 GatesVerdict = Literal["failed", "passed", "undecided", "warned"]
-"""`failed`: a gate of severity error; else `warned`: one of severity warn; else `undecided`: one of them is."""
+"""`failed`: a gate of severity error failed; else `warned`: one of severity warn failed; else `undecided`: one is."""
 
 RESULT_KEY = "gate"
 SEVERITIES: Mapping[GateSeverity, AssetCheckSeverity] = {
@@ -67,7 +67,7 @@ def verdict_of_run(run: DagsterRun) -> GatesVerdict | None:
 
 
 def is_judged_in(run: DagsterRun) -> bool:
-    """Whether the run has judged its own stages."""
+    """Whether the run has evaluated the gates on its own stages."""
     return verdict_of_run(run) is not None
 
 
@@ -84,7 +84,7 @@ def is_judged(run: DagsterRun) -> bool:
 
 
 def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> AssetCheckEvaluation:
-    """The result of a gate as that of the asset check."""
+    """The result of a gate as an evaluation of the asset check."""
     return AssetCheckEvaluation(
         asset_key=asset_key(experiment),
         check_name=dagster_name(result.gate),
@@ -98,12 +98,12 @@ def evaluation_of(experiment: Experiment, result: GateResult, **target: Any) -> 
 
 
 def gate_description(result: GateResult) -> str:
-    """Dagster labels what did not pass "Failed" in any case: the text of an undecided gate says that it is not."""
+    """The sentence of a gate. Dagster labels an undecided gate "Failed" too, so its text says that it is undecided."""
     return escape_markdown(f"undecided: {result.sentence}" if result.status == "undecided" else result.sentence)
 
 
 def forget_verdict(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Remove the verdict of the run which this one executes again, whose tags Dagster gave it."""
+    """Remove the verdict that a re-execution got from the original run, because Dagster copies its tags."""
     if run.tags.get(GATES_TAG):
         instance.add_run_tags(run.run_id, {GATES_TAG: ""})
 
@@ -140,6 +140,6 @@ def gates_of_run(instance: DagsterInstance, run_id: str) -> tuple[GateResult, ..
 
 
 def _read(data: Mapping[str, Any]) -> GateResult:
-    # JSON has infinities as text.
+    # In the JSON, infinities are texts.
     numbers = {name: float(value) if isinstance(value, str) else value for name, value in data["numbers"].items()}
     return GateResult(**{**data, "numbers": numbers, "baseline_runs": tuple(data["baseline_runs"])})

@@ -1,4 +1,4 @@
-"""The groups of two runs of an experiment, compared as their `bench` stages declare."""
+"""Compares the groups of two runs of an experiment in the way that their `bench` stages declare."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CORRECTION: CorrectionName = "holm"
 class GroupChange:
     """How a group changed from run A to run B: `result` is about B minus A.
 
-    `p_adjusted` is corrected by Holm for all groups that were compared. If no comparison could be made, `result` is
+    `p_adjusted` has Holm's correction for all groups that were compared. If no comparison could be made, `result` is
     None and `reason` says why.
     """
 
@@ -69,7 +69,7 @@ class RecordedBenches(Registry):
 
     @property
     def are_in_both(self) -> bool:
-        """Whether every run has some."""
+        """Whether every run has a `bench` stage."""
         return all(self._benches)
 
     def resolve(self, definition: StageDef, *, folder: Path | None = None) -> type[Stage]:  # noqa: ARG002  # nowhere
@@ -81,10 +81,10 @@ class RecordedBenches(Registry):
 
 
 def _benches_in(record: RunRecord) -> Iterator[tuple[str, str | None]]:
-    """Name and module, as the experiment has them, of the entries that were found to be `bench` stages."""
+    """Name and module, as in the experiment, of the entries that were `bench` stages."""
     try:
         modules = {one.name: one.module for one in record.to_experiment().pipeline}
-    except CrucibleError:  # which is among the notes already, where it matters
+    except CrucibleError:  # the notes already say so, where it matters
         return
     for stage in record.stages:
         if stage.stage == f"{Bench.__module__}:{Bench.__name__}":
@@ -94,9 +94,9 @@ def _benches_in(record: RunRecord) -> Iterator[tuple[str, str | None]]:
 def compare_groups(a: Context, b: Context, registry: Registry, *, names: tuple[str, str]) -> tuple[GroupChange, ...]:
     """Every group that a `bench` stage of both runs compared, run B's values against run A's.
 
-    The design, outcome, alpha and effect size are those that B's stage declares: values of the same fold, example or
-    seed stay pairs, by name if they have names, otherwise by position. `names` are the names of A and B in the results.
-    What cannot be read or compared has a reason instead.
+    The design, outcome, alpha and effect size are those that B's stage declares. Values of the same fold, example or
+    seed stay paired: by name if they have names, otherwise by position. `names` are the names of A and B in the
+    results. For what cannot be read or compared, there is a reason instead.
     """
     return adjust_together([tuple(_changes(a, b, registry, names))])[0]
 
@@ -146,7 +146,7 @@ def _benches(ctx: Context, registry: Registry) -> dict[str, _Benched | str]:
         try:
             stage = plan_stage(ctx.experiment, index, registry).stage
         except CrucibleError:
-            continue  # another stage, or a bench stage whose options are refused by now
+            continue  # another stage, or a bench stage whose options are no longer valid
         if not isinstance(stage, Bench) or not ctx.has_metric(stage.metric):
             continue
         try:

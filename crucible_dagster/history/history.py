@@ -1,4 +1,4 @@
-"""History: what ran, read from Dagster's own storage; the numbers of a run from its materialization.
+"""History: what ran, read from Dagster's own storage; a run's numbers come from its materialization.
 
 | what                                       | read from                                                        |
 | ------------------------------------------ | ---------------------------------------------------------------- |
@@ -90,7 +90,7 @@ PAGE = 1_000
 SMALLEST_PAGE = 50
 SEARCHED = ("decision", "reasoning", "alternatives", "id", "details")
 EVENTS = 100  # a materialization may hold a report of 250 kB
-CLOCKS = 3_600.0  # seconds by which those of two machines may differ
+CLOCKS = 3_600.0  # seconds by which the clocks of two machines may differ
 SHORTEST_PREFIX = 4
 NOT_KEPT = "Direct runs are not kept: `crucible run FILE --dagster` keeps the run"
 MAX_CANDIDATES = 5
@@ -123,10 +123,10 @@ class History:
         before: str | None = None,
         decision: str | None = None,
     ) -> tuple[RunSummary, ...]:
-        """A page of runs, newest first; the next page is the one `before` the last run of this one.
+        """A page of runs, newest first; for the next page, pass the last run of this one as `before`.
 
-        With a `decision`, only runs whose trace has one with this text, in what was decided, why, or instead of what;
-        capital letters do not matter. It reads the events of each run until the page is full.
+        With `decision`, only runs that have a decision with this text in what was decided, the reason or an
+        alternative; case does not matter. This reads the events of each run until the page is full.
 
         Raises CrucibleError if there is no such experiment, status or run.
         """
@@ -149,9 +149,9 @@ class History:
         """One row per run, newest first: `run_id`, `started`, `status`, and every number under its dotted name.
 
         `pandas.DataFrame(history.metrics("digits"))` is the table. The numbers are those of the run's
-        materialization: the first 10,000 metrics, and of a comparison its findings. A run that did not succeed has
-        none, and only the three columns; a metric with one of their names is called `status (metric)`. If the run is of
-        a variant, the row has it as `variant`.
+        materialization: the first 10,000 metrics, and for a comparison its findings. A run that did not succeed has
+        only the three columns. A metric with the name of a column gets a suffix, as in `status (metric)`. If a variant
+        was run, the row also has `variant`.
 
         Raises CrucibleError if there is no such experiment or status.
         """
@@ -170,14 +170,14 @@ class History:
     ) -> Any:
         """The rows of `metrics` as a data frame of pandas or polars; a list of dicts where neither is installed.
 
-        Raises CrucibleError as `metrics`, and if the `library` that is asked for is not installed.
+        Raises CrucibleError as `metrics` does, and if the requested `library` is not installed.
         """
         return frame_of(self.metrics(experiment, status=status, since=since, limit=limit), library)
 
     def find(self, run: str) -> str:
-        """The whole id of a run, of its first four characters or more.
+        """The whole id of a run, given its first four characters or more.
 
-        Raises CrucibleError if there is no such run of an experiment, or more than one.
+        Raises CrucibleError if no run of an experiment has such an id, or more than one.
         """
         if (exact := self._instance.get_run_by_id(run)) is not None:
             _experiment_of(exact)
@@ -202,7 +202,7 @@ class History:
         )
 
     def record(self, run: str) -> RunRecord | None:
-        """What was recorded when the run started; None if its first stage never started.
+        """The record that the run made when it started; None if its first stage never started.
 
         Raises CrucibleError if there is no such run, or the record cannot be read.
         """
@@ -212,7 +212,7 @@ class History:
     def settings(self, runs: Iterable[RunSummary]) -> dict[str, RunChoices]:
         """Run -> its seed, and its values of the options that differ among these runs of an experiment.
 
-        It reads one small file of the store for each. A run without a readable record is left out.
+        This reads one small file of the store for each run. A run without a readable record is left out.
         """
         records: list[RunRecord] = []
         for run in runs:
@@ -238,7 +238,7 @@ class History:
         return self._store.load(run_id, finished[-1])
 
     def trials(self, run: str) -> list[Mapping[str, Any]]:
-        """The rows of the run's trials; of a run that did not gather them, those that it has kept so far.
+        """The rows of the run's trials; if the run has not gathered them, those that it has kept so far.
 
         Raises CrucibleError if there is no such run, or its trials cannot be read.
         """
@@ -255,7 +255,7 @@ class History:
             raise CrucibleError(f"the trials of run {run_id} cannot be read: {error.strerror or error}") from error
 
     def series(self, run: str, name: str) -> Series:
-        """The points that the run's stages have logged of a metric.
+        """The points that the run's stages have logged for a metric.
 
         Raises CrucibleError if there is no such run or series, or its last Context cannot be read.
         """
@@ -272,7 +272,7 @@ class History:
     def trials_frame(self, run: str, *, library: FrameLibrary | None = None) -> Any:
         """The rows of `trials` as a data frame of pandas or polars; a list of dicts where neither is installed.
 
-        Raises CrucibleError as `trials`, and if the `library` that is asked for is not installed.
+        Raises CrucibleError as `trials` does, and if the requested `library` is not installed.
         """
         return frame_of(self.trials(run), library)
 
@@ -327,7 +327,7 @@ class History:
         )
 
     def compare_all(self, runs: Sequence[str], *, values: bool = False) -> tuple[RunComparison, ...]:
-        """Each of the runs after the first one beside the first; p-values are corrected for all of them together.
+        """Compare each further run with the first one; p-values are corrected for all comparisons together.
 
         Raises CrucibleError if one of the runs does not exist.
         """
@@ -400,8 +400,8 @@ class History:
             )
         if not known:
             return []
-        # By the job's name and not by the tag: the index by job is in order, so only one page is read, while all runs
-        # of a tag would be sorted first.
+        # By the job's name and not by the tag: the index by job is sorted, so only one page is read. With the tag, all
+        # runs would be sorted first.
         filters = RunsFilter(
             job_name=None if experiment is None else dagster_name(experiment),
             statuses=statuses_of(status),
@@ -410,7 +410,7 @@ class History:
         cursor = None if before is None else self.find(before)
         if experiment is None:
             return list(islice(self._tagged(filters, known, limit, cursor), limit))
-        # Runs of its asset and of the job of its variants have other names, and a tag that no other run has.
+        # Runs of the asset and of the variants' job have other job names, but a tag that no other run has.
         of_others = RunsFilter(
             tags={OTHER_JOB_TAG: experiment}, statuses=filters.statuses, created_after=filters.created_after
         )
@@ -420,7 +420,7 @@ class History:
     def _tagged(
         self, filters: RunsFilter, experiments: Sequence[str], limit: int | None, cursor: str | None
     ) -> Iterator[StoredRun]:
-        """The runs of these experiments among those that the filters let through, newest first."""
+        """The runs of these experiments that pass the filters, newest first."""
         size = PAGE if limit is None else min(PAGE, max(limit, SMALLEST_PAGE))
         while True:
             page = self._instance.get_run_records(filters, limit=size, cursor=cursor)
@@ -430,7 +430,7 @@ class History:
                 return
             cursor = page[-1].dagster_run.run_id
             if len(ours) < size / 10 and not filters.tags:
-                # They are few among the runs of others: reading all of those would take longer than sorting these.
+                # There are few of them among many other runs: sorting these is faster than reading all.
                 filters = RunsFilter(
                     tags={EXPERIMENT_TAG: list(experiments)},
                     job_name=filters.job_name,
@@ -451,7 +451,7 @@ class History:
         return {run_id: shown for name, runs in wanted.items() for run_id, shown in self._shown_of(name, runs)}
 
     def _shown_of(self, experiment: str, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        # There is no look-up by run. It is made while the run is running, so those of that time are searched.
+        # There is no look-up by run. A materialization is made while its run is running, so that time is searched.
         missing = {one.dagster_run.run_id for one in runs}
         window = AssetRecordsFilter(
             AssetKey(["crucible", dagster_name(experiment)]),
@@ -474,7 +474,7 @@ class History:
         """The steps that finished, and the others that began, both in order."""
         stats = self._step_stats(run_id)
         began = {step_name(one.step_key): one.status and one.status.value for one in stats}
-        # An op that shares the trials of another one has no result of its own.
+        # An op that runs a share of another op's trials has no result of its own.
         stages = None if record is None else {one.step for one in record.stages}
         workers = {step for step in began if (of := sharing(step)) and (stages is None or of[0] in stages)}
         stats = [one for one in stats if step_name(one.step_key) not in workers]
@@ -482,7 +482,7 @@ class History:
             order = [step_name(one.step_key) for one in sorted(stats, key=lambda one: one.start_time or 0)]
         else:
             order = [one.step for one in record.stages if one.step in began]
-            # After the stages come the gates, whose step has a result even if it fails the run.
+            # The step of the gates comes after the stages; it has a result even if it fails the run.
             judged = {step for step in began if step not in order and step not in workers}
             order += [step for step in judged if began[step] in {"SUCCESS", "FAILURE"}]
             began |= dict.fromkeys(judged, "SUCCESS")
@@ -492,7 +492,7 @@ class History:
         )
 
     def _step_stats(self, run_id: str) -> Sequence[Any]:
-        """Of the experiment's own steps: a run that its asset launched has those of the asset checks too."""
+        """Only of the experiment's own steps: a run launched from the asset also has steps of asset checks."""
         stats = self._instance.get_run_step_stats(run_id)
         return [one for one in stats if step_name(one.step_key) != one.step_key] or stats
 
@@ -524,7 +524,7 @@ class History:
         return record
 
     def _from_context(self, run_id: str, read: Callable[[Context], T], notes: list[str]) -> T | None:
-        """What `read` makes of the run's Context, whose values are loaded when they are looked at."""
+        """The result of `read` for the run's Context; values are loaded when they are looked at."""
         try:
             return read(self.context(run_id))
         except CrucibleError as error:
@@ -542,7 +542,7 @@ class History:
     def _compare_groups(
         self, ids: tuple[str, str], records: tuple[RunRecord | None, RunRecord | None], notes: list[str]
     ) -> tuple[GroupChange, ...]:
-        # `bench` takes a tenth of a second to import, and every step's process has this module.
+        # `bench` takes 0.1 s to import, and every step's process imports this module.
         from crucible_dagster.history.group_changes import RecordedBenches, compare_groups  # noqa: PLC0415
 
         benches = RecordedBenches(*records)

@@ -1,10 +1,10 @@
-"""What code a stage can reach: from its class, through everything that it refers to, as this process has loaded it.
+"""The code that a stage can reach: its class and everything that it refers to, as this process has loaded it.
 
-Compiled functions and the values of globals are looked at, not files: what was loaded is what runs. From the class the
-walk goes on to every function, class, global, default argument, closure, attribute, base class and decorator that is
-referred to, as long as it belongs to the project; of an installed package, its version counts. A module that is used in
-another way than `module.name` is taken as a whole. So is a module with a global whose state cannot be read; then its
-source counts too. Where not even this can be told, as with `eval`, nothing is reused.
+The walk looks at compiled functions and values of globals, not at files: what was loaded is what runs. It starts at
+the class and follows every function, class, global, default argument, closure, attribute, base class and decorator
+that is referred to and belongs to the project. For an installed package, the version counts. A module that is used in
+another way than `module.name` is included as a whole. So is a module with a global whose state cannot be read; then its
+source counts too. If the reach cannot be determined at all, as with `eval`, nothing is reused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class UnknownReachError(Exception):
-    """It cannot be told what a stage can reach."""
+    """The code that a stage can reach cannot be determined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +65,22 @@ class ReachableCode:
     """Everything that decides what a stage does, except what it reads."""
 
     parts: Mapping[str, str]
-    """`times in helpers.py` -> its digest; of a global that is a number, the number itself."""
+    """`times in helpers.py` -> its digest; for a global that is a number, the number itself."""
     options: Mapping[str, str]
     """Option or private attribute -> digest of its value in memory, secrets included."""
     environment: frozenset[str]
-    """Environment variables that it names."""
+    """Environment variables that the code names."""
     paths: frozenset[str]
-    """Texts in it, and among its options, that may be the names of files; paths end in a slash."""
+    """Texts in the code and in the options that may be file names; those from Path objects end in a slash."""
 
     @property
     def digest(self) -> str:
-        """Of the parts. Another version of Python compiles to other code."""
+        """A digest of the parts, and of Python's version, which compiles to its own bytecode."""
         return f"py{sys.version_info.major}.{sys.version_info.minor}:{_sha(sorted(self.parts.items()))}"
 
 
 def code_of_stage(stage: Stage) -> ReachableCode | str:
-    """The code that a stage can reach, with its options; or why that cannot be told."""
+    """The code that a stage can reach, with its options; or why it cannot be determined."""
     walk = _Walk()
     try:
         walk.stage_class(type(stage))
@@ -89,15 +89,15 @@ def code_of_stage(stage: Stage) -> ReachableCode | str:
         options = {name: walk.described(value, holder) for name, value in {**vars(stage), **private}.items()}
     except UnknownReachError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  # whatever the project's objects do when they are looked at
+    except Exception as error:  # noqa: BLE001  # the project's objects may raise anything when they are looked at
         return f"its code cannot be followed: {error_text(error)}"
     return walk.found(options)
 
 
 def code_of_classes(names: Iterable[tuple[str, str]], folder: Path | None = None) -> str | None:
-    """A digest of the code of these functions and classes (module, name); None if that cannot be told.
+    """A digest of the code of these functions and classes (module, name); None if it cannot be determined.
 
-    `folder` is that of the experiment that they were stored for.
+    `folder` is the folder of the experiment that they were stored for.
     """
     walk = _Walk()
     try:
@@ -110,9 +110,9 @@ def code_of_classes(names: Iterable[tuple[str, str]], folder: Path | None = None
 
 @functools.lru_cache(maxsize=1024)
 def code_hash(code: Any) -> str | None:
-    """A digest of what a stage's class, or a function, can reach, as it was when this process first asked.
+    """A digest of the code that a stage's class, or a function, could reach when this process first asked.
 
-    None if it is not known.
+    None if that cannot be determined.
     """
     walk = _Walk()
     try:
@@ -126,14 +126,14 @@ def code_hash(code: Any) -> str | None:
 
 
 class _Walk:
-    """What was reached, from wherever it began."""
+    """Follows references, and collects what was reached."""
 
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
         self.environment: set[str] = set()
         self.paths: set[str] = set()
         self._seen: dict[int, Any] = {}
-        """By id; the objects themselves, so that no other object gets the id."""
+        """Id -> object; holding the objects ensures that no other object gets the same id."""
         self._open: set[int] = set()
 
     def found(self, options: Mapping[str, str]) -> ReachableCode:
@@ -148,7 +148,7 @@ class _Walk:
         self.visit(stage, vars(sys.modules[stage.__module__]))
 
     def imported(self, module: str, name: str) -> None:
-        """What a pickle calls by the name of its module and its own."""
+        """Visit an object that a pickle names by its module and its name."""
         there = sys.modules.get(module)
         if there is None:
             if not _is_installed(module):
@@ -163,7 +163,7 @@ class _Walk:
     # --- objects ---
 
     def visit(self, found: Any, holder: dict[str, Any]) -> None:
-        """Go on to something that code refers to; `holder` are the globals of the module that does."""
+        """Visit something that code refers to; `holder` has the globals of the referring module."""
         if id(found) in self._seen:
             return
         self._seen[id(found)] = found
@@ -198,7 +198,7 @@ class _Walk:
             self._add(f"{name} in {_file(holder)}", repr(value) if simple else self.described(value, holder))
 
     def _whole(self, holder: dict[str, Any]) -> None:
-        """A module with something in it that says nothing about itself: its source, and all that it refers to."""
+        """Add a whole module, because something in it cannot be described: its source and all its references."""
         file = holder.get("__file__")
         module = sys.modules.get(holder.get("__name__", ""))
         try:
@@ -224,7 +224,7 @@ class _Walk:
             self._add(name, _sha([_code_digest(function.__code__), spelled, self.described(rest, holder)]))
             return
         self._package(str(holder.get("__name__", "")))
-        # What an installed decorator has kept of the function that it was put on.
+        # What an installed decorator has kept of the decorated function.
         kept = [wrapped, *(value for _, value in inside)]
         if any(isinstance(one, types.FunctionType | type) and _is_of_project(_globals_of(one)) for one in kept):
             self._add(name, self.described(kept, user))
@@ -339,7 +339,7 @@ class _Walk:
     # --- values ---
 
     def described(self, value: Any, holder: dict[str, Any]) -> str:
-        """A text for a value that is another one for another value. What it refers to is reached too."""
+        """A text that differs for different values. What the value refers to is visited too."""
         exact = exact_digest(value)
         for text in value if type(value) in {list, tuple} else [value]:
             if isinstance(text, str | PurePath) and 0 < len(str(text)) <= MAX_PATH:
@@ -388,7 +388,7 @@ class _Walk:
         try:
             encoded = encode(value)
             classes = classes_in_pickle(encoded.head) if encoded.codec == "pickle" else frozenset()
-        except Exception:  # noqa: BLE001  # what cannot be pickled, or not be looked into
+        except Exception:  # noqa: BLE001  # a value that cannot be pickled or followed
             self.visit(type(value), holder)
             self._whole(holder)
             return f"a {type(value).__name__}"
@@ -427,7 +427,7 @@ def _is_code(value: Any) -> bool:
 
 
 def _parts_of_code(value: Any) -> list[Any]:
-    """What an object that stands for code is made of: a method, a property, a decorated function; empty for others."""
+    """The parts of an object that represents code, such as a method, a property or a decorated function; else empty."""
     match value:
         case types.MethodType():
             return [value.__func__, value.__self__]
@@ -445,7 +445,7 @@ def _parts_of_code(value: Any) -> list[Any]:
 
 
 def _validators_of(cls: type) -> list[Any]:
-    """What is said to pydantic about the validators of a model: which fields, and when."""
+    """The settings of a model's pydantic validators: for which fields they run, and when."""
     found: Any = vars(cls).get("__pydantic_decorators__")
     infos = (
         [one.info for group in dataclasses.fields(found) for one in getattr(found, group.name).values()]
@@ -476,7 +476,7 @@ def _spelled(annotation: Any) -> str:
 
 
 def _state_of(value: Any) -> dict[str, Any] | None:
-    """What an object of a class of the project consists of; None if its class says otherwise, or is not of it."""
+    """The state of an object of a project class; None for other classes, or if the class defines its own state."""
     for base in type(value).__mro__:
         if base not in _PLAIN_BASES:
             module = sys.modules.get(base.__module__)
@@ -509,7 +509,7 @@ def _is_project_file(name: str, file: str | None) -> bool:
 
 
 def _as_imported(module: str, holder: Mapping[str, Any]) -> str:
-    """The full name of what `import module` gives in a module, which may be one beside an experiment file."""
+    """The full name of what `import module` gives inside a module, which may be beside an experiment file."""
     name = str(holder.get("__name__", ""))
     if not name.startswith(BESIDE):
         return module
@@ -572,7 +572,7 @@ def _file(namespace: Mapping[str, Any]) -> str:
 
 class _References(NamedTuple):
     names: tuple[tuple[tuple[str, ...], str | None], ...]
-    """`helpers.times`, and the text that follows it directly, as in `os.environ["HOME"]`."""
+    """A name such as `helpers.times`, and the text directly after it, as in `os.environ["HOME"]`."""
     imports: tuple[tuple[str, tuple[str, ...], int], ...]
     """Module, names and level of each import inside the function."""
     texts: frozenset[str]
@@ -584,7 +584,7 @@ _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 
 @functools.lru_cache(maxsize=4096)
 def _references_of(code: types.CodeType) -> _References:
-    """What the function, and those inside it, refer to."""
+    """What the function and the functions inside it refer to."""
     names: dict[tuple[tuple[str, ...], str | None], None] = {}
     imports: list[tuple[str, tuple[str, ...], int]] = []
     texts: set[str] = set()
@@ -612,7 +612,7 @@ def _references_of(code: types.CodeType) -> _References:
 
 @functools.lru_cache(maxsize=4096)
 def _code_digest(code: types.CodeType) -> str:
-    """Of what the code does, wherever in its file it stands."""
+    """A digest of what the code does; its place in the file does not matter."""
     return _sha(
         [
             *(code.co_name, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),

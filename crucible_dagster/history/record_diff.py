@@ -15,7 +15,7 @@ __all__ = ["Change", "RecordChanges", "changes_between", "code_of", "git_of", "v
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that differs between two runs; None if a run does not have it."""
+    """Something that differs between two runs; a side is None if its run does not have it."""
 
     name: str
     a: Any
@@ -23,7 +23,7 @@ class Change:
 
 
 class RecordChanges(NamedTuple):
-    """What differs; all of it is empty if one of the runs has no record."""
+    """What differs; everything is empty if one of the runs has no record."""
 
     options: tuple[Change, ...] = ()
     experiment: tuple[Change, ...] = ()
@@ -46,7 +46,7 @@ def changes_between(a: RunRecord | None, b: RunRecord | None) -> RecordChanges:
 
 
 def varied_options(records: Iterable[RunRecord]) -> dict[str, dict[str, Any]]:
-    """Run -> its values of the options that are not the same in all of these runs of its experiment."""
+    """Run -> its values of the options that differ among these runs of an experiment."""
     by_experiment: dict[Any, dict[str, dict[str, Any]]] = {}
     for record in records:
         by_experiment.setdefault(record.experiment.get("id"), {})[record.run_id] = _options(record)
@@ -62,7 +62,7 @@ def varied_options(records: Iterable[RunRecord]) -> dict[str, dict[str, Any]]:
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
-    # Types count too: 1 is not true, and an option that is null exists.
+    # Types count too: 1 is not true, and an option with the value null is not a missing one.
     return tuple(
         Change(name, a.get(name), b.get(name))
         for name in dict.fromkeys([*a, *b])
@@ -72,7 +72,7 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Change, ...]:
 
 def _options(record: RunRecord) -> dict[str, Any]:
     shown = {f"{stage.name}.{name}": value for stage in record.stages for name, value in flatten(stage.options)}
-    # So that a secret that has changed differs.
+    # So that a changed secret is a difference.
     secrets = {f"{stage.name}.{place}": digest for stage in record.stages for place, digest in stage.secrets.items()}
     return {**shown, **{name: f"secret {digest[:8]}" for name, digest in secrets.items()}}
 
@@ -87,7 +87,7 @@ def _experiment(record: RunRecord) -> dict[str, Any]:
     return dict(flatten({**rest, "stages": [stage.name for stage in record.stages], **stages}))
 
 
-_TOLD = frozenset({"name", "options"})  # elsewhere in a comparison
+_TOLD = frozenset({"name", "options"})  # shown elsewhere in a comparison
 
 
 def _code(record: RunRecord) -> dict[str, str]:

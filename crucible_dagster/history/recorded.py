@@ -14,7 +14,7 @@ from crucible_dagster.history.run_record import RunRecord
 def recorded_experiment(record: RunRecord) -> Experiment:
     """The experiment as it was run, with its file, in whose folder the modules of its stages are found.
 
-    Runs do not keep secrets: their values are those that the file has now, or masks if it has none.
+    Runs do not keep secrets. Their values are taken from the file as it is now; without one, they stay masks.
     """
     experiment = record.to_experiment()
     if record.source:

@@ -1,6 +1,6 @@
 """The record of a run: what ran, from which code, in which environment, and who launched it.
 
-Environment variables are never recorded. Options are, with secrets masked.
+Environment variables are never recorded. Options are recorded with secrets masked.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ FORMAT_VERSION = 1
 
 LaunchedBy = Literal["cli", "python"]
 How = Literal[LaunchedBy, "backfill", "dagster", "re-execution", "retry", "schedule", "sensor", "ui"]
-"""`dagster`: by Dagster's command line, its API or its Python functions; `retry`: by its run retries."""
+"""`dagster`: by Dagster's command line, API or Python functions; `retry`: by Dagster's run retries."""
 
 
 class StageRecord(Recorded):
     """One entry of the pipeline, as it was run."""
 
     name: str
-    """In the pipeline."""
+    """The stage's name in the pipeline."""
     step: str
     """The key of its step in Dagster."""
     stage: str
     """The stage's class, as `module:name`."""
     source_hash: str | None = None
-    """SHA-256 over the source of the modules that define the class; None if there is no source."""
+    """SHA-256 of the source of the modules that define the class; None if there is no source."""
     code_hash: str | None = None
-    """Of the code that the stage can reach, and the version of Python it was compiled by; None if that is not known."""
+    """Digest of the code that the stage can reach, and of Python's version; None if that is not known."""
     from_run: str | None = None
-    """The run that made its result, and of which this entry is, where this run continued from there."""
+    """If this run continued from another one: the run that made the result, and that this entry comes from."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """All of them, defaults included; secrets masked."""
+    """All options, including defaults; secrets are masked."""
     secrets: dict[str, str] = Field(default_factory=dict)
-    """Place of a secret that was given (`login.token`) -> its digest, keyed by the context store."""
+    """Place of a given secret (`login.token`) -> its digest, keyed with the key of the context store."""
     enabled: bool = True
 
 
@@ -80,9 +80,9 @@ class Launch(Recorded):
 
     how: How
     by: str | None = None
-    """The user, where known."""
+    """The user, if known."""
     name: str | None = None
-    """Of the schedule, sensor or backfill."""
+    """The name of the schedule, sensor or backfill."""
     parent: str | None = None
     """The run that this one executes again."""
 
@@ -94,7 +94,7 @@ class RunRecord(Recorded):
     run_id: str
     recorded: AwareDatetime
     experiment: dict[str, JsonValue]
-    """The experiment as run, run config applied; secrets masked."""
+    """The experiment as it was run, with the run config applied and secrets masked."""
     source: str | None = None
     """The experiment's file."""
     stages: tuple[StageRecord, ...]
@@ -102,7 +102,7 @@ class RunRecord(Recorded):
     """Stage -> its option `seed`."""
     git: GitState | None = None
     packages: dict[str, str] = Field(default_factory=dict)
-    """Installed distribution -> version: those that the stages come from, and those that numbers may depend on."""
+    """Installed distribution -> version: the distributions with the stages, and those that may affect numbers."""
     python: str
     platform: str
     host: str
@@ -115,7 +115,7 @@ class RunRecord(Recorded):
         return self.model_dump_json(indent=2)
 
     def to_experiment(self) -> Experiment:
-        """The experiment as run. Raises CrucibleError if this version of the package cannot read it."""
+        """The experiment as it was run. Raises CrucibleError if this version of the package cannot read it."""
         try:
             return Experiment.model_validate(self.experiment)
         except ValidationError as error:
@@ -133,8 +133,8 @@ def record_run(
 ) -> RunRecord:
     """The record of a run that is about to execute `planned`, each in the step of the same place in `steps`.
 
-    The secrets in `experiment` are masked already. Without `digest_of_secret` nothing of them is recorded. `kept` are
-    the steps whose results another run made, as that run has recorded them.
+    The secrets in `experiment` are masked already. Without `digest_of_secret` nothing about them is recorded. `kept`
+    has the steps whose results another run made, as recorded by that run.
     """
     stages = tuple(
         (kept or {}).get(step) or stage_record(one, step, digest_of_secret)
@@ -158,7 +158,7 @@ def record_run(
 
 
 def read_run_record(text: str) -> RunRecord:
-    """Raises CrucibleError if it is damaged, or of a format that this version does not know."""
+    """Read a run record. Raises CrucibleError if it is damaged, or has a format that this version does not know."""
     try:
         record = RunRecord.model_validate_json(text)
     except ValidationError as error:
@@ -190,7 +190,7 @@ def stage_record(planned: PlannedStage, step: str, digest_of_secret: Callable[[A
 
 
 def same_code(then: StageRecord, now: StageRecord) -> bool:
-    """Whether a stage had the same code, by all that it can reach; if that is not known of both, by its modules."""
+    """Whether a stage had the same code: all that it can reach or, if that is not known for both, its modules."""
     hashes = then.code_hash, now.code_hash
     if None not in hashes and len({str(one).partition(":")[0] for one in hashes}) == 1:
         return hashes[0] == hashes[1]
@@ -198,7 +198,7 @@ def same_code(then: StageRecord, now: StageRecord) -> bool:
 
 
 def changed_since(record: RunRecord, planned: Iterable[PlannedStage]) -> list[tuple[str, str]]:
-    """The stages whose results another run made by other code than that of now, and that run."""
+    """The stages whose results another run made with code that has changed since, and that run."""
     now = {one.name: one for one in planned}
     return [
         (one.name, one.from_run)
@@ -208,7 +208,7 @@ def changed_since(record: RunRecord, planned: Iterable[PlannedStage]) -> list[tu
 
 
 def kept_stages(parent: RunRecord, executed: Collection[str]) -> dict[str, StageRecord]:
-    """Step -> what is recorded of it, for the steps that a run which continues `parent` does not execute."""
+    """Step -> its record, for the steps that a run that continues `parent` does not execute."""
     return {
         one.step: one.model_copy(update={"from_run": one.from_run or parent.run_id})
         for one in parent.stages
@@ -231,8 +231,8 @@ def launch_tags(launched_by: LaunchedBy) -> dict[str, str]:
 def launch_of(run: DagsterRun) -> Launch:
     """Who launched the run and how, according to its tags.
 
-    Dagster copies the tags of a run to the one that executes it again; there, what launched the first run is ignored.
-    A run launched by Dagster's command line or API has the tags of one from the UI, except `dagster/from_ui`.
+    Dagster copies a run's tags to its re-execution; there, the tags that say what launched the first run are ignored.
+    A run launched by Dagster's command line or API has the same tags as one from the UI, except `dagster/from_ui`.
     """
     tags, parent = run.tags, run.parent_run_id
     own = tags.get(LAUNCHED_BY_TAG)

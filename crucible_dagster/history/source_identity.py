@@ -19,8 +19,8 @@ def stage_identity(stage: type[Stage]) -> tuple[str, str | None]:
     """The qualified name of a stage's class, and a hash of the source of the modules that define it.
 
     The hash covers the modules of the class and of its base classes, down to `Stage`, but not what these import. It is
-    None for a class whose source does not determine its behaviour: typed at a prompt, made by a function that can make
-    others of that name, or imported from a file that was changed afterwards.
+    None for a class whose source does not determine its behaviour: if it was typed at a prompt, made by a function that
+    can make others with that name, or imported from a file that was changed afterwards.
     """
     if not _is_what_its_source_says(stage):
         return _qualified(stage), None
@@ -59,7 +59,7 @@ def modules_of(stage: type[Stage]) -> Iterator[str]:
 
 
 def packages_of(stage: type[Stage]) -> set[str]:
-    """The packages of those modules; those beside an experiment file are one package, and have plain names too."""
+    """The packages of those modules; modules beside an experiment file form one package, and have plain names too."""
     found = set()
     for name in modules_of(stage):
         found.add(as_written(name).partition(".")[0])

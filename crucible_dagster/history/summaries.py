@@ -35,7 +35,7 @@ from crucible_dagster.history.record_diff import Change
 from crucible_dagster.history.run_record import Launch, RunRecord, launch_of
 from crucible_dagster.tags import EXPERIMENT_TAG, VARIANT_TAG
 
-if TYPE_CHECKING:  # `bench`, in processes that compare nothing
+if TYPE_CHECKING:  # it imports `bench`, which most processes do not need
     from crucible_dagster.history.group_changes import GroupChange
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -58,7 +58,7 @@ _STATUS_OF: Mapping[str, RunStatus] = {
 STATUSES: Mapping[RunStatus, tuple[DagsterRunStatus, ...]] = {
     name: tuple(one for one in DagsterRunStatus if _STATUS_OF.get(one.value) == name) for name in get_args(RunStatus)
 }
-"""By name, because Dagster adds some from version to version."""
+"""Mapped by name, because new versions of Dagster add some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +78,17 @@ class RunSummary:
     parent: str | None
     """The run that this one executes again."""
     variant: str | None
-    """The variant of the experiment that it runs, if one was chosen."""
+    """The variant of the experiment; None if none was chosen."""
     headline: str | None
-    """The result in one sentence, if the run succeeded."""
+    """The result in one sentence; None unless the run succeeded."""
     metrics: Mapping[str, float]
     """The numbers of its materialization; empty if the run did not succeed."""
     gates: GatesVerdict | None = None
-    """The verdict over all its gates, if there are any."""
+    """The verdict over all its gates; None if it has none."""
 
 
 class RunChoices(NamedTuple):
-    """What was chosen for a run among others of its experiment."""
+    """The settings that distinguish a run from other runs of its experiment."""
 
     seed: Any
     options: Mapping[str, Any]
@@ -105,7 +105,7 @@ class StageTime:
     seconds: float | None = None
     attempts: int | None = None
     note: str | None = None
-    """Why it was skipped, or failed; the run that its result was taken from."""
+    """Why the stage was skipped or failed, or the run that its result was taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,11 @@ class RunFailure:
     """Why a run failed."""
 
     stage: str | None
-    """None if it failed outside its stages, as by a gate."""
+    """None if the run failed outside its stages, for example because of a gate."""
     reason: str
     traceback: str | None
     unfinished: tuple[str, ...] = ()
-    """What the stage had put when it failed: `metrics.loss`, `artifacts.plot`, `outputs[3:]` from the 4th."""
+    """What the stage had put before it failed: `metrics.loss`, `artifacts.plot`; `outputs[3:]` is from the 4th on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ class RunDetails:
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A number of two runs; None if a run does not have it."""
+    """A number in two runs; a side is None if its run does not have it."""
 
     name: str
     a: float | None
@@ -160,9 +160,9 @@ class RunComparison:
     b: RunSummary
     metrics: tuple[MetricChange, ...]
     options: tuple[Change, ...]
-    """Named `stage.option`, defaults included."""
+    """Options that differ, named `stage.option`; defaults are included."""
     experiment: tuple[Change, ...]
-    """Of the experiment files, except options."""
+    """Differences of the experiment files, except in options."""
     code: tuple[Change, ...]
     """By stage: its class and the hash of its source."""
     surroundings: tuple[Change, ...]
@@ -171,9 +171,9 @@ class RunComparison:
     groups: tuple[GroupChange, ...] = ()
     """The groups that the `bench` stages of both compared, B's values against A's."""
     values: tuple[str, ...] | None = None
-    """What `Context.differences` names; None unless values were asked for."""
+    """What `Context.differences` names; None unless values were requested."""
     trace: tuple[str, ...] | None = None
-    """What `diff_traces` says, `-` of a and `+` of b; None unless values were asked for."""
+    """The lines of `diff_traces`, `-` for a and `+` for b; None unless values were requested."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and why."""
 

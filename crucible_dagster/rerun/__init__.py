@@ -1,1 +1,1 @@
-"""Running again: resuming a run, replaying one, and why a result was reused."""
+"""Running again: resuming a run, replaying a run, and explaining why a result was reused."""

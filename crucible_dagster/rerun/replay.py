@@ -31,12 +31,12 @@ from crucible_dagster.store.objects import ObjectStore
 __all__ = ["Replay", "Result", "changed_code", "recorded_experiment", "recorded_run", "replay_run"]
 
 Verdict = Literal["same digest", "equal", "different", "only then", "only now"]
-"""`equal`: the same value in other bytes, which can happen with pickles."""
+"""`equal`: the same value with different bytes, which can happen with pickles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result of the recorded run, and of the one now."""
+    """One result, compared between the recorded run and the replay."""
 
     name: str
     verdict: Verdict
@@ -47,9 +47,9 @@ class Replay:
     """A run that was run again."""
 
     run_id: str
-    """The recorded one."""
+    """The id of the recorded run."""
     context: Context
-    """What came out now."""
+    """The Context of the replay."""
     error: StageFailedError | GateFailedError | None
     results: tuple[Result, ...]
     changed_code: tuple[str, ...]
@@ -75,9 +75,9 @@ def replay_run(
 ) -> Replay:
     """Run the experiment of a recorded run again, directly, and compare its results with the recorded ones.
 
-    It compares metrics, outputs, artifacts, assigns, decisions and how each stage ended; an artifact's path may differ
-    in the run id in it. Raises CrucibleError if the run has no record, and what `run_experiment` raises before the
-    first stage.
+    It compares metrics, outputs, artifacts, assigns, decisions and how each stage ended; the run id in an artifact's
+    path may differ. Raises CrucibleError if the run has no record, and what `run_experiment` raises before the first
+    stage.
     """
     history = History(instance)
     record = recorded_run(history, run)
@@ -121,6 +121,6 @@ def _compare(objects: ObjectStore, then: Any, now: Any) -> Verdict:
     try:
         if objects.ref(then, "")[0].digest == objects.ref(now, "")[0].digest:
             return "same digest"
-    except StoreError:  # what cannot be stored has no digest
+    except StoreError:  # a value that cannot be stored has no digest
         pass
     return "equal" if same(then, now) else "different"

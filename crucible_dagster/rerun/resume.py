@@ -65,7 +65,7 @@ class Resumption:
     registry: Registry
     run_config: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
-    """What whoever resumes it should know, one sentence each."""
+    """What the user should know before resuming, one sentence each."""
 
     def execute(self, *, observers: Observers = (), fresh: bool = False, launched_by: LaunchedBy = "python") -> Context:
         """Run what is left, as a new run. Raises what `execute_experiment` raises."""
@@ -73,7 +73,7 @@ class Resumption:
             **launch_tags(launched_by),
             **parent_tags(),
             RESUME_RETRY_TAG: "true",
-            # As Dagster tags what its UI executes again: runs can be found by them.
+            # The same tags as for re-executions in Dagster's UI, so that the runs can be found by them.
             PARENT_TAG: self.parent.run_id,
             ROOT_TAG: root_of(self.parent),
             **({FRESH_TAG: "true"} if fresh else {}),
@@ -102,7 +102,7 @@ class Resumption:
         return context
 
     def _kept_tags(self) -> dict[str, str]:
-        """What the new run is of, as the one that it goes on from: its assigns, its tick or update."""
+        """The tags that the new run takes over: for its assigns, its tick or its update."""
         kept = {tag: value for tag, value in self.parent.tags.items() if tag in {ASSIGNS_TAG, *LAUNCHED_FOR_TAGS}}
         location = location_of(self.parent)
         return {**kept, LOCATION_TAG: location} if location and kept.keys() - {ASSIGNS_TAG} else kept
@@ -112,7 +112,7 @@ class Resumption:
         last = last_step(self.experiment)
         ended = self.instance.all_logs(self.parent.run_id, of_type=DagsterEventType.STEP_SUCCESS)
         if any(entry.step_key is not None and step_name(entry.step_key) == last for entry in ended):
-            # It died after its last step, before it reported that. The step is executed again and adopts its result.
+            # It died after its last step, before reporting it. The step is executed again and takes over the result.
             steps: Sequence[str] = [last]
             known = KnownExecutionState.build_for_reexecution(self.instance, self.parent)
             known = known.update_for_step_selection(set(steps))
@@ -135,7 +135,7 @@ def resume_run(
 ) -> Context:
     """Run the stages of a failed, cancelled or killed run that have no result, as a new run, and return its Context.
 
-    Raises as `plan_resumption` before anything is run, and then what `execute_experiment` raises.
+    Raises what `plan_resumption` raises before anything is run, and then what `execute_experiment` raises.
     """
     planned = plan_resumption(instance, run, registry=registry, override=override, force=force)
     return planned.execute(observers=observers, fresh=fresh)
@@ -151,13 +151,13 @@ def plan_resumption(
 ) -> Resumption:
     """Find out how to resume a run; a run whose process is gone is reported to Dagster as failed.
 
-    What runs is the experiment as recorded with the run, after `override`, which may change options of stages that have
-    no result yet, and the code as it is now. `force` resumes a run that Dagster believes to be running, if it is not
-    known whether its process is alive.
+    What is run is the experiment as it was recorded, with the code as it is now. `override` may change options of
+    stages that have no result yet. `force` resumes a run that Dagster believes to be running, if it is not known
+    whether its process is alive.
 
     Raises CrucibleError if the run is unknown, succeeded, is still running, or left nothing to resume from, or if the
-    database fails; InvalidExperimentError for options of a stage that has a result already, for wrong ones, and for
-    secrets that are not known any more.
+    database fails. Raises InvalidExperimentError for changed options of a stage that already has a result, for invalid
+    options, and for secrets that are no longer known.
     """
     with database_in_words(instance):
         registry = builtin_registry() if registry is None else registry
@@ -204,7 +204,7 @@ def plan_resumption(
 
 
 def _as_typed(experiment: Experiment, config: Mapping[str, Any]) -> Experiment:
-    """The experiment with those options only that were typed for its run, secrets among them."""
+    """The experiment with only the options that were typed for its run, including secrets."""
     ops = config.get("ops") or {}
     pipeline = tuple(
         one.model_copy(update={"options": (ops.get(step) or {}).get("config")})
@@ -219,7 +219,7 @@ def _resumed_before(instance: DagsterInstance, run: DagsterRun) -> str:
 
 
 def _give_up(instance: DagsterInstance, run: DagsterRun, record: RunRecord, *, force: bool) -> DagsterRun:
-    """The run, recorded by Dagster as over. Raises CrucibleError if it is not over, or may not be."""
+    """Have Dagster record that the run is over; return it. Raises CrucibleError if it is not over, or may not be."""
     if run.status in OVER:
         return run
     if run.status is DagsterRunStatus.SUCCESS:
@@ -274,7 +274,7 @@ def _run_config(
     """
     config: Mapping[str, Any] = parent.run_config
     ops = {name: dict(one) for name, one in (config.get("ops") or {}).items()}
-    if any("ops" in one for one in ops.values()):  # of the asset: it is resumed as a run of the job
+    if any("ops" in one for one in ops.values()):  # a run of the asset; it is resumed as a run of the job
         inside = [one.get("ops") or {} for one in ops.values()]
         ops = {name: dict(one) for nested in inside for name, one in nested.items()}
         settings = (config.get("resources") or {}).get(RUN_KEY)

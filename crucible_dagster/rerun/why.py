@@ -30,13 +30,13 @@ class Part:
     then: str | None
     """Its digest or text in the earlier run; None if it did not exist."""
     now: str | None
-    """In the run in question."""
+    """The same for the run in question."""
     verdict: Verdict
     values: tuple[str | None, str | None] = (None, None)
-    """Then and now, for people, where they are short; of the code, the pieces that differ."""
+    """The values then and now as text for people, if they are short; for code, the pieces that differ."""
 
     def __str__(self) -> str:
-        """`n: 30 -> 40`."""
+        """Such as `n: 30 -> 40`."""
         then, now = self.values
         name = self.part.removeprefix("option ")
         if self.part == "code" and (then or now):
@@ -54,7 +54,7 @@ class Why:
     stage: str
     reused_from: str | None
     compared_with: str | None
-    """The run that had the last result of this stage of the experiment."""
+    """The last run that had a result of this stage of the experiment."""
     verdict: str
     parts: tuple[Part, ...]
 

@@ -1,1 +1,1 @@
-"""What a deployment starts: Dagster's own programs, with what they lack to be left alone."""
+"""The programs of a deployment: Dagster's own, with additions so that they can run unattended."""

@@ -1,9 +1,9 @@
-"""The daemon, of which one runs at a time: `python -m crucible_dagster.service.daemon`, with its own options.
+"""The daemon, of which one runs at a time: `python -m crucible_dagster.service.daemon`, with Dagster's options.
 
-Two of Dagster's daemons launch every tick twice, and each only logs that there is another. This one takes a lock first:
-in the database if it is PostgreSQL, so that it holds for all machines, else on a file of DAGSTER_HOME. A second one
-stands by, and takes over when the first has ended, however that was. It also retries runs whose code server comes back
-after the run has failed, which Dagster's gives up.
+Two of Dagster's daemons launch every tick twice, and each only logs that there is another. This one first takes a lock:
+in the database if that is PostgreSQL, so that it holds for all machines, else on a file in DAGSTER_HOME. A second one
+stands by and takes over when the first has ended, for whatever reason. The daemon also retries runs whose code server
+comes back after the run has failed; Dagster's daemon gives these up.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from crucible_dagster.service.daemon_health import sign_of_life
 __all__ = ["INTERVAL", "LOCK_LOST", "DaemonLock", "lock_of", "main"]
 
 INTERVAL = 5.0
-"""Seconds between two attempts to take the lock, and between two looks whether it is still there."""
+"""Seconds between two attempts to take the lock, and between two checks that it is still held."""
 LOCK_LOST = 75
-"""EX_TEMPFAIL of sysexits.h: another daemon has taken over, and a new start of this one stands by."""
+"""EX_TEMPFAIL of sysexits.h: another daemon has taken over; after a restart, this one stands by."""
 GRACE = 20.0
-"""Seconds that a daemon which has lost the lock has for its own end."""
-# Of a database, for any program that takes advisory locks there: what nobody else is likely to choose.
+"""Seconds that a daemon that has lost the lock has to end by itself."""
+# Advisory locks are shared by all programs of a database, so this is a number that no other is likely to choose.
 KEY = int.from_bytes(b"crucible", "big") >> 1
 
 _log = logging.getLogger("crucible.daemon")
 
 
 class DaemonLock(Protocol):
-    """What one process at a time has, until it ends."""
+    """A lock that only one process at a time holds, until it ends."""
 
     def take(self) -> bool:
-        """Whether this process has it, now or already. Raises OSError or an error of the database."""
+        """Try to take the lock; whether this process holds it now. Raises OSError or an error of the database."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
 
 
 class FileLock:
@@ -110,7 +110,7 @@ def lock_of(instance: DagsterInstance) -> DaemonLock:
 
 
 def main() -> None:
-    """Run the daemon as soon as no other one does."""
+    """Run the daemon as soon as no other one is running."""
     logging.basicConfig(format="%(asctime)s - crucible - %(levelname)s - %(message)s", level=logging.INFO)
     with open_instance() as instance:
         lock = lock_of(instance)
@@ -135,7 +135,7 @@ def _wait_for(lock: DaemonLock, instance: DagsterInstance) -> None:
                 return
             why = "another daemon of this instance is running"
             _show_life(instance)
-        except Exception as error:  # noqa: BLE001  # whatever the driver raises while the database is away
+        except Exception as error:  # noqa: BLE001  # the driver may raise anything while the database is away
             why = f"the lock cannot be taken: {error}"
         if why != said:
             _log.info("%s; this one stands by", why)
@@ -150,7 +150,7 @@ def _keep(lock: DaemonLock, instance: DagsterInstance, end: Callable[[], None]) 
             kept = lock.take()
             if kept:
                 _show_life(instance)
-        except Exception:  # noqa: BLE001  # while the database is away, no daemon does anything
+        except Exception:  # noqa: BLE001  # while the database is away, no daemon can do anything
             kept = True
         if not kept:
             _log.error("another daemon has taken over while the database was away; this one ends")
@@ -170,7 +170,7 @@ def _deny_life(instance: DagsterInstance) -> None:
 
 
 def _end_this_process() -> None:
-    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, so that what it does is brought to its end
+    os.kill(os.getpid(), signal.SIGINT)  # like Ctrl-C, so that the daemon finishes what it is doing
     time.sleep(GRACE)
     os._exit(LOCK_LOST)
 

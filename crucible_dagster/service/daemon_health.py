@@ -1,7 +1,7 @@
 """Whether a daemon of DAGSTER_HOME works: `python -m crucible_dagster.service.daemon_health`.
 
-`dagster-daemon liveness-check` imports Dagster to ask the database: two seconds of a processor, every time. So the
-daemon asks it while it runs, and touches a file when all is well; this looks how old the file is.
+`dagster-daemon liveness-check` imports Dagster to ask the database, which takes two seconds of CPU time every time. So
+the running daemon asks the database and touches a file if all is well. This check only looks at the age of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ["SILENCE", "main", "sign_of_life"]
 
 SILENCE = 60.0
-"""Seconds without a sign of life, from which a daemon is not well."""
+"""Seconds without a sign of life after which a daemon counts as not working."""
 
 
 def sign_of_life(home: Path) -> Path:

@@ -1,8 +1,8 @@
 """Whether a code server has its definitions: `python -m crucible_dagster.service.health --port 4000`.
 
-`dagster api grpc-health-check` asks for the port. The port is that of a proxy, which goes on answering when the process
-that has the definitions is gone, and does not start another one. So this asks for the definitions and, if that process
-is gone, has the proxy start one. Runs in flight are not affected: they are processes of their own.
+`dagster api grpc-health-check` only checks the port. The port belongs to a proxy, which goes on answering when the
+process with the definitions is gone, and does not start another one. So this check asks for the definitions. If that
+process is gone, it has the proxy start a new one. Runs in flight are not affected: they have their own processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["main"]
 @click.option("-h", "--host", default="127.0.0.1", show_default=True)
 @click.option("-p", "--port", type=int, required=True)
 def main(host: str, port: int) -> None:
-    """Exit with 0 if the code server has definitions, else with 1; if their process is gone, have it started again."""
+    """Exit with 0 if the code server has definitions, else with 1; if their process is gone, have a new one started."""
     state = state_of_code_server(host, port)
     if state.problem is None:
         return

@@ -1,7 +1,7 @@
-"""Starts runs as Kubernetes Jobs as Dagster does, and does not take one for dead because the cluster does not answer.
+"""Starts runs as Kubernetes Jobs like Dagster, but does not give up a run just because the cluster does not answer.
 
-An API server is away for seconds or minutes when it is upgraded, and the pods go on. Dagster's launcher then knows
-nothing of a run, and its run monitoring marks the run as failed at once.
+When an API server is upgraded, it is away for seconds or minutes, and the pods go on. Dagster's launcher then knows
+nothing about a run, and Dagster's run monitoring marks the run as failed at once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from crucible_dagster.dagster_internals import CheckRunHealthResult, WorkerStatu
 __all__ = ["UNANSWERED", "PatientK8sRunLauncher"]
 
 UNANSWERED = 600.0
-"""Seconds without an answer about a run after which it is dead, unless the instance's settings say otherwise."""
+"""Seconds without an answer about a run after which it counts as dead; the default of `unanswered_seconds`."""
 NO_JOB = "could not be found"
-"""What Dagster's launcher says where the cluster has answered, and has no such Job."""
+"""Part of the launcher's message if the cluster has answered that there is no such Job."""
 
 
 class PatientK8sRunLauncher(K8sRunLauncher):
     """Dagster's launcher for Kubernetes, with its settings and `unanswered_seconds`.
 
-    A run of which the cluster has said nothing for so many seconds is dead; until then, it is taken for alive. What the
-    cluster does say counts at once: that the Job has failed, has succeeded, or is not there.
+    If the cluster has said nothing about a run for so many seconds, the run counts as dead; until then, as alive.
+    An answer of the cluster counts at once: that the Job has failed, has succeeded, or does not exist.
     """
 
     def __init__(self, unanswered_seconds: float = UNANSWERED, **settings: Any) -> None:
@@ -41,7 +41,7 @@ class PatientK8sRunLauncher(K8sRunLauncher):
         return {**theirs, "unanswered_seconds": Field(float, is_required=False, default_value=UNANSWERED)}
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """As Dagster's launcher says; RUNNING while the cluster has not answered for less than `unanswered_seconds`."""
+        """The result of Dagster's launcher; RUNNING while the cluster is silent for less than `unanswered_seconds`."""
         found: CheckRunHealthResult = super().check_run_worker_health(run)
         if found.status is not WorkerStatus.UNKNOWN or NO_JOB in (found.msg or ""):
             self._unanswered.pop(run.run_id, None)

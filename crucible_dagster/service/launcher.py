@@ -1,4 +1,4 @@
-"""Starts runs on code servers as Dagster does, and knows when the process of one is lost, with its machine or not."""
+"""Starts runs on code servers like Dagster, and notices when a run's process is lost, even with its machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from crucible_dagster.store.io_manager import open_store
 __all__ = ["SILENCE", "HeartbeatRunLauncher"]
 
 BEATS = 7
-"""Beats that do not come before a run is dead."""
+"""How many beats must be missing before a run counts as dead."""
 SILENCE = BEATS * INTERVAL
-"""Seconds without a beat after which a run is dead, unless the instance's settings say otherwise."""
+"""Seconds without a beat after which a run counts as dead; the default of `silence_seconds`."""
 LOOK = 3 / BEATS
-"""The most that the time between two looks counts for, as a share of the silence after which a run is dead: the store,
-or this process, may have been away meanwhile."""
+"""The largest time between two checks that counts as silence, as a share of the allowed silence: a longer gap may mean
+that the store or this process was away."""
 FORGET = 3_600.0
 
 
@@ -35,13 +35,13 @@ class _Heard:
 
 
 class HeartbeatRunLauncher(DefaultRunLauncher):
-    """Dagster's own launcher, with a health check for its run monitoring, by the heartbeats in the context store.
+    """Dagster's own launcher, with a health check for run monitoring that uses the heartbeats in the context store.
 
-    No clock of two machines is compared: a run is dead if its heartbeat does not change while this process looks. A run
-    without a heartbeat, for instance of a code location without experiments, is taken for alive.
+    Clocks of different machines are not compared: a run is dead if its heartbeat does not change while this process
+    watches. A run without a heartbeat, such as one of a code location without experiments, counts as alive.
 
-    `silence_seconds` of its settings is the number of seconds without a beat after which a run is dead; a run's process
-    beats seven times within them. Raises CrucibleError if that is oftener than it can.
+    `silence_seconds` is the setting for how many seconds without a beat mean that a run is dead; in that time, a run
+    beats seven times. Raises CrucibleError if the setting is too small for that.
     """
 
     def __init__(self, inst_data: Any = None, silence_seconds: float = SILENCE) -> None:
@@ -73,13 +73,13 @@ class HeartbeatRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """NOT_FOUND if nothing was heard of the run's process for `silence` seconds, else RUNNING."""
+        """NOT_FOUND if the run's process was silent for `silence` seconds, else RUNNING."""
         now = time.monotonic()
         self._heard = {key: one for key, one in self._heard.items() if now - one.at < FORGET}
         try:
             self._store = self._store or open_store(self._instance)
             beats = self._store.beats(run.run_id)
-        except Exception as error:  # noqa: BLE001  # whatever a file system raises: nothing is known of the run
+        except Exception as error:  # noqa: BLE001  # a file system may raise anything: nothing is known about the run
             self._heard.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"its heartbeat cannot be read: {error}")
         if beats is None:

@@ -1,7 +1,7 @@
 """Who may log in to the proxy: `python -m crucible_dagster.service.logins FOLDER` makes the logins of a deployment.
 
-`htpasswd` has names and hashes of passwords, as nginx reads them; `roles` says who of them is an operator, and anybody
-else may only look. Passwords are random, shown once, and kept nowhere.
+`htpasswd` has names and hashes of passwords in nginx's format; `roles` says which users are operators. All others may
+only look. Passwords are random, shown once, and stored nowhere.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from crucible_core import CrucibleError
 __all__ = ["main", "make_logins"]
 
 USERS = {"operator": "operator", "viewer": "viewer"}
-"""Names, each with its role."""
+"""Name -> role."""
 
 
 def make_logins(folder: Path) -> dict[str, str]:
-    """Make both files if they are not there; the passwords that were made, by name, or nothing.
+    """Make both files if they do not exist. Returns name -> password for new ones; empty if they existed.
 
     Raises CrucibleError if there is no openssl to hash with, or the folder cannot be written.
     """
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _hashed(password: str) -> str:
-    """As the system's crypt(3) reads it, which is what nginx calls: SHA-512 with a salt, 5,000 rounds."""
+    """A hash for the system's crypt(3), which nginx calls: SHA-512 with a salt and 5,000 rounds."""
     try:
         hashed = subprocess.run(
             ["openssl", "passwd", "-6", "-stdin"],  # noqa: S607  # wherever it is installed

@@ -1,7 +1,7 @@
 """Dagster's webserver with limits: `python -m crucible_dagster.service.webserver`, with its own options.
 
-Two things no proxy can see to, as they are inside of GraphQL: a short query that asks for the same thing hundreds of
-times, which holds the webserver for half a minute; and answers that contain tracebacks of the webserver.
+Two things are inside GraphQL, where no proxy can prevent them: a short query that asks for the same thing hundreds of
+times, which blocks the webserver for half a minute; and answers that contain tracebacks of the webserver.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from starlette.responses import JSONResponse
 __all__ = ["MOST_ALIASES", "MOST_CHARACTERS", "MOST_FIELDS", "main", "refusal_of"]
 
 MOST_CHARACTERS = 50_000
-"""Of a query: several times the longest of Dagster's UI."""
+"""Allowed length of a query: several times the longest query of Dagster's UI."""
 MOST_FIELDS = 20_000
-"""Of an operation, with the fields of its fragments wherever these are used."""
+"""Allowed fields of an operation; those of a fragment count wherever it is used."""
 MOST_ALIASES = 50
-"""Of an operation, counted in the same way, and of its fields at the top."""
+"""Allowed aliases of an operation, counted in the same way; also its allowed top-level fields."""
 
 _failures: ContextVar[list[Exception]] = ContextVar("_failures")
 _log = logging.getLogger("crucible.webserver")
 
 
 def refusal_of(query: object, *, read_only: bool = False) -> str | None:
-    """Why a query is not executed; None for one that may be, or that is none and gets Dagster's own answer.
+    """Why a query is refused; None if it may be executed, or if it is invalid and gets Dagster's own answer.
 
-    A webserver that is read-only takes no mutation at all. Dagster leaves the question to each of them.
+    A read-only webserver accepts no mutations at all. Dagster leaves that check to each mutation.
     """
     if not isinstance(query, str):
         return "The query is not a text."
@@ -71,14 +71,14 @@ def refusal_of(query: object, *, read_only: bool = False) -> str | None:
 
 def main() -> None:
     """Run the webserver."""
-    app.DagsterWebserver = LimitedWebserver  # type: ignore[attr-defined]  # what its command makes
+    app.DagsterWebserver = LimitedWebserver  # type: ignore[attr-defined]  # the class that its command uses
     dagster_webserver.main(
         sys.argv[1:], prog_name="crucible_dagster.service.webserver", auto_envvar_prefix="DAGSTER_WEBSERVER"
     )
 
 
 class LimitedWebserver(DagsterWebserver[Any, Any]):
-    """Refuses queries that are too large, and says of its own failures only their kind; the rest is in its log."""
+    """Refuses queries that are too large. Of its own failures, it tells only the kind; the rest is in its log."""
 
     async def gen_graphql_response(
         self, request_context: Any, query: Any, variables: dict[str, Any] | None, operation_name: str | None
@@ -123,7 +123,7 @@ class LimitedWebserver(DagsterWebserver[Any, Any]):
 
 
 class _Count:
-    """Fields and aliases of a selection, with those of its fragments wherever they are used; each is counted once."""
+    """Counts fields and aliases of a selection; those of a fragment count at each use, but are computed once."""
 
     def __init__(self, document: DocumentNode) -> None:
         self._fragments = {
@@ -145,7 +145,7 @@ class _Count:
 
     def _of_fragment(self, name: str) -> tuple[int, int]:
         if name not in self._known:
-            self._known[name] = 0, 0  # one that is within itself is refused by the rules of GraphQL
+            self._known[name] = 0, 0  # the rules of GraphQL refuse a fragment that contains itself
             fragment = self._fragments.get(name)
             self._known[name] = self.of(None if fragment is None else fragment.selection_set)
         return self._known[name]

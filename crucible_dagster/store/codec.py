@@ -5,11 +5,11 @@ r"""How a value becomes bytes and comes back as the same value, with pickle only
 | `json`   | None, bool, int, finite float, str, lists and dicts of these     | JSON text |
 | `tagged` | also tuples, sets, bytes, NaN, dates, paths, Decimal, UUID,      | JSON text in which `{"$tuple": [...]}` |
 |          | other keys than text, numpy arrays and scalars, series           | is a tuple; large arrays beside it |
-| `pickle` | everything else                                                  | protocol 5; what it hands out of band |
+| `pickle` | everything else                                                  | protocol 5; its out-of-band buffers   |
 |          |                                                                  | beside it |
 
-Types are exact: a subclass of dict does not count as a dict. A value that contains one list or dict at two places is
-pickled, because JSON would make two of it.
+Types are exact: a subclass of dict does not count as a dict. A value that contains the same list or dict in two places
+is pickled, because JSON would make two of it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = ["Codec", "Encoded", "classes_in_pickle", "decode", "encode", "exact_d
 
 Codec = Literal["json", "tagged", "pickle"]
 
-# A buffer below this is kept with its value: a file of its own would cost more than it saves.
+# A smaller buffer is kept with its value: a separate file would cost more than it saves.
 MIN_BUFFER = 16 * 1024
-# Python reads and writes no longer decimal integers by default.
+# By default, Python does not convert longer integers from or to decimal text.
 MAX_DECIMAL_BITS = 14_000
 
 
@@ -55,7 +55,7 @@ class Encoded(NamedTuple):
     head: bytes
     buffers: tuple[memoryview, ...] = ()
     exact: bytes | None = None
-    """`exact_digest` of a value of lists, dicts, tuples, sets and scalars: it takes a fifth of the time of encoding."""
+    """`exact_digest` of the value, or None. Computing it takes a fifth of the time of encoding."""
 
 
 class _Unfit(Exception):
@@ -63,9 +63,9 @@ class _Unfit(Exception):
 
 
 def encode(value: Any) -> Encoded:
-    """Encode by the first codec that keeps the value as it is.
+    """Encode with the first codec that preserves the value exactly.
 
-    Raises any error of pickle for a value that cannot be pickled.
+    Raises whatever pickle raises for a value that cannot be pickled.
     """
     plain = _plain(value)
     if plain is not None:
@@ -81,11 +81,11 @@ def encode(value: Any) -> Encoded:
 
 
 def decode(codec: str, head: bytes, buffers: Sequence[memoryview], folder: Path | None = None) -> Any:
-    """The value again. `buffers` become its memory: changing them changes the value.
+    """Decode the value. `buffers` become its memory: changing them changes the value.
 
-    `folder` is that of the value's experiment file: its classes may be in modules there.
+    `folder` is the folder of the value's experiment file: its classes may be in modules there.
 
-    Raises ValueError for bytes that no codec wrote, and any error of unpickling.
+    Raises ValueError for bytes that no codec wrote, and whatever unpickling raises.
     """
     match codec:
         case "json":
@@ -93,7 +93,7 @@ def decode(codec: str, head: bytes, buffers: Sequence[memoryview], folder: Path 
         case "tagged":
             return _untag(json.loads(head), buffers)
         case "pickle":
-            return _Unpickler(head, buffers, folder).load()  # the store asks first whether it may
+            return _Unpickler(head, buffers, folder).load()  # the store has checked that pickles are allowed
     raise ValueError(f"there is no codec {codec!r}")
 
 
@@ -101,7 +101,7 @@ def decode(codec: str, head: bytes, buffers: Sequence[memoryview], folder: Path 
 
 
 def exact_digest(value: Any) -> bytes | None:
-    """A digest of a value of lists, dicts, tuples, sets and scalars, types included; None for others."""
+    """A digest of a value of lists, dicts, tuples, sets and scalars, which tells types apart; None for other values."""
     try:
         # Version 2 of marshal gives equal bytes for equal values.
         return hashlib.sha256(marshal.dumps(value, 2)).digest() if type(value) in _MARSHALLED else None
@@ -110,12 +110,12 @@ def exact_digest(value: Any) -> bytes | None:
 
 
 def _plain(value: Any) -> tuple[bytes, bytes] | None:
-    """JSON text that gives exactly this value again, and its `exact_digest`, or None. The work is done in C."""
+    """JSON text from which exactly this value can be read, and its `exact_digest`; else None. The work is done in C."""
     if type(value) not in _JSON:
         return None
     try:
         text: bytes = to_json(value, inf_nan_mode="null")
-        # Digests, so that a large value is not in memory four times at once.
+        # Digests are compared, so that a large value is not in memory four times at once.
         exact = exact_digest(value)
         if exact is None or exact_digest(from_json(text)) != exact or _shares(value):
             return None
@@ -124,13 +124,13 @@ def _plain(value: Any) -> tuple[bytes, bytes] | None:
     return text, exact
 
 
-# Others need not be tried: and marshal would copy the memory of an array.
+# Other types need not be tried; also, marshal would copy the memory of an array.
 _JSON = frozenset({type(None), bool, int, float, str, list, dict})
 _MARSHALLED = _JSON | {tuple, set, frozenset, bytes, complex}
 
 
 def _shares(value: Any) -> bool:
-    """Whether a value of lists and dicts contains one of them at two places."""
+    """Whether a value of lists and dicts contains the same list or dict in two places."""
     level = [value] if type(value) is list or type(value) is dict else []
     ids: set[int] = set()
     count = 0
@@ -153,7 +153,7 @@ class _Tagger:
         self.buffers = buffers
         self.seen: set[int] = set()
         self.is_exact = True
-        """Whether there is nothing in it that marshal refuses, or takes for something else."""
+        """Whether the value contains nothing that marshal refuses or confuses with something else."""
 
     def tag(self, value: Any) -> Any:
         kind = type(value)
@@ -215,7 +215,7 @@ class _Tagger:
         if described is None:
             raise _Unfit
         if type(value) is not numpy.ndarray:
-            # Of text, numpy has no empty items, and drops what looks like padding; and some types share a description.
+            # Text of numpy has no empty items and loses what looks like padding; and some types share a description.
             if dtype.names or dtype.kind in "US" or type(value) is not numpy.dtype(described).type:
                 raise _Unfit
             return {"$scalar": [described, base64.b64encode(value.tobytes()).decode()]}
@@ -225,7 +225,7 @@ class _Tagger:
         return {"$array": [described, list(value.shape), fortran, bool(value.flags.writeable), self._block(block)]}
 
     def _block(self, block: memoryview) -> str | int:
-        """The bytes as text, or their place among the buffers if they are many."""
+        """The bytes as text or, if they are many, their index among the buffers."""
         if block.nbytes < MIN_BUFFER:
             return base64.b64encode(block).decode()
         self.buffers.append(block)
@@ -233,7 +233,7 @@ class _Tagger:
 
 
 def _described_dtype(dtype: Any) -> Any:
-    """What numpy makes the dtype of again; None if it cannot, or would make another."""
+    """A description from which numpy makes the same dtype again; None if there is none."""
     if dtype.hasobject or dtype.metadata or dtype.isalignedstruct:
         return None
     return _descr_of_dtype(dtype)
@@ -251,7 +251,7 @@ def _descr_of_dtype(dtype: Any) -> Any:
 
 
 def _whole(text: str) -> str:
-    """The text, unless it has halves of surrogate pairs, of which JSON would make one character."""
+    """The text, unless it has halves of surrogate pairs: JSON would join them to one character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -322,7 +322,7 @@ def _untag_scalar(content: Any, _: Sequence[memoryview]) -> Any:
 
 
 def _descr(described: Any) -> Any:
-    """The description that numpy has of a dtype, with the tuples that JSON made lists of."""
+    """The description of a dtype by numpy, with tuples again where JSON has lists."""
     if not isinstance(described, list):
         return described
     return [
@@ -376,7 +376,7 @@ def _pickled(value: Any) -> Encoded:
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         try:
             block = buffer.raw()
-        except BufferError:  # not one block of memory
+        except BufferError:  # its memory is not contiguous
             return True
         if block.nbytes < MIN_BUFFER:
             return True
@@ -391,7 +391,7 @@ def _pickled(value: Any) -> Encoded:
 def classes_in_pickle(head: bytes) -> frozenset[tuple[str, str]]:
     """Module and name of each class and function that a pickle refers to. Nothing is imported or called.
 
-    Raises any error of unpickling for a pickle that cannot be followed in this way.
+    Raises whatever unpickling raises for a pickle that cannot be followed in this way.
     """
     reader = _ClassReader(io.BytesIO(head), buffers=itertools.repeat(b""))
     reader.load()

@@ -20,7 +20,7 @@ from crucible_dagster.store.store import CLAIMS, FOLDERS, HEARTBEATS, REUSE, RUN
 __all__ = ["GRACE_SECONDS", "Collected", "Verified", "collect_garbage", "verify_store"]
 
 GRACE_SECONDS = 24 * 3600.0
-"""Younger files are kept in any case: a running step refers to its objects only when it ends."""
+"""Younger files are always kept: a running step does not refer to its objects before it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ def collect_garbage(
     delete: bool = False,
     grace: float = GRACE_SECONDS,
 ) -> Collected:
-    """Remove the runs that `keep` rejects, with their trials and folders, and every object that no other run refers to.
+    """Remove the runs that `keep` rejects, with their trials and folders, and every object that no kept run refers to.
 
-    `keep` is asked with a run's id and the time (seconds since the epoch) of the last thing it wrote. Without `delete`
-    nothing is touched. Raises StoreError if the manifest of a run that is kept is damaged, for then it is not known
-    what it refers to.
+    `keep` gets a run's id and the time of the last thing it wrote, in seconds since the epoch. Without `delete`
+    nothing is removed. Raises StoreError if the manifest of a kept run is damaged, because then it is not known what
+    it refers to.
     """
     old = time.time() - grace
     kept: list[str] = []
@@ -74,9 +74,9 @@ def collect_garbage(
     for run_id in removed:
         garbage += [(info.name, 0) for info in store.files.list(f"{RUNS}/{run_id}")]
     if delete:
-        # The manifests first: if the process is killed in between, nothing that is left refers to a removed object.
+        # Manifests first: if the process is killed in between, no remaining manifest refers to a removed object.
         for name, _ in sorted(garbage, key=lambda one: not one[0].startswith(f"{RUNS}/")):
-            # A step that writes the same value meanwhile makes the object look new, and will refer to it.
+            # An object that a step writes again meanwhile looks new and stays, because the step will refer to it.
             if not name.startswith(f"{OBJECTS}/") or (store.files.modified(name) or 0.0) < old:
                 store.files.delete(name)
     objects = [size for name, size in garbage if name.startswith(f"{OBJECTS}/")]
@@ -124,7 +124,7 @@ def _problems_of_step(store: ContextStore, run_id: str, step: str, there: dict[s
 
 
 def _objects_of(manifest: Manifest, store: ContextStore) -> Iterator[tuple[str, int]]:
-    """Digest and size of all that a manifest refers to, through the logs that it refers to too."""
+    """Digest and size of every object that a manifest refers to, directly or through its logs."""
     where = f"the manifest of step {manifest.step!r} of run {manifest.run_id}"
     yield from manifest.experiment.objects
     if manifest.failure and manifest.failure["cause"]:
@@ -158,7 +158,7 @@ def _unwanted_claims(store: ContextStore, removed: frozenset[str], old: float) -
             if info.modified < old:
                 yield info.name, info.size
             continue
-        # A claim that cannot be read stays: it is not known what it prevents from running twice.
+        # A claim that cannot be read stays: nobody knows what it keeps from running twice.
         with contextlib.suppress(StoreError, json.JSONDecodeError):
             if read_document(store.files.read(info.name), info.name).get("run_id") in removed:
                 yield info.name, info.size

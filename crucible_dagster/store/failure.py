@@ -1,4 +1,4 @@
-"""The end of a step that failed."""
+"""How a failed step ended."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class StoredFailure:
     reason: str
     interrupted: bool
     read_cause: Callable[[], BaseException | None]
-    """Only when it is asked for: reading an exception may import the module of its class."""
+    """Called only when the cause is needed, because reading an exception may import the module of its class."""
 
     @property
     def cause(self) -> BaseException | None:
-        """None if it is not kept. Raises StoreError if it cannot be read."""
+        """The exception that the stage raised; None if it was not kept. Raises StoreError if it cannot be read."""
         return self.read_cause()
 
     def to_error(self) -> StageFailedError | RunInterrupted:
-        """The error again, with its cause, or with the cause's text where the cause itself is not kept."""
+        """The error with its cause, or with the cause's text if the cause itself was not kept."""
         if self.interrupted:
             return RunInterrupted(self.stage, self.context)
         error = StageFailedError(self.stage, self.context, self.reason)

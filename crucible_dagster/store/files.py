@@ -28,18 +28,18 @@ __all__ = ["FileInfo", "Files", "LocalFiles", "RemoteFiles", "maps", "open_files
 
 TEMPORARY = ".writing-"
 EXCLUSIVE = "exclusive"
-"""The file of a remote store that is there since it was first seen that a file is created once."""
+"""A file in a remote store; it exists once it was checked that a file there can be created only once."""
 
 # Older files are written again: well before the garbage collection would consider them.
 FRESH_SECONDS = 12 * 3600.0
 
 BLOCK = 4 * 1024 * 1024
-"""Bytes that are read at a time, where a file is not needed as a whole."""
+"""Bytes to read at a time, if a file is not needed as a whole."""
 MOST_GROWING = 8
-"""Files on an object store whose bytes are remembered, because more may be appended to them."""
+"""How many growing files on an object store are held in memory, because more may be appended to them."""
 
 maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-"""Those that this process has: each holds a file open."""
+"""The memory maps of this process; each of them holds a file open."""
 
 
 class FileInfo(NamedTuple):
@@ -64,13 +64,13 @@ class Files(Protocol):
         """The file's bytes as memory that can be written to without changing the file. Raises FileNotFoundError."""
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
-        """Write a file whose name determines its content: an existing one is as good."""
+        """Write a file whose name determines its content, so that an existing file may stay."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write the file unless there is one: of several writers, one gets True."""
+        """Write the file unless it exists. If there are several writers, exactly one gets True."""
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a file that this process alone writes."""
+        """Append to a file that only this process writes."""
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
@@ -79,10 +79,10 @@ class Files(Protocol):
         """Every file below the folder."""
 
     def children(self, folder: str) -> Sequence[str]:
-        """The names of the files and folders in the folder, sorted; nothing if there is none."""
+        """The sorted names of the files and folders in the folder; empty if it does not exist."""
 
     def keep(self, name: str) -> int | None:
-        """Give an existing file the time of now, and return its size; None if the file has to be written instead."""
+        """Set an existing file's time to now, and return its size; None if the file has to be written instead."""
 
     def modified(self, name: str) -> float | None:
         """When the file was written, in seconds since the epoch; None if it is not there."""
@@ -92,9 +92,9 @@ class Files(Protocol):
 
 
 def open_files(base: UPath, mode: int | None = None) -> Files:
-    """The files below `base`; `mode` is that of local ones, by default what the umask allows.
+    """The files below `base`; `mode` is the mode of local files, by default what the umask allows.
 
-    Raises CrucibleError if its file system's package is missing.
+    Raises CrucibleError if the package for the file system is missing.
     """
     try:
         if base.protocol in {"", "file", "local"}:
@@ -110,7 +110,7 @@ def open_files(base: UPath, mode: int | None = None) -> Files:
 class LocalFiles(FolderFiles):
     """A folder on a local or mounted disk.
 
-    Files have the `mode`, and folders can be searched by whoever may read files; without one, the umask decides.
+    Files have the mode `mode`, and everyone who may read files may also enter folders. Without it, the umask decides.
     """
 
     def __init__(self, base: Path, mode: int | None = None) -> None:
@@ -147,14 +147,14 @@ class LocalFiles(FolderFiles):
     def create(self, name: str, data: bytes) -> bool:
         temporary = self._write_beside(name, [data])
         try:
-            # A link, because unlike a rename it does not replace what is there.
+            # A link, because unlike a rename it does not replace an existing file.
             os.link(temporary, self.path(name))
         except FileExistsError:
             return False
         except OSError as error:
             if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
                 raise
-            # A file system without links: created exclusively, where a reader may see half of it and call it damaged.
+            # No links here, so the file is created exclusively; a reader may see half of it and call it damaged.
             try:
                 with self.path(name).open("xb") as stream:
                     stream.write(data)
@@ -191,7 +191,7 @@ class LocalFiles(FolderFiles):
         try:
             os.utime(path)
             return path.stat().st_size
-        except (FileNotFoundError, PermissionError):  # or another user's, in a folder that both write to
+        except (FileNotFoundError, PermissionError):  # or another user owns it, in a folder that both write to
             return None
 
     def modified(self, name: str) -> float | None:
@@ -234,13 +234,13 @@ class LocalFiles(FolderFiles):
         folder.mkdir(parents=True, exist_ok=True)
         for made in missing:
             if self.mode is not None and made.is_relative_to(self.base):
-                # Search for whoever may read; and what a folder passes on to those below, as its group, stays.
+                # Everyone who may read may enter; setgid, setuid and sticky bits stay.
                 made.chmod(made.stat().st_mode & 0o7000 | self.mode | (self.mode & 0o444) >> 2)
             _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's new entries to the disk: without it, a file that was synced can be lost with its name."""
+    """Sync a folder's new entries to the disk: otherwise a file that was synced can still lose its name."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -249,15 +249,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RemoteFiles:
-    """A file system of fsspec that can write on condition: an object store, or memory.
+    """A file system of fsspec that has conditional writes: an object store, or memory.
 
-    An object there appears whole when it is written, and `create` is a conditional write. That claims and results are
-    written once rests on it, so a file system without it is refused when something is first to be created.
+    An object appears there only when it is complete, and `create` is a conditional write. It ensures that claims and
+    results are written once. So a file system without it is refused when the first file is to be created.
     """
 
     def __init__(self, base: UPath) -> None:
         self.base = base
-        # A process that lives long, as Celery's, must see what others have written since it last looked.
+        # A long-lived process, such as a Celery worker, must see what others have written since it last looked.
         self._fs: Any = type(base.fs)(**{**base.storage_options, "use_listings_cache": False})
         self._written: dict[str, bytes] = {}
         self._is_exclusive = False
@@ -300,9 +300,9 @@ class RemoteFiles:
         return True
 
     def _check_exclusive(self) -> None:
-        """Raises CrucibleError if two writers of one file may both be told that theirs counts."""
+        """Raises CrucibleError if two writers of a file could both be told that they created it."""
         fs = self._fs
-        while getattr(fs, "fs", None) is not None:  # one that passes everything on to another
+        while getattr(fs, "fs", None) is not None:  # a wrapper of another file system
             fs = fs.fs
         if getattr(fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
             why = f"{type(fs).__name__} looks whether a file is there and then writes it, as two writers may do at once"
@@ -316,17 +316,17 @@ class RemoteFiles:
         )
 
     def append(self, name: str, data: bytes) -> None:
-        # Objects cannot grow. What is appended to is small: the events of one stage, or a thousand trials.
+        # Objects cannot grow. Files that are appended to are small: the events of one stage, or a thousand trials.
         before = self._written.pop(name, None)
         if before is None:
-            # Another of these may have begun it in this process: each batch of trials brings one.
+            # Another instance in this process may have begun the file: each batch of trials has its own.
             try:
                 before = self.read(name)
             except FileNotFoundError:
                 before = b""
         self._written[name] = before + data
         if len(self._written) > MOST_GROWING:
-            del self._written[next(iter(self._written))]  # that was not written to for longest
+            del self._written[next(iter(self._written))]  # the one whose last write was longest ago
         self._fs.pipe_file(self.path(name), before + data)
 
     def exists(self, name: str) -> bool:

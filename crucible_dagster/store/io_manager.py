@@ -1,6 +1,6 @@
 """The context store as a resource of the job: it passes each op's Context to the next op.
 
-Its place is a setting of the deployment and never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
+Its place is a setting of the deployment, never of a run: CRUCIBLE_STORE, a folder or an fsspec URL such as
 s3://bucket/prefix; by default `crucible` in the Dagster instance's storage folder. A relative folder is in DAGSTER_HOME
 or, for the embedded instance, in the folder of the project. CRUCIBLE_FILE_MODE is the mode of its files, as in `0640`.
 """
@@ -47,7 +47,7 @@ STORE_VARIABLE = "CRUCIBLE_STORE"
 PICKLE_VARIABLE = "CRUCIBLE_ALLOW_PICKLE"
 MODE_VARIABLE = "CRUCIBLE_FILE_MODE"
 EMBEDDED = ".crucible/dagster"
-"""Where in the project's folder the instance is if DAGSTER_HOME is not set."""
+"""The folder of the instance in the project's folder, if DAGSTER_HOME is not set."""
 
 
 class ContextIOManager(IOManager):
@@ -60,7 +60,7 @@ class ContextIOManager(IOManager):
     def commit(
         self, context: Context, run_id: str, step: str, *, attempt: str, notes: Mapping[str, Any] | None = None
     ) -> Context:
-        """Make this the result of the step, and return it in the form that the next step gets.
+        """Make this Context the result of the step, and return it in the form that the next step gets.
 
         Raises StoreError if it cannot be stored, RefusedWriteError if it comes too late.
         """
@@ -92,7 +92,7 @@ class ContextIOManager(IOManager):
 
 @io_manager
 def context_store(init: InitResourceContext) -> ContextIOManager:
-    """Keeps what ops pass to each other."""
+    """Stores the Contexts that ops pass to each other."""
     assert init.instance is not None
     return ContextIOManager(open_store(init.instance))
 
@@ -128,7 +128,7 @@ def _file_mode() -> int | None:
 
 
 def _folder_of(instance: DagsterInstance) -> Path | None:
-    """What a relative place is relative to: one folder for all processes of an instance, whichever they run in."""
+    """The base of a relative place: the same folder for all processes of an instance, wherever they run."""
     if instance.is_ephemeral:
         return None
     home = Path(instance.root_directory)
@@ -136,5 +136,5 @@ def _folder_of(instance: DagsterInstance) -> Path | None:
 
 
 def new_attempt() -> str:
-    """A name for one attempt of a step: they sort by time."""
+    """A new name for an attempt of a step; the names sort by time."""
     return f"{time_ns() // 1_000_000:013d}-{uuid.uuid4().hex[:8]}"

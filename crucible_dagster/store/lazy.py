@@ -1,5 +1,5 @@
-"""The parts of a Context that come from the store: each value is read when a stage first looks at it. What a stage
-looks at is noted, because its result depends on it.
+"""The parts of a Context that come from the store: each value is read when a stage first looks at it. Everything that
+a stage looks at is noted, because its result depends on that.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ _UNREAD = object()
 
 
 class Cell:
-    """A value of the store: read once, and kept together with what it was when it was read.
+    """A value in the store: read once, and kept together with a reference to its state at that time.
 
-    Two keys that hold the same object hold the same cell.
+    If two keys hold the same object, they hold the same cell.
     """
 
     __slots__ = ("_lock", "_objects", "_value", "baseline", "exact", "ref", "shared", "where")
 
     def __init__(self, objects: ObjectStore, ref: Ref, where: str, value: Any = _UNREAD, baseline: Ref | None = None):
         self._objects = objects
-        self._lock = threading.RLock()  # all threads of a stage get the same object
+        self._lock = threading.RLock()  # so that all threads of a stage get the same object
         self._value = value
         self.exact: bytes | None = None
-        """Digest of the value in memory, where it is cheaper than that of its text."""
+        """Digest of the value in memory, if that is cheaper than the digest of its text."""
         self.ref = ref
         self.where = where
         self.baseline = baseline
         self.shared: str | None = None
-        """A mark that all entries of the same object have in a manifest."""
+        """A mark in the manifest, the same for all entries that are the same object."""
 
     @property
     def is_read(self) -> bool:
@@ -68,14 +68,14 @@ class Cell:
         with self._lock:
             if self._value is _UNREAD:
                 value = self._objects.get(self.ref, self.where)
-                # Pickling an unpickled value gives other bytes than it was read from, but the same ones each time.
+                # Pickling an unpickled value gives other bytes than those in the store, but the same ones each time.
                 self.baseline = self._objects.ref(value, self.where)[0] if self.ref.codec == "pickle" else self.ref
                 self.exact = exact_digest(value) if self.ref.codec == "json" else None
                 self._value = value
             return self._value
 
     def read_again(self) -> None:
-        """Forget the value in memory, and what was changed in it: the next look reads it from the store."""
+        """Forget the value in memory with all changes to it; the next access reads it from the store."""
         with self._lock:
             self._value, self.baseline, self.exact = _UNREAD, None, None
 
@@ -122,7 +122,7 @@ class Reads:
             self.seen[read] = digest()
 
 
-# What other stages have spent is read to add to it, and decides nothing.
+# A stage reads what others have spent only to add to it; its result does not depend on that.
 _SPENDING = ("metrics", SPENT)
 
 ABSENT = "absent"
@@ -130,7 +130,7 @@ NEVER_THE_SAME = "never the same"
 
 
 def digest_of_read(context: Context, read: Read) -> str:
-    """What a stage that reads this of the Context before it sees."""
+    """The digest of what a stage sees if it does this read on the Context before it."""
     match read:
         case ("value" | "has" | "names", part, *rest):
             return _digest_in(getattr(context, part), read[0], rest)
@@ -166,13 +166,13 @@ def _digest_of_value(part: StoredDict, name: str) -> str:
     cell = part.before.get(name)
     if cell is None:
         return ABSENT
-    # The other names of the same object: a change in place is a change under all of them.
+    # Other names of the same object: a change in place affects all of them.
     others = [other for other, entry in part.before.items() if entry is cell] if cell.shared else []
     return _digest([cell.ref.digest, *others]) if len(others) > 1 else str(cell.ref.digest)
 
 
 class StoredDict(PersistentDict[Any]):
-    """A mapping with cells among its values; values that the stage itself has put are plain."""
+    """A mapping whose stored values are cells; values that the stage itself has put are plain."""
 
     __slots__ = ("before", "origin", "part", "reads")
 
@@ -181,9 +181,9 @@ class StoredDict(PersistentDict[Any]):
         self.part = part
         self.reads = reads
         self.before = dict(items)
-        """What there was when the stage began."""
+        """The items at the time when the stage began."""
         self.origin = origin
-        """The manifest that the cells are from."""
+        """The manifest that the cells come from."""
 
     def _view(self, buffer: dict[str, Any], size: int) -> StoredDict:
         view = super()._view(buffer, size)
@@ -220,7 +220,7 @@ class StoredDict(PersistentDict[Any]):
         self.reads.note(("names", self.part), lambda: _digest_in(self, "names", []))
 
     def read_again(self) -> StoredDict:
-        """The same, for another attempt at the stage: without what the one before changed in place."""
+        """A copy for another attempt at the stage, without the changes that the previous attempt made in place."""
         for entry in self.entries().values():
             if isinstance(entry, Cell):
                 entry.read_again()
@@ -235,12 +235,12 @@ class StoredDict(PersistentDict[Any]):
 
 
 def entries_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """What a part of any Context holds, without reading it."""
+    """The entries of a part of any Context, without reading them."""
     return part.entries() if isinstance(part, StoredDict) else dict(part)
 
 
 def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The names whose values a step added or replaced, without reading any."""
+    """The names whose values a step added or replaced. No value is read."""
     earlier, later = (
         {name: entry.ref for name, entry in entries_of(part).items() if isinstance(entry, Cell)}
         for part in (before, after)
@@ -259,7 +259,7 @@ class Chunk:
 
 
 class StoredList(PersistentList[Any]):
-    """The outputs of earlier stages, which are read when one is looked at, followed by those of this stage."""
+    """The outputs of earlier stages, read when one of them is looked at, followed by those of this stage."""
 
     __slots__ = ("before", "chunks", "reads")
 
@@ -276,7 +276,7 @@ class StoredList(PersistentList[Any]):
         return view
 
     def read_again(self) -> StoredList:
-        """As that of StoredDict."""
+        """See `StoredDict.read_again`."""
         for chunk in self.chunks:
             chunk.cell.read_again()
         return self
@@ -336,10 +336,10 @@ def detached(context: Context) -> Context:
 
 
 class _TrackedContext(Context):
-    """A Context whose fields that are not collections are noted in `_reads` when they are looked at."""
+    """A Context that notes in `_reads` when a field that is not a collection is looked at."""
 
     _reads: Reads | None = None
-    """None while it is made: its own constructor looks at it."""
+    """None during construction, because the constructor looks at the fields."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in _TRACKED:
@@ -349,7 +349,7 @@ class _TrackedContext(Context):
         return super().__getattribute__(name)
 
     def decide(self, *args: Any, **named: Any) -> Context:
-        # It looks at the run's id and the trace, but the stage does not.
+        # `decide` looks at the run's id and the trace, but the stage does not.
         after = untracked(self).decide(*args, **named)
         return after if self._reads is None else tracked(after, self._reads)
 
@@ -358,8 +358,13 @@ class _TrackedContext(Context):
         return after if self._reads is None else tracked(after, self._reads)
 
     @property
+    def stage(self) -> str:
+        # It looks at the trace, but is the same in every run.
+        return untracked(self).stage
+
+    @property
     def resources(self) -> Mapping[str, Any]:
-        # It looks at the run's id, but the stage does not.
+        # This property looks at the run's id, but the stage does not.
         plain = untracked(self)
         if self._reads is not None:
             self._reads.note(("resources",), lambda: digest_of_read(plain, ("resources",)))

@@ -1,4 +1,4 @@
-"""What a step wrote, in one small file: where each value of the Context is kept, and the trace."""
+"""The manifest of a step: one small file that says where each value of the Context is kept, with the trace."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["FORMAT", "Log", "Manifest", "read_document", "write_document"]
 
 FORMAT = 2
 MAGIC = b"crucible-store"
-# What a manifest holds itself of a log that grows; beyond that it refers to an object.
+# Bytes of a growing log that a manifest holds itself; for more, it refers to an object.
 MAX_TAIL = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Items in order, of which a long run of steps writes each once: the older ones in objects, the newest here."""
+    """Items in order. Many steps in a row write each item only once: older items are in objects, the newest here."""
 
     sealed: tuple[str, ...] = ()
     tail: tuple[Any, ...] = ()
@@ -63,15 +63,15 @@ class Manifest:
     experiment_id: str
     experiment: Ref
     parts: Mapping[str, Log]
-    """Of assigns, metrics, artifacts: `[name, ref, what entries of one object have in common, or null]`."""
+    """Entries of assigns, metrics and artifacts: `[name, ref, mark shared by entries of the same object, or null]`."""
     outputs: Log
-    """`[ref of a list of outputs, how many]`."""
+    """Entries `[ref of a list of outputs, their number]`."""
     trace: Log
     """The events."""
     failure: Mapping[str, Any] | None = None
-    """Of a step that failed: stage, reason, interrupted, and the ref of its cause."""
+    """For a failed step: stage, reason, interrupted, and the ref of the cause."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the step read, for a stage whose results are reused, and why its own was or was not."""
+    """For a stage with `cache: true`: what it read, and why an earlier result was reused or not."""
 
     def to_bytes(self) -> bytes:
         return write_document(
@@ -106,13 +106,13 @@ class Manifest:
 
 
 def write_document(body: Mapping[str, Any]) -> bytes:
-    """A JSON document with its format and its digest before it."""
+    """A JSON document, preceded by its format and its digest."""
     text = _json(body)
     return b"%s %d %s\n%s\n" % (MAGIC, FORMAT, hashlib.sha256(text).hexdigest().encode(), text)
 
 
 def read_document(data: bytes, name: str) -> dict[str, Any]:
-    """Raises StoreError, which names the file, if it is damaged or of a format to come."""
+    """Read a document. Raises StoreError, which names the file, if it is damaged or has a newer format."""
     head, _, text = data.partition(b"\n")
     match head.split(b" "):
         case [magic, version, digest] if magic == MAGIC and version.isdigit():

@@ -1,7 +1,7 @@
 """Digests of large blocks of memory.
 
-Objects are named by their SHA-256. Whether a large block of memory is still what it was is asked far more often than
-what its name is, and XXH3 answers that in a tenth of the time; against damage, not against malice.
+Objects are named by their SHA-256. But whether a large block of memory has changed is checked far more often than its
+name is needed. XXH3 does that in a tenth of the time; it protects against damage, not against malice.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MAX_KNOWN = 256
 
 
 class Digests(NamedTuple):
-    """Of some bytes, both in hexadecimal."""
+    """Two digests of some bytes, both in hexadecimal."""
 
     sha256: str
     checksum: str
     """XXH3, 128 bits."""
 
 
-# Length and checksum of memory that was digested, or read, before -> its SHA-256.
+# Length and checksum of memory that was digested or read before -> its SHA-256.
 _known: dict[tuple[int, str], str] = {}
 
 
@@ -37,7 +37,7 @@ def digests_of(block: memoryview) -> Digests:
 
 
 def remember(size: int, digests: Digests) -> None:
-    """Say that some bytes of this size have these digests: the next `digests_of` them needs no SHA-256."""
+    """Remember the digests of some bytes of this size; the next `digests_of` them need not compute the SHA-256."""
     while len(_known) >= MAX_KNOWN:
         del _known[next(iter(_known))]
     _known[size, digests.checksum] = digests.sha256

@@ -20,7 +20,7 @@ __all__ = ["FOLDER", "ObjectStore", "Ref", "digest_in", "object_name", "objects_
 FOLDER = "objects"
 # A value up to this many bytes is kept in the manifest itself.
 MAX_INLINE = 1024
-# A buffer from this many bytes on is mapped rather than read.
+# A buffer of at least this many bytes is mapped instead of read.
 MIN_MAPPED = 256 * 1024
 # Each map holds a file open.
 MAX_MAPPED = 256
@@ -31,14 +31,14 @@ class Ref(NamedTuple):
     """Where a value is kept: two values with equal refs are equal.
 
     `head` is either `text:` or `base64:` with the bytes themselves, or `sha256:<digest>:<size>` of an object. `buffers`
-    are `sha256:<digest>:<size>:<checksum>`, and those of memory that must not be written to end in `:r`.
+    are `sha256:<digest>:<size>:<checksum>`; for read-only memory they end in `:r`.
     """
 
     codec: str
     head: str
     buffers: tuple[str, ...] = ()
     type: str = ""
-    """The value's type, for messages, where the codec is pickle."""
+    """The value's type, for messages; only set for the codec pickle."""
 
     def to_json(self) -> list[Any]:
         full: list[Any] = [self.codec, self.head, list(self.buffers), self.type]
@@ -75,12 +75,12 @@ def object_name(digest: str) -> str:
 
 
 def digest_in(name: str) -> str:
-    """The digest that `object_name` made the name of."""
+    """The digest from which `object_name` made the name."""
     return name.removeprefix(f"{FOLDER}/").replace("/", "")
 
 
 class ObjectStore:
-    """Values in, values out."""
+    """Writes values as objects, and reads them back."""
 
     def __init__(self, files: Files, *, allow_pickle: bool = True) -> None:
         self.files = files
@@ -101,7 +101,7 @@ class ObjectStore:
     # --- values ---
 
     def ref(self, value: Any, where: str) -> tuple[Ref, Encoded]:
-        """Where the value is kept, or would be if it were written. `where` names the value in errors.
+        """Where the value is kept, or would be after writing it. `where` names the value in errors.
 
         Raises StoreError for a value that cannot be stored.
         """
@@ -118,7 +118,7 @@ class ObjectStore:
         return Ref(encoded.codec, head, buffers, kind), encoded
 
     def write(self, ref: Ref, encoded: Encoded, where: str) -> None:
-        """Write what `ref` returned. Raises OSError, and StoreError for a pickle where none may be read."""
+        """Write what `ref` returned. Raises OSError, and StoreError for a pickle if reading pickles is switched off."""
         if ref.codec == "pickle" and not self.allow_pickle:
             raise _refused(ref, where)
         blocks: list[bytes | memoryview] = [encoded.head, *encoded.buffers]
@@ -127,13 +127,13 @@ class ObjectStore:
                 self._put(blob.split(":")[1], block)
 
     def put(self, value: Any, where: str) -> Ref:
-        """Write a value. Raises StoreError for one that cannot be stored, and OSError."""
+        """Write a value. Raises StoreError if it cannot be stored, and OSError."""
         ref, encoded = self.ref(value, where)
         self.write(ref, encoded, where)
         return ref
 
     def get(self, ref: Ref, where: str) -> Any:
-        """Read a value back. Raises StoreError that names the object that is damaged, missing or refused."""
+        """Read a value back. Raises StoreError, which names the object, if it is damaged, missing or refused."""
         if ref.codec == "pickle" and not self.allow_pickle:
             raise _refused(ref, where)
         head = self._head(ref.head, where)
@@ -150,7 +150,7 @@ class ObjectStore:
     def classes_in(self, ref: Ref, where: str) -> frozenset[tuple[str, str]]:
         """Module and name of each class and function that a pickled value refers to, without unpickling it.
 
-        Raises StoreError, and any error of `classes_in_pickle`.
+        Raises StoreError, and whatever `classes_in_pickle` raises.
         """
         if ref.head not in self._classes:
             self._classes[ref.head] = classes_in_pickle(self._head(ref.head, where))
@@ -159,14 +159,14 @@ class ObjectStore:
     # --- bytes ---
 
     def put_bytes(self, data: bytes) -> str:
-        """Write bytes; the blob that `get_bytes` reads. Raises OSError."""
+        """Write bytes. Returns the blob that `get_bytes` reads. Raises OSError."""
         digest = hashlib.sha256(data).hexdigest()
         self._put(digest, data)
         return f"sha256:{digest}:{len(data)}"
 
     def get_bytes(self, blob: str, where: str) -> bytes:
-        """Raises StoreError."""
-        # The next step's manifest begins with the contents of this one's.
+        """The bytes of a blob. Raises StoreError if they are missing or damaged."""
+        # Kept, because the next step's manifest begins with the contents of this one's.
         if blob not in self._recent:
             self._recent[blob] = self._head(blob, where)
             while len(self._recent) > MAX_RECENT:
@@ -174,21 +174,21 @@ class ObjectStore:
         return self._recent[blob]
 
     def check(self, ref: Ref, where: str) -> None:
-        """Read the bytes of a value, but not the value. Raises StoreError if some are missing or damaged."""
+        """Read the bytes of a value without decoding it. Raises StoreError if some are missing or damaged."""
         self._head(ref.head, where)
         for blob in ref.buffers:
             self._buffer(blob, where)
 
     def repaired(self) -> list[str]:
-        """What was found damaged and written again since the last call, one sentence each."""
+        """The objects that were found damaged and written again since the last call, one sentence each."""
         found, self._repaired[:] = list(self._repaired), []
         return found
 
     def _put(self, digest: str, block: bytes | memoryview) -> None:
         name = object_name(digest)
-        # An existing object may be old and unreferenced: the garbage collection must see that it is used again.
+        # An existing object may be old and unreferenced; the garbage collection must see that it is in use again.
         size = self.files.keep(name)
-        # It is compared once by this object, which serves one run: what a disk has damaged must not be kept for good.
+        # Compared once per store object, and so once per run: a file damaged on disk must not stay for ever.
         if size is not None and digest not in self._written and not self._holds(name, block):
             self._repaired.append(f"{name} in the context store was damaged and has been written again")
             size = None
@@ -239,7 +239,7 @@ class ObjectStore:
             raise _missing(name, where) from None
         except OSError as error:
             raise _unreadable(name, where, error) from error
-        # Through the map itself: the stage that asks for the value is about to read the same pages.
+        # Checked through the map: the stage that needs the value is about to read the same pages anyway.
         if block.nbytes != int(size) or (digest not in self._verified and checksum(block) != expected):
             raise _damaged(name, where, block.nbytes, int(size))
         self._verified.add(digest)

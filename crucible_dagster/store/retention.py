@@ -1,4 +1,4 @@
-"""Which runs are kept, by what Dagster knows about them: by the store alone, or by Dagster and the store together."""
+"""Removes old runs, by what Dagster knows about them: from the store alone, or from both Dagster and the store."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def collect(
 ) -> Collected:
     """Remove from the store what only runs older than `days` refer to, except pinned ones and those still running.
 
-    For runs that Dagster does not know any more, the time of their last file counts. Those that it has never known are
-    kept: runs of another instance that uses the same store. A run is also kept as long as one that resumed it is.
+    For a run that Dagster no longer knows, the time of its last file counts. Runs that it never knew are kept: they
+    belong to another instance with the same store. A run is also kept as long as a run that resumed it is kept.
 
-    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if a manifest that is kept is
+    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if the manifest of a kept run is
     damaged.
     """
     if days < 0:
         raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
     store = open_store(instance) if store is None else store
     since = time.time() - days * DAY
-    # Even those that have written nothing yet: they may be about to resume another.
+    # Even runs that have written nothing yet: they may be about to resume another run.
     at_work = instance.get_runs(filters=RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
     kept: set[str] = set()
     known: set[str] = set()
@@ -80,7 +80,7 @@ def collect(
 
     found = _collected(store, keep, delete=delete, grace=grace)
     for run_id in known.intersection(found.removed_runs) if delete else ():
-        instance.add_run_tags(run_id, {COLLECTED_TAG: "true"})  # what is missing is not lost
+        instance.add_run_tags(run_id, {COLLECTED_TAG: "true"})  # then what is missing does not count as lost
     return found
 
 
@@ -102,7 +102,7 @@ class Pruned:
     runs: tuple[RemovedRun, ...]
     """Newest first."""
     kept: int
-    """Runs that Dagster still has, those of jobs that are no experiments included."""
+    """Number of runs that Dagster still has, including those of other jobs."""
     store: Collected
 
 
@@ -117,12 +117,12 @@ def prune(
 ) -> Pruned:
     """Remove runs of experiments that ended more than `days` ago: from Dagster first, then from the store.
 
-    Kept are the newest `keep_last` runs of each experiment, pinned ones, those that are not over, those that a kept run
-    resumed, and runs of other jobs. With the run, its events, materializations and logs are removed from Dagster; its
-    reports stay. Without `delete` nothing is touched. If it is killed, the next one removes what is left in the store.
+    It keeps the newest `keep_last` runs of each experiment, pinned runs, those that are not over, those that a kept run
+    resumed, and runs of other jobs. A run is removed from Dagster with its events, materializations and logs; reports
+    stay. Without `delete` nothing is removed. If it is killed, the next call removes what is left in the store.
 
-    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if a manifest that is kept is
-    damaged: then nothing is removed.
+    Raises CrucibleError if the instance knows none of the store's runs, and StoreError if the manifest of a kept run is
+    damaged; then nothing is removed.
     """
     if days < 0:
         raise CrucibleError(f"runs of the last {days} days cannot be kept; give 0 or more")
@@ -155,7 +155,7 @@ def prune(
     if delete:
         for one in removed:
             instance.delete_run(one.run_id)
-            with contextlib.suppress(Exception):  # of whatever keeps what stages printed: it is no reason to stop
+            with contextlib.suppress(Exception):  # stored output of stages; a failure is no reason to stop
                 instance.compute_log_manager.delete_logs(prefix=[one.run_id])
         found = _collected(store, keep, delete=True, grace=grace)
     return Pruned(tuple(removed), len(known) - len(removed), found)
@@ -187,7 +187,7 @@ def pin(instance: DagsterInstance, run_id: str, *, pinned: bool = True) -> None:
 
 
 def identity_of(instance: DagsterInstance) -> str | None:
-    """The name that Dagster gives its run storage, for every process that uses it; None for a storage without one."""
+    """Dagster's id of the run storage, the same in every process that uses it; None for a storage without one."""
     find = getattr(instance.run_storage, "get_run_storage_id", None)
     return None if find is None else str(find())
 
@@ -212,7 +212,7 @@ def _not_its_store(
 
 
 def _keep_with_ancestors(instance: DagsterInstance, run: DagsterRun | None, kept: set[str]) -> None:
-    """A run and those that it resumed, directly or through others."""
+    """Add to `kept` a run and those that it resumed, directly or through others."""
     while run is not None and run.run_id not in kept:
         kept.add(run.run_id)
         run = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None

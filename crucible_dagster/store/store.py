@@ -1,5 +1,5 @@
-"""The context store: it keeps what each step returned, for the next step, for a run that is resumed, and for reading
-last month's runs.
+"""The context store: it keeps what each step returned, for the next step, for resuming a run, and for reading last
+month's runs.
 
 | file below the base                    | what it is                                                             |
 | -------------------------------------- | ---------------------------------------------------------------------- |
@@ -7,13 +7,13 @@ last month's runs.
 | `runs/<run>/run.json`                  | the record of the run, written once                                    |
 | `runs/<run>/<step>/result`             | the manifest that counts: written last, once, by one of the attempts   |
 | `runs/<run>/<step>/<attempt>.failed`   | the manifest of an attempt that failed                                 |
-| `runs/<run>/<step>/<attempt>.events`   | its events, one a line, as they happened                               |
+| `runs/<run>/<step>/<attempt>.events`   | the events of an attempt, one per line, as they happened               |
 | `reuse/...`                            | which results may be reused: `execute.stage_cache`                     |
 | `runs/<run>/before-first/result`       | what the run was given: `execute.given`                                |
 | `trials/<experiment>/<run>/...`        | the trials that a run kept: `crucible_core.trials.log`                 |
-| `folders/<run>/...`                    | the folder of a run and of those that go on from it: `ctx.folder`      |
-| `claims/ab/cdef...`                    | which run does what only one may do, written once                      |
-| `heartbeats/<run>`                     | grows as long as the process of the run lives                          |
+| `folders/<run>/...`                    | the folder of a run and of those that continue it: `ctx.folder`        |
+| `claims/ab/cdef...`                    | which run does work that only one run may do; written once             |
+| `heartbeats/<run>`                     | a file that grows while the process of the run is alive                |
 | `instances/<id>`                       | a Dagster instance whose runs are kept here                            |
 """
 
@@ -72,7 +72,7 @@ class ContextStore:
         """Keep what a step returned, and return it in the form that the next step gets.
 
         Raises StoreError for a value that cannot be stored or a store that cannot be written to, and RefusedWriteError
-        if another attempt's result counts already.
+        if another attempt already has the result that counts.
         """
         manifest, cells = self._write_values(context, run_id, step, attempt, None, notes or {})
         if not self._create(self.result_name(run_id, step), manifest.to_bytes()):
@@ -102,7 +102,7 @@ class ContextStore:
         return None if found is None or "closed_by" in found else Manifest.from_document(found)
 
     def check(self, run_id: str, step: str) -> None:
-        """Read every value of a result, but make none. Raises StoreError if one is missing or damaged."""
+        """Read the bytes of every value of a result. Raises StoreError if some are missing or damaged."""
         manifest, where = self.find(run_id, step), f"(step {step!r}, run {run_id})"
         if manifest is not None:
             for part in PARTS:
@@ -112,11 +112,11 @@ class ContextStore:
                 self.objects.check(Ref.from_json(ref), f"outputs {where}")
 
     def has_result(self, run_id: str, step: str) -> bool:
-        """Whether a result counts. Raises StoreError as `find` does."""
+        """Whether the step has a result that counts. Raises StoreError as `find` does."""
         return self.find(run_id, step) is not None
 
     def close(self, run_id: str, step: str, by: str) -> None:
-        """Refuse any result of a step of a run that was replaced, even if the step is still running."""
+        """Refuse results of a step from now on, even if it is still running, because `by` replaces its run."""
         self._create(self.result_name(run_id, step), write_document({"closed_by": by}))
 
     # --- failures ---
@@ -164,13 +164,13 @@ class ContextStore:
         return StoredFailure(context, failure["stage"], failure["reason"], failure["interrupted"], read_cause)
 
     def _cause(self, cause: BaseException | None) -> Ref | None:
-        # Many exceptions can be pickled but not unpickled: their constructors need more than `args` holds.
+        # Many exceptions can be pickled but not unpickled: their constructors need more than is in `args`.
         try:
             if cause is None:
                 return None
             pickle.loads(pickle.dumps(cause, protocol=5))  # noqa: S301  # made in this line
             return self.objects.put(cause, "the cause")
-        except Exception:  # noqa: BLE001  # whatever a user's exception class does here
+        except Exception:  # noqa: BLE001  # a user's exception class may raise anything
             return None
 
     # --- what is beside the Contexts ---
@@ -185,25 +185,25 @@ class ContextStore:
         return None if found is None else found["record"]
 
     def digest_of_secret(self, secret: Any) -> str:
-        """Tells whether two secrets of this store's runs are the same, and not what they are.
+        """A digest that shows whether two secrets of this store's runs are the same, but not what they are.
 
-        The digest is keyed with a random text that only this store has, so that it says nothing to somebody who sees it
-        in a report; and it is slow to make, so that even with the key a guess costs time. Raises StoreError.
+        It is keyed with a random text that only this store has, so it reveals nothing to somebody who sees it in a
+        report. It is slow to compute, so even with the key every guess takes time. Raises StoreError.
         """
         if self._digest_key is None:
             self._create(DIGEST_KEY, write_document({"key": token_hex(32)}))
             found = self._document(DIGEST_KEY)
-            assert found is not None  # it is never removed
+            assert found is not None  # the key is never removed
             self._digest_key = bytes.fromhex(found["key"])
         text = secret if isinstance(secret, str) else json.dumps(secret, sort_keys=True)
         return hashlib.scrypt(text.encode(), salt=self._digest_key, n=2**14, r=8, p=1, dklen=16).hex()
 
     def claim(self, key: str, run_id: str, holder: str | None = None) -> str:
-        """Give `key` to the holder, or to the run, if nobody has it, and return who has it. Raises StoreError."""
+        """Give `key` to the holder (default: the run) if nobody has it, and return who has it. Raises StoreError."""
         holder = holder or run_id
         while not self._create(_claim_name(key), write_document({"key": key, "run_id": run_id, "holder": holder})):
             found = self.claimed_by(key)
-            if found is not None:  # it was not removed meanwhile, with its run
+            if found is not None:  # the claim was not removed meanwhile together with its run
                 return found
         return holder
 
@@ -213,7 +213,7 @@ class ContextStore:
         return None if found is None else str(found["holder"])
 
     def beat(self, run_id: str) -> None:
-        """Note that the process of the run lives. Raises OSError."""
+        """Note that the process of the run is alive. Raises OSError."""
         self.files.append(f"{HEARTBEATS}/{run_id}", b".")
 
     def beats(self, run_id: str) -> int | None:
@@ -245,21 +245,21 @@ class ContextStore:
         lines: list[bytes] = []
         for name in self.files.children(folder):
             if name.endswith(".events"):
-                # The last line of a process that was killed may be a part of one.
+                # The last line of a killed process may be incomplete.
                 lines += self.files.read(f"{folder}/{name}").split(b"\n")[:-1]
         return Trace.from_json(b"[%s]" % b",".join(lines))
 
     def folder(self, run_id: str) -> UPath:
-        """That of a run, and of those that resume or retry it; it need not exist."""
+        """The folder of a run and of those that resume or retry it; it may not exist yet."""
         return self.base / FOLDERS / run_id
 
     def runs(self) -> Sequence[str]:
-        """Every run that the store has something of."""
+        """Every run of which the store has something."""
         return self.files.children(RUNS)
 
     def steps(self, run_id: str) -> Sequence[str]:
-        """The steps that the store has something of."""
-        # A process that was killed while it wrote the record left its temporary file.
+        """The steps of which the store has something."""
+        # A process killed while writing the record may have left its temporary file.
         found = self.files.children(f"{RUNS}/{run_id}")
         return [name for name in found if name != RECORD and not name.startswith(TEMPORARY)]
 
@@ -341,14 +341,14 @@ class ContextStore:
         return manifest, cells
 
     def _extend(self, before: Log | None, items: Sequence[Any]) -> Log:
-        """The log of these outputs; if they begin with those before, as an addition to their log."""
+        """The log of these outputs; if they begin with the outputs before, that log with the new ones added."""
         known = before.items(self.objects, "the manifest before") if before else []
         if before is None or items[: len(known)] != known:
             return Log().extended(items, self.objects)
         return before.extended(items[len(known) :], self.objects)
 
     def _extend_part(self, before: Log | None, items: Mapping[str, Any]) -> Log:
-        """The log of these named entries: of several with one name, the last counts, at the place of the first."""
+        """The log of these named entries. If several have the same name, the last counts, at the place of the first."""
         known = {item[0]: item for item in before.items(self.objects, "the manifest before")} if before else {}
         if before is None or list(known) != list(items)[: len(known)]:
             return Log().extended(list(items.values()), self.objects)
@@ -372,7 +372,7 @@ class ContextStore:
             if before is not None and before.experiment == ref:
                 return ref
             kept = Experiment.model_validate_json(described["experiment"] or "") == experiment
-        except ValueError:  # as pydantic's errors are: a stage put something into the experiment that is not JSON
+        except ValueError:  # from pydantic: a stage put something into the experiment that is not JSON
             kept = False
         if not kept:
             ref, encoded = self.objects.ref(experiment, "the experiment")
@@ -385,7 +385,7 @@ class ContextStore:
         where = f"(step {manifest.step!r}, run {manifest.run_id})"
         described = self.objects.get(manifest.experiment, f"the experiment {where}")
         experiment = described if isinstance(described, Experiment) else _experiment(described)
-        # What a stage beside the experiment file put into the Context may be of a class that is defined there.
+        # Stages beside the experiment file may have put objects of classes into the Context that are defined there.
         objects = self.objects.beside(experiment.folder)
         shared: dict[str, Cell] = {}
         cells: dict[str, dict[str, Cell]] = {}
@@ -419,9 +419,9 @@ class _Cells:
 
 
 class _Writer:
-    """Writes the values of one Context, each object once, however many names it has.
+    """Writes the values of one Context; each object is written once, no matter how many names it has.
 
-    If `lenient`, a value that cannot be stored is left out, or kept as it was stored before, and `lost` says so.
+    If `lenient`, a value that cannot be stored is left out, or kept as it was stored before, and is listed in `lost`.
     """
 
     def __init__(self, objects: ObjectStore, where: str, *, lenient: bool) -> None:
@@ -430,7 +430,7 @@ class _Writer:
         self.lenient = lenient
         self.lost: list[str] = []
         self.again: dict[int, Cell] = {}
-        """By the id of the cell that a value was read through."""
+        """New cells, by the id of the cell that a value was read through."""
         self.by_value: dict[int, Cell] = {}
         self.uses: dict[int, int] = {}
 

@@ -1,1 +1,1 @@
-"""What an operator asks for: what is wrong, a copy of everything, figures for monitoring."""
+"""What an operator needs: finding problems, backup and restore, figures for monitoring."""

@@ -5,10 +5,10 @@
 | `database/`           | `pg_dump`'s archive, or the SQLite files                                        |
 | `store/`              | the files of the context store, under their names there                         |
 | `checksums.sha256`    | the SHA-256 of each, as `sha256sum --check` reads it                            |
-| `backup.json`         | what it is a copy of, with which versions; written last: without it, it is none |
+| `backup.json`         | what was copied, with which versions; written last: without it, it is no backup |
 
-The database is copied first. It says which runs have ended, and the results of these were in the store before: the
-later copy of the store has them all. So has it the objects, which are copied after the manifests that refer to them.
+The database is copied first. It says which runs have ended; their results were in the store by then, so the later copy
+of the store has them all. Objects are copied after the manifests that refer to them, so that the copy has those too.
 Nothing may be removed from the store meanwhile.
 """
 
@@ -45,7 +45,7 @@ PACKAGES = ("crucible-dagster", "dagster", "sqlalchemy")
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What a folder is a copy of."""
+    """What a backup folder contains."""
 
     made: str
     """When its database was copied, in UTC (ISO 8601)."""
@@ -53,21 +53,21 @@ class Backup:
     store: str
     """Where the store was."""
     runs: int
-    """Runs that the copy of the store has something of."""
+    """Number of runs of which the copy of the store has something."""
     files: int
     bytes: int
     versions: Mapping[str, str]
     identity: str
     """The SHA-256 of the checksums."""
     damaged: tuple[str, ...] = ()
-    """Objects that were damaged in the store already."""
+    """Objects that were already damaged in the store."""
 
 
 def back_up(instance: DagsterInstance, folder: Path) -> Backup:
-    """Copy the database and then the context store into `folder`, which is made, for its owner alone.
+    """Copy the database and then the context store into `folder`, which is created for its owner alone.
 
-    Raises CrucibleError if the folder has something in it, the database cannot be copied, or something of the store was
-    removed meanwhile.
+    Raises CrucibleError if the folder is not empty, the database cannot be copied, or something was removed from the
+    store meanwhile.
     """
     kind, store = kind_of(instance), open_store(instance)
     try:
@@ -95,7 +95,7 @@ def back_up(instance: DagsterInstance, folder: Path) -> Backup:
                 name for name, digest in copied.items() if name.startswith(f"{OBJECTS}/") and digest_in(name) != digest
             ),
         )
-        os.sync()  # everything that it says is there is on the disk
+        os.sync()  # so that everything named in the manifest is on the disk
         document = {"format": FORMAT, **{name: getattr(found, name) for name in Backup.__slots__}}
         (folder / MANIFEST).write_text(json.dumps(document, indent=2), encoding="utf-8")
     except OSError as error:
@@ -104,7 +104,7 @@ def back_up(instance: DagsterInstance, folder: Path) -> Backup:
 
 
 def read_backup(folder: Path) -> Backup:
-    """What the folder is a copy of. Raises CrucibleError if it is none, unfinished, or of a newer format."""
+    """Read what the backup contains. Raises CrucibleError if it is not a backup, unfinished, or of another format."""
     try:
         document: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def read_backup(folder: Path) -> Backup:
 
 
 def checksums_of(folder: Path, backup: Backup) -> dict[str, str]:
-    """Name -> SHA-256 of each file, after all of them were read and compared. Raises CrucibleError for what differs."""
+    """Name -> SHA-256 of each file, after reading and checking all of them. Raises CrucibleError if one differs."""
     try:
         text = (folder / CHECKSUMS).read_text(encoding="utf-8")
         if hashlib.sha256(text.encode()).hexdigest() != backup.identity:
@@ -142,7 +142,7 @@ def checksums_of(folder: Path, backup: Backup) -> dict[str, str]:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name is that of a file which a backup has, and not of one somewhere else."""
+    """Whether the name is that of a file in the backup, and not somewhere else."""
     return name.startswith((f"{DATABASE}/", f"{STORE}/")) and ".." not in name.split("/")
 
 
@@ -163,19 +163,19 @@ def _copy_store(store: ContextStore, folder: Path) -> dict[str, str]:
                             f"{info.name} was removed from the context store while it was copied: make the backup "
                             "again, and let neither `crucible store gc` nor `crucible prune` run meanwhile"
                         ) from None
-                    missed = True  # of trials, which were put into fewer files
+                    missed = True  # files of trials, which were merged into fewer files
             if not missed:
                 break
     return copied
 
 
 def _is_kept(name: str) -> bool:
-    # What is being written will be there under its own name; and no run lives where a backup is restored.
+    # A file that is being written will appear under its own name; and heartbeats mean nothing after a restore.
     return TEMPORARY not in name and not name.startswith(f"{HEARTBEATS}/")
 
 
 def _copy(blocks: Iterator[bytes], target: Path) -> str:
-    hashed, first = hashlib.sha256(), next(blocks, b"")  # before a file is made of what is not there
+    hashed, first = hashlib.sha256(), next(blocks, b"")  # read first: if the source is gone, no file is created
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as stream:
         while first:

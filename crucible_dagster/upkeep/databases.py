@@ -27,14 +27,14 @@ Kind = Literal["postgresql", "sqlite"]
 DUMP = "postgresql.dump"
 RUNS, EVENTS, SCHEDULES = "runs.db", "events", "schedules.db"
 PATIENCE = 60.0
-"""Seconds that a copy of SQLite waits for a writer."""
-# Where Debian has the programs of each version, of which `pg_dump` on PATH may be an older one.
+"""Seconds that copying an SQLite database waits for a writer."""
+# Where Debian has the programs of each version; `pg_dump` on PATH may be an older one.
 DEBIAN = "/usr/lib/postgresql/*/bin"
 OPTIONS = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
 
 
 def kind_of(instance: DagsterInstance) -> Kind:
-    """Which database the instance has. Raises CrucibleError for one that cannot be copied."""
+    """Which kind of database the instance has. Raises CrucibleError if it cannot be copied."""
     if postgres_url(instance) is not None:
         return "postgresql"
     if not instance.is_ephemeral and sqlite_folders(instance.root_directory) is not None:
@@ -48,7 +48,7 @@ def kind_of(instance: DagsterInstance) -> Kind:
 def copy_database(instance: DagsterInstance, folder: Path) -> None:
     """Copy the database into an empty folder, as it is at one moment; runs may go on.
 
-    Raises CrucibleError if it cannot be copied, with what the database's program said.
+    Raises CrucibleError if it cannot be copied, with the message of the database's program.
     """
     if kind_of(instance) == "postgresql":
         url = str(postgres_url(instance))
@@ -58,10 +58,10 @@ def copy_database(instance: DagsterInstance, folder: Path) -> None:
     there = sqlite_folders(instance.root_directory)
     assert there is not None
     (folder / EVENTS).mkdir()
-    # The runs first: what is recorded of a run that has ended is in its events, which were written before.
+    # The runs first: events are written before the run's status, so the copy has all events of a run that has ended.
     _copy_sqlite(there.runs / "runs.db", folder / RUNS)
     for source in sorted(there.events.glob("*.db")):
-        with suppress(FileNotFoundError):  # of a run that was deleted meanwhile
+        with suppress(FileNotFoundError):  # the run was deleted meanwhile
             _copy_sqlite(source, folder / EVENTS / source.name)
     _copy_sqlite(there.schedules / "schedules.db", folder / SCHEDULES)
 
@@ -74,7 +74,7 @@ def put_back_postgres(folder: Path, url: str) -> None:
 
 
 def put_back_sqlite(folder: Path, into: SqliteFolders) -> None:
-    """Replace the databases by those of a copy, that of the runs last. No process may have them open."""
+    """Replace the databases by those of a copy, the runs last. No process may have them open."""
     copies = {into.events / one.name: one for one in sorted((folder / EVENTS).glob("*.db"))}
     for there in into.events.glob("*.db"):
         if there not in copies:
@@ -90,7 +90,7 @@ def put_back_sqlite(folder: Path, into: SqliteFolders) -> None:
 
 
 def _remove_sqlite(path: Path, *, but_not_itself: bool = False) -> None:
-    for suffix in ("-wal", "-shm", "-journal"):  # of the old one: SQLite would apply them to the new one
+    for suffix in ("-wal", "-shm", "-journal"):  # files of the old database: SQLite would apply them to the new one
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     if not but_not_itself:
         path.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as copy,
         ):
             there.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is a single file
     except sqlite3.Error as error:
         raise CrucibleError(f"{source} cannot be copied: {error}") from error
 
@@ -128,7 +128,7 @@ def _run_program(name: str, arguments: list[str], url: str, at_least: int = 0) -
 
 
 def _environment(url: str) -> Mapping[str, str]:
-    """Address and password for PostgreSQL's programs: others can read the arguments of a program, not these."""
+    """Address and password for PostgreSQL's programs. Other users could read a program's arguments, but not these."""
     made = make_url(url)
     said = {
         "PGHOST": made.host,
@@ -152,7 +152,7 @@ def _program(name: str, at_least: int) -> Path:
     fitting = [path for path, version in found.items() if version >= at_least]
     if at_least and fitting:
         return fitting[0]
-    if fitting:  # the newest reads what every other one has written
+    if fitting:  # the newest can read what every older one has written
         return max(fitting, key=lambda path: found[path])
     there = ", ".join(f"{path} ({version})" for path, version in found.items()) or "none"
     raise CrucibleError(

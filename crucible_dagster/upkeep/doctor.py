@@ -46,11 +46,11 @@ EXPERIMENTS_VARIABLE = "CRUCIBLE_EXPERIMENTS"
 
 
 def examine(folder: Path | None = None, *, workspace: Path | None = None, deep: bool = False) -> Diagnosis:
-    """Look at the instance of DAGSTER_HOME, or at the embedded one of `folder`'s project, at its store and its files.
+    """Examine the instance of DAGSTER_HOME, or the embedded one of `folder`'s project, with its store and its files.
 
-    `folder` has the experiment files; it defaults to the working directory or, with DAGSTER_HOME, to that of
-    CRUCIBLE_EXPERIMENTS. `workspace` names the code servers; by default it is `workspace.yaml` in DAGSTER_HOME, if that
-    is there. `deep` reads every object of the store instead of a sample. Nothing is raised for what is wrong.
+    `folder` has the experiment files; it defaults to the working directory or, with DAGSTER_HOME, to the folder of
+    CRUCIBLE_EXPERIMENTS. `workspace` names the code servers; it defaults to `workspace.yaml` in DAGSTER_HOME, if that
+    exists. `deep` reads every object of the store instead of a sample. Problems become findings and are not raised.
     """
     subject = _subject(folder, workspace, deep=deep)
     findings: list[Finding] = []
@@ -99,7 +99,7 @@ def _subject(folder: Path | None, workspace: Path | None, *, deep: bool) -> Subj
 
 
 def _opened(subject: Subject, stack: ExitStack) -> tuple[Subject, list[Finding]]:
-    """The subject with its instance and its store, as far as they can be opened, and why not."""
+    """The subject with its instance and store, if they can be opened; for each that cannot, a finding says why."""
     if not subject.home.is_dir():
         none = f"there is no {subject.home}"
         if subject.is_embedded:
@@ -114,7 +114,7 @@ def _opened(subject: Subject, stack: ExitStack) -> tuple[Subject, list[Finding]]
         instance = stack.enter_context(open_as_it_is(str(subject.home)))
     except ModuleNotFoundError as error:
         return subject, [Finding("error", "database", *_of_driver(error))]
-    except Exception as error:  # noqa: BLE001  # whatever is in dagster.yaml
+    except Exception as error:  # noqa: BLE001  # dagster.yaml may contain anything
         return subject, [
             Finding("error", "database", f"the instance of {subject.home} cannot be opened: {_said(error)}")
         ]
@@ -138,7 +138,7 @@ def _of_database(instance: DagsterInstance) -> Iterator[Finding]:
     url = postgres_url(instance)
     where = "the database" if url is None else "PostgreSQL"
     try:
-        # Dagster's own connection to PostgreSQL would try for eleven seconds, and say so each time.
+        # Dagster's own connection to PostgreSQL would try for eleven seconds, with a message for each attempt.
         of_dagster = instance.run_storage.connect  # type: ignore[attr-defined]  # of every SQL storage
         with of_dagster() if url is None else create_engine(url, poolclass=NullPool).connect() as connection:
             there = inspect(connection).has_table("runs")

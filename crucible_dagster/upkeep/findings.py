@@ -1,4 +1,4 @@
-"""What is looked at, and what is found."""
+"""What is checked, and what is found."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SEVERITIES: Mapping[Severity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and what to do about it."""
+    """One problem, and what to do about it."""
 
     severity: Severity
     check: str
-    """Which check found it."""
+    """The check that found it."""
     what: str
     do: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was looked at, and everything that was found, the worst first."""
+    """What was checked, and everything that was found, the worst first."""
 
     home: str
     store: str | None
@@ -44,23 +44,23 @@ class Diagnosis:
     findings: tuple[Finding, ...]
 
     def has(self, *severities: Severity) -> bool:
-        """Whether there is a finding of one of these."""
+        """Whether there is a finding of one of these severities."""
         return any(one.severity in severities for one in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a check looks at."""
+    """What the checks look at."""
 
     home: Path
     is_embedded: bool
     """Whether the home is `.crucible/dagster` of a project, and not that of DAGSTER_HOME."""
     experiments: Path | None
-    """The folder whose experiment files are to be loaded."""
+    """The folder with the experiment files to load."""
     workspace: Path | None
     """The file that names the code servers."""
     deep: bool
-    """Read everything, instead of a sample."""
+    """Whether to read everything instead of a sample."""
     instance: DagsterInstance | None = None
     store: ContextStore | None = None
 
@@ -73,4 +73,4 @@ class Subject:
 
 
 Check = Callable[[Subject], Iterator[Finding]]
-"""Raises anything: what cannot be looked at becomes a finding that says so."""
+"""A check may raise anything; the error becomes a finding that says that the check could not be done."""

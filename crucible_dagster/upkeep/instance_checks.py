@@ -29,9 +29,9 @@ __all__ = ["DAEMON_SILENCE", "SILENCE", "daemons", "migrations", "runs", "schedu
 OURS = "crucible-dagster"
 DAY = 86_400.0
 SILENCE = 120.0
-"""Seconds since the last heartbeat after which a run's process is taken for dead, though clocks differ a little."""
+"""Seconds since the last heartbeat after which a run's process counts as dead; it allows for clock differences."""
 DAEMON_SILENCE = 120.0
-"""Seconds since the last heartbeat of a daemon, which writes one every 30."""
+"""Seconds since the last heartbeat after which a daemon counts as dead; it writes one every 30."""
 LONGEST: dict[DagsterRunStatus, float] = {
     DagsterRunStatus.QUEUED: 1_800.0,
     DagsterRunStatus.NOT_STARTED: 3_600.0,
@@ -46,8 +46,8 @@ SHOWN = 10
 
 
 def versions(_: Subject) -> Iterator[Finding]:
-    """Whether Dagster, its libraries and this package are of versions that go together."""
-    # Of several of one name, the first on the path is the one that is imported.
+    """Whether the versions of Dagster, its libraries and this package fit together."""
+    # If several have the same name, the first one on the path is imported.
     installed = {name: dist for dist in reversed([*distributions()]) if (name := _name(dist))}
     for name, dist in sorted(installed.items()):
         if name == OURS or name.startswith("dagster"):
@@ -64,16 +64,16 @@ def versions(_: Subject) -> Iterator[Finding]:
 
 
 def _name(dist: Distribution) -> str:
-    # `dist.name` parses all of its metadata, page-long descriptions too: five times the work.
-    texts = map(dist.read_text, ("METADATA", "PKG-INFO", ""))  # the last is of distutils
+    # `dist.name` parses all metadata, including long descriptions: five times the work.
+    texts = map(dist.read_text, ("METADATA", "PKG-INFO", ""))  # the last one is for distutils
     said = re.search(r"^Name:\s*(\S+)", next(filter(None, texts), ""), re.MULTILINE)
     return _plain(said[1]) if said else ""
 
 
 def counts(asked: Requirement, by: str, installed: Container[str]) -> bool:
-    """Whether what a package asks for is needed here, where these are installed."""
-    if by == OURS:  # Dagster is an extra of ours, and its versions count wherever it is installed
-        # The bound of SQLAlchemy is that of the extra `postgres`.
+    """Whether a requirement of the package `by` applies here, given what is installed."""
+    if by == OURS:  # Dagster is an extra of ours; its version matters whenever it is installed
+        # The bound on SQLAlchemy belongs to the extra `postgres`.
         of_postgres = _plain(asked.name) == "sqlalchemy" and "dagster-postgres" in installed
         return asked.name.startswith("dagster") or of_postgres
     return asked.marker is None or asked.marker.evaluate({"extra": ""})
@@ -84,7 +84,7 @@ def _plain(name: str) -> str:
 
 
 def migrations(subject: Subject) -> Iterator[Finding]:
-    """Whether the tables are those of the installed Dagster."""
+    """Whether the tables belong to the installed version of Dagster."""
     instance, _ = subject.opened
     storages = {
         "runs": instance.run_storage,
@@ -107,7 +107,7 @@ def migrations(subject: Subject) -> Iterator[Finding]:
 
 
 def daemons(subject: Subject) -> Iterator[Finding]:
-    """Whether one daemon runs, if something waits for one, and what it says is wrong."""
+    """Whether exactly one daemon is running, if something waits for one, and which errors it reports."""
     instance, _ = subject.opened
     now = time.time()
     beats = instance.get_daemon_heartbeats().values()
@@ -142,7 +142,7 @@ def daemons(subject: Subject) -> Iterator[Finding]:
 
 
 def runs(subject: Subject) -> Iterator[Finding]:
-    """Runs that are not over, and are dead or wait for too long."""
+    """Runs that are not over, but are dead or have waited too long."""
     instance, store = subject.opened
     now = time.time()
     stuck: list[Finding] = []
@@ -192,7 +192,7 @@ def silence_of(store: ContextStore, run_id: str, now: float) -> float | None:
 
 
 def schedules(subject: Subject) -> Iterator[Finding]:
-    """Ticks of the schedules that are on and were missed."""
+    """Missed ticks of schedules that are switched on."""
     instance, store = subject.opened
     for state in instance.all_instigator_state():
         if state.instigator_type.value != "SCHEDULE" or not state.is_running:

@@ -49,16 +49,16 @@ METRICS: Mapping[str, str] = {
     "crucible_disk_free_bytes": "Room on the disks that runs write to.",
     "crucible_scrape_seconds": "How long it took to find these figures.",
 }
-"""The name of each, all of them gauges, and what it is."""
+"""Name -> help text; all of them are gauges."""
 NEWEST = 500
-"""Runs among which the newest of each experiment is looked for."""
+"""How many runs are searched for the newest one of each experiment."""
 
 Sample = tuple[str, Mapping[str, str], float]
 
 
 @dataclass
 class Meter:
-    """Reads the figures; the store's size is kept for `store_every` seconds, as all its files must be listed for it."""
+    """Reads the figures. The store is measured only every `store_every` seconds, because that lists all its files."""
 
     instance: DagsterInstance
     store: ContextStore
@@ -67,13 +67,13 @@ class Meter:
     _measured: float = 0.0
 
     def text(self) -> str:
-        """Every figure that can be had, in the text format of Prometheus. What is away says so by its `up`."""
+        """Every available figure, in the text format of Prometheus. For what cannot be reached, `..._up` is 0."""
         began = time.perf_counter()
         versions = {"version": version("crucible-dagster"), "dagster": version("dagster")}
         samples: list[Sample] = [("crucible_info", versions, 1.0)]
         samples += self._guarded("crucible_database_up", self._database_figures)
         samples += self._guarded("crucible_store_up", self._store_figures)
-        if ("crucible_database_up", {}, 1.0) in samples:  # Dagster tries for eleven seconds to reach it
+        if ("crucible_database_up", {}, 1.0) in samples:  # else Dagster would try for eleven seconds to reach it
             samples += self._guarded(None, self._heartbeats)
         samples += self._disks()
         samples.append(("crucible_scrape_seconds", {}, time.perf_counter() - began))
@@ -82,7 +82,7 @@ class Meter:
     def _guarded(self, up: str | None, read: Callable[[], Iterable[Sample]]) -> list[Sample]:
         try:
             found = list(read())
-        except Exception:  # noqa: BLE001  # of any database, driver and file system: that it is away is a figure too
+        except Exception:  # noqa: BLE001  # from any database, driver or file system: being unreachable is a figure too
             return [] if up is None else [(up, {}, 0.0)]
         return found if up is None else [(up, {}, 1.0), *found]
 

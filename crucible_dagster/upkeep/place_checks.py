@@ -21,11 +21,11 @@ GB = 1_000_000_000
 LITTLE, TOO_LITTLE = 2 * GB, GB // 5
 """Free bytes below which there is a warning, and an error."""
 FEW_FILES = 0.02
-"""The share of a disk's files that may still be made, below which there is a warning."""
+"""The share of free inodes of a disk below which there is a warning."""
 
 
 def places_of(subject: Subject) -> dict[str, Path]:
-    """The folders on this machine that runs write to, by what they are."""
+    """What it is -> folder, for the folders on this machine that runs write to."""
     found = {"home": subject.home}
     if subject.store is not None and isinstance(subject.store.files, LocalFiles):
         found["store"] = Path(str(subject.store.base))
@@ -53,10 +53,10 @@ def disk(subject: Subject) -> Iterator[Finding]:
 
 
 def modes(subject: Subject) -> Iterator[Finding]:
-    """Whether others of this machine can read or change what runs have kept."""
+    """Whether other users of this machine can read or change what runs have stored."""
     for name, path in places_of(subject).items():
         mode = stat.S_IMODE(path.stat().st_mode)
-        # Whoever cannot enter a folder above it cannot enter it either.
+        # A user who cannot enter a parent folder cannot reach this one either.
         reaches = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
         if not reaches or not mode & stat.S_IRWXO:
             continue
@@ -71,7 +71,7 @@ def modes(subject: Subject) -> Iterator[Finding]:
 
 
 def experiments(subject: Subject) -> Iterator[Finding]:
-    """Experiment files that do not load, as they would be left out of Dagster. Imports the modules of their stages."""
+    """Experiment files that do not load, which Dagster would leave out. This imports the modules of their stages."""
     if subject.experiments is None:
         return
     try:

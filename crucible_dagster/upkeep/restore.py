@@ -1,7 +1,7 @@
 """Putting a backup back: the context store first, then the database, which makes its runs known.
 
-While it goes on, a file in the store names the backup. After a kill, the same command with the same backup begins
-again, whatever is there; the database is replaced in one transaction, or on SQLite file by file, that of the runs last.
+During a restore, a file in the store names the backup. After a kill, the same command with the same backup starts
+again, no matter what is there. The database is replaced in one transaction; on SQLite, file by file, the runs last.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ WHY = "It had not ended when the backup was made that this instance was restored
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was put back."""
+    """The result of a restore."""
 
     backup: Backup
     runs: int
-    """Runs that the database has now."""
+    """Number of runs in the database now."""
     in_flight: tuple[str, ...]
-    """Runs that had begun and not ended when the backup was made: they have failed now."""
+    """Runs that had begun but not ended when the backup was made; they are now marked as failed."""
     waiting: tuple[str, ...]
-    """Runs that had not begun: they are cancelled now."""
+    """Runs that had not begun; they are now marked as cancelled."""
 
 
 def restore(folder: Path, open_instance: Callable[[], DagsterInstance], *, replace: bool = False) -> Restored:
     """Put the backup in `folder` back into the instance that is opened, and into its store.
 
-    Everything in the backup is read and compared with its checksum first. With `replace`, an instance that has runs
-    gets those of the backup instead. Raises CrucibleError for a backup that is damaged or of another kind of database,
-    a daemon that runs, runs that are there without `replace`, and a store that other instances use.
+    First, everything in the backup is read and compared with its checksum. With `replace`, the instance's runs are
+    replaced by those of the backup. Raises CrucibleError for a backup that is damaged or of another kind of database,
+    a running daemon, existing runs without `replace`, or a store that other instances use.
     """
     backup = read_backup(folder)
     sums = checksums_of(folder, backup)
@@ -96,7 +96,7 @@ def _check_empty(instance: DagsterInstance, store: ContextStore, backup: Backup,
     runs, kept = instance.get_runs_count(), len(store.runs())
     with contextlib.suppress(FileNotFoundError):
         if store.files.read(RESTORING).decode() == backup.identity:
-            return  # this restore was begun before
+            return  # the same restore was begun before
     if replace and others and kept:
         homes = ", ".join(sorted({store.instances()[one] for one in others}))
         raise CrucibleError(
@@ -116,7 +116,7 @@ def _put_back_store(store: ContextStore, folder: Path, names: list[str]) -> None
         for info in store.files.list(place):
             if info.name not in wanted:
                 store.files.delete(info.name)
-    for name in sorted(names, key=lambda one: one.startswith(f"{RUNS}/")):  # after what they refer to
+    for name in sorted(names, key=lambda one: one.startswith(f"{RUNS}/")):  # manifests after what they refer to
         store.files.write(name, _blocks(folder / STORE / name))
 
 
@@ -141,7 +141,7 @@ def _end_unfinished(instance: DagsterInstance) -> tuple[tuple[str, ...], tuple[s
 
 
 def _had_ended(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Dagster records first that a run has ended, then its status: the copy may be of a moment in between."""
+    """Whether a run had ended: Dagster stores that event before the status, and the copy may be from in between."""
     for entry in instance.all_logs(run.run_id, of_type=ENDS):
         if entry.dagster_event is not None:
             instance.run_storage.handle_run_event(run.run_id, entry.dagster_event)
@@ -150,13 +150,13 @@ def _had_ended(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def _forget_later_runs(instance: DagsterInstance, store: ContextStore, files: SqliteFolders | None) -> None:
-    """Remove what runs wrote that were launched after the runs of the database were copied, above all their claims."""
+    """Remove what was written by runs launched after the runs database was copied, above all their claims."""
     known = set(instance.get_run_ids())
     for path in () if files is None else files.events.glob("*.db"):
         if path.stem not in {"index", *known}:
             instance.event_log_storage.delete_events(path.stem)
             path.unlink()
     if store.instances().keys() - {identity_of(instance)}:
-        return  # it is not known which of them are another instance's
-    with contextlib.suppress(StoreError):  # of what was damaged when it was copied, as `crucible doctor` says
+        return  # it is not known which of the runs belong to another instance
+    with contextlib.suppress(StoreError):  # for what was damaged when it was copied; `crucible doctor` reports it
         collect_garbage(store, lambda run_id, _: run_id in known, delete=True, grace=-DAY)

@@ -1,4 +1,4 @@
-"""Checks of the context store: whether it is there, goes with the database, and is whole."""
+"""Checks of the context store: whether it is there, fits the database, and is undamaged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crucible_dagster.upkeep.findings import Finding, Subject
 __all__ = ["drift", "missing_results", "objects", "reachable"]
 
 SAMPLE = 200
-"""Runs whose results are looked for, and objects that are read, unless everything is."""
+"""How many runs' results are looked for, and how many objects are read, unless all of them are."""
 SAMPLE_BYTES = 256 * 1024 * 1024
 FOLDERS = 16
 SHOWN = 10
@@ -46,7 +46,7 @@ def reachable(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error", "store", f"{store.base} cannot be read: {error}", "see CRUCIBLE_STORE and its permissions"
         )
-    except Exception as error:  # noqa: BLE001  # each file system of fsspec raises its own
+    except Exception as error:  # noqa: BLE001  # each file system of fsspec raises its own errors
         said = f"{store.base} cannot be reached: {type(error).__name__}: {error}"
         yield Finding("error", "store", said, "see CRUCIBLE_STORE, and the credentials and the address of its service")
     if store.files.exists(RESTORING):
@@ -56,13 +56,13 @@ def reachable(subject: Subject) -> Iterator[Finding]:
 
 
 RESTORING = "restoring"
-"""The file of a store that is there while a backup is written into it: `upkeep.restore`."""
+"""A file that is in the store while a backup is being restored into it: `upkeep.restore`."""
 
 
 def drift(subject: Subject) -> Iterator[Finding]:
     """Runs of the database whose Contexts are gone, and Contexts of runs that the database does not know."""
     instance, store = subject.opened
-    kept = set(store.runs())  # before the database is asked: a run is there first
+    kept = set(store.runs())  # before the database is queried, because a run is in the database first
     known: set[str] = set()
     gone: list[StoredRun] = []
     newest: list[StoredRun] = []
@@ -100,7 +100,7 @@ def drift(subject: Subject) -> Iterator[Finding]:
 
 
 def missing_results(store: ContextStore, stored: StoredRun) -> Iterator[str]:
-    """What is wrong with the result of a run that succeeded, by its manifest."""
+    """What is wrong with the result of a successful run, according to its manifest."""
     run = stored.dagster_run
     named = f"run {run.run_id[:8]} ({run.tags.get(EXPERIMENT_TAG)})"
     try:
@@ -119,7 +119,7 @@ def missing_results(store: ContextStore, stored: StoredRun) -> Iterator[str]:
 
 
 def objects(subject: Subject) -> Iterator[Finding]:
-    """Objects whose bytes are not those that were written: a sample, or all of them and all manifests."""
+    """Objects whose bytes have changed. It checks a sample, or all objects and all manifests."""
     _, store = subject.opened
     if subject.deep:
         found: Sequence[str] = verify_store(store).problems
@@ -132,7 +132,7 @@ def objects(subject: Subject) -> Iterator[Finding]:
 
 
 def _sample(store: ContextStore) -> Iterator[FileInfo]:
-    """Some objects of some folders, whose names are digests: which folder an object is in is chance."""
+    """Some objects from some folders. Names are digests, so which folder an object is in is random."""
     folders = list(store.files.children(OBJECTS))
     random.shuffle(folders)
     left = SAMPLE_BYTES

@@ -26,7 +26,7 @@ PATIENCE = 300.0
 
 
 def main() -> int:
-    """0 if what was asked for is so, 1 if a service is not well, 2 if it cannot be done."""
+    """Return 0 if it worked, 1 if a service is not healthy, 2 if the command cannot be done."""
     parser = argparse.ArgumentParser(prog="deploy.local", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / ".crucible" / "service", help="where everything lies")
     parser.add_argument("--settings", type=Path, default=DEPLOY / ".env", help="as for compose")
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def up(folder: Path, file: Path) -> int:
-    """Start what is not started, wait until all is well, and say where it is."""
+    """Start what is not running, wait until every service is healthy, and print the addresses."""
     settings = Settings.read(folder, file)
     supervisor = Supervisor(folder)
     for name in ("crucible/store", "crucible/reports", "dagster/storage"):
@@ -73,7 +73,7 @@ def up(folder: Path, file: Path) -> int:
 
 
 def down(supervisor: Supervisor) -> int:
-    """Stop everything; runs in flight are waited for."""
+    """Stop everything, after waiting for runs in flight."""
     if supervisor.is_running():
         print("stopping; runs in flight are waited for")
         supervisor.stop()
@@ -82,7 +82,7 @@ def down(supervisor: Supervisor) -> int:
 
 
 def status(supervisor: Supervisor) -> int:
-    """Print how each service is; 0 if all are well."""
+    """Print the state of each service; return 0 if all are healthy."""
     if not supervisor.is_running():
         print("nothing is running: make up")
         return 1
@@ -124,7 +124,7 @@ def _wait(supervisor: Supervisor, services: list[Service]) -> bool:
 
 
 def _ports(supervisor: Supervisor, settings: Settings) -> dict[str, int]:
-    """A port for each service: people know that of the proxy; the others stay as they are while all runs."""
+    """A port for each service. Users know the proxy's port; the others must not change while services run."""
     file = settings.folder / "ports.json"
     known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     wanted = int(settings.values.get("CRUCIBLE_PORT") or 3000)
@@ -134,7 +134,7 @@ def _ports(supervisor: Supervisor, settings: Settings) -> dict[str, int]:
         known = {name: port for name, port in known.items() if _is_free(port)}
     for name in PORTS:
         while name not in known or (name != "proxy" and known[name] == wanted):
-            # Below those that the kernel gives to outgoing connections, one of which could take it.
+            # Below the ports that the kernel uses for outgoing connections, which could take this one.
             port = random.randint(20_000, 32_000)  # noqa: S311
             if port not in known.values() and port != wanted and _is_free(port):
                 known[name] = port
@@ -165,7 +165,7 @@ def _write_environment(folder: Path, services: list[Service]) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two at once would start everything twice. Root's other users must reach the folder, and no more than that."""
+    """Lock the folder: two at once would start everything twice. Other users, if this is root, may only enter it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
     with (folder / ".lock").open("w") as lock:

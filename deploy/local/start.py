@@ -1,7 +1,7 @@
-"""Starts one service when those that it waits for are well: what supervisord runs, `start.py SERVICE.json DIGEST`.
+"""Starts one service when those it waits for are healthy; supervisord runs `start.py SERVICE.json DIGEST`.
 
-It becomes the service itself, so that supervisord sees, stops and restarts that. The service ends if supervisord is
-killed, instead of holding its port for ever.
+This process becomes the service itself, so that supervisord sees, stops and restarts the service. If supervisord is
+killed, the service ends instead of holding its port for ever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Wait, then become the service, or run it to its end if it is one that ends."""
+    """Wait, then become the service; if it is a program that ends, run it to its end."""
     file = Path(sys.argv[1])
     service: dict[str, Any] = json.loads(file.read_text())
     name, health = service["name"], file.parent.parent / "health"
@@ -32,9 +32,9 @@ def main() -> None:
     pid.write_text(str(os.getpid()))
     is_done = service["check"] is None and _is_well(health, name)
     if is_done:
-        return  # the tables are made once for all starts of the others
+        return  # a program that ends, such as one that creates tables, runs only once
     with suppress(FileNotFoundError):
-        (health / f"{name}.json").unlink()  # it is not well until it is asked again
+        (health / f"{name}.json").unlink()  # it does not count as healthy before the next check
     for other in service["waits_for"]:
         while not _is_well(health, other):
             time.sleep(0.2)
@@ -66,12 +66,12 @@ def _end_with_parent(how: str) -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(getattr(signal, f"SIG{how}")))
-        if os.getppid() != parent:  # it ended just before
+        if os.getppid() != parent:  # the parent ended just before the call
             sys.exit(1)
 
 
 def _end_leftovers(group: int, program: str) -> None:
-    """End what the process before this one has left behind in its group: nginx's workers hold its port."""
+    """Kill what the previous process left behind in its process group: nginx's workers would hold its port."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")

@@ -1,4 +1,4 @@
-"""supervisord: its settings, and talking to it."""
+"""supervisord: writes its settings, and talks to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["HEALTH", "Supervisor"]
 
 HERE = Path(__file__).parent
 HEALTH = "health"
-_LONGEST_SOCKET = 100  # of the 107 bytes that Linux has for the path of one
+_LONGEST_SOCKET = 100  # bytes; Linux allows 107 for the path of a socket
 
 
 class Supervisor:
@@ -39,7 +39,7 @@ class Supervisor:
         self._settings = folder / "supervisord.conf"
 
     def configure(self, services: Sequence[Service]) -> None:
-        """Write what it is to keep running; it takes effect with `start`."""
+        """Write the settings for these services; they take effect with `start`."""
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET:
             raise UsageError(
                 f"the path {self.folder} is too long for a socket. Name a shorter one: make up SERVICE=..."
@@ -55,24 +55,24 @@ class Supervisor:
             file = self.folder / "services" / f"{service.name}.json"
             text = json.dumps(asdict(service), sort_keys=True)
             write_private(file, text)
-            # The digest has supervisord restart what has been set anew.
+            # With the digest in the command, supervisord restarts a service whose settings have changed.
             digest = hashlib.sha256(text.encode()).hexdigest()[:12]
             parts.append(self._program(service.name, [str(HERE / "start.py"), str(file), digest], priority, service))
         write_private(self._settings, "\n".join(parts))
 
     def start(self) -> None:
-        """Start it, or have it take what `configure` wrote, which restarts what is changed and nothing else."""
+        """Start supervisord, or have it reload what `configure` wrote, which restarts only what has changed."""
         if self.is_running():
             self._run("supervisor.supervisorctl", "update")
             return
         shutil.rmtree(self.folder / "health", ignore_errors=True)
         (self.folder / "health").mkdir(mode=0o700)
         for file in (self.folder / "services").glob("*.pid"):
-            file.unlink()  # after a restart of the machine, the number may be another program's
+            file.unlink()  # after a reboot, the process id may belong to another program
         self._run("supervisor.supervisord")
 
     def is_running(self) -> bool:
-        """Whether it answers."""
+        """Whether supervisord answers."""
         try:
             self._ask("getState")
         except OSError:
@@ -80,11 +80,11 @@ class Supervisor:
         return True
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """What it says of each program: its state, when it was started, its pid."""
+        """What supervisord says about each program: its state, its start time, its process id."""
         return {one["name"]: one for one in self._ask("getAllProcessInfo")}
 
     def state(self, name: str, process: Mapping[str, Any]) -> tuple[str, str]:
-        """How the service is, in a word, and what its check or its start said; `process` is that of `processes`."""
+        """The state of the service in one word, and the output of its check or start; `process` is from `processes`."""
         known = read(self.folder / "health", name)
         if process["statename"] == "EXITED" and known is not None:
             return "done", ""
@@ -97,7 +97,7 @@ class Supervisor:
         return ("well", "") if known["healthy"] else ("unwell", known["said"])
 
     def stop(self) -> None:
-        """Have it stop everything, the last one first, and wait until it has ended."""
+        """Have supervisord stop everything in reverse order, and wait until it has ended."""
         pid = self._ask("getPID")
         self._ask("shutdown")
         while self._lives(pid):

@@ -17,7 +17,7 @@ from deploy.local.settings import DEPLOY, ROOT, Settings
 __all__ = ["PORTS", "Check", "Service", "services_of"]
 
 PORTS = {"database": 5432, "code-server": 4000, "webserver": 3000, "viewer": 3001, "proxy": 8080, "broker": 6379}
-"""In the containers: each means one service, in whatever part of the file it stands."""
+"""The ports in the containers; wherever one occurs in the file, it means that service."""
 
 _KEPT = ("HOME", "USER", "LANG", "TZ", "TMPDIR")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -25,7 +25,7 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 @dataclass(frozen=True)
 class Check:
-    """Whether a service is well: a command that exits with 0 if it is. Times are in seconds."""
+    """A health check: a command that exits with 0 if the service is healthy. Times are in seconds."""
 
     command: tuple[str, ...]
     interval: float
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Service:
-    """A process that is kept running; without a check, a program that has to end well, once."""
+    """A process that is kept running; without a check, a program that has to run once and succeed."""
 
     name: str
     command: tuple[str, ...]
@@ -45,19 +45,19 @@ class Service:
     waits_for: tuple[str, ...]
     check: Check | None
     grace: float
-    """Seconds that a stop waits for."""
+    """Seconds that stopping the service may take."""
     signal: str = "TERM"
     user: str | None = None
-    """Whom root starts it as; PostgreSQL refuses to be root."""
+    """The user that root starts it as; PostgreSQL refuses to run as root."""
     ends_leftovers: bool = False
-    """Whether the children of one that was killed stay, and hold its port."""
+    """Whether children stay when the service is killed, and would hold its port."""
 
 
 def services_of(settings: Settings, ports: Mapping[str, int]) -> list[Service]:
-    """Those that are started with these settings, each after the ones it waits for.
+    """The services to start with these settings, each after the ones it waits for.
 
-    Their commands, environments, checks and order are those of compose.yaml; only PostgreSQL, the broker and the proxy,
-    which have images of other people, still need commands of this machine.
+    Commands, environments, checks and order are those of compose.yaml. Only PostgreSQL, the broker and the proxy, for
+    which compose uses third-party images, still need commands of this machine.
     """
     written: dict[str, dict[str, Any]] = YAML(typ="safe").load(DEPLOY / "compose.yaml")["services"]
     started = {name: one for name, one in written.items() if settings.profiles.issuperset(one.get("profiles", ()))}
@@ -74,7 +74,7 @@ def services_of(settings: Settings, ports: Mapping[str, int]) -> list[Service]:
 
 
 class _Here:
-    """Where that is on this machine which compose.yaml speaks of."""
+    """Translates paths, hosts and ports of compose.yaml to those of this machine."""
 
     def __init__(self, settings: Settings, ports: Mapping[str, int]) -> None:
         self._settings = settings
@@ -84,9 +84,9 @@ class _Here:
             "/srv/tls/certificate.pem": "${CRUCIBLE_TLS_CERTIFICATE-}",
             "/srv/tls/key.pem": "${CRUCIBLE_TLS_KEY-}",
             "/srv/": f"{folder}/",
-            "/tmp": f"{folder}/proxy",  # noqa: S108  # where the proxy's container may write
+            "/tmp": f"{folder}/proxy",  # noqa: S108  # the folder that the proxy's container may write to
             "0.0.0.0:8080": f"${{CRUCIBLE_ADDRESS:-127.0.0.1}}:{ports['proxy']}",
-            "0.0.0.0": "127.0.0.1",  # noqa: S104  # what is listened on in a container
+            "0.0.0.0": "127.0.0.1",  # noqa: S104  # the address that programs in a container listen on
         }
         for name, port in PORTS.items():
             words[f"{name}:{port}"] = f"127.0.0.1:{ports[name]}"
@@ -96,7 +96,7 @@ class _Here:
         self._pattern = re.compile(rf"(?<![\w.])(?:{longest_first})(?!\w)|(?<![\w.])/srv/")
 
     def text(self, written: str) -> str:
-        """A text of the file as it is here. What is set is put in last, so that nothing in a password is replaced."""
+        """A text of the file for this machine. Variables are replaced last, so that passwords stay as they are."""
         return self._settings.interpolated(self._pattern.sub(lambda found: self._words[found[0]], written))
 
     def service(self, name: str, written: Mapping[str, Any]) -> Service:
@@ -111,7 +111,7 @@ class _Here:
         check = written.get("healthcheck")
         return Service(
             name=name,
-            # The machine's name is the same for all replicas here.
+            # Here all replicas have the same host name, so the service's name is used instead.
             command=tuple(self.text(word).replace("%h", name) for word in written.get("command", ())),
             environment=environment,
             folder=str(self._settings.folder),

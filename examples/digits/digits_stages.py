@@ -22,7 +22,7 @@ CLASSIFIERS = {
     "logistic": lambda strength: LogisticRegression(C=1 / strength),
     "ridge": lambda strength: RidgeClassifier(alpha=strength),
 }
-"""By the strength of the regularization."""
+"""Name -> function from the strength of the regularization to a model."""
 
 
 class LoadDigits(Stage):
@@ -37,12 +37,12 @@ class LoadDigits(Stage):
 
 
 class Split(Stage):
-    """Deals the images out into folds, every digit in equal shares."""
+    """Divides the images into folds, with every digit in equal shares."""
 
     folds: int = Field(default=10, ge=2)
     """How many folds to make; fewer if the rarest digit has fewer images than that."""
     seed: int = Field(default=0, ge=0)
-    """Of the shuffling: the same seed gives the same folds."""
+    """The seed of the shuffling: the same seed gives the same folds."""
 
     def run(self, ctx: Context) -> Context:
         labels = ctx.assigns["labels"]
@@ -105,7 +105,7 @@ class HoldOut(Stage):
     share: float = Field(default=0.5, gt=0, lt=1)
     """The share of the images that is held out."""
     seed: int = Field(default=0, ge=0)
-    """Of the drawing: the same seed holds out the same images."""
+    """The seed of the random choice: the same seed holds out the same images."""
 
     def run(self, ctx: Context) -> Context:
         labels = ctx.assigns["labels"]

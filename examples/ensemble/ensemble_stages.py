@@ -16,18 +16,18 @@ from crucible_core import Context, Settings, Stage, progress, stage
 
 Strategy = Literal["majority", "weighted", "best_confidence"]
 PARTS = {"top": np.s_[:, :5], "bottom": np.s_[:, 3:], "left": np.s_[:, :, :5], "right": np.s_[:, :, 3:]}
-"""What each model sees of the images, of shape (n, 8, 8)."""
+"""The part that each model sees of the images, which have shape (n, 8, 8)."""
 
 
 class Ensemble(BaseModel, extra="forbid"):
-    """The settings `reliability.ensemble`: the models with the price of a call, and how they vote."""
+    """The settings in `reliability.ensemble`: the models with the price of a call, and how they vote."""
 
     prices: dict[Literal["top", "bottom", "left", "right"], float] = Field(min_length=2)
     strategies: list[Strategy] = Field(min_length=1)
 
 
 class Answer(NamedTuple):
-    """What a model says: a digit, with a confidence from 0 to 1, after so many seconds."""
+    """A model's answer: a digit, its confidence from 0 to 1, and the seconds that it took."""
 
     digit: int
     confidence: float
@@ -52,14 +52,14 @@ def train(ctx: Context) -> Context:
 
 
 async def call(name: str, model: Any, image: Any) -> Answer:
-    """Asks a model about one image: put your client in the place of the thread."""
+    """Asks a model about one image. Replace the thread by your client."""
     begun = time.perf_counter()
     (chances,) = await asyncio.to_thread(model.predict_proba, image[PARTS[name][1:]].reshape(1, -1))
     return Answer(int(chances.argmax()), float(chances.max()), time.perf_counter() - begun)
 
 
 def vote(answers: Sequence[Answer], strategy: Strategy) -> int:
-    """The digit that most say, or that is said with most confidence in all; of equals the more confident one."""
+    """The digit with most votes, or with the highest sum of confidences; in a tie, the more confident one."""
     if strategy == "best_confidence":
         return max(answers, key=lambda answer: answer.confidence).digit
     votes, confidence = Counter(answer.digit for answer in answers), defaultdict[int, float](float)

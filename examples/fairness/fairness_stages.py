@@ -1,4 +1,4 @@
-"""The stages of fairness.yaml: predict, and compare what is predicted between groups."""
+"""The stages of fairness.yaml: predict, and compare the predictions between groups."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ RATES: Mapping[Rate, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
 
 
 class Fairness(BaseModel, extra="forbid"):
-    """The settings `reliability.fairness`: the field that names the groups, the rates, the largest fair difference."""
+    """The settings in `reliability.fairness`: the field with the groups, the rates, the largest fair difference."""
 
     group_by: str
     metrics: list[Rate] = Field(min_length=1)
@@ -37,7 +37,7 @@ class Predict(Stage):
     """Predicts whether the diabetes of each patient progresses fast, by models trained on other patients."""
 
     with_sex: bool = True
-    """Whether the models are told the sex of a patient."""
+    """Whether the sex of a patient is a feature for the models."""
 
     def run(self, ctx: Context) -> Context:
         patients = load_diabetes(scaled=False)

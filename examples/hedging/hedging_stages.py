@@ -11,7 +11,7 @@ from crucible_core import Context, Settings, Stage, progress
 
 
 class Hedging(BaseModel, extra="forbid"):
-    """The settings `reliability.hedging`: when a request is sent again, and how many may be."""
+    """The settings in `reliability.hedging`: when a request is sent again, and how many requests may be."""
 
     percentile: float = Field(default=0.9, gt=0, lt=1)
     max_hedges: int = Field(default=1, ge=1)
@@ -19,7 +19,7 @@ class Hedging(BaseModel, extra="forbid"):
 
 
 async def ask(request: int, attempt: int, seed: int) -> None:
-    """The backend: it answers within some 20 ms, except for one request in twelve. Put your client in its place."""
+    """The backend: it answers within about 20 ms, except for one request in twelve. Replace it by your client."""
     dice = np.random.default_rng([seed, request, attempt])
     await asyncio.sleep(0.25 if dice.random() < 1 / 12 else 0.005 + dice.exponential(0.005))
 
@@ -29,13 +29,13 @@ class Send(Stage):
 
     settings: ClassVar = Settings("reliability.hedging", Hedging)
     hedge: bool = True
-    """Whether a request is sent again if there is no answer after a percentile of the latencies so far."""
+    """Whether to send a request again if it has waited longer than a percentile of the latencies so far."""
     requests: int = Field(default=240, ge=1)
     """The number of requests."""
     concurrency: int = Field(default=20, ge=1)
-    """How many wait for an answer at a time."""
+    """How many requests wait for an answer at the same time."""
     seed: int = Field(default=0, ge=0)
-    """Of the backend: with the same seed, the first attempt at a request takes equally long."""
+    """The backend's seed: with the same seed, the first attempt at a request takes the same time."""
 
     async def run(self, ctx: Context) -> Context:
         said, clock = self.settings.of(ctx.experiment), asyncio.get_running_loop().time

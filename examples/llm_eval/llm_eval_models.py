@@ -1,4 +1,4 @@
-"""What llm_eval_stages.py asks: an OpenAI-compatible server, or a model that is made up."""
+"""The models that llm_eval_stages.py asks: an OpenAI-compatible server, or a simulated model."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 TRANSIENT = {408, 429, 500, 502, 503, 504}
-"""What a server says that may answer the next time."""
+"""HTTP status codes after which another attempt may succeed."""
 
 
 class Reply(NamedTuple):
-    """What a model says, and what that took."""
+    """A model's answer, with the tokens and the time that it took."""
 
     text: str
     prompt_tokens: int
@@ -27,19 +27,19 @@ class Reply(NamedTuple):
 
 
 class NoReplyError(Exception):
-    """A request without an answer, which may be sent again."""
+    """A request got no answer, and may be sent again."""
 
     wait = 0.0
-    """Seconds that the server asks for."""
+    """Seconds that the server asks to wait."""
 
 
 def ask_server(endpoint: str, key: SecretStr, timeout: float, **body: object) -> Reply:
-    """Raises NoReplyError for what may be tried again, and RuntimeError for what the server refuses."""
+    """Ask the server. Raises NoReplyError if it may be tried again, RuntimeError if the server refuses the request."""
     address = f"{endpoint.rstrip('/')}/chat/completions"
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)  # noqa: S310  # http or https
     if key:
-        # Not sent to where the server may lead.
+        # Not sent to the target of a redirect.
         request.add_unredirected_header("Authorization", f"Bearer {key.get_secret_value()}")
     begun = time.perf_counter()
     try:
@@ -63,12 +63,12 @@ def ask_server(endpoint: str, key: SecretStr, timeout: float, **body: object) ->
 
 
 async def make_up(model: str, prompt: str, seed: int) -> Reply:
-    """What nobody's model says: it looks at the petals, more closely if it is large, or has seen examples."""
+    """A simulated answer: it depends on the petals, more precisely for the large model and with examples."""
     draw = random.Random(f"{prompt} {seed}")  # noqa: S311  # no secret
     blur = (0.4 if model == "large" else 0.8) / (2 if "Petals" in prompt else 1)
     length = float(re.findall(r"petals ([\d.]+) cm long", prompt)[-1]) + draw.gauss(0, blur)
     species = ["setosa", "versicolor", "virginica"][(length > 2.5) + (length > 4.9)]
     text = draw.choices([species, f"It is Iris {species}.", "I cannot tell."], [70, 28, 2])[0]
     seconds = 0.1 + len(prompt) / 2000 + draw.expovariate(10)
-    await asyncio.sleep(seconds / 20)  # nobody wants to wait for it
+    await asyncio.sleep(seconds / 20)  # shortened, because nobody wants to wait that long
     return Reply(text, len(prompt) // 4, len(text) // 4, seconds)

@@ -24,7 +24,7 @@ def questions(
     size: Annotated[int, Field(ge=3, le=147, description="How many flowers are described.")] = 120,
     seed: Annotated[int, Field(ge=0, description="Of the drawing.")] = 0,
 ) -> Context:
-    """Draws flowers from the irises that come with scikit-learn, in equal shares, and describes them."""
+    """Draws irises of each species in equal shares from scikit-learn's data set, and describes them."""
     iris = load_iris()
     _, chosen = train_test_split(np.arange(150), test_size=size, stratify=iris.target, random_state=seed)
     flower = "An iris has sepals {} cm long and {} cm wide, and petals {} cm long and {} cm wide."
@@ -39,36 +39,36 @@ class Arm(BaseModel, extra="forbid", frozen=True):
     """A model with a prompt."""
 
     prompt: str = Field(pattern=r"\{flower\}")
-    """The question; `{flower}` stands for the description."""
+    """The question; `{flower}` is replaced by the description."""
     model: str = "small"
     """The name of the model on the server."""
     price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.0)
-    """US dollars for a million tokens of the prompt, and of the answer."""
+    """US dollars per million tokens of the prompt, and of the answer."""
 
 
 class Ask(Stage):
-    """Asks each question several times in every arm, many at once, and puts a row for each answer."""
+    """Asks each question several times in every arm, many at the same time, and puts a row for each answer."""
 
     arms: dict[str, Arm] = Field(min_length=1)
     """What is compared: prompts, models, or both."""
     samples: int = Field(default=3, ge=1)
     """How often each arm answers a question, each time with another seed."""
     at_once: int = Field(default=16, ge=1)
-    """How many answers are waited for at a time."""
+    """How many questions are asked at the same time."""
     endpoint: str | None = Field(default=None, pattern="^https?://")
     """An OpenAI-compatible server, such as `http://localhost:8000/v1`; without one, answers are made up."""
     key_variable: str = "OPENAI_API_KEY"
-    """The environment variable with the server's key, if it wants one."""
+    """The environment variable with the server's API key, if it needs one."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds that the server may be silent."""
+    """Seconds to wait for the server."""
     max_tokens: int = Field(default=16, ge=1)
-    """The length of an answer."""
+    """The maximum length of an answer, in tokens."""
     retry: RetryPolicy = RetryPolicy(max_retries=4, delay=1.0, backoff="exponential", jitter="full", max_delay=30.0)
-    """How a question is asked again to which there was no answer, or one such as 429 or 503."""
+    """How a question is asked again if there was no answer, or a status such as 429 or 503."""
     keep_every: float = Field(default=1.0, ge=0)
-    """Seconds after which the answers are kept; those since then are lost in a kill."""
+    """Seconds between saving the answers; a kill loses the answers since the last save."""
     seed: int = Field(default=0, ge=0)
-    """Of the answers."""
+    """The seed of the answers."""
 
     async def run(self, ctx: Context) -> Context:
         examples = {example["item"]: example for example in ctx.assigns["examples"]}
@@ -76,7 +76,7 @@ class Ask(Stage):
         rows = {key: row for key, row in ctx.restore("answers", {}).items() if "error" not in row}
         if rows:
             ctx = ctx.decide(f"{len(rows)} of {len(asked)} answers are not asked for", "they were kept before a stop")
-            if not ctx.has_metric("spent"):  # another attempt in the same run has it
+            if not ctx.has_metric("spent"):  # unless an earlier attempt in the same run has counted it already
                 ctx = _spend(ctx, rows.values())
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.at_once))
         free = asyncio.Semaphore(self.at_once)
@@ -106,7 +106,7 @@ class Ask(Stage):
         return ctx.add_outputs(rows[key] for key in asked).put_metric("failed_share", failed / len(rows))
 
     async def _answer(self, arm: str, example: dict[str, Any], sample: int) -> dict[str, Any]:
-        """The rest of the row: what was answered, whether it is right, and what it cost."""
+        """The rest of the row: the answer, whether it is right, and what it cost."""
         model, prompt = self.arms[arm].model, self.arms[arm].prompt.replace("{flower}", example["flower"])
         seed = int(np.random.SeedSequence(self.seed, spawn_key=(example["item"], sample)).generate_state(1)[0])
         message = {"role": "user", "content": prompt}

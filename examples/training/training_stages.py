@@ -17,9 +17,9 @@ class Load(Stage):
     """Divides the images that come with scikit-learn into three parts, with every digit in equal shares."""
 
     share: float = Field(default=0.2, gt=0, lt=0.5)
-    """The share of the images for validation, and that for the test."""
+    """The share of the images for validation, and the same share for the test."""
     seed: int = Field(default=0, ge=0)
-    """Of the division."""
+    """The seed of the division."""
 
     def run(self, ctx: Context) -> Context:
         images, labels = load_digits(return_X_y=True)
@@ -30,7 +30,7 @@ class Load(Stage):
 
 
 class Train(Stage):
-    """Trains a network with one hidden layer, and keeps the best epoch; after a kill it goes on from the last one."""
+    """Trains a network with one hidden layer and keeps the best epoch; after a kill, it continues from the last one."""
 
     epochs: int = Field(default=30, ge=1)
     """How often the network sees every image."""
@@ -41,11 +41,11 @@ class Train(Stage):
     batch_size: int = Field(default=64, ge=1)
     """Images per step."""
     seed: int = Field(default=0, ge=0)
-    """Of the first weights and of the order of the images."""
+    """The seed of the first weights and of the order of the images."""
 
     def run(self, ctx: Context) -> Context:
         images, labels, training, held_out = (ctx.assigns[n] for n in ("images", "labels", "training", "validation"))
-        # Not the number itself: each epoch would begin with it, and have the order of the first one.
+        # Not the plain number: then every epoch would start from it and use the order of the first epoch.
         random = np.random.RandomState(self.seed)
         new = MLPClassifier(self.hidden, learning_rate_init=self.rate, batch_size=self.batch_size, random_state=random)
         model, best, curve = ctx.restore("epoch", (new, new, []))
@@ -60,13 +60,13 @@ class Train(Stage):
                 if losses[1] == min(one["validation_loss"] for one in curve):
                     best = deepcopy(model)
                 ctx = ctx.checkpoint("epoch", (model, best, curve))
-            # Also of the epochs before a kill: the report of this run has the whole curve.
+            # Also for epochs before a kill, so that the report of this run has the whole curve.
             ctx = ctx.log_metrics(curve[epoch - 1], step=epoch)
         return ctx.assign(model=best)
 
 
 class Evaluate(Stage):
-    """Measures how often the best epoch is right on images that nothing was chosen by."""
+    """Measures how often the best epoch is right on images that were not used for any choice."""
 
     def run(self, ctx: Context) -> Context:
         test = ctx.assigns["test"]

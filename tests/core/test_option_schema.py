@@ -242,7 +242,6 @@ def test_no_other_module_reads_the_json_schema_of_a_stage() -> None:
         "crucible_core/ir/gates.py",  # of the experiment file
         "crucible_core/ir/option_schema.py",
         "crucible_core/ir/schedule.py",  # of the experiment file
-        "crucible_core/ir/description.py",  # `Stage.describe()` hands it out
         "crucible_dagster/components/experiment/schema.py",  # of defs.yaml
     }
 

@@ -1,8 +1,8 @@
 """The component of `dg`: `type: crucible_dagster.ExperimentComponent` in a defs.yaml.
 
-Dagster reads a defs.yaml by YAML 1.1, in which `1e-3` is a text and `on` is true. The experiment in it is therefore
-read from the file's own text, as an experiment file is: the same words mean the same in both, and what the two readings
-would take for different things is refused with its line.
+Dagster reads a defs.yaml as YAML 1.1, in which `1e-3` is a text and `on` is true. The experiment in it is therefore
+read from the text of the file, like an experiment file, so that the same words mean the same in both. Text that the two
+readings would understand differently is refused, with its line.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ExperimentComponent(Component):
     """Experiments: each a job that runs its stages, and an asset that shows the results over time.
 
     In YAML, `attributes:` holds one experiment, with the same keys as an experiment file, or `files:`, a list of
-    experiment files, folders or glob patterns, relative to the defs.yaml. Stage modules in the folder of the file are
-    found.
+    experiment files, folders or glob patterns, relative to the defs.yaml. Stage modules may be in the
+    folder of the file.
 
     In Python, give the experiments, and a registry if they name stages that are not installed.
     """
@@ -50,12 +50,12 @@ class ExperimentComponent(Component):
     registry: Registry | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.experiments, Experiment):  # whose own iterator would give its fields
+        if isinstance(self.experiments, Experiment):  # iterating over it would give its fields
             raise TypeError("ExperimentComponent takes a list of experiments: ExperimentComponent([experiment])")
 
     @classmethod
     def get_spec(cls) -> ComponentTypeSpec:
-        """What `dg` lists besides the docstring."""
+        """What `dg` lists in addition to the docstring."""
         return ComponentTypeSpec(
             description="Experiments as files: a job and an asset each, with their stages, gates and schedules.",
             owners=["team:crucible"],
@@ -70,12 +70,12 @@ class ExperimentComponent(Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: ComponentLoadContext) -> ExperimentComponent:
-        """Read the experiments of a defs.yaml, or of attributes that come from elsewhere, such as a test.
+        """Read the experiments of a defs.yaml, or of attributes from elsewhere, such as a test.
 
-        Raises InvalidExperimentError with every mistake, each with file, line and column.
+        Raises InvalidExperimentError with all mistakes, each with file, line and column.
         """
         tree = context.resolution_context.source_position_tree
-        if tree is None:  # no file: nothing but what Dagster read
+        if tree is None:  # there is no file, only what Dagster has read
             return cls(_experiments(getattr(attributes, "root", None), None, context))
         document, source = load_document(tree.position.filename, number=_document_number(context))
         if not isinstance(document, dict):  # Dagster has found `type:` in it
@@ -92,8 +92,8 @@ class ExperimentComponent(Component):
     def build_defs(self, context: ComponentLoadContext) -> Definitions:
         """The jobs, assets and schedules of the experiments.
 
-        Raises InvalidExperimentError for what `run_experiment` would refuse, and for an id that is taken by another
-        component of the project.
+        Raises InvalidExperimentError for what `run_experiment` would refuse, and for an id that another component of
+        the project already uses.
         """
         beside: list[Experiment] = []
         if isinstance(context.component_decl, ComponentDecl):  # otherwise it is built alone, outside a project
@@ -179,7 +179,7 @@ def _files_of(pattern: str, context: ComponentLoadContext) -> list[Path]:
         found = experiment_files(context.path / pattern)
     except InvalidExperimentError as error:
         raise InvalidExperimentError(f"{pattern!r}: {error.message}") from None
-    # By name, as the parts of a project may be links into an installer's cache.
+    # Compared by name, because parts of a project may be links into an installer's cache.
     files = [Path(os.path.normpath(file)) for file in found]
     root = context.project_root.absolute()
     if not all(file.is_relative_to(root) for file in files):

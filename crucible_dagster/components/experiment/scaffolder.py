@@ -1,4 +1,4 @@
-"""What `dg scaffold defs crucible_dagster.ExperimentComponent NAME` writes: an experiment that runs, to be changed."""
+"""What `dg scaffold defs crucible_dagster.ExperimentComponent NAME` writes: a working experiment to start from."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def judge(ctx: Context, *, tolerance: float = 0.05) -> Context:
 
 
 class ScaffoldParams(BaseModel):
-    """What `dg scaffold defs crucible_dagster.ExperimentComponent` takes besides the name."""
+    """What `dg scaffold defs crucible_dagster.ExperimentComponent` takes in addition to the name."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     id: str | None = None
     """The experiment's id; by default, the last part of the name."""
     own_file: bool = False
-    """Writes the experiment into a file of its own, which `crucible run FILE` runs too; the defs.yaml names it."""
+    """Write the experiment to a file of its own, named in the defs.yaml; `crucible run FILE` can run it too."""
 
 
 class ExperimentScaffolder(Scaffolder[ScaffoldParams]):
@@ -135,7 +135,7 @@ class ExperimentScaffolder(Scaffolder[ScaffoldParams]):
 
 def _files(name: str, request: ScaffoldRequest[ScaffoldParams]) -> dict[str, str]:
     job = dagster_name(name)
-    # Named after the experiment: of two modules with one name, Python would give both experiments the first.
+    # Named after the experiment: if two modules had the same name, Python would give both experiments the first one.
     module = f"stages_{job}"
     type_module, _, type_class = request.type_name.rpartition(".")
     words: dict[str, Any] = {

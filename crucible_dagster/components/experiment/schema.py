@@ -1,9 +1,9 @@
 """What is allowed under a component's `attributes:`, as the JSON schema that `dg check yaml` and editors use.
 
 It is the schema of the experiment, changed in three ways. `files:` is allowed instead of an experiment. Where pydantic
-says "one of" these, the schema says "if it is a mapping, this; else that", because a validator reports a mistake below
-"one of" as "not valid under any of the given schemas", at the line where the whole value begins. And `dg` validates
-what YAML 1.1 makes of the file: numbers such as 1e-3 arrive as texts there, which is not a mistake.
+says "any of these", the schema says "if it is a mapping, this; else that": for a mistake below "any of", a validator
+only says "not valid under any of the given schemas", at the line where the whole value begins. Third, `dg` validates
+the file as read by YAML 1.1, so numbers such as 1e-3 are allowed to be texts.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _FILES_SCHEMA = {
     "items": {"type": "string"},
     "minItems": 1,
 }
-# YAML 1.2's floats that YAML 1.1 takes for texts: those with an exponent, and without a point or the exponent's sign.
+# Floats of YAML 1.2 that are texts in YAML 1.1: with an exponent, but without a point or a sign of the exponent.
 _FLOAT_AS_TEXT = {"type": "string", "pattern": r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"}
 
 _ANNOTATIONS = frozenset({"title", "description", "default"})
 
 
 class ExperimentAttributes(RootModel[Any]):
-    """Takes anything: the file's own text is what is read. Its JSON schema is the real one."""
+    """Accepts anything, because the experiment is read from the file's text. The JSON schema is the real one."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -51,7 +51,7 @@ class ExperimentAttributes(RootModel[Any]):
 
 
 def _sharpen(schema: Any, handler: GetJsonSchemaHandler, seen: set[int]) -> None:
-    """Change the schema and all below it in place."""
+    """Change the schema and everything below it in place."""
     if isinstance(schema, list):
         for one in schema:
             _sharpen(one, handler, seen)
@@ -73,7 +73,7 @@ def _sharpen(schema: Any, handler: GetJsonSchemaHandler, seen: set[int]) -> None
         schema |= {"if": _FLOAT_AS_TEXT, "else": number}
 
 
-# A value that is none of these is judged by the last one's schema: texts and numbers, where there are any.
+# A value of none of these types is checked against the last schema: that of texts or numbers, if there is one.
 _ORDER = {"null": 0, "object": 1, "array": 2}
 
 
