@@ -32,6 +32,7 @@ from crucible_core.cli.terminal import ProgressDisplay, make_console
 from crucible_core.observers import Attempt, Audience, Updates, current_attempt
 from crucible_core.progress import Progress
 from crucible_core.runner import run_experiment
+from crucible_core.values import progress_update
 
 
 class Listener(Observer):
@@ -330,3 +331,16 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
         "      working: 60 of 100 (60 %), 1 per s, 40.0 s left",
         "      working: 90 of 100 (90 %), 1 per s, 10.0 s left",
     ]
+
+
+def test_metrics_that_are_put_together_are_heard_like_those_put_one_by_one(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_update, "METRICS_INTERVAL", 0.0)
+    ctx = Context.begin(experiment_of("nothing"), run_id="run")
+    with at_work(listener):
+        ctx.merge_metrics({"a": 1.0, "b": 2.0})
+        with pytest.raises(TypeError, match="name"):
+            ctx.put_metric(["c"], 3.0)  # type: ignore[arg-type]
+        ctx.put_metric("d", 4.0)
+    assert [dict(one) for one in listener.metrics] == [{"a": 1.0}, {"b": 2.0}, {"d": 4.0}]

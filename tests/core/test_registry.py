@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stages_for_tests import HERE, Train, experiment_of, fail, measure, nothing
@@ -403,3 +404,23 @@ def test_joining_keeps_installed_stages_unloaded(install: Callable[..., None]) -
 
 def lambda_stage(ctx):
     return ctx
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (None, None, None),
+        (None, ["a"], {"a"}),
+        (["a"], None, {"a"}),
+        (["a"], [], set()),
+        (["a", "b"], ["b", "c"], {"b"}),
+        (["a"], ["a.sub", "ab"], {"a.sub"}),
+    ],
+)
+def test_of_two_registries_only_what_both_allow_may_be_imported(one: Any, other: Any, both: Any) -> None:
+    assert (Registry(importable=one) | Registry(importable=other)).importable == both
+
+
+def test_a_list_is_no_registry() -> None:
+    with pytest.raises(TypeError, match="Registry takes a mapping of names to values"):
+        Registry([])  # type: ignore[arg-type]

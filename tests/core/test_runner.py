@@ -25,6 +25,7 @@ from crucible_core import (
     Decision,
     Event,
     Experiment,
+    GateFailedError,
     InvalidExperimentError,
     InvalidOptionsError,
     Observer,
@@ -1007,3 +1008,59 @@ def test_stages_planned_with_a_registry_of_ones_own_are_validated_with_it_one_by
     for planned in plan_experiment(experiment, registry()):
         ctx = run_stage(planned, ctx)
     assert set(ctx.metrics["validate"]["stages"]) == {"nothing", "validate"}
+
+
+# --- what only looks right --------------------------------------------------------------------------------------------
+
+
+def test_an_observer_gets_the_context_after_the_gates_also_if_one_blocks_the_run() -> None:
+    class Watch(Observer):
+        def __init__(self) -> None:
+            self.gates: list[int] = []
+
+        def on_context(self, context: Any) -> None:
+            self.gates.append(len(context.trace.gates))
+
+    watch, gate = Watch(), {"name": "good", "metric": "total", "at_least": 9, "blocking": True}
+    experiment = Experiment(id="gated", pipeline=[{"name": "add"}], gates=[gate])
+    with pytest.raises(GateFailedError):
+        run_experiment(experiment, registry=registry(), observers=[watch])
+    assert watch.gates == [0, 1]
+
+
+def test_a_decision_on_a_context_that_is_not_returned_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    @stage
+    def forgets(ctx: Context) -> Context:
+        ctx.decide("fast", "it is small")
+        return ctx.put_metric("total", 1.0).decide("kept", "it is returned")
+
+    ctx = run("forgets", registry=Registry({"forgets": forgets}))
+    assert [one.decision for one in ctx.trace.decisions] == ["kept"]
+    (record,) = caplog.records
+    assert "stage 'forgets' decided 'fast' on a Context that it did not return" in record.getMessage()
+
+
+def test_a_stage_that_succeeded_stays_so_if_the_interrupt_comes_while_an_observer_hears_of_it() -> None:
+    def heard(event: Event) -> None:
+        if isinstance(event, StageSucceeded):
+            raise KeyboardInterrupt
+
+    with pytest.raises(RunInterrupted) as caught:
+        run("add", "nothing", observers=[heard])
+    assert kinds(caught.value.context) == [("add", "started"), ("add", "succeeded")]
+    assert caught.value.context.get_metric("total") == 1.0
+
+
+def test_an_empty_run_id_is_refused_and_not_replaced() -> None:
+    with pytest.raises(CrucibleError, match="run id '' cannot be used"):
+        run("add", run_id="")
+
+
+def test_a_context_begins_with_an_experiment() -> None:
+    with pytest.raises(CrucibleError, match="this takes an Experiment, not str 'x'"):
+        Context.begin("x")  # type: ignore[arg-type]
+
+
+def test_jobs_are_a_number_of_processes() -> None:
+    with pytest.raises(CrucibleError, match="jobs takes a number of processes, not str '4'"):
+        run("add", jobs="4")

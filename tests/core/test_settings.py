@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from crucible_core import (
     Context,
@@ -124,3 +124,22 @@ def test_a_stage_knows_its_name_in_the_pipeline() -> None:
     )
     assert dict(run_experiment(described, registry=REGISTRY).metrics) == {"first": 1, "second": 1}
     assert Context.begin(described).stage == ""
+
+
+class Picky(BaseModel):
+    name: str = "x"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return {"red": name}[name]
+
+
+class Picks(Needs):
+    settings: ClassVar = Settings("metadata.team", Picky)
+
+
+def test_settings_whose_model_raises_something_else_are_refused_with_the_stage() -> None:
+    experiment = Experiment(id="picks", pipeline=[{"name": "picks"}], metadata={"team": {"name": "blue"}})
+    with pytest.raises(InvalidExperimentError, match=r"metadata.team \(of stage 'picks'\) cannot be checked: KeyError"):
+        plan_experiment(experiment, Registry({"picks": Picks}))

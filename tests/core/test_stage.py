@@ -7,13 +7,23 @@ import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from stages_for_tests import Bounds, Train, experiment_of, measure, nothing
 
-from crucible_core import Context, Registry, Stage, run_experiment, stage
+from crucible_core import (
+    Context,
+    Experiment,
+    InvalidOptionsError,
+    Registry,
+    Stage,
+    plan_experiment,
+    run_experiment,
+    stage,
+)
+from crucible_core.plan import advice
 
 
 @stage
@@ -293,3 +303,58 @@ def test_a_stage_may_inherit_the_options_of_another() -> None:
 def test_a_stage_without_options_describes_itself() -> None:
     described = nothing.describe()
     assert (described["required"], described["optional"], described["types"], described["defaults"]) == ([], [], {}, {})
+
+
+# --- what else a stage says -------------------------------------------------------------------------------------------
+
+
+class Advises(Stage):
+    said: ClassVar[Any] = None
+
+    def run(self, ctx: Context) -> Context:
+        return ctx
+
+    def advise(self, experiment: Experiment) -> Any:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+def advised(said: Any) -> list[str]:
+    kind = type(
+        "Advises", (Advises,), {"said": said, "__module__": __name__, "__annotations__": {"said": ClassVar[Any]}}
+    )
+    experiment = Experiment(id="advised", pipeline=[{"name": "adv"}])
+    return advice(plan_experiment(experiment, Registry({"adv": kind})))
+
+
+@pytest.mark.parametrize(("said", "warnings"), [("be careful", 1), (None, 0), (["a", "b"], 2), ((), 0)])
+def test_advice_is_one_text_several_or_none(said: Any, warnings: int) -> None:
+    found = advised(said)
+    assert len(found) == warnings
+    assert all(one.startswith("stage 'adv': ") for one in found)
+
+
+def test_advice_that_raises_names_its_stage() -> None:
+    with pytest.raises(InvalidOptionsError, match="stage 'adv': its advise failed: ValueError: no"):
+        advised(ValueError("no"))
+
+
+class Thing:
+    pass
+
+
+class Holds(Stage):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    thing: Thing = Thing()
+    """What nobody can write into a file."""
+
+    def run(self, ctx: Context) -> Context:
+        return ctx.put_metric("held", float(isinstance(self.thing, Thing)))
+
+
+def test_an_option_of_a_type_that_pydantic_does_not_know_keeps_its_default() -> None:
+    experiment = Experiment(id="holds", pipeline=[{"name": "holds"}])
+    assert run_experiment(experiment, registry=Registry({"holds": Holds})).get_metric("held") == 1.0
+    assert Holds.describe()["optional"] == ["thing"]

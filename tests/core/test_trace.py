@@ -426,3 +426,7 @@ def test_a_confidence_of_any_kind_of_number_goes_into_json(confidence: Any) -> N
     decision = Decision(stage="a", decision="b", reasoning="c", confidence=confidence)
     assert type(decision.confidence) is float
     assert Trace.from_json(Trace([decision]).to_json())[0] == decision
+
+
+def test_one_alternative_given_as_a_text_is_that_one() -> None:
+    assert Decision(stage="s", decision="adam", reasoning="r", alternatives="sgd").alternatives == ("sgd",)  # type: ignore[arg-type]
