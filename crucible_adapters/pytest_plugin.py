@@ -39,7 +39,7 @@ class RunExperiment(Protocol):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    said = "collect experiment files: each is run, and each of its gates is a test"
+    said = "collect experiment files: run each one, and make each of its gates a test"
     parser.getgroup("crucible").addoption("--crucible", action="store_true", default=None, help=said)
     parser.addini(ASKED, said, type="bool", default=False)
 

@@ -193,7 +193,7 @@ clusters of its own values, such as the questions of its answers | |
         seed=seed,
     )
     if (strata is not None) != (design == "stratified"):
-        raise CannotTestError("bench", "strata: they go with the design stratified, and are the task of each score")
+        raise CannotTestError("bench", "strata: only for the design stratified, where they name the task of each score")
     return replace(analyse(groups, declaration, clusters=clusters if strata is None else strata), measure=measure)
 
 
@@ -426,7 +426,7 @@ class _Analyst:
         reported += [pair.effect_size_name for pair in family.comparisons if pair.effect_size_name] if family else []
         if asked is not None and reported and asked not in reported:
             own = " and ".join(dict.fromkeys(reported))
-            reason = f"{asked} was asked for, and what was run does not define it"
+            reason = f"{asked} was asked for, but the tests that were run do not define it"
             self._decide("effect_size", Choice(own, reason))
 
     def _decide(self, about: str, *choices: Choice) -> None:
@@ -498,8 +498,8 @@ class _Analyst:
         if len(of_pairs) > 1:
             raise CannotTestError(
                 of_pairs[1],
-                f"{' and '.join(of_pairs)} would each compare all pairs; declare one of them, so that the family of "
-                "comparisons is one",
+                f"{' and '.join(of_pairs)} would each compare all pairs; declare one of them, so that there is one "
+                "family of comparisons",
             )
         return list(dict.fromkeys(at_once)), of_pairs[0] if of_pairs else None
 
@@ -824,10 +824,10 @@ class _Analyst:
         for what, groups in samples:
             if (skewness := skewness_of_mean(groups)) is not None:
                 yield (
-                    f"{what}: so skewed a distribution with so few values leaves the mean a skewness of "
-                    f"{skewness:.2f}, where t-tests and their intervals ask for less than 0.2 (Cochran 1977); for ten "
-                    "lognormal differences they reject in 16 % where 5 % are promised. More values help; sign tests "
-                    "(pairs) and brunner_munzel (groups) hold, about the order of values; logarithms, about ratios"
+                    f"{what}: the values are so skewed and so few that their mean has a skewness of {skewness:.2f}; "
+                    "t-tests and their intervals need less than 0.2 (Cochran 1977): for ten lognormal differences they "
+                    "reject in 16 % where 5 % are promised. More values help. Sign tests (pairs) and brunner_munzel "
+                    "(groups) keep their level, but compare the order of values; a log scale compares ratios"
                 )
         if said.design == "independent" or said.study == "sweep":
             skewed = [name for name, values in self.groups.items() if skewness_of_mean([values]) is not None]

@@ -223,7 +223,7 @@ def _contradictions_of_folds(said: Declaration) -> Iterator[str]:
         yield (
             "folds: declare the number of folds of the cross-validation, such as 10, and `repeats` if it was repeated "
             "(or `test_share` for random splits: the size of a test set over that of its training set); how dependent "
-            "the scores are follows from it, and not from their number"
+            "the scores are follows from this, not from their number"
         )
     if said.folds is not None and said.test_share is not None:
         yield "test_share: it is 1 / (folds - 1) for folds, so declare one of the two"

@@ -55,7 +55,7 @@ class Progress(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         if self._iterable is None:
-            raise TypeError("without an iterable, progress() is used by `with progress(...) as bar: bar.advance()`")
+            raise TypeError("without an iterable, use progress() as in `with progress(...) as bar: bar.advance()`")
         return iter(self._iterable) if self._updates is None else self._iterate(self._iterable)
 
     def _iterate(self, iterable: Iterable[T]) -> Iterator[T]:
@@ -95,7 +95,7 @@ class Progress(Generic[T]):
     def advance(self, by: float = 1) -> None:
         """Count `by` more as done. Raises RuntimeError before the `with` block or the iteration, and after it."""
         if self._began is None:
-            raise RuntimeError("this progress is not running: use it by `with progress(...) as bar: bar.advance()`")
+            raise RuntimeError("this progress is not running: use it as in `with progress(...) as bar: bar.advance()`")
         updates = self._updates
         if updates is None:
             return

@@ -42,7 +42,7 @@ class StageDiedError(CrucibleError):
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         super().__init__(
             f"the process of stage {stage!r}, which it has because of its `timeout`, ended {how}: a library crashed or "
-            "ended it, or it was killed, for want of memory perhaps; what it wrote last is on stderr"
+            "ended it, or it was killed, perhaps because memory ran out; what it wrote last is on stderr"
         )
         self.stage = stage
         self.code = code

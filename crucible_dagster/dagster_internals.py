@@ -139,7 +139,7 @@ def notice_killed_runs() -> None:
         try:
             check(self)
         except Exception as error:  # noqa: BLE001  # of any database
-            _log.warning("whether runs were killed cannot be recorded yet, and is looked at again: %s", error)
+            _log.warning("cannot record yet whether runs were killed, and will try again: %s", error)
             if not self._shutdown_once_executions_finish_event.is_set():
                 return
             gives_up = vars(self).setdefault(_GIVES_UP, time.monotonic() + RECORD_WITHIN)

@@ -67,8 +67,8 @@ def op_names(experiment: Experiment) -> tuple[str, ...]:
         location = experiment.location("pipeline", index, "name")
         if name in RESERVED:
             raise InvalidExperimentError(
-                f"Dagster reserves the name {definition.name!r}; give the stage another name, and give with `module:` "
-                "which stage it runs",
+                f"Dagster reserves the name {definition.name!r}; give the stage another name, and say with "
+                "`module:` which stage it runs",
                 location=location,
             )
         if name in taken:

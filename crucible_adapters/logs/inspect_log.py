@@ -62,8 +62,8 @@ class LoadInspect(LoadLogs):
             raise LogError(f"{path} is not a log of Inspect: it has no `eval` with a `task`")
         if held.get("status") != "success" and not self.incomplete:
             raise LogError(
-                f"{path} is of an evaluation whose status is {held.get('status')!r}; `incomplete: true` reads what "
-                "there is of it"
+                f"{path} is of an evaluation whose status is {held.get('status')!r}; set `incomplete: true` to "
+                "read the part that exists"
             )
         answers: dict[tuple[str, int], Answer] = {}
         for index, sample in enumerate(samples):
@@ -102,7 +102,7 @@ class LoadInspect(LoadLogs):
             raise LogError(f"{where}: `scores` is not a JSON object; it is {scores!r:.80}")
         scored = scores[the_one("scorer", self.scorer, list(scores), where)]
         if not isinstance(scored, Mapping) or "value" not in scored:
-            raise LogError(f"{where}: a score without a value: {scored!r:.80}")
+            raise LogError(f"{where} has a score without a value: {scored!r:.80}")
         return scored
 
     def _number(self, value: Any, where: str) -> float | None:

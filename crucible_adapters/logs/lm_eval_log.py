@@ -36,7 +36,7 @@ class LoadLmEval(LoadLogs):
         for file in _files_in(path) if path.is_dir() else [path]:
             named = NAME.fullmatch(file.name)
             if named is None:
-                raise LogError(f"{file} is not named samples_TASK_DATE.jsonl, as the log of a task is")
+                raise LogError(f"{file} is not named samples_TASK_DATE.jsonl, as logs of a task are")
             # A folder may have tasks that are not wanted, with other metrics.
             wanted = self.tasks is None or named["task"] in self.tasks
             answers = tuple(self._answers(file)) if wanted else ()
@@ -102,5 +102,5 @@ def _files_in(folder: Path) -> list[Path]:
     task, times = Counter(one["task"] for one in named).most_common(1)[0] if named else ("", 0)
     if times > 1:
         files = listing([file.name for file in found if f"samples_{task}_" in file.name])
-        raise LogError(f"the folder {folder} has {times} logs of task {task!r}: name those that are meant: {files}")
+        raise LogError(f"the folder {folder} has {times} logs of task {task!r}: name the one to read: {files}")
     return found

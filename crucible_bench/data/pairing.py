@@ -14,7 +14,7 @@ def places_of_pairs(wanted: Sequence[Hashable], there: Sequence[Hashable]) -> li
     if lacking or len(wanted) != len(there):
         named = repr(lacking[0]) if lacking else repr(next(pair for pair in there if pair not in set(wanted)))
         raise ValueError(
-            f"the runs have different pairs, {len(wanted)} and {len(there)}, so that value i of both does not belong "
-            f"together; {named} is in one of them only"
+            f"the runs have different pairs, {len(wanted)} and {len(there)}, so value i of one does not belong to "
+            f"value i of the other; {named} is in only one of them"
         )
     return [places[pair] for pair in wanted]

@@ -82,6 +82,6 @@ def check_blocks(test: str, samples: tuple[Sample, ...]) -> int:
         raise CannotTestError(
             test,
             f"repeated measures need groups of one length, but their lengths are {sizes}; leave out the subjects that "
-            "miss a value, or use a test for independent groups (anova, kruskal_wallis)",
+            "lack a value, or use a test for independent groups (anova, kruskal_wallis)",
         )
     return samples[0].n

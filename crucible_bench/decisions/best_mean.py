@@ -52,7 +52,7 @@ def mean_of_best(
     level = levels(alpha, confidence_level)[1]
     samples = read_groups(_NAME, booleans_as_numbers(groups))
     if len(samples) < 2:
-        raise CannotTestError(_NAME, "the best of fewer than two groups was not picked")
+        raise CannotTestError(_NAME, "there are fewer than two groups, so none was picked as the best")
     of = (difference or Differences("paired" if paired else "independent")).of(samples)
     means = [_mean(sample) for sample in samples]
     best = samples[means.index(max(means) if higher_is_better else min(means))]

@@ -225,8 +225,8 @@ def _notes(
         return (f"the first group is {side} by a difference that is not zero but lies within the margin",)
     if verdict == "inconclusive" and more:
         return (
-            f"{more:,} more is a planning number from the spread seen here: with so many the expected interval is as "
-            "short as the margin and decides, whatever the difference",
+            f"{more:,} more is a planning number from the spread seen here: with that many more, the expected interval "
+            "is as short as the margin and decides, whatever the difference",
         )
     return ()
 

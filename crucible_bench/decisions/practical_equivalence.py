@@ -70,7 +70,7 @@ of the mean of two differences | Benavoli et al. 2014, 2017 |
         raise ValueError(f"draws must be at least 100, not {draws}")
     samples = read_groups(_NAME, groups)
     if len(samples) != 2:
-        raise CannotTestError(_NAME, f"it is about the first of two groups and the second, but has {len(samples)}")
+        raise CannotTestError(_NAME, f"it compares two groups, but {len(samples)} were given")
     pair = samples[0], samples[1]
     if test == "correlated_ttest":
         higher, lower = _by_t(pair, rope, test_share)
@@ -113,7 +113,7 @@ _SAID: Final[Mapping[BayesianTest, _Said]] = MappingProxyType(
             "correlated t-test",
             (
                 "the differences of any two folds have one correlation, n_test / (n_test + n_train)",
-                "the mean difference is approximately normal, and nothing is known of it and its variance beforehand",
+                "the mean difference is approximately normal; the prior says nothing about it or its variance",
             ),
             "the training sets of folds overlap, which makes their differences dependent (Corani & Benavoli 2015)",
         ),
@@ -121,7 +121,7 @@ _SAID: Final[Mapping[BayesianTest, _Said]] = MappingProxyType(
             "signed-rank test",
             (
                 "pairs are independent of each other",
-                "beforehand, one difference of zero with half the weight of a pair",
+                "the prior is one difference of zero with half the weight of a pair",
             ),
             "pairs are independent, and the mean of two differences needs no shape (Benavoli et al. 2014)",
         ),

@@ -345,8 +345,8 @@ def with_answers(
         for name, group in comparison.groups.items()
     }
     few = (
-        f"{n} items are few: if rare items decide, the intervals of the groups' own means cover less than promised, in "
-        "simulations as little as 54 % with 10 items and 86 % with 30 where 95 % are promised; more items help, more "
+        f"{n} items are few: if rare items decide, the intervals of the groups' own means cover less than promised: in "
+        "simulations only 54 % with 10 items and 86 % with 30, where 95 % are promised; more items help, more "
         "answers do not",
     )
     choice = Choice(

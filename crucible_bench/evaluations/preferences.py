@@ -90,7 +90,7 @@ def compare_preferences(
         (
             "ties",
             Choice(
-                "half a win of both",
+                "half a win for both",
                 "a tie says that neither is better, and win rate and strength then agree (Papke & Wooldridge 1996)",
                 ("leave ties out", "Davidson's model of ties"),
             ),
@@ -383,7 +383,7 @@ def _preferences(read: _Records, baseline: str | None, level: float) -> Preferen
         judges=tuple(read.judges),
         judged=tuple(judged),
         position=position,
-        method="Bradley-Terry log odds with ties as half a win of both, cluster-robust intervals",
+        method="Bradley-Terry log odds with ties as half a win for both, cluster-robust intervals",
         notes=(*notes, *said),
         left_out=read.left_out,
     )

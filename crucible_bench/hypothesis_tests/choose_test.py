@@ -328,7 +328,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "two",
         "iqm",
         (),
-        "the middle half of all scores is neither ruled by one task nor blind to all but one, as mean and median are",
+        "one task can rule a mean, and a median ignores all tasks but one; the middle half of all scores does neither",
         "Agarwal et al. 2021",
     ),
 )
@@ -341,7 +341,7 @@ def _without_rule(outcome: Outcome, design: Design, groups: int) -> str:
             "the design clustered, with the task as the cluster"
         )
     if outcome == "ordinal":
-        return f"there is no rule for {design} ordinal outcomes; take one value per cluster or fold, its median for one"
+        return f"there is no rule for {design} ordinal outcomes; take one value per cluster or fold, such as its median"
     return (
         f"there is no test here of {groups} groups of {design} outcomes at once; compare them two by two as a family, "
         "with a correction"

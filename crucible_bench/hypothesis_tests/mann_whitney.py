@@ -107,7 +107,7 @@ def _depth(n: int, m: int, tail: float) -> tuple[int, str]:
     depth = approximate_depth(n * m / 2.0, n * m * (n + m + 1.0) / 12.0, tail)
     if depth == 0:
         return 0, f"groups of {n} and {m} are too small for a finite interval at this confidence level"
-    return depth, ("interval for the shift from the pairwise differences, their number cut off by normal approximation")
+    return depth, ("interval for the shift from the pairwise differences, with ends by normal approximation")
 
 
 def dominance(x: Vector, y: Vector, u: float, settings: Settings) -> Effect:

@@ -94,8 +94,8 @@ def _table(samples: tuple[Sample, ...]) -> _Table:
     if error <= _NOISE * size or error < LEAST_SQUARES:
         raise CannotTestError(
             name,
-            "every subject differs between the conditions by the same, up to rounding, so the error variance is zero "
-            "and F is undefined",
+            "every subject differs between the conditions by the same amount, up to rounding, so the error variance is "
+            "zero and F is undefined",
         )
     return _Table(n, between, error, covariance)
 

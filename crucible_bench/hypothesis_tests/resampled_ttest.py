@@ -103,7 +103,7 @@ def corrected_resampled_test(
         ),
         notes=(
             *(
-                (f"{k} scores are taken for the folds of one cross-validation; repeated ones need test_share",)
+                (f"{k} scores are taken as the folds of one cross-validation; a repeated one needs test_share",)
                 if test_share is None
                 else ()
             ),
@@ -140,8 +140,8 @@ def _share_choice(k: int, share: float, assumed: bool) -> Choice:
     if assumed:
         return Choice(
             decision,
-            f"none given, and {k} scores taken for the folds of one cross-validation; repeated cross-validation and "
-            "random splits need test_share",
+            f"none was given, so the {k} scores are taken as the folds of one cross-validation; repeated "
+            "cross-validation and random splits need test_share",
             ("test_share as given by the caller",),
         )
     return Choice(decision, "given by the caller", (f"1/{k - 1}, as in one cross-validation of {k} folds",))

@@ -107,7 +107,7 @@ def _depth(n: int, tail: float) -> tuple[int, tuple[str, ...]]:
         return depth, ("interval for the pseudomedian from the Walsh averages, exact (conservative with ties)",)
     mean, variance = n * (n + 1.0) / 4.0, n * (n + 1.0) * (2.0 * n + 1.0) / 24.0
     return approximate_depth(mean, variance, tail), (
-        "interval for the pseudomedian from the Walsh averages, their number cut off by normal approximation",
+        "interval for the pseudomedian from the Walsh averages, with ends by normal approximation",
     )
 
 

@@ -366,8 +366,8 @@ def _notes_of_shape(sample: Sample) -> tuple[str, ...]:
         return ()
     why = "the values are skewed" if n >= SHOWS_ITS_SHAPE else f"{n} values can neither show nor rule out normal ones"
     return (
-        f"{why}: of sequences of lognormal values some interval leaves the mean out in up to 25 % where 5 % are "
-        "promised; bounds of the values, or their logarithms if they are positive, hold",
+        f"{why}: with lognormal values, some interval of the sequence leaves the mean out in up to 25 % where 5 % are "
+        "promised; sequences with bounds of the values, or of the logarithms of positive values, hold",
     )
 
 

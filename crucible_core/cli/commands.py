@@ -96,7 +96,7 @@ def _summary_file() -> Path:
     """The file of the job's summary. Raises CrucibleError if this is not a job on GitHub."""
     file = os.environ.get(GITHUB_SUMMARY)
     if not file:
-        raise CrucibleError(f"--github-summary writes to the file that {GITHUB_SUMMARY} names, and it is not set")
+        raise CrucibleError(f"--github-summary writes to the file that {GITHUB_SUMMARY} names, but that is not set")
     return Path(file)
 
 

@@ -37,7 +37,7 @@ set_options = click.option(
     metavar="STAGE.OPTION=VALUE",
     multiple=True,
     help="Replace an option of a stage, or a part of one: VALUE is a text, a number, true, false, null, [a, list] or "
-    "{a: mapping}; a text that looks like another of these is quoted.",
+    "{a: mapping}; quote a text that looks like one of the others.",
 )
 
 
@@ -47,8 +47,8 @@ gates_option = click.option(
     type=click.Choice(["errors", "strict"]),
     default="errors",
     show_default=True,
-    help="The gates of severity error that make the exit code 1: those that failed, or with `strict` those that did "
-    "not pass, undecided ones included.",
+    help="The gates of severity error that make the exit code 1: those that failed or, with `strict`, all that did not "
+    "pass, including undecided ones.",
 )
 
 

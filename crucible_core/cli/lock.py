@@ -34,7 +34,7 @@ _NOT_PLAIN = frozenset({"false", "n", "no", "null", "off", "on", "true", "y", "y
 @click.command(context_settings=HELP)
 @click.argument("file")
 @click.option("--check", is_flag=True, help="Only say whether the file is as it was locked; exit 1 if it is not.")
-@click.option("--renew", is_flag=True, help="Replace a lock that the file has changed since.")
+@click.option("--renew", is_flag=True, help="Replace the lock of a file that has changed since.")
 def lock(file: str, check: bool, renew: bool) -> None:
     """Write down what the experiment in FILE declares, before it is run.
 

@@ -57,7 +57,7 @@ def toss(ctx: Context, *, tosses: int = 200, seed: int = 0) -> Context:
 '''
 
 _TRAINING_FILE: Final = """id: NAME
-description: Which rate of learning gives the most accurate model?
+description: Which learning rate gives the most accurate model?
 
 pipeline:
   - name: load
@@ -163,7 +163,7 @@ def answer(
 
 
 def made_up(prompt: str, number: int, sample: int, right: int, seed: int) -> str:
-    """What a model of nobody's says: the longer prompt helps it a little."""
+    """What a made-up model says: the longer prompt helps it a little."""
     draw = random.Random(f"{seed} {prompt} {number} {sample}")
     hard = random.Random(number).random()
     return str(right if draw.random() < 0.4 + 0.4 * hard + 0.15 * (prompt == "long") else right + 1)

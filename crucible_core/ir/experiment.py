@@ -84,7 +84,7 @@ class RetryPolicy(Node):
             else:
                 kinds = [one for one in vars(builtins).values() if isinstance(one, type) and issubclass(one, Exception)]
                 known = [kind.__name__ for kind in kinds]
-                said = f"is no exception of Python's own{closest(name, known)}; write another as package.module.Class"
+                said = f"is not a built-in exception{closest(name, known)}; write any other as package.module.Class"
                 reason = "" if name in known else said
             if reason:
                 raise PydanticCustomError("exception", "{name} {reason}", {"name": repr(name), "reason": reason})
@@ -159,8 +159,8 @@ class StageDef(Node):
         if cache and info.data.get("timeout") is not None:
             raise PydanticCustomError(
                 "cache",
-                "a stage has `cache: true` or a `timeout`, not both: of a stage that runs in a process of its own it "
-                "is not known what it looks at, so its result cannot be used again",
+                "a stage has `cache: true` or a `timeout`, not both: what a stage in a process of its own looks at is "
+                "not known, so its result cannot be used again",
             )
         return cache
 
@@ -222,7 +222,7 @@ class Stats(Node):
         if iterations is not None and (type(iterations) is not int or iterations < 1):
             raise PydanticCustomError(
                 "iterations",
-                "bootstrap_iterations is a whole number from 1, not {given}",
+                "bootstrap_iterations is a whole number of at least 1, not {given}",
                 {"given": repr(iterations), "place": ("reliability", "stats", "options", _ITERATIONS)},
             )
         return options
@@ -265,9 +265,9 @@ class Execution(Node):
     @model_validator(mode="after")
     def _of_the_executor(self) -> Self:
         if self.queue is not None and self.executor != "celery":
-            raise ValueError(f"`queue` is of the executor celery, not of {self.executor}")
+            raise ValueError(f"`queue` is for the executor celery, not for {self.executor}")
         if self.max_concurrent is not None and self.executor == "celery":
-            raise ValueError("`max_concurrent` is not of the executor celery: it runs as many steps as it has workers")
+            raise ValueError("`max_concurrent` is not for the executor celery: it runs as many steps as it has workers")
         return self
 
 
@@ -391,7 +391,7 @@ class Experiment(Node):
     @classmethod
     def _names_of_what_is_spent(cls, budget: dict[str, float] | None) -> dict[str, float] | None:
         if "by_stage" in (budget or {}):
-            said = "`by_stage` cannot be a name: what was spent has that of each stage there"
+            said = "`by_stage` cannot be a name: what each stage spent is kept under it"
             raise PydanticCustomError("budget", "{said}", {"said": said, "place": ("budget", "by_stage")})
         return budget
 

@@ -252,6 +252,6 @@ def _mistakes(error: ValidationError, source: Source | None, model: type[Node] =
         found.append(InvalidExperimentError(describe_mistake(mistake, model), location=location))
     found.sort(key=lambda one: (one.line or 0, one.column or 0))
     if (more := len(told) - MAX_MISTAKES) > 0:
-        found.append(InvalidExperimentError(f"and {more:,} more mistakes, which are told when these are corrected"))
+        found.append(InvalidExperimentError(f"and {more:,} more mistakes, which are shown when these are corrected"))
         found[-1].location = found[0].location and Location(found[0].location.path)
     return InvalidExperimentError.of(found)

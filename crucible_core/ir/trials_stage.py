@@ -149,7 +149,7 @@ class _Lowering:
         if before:
             raise self._refuse(
                 f"stage {before[0]!r} gathers the results of trials, but it is before their end "
-                f"({listing(self.names[first:end])}); move it behind them"
+                f"({listing(self.names[first:end])}); move it after them"
             )
 
     def _reached(self) -> dict[str, Place]:

@@ -71,8 +71,8 @@ def frame_of(records: Sequence[Record], library: FrameLibrary | None = None) -> 
     """
     known = get_args(FrameLibrary)
     if library is not None and (library not in known or importlib.util.find_spec(library) is None):
-        said = "is not installed" if library in known else f"makes no frames{closest(library, known)}"
-        raise CrucibleError(f"{library!r} {said}; there are: {', '.join(known)}, and a list of dicts without them")
+        said = "is not installed" if library in known else f"is not a library of data frames{closest(library, known)}"
+        raise CrucibleError(f"{library!r} {said}; known: {', '.join(known)}; without them, records are a list of dicts")
     chosen = library or next((one for one in known if importlib.util.find_spec(one) is not None), None)
     columns = columns_of(records)
     rows = [{name: one.get(name) for name in columns} for one in records]

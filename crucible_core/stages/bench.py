@@ -237,7 +237,7 @@ class Bench(Stage):
         if self.scale == "log" and self.strata is not None:
             yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
         if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
-            yield "scale: log compares positive numbers by ratios; without margin, rope, reference or binary outcome"
+            yield "scale: log compares positive numbers by ratios; no margin, rope, reference or binary outcome with it"
         yield from self._several_designs(experiment)
         yield from self.declaration(experiment).problems()
 
@@ -625,7 +625,7 @@ def _refuse_missing(found: ComparedGroups) -> None:
         places.setdefault(place.group, []).append(place.position)
     if places:
         said = [
-            f"group {name!r} misses {len(at)} of {len(found.values[name])} values (position "
+            f"group {name!r} lacks {len(at)} of {len(found.values[name])} values (position "
             f"{', '.join(map(str, at[:MOST_POSITIONS]))}{', …' if len(at) > MOST_POSITIONS else ''}, counted from 0)"
             for name, at in places.items()
         ]

@@ -218,7 +218,7 @@ class RunTrials(Stage):
             ctx = ctx.decide(
                 f"stopped after {table[-1]['replicate'] + 1} replicates: the widest interval is {widest(found):.4g}, "
                 f"and {self.until.width:g} was asked for",
-                f"{self.measure} less that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
+                f"{self.measure} minus that of {self.baseline}: {'; '.join(map(str, found))}; these intervals "
                 f"({1 - self.until.alpha:.4g} for all of them together) hold however often one has looked",
             )
         ctx = self._gathered(ctx, table)

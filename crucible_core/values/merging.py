@@ -80,7 +80,7 @@ def _checked(base: Any, number: int, other: Any) -> dict[str, Any]:
     )
     if not is_later:
         raise CrucibleError(
-            f"merge takes Contexts that were made of the one that it is called on, and number {number} was not: merge "
+            f"merge takes Contexts that were made from the one it is called on, but number {number} was not: merge "
             "all of them at once, `ctx.merge(*parts)`, on the Context that each of the parts began with"
         )
     return now
@@ -116,7 +116,7 @@ def _value(part: str, name: str, before: Any, given: Sequence[tuple[int, Any]]) 
         if not same(value, other):
             raise CrucibleError(
                 f"{part}[{name!r}] is {value!r:.80} in Context {first} of those to merge, and {other!r:.80} in Context "
-                f"{number}: have each set a name of its own"
+                f"{number}: let each set a name of its own"
             )
     return value
 

@@ -114,8 +114,8 @@ class Resources(Mapping[str, Any]):
         close = getattr(made, "close", None) or getattr(made, "aclose", None)
         if close is None and hasattr(kind, "__aenter__"):
             raise CrucibleError(
-                f"the resource {name!r} is an asynchronous context manager, which is of one event loop, and each "
-                "asynchronous stage has a loop of its own: enter it in the stage, or have the factory return an object "
+                f"the resource {name!r} is an asynchronous context manager, which belongs to one event loop, but "
+                "each asynchronous stage has its own loop: enter it in the stage, or have the factory return an object "
                 "with `close` or `aclose`"
             )
         if callable(close):
@@ -166,7 +166,7 @@ class Resources(Mapping[str, Any]):
         return f"Resources({', '.join(self.makers)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("the resources of a run are of one process, and are never stored: use ctx.resources there")
+        raise TypeError("the resources of a run belong to one process, and are never stored: use ctx.resources there")
 
 
 async def _awaited(work: Awaitable[Any]) -> Any:

@@ -90,7 +90,7 @@ def _amount(name: str, given: Any) -> float:
     except TypeError:
         amount = float(given)
     if not math.isfinite(amount) or amount < 0:
-        raise ValueError(f"what is spent is a number from 0; {name!r} has {given!r:.80}")
+        raise ValueError(f"what is spent is a number of at least 0; {name!r} has {given!r:.80}")
     return amount
 
 

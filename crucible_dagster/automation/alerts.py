@@ -162,9 +162,9 @@ class _Evaluation:
     @property
     def said(self) -> str:
         counted = [f"{self._reported} reported"]
-        counted += [f"{len(self._again)} not yet, as the notifier raised"] if self._again else []
-        counted += [f"{self._abandoned} not tried again"] if self._abandoned else []
-        counted += [f"{self._unsettled} not yet, as Dagster is still recording the end"] if self._unsettled else []
+        counted += [f"{len(self._again)} to be tried again, because the notifier raised"] if self._again else []
+        counted += [f"{self._abandoned} given up"] if self._abandoned else []
+        counted += [f"{self._unsettled} not yet, because Dagster is still recording the end"] if self._unsettled else []
         return ", ".join(counted)
 
     def take(self) -> None:

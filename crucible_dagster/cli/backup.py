@@ -38,7 +38,7 @@ def backup(folder: Path, as_json: bool) -> None:
 
 @click.command()
 @folder_argument
-@click.option("--replace", is_flag=True, help="Lose the runs that are there, and have those of the backup instead.")
+@click.option("--replace", is_flag=True, help="Replace the existing runs, which are lost, by those of the backup.")
 @json_option
 def restore(folder: Path, replace: bool, as_json: bool) -> None:
     """Put the backup in FOLDER back into the instance and into its context store. Stop the services first.
@@ -53,6 +53,6 @@ def restore(folder: Path, replace: bool, as_json: bool) -> None:
         return
     click.echo(f"{done.runs:,} runs restored, as of {done.backup.made}")
     for run_id in done.in_flight:
-        click.echo(f"run {run_id} had not ended: it has failed now; crucible resume {run_id[:8]}")
+        click.echo(f"run {run_id} had not ended; it is marked as failed. To resume it: crucible resume {run_id[:8]}")
     for run_id in done.waiting:
-        click.echo(f"run {run_id} had not begun: it is cancelled now")
+        click.echo(f"run {run_id} had not begun; it is cancelled")

@@ -33,7 +33,7 @@ NAMES: Mapping[Severity, tuple[str, str]] = {
     help="The file that names the code servers.  [default: workspace.yaml in DAGSTER_HOME]",
 )
 @click.option("--deep", is_flag=True, help="Read the whole context store, not a sample.")
-@click.option("--strict", is_flag=True, help="Warnings, and what could not be looked at, make the exit code 1 too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 also for warnings, and for checks that could not be done.")
 @json_option
 def doctor(folder: Path | None, workspace: Path | None, deep: bool, strict: bool, as_json: bool) -> None:
     """Say what is wrong with the Dagster instance, the context store and the experiment files, and what to do.

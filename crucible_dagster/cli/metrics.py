@@ -28,7 +28,7 @@ STORE_EVERY = 300.0
     type=click.FloatRange(min=0),
     default=STORE_EVERY,
     show_default=True,
-    help="Seconds between two measurements of the store's size, which lists all its files.",
+    help="Seconds between two measurements of the store's size; each of them lists all its files.",
 )
 def metrics(port: int | None, host: str, store_every: float) -> None:
     """Print figures of the instance for Prometheus, or serve them.

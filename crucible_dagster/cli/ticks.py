@@ -33,7 +33,7 @@ SHORT = 8
     metavar="TIME",
     help="List ticks from this date or time on; without it, from when the schedule was switched on.",
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, the newest.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many of the newest.")
 @click.option("--missed", is_flag=True, help="Show the missed ones only.")
 @click.option("--location", metavar="NAME", help="The code location, if several have a schedule of this name.")
 @click.option(
@@ -122,7 +122,7 @@ def _print(listed: Ticks, schedule: Schedule, *, missed: bool) -> None:
         styled((f"{listed.schedule}", "bold"), f" of {listed.location}: {schedule.cron} {schedule.timezone}, {state}")
     )
     if listed.since is None:
-        console.print(styled("it is not known since when it has ticked; give --since"))
+        console.print(styled("it is not known since when ticks are expected; give --since"))
         return
     shown = listed.missed if missed else listed.ticks
     rows = tuple(

@@ -151,8 +151,8 @@ def _checked_resources(resources: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the resources. Raises CrucibleError for a name that Dagster's ops cannot require."""
     for name in resources:
         if not name.isidentifier() or name in (STORE_KEY, RUN_KEY, EXPERIMENT_KEY, "io_manager"):
-            taken = "has the name of one of the job's own" if name.isidentifier() else "needs a name as a variable has"
-            raise CrucibleError(f"the Dagster resource {name!r} {taken}: give it, and the experiment's, another one")
+            taken = "has the name of a resource of the job" if name.isidentifier() else "needs a name like a variable's"
+            raise CrucibleError(f"the Dagster resource {name!r} {taken}: rename it, here and in the experiment")
     return tuple(sorted(resources))
 
 

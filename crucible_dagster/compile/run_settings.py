@@ -42,7 +42,7 @@ def settings_fields(experiment: Experiment) -> dict[str, Field]:
     fields = {
         "seed": Field(
             dagster.Int,
-            description="Of every stage that has an option `seed` and no value for it.",
+            description="The seed of every stage that has an option `seed` without a value.",
             **seed,
         ),
         "tracing": Field(

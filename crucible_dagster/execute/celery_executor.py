@@ -84,7 +84,7 @@ class WatchedCeleryExecutor(CeleryExecutor):
             if watch.lost:
                 raise CrucibleError(
                     f"the Celery worker that ran {' and '.join(watch.lost)} died; `crucible resume "
-                    f"{plan_context.run_id}` runs what has no result"
+                    f"{plan_context.run_id}` runs the steps that have no result"
                 ) from error
             raise
 

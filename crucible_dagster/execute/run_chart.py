@@ -53,7 +53,7 @@ def chart_of_runs(instance: DagsterInstance, ctx: Context) -> Picture | None:
 
     series = {name: series[name] for name in sorted(series, key=rank)[:SERIES]}
     bounds = {name: bound for name, bound in declared.items() if name in series}
-    caption = "The last runs, the newest on the right." + (" Dashed: the bound of a gate." if bounds else "")
+    caption = "The last runs, the newest on the right." + (" Dashed lines: the bounds of gates." if bounds else "")
     try:
         return run_chart(series, bounds=bounds or None, caption=caption)
     except (ArithmeticError, ValueError):

@@ -131,7 +131,7 @@ def _leave_to_another_process(run: DagsterRun, store: ContextStore, instance: Da
     if first == mine or is_elsewhere(first) or is_gone(first):
         return
     with contextlib.suppress(Exception):
-        instance.report_engine_event(f"Process {os.getpid()} does nothing: the run is that of process {first}.", run)
+        instance.report_engine_event(f"Process {os.getpid()} does nothing: process {first} executes this run.", run)
     over = False
     while not over and not is_gone(first):
         time.sleep(1.0)

@@ -139,7 +139,7 @@ def _run_step(
         _close_what_is_run_again(manager, context, compiled.op_names[index:])
     after = manager.find_result(context.run_id, step)
     if after is not None:
-        context.log.warning(f"another attempt at step {step} has a result already, which counts")
+        context.log.warning(f"another attempt at step {step} already has a result, and that result counts")
     else:
         before = begun(context, upstream, shown)
         later = functools.partial(_always_after, launched, index, compiled.registry)
@@ -224,7 +224,7 @@ class _StepAttempt:
     def adopt(self, found: Context, before: Context) -> Context:
         """Take over the result that the step has in the run which this run resumes."""
         parent = found.run_id
-        self.dagster.log.info(f"the result of stage {self.planned.name!r} is that of run {parent}")
+        self.dagster.log.info(f"the result of stage {self.planned.name!r} is taken from run {parent}")
         return self._commit(found._replace(experiment=before.experiment, run_id=self.dagster.run_id), {})
 
     def _run(
@@ -272,7 +272,7 @@ class _StepAttempt:
 
     def _run_always(self, error: StageFailedError) -> None:
         for planned in self.later():
-            self.dagster.log.info(f"stage {planned.name!r} runs also after a failure: here, in step {self.step!r}")
+            self.dagster.log.info(f"stage {planned.name!r} also runs after a failure, here in step {self.step!r}")
             packages = packages_of(type(planned.stage))
             secrets = secrets_of(planned.stage, planned.definition.options)
             with captured_logs(self.dagster.log, packages, self.settings, secrets):
@@ -320,8 +320,8 @@ class _StepAttempt:
         added = len(after.outputs.added()) if isinstance(after.outputs, StoredList) else len(after.outputs)
         if added >= MANY_OUTPUTS:
             said = (
-                f"storing {added:,} outputs of stage {self.planned.name!r}; this can take a while, and an array or a "
-                "data frame among the assigns is stored at once"
+                f"storing {added:,} outputs of stage {self.planned.name!r}; this can take a while. An array or a "
+                "data frame in the assigns is stored much faster"
             )
             self.dagster.log.info(said)
             _log.warning(said)
@@ -489,7 +489,7 @@ def _tag_with_experiment(context: OpExecutionContext, launched: Experiment) -> N
     others = [one for one in experiments_in(context) if one != launched.id]
     if others:
         raise StepFailure(
-            f"a run is of one experiment, and this one is of several: {listing([launched.id, *others])}; "
+            f"a run must be of one experiment, but this one is of several: {listing([launched.id, *others])}; "
             "materialize each of them by itself, from its own page"
         )
     context.instance.add_run_tags(context.run_id, {EXPERIMENT_TAG: launched.id, OTHER_JOB_TAG: launched.id})

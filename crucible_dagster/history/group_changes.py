@@ -200,5 +200,5 @@ def _in_order(values: Any, group: str, earlier: ComparedGroups, later: ComparedG
         clusters = None if clusters is None else [clusters[place] for place in places]
     now = later.clusters_of(group)
     if clusters is not None and now is not None and list(clusters) != list(now):
-        raise ValueError("the runs have their items in different clusters, so they are not the same items")
+        raise ValueError("the items are in different clusters in the two runs, so they are not the same items")
     return values

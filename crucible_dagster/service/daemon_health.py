@@ -26,13 +26,13 @@ def main() -> None:
     """Exit with 0 if the daemon is well, else say why not and exit with 1."""
     home = os.environ.get("DAGSTER_HOME")
     if not home:
-        sys.exit("DAGSTER_HOME is not set: it names the folder of the instance whose daemon is asked for")
+        sys.exit("DAGSTER_HOME is not set: it must name the folder of the instance whose daemon is checked")
     try:
         age = time.time() - sign_of_life(Path(home)).stat().st_mtime
     except FileNotFoundError:
         sys.exit(f"no daemon of {home} works: it was not started, has ended, or cannot reach the database")
     if age > SILENCE:
-        sys.exit(f"the daemon of {home} has given no sign of life for {age:.0f} s, {SILENCE:.0f} are allowed")
+        sys.exit(f"the daemon of {home} has given no sign of life for {age:.0f} s; at most {SILENCE:.0f} s are allowed")
 
 
 if __name__ == "__main__":

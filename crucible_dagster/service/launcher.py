@@ -49,7 +49,7 @@ class HeartbeatRunLauncher(DefaultRunLauncher):
         if silence_seconds < BEATS * TICK:
             raise CrucibleError(
                 f"silence_seconds of the run launcher is {silence_seconds:g}; it must be at least {BEATS * TICK:g}: "
-                f"a run's process beats {BEATS} times within it, and at most once in {TICK:g} seconds."
+                f"a run's process beats {BEATS} times in it, and at most once every {TICK:g} seconds."
             )
         self.silence = silence_seconds
         self._heard: dict[str, _Heard] = {}

@@ -59,13 +59,13 @@ def refusal_of(query: object, *, read_only: bool = False) -> str | None:
     for definition in document.definitions:
         if isinstance(definition, OperationDefinitionNode):
             if read_only and definition.operation is OperationType.MUTATION:
-                return "You may look, and change nothing."
+                return "You may look, but not change anything."
             fields, aliases = count.of(definition.selection_set)
             aliases = max(aliases, len(definition.selection_set.selections))
             if fields > MOST_FIELDS:
                 return f"The query has {fields} fields; at most {MOST_FIELDS} are allowed."
             if aliases > MOST_ALIASES:
-                return f"The query has {aliases} aliases or fields at the top; at most {MOST_ALIASES} are allowed."
+                return f"The query has {aliases} aliases or top-level fields; at most {MOST_ALIASES} are allowed."
     return None
 
 
@@ -95,7 +95,7 @@ class LimitedWebserver(DagsterWebserver[Any, Any]):
         for failure in failures:
             _log.error("failure %s", reference, exc_info=failure)
         kinds = ", ".join(dict.fromkeys(type(failure).__name__ for failure in failures))
-        message = f"The webserver failed{f' ({kinds})' if kinds else ''}. Its log says more, as failure {reference}."
+        message = f"The webserver failed{f' ({kinds})' if kinds else ''}. See failure {reference} in its log."
         return JSONResponse({"data": None, "errors": [{"message": message}]}, status_code=answer.status_code)
 
     async def execute_graphql_subscription(

@@ -305,7 +305,7 @@ class RemoteFiles:
         while getattr(fs, "fs", None) is not None:  # a wrapper of another file system
             fs = fs.fs
         if getattr(fs.pipe_file, "__func__", None) is AbstractFileSystem.pipe_file:
-            why = f"{type(fs).__name__} looks whether a file is there and then writes it, as two writers may do at once"
+            why = f"{type(fs).__name__} checks whether a file exists and then writes it, so two writers can both do so"
         elif self._create(EXCLUSIVE, b"") and self._create(EXCLUSIVE, b""):
             why = "it has just created one file twice"
         else:

@@ -121,8 +121,8 @@ def _file_mode() -> int | None:
         return None
     if re.fullmatch("0?6[0-6]{2}", text) is None:
         raise CrucibleError(
-            f"{MODE_VARIABLE}={text} is no mode of files that their owner reads and writes and nobody executes: it is "
-            "600, 640, 660, 644 or the like"
+            f"{MODE_VARIABLE}={text} is not a valid file mode: the owner must be able to read and write, and nobody "
+            "to execute, as with 600, 640, 660 or 644"
         )
     return int(text, 8)
 

@@ -73,7 +73,7 @@ def back_up(instance: DagsterInstance, folder: Path) -> Backup:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise CrucibleError(f"{folder} is not empty: name a folder that is, or one to make")
+            raise CrucibleError(f"{folder} is not empty: name an empty folder, or one that does not exist")
         made = datetime.now(UTC).isoformat(timespec="seconds")
         (folder / DATABASE).mkdir(mode=0o700)
         copy_database(instance, folder / DATABASE)
@@ -108,7 +108,7 @@ def read_backup(folder: Path) -> Backup:
     try:
         document: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CrucibleError(f"{folder} is no backup, or one that was not finished: it has no {MANIFEST}") from None
+        raise CrucibleError(f"{folder} is not a backup, or was not finished: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise CrucibleError(f"{folder / MANIFEST} cannot be read: {error}") from error
     if document.get("format") != FORMAT:
@@ -161,7 +161,7 @@ def _copy_store(store: ContextStore, folder: Path) -> dict[str, str]:
                     if info.name.startswith((f"{OBJECTS}/", f"{RUNS}/")):
                         raise CrucibleError(
                             f"{info.name} was removed from the context store while it was copied: make the backup "
-                            "again, and let neither `crucible store gc` nor `crucible prune` run meanwhile"
+                            "again, and do not run `crucible store gc` or `crucible prune` meanwhile"
                         ) from None
                     missed = True  # files of trials, which were merged into fewer files
             if not missed:

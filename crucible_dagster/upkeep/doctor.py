@@ -79,7 +79,7 @@ def examine(folder: Path | None = None, *, workspace: Path | None = None, deep: 
             look(OF_STORE if has_database and has_store else {}, opened)
             left = [] if has_database else [*OF_DATABASE, *OF_STORE]
             left += [*OF_STORE] if has_database and not has_store else []
-            why = f"it was not looked at: see the error of the {'store' if has_database else 'database'}"
+            why = f"not checked: see the error of the {'store' if has_database else 'database'}"
             findings += [Finding("unchecked", name, why) for name in left]
     findings.sort(key=lambda one: [*SEVERITIES].index(one.severity))
     where = None if opened.store is None else str(opened.store.base)
@@ -155,7 +155,7 @@ def _looked(name: str, check: Check, subject: Subject) -> Iterator[Finding]:
     try:
         yield from check(subject)
     except Exception as error:  # noqa: BLE001  # a check that fails must not hide what the others find
-        yield Finding("unchecked", name, f"it could not be looked at: {_said(error)}")
+        yield Finding("unchecked", name, f"could not be checked: {_said(error)}")
 
 
 def _said(error: Exception) -> str:

@@ -16,8 +16,8 @@ __all__ = ["SEVERITIES", "Check", "Diagnosis", "Finding", "Severity", "Subject"]
 Severity = Literal["error", "warning", "unchecked", "note"]
 SEVERITIES: Mapping[Severity, str] = {
     "error": "something does not work, or is lost",
-    "warning": "it works, and may not for long, or not for everyone",
-    "unchecked": "this could not be looked at",
+    "warning": "it works, but perhaps not for long, or not for everyone",
+    "unchecked": "this could not be checked",
     "note": "good to know",
 }
 

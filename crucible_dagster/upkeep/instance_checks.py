@@ -119,7 +119,7 @@ def daemons(subject: Subject) -> Iterator[Finding]:
     start = "`crucible ui`" if subject.is_embedded else "`python -m crucible_dagster.service.daemon`"
     if not fresh:
         last = max((one.timestamp for one in beats), default=None)
-        since = "there has never been one" if last is None else f"the last one was heard {_ago(now - last)} ago"
+        since = "there has never been one" if last is None else f"the last heartbeat was {_ago(now - last)} ago"
         if waiting:
             yield Finding("error", "daemon", f"no daemon runs ({since}), and {' and '.join(waiting)}", f"start {start}")
         elif not subject.is_embedded:
@@ -128,7 +128,7 @@ def daemons(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error",
             "daemon",
-            "several daemons run at once: ticks are launched twice, and jobs that are no experiments run twice",
+            "several daemons run at once: ticks are launched twice, and jobs other than experiments run twice",
             f"end all but one, and start it as {start}, which takes a lock",
         )
     for one in fresh:
@@ -137,7 +137,7 @@ def daemons(subject: Subject) -> Iterator[Finding]:
             yield Finding("warning", "daemon", f"{one.daemon_type.lower()} reported: {said}", "see the daemon's log")
     missing = {one for one in instance.get_required_daemon_types() if fresh} - {one.daemon_type for one in fresh}
     if missing and waiting:
-        said = f"a daemon runs, but not its parts {', '.join(sorted(missing)).lower()}"
+        said = f"a daemon runs, but these parts of it do not: {', '.join(sorted(missing)).lower()}"
         yield Finding("warning", "daemon", said, "restart it; it may also have just started")
 
 

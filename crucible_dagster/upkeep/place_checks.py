@@ -62,7 +62,7 @@ def modes(subject: Subject) -> Iterator[Finding]:
             continue
         if mode & stat.S_IWOTH:
             said = f"anyone on this machine can write to the {name}, {path} (mode {mode:04o})"
-            what = "who can write there can run code where it is read"
+            what = "anyone who can write there can run code where it is read"
             yield Finding("error", "modes", f"{said}: {what}", f"chmod o-rwx {path}")
         else:
             said = f"anyone on this machine can read the {name}, {path} (mode {mode:04o})"

@@ -32,7 +32,7 @@ __all__ = ["Restored", "restore"]
 ENDS = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 BEGUN = {DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING}
 DAY = 86_400.0
-WHY = "It had not ended when the backup was made that this instance was restored from."
+WHY = "This instance was restored from a backup, and the run had not ended when that was made."
 
 
 @dataclass(frozen=True, slots=True)

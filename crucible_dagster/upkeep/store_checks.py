@@ -81,7 +81,7 @@ def drift(subject: Subject) -> Iterator[Finding]:
             "error",
             "drift",
             f"{len(gone):,} runs succeeded and have nothing in the context store: {named}{_more(gone)}",
-            "see whether CRUCIBLE_STORE is that of the runs, or restore the store. What an earlier version's "
+            "check that CRUCIBLE_STORE is the store of these runs, or restore the store. What an earlier version's "
             "`crucible store gc` removed is listed too: `crucible prune` removes old runs from both",
         )
     wrong = [said for one in newest for said in missing_results(store, one)]

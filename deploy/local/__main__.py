@@ -28,8 +28,8 @@ PATIENCE = 300.0
 def main() -> int:
     """Return 0 if it worked, 1 if a service is not healthy, 2 if the command cannot be done."""
     parser = argparse.ArgumentParser(prog="deploy.local", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=ROOT / ".crucible" / "service", help="where everything lies")
-    parser.add_argument("--settings", type=Path, default=DEPLOY / ".env", help="as for compose")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".crucible" / "service", help="the folder for all files")
+    parser.add_argument("--settings", type=Path, default=DEPLOY / ".env", help="the settings file, as for compose")
     parser.add_argument("action", choices=["up", "down", "status"])
     given = parser.parse_args()
     folder = given.folder.resolve()
@@ -75,9 +75,9 @@ def up(folder: Path, file: Path) -> int:
 def down(supervisor: Supervisor) -> int:
     """Stop everything, after waiting for runs in flight."""
     if supervisor.is_running():
-        print("stopping; runs in flight are waited for")
+        print("stopping; waiting for runs in flight")
         supervisor.stop()
-    print("all is stopped")
+    print("everything is stopped")
     return 0
 
 

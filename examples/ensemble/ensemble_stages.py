@@ -47,7 +47,7 @@ def train(ctx: Context) -> Context:
         models[name] = LogisticRegression(max_iter=1000).fit(seen[:500], labels_of_few[:500])
         accuracies[name] = models[name].score(seen[500:], labels_of_few[500:])
     best = max(accuracies, key=lambda name: accuracies[name])
-    ctx = ctx.decide(f"{best} is the best model", "on images that it was not trained with", alternatives=sorted(models))
+    ctx = ctx.decide(f"{best} is the best model", "on images that it was not trained on", alternatives=sorted(models))
     return ctx.assign(models=models, best=best, images=rest, labels=labels_of_rest.tolist())
 
 

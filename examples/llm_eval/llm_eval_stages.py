@@ -22,7 +22,7 @@ def questions(
     ctx: Context,
     *,
     size: Annotated[int, Field(ge=3, le=147, description="How many flowers are described.")] = 120,
-    seed: Annotated[int, Field(ge=0, description="Of the drawing.")] = 0,
+    seed: Annotated[int, Field(ge=0, description="The seed of the drawing.")] = 0,
 ) -> Context:
     """Draws irises of each species in equal shares from scikit-learn's data set, and describes them."""
     iris = load_iris()

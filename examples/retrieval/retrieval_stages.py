@@ -74,7 +74,7 @@ def word_overlap(ctx: Context) -> Context:
 def tf_idf(
     ctx: Context,
     *,
-    sublinear: Annotated[bool, Field(description="Let a repeated word count by its logarithm only.")] = False,
+    sublinear: Annotated[bool, Field(description="Count a repeated word only by the logarithm of its count.")] = False,
 ) -> Context:
     """Scores a document by the cosine between its weighted words and the query's; rare words weigh more."""
     weighting = TfidfTransformer(sublinear_tf=sublinear).fit(ctx.assigns["documents"])
@@ -86,9 +86,9 @@ def tf_idf(
 def bm25(
     ctx: Context,
     *,
-    saturation: Annotated[float, Field(gt=0, description="k1: the larger, the more it counts to repeat a word.")] = 1.2,
+    saturation: Annotated[float, Field(gt=0, description="k1: a larger value makes repeated words count more.")] = 1.2,
     length_normalization: Annotated[
-        float, Field(ge=0, le=1, description="b: how much a long document must make up for its length.")
+        float, Field(ge=0, le=1, description="b: how strongly scores are normalized by document length.")
     ] = 0.75,
 ) -> Context:
     """Scores a document by Okapi BM25 (Robertson & Zaragoza 2009), with Lucene's weight for rare words."""

@@ -175,7 +175,7 @@ def test_items_of_several_tasks_are_told_apart(tmp_path: Path) -> None:
 def test_a_folder_with_two_logs_of_a_task_does_not_say_which_is_meant(tmp_path: Path) -> None:
     for date in ("2026-01-01T00-00-00.000000", "2026-01-02T00-00-00.000000"):
         shutil.copyfile(CHOICE, tmp_path / f"samples_doubling_choice_{date}.jsonl")
-    assert "has 2 logs of task 'doubling_choice': name those that are meant" in refusal(
+    assert "has 2 logs of task 'doubling_choice': name the one to read" in refusal(
         LM_EVAL, {"first": str(tmp_path)}, metric="acc"
     )
 

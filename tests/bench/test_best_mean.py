@@ -153,7 +153,7 @@ def test_the_report_has_it_and_a_logarithmic_scale_is_undone() -> None:
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
-        ({"a": [1.0, 2.0]}, "the best of fewer than two groups was not picked"),
+        ({"a": [1.0, 2.0]}, "there are fewer than two groups, so none was picked as the best"),
         ({"a": [9.0], "b": [1.0, 2.0]}, "group 'a' has one value, so its mean has no interval"),
         ({"a": [9.0, 9.0, 9.0], "b": [1.0, 2.0]}, "the values of 'a' are all equal"),
     ],

@@ -59,7 +59,7 @@ def test_by_name_it_takes_the_folds_of_one_cross_validation_and_says_so() -> Non
     assert "repeated cross-validation and random splits need test_share" in by_name.decisions[0].reasoning
     assert corrected_resampled_ttest(GROUPS, test_share=0.25).decisions[0].reasoning == "given by the caller"
     assert any("compare it only with that of the same folds" in note for note in by_name.notes)
-    assert "10 scores are taken for the folds of one cross-validation; repeated ones need test_share" in by_name.notes
+    assert "10 scores are taken as the folds of one cross-validation; a repeated one needs test_share" in by_name.notes
     family = pairwise_tests("corrected_resampled_ttest", {**GROUPS, "c": GROUPS["b"][::-1]})
     assert len(family.comparisons) == 3
 

@@ -247,8 +247,8 @@ def test_more_than_two_groups_are_a_family_of_pairs() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"design": "stratified"}, "strata: they go with the design stratified"),
-        ({"strata": STRATA}, "strata: they go with the design stratified"),
+        ({"design": "stratified"}, "strata: only for the design stratified"),
+        ({"strata": STRATA}, "strata: only for the design stratified"),
         ({"design": "stratified", "strata": STRATA, "margin": 0.1}, "margin: the design stratified has no verdicts"),
         ({"design": "stratified", "strata": STRATA, "outcome": "ordinal"}, "interquartile means need measurements"),
         ({"design": "stratified", "strata": STRATA, "study": "sweep"}, "study: sweep compares one mean per group"),

@@ -202,7 +202,7 @@ def test_missing_values_are_refused_in_one_sentence_that_says_where_and_what_to_
     event = caught.value.context.trace.endings["bench"]
     assert event.traceback == ""  # type: ignore[union-attr]
     assert event.message == (  # type: ignore[union-attr]
-        "the groups cannot be compared: group 'a' misses 2 of 4 values (position 1, 3, counted from 0): `missing: "
+        "the groups cannot be compared: group 'a' lacks 2 of 4 values (position 1, 3, counted from 0): `missing: "
         "drop` leaves them out and lists them"
     )
 

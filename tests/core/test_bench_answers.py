@@ -125,7 +125,7 @@ def test_more_than_two_arms_are_compared_in_pairs_or_with_the_baseline() -> None
 def test_an_item_with_too_few_answers_is_refused_or_left_out_openly() -> None:
     short = [one for place, one in enumerate(OUTPUTS) if place not in (0, 1, 2)]
     short[5] = {**short[5], "right": None}
-    with pytest.raises(StageFailedError, match="group 'new' misses 1 of 21 values"):
+    with pytest.raises(StageFailedError, match="group 'new' lacks 1 of 21 values"):
         run(short, **OPTIONS, pass_at=2)
     with pytest.raises(StageFailedError, match=r"1 of 6 items of 'new' have fewer \('q0' has 1\)"):
         run([one for one in short if one["right"] is not None], **OPTIONS, pass_at=2)

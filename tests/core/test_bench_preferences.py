@@ -46,7 +46,7 @@ def test_the_stage_stores_what_the_function_returns_and_records_its_choices() ->
     assert (stored["kind"], stored["version"]) == ("comparison", 2)
     assert expected.comparisons is not None
     assert "win rate of new 0." in expected.sentence
-    assert "ties: half a win of both" in [decision.decision for decision in ctx.trace.decisions]
+    assert "ties: half a win for both" in [decision.decision for decision in ctx.trace.decisions]
     assert named_values(ctx)["bench.new_vs_old.estimate"] == expected.comparisons.comparisons[0].estimate
 
 

@@ -391,13 +391,13 @@ def test_a_group_may_be_any_row_of_numbers(values: Any) -> None:
         (
             {"a": [1, math.nan], "b": [1, 2]},
             {},
-            "misses 1 of 2 values (position 1, counted from 0): `missing: drop` leaves",
+            "lacks 1 of 2 values (position 1, counted from 0): `missing: drop` leaves",
         ),
         ({"a": [1, math.inf], "b": [1, 2]}, {}, "infinite"),
         (
             {"a": [1, None], "b": [1, 2]},
             {},
-            "misses 1 of 2 values (position 1, counted from 0): `missing: drop` leaves",
+            "lacks 1 of 2 values (position 1, counted from 0): `missing: drop` leaves",
         ),
         ({"a": ["x", "y"], "b": [1, 2]}, {}, "holds real numbers only"),
         ({"a": [True, False], "b": [1, 2]}, {}, "booleans"),

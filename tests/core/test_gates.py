@@ -479,7 +479,7 @@ def test_a_failed_gate_says_what_is_worse_and_by_how_much(
     ("earlier", "options", "said"),
     [
         (runs(OLD[:-1]), {"paired": True}, "has 11 values, this one 12"),
-        (runs([0.9, math.nan]), {}, "misses 1 of 2 values (position 1, counted from 0)"),
+        (runs([0.9, math.nan]), {}, "lacks 1 of 2 values (position 1, counted from 0)"),
         (runs([]), {}, "is empty"),
         ([EarlierRun("r1", lambda: measured()[0])], {}, "cannot be read: no stage before this one put assigns"),
         (runs(OLD, metrics={"bench": {"measure": "seconds"}}), {}, "its bench stage measured seconds"),

@@ -141,9 +141,9 @@ def test_an_experiment_of_stages_that_exist_here_runs() -> None:
         ({"outputs": [{"name": "r", "formats": ["markdown"], "sink": "gcs", "options": None}]}, "'gcs'"),
         (
             {"reliability": {"stats": {"options": {"bootstrap_iterations": "many"}}}},
-            "a whole number from 1, not 'many'",
+            "a whole number of at least 1, not 'many'",
         ),
-        ({"reliability": {"stats": {"options": {"bootstrap_iterations": 0}}}}, "a whole number from 1, not 0"),
+        ({"reliability": {"stats": {"options": {"bootstrap_iterations": 0}}}}, "a whole number of at least 1, not 0"),
         ({"reliability": {"stats": {"tests": ["fishers_guess"]}}}, "'fishers_guess'"),
         ({"reliability": {"stats": {"multiple_testing_correction": "scheffe"}}}, "'scheffe'"),
         ({"pipeline": []}, "the pipeline is empty"),

@@ -108,7 +108,7 @@ def test_it_is_called_on_what_they_began_with_and_changes_none() -> None:
 )
 def test_a_name_that_two_have_set_differently_is_named(part: str, put: Any) -> None:
     ctx = put(begun(), "before")
-    said = rf"{part}\['x'\] is 'one' in Context 1 of those to merge, and 'two' in Context 3: have each set a name"
+    said = rf"{part}\['x'\] is 'one' in Context 1 of those to merge, and 'two' in Context 3: let each set a name"
     with pytest.raises(CrucibleError, match=said):
         ctx.merge(put(ctx, "one"), ctx.put_metric("y", 1), put(ctx, "two"))
     assert getattr(ctx.merge(put(ctx, "one"), put(ctx, "one")), part)["x"] == "one"

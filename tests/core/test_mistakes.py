@@ -165,9 +165,9 @@ MISTAKES: Mapping[str, Mistake] = {
     ),
     "NaN and None in the data": Mistake(
         COMPARED,
-        r"stage 'bench' failed: the groups cannot be compared: group 'a' misses 1 of 2 values "
+        r"stage 'bench' failed: the groups cannot be compared: group 'a' lacks 1 of 2 values "
         r"\(position 1, counted from "
-        r"0\); group 'b' misses 1 of 3 values \(position 0, counted from 0\): `missing: drop` "
+        r"0\); group 'b' lacks 1 of 3 values \(position 0, counted from 0\): `missing: drop` "
         r"leaves them out and lists "
         r"them",
         module=STAGES.replace(

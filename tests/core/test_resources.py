@@ -175,7 +175,7 @@ def test_an_asynchronous_stage_and_a_client_that_a_coroutine_closes(log: Path) -
 
 def test_one_that_can_only_be_entered_in_a_loop_says_so(log: Path) -> None:
     client = {"module": "resource_stages:looped"}
-    with pytest.raises(StageFailedError, match="'client' is an asynchronous context manager, which is of one event"):
+    with pytest.raises(StageFailedError, match="'client' is an asynchronous context manager, which belongs to one"):
         run_experiment(experiment(log, "ask_asynchronously", resources={"client": client}))
 
 

@@ -310,7 +310,7 @@ def test_replicates_are_added_until_the_differences_are_known_so_well() -> None:
     assert said.decision == (
         f"stopped after {replicates} replicates: the widest interval is {widest:.4g}, and 0.3 was asked for"
     )
-    assert said.reasoning.startswith("heads less that of bias=0.5: bias=0.7 0.")
+    assert said.reasoning.startswith("heads minus that of bias=0.5: bias=0.7 0.")
     assert "(0.95 for all of them together) hold however often one has looked" in said.reasoning
 
 

@@ -125,8 +125,8 @@ def test_runs_in_flight_have_failed_when_they_are_restored(home: Path, tmp_path:
     assert crucible(backup, tmp_path / "copy").exit_code == 0
     said = crucible(restore, tmp_path / "copy", "--replace").stdout
     started, waiting = made["STARTED"].run_id, made["NOT_STARTED"].run_id
-    assert f"run {started} had not ended: it has failed now; crucible resume {started[:8]}" in said
-    assert f"run {waiting} had not begun: it is cancelled now" in said
+    assert f"run {started} had not ended; it is marked as failed. To resume it: crucible resume {started[:8]}" in said
+    assert f"run {waiting} had not begun; it is cancelled" in said
     assert ended not in said
     with DagsterInstance.get() as instance:
         found = {one.run_id: one.status for one in instance.get_runs()}
@@ -188,7 +188,7 @@ def test_a_backup_that_is_none_unfinished_newer_or_damaged_is_refused_before_any
     manifest.write_text(json.dumps(json.loads(text) | {"format": 2}))
     assert "has format 2, and this version of crucible reads format 1" in refused(restore, folder, "--replace")
     manifest.unlink()
-    assert "is no backup, or one that was not finished" in refused(restore, folder, "--replace")
+    assert "is not a backup, or was not finished" in refused(restore, folder, "--replace")
     with DagsterInstance.get() as instance:
         assert later in instance.get_run_ids()
 
@@ -302,4 +302,4 @@ def test_what_postgresql_s_program_says_is_told_and_the_password_is_no_argument(
         password = postgres.environment(DATABASE)["DAGSTER_PG_PASSWORD"]
         assert (tmp_path / "password").read_text() == f"{password}\n"
         assert password not in (tmp_path / "arguments").read_text()
-        assert "is no backup, or one that was not finished" in refused(restore, tmp_path / "copy")
+        assert "is not a backup, or was not finished" in refused(restore, tmp_path / "copy")

@@ -40,7 +40,7 @@ def test_one_that_has_been_silent_for_long_is_not_well_and_the_time_is_said(sign
     sign.touch()
     long_ago = time.time() - SILENCE - 30
     os.utime(sign, (long_ago, long_ago))
-    assert said() == f"the daemon of {sign.parent.parent} has given no sign of life for 90 s, 60 are allowed"
+    assert said() == f"the daemon of {sign.parent.parent} has given no sign of life for 90 s; at most 60 s are allowed"
 
 
 def test_without_dagster_home_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_a_postgresql_that_is_well_empty_or_away(
         assert first[:2] == ("error", "database")
         assert "PostgreSQL cannot be reached: OperationalError: connection to server" in first[2]
         assert postgres.environment(DATABASE)["DAGSTER_PG_PASSWORD"] not in ask().output
-        assert ("unchecked", "runs", "it was not looked at: see the error of the database") in others
+        assert ("unchecked", "runs", "not checked: see the error of the database") in others
         assert ask("--strict").exit_code == 1
 
 
@@ -255,7 +255,7 @@ def test_a_store_that_is_not_there_or_half_restored_is_an_error(
         S3FileSystem.clear_instance_cache()
     assert first[:2] == ("error", "store")
     assert "s3://bucket/prefix" in first[2]
-    assert ("unchecked", "drift", "it was not looked at: see the error of the store") in others
+    assert ("unchecked", "drift", "not checked: see the error of the store") in others
 
 
 # --- what runs --------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_run_that_waits_for_too_long_and_a_daemon_that_is_missing(home: Path, 
     with sqlite3.connect(home / "history" / "runs.db") as database:
         database.execute("UPDATE runs SET create_timestamp = '2026-01-01 00:00:00'")
     daemon, late = found()
-    assert daemon[2] == "no daemon runs (the last one was heard 1 h 0 min ago), and 1 runs are queued"
+    assert daemon[2] == "no daemon runs (the last heartbeat was 1 h 0 min ago), and 1 runs are queued"
     assert late[:2] == ("error", "runs")
     assert late[2].startswith(f"run {waiting[:8]} (lab) is queued for ")
 

@@ -130,7 +130,7 @@ def test_a_resource_of_dagster_takes_its_place_in_the_job_and_the_asset(
     (asset,) = [one for one in definitions.assets or () if "asks" in str(getattr(one, "keys", ""))]
     assert materialize([asset], instance=instance, resources=given).success  # type: ignore[list-item]
     assert notes(log) == []
-    with pytest.raises(CrucibleError, match="'experiment' has the name of one of the job's own"):
+    with pytest.raises(CrucibleError, match="'experiment' has the name of a resource of the job"):
         job_for(tried, resources={"experiment": 1})
 
 

@@ -509,7 +509,7 @@ class Place(NamedTuple):
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [(LooksFirst, "LooksFirst looks whether a file is there"), (IgnoresConditions, "one file twice")],
+    [(LooksFirst, "LooksFirst checks whether a file exists"), (IgnoresConditions, "one file twice")],
 )
 def test_a_file_system_without_exclusive_creation_is_refused_when_something_is_to_be_created(
     tmp_path: Path, kind: type[LocalFileSystem], why: str

@@ -166,5 +166,5 @@ def test_a_mode_that_its_owner_could_not_use_or_that_executes_is_refused(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     monkeypatch.setenv(MODE_VARIABLE, setting)
-    with pytest.raises(CrucibleError, match=f"CRUCIBLE_FILE_MODE={setting} is no mode of files"):
+    with pytest.raises(CrucibleError, match=f"CRUCIBLE_FILE_MODE={setting} is not a valid file mode"):
         open_store(instance)

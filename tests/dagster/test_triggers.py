@@ -283,7 +283,7 @@ def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
     mailbox.broken = 1
     sensor.look()
     assert mailbox.keys == [f"{second} run_failed"]
-    assert sensor.said == "1 reported, 1 not yet, as the notifier raised"
+    assert sensor.said == "1 reported, 1 to be tried again, because the notifier raised"
     sensor.look()
     assert mailbox.keys == [f"{second} run_failed", f"{first} run_failed"]
     third = run(instance, failing(tmp_path))
@@ -292,7 +292,7 @@ def test_a_notifier_that_raises_is_called_again_and_hides_no_other_failure(
     for _ in range(ATTEMPTS):
         sensor.look()
         said.append(sensor.said)
-    assert said[-2:] == ["0 reported, 1 not yet, as the notifier raised", "0 reported, 1 not tried again"]
+    assert said[-2:] == ["0 reported, 1 to be tried again, because the notifier raised", "0 reported, 1 given up"]
     sensor.look()
     assert f"{third} run_failed" not in mailbox.keys
 
@@ -304,7 +304,7 @@ def test_an_alert_that_is_to_be_told_again_goes_with_its_run(instance: DagsterIn
     failed = run(instance, failing(tmp_path))
     mailbox.broken = 1
     sensor.look()
-    assert sensor.said == "0 reported, 1 not yet, as the notifier raised"
+    assert sensor.said == "0 reported, 1 to be tried again, because the notifier raised"
     instance.delete_run(failed)
     sensor.look()
     assert sensor.said == "0 reported"
@@ -390,7 +390,7 @@ def test_a_failure_whose_run_has_no_status_yet_is_told_of_when_it_has(
     running.start()
     assert made.wait(120)
     sensor.look()
-    assert sensor.said == "0 reported, 1 not yet, as Dagster is still recording the end"
+    assert sensor.said == "0 reported, 1 not yet, because Dagster is still recording the end"
     go_on.set()
     running.join()
     (failed,) = instance.get_run_ids()
@@ -418,7 +418,7 @@ def test_a_failure_whose_process_died_before_it_set_the_status_is_told_of(
     mailbox.broken = 1
     monkeypatch.setattr(alerts, "SETTLES", 0.0)
     sensor.look()
-    assert sensor.said == "0 reported, 1 not yet, as the notifier raised"
+    assert sensor.said == "0 reported, 1 to be tried again, because the notifier raised"
     sensor.look()
     sensor.look()
     assert mailbox.keys == [f"{failed} run_failed"]
@@ -440,7 +440,7 @@ def test_a_run_that_will_be_retried_is_not_told_of_before_dagster_has_said_so(
         running.start()
         assert made.wait(120)
         sensor.look()
-        assert sensor.said == "0 reported, 1 not yet, as Dagster is still recording the end"
+        assert sensor.said == "0 reported, 1 not yet, because Dagster is still recording the end"
         go_on.set()
         running.join()
         sensor.look()

@@ -470,7 +470,7 @@ def test_a_query_that_would_hold_the_webserver_is_refused(query: object, refused
 @pytest.mark.parametrize("action", ["status", "down"])
 def test_where_nothing_runs_it_says_so(tmp_path: Path, action: str) -> None:
     said = local(tmp_path, os.environ, action)
-    expected = {"status": (1, "nothing is running: make up\n"), "down": (0, "all is stopped\n")}[action]
+    expected = {"status": (1, "nothing is running: make up\n"), "down": (0, "everything is stopped\n")}[action]
     assert (said.returncode, said.stdout) == expected, said.stderr
 
 

@@ -227,7 +227,7 @@ def test_a_run_that_is_started_twice_on_one_code_server_is_run_once(server: Serv
         launch(run)
     for run in runs:
         run.stage()
-        run.wait_for_message("does nothing: the run is that of process")
+        run.wait_for_message("does nothing: process")
         run.go_on()
     for run in runs:
         assert run.end() is DagsterRunStatus.SUCCESS, run.messages()
@@ -241,7 +241,7 @@ def test_a_run_that_is_started_twice_on_one_code_server_is_run_once(server: Serv
 def test_of_two_processes_of_a_run_the_second_ends_with_the_first_that_is_killed(server: Server) -> None:
     run = server.new_run()
     launch_while_it_runs(run)
-    run.wait_for_message("does nothing: the run is that of process")
+    run.wait_for_message("does nothing: process")
     run.stage().kill()
     assert run.end() is DagsterRunStatus.FAILURE, run.messages()
     assert run.executed() == list(STAGES[:2])
@@ -434,7 +434,7 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
     stages = {run.run_id: run.stage() for run in everyone}
 
     def looks() -> int:
-        return watched.logs(whole=True).count("is looked at again")
+        return watched.logs(whole=True).count("will try again")
 
     looked = looks()
     postgres.stop()
@@ -445,9 +445,7 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
             (run.marks / "go").touch()  # they decide something now
         (killed.marks / "go").touch()
         (killed.marks / "back").touch()
-        wait_until(
-            lambda: watched.logs(whole=True).count("is looked at again") > looked, "a look in vain", watched.logs
-        )
+        wait_until(lambda: watched.logs(whole=True).count("will try again") > looked, "a look in vain", watched.logs)
         time.sleep(max(0.0, gone + seconds - time.monotonic()))
     finally:
         postgres.start()
