@@ -38,6 +38,9 @@ __all__ = [
     "trigger_for",
 ]
 
+# Modules by the names they had before, until version 1.0.
+__path__.append(f"{__path__[0]}/moved")
+
 # Where each name is defined, relative to this package: a module is imported when one of its names is first used.
 _HOMES = {
     "Alert": "automation.alerts",

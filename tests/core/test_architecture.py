@@ -16,7 +16,7 @@ PACKAGES = ("crucible_bench", "crucible_core", "crucible_dagster", "crucible_ada
 # What a package may import of the three: itself, and what stands before it.
 FLOORS = {name: set(PACKAGES[: floor + 1]) for floor, name in enumerate(PACKAGES)}
 # Old names, until version 1.0.
-ALIASES = ROOT / "crucible_core" / "moved"
+ALIASES = [ROOT / package / "moved" for package in ("crucible_core", "crucible_dagster")]
 # The orchestration core: what a newcomer sees first.
 THE_IDEA = ("context", "stage", "registry", "trace", "plan", "runner", "observers", "errors", "run_errors")
 
@@ -25,7 +25,7 @@ def modules() -> dict[str, Path]:
     found = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
-            if ALIASES in path.parents and path != ALIASES / "__init__.py":
+            if any(folder in path.parents and path != folder / "__init__.py" for folder in ALIASES):
                 continue
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts).removesuffix(".__init__")] = path

@@ -12,6 +12,7 @@ import pytest
 from upath import UPath
 
 import crucible_core
+import crucible_dagster
 from crucible_bench import CannotTestError, EffectSize, GroupSummary, MarginResult, Plan, TestResult
 from crucible_bench.result import plain_json
 from crucible_core import GateResult, InvalidOptionsError, StageFailedError
@@ -19,7 +20,7 @@ from crucible_core.metrics import comparisons
 from crucible_dagster.store import ContextStore
 
 HERE = Path(__file__).parent.parent
-MOVED = Path(crucible_core.__file__).parent / "moved"
+MOVED = [Path(package.__file__).parent / "moved" for package in (crucible_core, crucible_dagster)]
 RUN, FAILURE = (f"00000000-0000-4000-8000-0000000000{number}" for number in (11, 12))
 RESULTS = {
     "effect": EffectSize,
@@ -82,13 +83,17 @@ def test_a_failure_stored_before_the_packages_were_parted_is_read(store: Context
 
 
 OLD_NAMES = sorted(
-    ".".join(["crucible_core", *path.relative_to(MOVED).with_suffix("").parts]).removesuffix(".__init__")
-    for path in MOVED.rglob("*.py")
-    if path.parent != MOVED or path.name != "__init__.py"
+    ".".join([folder.parent.name, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__")
+    for folder in MOVED
+    for path in folder.rglob("*.py")
+    if path != folder / "__init__.py"
 )
 
 
-@pytest.mark.parametrize("name", OLD_NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith("crucible_dagster") else name for name in OLD_NAMES],
+)
 def test_a_module_that_moved_is_found_by_its_old_name_with_a_warning_that_has_the_new_one(name: str) -> None:
     parent = name.rpartition(".")[0]
     with warnings.catch_warnings():

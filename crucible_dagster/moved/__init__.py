@@ -1,0 +1,5 @@
+"""Modules under the names they had before the packages were split, as in `crucible_core.moved`.
+
+`crucible_dagster/__init__.py` puts this folder on the package's path. All of them go with version 1.0. There is none of
+`context_store`, which is the name of a function of the package.
+"""

@@ -1,0 +1,5 @@
+"""Moved to `crucible_dagster.compile.run_settings`; this name goes with version 1.0."""
+
+from crucible_core.moved import moved
+
+moved(__name__, "crucible_dagster.compile.run_settings")
