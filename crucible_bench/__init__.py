@@ -67,7 +67,14 @@ if TYPE_CHECKING:
     from crucible_bench.multiple.tukey_dunnett import dunnett, games_howell, tukey_hsd
     from crucible_bench.named_effect_size import EffectSize, effect_size
     from crucible_bench.power.planned_power import foresee
-    from crucible_bench.power.power import Draw, Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+    from crucible_bench.power.power import (
+        Draw,
+        PlannedTest,
+        PowerAnalysis,
+        minimum_detectable_effect,
+        power_of,
+        sample_size,
+    )
     from crucible_bench.result import Choice, TestResult, Untested
     from crucible_bench.sequential.baseline_watch import BaselineWatch, WatchVerdict, watch_baseline
     from crucible_bench.sequential.confidence_sequences import (
@@ -130,10 +137,10 @@ __all__ = [
     "OneSampleTest",
     "Outcome",
     "PairResult",
-    "Plan",
     "PlannedPower",
     "PlannedTest",
     "PositionBias",
+    "PowerAnalysis",
     "Preferences",
     "PreferredPair",
     "Ranking",
@@ -239,7 +246,7 @@ _HOMES = {
     "OneSampleTest": "hypothesis_tests.one_sample",
     "Outcome": "vocabulary",
     "PairResult": "compared",
-    "Plan": "power.power",
+    "PowerAnalysis": "power.power",
     "PlannedPower": "compared",
     "PlannedTest": "power.power",
     "PositionBias": "compared",

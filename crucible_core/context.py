@@ -326,5 +326,5 @@ class Context:
     _repr_html_ = html_of_run
 
 
-# As `changed.__dict__ = fields`, which a frozen class refuses.
+# As `changed.__dict__ = fields`, which a frozen class refuses; object.__setattr__ looks the name up each time.
 _set_fields = vars(Context)["__dict__"].__set__

@@ -33,7 +33,7 @@ __all__ = [
     "Plan",
     "PlannedStage",
     "advice",
-    "ask_again",
+    "check_again",
     "current_plan",
     "plan_experiment",
     "plan_of",
@@ -97,8 +97,8 @@ class Plan(Sequence[PlannedStage]):
 
     def folder_of(self, run_id: str) -> Path:
         """Where the folder of a run in this process is: below what the run keeps, else below the reports, by its id."""
-        base = getattr(None if self.trials is None else self.trials.files, "base", None)
-        return self.output_root / "folders" / run_id if base is None else Path(base, "folders", self.experiment.id)
+        kept = None if self.trials is None else self.trials.folder
+        return self.output_root / "folders" / run_id if kept is None else kept / "folders" / self.experiment.id
 
     @contextlib.contextmanager
     def running(self, run_id: str = "") -> Iterator[None]:
@@ -167,7 +167,7 @@ def plan_experiment(experiment: Experiment, registry: Registry) -> Plan:
     return Plan(experiment, planned, registry, ReportFolder(experiment.folder), resources=resources)
 
 
-def ask_again(plan: Plan) -> None:
+def check_again(plan: Plan) -> None:
     """Call the `check` of the enabled stages of a plan that was made a while ago.
 
     Raises InvalidOptionsError for the first stage that cannot succeed now, with the rest as its `others`.
@@ -176,7 +176,7 @@ def ask_again(plan: Plan) -> None:
     for index, one in enumerate(plan):
         if one.definition.enabled:
             try:
-                _ask(one.stage, plan.experiment, index)
+                _call_check(one.stage, plan.experiment, index)
             except InvalidExperimentError as error:
                 mistakes.append(error)
     if mistakes:
@@ -203,7 +203,7 @@ def _plan_each(
         if broken and str(experiment.pipeline[index].module).partition(":")[0] in broken:
             continue
         try:
-            planned.append(_plan(experiment, index, seed, registry, folder, ask=True))
+            planned.append(_plan(experiment, index, seed, registry, folder, check=True))
         except InvalidExperimentError as error:
             mistakes.append(error)
             if isinstance(error, UnknownStageError) and error.module is not None:
@@ -220,7 +220,13 @@ def plan_stage(experiment: Experiment, index: int, registry: Registry) -> Planne
 
 
 def _plan(
-    experiment: Experiment, index: int, seed: int | None, registry: Registry, folder: Path | None, *, ask: bool = False
+    experiment: Experiment,
+    index: int,
+    seed: int | None,
+    registry: Registry,
+    folder: Path | None,
+    *,
+    check: bool = False,
 ) -> PlannedStage:
     definition = experiment.pipeline[index]
     try:
@@ -250,7 +256,7 @@ def _plan(
     except Exception as error:
         reason = f"its options cannot be checked: {type_name(error)}: {error_text(error)}"
         raise _refuse(experiment, index, reason) from error
-    wrong_default, declares_settings, checks = nature_of(found)
+    wrong_default, declares_settings, own_check = nature_of(found)
     if wrong_default is not None:
         raise _refuse(experiment, index, wrong_default)
     if fields["timeout"] is not None and enabled:
@@ -263,8 +269,8 @@ def _plan(
 
         if refused := list(mistakes_in_settings(experiment, definition.name, found.settings)):  # type: ignore[attr-defined]
             raise InvalidExperimentError.of(refused)
-    if ask and checks and enabled:
-        _ask(stage, experiment, index)
+    if check and own_check and enabled:
+        _call_check(stage, experiment, index)
     return _new(PlannedStage, (definition, stage))
 
 
@@ -285,7 +291,7 @@ def read_options(stage: type[Stage], options: Mapping[str, Any], context: Mappin
     return read
 
 
-def _ask(stage: Stage, experiment: Experiment, index: int) -> None:
+def _call_check(stage: Stage, experiment: Experiment, index: int) -> None:
     """Raises InvalidOptionsError if the `check` of the stage finds a problem."""
     if said := "; ".join(_sentences(stage.check, experiment, index)):
         raise _refuse(experiment, index, said)

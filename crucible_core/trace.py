@@ -91,7 +91,7 @@ class _Event:
         self.__dict__.update(state.get("__dict__", state))
 
 
-# As `event.__dict__ = values`, which a frozen class refuses.
+# As `event.__dict__ = values`, which a frozen class refuses; object.__setattr__ looks the name up each time.
 _set_fields = vars(_Event)["__dict__"].__set__
 
 

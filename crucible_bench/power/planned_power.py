@@ -10,7 +10,7 @@ from crucible_bench.compared import PlannedPower
 from crucible_bench.declaration import Declaration
 from crucible_bench.errors import CannotTestError
 from crucible_bench.hypothesis_tests.choose_test import choose_test
-from crucible_bench.power.power import Plan, PlannedTest, minimum_detectable_effect, power_of, sample_size
+from crucible_bench.power.power import PlannedTest, PowerAnalysis, minimum_detectable_effect, power_of, sample_size
 from crucible_bench.vocabulary import QUANTILE_TESTS, TESTS_OF_MANY_GROUPS, Alternative, Design, TestName
 
 __all__ = ["foresee", "power_as_planned"]
@@ -88,7 +88,12 @@ def foresee(
 
 
 def _what_would_do(
-    declared: Declaration, planned: PlannedTest, plan: Plan, smallest_effect: float, power: float, shares: _Shares
+    declared: Declaration,
+    planned: PlannedTest,
+    plan: PowerAnalysis,
+    smallest_effect: float,
+    power: float,
+    shares: _Shares,
 ) -> str:
     """Which effect this n can see, and which n would be enough; empty for simulated tests, and if no n would be enough,
     as with more folds of the same data.
@@ -145,7 +150,7 @@ def power_as_planned(
         many = test in TESTS_OF_MANY_GROUPS
         shares = _shares(planned, declared, smallest_effect, baseline, discordant)
 
-        def of(size: int, planned: PlannedTest = planned) -> Plan:
+        def of(size: int, planned: PlannedTest = planned) -> PowerAnalysis:
             return power_of(
                 planned,
                 smallest_effect,

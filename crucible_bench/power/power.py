@@ -97,7 +97,7 @@ _ONE_IS_ENOUGH: Final = ("anova", "kruskal_wallis", "mann_whitney", "permutation
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PowerAnalysis:
     """How likely a test is to find an effect of this size with groups of these sizes, before any data.
 
     `n` has one entry per group, one in all for pairs and for one sample. `power_error` is the standard error of a
@@ -122,6 +122,10 @@ class Plan:
         return fields
 
 
+Plan = PowerAnalysis
+"""The old name, which stored values may have; it goes with version 1.0."""
+
+
 def power_of(
     test: PlannedTest,
     effect_size: float,
@@ -137,7 +141,7 @@ def power_of(
     resamples: int = 999,
     seed: int = 0,
     draw: Draw | None = None,
-) -> Plan:
+) -> PowerAnalysis:
     """The power of a test with `n` values per group (one number for two equal groups, for pairs, for one sample).
 
     | test | effect size | how | source |
@@ -194,7 +198,7 @@ def sample_size(
     resamples: int = 999,
     seed: int = 0,
     draw: Draw | None = None,
-) -> Plan:
+) -> PowerAnalysis:
     """The smallest groups with which the test has at least this power; the other parameters are `power_of`'s.
 
     `groups` matters to anova, welch_anova and kruskal_wallis. `ratio` is the second group's n over the first's, rounded
@@ -215,7 +219,7 @@ def sample_size(
     if not (math.isfinite(ratio) and ratio > 0.0):
         raise ValueError(f"ratio must be a positive number, but is {ratio!r}")
 
-    def planned(size: int) -> Plan:
+    def planned(size: int) -> PowerAnalysis:
         if test in _OF_PAIRS:
             return wanted.plan(effect_size, wanted.sizes(size))
         if test in _OF_MANY:
@@ -258,7 +262,7 @@ def minimum_detectable_effect(
     resamples: int = 999,
     seed: int = 0,
     draw: Draw | None = None,
-) -> Plan:
+) -> PowerAnalysis:
     """The smallest effect size that the test finds with this power; the parameters are `power_of`'s.
 
     Positive, or negative for the alternative "less". Raises CannotTestError where no effect has that power, as with
@@ -367,10 +371,10 @@ class _Question:
             raise CannotTestError(self.test, f"more than {_MOST_COUNTED} outcomes are too many to count them all")
         return sizes
 
-    def plan(self, effect: float, sizes: tuple[int, ...]) -> Plan:
+    def plan(self, effect: float, sizes: tuple[int, ...]) -> PowerAnalysis:
         simulated = self.test in _SIMULATED
         power = self._simulated(effect, sizes) if simulated else self._exact(effect, sizes)
-        return Plan(
+        return PowerAnalysis(
             test=self.test,
             n=sizes,
             effect_size=effect,

@@ -64,6 +64,11 @@ class TrialSettings(NamedTuple):
     fresh: bool = False
     """Whether to run trials again that an earlier run has kept."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that rows and checkpoints are kept in, if it is one of this machine."""
+        return self.files.base if isinstance(self.files, FolderFiles) else None
+
 
 def settings_of(jobs: int | None, keep: str | os.PathLike[str] | None) -> TrialSettings:
     """The settings of a run in this process, whose rows are kept in the folder `keep`.

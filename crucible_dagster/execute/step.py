@@ -44,7 +44,7 @@ from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.ir.trials_stage import MODULE as TRIALS
 from crucible_core.observers import Audience, Observers, current_attempt
-from crucible_core.plan import ask_again, plan_stage
+from crucible_core.plan import check_again, plan_stage
 from crucible_core.runner import run_always
 from crucible_core.trials.log import TrialSettings
 from crucible_core.values.lineage import Kept, kept_in
@@ -118,7 +118,7 @@ def _run_step(
         if begins:
             shown = shown_experiment(launched, [type(one.stage) for one in plan.stages], plan.resources, first=index)
         if begins and plan is compiled.plan:  # any other plan was made just now
-            ask_again(plan)  # the job may have been compiled long ago
+            check_again(plan)  # the job may have been compiled long ago
         # Read again for this step: a stage may change its own options in place, and the job may be run again.
         planned = plan_stage(launched, index, compiled.registry)
     except InvalidExperimentError as error:

@@ -13,7 +13,7 @@ from upath import UPath
 
 import crucible_core
 import crucible_dagster
-from crucible_bench import CannotTestError, EffectSize, GroupSummary, MarginResult, Plan, TestResult
+from crucible_bench import CannotTestError, EffectSize, GroupSummary, MarginResult, PowerAnalysis, TestResult
 from crucible_bench.result import plain_json
 from crucible_core import GateResult, InvalidOptionsError, StageFailedError
 from crucible_core.metrics import comparisons
@@ -25,7 +25,7 @@ RUN, FAILURE = (f"00000000-0000-4000-8000-0000000000{number}" for number in (11,
 RESULTS = {
     "effect": EffectSize,
     "margin": MarginResult,
-    "power": Plan,
+    "power": PowerAnalysis,
     "summary": GroupSummary,
     "test_result": TestResult,
 }

@@ -2,4 +2,4 @@
 
 from crucible_core.moved import moved_package
 
-__getattr__ = moved_package(__name__, "crucible_bench", {"Comparison": "PairResult"})
+__getattr__ = moved_package(__name__, "crucible_bench", {"Comparison": "PairResult", "Plan": "PowerAnalysis"})
