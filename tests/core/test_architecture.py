@@ -99,6 +99,23 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
             assert ours <= FLOORS[package], f"{name} imports {sorted(ours - FLOORS[package])}"
 
 
+# What a result of the statistics is, and how it is shown: the rest of crucible_bench computes.
+RESULTS = {"compared", "comparison", "errors", "finding", "numbers", "plots", "result", "vocabulary", "wording"}
+INTERPRETATION = "crucible_bench.effect_sizes.interpretation"
+"""How large an effect is, in words."""
+COMPUTING = {"gates.regression", "stages.bench", "trials.until"}
+
+
+def test_the_core_computes_statistics_in_three_modules() -> None:
+    using = set()
+    for name, found in imports().items():
+        if name.startswith("crucible_core."):
+            used = {other.split(".")[1] for other in found - {INTERPRETATION} if other.startswith("crucible_bench.")}
+            if used - RESULTS:
+                using.add(name.removeprefix("crucible_core."))
+    assert using == COMPUTING
+
+
 def texts(tree: ast.AST) -> Iterator[str]:
     """The string constants of a source that are not documentation."""
     documentation = set()
