@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         StageFailedError,
         StageTimeoutError,
     )
+    from crucible_core.run_state.spending import BudgetExceededError
     from crucible_core.runner import run_experiment, run_stage
     from crucible_core.stage import Stage, StageDescription, stage
     from crucible_core.trace import (
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     )
     from crucible_core.values.jsonable import to_jsonable
     from crucible_core.values.series import Series
-    from crucible_core.values.spending import BudgetExceededError
 
 __version__ = "0.1.0"
 
@@ -130,7 +130,7 @@ __all__ = [
 # that `crucible --help` waits for none of them.
 _HOMES = {
     "Baseline": "ir.gates",
-    "BudgetExceededError": "values.spending",
+    "BudgetExceededError": "run_state.spending",
     "Context": "context",
     "CrucibleError": "errors",
     "Decision": "trace",

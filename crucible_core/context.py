@@ -176,7 +176,7 @@ class Context:
         Raises BudgetExceededError if the run has now spent more than the experiment's `budget` allows; the amount still
         counts. Raises TypeError for an amount that is not a number, ValueError for one that is negative or not finite.
         """
-        from crucible_core.values.spending import check, counted  # noqa: PLC0415  # few stages need it
+        from crucible_core.run_state.spending import check, counted  # noqa: PLC0415  # few stages need it
 
         changed = self._with("metrics", counted(self.metrics, self.stage, {name: amount}))
         check(changed)
@@ -209,7 +209,7 @@ class Context:
     @property
     def folder(self) -> Path:
         """The folder of this run and of those that resume or retry it, made when it is first asked for."""
-        from crucible_core.values.lineage import folder_of  # noqa: PLC0415  # few stages need it
+        from crucible_core.run_state.checkpoints import folder_of  # noqa: PLC0415  # few stages need it
 
         return folder_of(self.run_id)  # type: ignore[no-any-return]  # on an object store it behaves like a Path
 
@@ -219,7 +219,7 @@ class Context:
 
         Raises UnknownResourceError, a KeyError, for another name, and what the factory raises.
         """
-        from crucible_core.values.resources import resources_of  # noqa: PLC0415  # few stages need it
+        from crucible_core.run_state.resources import resources_of  # noqa: PLC0415  # few stages need it
 
         return resources_of(self.run_id)
 
@@ -228,7 +228,7 @@ class Context:
 
         It is kept at once and as a whole, even if the process is killed before the stage returns.
         """
-        from crucible_core.values.lineage import save  # noqa: PLC0415
+        from crucible_core.run_state.checkpoints import save  # noqa: PLC0415
 
         return self.put_artifact(*save(self, checked_name(name), value))
 
@@ -237,7 +237,7 @@ class Context:
 
         It counts only if the seed and the options up to this stage were the same. `default` if there is none.
         """
-        from crucible_core.values.lineage import restore  # noqa: PLC0415
+        from crucible_core.run_state.checkpoints import restore  # noqa: PLC0415
 
         return restore(self, checked_name(name), default)
 
@@ -274,7 +274,7 @@ class Context:
 
         Raises CrucibleError if two of them have set a name to different values; points of one series are joined.
         """
-        from crucible_core.values.merging import merged  # noqa: PLC0415  # few stages need it
+        from crucible_core.run_state.merging import merged  # noqa: PLC0415  # few stages need it
 
         return merged(self, others, current_attempt.get())  # type: ignore[no-any-return]
 

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
+from crucible_core.run_state.updates import Point, ProgressUpdate, Updates
 from crucible_core.trace import Event
 from crucible_core.values.arguments import check_callable, check_several
 from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import error_text
-from crucible_core.values.progress_update import Point, ProgressUpdate, Updates
 
 __all__ = ["Attempt", "Audience", "Observer", "Observers", "Point", "ProgressUpdate", "Updates", "current_attempt"]
 

@@ -23,6 +23,8 @@ from crucible_core.observers import Attempt, Audience, Observers, current_attemp
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.run_state.attempt_inputs import AttemptInputs
+from crucible_core.run_state.checkpoints import Kept, kept_in
 from crucible_core.trace import (
     Event,
     GateJudged,
@@ -30,8 +32,6 @@ from crucible_core.trace import (
     StageStarted,
     StageSucceeded,
 )
-from crucible_core.values.attempt_inputs import AttemptInputs
-from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import LOST, UNUSED
 
 __all__ = ["run_always", "run_experiment", "run_gates", "run_stage", "run_stages"]
@@ -72,7 +72,7 @@ def run_experiment(
     audience = Audience.of(observers)
     shown = shown_experiment(plan.experiment, [type(stage) for _, stage in plan.stages], plan.resources)
     if resources is not None:
-        from crucible_core.values.resources import ready_made  # noqa: PLC0415  # as above
+        from crucible_core.run_state.resources import ready_made  # noqa: PLC0415  # as above
 
         plan = replace(plan, resources={**plan.resources, **ready_made(resources)})
     context = Context.begin(shown, run_id=run_id, assigns=assigns)

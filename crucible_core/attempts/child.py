@@ -28,12 +28,12 @@ from crucible_core.ir.experiment import kinds_of
 from crucible_core.ir.resources import resources_during
 from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
 from crucible_core.plan import Plan, PlannedStage
+from crucible_core.run_state.checkpoints import Kept, kept_in
+from crucible_core.run_state.resources import Maker
+from crucible_core.run_state.spending import SPENT
 from crucible_core.trace import Event
 from crucible_core.trials.shared import SharedValue, pickled
-from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import UNUSED, error_text
-from crucible_core.values.resources import Maker
-from crucible_core.values.spending import SPENT
 
 __all__ = ["GRACE", "Job", "Raised", "Work", "serve"]
 

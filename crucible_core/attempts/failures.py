@@ -11,11 +11,11 @@ from crucible_core.context import Context
 from crucible_core.observers import Attempt, Audience
 from crucible_core.plan import PlannedStage
 from crucible_core.run_errors import StageFailedError
+from crucible_core.run_state.merging import changed_entries
+from crucible_core.run_state.spending import SPENT, BudgetExceededError, check
 from crucible_core.trace import StageFailed, StageRetried
 from crucible_core.values.jsonable import readable_text, type_name
-from crucible_core.values.merging import changed_entries
 from crucible_core.values.messages import error_text, path_hint
-from crucible_core.values.spending import SPENT, BudgetExceededError, check
 
 __all__ = ["Put", "failed", "put_since", "retried", "shown_traceback", "stop_over_budget", "with_unfinished"]
 

@@ -29,12 +29,12 @@ from crucible_core.ir.resources import sent
 from crucible_core.observers import Attempt
 from crucible_core.plan import Plan, PlannedStage, current_plan
 from crucible_core.run_errors import StageDiedError, StageTimeoutError
+from crucible_core.run_state.checkpoints import place_of
+from crucible_core.run_state.resources import resources_of
+from crucible_core.run_state.spending import SPENT
 from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
-from crucible_core.values.lineage import place_of
 from crucible_core.values.messages import error_text
-from crucible_core.values.resources import resources_of
-from crucible_core.values.spending import SPENT
 
 __all__ = ["run_in_own_process"]
 

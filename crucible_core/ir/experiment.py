@@ -98,7 +98,7 @@ class RetryPolicy(Node):
 
     def covers(self, error: BaseException) -> bool:
         """Whether there is another attempt after this error, if any is left."""
-        from crucible_core.values.spending import is_final  # noqa: PLC0415  # few attempts fail
+        from crucible_core.run_state.spending import is_final  # noqa: PLC0415  # few attempts fail
 
         if is_final(error):
             return False

@@ -21,11 +21,11 @@ from crucible_core.ir.experiment import Experiment, ResourceDef
 from crucible_core.ir.option_mistakes import describe_options
 from crucible_core.ir.option_schema import file_name
 from crucible_core.ir.option_values import completed
+from crucible_core.run_state.resources import Maker, Ready, Unsent, held
 from crucible_core.trials.shared import pickled
 from crucible_core.values.jsonable import type_name
 from crucible_core.values.messages import closest, error_text, listing
 from crucible_core.values.redaction import scrub
-from crucible_core.values.resources import Maker, Ready, Unsent, held
 
 __all__ = ["Having", "PlannedResource", "factory_of", "model_of", "plan_resources", "resources_during", "sent"]
 

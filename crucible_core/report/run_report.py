@@ -24,6 +24,7 @@ from crucible_core.report.series_section import series_section
 from crucible_core.report.spending_section import spending_table
 from crucible_core.report.trials_section import failed_trials, trial_rows, trials_section
 from crucible_core.run_errors import GateFailedError
+from crucible_core.run_state.spending import SPENT, spent_in
 from crucible_core.trace import (
     Decision,
     Event,
@@ -37,7 +38,6 @@ from crucible_core.trace import (
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.series import Series
-from crucible_core.values.spending import SPENT, spent_in
 
 __all__ = [
     "decisions_table",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crucible_core.report.document import Table
-from crucible_core.values.spending import spent_in, stages_of
+from crucible_core.run_state.spending import spent_in, stages_of
 
 __all__ = ["spending_table"]
 

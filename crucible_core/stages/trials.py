@@ -31,6 +31,10 @@ from crucible_core.plan import PlannedStage, current_plan, plan_experiment, plan
 from crucible_core.progress import Progress, progress
 from crucible_core.registry import Registry, builtin_registry
 from crucible_core.run_errors import StageFailedError
+from crucible_core.run_state.attempt_inputs import AttemptInputs
+from crucible_core.run_state.checkpoints import part_of_run
+from crucible_core.run_state.resources import Maker, resources_of
+from crucible_core.run_state.spending import SPENT, check, counted, over, since, spent_in
 from crucible_core.runner import run_stages
 from crucible_core.stage import Stage
 from crucible_core.trace import StageFailed, Trace
@@ -41,12 +45,8 @@ from crucible_core.trials.search import ends_of, searched
 from crucible_core.trials.shared import SharedValue, digest_of, pickled
 from crucible_core.trials.table import Arm, Trial, TrialsError, arm_of, arms_of, check_size, find_arm, table_of
 from crucible_core.trials.until import Difference, differences, widest
-from crucible_core.values.attempt_inputs import AttemptInputs
 from crucible_core.values.jsonable import as_number, plain_number, to_jsonable, type_name
-from crucible_core.values.lineage import part_of_run
 from crucible_core.values.messages import closest, cut, error_text, listing
-from crucible_core.values.resources import Maker, resources_of
-from crucible_core.values.spending import SPENT, check, counted, over, since, spent_in
 
 __all__ = ["RunTrials", "run_trial"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crucible_core.run_state.spending import SPENT, over
 from crucible_core.trials.log import Row
-from crucible_core.values.spending import SPENT, over
 
 __all__ = ["Costs"]
 

@@ -30,10 +30,10 @@ from crucible_core.report.run_report import decisions_table
 from crucible_core.report.spending_section import spending_table
 from crucible_core.report.tables import csv_of_records, parquet_of_records
 from crucible_core.report.trials_section import trials_table
+from crucible_core.run_state.spending import SPENT, spent_in
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import to_json_text, to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_core.values.spending import SPENT, spent_in
 from crucible_dagster.cli.home import open_existing_instance
 from crucible_dagster.history.group_changes import GroupChange
 from crucible_dagster.history.history import Change, History

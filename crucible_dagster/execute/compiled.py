@@ -9,7 +9,7 @@ from dagster import GraphDefinition, OpExecutionContext
 
 from crucible_core import Experiment, Plan, Registry, plan_experiment
 from crucible_core.observers import Observers
-from crucible_core.values.resources import ready_made
+from crucible_core.run_state.resources import ready_made
 
 EXPERIMENT_KEY = "experiment"
 """The job's resource; its config has the settings of a run."""

@@ -25,11 +25,11 @@ from pydantic import JsonValue
 
 from crucible_core import Context, Decision, PlannedStage, Trace
 from crucible_core.ir.secrets import has_secrets, hide, secrets_in
+from crucible_core.run_state.resources import resources_of
+from crucible_core.run_state.spending import SPENT
 from crucible_core.values.immutable import PersistentDict
 from crucible_core.values.jsonable import to_jsonable
 from crucible_core.values.messages import shorten
-from crucible_core.values.resources import resources_of
-from crucible_core.values.spending import SPENT
 from crucible_dagster.history.reachable_code import ReachableCode, code_hash, code_of_classes, code_of_stage
 from crucible_dagster.history.source_identity import stage_identity
 from crucible_dagster.store import ContextStore, StoreError

@@ -45,9 +45,9 @@ from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.ir.trials_stage import MODULE as TRIALS
 from crucible_core.observers import Audience, Observers, current_attempt
 from crucible_core.plan import check_again, plan_stage
+from crucible_core.run_state.checkpoints import Kept, kept_in
 from crucible_core.runner import run_always
 from crucible_core.trials.log import TrialSettings
-from crucible_core.values.lineage import Kept, kept_in
 from crucible_core.values.messages import listing
 from crucible_core.values.redaction import scrub, secrets_of_environment
 from crucible_dagster.dagster_internals import RESUME_RETRY_TAG

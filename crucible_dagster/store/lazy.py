@@ -12,9 +12,9 @@ from typing import Any
 
 from crucible_core import Context
 from crucible_core.ir.resources import PlannedResource
+from crucible_core.run_state.resources import resources_of
+from crucible_core.run_state.spending import SPENT
 from crucible_core.values.immutable import PersistentDict, PersistentList
-from crucible_core.values.resources import resources_of
-from crucible_core.values.spending import SPENT
 from crucible_dagster.store.codec import exact_digest
 from crucible_dagster.store.objects import ObjectStore, Ref
 

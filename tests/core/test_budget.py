@@ -26,7 +26,7 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.report import headline, render_report
-from crucible_core.values.spending import joined, spent_in
+from crucible_core.run_state.spending import joined, spent_in
 
 
 def experiment(*stages: str | dict[str, Any], **more: Any) -> Experiment:

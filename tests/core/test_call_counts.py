@@ -41,7 +41,7 @@ def test_observers_cost_one_call_for_each_event_more_than_they_do_themselves() -
 
 
 # What `import crucible_core` needs beyond pydantic with one model: ours, and a few of Python's own. Three of ours guard
-# what a run is given and begins with: `ir.secrets`, `values.arguments` and `values.attempt_inputs`.
+# what a run is given and begins with: `ir.secrets`, `values.arguments` and `run_state.attempt_inputs`.
 OURS, OTHERS = 37, 14
 
 

@@ -31,8 +31,8 @@ from crucible_core import (
 from crucible_core.cli.terminal import ProgressDisplay, make_console
 from crucible_core.observers import Attempt, Audience, Updates, current_attempt
 from crucible_core.progress import Progress
+from crucible_core.run_state import updates
 from crucible_core.runner import run_experiment
-from crucible_core.values import progress_update
 
 
 class Listener(Observer):
@@ -336,7 +336,7 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_metrics_that_are_put_together_are_heard_like_those_put_one_by_one(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress_update, "METRICS_INTERVAL", 0.0)
+    monkeypatch.setattr(updates, "METRICS_INTERVAL", 0.0)
     ctx = Context.begin(experiment_of("nothing"), run_id="run")
     with at_work(listener):
         ctx.merge_metrics({"a": 1.0, "b": 2.0})

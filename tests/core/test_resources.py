@@ -27,9 +27,9 @@ from crucible_core import (
     run_experiment,
 )
 from crucible_core.ir.resources import Having, sent
+from crucible_core.run_state.resources import Resources, UnknownResourceError, ready_made, resources_of
 from crucible_core.trials.engine import _run_batch
 from crucible_core.trials.log import FolderFiles, TrialLog
-from crucible_core.values.resources import Resources, UnknownResourceError, ready_made, resources_of
 
 STAGES = "ask", "ask_asynchronously", "ask_from_threads", "refused", "nothing"
 

@@ -26,7 +26,7 @@ from crucible_core import (
 )
 from crucible_core.report import report_on, results
 from crucible_core.report.html import html_of
-from crucible_core.values import progress_update
+from crucible_core.run_state import updates
 
 
 class Watcher(Observer):
@@ -146,7 +146,7 @@ def test_observers_hear_every_point_in_order_also_of_a_stage_that_fails(fail: bo
 
 def test_points_are_sent_while_the_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(10_000))
-    monkeypatch.setattr(progress_update, "time", lambda: next(seconds) / 4)
+    monkeypatch.setattr(updates, "time", lambda: next(seconds) / 4)
     watcher = Watcher()
     run_experiment(experiment_of("train"), registry=Registry({"train": train}), observers=[watcher])
     assert {len(batch) for batch in watcher.batches} == {5}

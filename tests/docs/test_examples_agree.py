@@ -9,7 +9,7 @@ import pytest
 from dagster import DagsterInstance
 
 from crucible_core import builtin_registry, load_experiment, run_experiment
-from crucible_core.values.spending import spent_in
+from crucible_core.run_state.spending import spent_in
 from crucible_dagster import execute_experiment
 
 LEFT_OUT = {

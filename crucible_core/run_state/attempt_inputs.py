@@ -31,7 +31,7 @@ class AttemptInputs(Generic[S]):
 
     def restored(self, context: C) -> C:
         """The Context with what was kept; its trace stays, and what it has spent."""
-        from crucible_core.values.spending import carried  # noqa: PLC0415  # for another attempt only
+        from crucible_core.run_state.spending import carried  # noqa: PLC0415  # for another attempt only
 
         parts = {name: restore() for name, restore in self._parts.items()}
         parts["metrics"] = carried(context.metrics, parts["metrics"])  # type: ignore[attr-defined]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crucible_core.errors import CrucibleError
+from crucible_core.run_state.spending import SPENT, check, is_spending, joined
 from crucible_core.values.arguments import check_instance
 from crucible_core.values.decisions import made_readable
 from crucible_core.values.equality import same
 from crucible_core.values.series import Series
-from crucible_core.values.spending import SPENT, check, is_spending, joined
 
 __all__ = ["changed_entries", "merged"]
 
