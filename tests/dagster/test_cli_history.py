@@ -443,7 +443,7 @@ def test_history_makes_frames_of_what_is_installed(instance: DagsterInstance, mo
     assert history.trials_frame(made.run_id).empty
     with pytest.raises(CrucibleError, match="'polars' is not installed"):
         history.frame("tried", library="polars")
-    with pytest.raises(CrucibleError, match="'panda' makes no frames; did you mean 'pandas'"):
+    with pytest.raises(CrucibleError, match="'panda' is not a library of data frames; did you mean 'pandas'"):
         history.frame("tried", library="panda")  # type: ignore[arg-type]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert history.frame("tried") == history.metrics("tried")
