@@ -418,7 +418,6 @@ _NOT_CODE = frozenset(
 )
 _LOADERS = frozenset({"importlib", "pkgutil", "runpy"})
 _UNPICKLERS = frozenset({"_pickle", "cloudpickle", "dill", "joblib", "pickle", "torch"})
-_REDUCERS = frozenset({"__reduce__", "__reduce_ex__"})
 _PLAIN_BASES = frozenset({object, BaseModel, typing.Generic, typing.Protocol})
 
 

@@ -438,7 +438,7 @@ def test_a_run_that_cannot_be_read_any_more_makes_the_check_undecided(memory: Da
     found = execute_checks(memory, definitions, "enough", "strict")
     assert (found["enough"].passed, found["enough"].severity) == (False, AssetCheckSeverity.WARN)
     assert f"the newest run, {newest.run_id}, cannot be judged again" in str(found["enough"].description)
-    # As in a run: what cannot be decided counts as failed there, but for want of any run.
+    # As in a run: what cannot be decided counts as failed there, but not if there is no run at all.
     assert (found["strict"].passed, found["strict"].severity) == (False, AssetCheckSeverity.ERROR)
 
 
