@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crucible_core.ir.experiment import Experiment
-from crucible_core.observers import Attempt, current_attempt
+from crucible_core.run_state.attempt import Attempt, current_attempt
 from crucible_core.trace import Decision, Event, StageSucceeded, Trace
 from crucible_core.values.arguments import (
     check_experiment,

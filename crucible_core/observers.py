@@ -7,16 +7,14 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from typing import Any
 
 from crucible_core.run_state.updates import Point, ProgressUpdate, Updates
 from crucible_core.trace import Event
 from crucible_core.values.arguments import check_callable, check_several
-from crucible_core.values.jsonable import safe_text
 from crucible_core.values.messages import error_text
 
-__all__ = ["Attempt", "Audience", "Observer", "Observers", "Point", "ProgressUpdate", "Updates", "current_attempt"]
+__all__ = ["Audience", "Observer", "Observers", "Point", "ProgressUpdate", "Updates"]
 
 _log = logging.getLogger("crucible")
 
@@ -173,37 +171,3 @@ class _Retold(Exception):  # it carries the error of a run that is over past its
 
 
 NOBODY = Audience(())
-
-
-class Attempt:
-    """One attempt at a stage, while it runs: it takes the decisions, metrics and progress."""
-
-    __slots__ = ("_audience", "derived", "heard", "own_updates", "readable", "run_id", "updates")
-
-    def __init__(self, run_id: str, stage: str, audience: Audience, readable: Callable[[str], str] = safe_text) -> None:
-        self.run_id = run_id
-        self.readable = readable
-        """Makes a text of a decision readable: without the stage's secrets."""
-        self.heard: list[Event] = []
-        """The decisions so far: they are kept if the attempt fails and returns no Context."""
-        self.own_updates = Updates(run_id, stage, audience) if audience.wants_updates else None
-        outer = current_attempt.get()
-        # If nobody watches a run within a stage, its work counts as that of the stage.
-        self.updates: Updates | None = (
-            self.own_updates if self.own_updates is not None or outer is None else outer.updates
-        )
-        self._audience = audience
-        self.derived: Any = None
-        """The last Context that was made from another one, if any was."""
-
-    def hears(self, run_id: str) -> Callable[[str, int, float], None] | None:
-        """What takes the points of a Context's series, if the Context is of this run and any observer listens."""
-        return self.updates.point if self.updates is not None and self.updates.run_id == run_id else None
-
-    def hear(self, event: Event) -> None:
-        self.heard.append(event)
-        self._audience.tell(event)
-
-
-# Set by run_stage around the stage. A thread that the stage starts does not see it.
-current_attempt: ContextVar[Attempt | None] = ContextVar("crucible_attempt", default=None)

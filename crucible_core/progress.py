@@ -21,7 +21,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from crucible_core.observers import ProgressUpdate, Updates, current_attempt
+from crucible_core.observers import ProgressUpdate, Updates
+from crucible_core.run_state.attempt import current_attempt
 
 __all__ = ["Progress", "ProgressUpdate", "progress"]
 

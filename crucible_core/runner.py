@@ -19,10 +19,11 @@ from crucible_core.gates.judge import judge_gates, tell_stages
 from crucible_core.gates.outcome import Past
 from crucible_core.ir.experiment import Experiment
 from crucible_core.ir.secrets import shown_experiment
-from crucible_core.observers import Attempt, Audience, Observers, current_attempt
+from crucible_core.observers import Audience, Observers
 from crucible_core.plan import Plan, PlannedStage, plan_of
 from crucible_core.registry import Registry
 from crucible_core.run_errors import GateFailedError, RunInterrupted, StageFailedError
+from crucible_core.run_state.attempt import Attempt, current_attempt
 from crucible_core.run_state.attempt_inputs import AttemptInputs
 from crucible_core.run_state.checkpoints import Kept, kept_in
 from crucible_core.trace import (

@@ -26,8 +26,9 @@ from crucible_core.attempts.failures import Put, put_since, shown_traceback
 from crucible_core.context import Context
 from crucible_core.ir.experiment import kinds_of
 from crucible_core.ir.resources import resources_during
-from crucible_core.observers import Attempt, Audience, Observer, Point, ProgressUpdate, current_attempt
+from crucible_core.observers import Audience, Observer, Point, ProgressUpdate
 from crucible_core.plan import Plan, PlannedStage
+from crucible_core.run_state.attempt import Attempt, current_attempt
 from crucible_core.run_state.checkpoints import Kept, kept_in
 from crucible_core.run_state.resources import Maker
 from crucible_core.run_state.spending import SPENT

@@ -8,9 +8,10 @@ from os.path import dirname, sep
 from typing import Any, NamedTuple
 
 from crucible_core.context import Context
-from crucible_core.observers import Attempt, Audience
+from crucible_core.observers import Audience
 from crucible_core.plan import PlannedStage
 from crucible_core.run_errors import StageFailedError
+from crucible_core.run_state.attempt import Attempt
 from crucible_core.run_state.merging import changed_entries
 from crucible_core.run_state.spending import SPENT, BudgetExceededError, check
 from crucible_core.trace import StageFailed, StageRetried

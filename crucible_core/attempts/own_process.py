@@ -26,9 +26,9 @@ from crucible_core.attempts.child import Job, Raised, Work
 from crucible_core.context import Context
 from crucible_core.errors import CrucibleError
 from crucible_core.ir.resources import sent
-from crucible_core.observers import Attempt
 from crucible_core.plan import Plan, PlannedStage, current_plan
 from crucible_core.run_errors import StageDiedError, StageTimeoutError
+from crucible_core.run_state.attempt import Attempt
 from crucible_core.run_state.checkpoints import place_of
 from crucible_core.run_state.resources import resources_of
 from crucible_core.run_state.spending import SPENT

@@ -22,11 +22,12 @@ from crucible_core.context import Context
 from crucible_core.ir.gates import GateResult
 from crucible_core.ir.vocabulary import GateStatus
 from crucible_core.metrics import entries_of
-from crucible_core.observers import Observer, current_attempt
+from crucible_core.observers import Observer
 from crucible_core.progress import ProgressUpdate
 from crucible_core.report import report_on
 from crucible_core.report.document import Paragraph, Picture
 from crucible_core.report.document import Table as ReportTable
+from crucible_core.run_state.attempt import current_attempt
 from crucible_core.trace import Decision, Event, StageFailed, StageRetried, StageSkipped, StageStarted, StageSucceeded
 from crucible_core.values.formatting import format_duration, format_value
 from crucible_core.values.jsonable import shown_text

@@ -1,1 +1,1 @@
-"""What belongs to one run while it runs: its folder and checkpoints, resources, spending, and updates for observers."""
+"""What belongs to a run while it runs: folder and checkpoints, resources, spending, attempts, updates for observers."""

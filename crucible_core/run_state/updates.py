@@ -81,7 +81,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
-class _Audience(Protocol):
+class Listeners(Protocol):
+    """The observers of a run: see `Audience`."""
+
+    @property
+    def wants_updates(self) -> bool: ...
+    def tell(self, event: Any) -> None: ...
     @property
     def interval(self) -> float: ...
     @property
@@ -92,7 +97,7 @@ class _Audience(Protocol):
 class Updates:
     """Progress and metrics of one attempt at a stage, on their way to the observers. Safe to use from any thread."""
 
-    def __init__(self, run_id: str, stage: str, audience: _Audience) -> None:
+    def __init__(self, run_id: str, stage: str, audience: Listeners) -> None:
         self.run_id = run_id
         self.stage = stage
         self.interval = audience.interval

@@ -21,7 +21,7 @@ from crucible_core.values import MASK, MAX_DEPTH
 __all__ = ["masked", "scrub", "secrets_of_environment"]
 
 
-class Attempt(Protocol):
+class KnowsSecrets(Protocol):
     """An attempt at a stage, which knows the secrets of the stage's options."""
 
     @property
@@ -73,7 +73,7 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     return _HEADER.sub(rf"\1{MASK}", text)
 
 
-def masked(value: Any, attempt: Attempt | None = None, run_id: str = "") -> Any:
+def masked(value: Any, attempt: KnowsSecrets | None = None, run_id: str = "") -> Any:
     """The value with masks in every text in it: a text, or lists, tuples and mappings that hold some.
 
     Any other object is left as it is; so is a value with nothing to mask, which is returned itself. The secrets of a

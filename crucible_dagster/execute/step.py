@@ -43,8 +43,9 @@ from crucible_core.attempts.coroutines import finished
 from crucible_core.ir.option_schema import merge_options
 from crucible_core.ir.secrets import secrets_of, shown_experiment
 from crucible_core.ir.trials_stage import MODULE as TRIALS
-from crucible_core.observers import Audience, Observers, current_attempt
+from crucible_core.observers import Audience, Observers
 from crucible_core.plan import check_again, plan_stage
+from crucible_core.run_state.attempt import current_attempt
 from crucible_core.run_state.checkpoints import Kept, kept_in
 from crucible_core.runner import run_always
 from crucible_core.trials.log import TrialSettings

@@ -158,7 +158,7 @@ def code_lines(path: Path) -> int:
 
 def test_the_orchestration_core_stays_small() -> None:
     lines = {name: code_lines(MODULES[f"crucible_core.{name}"]) for name in THE_IDEA}
-    assert sum(lines.values()) <= 1_250, lines
+    assert sum(lines.values()) <= 1_230, lines
 
 
 def test_the_idea_stands_at_the_top_of_the_core() -> None:

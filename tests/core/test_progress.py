@@ -29,9 +29,10 @@ from crucible_core import (
     stage,
 )
 from crucible_core.cli.terminal import ProgressDisplay, make_console
-from crucible_core.observers import Attempt, Audience, Updates, current_attempt
+from crucible_core.observers import Audience, Updates
 from crucible_core.progress import Progress
 from crucible_core.run_state import updates
+from crucible_core.run_state.attempt import Attempt, current_attempt
 from crucible_core.runner import run_experiment
 
 
