@@ -294,7 +294,7 @@ def archives() -> Iterator[Any]:
     yield pytest.param(lambda name, held: b"{}" if "header" in name else held, "has no `eval`", id="empty header")
     yield pytest.param(lambda name, held: None if "samples/" in name else held, "there is no answer", id="no samples")
     yield pytest.param(lambda name, held: None if name == "header.json" else held,
-                       "whose status is 'started'; `incomplete: true`", id="not ended")  # fmt: skip
+                       "whose status is 'started'; set `incomplete: true`", id="not ended")  # fmt: skip
     score = {"match": {"value": "very good"}}
     yield pytest.param(changed_sample(scores=score), "a score that is not a number: 'very good'", id="word")
     yield pytest.param(changed_sample(scores={"match": 1}), "a score without a value", id="no value")

@@ -169,7 +169,7 @@ def test_without_a_job_the_option_is_refused_before_the_run(monkeypatch: pytest.
     done = CliRunner().invoke(main, ["run", "e.yaml", "--github-summary"])
     assert done.exit_code == 2
     assert done.output == (
-        "error: --github-summary writes to the file that GITHUB_STEP_SUMMARY names, and it is not set\n"
+        "error: --github-summary writes to the file that GITHUB_STEP_SUMMARY names, but that is not set\n"
     )
 
 

@@ -390,7 +390,7 @@ def test_the_steps_of_a_queue_go_to_the_workers_that_listen_to_it(
     "execution", [{"executor": "celery", "max_concurrent": 2}, {"executor": "multiprocess", "queue": "own"}]
 )
 def test_a_setting_of_another_executor_is_refused(execution: Mapping[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"is (not )?of the executor celery"):
+    with pytest.raises(ValueError, match=r"is (not )?for the executor celery"):
         Experiment.model_validate({"id": "x", "pipeline": [{"name": "bench"}], "execution": execution})
 
 
