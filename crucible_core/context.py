@@ -286,7 +286,7 @@ class Context:
 
     @property
     def stage(self) -> str:
-        """The name of the stage that is running, or that was the last to run; empty before the first one."""
+        """The name of the stage that is running; empty before the first one and after the gates."""
         return self.trace.events[-1].stage if len(self.trace) else ""
 
     @property

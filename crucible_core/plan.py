@@ -301,11 +301,13 @@ def _sentences(method: Callable[[Experiment], Iterable[str]], experiment: Experi
     """What `check` or `advise` of a stage says. Raises InvalidOptionsError if it raises something else."""
     try:
         said = method(experiment) or ()
-        return [said] if isinstance(said, str) else list(said)
+        sentences = [said] if isinstance(said, str) else list(said)
+        "".join(sentences)  # raises TypeError for what is not a text
+        return sentences
     except InvalidExperimentError:  # it says where the mistake is
         raise
     except Exception as error:
-        reason = f"its {method.__name__} failed: {type_name(error)}: {error_text(error)}"
+        reason = f"its {getattr(method, '__name__', 'check')} failed: {type_name(error)}: {error_text(error)}"
         raise _refuse(experiment, index, reason) from error
 
 

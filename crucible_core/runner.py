@@ -164,7 +164,6 @@ def run_stage(
     started = perf_counter()
     attempts = 1
     attempt: Attempt | None = None
-    after: Context | None = None
     try:
         # Without `_record`, here and at the end: that saves a call, twice for every stage.
         begun = StageStarted.now(name)
@@ -192,13 +191,10 @@ def run_stage(
             time.sleep(delay)
             attempts += 1
         succeeded = StageSucceeded.now(name, seconds=perf_counter() - started, attempts=attempts)
-        after = result._record(succeeded)
         if audience.observers:
             audience.tell(succeeded)
-        return after
+        return result._record(succeeded)
     except interrupts as interrupt:
-        if after is not None:  # it came while an observer heard of the success
-            raise RunInterrupted(name, after) from interrupt
         # Recorded as a KeyboardInterrupt, whatever the interrupt is in this environment.
         from crucible_core.attempts.failures import failed, with_unfinished  # noqa: PLC0415  # few stages fail
 
@@ -227,11 +223,11 @@ def _run_once(planned: PlannedStage, context: Context, attempt: Attempt, audienc
     _check(result, planned, context)
     if result is context and (attempt.derived or attempt.heard):
         _log.warning(UNUSED, planned.name)
-    elif attempt.heard:
+    elif attempt.heard and not timed:
         from crucible_core.values.decisions import lost  # noqa: PLC0415  # few stages decide
 
-        for decision in lost(attempt.heard, result.trace.since(context.trace)):
-            _log.warning(LOST, planned.name, decision)
+        if decisions := lost(attempt.heard, result.trace.since(context.trace)):
+            _log.warning(LOST, planned.name, decisions)
     if audience.observers and len(result.trace) > len(context.trace):
         told = {id(event) for event in attempt.heard}
         for event in result.trace[len(context.trace) :]:

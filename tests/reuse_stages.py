@@ -29,11 +29,6 @@ def train(ctx: Context, *, rate: float) -> Context:
 
 
 @stage
-def named(ctx: Context) -> Context:
-    return ctx.put_metric("ran in", ctx.stage)
-
-
-@stage
 def score(ctx: Context) -> Context:
     return ctx.put_metric("score", ctx.assigns["model"]["sum"])
 

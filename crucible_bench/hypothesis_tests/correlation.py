@@ -174,7 +174,7 @@ def _concluded(
     if math.isinf(variance):
         notes = (*notes, f"{samples[0].n} pairs are too few for an interval; it is all of -1 to 1")
     elif abs(value) >= 1.0 and half_step:
-        notes = (*notes, "a perfect correlation: its interval is that of a coefficient half a step smaller")
+        notes = (*notes, "a perfect correlation: its interval is that of a coefficient half a step nearer to zero")
     return conclude(
         test,
         samples,

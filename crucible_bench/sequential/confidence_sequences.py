@@ -367,7 +367,7 @@ def _notes_of_shape(sample: Sample) -> tuple[str, ...]:
     why = "the values are skewed" if n >= SHOWS_ITS_SHAPE else f"{n} values can neither show nor rule out normal ones"
     return (
         f"{why}: with lognormal values, some interval of the sequence leaves the mean out in up to 25 % where 5 % are "
-        "promised; sequences with bounds of the values, or of the logarithms of positive values, hold",
+        "promised; a sequence with bounds of the values holds, and so does one of the logarithms of positive values",
     )
 
 

@@ -237,7 +237,7 @@ class Bench(Stage):
         if self.scale == "log" and self.strata is not None:
             yield "scale: log has no ratios of interquartile means; leave it out, or normalize the scores of each task"
         if self.scale == "log" and (self.outcome == "binary" or any(number is not None for number in in_units)):
-            yield "scale: log compares positive numbers by ratios; no margin, rope, reference or binary outcome with it"
+            yield "scale: log compares positive numbers by ratios: no margin, rope, reference or binary outcome"
         yield from self._several_designs(experiment)
         yield from self.declaration(experiment).problems()
 

@@ -14,7 +14,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 from pydantic_core import from_json
 
@@ -76,7 +76,7 @@ def settings_of(jobs: int | None, keep: str | os.PathLike[str] | None) -> TrialS
     Raises WrongArgumentError if `jobs` is not a whole number, ValueError if it is below 1.
     """
     if jobs is not None:
-        check_instance("jobs", jobs, int, "a number of processes")
+        check_instance("jobs", jobs, SupportsIndex, "a number of processes")
         if jobs < 1:
             raise ValueError(f"jobs is a number of processes of at least 1, not {jobs}")
     return TrialSettings(jobs, None if keep is None else FolderFiles(Path(keep).absolute()))

@@ -1,5 +1,8 @@
 """Plain values: immutable collections, equality, JSON, wording."""
 
+# Modules by the names they had before, until version 1.0.
+__path__.append(f"{__path__[0]}/../moved/values")
+
 __all__ = ["MASK", "MAX_DEPTH"]
 
 MASK = "**********"

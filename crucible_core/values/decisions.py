@@ -30,12 +30,12 @@ def id_of(event: Any) -> str:
     return hashlib.blake2s(said.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
 
 
-def lost(heard: Iterable[Any], kept: Sequence[Any]) -> list[str]:
-    """The decisions among these events that are not among the kept ones."""
-    ids = set(map(id, kept))
-    missing = [event for event in heard if event.kind == "decision" and id(event) not in ids]
-    # Those of another process are equal, but not the same objects.
-    return [event.decision for event in missing if event not in kept]
+def lost(heard: Iterable[Any], kept: Iterable[Any]) -> str:
+    """The first of the decisions among these events that are not among the kept ones, and how many more there are."""
+    there = set(kept)
+    missing = [repr(event.decision) for event in heard if event.kind == "decision" and event not in there]
+    more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+    return f"{missing[0]}{more}" if missing else ""
 
 
 def parents_of(events: Iterable[Any]) -> dict[str, str]:

@@ -36,7 +36,7 @@ UNUSED = (
 )
 
 LOST = (
-    "stage %r decided %r on a Context that it did not return: the trace has no such decision. Every method returns a "
+    "stage %r decided %s on a Context that it did not return: this is not in the trace. Every method returns a "
     "new Context: `ctx = ctx.decide(...)`, then `return ctx`"
 )
 

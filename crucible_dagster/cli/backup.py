@@ -38,7 +38,7 @@ def backup(folder: Path, as_json: bool) -> None:
 
 @click.command()
 @folder_argument
-@click.option("--replace", is_flag=True, help="Replace the existing runs, which are lost, by those of the backup.")
+@click.option("--replace", is_flag=True, help="Replace the runs with those of the backup; the existing runs are lost.")
 @json_option
 def restore(folder: Path, replace: bool, as_json: bool) -> None:
     """Put the backup in FOLDER back into the instance and into its context store. Stop the services first.

@@ -33,7 +33,9 @@ SHORT = 8
     metavar="TIME",
     help="List ticks from this date or time on; without it, from when the schedule was switched on.",
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many of the newest.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most this many, the newest."
+)
 @click.option("--missed", is_flag=True, help="Show the missed ones only.")
 @click.option("--location", metavar="NAME", help="The code location, if several have a schedule of this name.")
 @click.option(

@@ -197,7 +197,7 @@ def plan_resumption(
             for name, owner in changed_since(kept, plan)
         ]
         if before := _resumed_before(instance, parent):
-            warnings.append(f"run {parent.run_id} was resumed before, by {before}; this is another run in addition")
+            warnings.append(f"run {parent.run_id} was resumed before, by {before}; this starts one more run")
         parent = _give_up(instance, parent, record, force=force)
         config = _run_config(parent, steps, changed, {one.name: type(one.stage) for one in plan})
         return Resumption(instance, parent, experiment, registry, config, tuple(warnings))

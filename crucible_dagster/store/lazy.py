@@ -220,7 +220,7 @@ class StoredDict(PersistentDict[Any]):
         self.reads.note(("names", self.part), lambda: _digest_in(self, "names", []))
 
     def read_again(self) -> StoredDict:
-        """A copy for another attempt at the stage, without the changes that the previous attempt made in place."""
+        """Itself, for another attempt at the stage: its values are read again, without the last attempt's changes."""
         for entry in self.entries().values():
             if isinstance(entry, Cell):
                 entry.read_again()
@@ -356,11 +356,6 @@ class _TrackedContext(Context):
     def spend(self, *args: Any, **named: Any) -> Context:
         after = untracked(self).spend(*args, **named)
         return after if self._reads is None else tracked(after, self._reads)
-
-    @property
-    def stage(self) -> str:
-        # It looks at the trace, but is the same in every run.
-        return untracked(self).stage
 
     @property
     def resources(self) -> Mapping[str, Any]:

@@ -192,8 +192,8 @@ def _user_for_root(names: tuple[str, ...], folder: Path) -> str | None:
         )
         if reached.returncode != 0:
             raise UsageError(
-                f"the user {name} cannot reach {folder}, as only root can enter a parent. Start as another user than "
-                "root, or name a folder that everybody can reach: make up SERVICE=/var/lib/crucible"
+                f"the user {name} cannot reach {folder}, because only root can enter a folder above it. Start as a "
+                "user other than root, or name a folder that everybody can reach: make up SERVICE=/var/lib/crucible"
             )
         return name
     raise UsageError(f"there is no user {' or '.join(names)}. Start as a user other than root")

@@ -335,6 +335,25 @@ def test_advice_is_one_text_several_or_none(said: Any, warnings: int) -> None:
     assert all(one.startswith("stage 'adv': ") for one in found)
 
 
+def test_advice_that_is_no_text_is_refused_with_its_stage() -> None:
+    with pytest.raises(InvalidOptionsError, match="stage 'adv': its advise failed: TypeError"):
+        advised([3])
+
+
+class ChecksNothing(Stage):
+    def run(self, ctx: Context) -> Context:
+        return ctx
+
+    def check(self, experiment: Experiment) -> Any:
+        return [3]
+
+
+def test_a_problem_that_is_no_text_is_refused_with_its_stage() -> None:
+    experiment = Experiment(id="checked", pipeline=[{"name": "c"}])
+    with pytest.raises(InvalidOptionsError, match="stage 'c': its check failed: TypeError"):
+        plan_experiment(experiment, Registry({"c": ChecksNothing}))
+
+
 def test_advice_that_raises_names_its_stage() -> None:
     with pytest.raises(InvalidOptionsError, match="stage 'adv': its advise failed: ValueError: no"):
         advised(ValueError("no"))

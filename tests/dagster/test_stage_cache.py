@@ -476,10 +476,3 @@ def test_modules_beside_the_experiment_file_are_followed(instance: DagsterInstan
     )
     ends, metrics, _ = execute(2, 20)
     assert (ends["one"], ends["three"], metrics["one"], metrics["two"]) == (False, True, 2, 2)
-
-
-def test_a_stage_may_look_at_its_own_name(instance: DagsterInstance) -> None:
-    entry = {"name": "named", "cache": True}
-    first, second = run(instance, entry), run(instance, entry)
-    assert reused(second) == {"named": first.run_id}
-    assert second.metrics["ran in"] == "named"
