@@ -399,7 +399,7 @@ def test_a_resumed_run_records_the_code_that_made_each_result(home: Path, tmp_pa
     said = f"warning: stage 'first' keeps its result of run {failed['run_id']}, although its code has changed since"
     assert (again.returncode, said in again.stderr) == (0, True)
     done = json.loads(resumed.stdout)["run_id"]
-    twice = f"warning: run {failed['run_id']} was resumed before, by run {done} (success); this is another run"
+    twice = f"warning: run {failed['run_id']} was resumed before, by run {done} (success); this starts one more run"
     assert twice in again.stderr
     found = json.loads(again.stdout)
     assert found["metrics"]["seen"] == 1
