@@ -11,7 +11,7 @@ from numbers import Real
 from time import perf_counter, time
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Point", "ProgressUpdate", "Updates"]
+__all__ = ["Listeners", "Point", "ProgressUpdate", "Updates"]
 
 METRICS_INTERVAL = 5.0
 POINTS_INTERVAL = 1.0

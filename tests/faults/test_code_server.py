@@ -434,7 +434,7 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
     stages = {run.run_id: run.stage() for run in everyone}
 
     def looks() -> int:
-        return watched.logs(whole=True).count("will try again")
+        return watched.logs(whole=True).count("cannot record yet whether runs were killed")
 
     looked = looks()
     postgres.stop()
@@ -445,7 +445,7 @@ def test_runs_go_on_after_the_database_was_away_and_what_was_killed_meanwhile_is
             (run.marks / "go").touch()  # they decide something now
         (killed.marks / "go").touch()
         (killed.marks / "back").touch()
-        wait_until(lambda: watched.logs(whole=True).count("will try again") > looked, "a look in vain", watched.logs)
+        wait_until(lambda: looks() > looked, "a look in vain", watched.logs)
         time.sleep(max(0.0, gone + seconds - time.monotonic()))
     finally:
         postgres.start()
